@@ -1,0 +1,257 @@
+//! Flags, as data.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use outpour_engine::{Backend, Options};
+use outpour_kernels::cpu::Isa;
+use outpour_store::bytes::Bytes;
+use outpour_store::machine::Machine;
+use outpour_store::read::ReaderKind;
+
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let isa = Isa::available().next().map_or("portable", Isa::name);
+    format!("{} ({isa})", env!("CARGO_PKG_VERSION"))
+});
+
+/// Runs Mixture-of-Experts language models far larger than memory, exactly, streaming their experts from the drive.
+#[derive(Parser)]
+#[command(name = "outpour", version = VERSION.as_str(), arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Answer a prompt
+    Run(RunArgs),
+    /// Make a small random model on the spot and stream it, to see that it works here
+    Demo(DemoArgs),
+    /// Show what a model is: architecture, experts, bytes
+    Inspect(InspectArgs),
+    /// Show what every buffer takes for a given --ram
+    Plan(PlanArgs),
+    /// Write the logits after every token, to compare with other engines
+    Logits(LogitsArgs),
+    /// Show the tokens of a text
+    Tokenize(TokenizeArgs),
+}
+
+/// Flags of every verb that loads a model.
+#[derive(Args, Clone)]
+pub struct LoadArgs {
+    /// The whole memory to use, page cache included: bytes, or as 24G or 512M [default: what is free here, less a margin]
+    #[arg(long, value_name = "BYTES")]
+    pub ram: Option<Bytes>,
+    /// Threads that compute [default: the physical cores that may be used]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// How the drive is read [default: uring where the kernel allows it, else pread]
+    #[arg(long, value_enum)]
+    pub reader: Option<ReaderArg>,
+    /// Longest context, prompt and answer together [default: what an eighth of the memory for experts holds, at most
+    /// 32768 and the model's own]
+    #[arg(long, value_name = "N")]
+    pub ctx: Option<usize>,
+    /// f32 inside products, and f32 keys and values: slower, and the definition of the model
+    #[arg(long)]
+    pub precise: bool,
+    /// Which implementation computes
+    #[arg(long, value_enum, default_value_t = BackendArg::Cpu)]
+    pub backend: BackendArg,
+    /// Prompt tokens computed together [default: as many as a quarter of the memory beside the trunk holds, at most 8192]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub prefill_chunk: Option<u32>,
+}
+
+/// `--reader`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum ReaderArg {
+    /// io_uring
+    Uring,
+    /// A pool of threads
+    Pread,
+}
+
+/// `--backend`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum BackendArg {
+    /// Vector instructions and threads
+    Cpu,
+    /// Plain code, the definition of every operation; slow
+    Reference,
+}
+
+impl LoadArgs {
+    /// As the engine takes them. `beside` is what this process holds itself.
+    ///
+    /// # Errors
+    /// When no --ram was given and the system does not tell what is free.
+    pub fn options(&self, beside: usize) -> anyhow::Result<Options> {
+        let ram = match self.ram {
+            Some(Bytes(ram)) => ram,
+            None => Machine::here()
+                .default_ram_bytes()
+                .ok_or_else(|| anyhow::anyhow!("the system does not tell how much memory is free: give --ram"))?,
+        };
+        Ok(Options {
+            ram: usize::try_from(ram)?,
+            beside,
+            ctx: self.ctx,
+            prefill_chunk: self.prefill_chunk.map(|chunk| chunk as usize),
+            threads: self.threads.map(usize::from),
+            precise: self.precise,
+            backend: match self.backend {
+                BackendArg::Cpu => Backend::Cpu,
+                BackendArg::Reference => Backend::Reference,
+            },
+            reader: match self.reader {
+                None => ReaderKind::Auto,
+                Some(ReaderArg::Uring) => ReaderKind::Uring,
+                Some(ReaderArg::Pread) => ReaderKind::Pread,
+            },
+        })
+    }
+}
+
+/// How tokens are chosen. What is not given comes from the model's generation_config.json.
+#[derive(Args, Clone, Default)]
+pub struct SamplingArgs {
+    /// Divides the logits; 0 takes the most likely token
+    #[arg(long, value_name = "T")]
+    pub temperature: Option<f32>,
+    /// Keep the K most likely tokens; 0 keeps all
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Keep the most likely tokens up to this sum of probabilities
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Keep tokens with this share of the most likely one's probability
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+    /// Divide the logits of tokens seen before
+    #[arg(long, value_name = "X")]
+    pub repetition_penalty: Option<f32>,
+    /// Subtract from the logits of tokens generated before
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub presence_penalty: Option<f32>,
+    /// Subtract once for each time a token was generated before
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub frequency_penalty: Option<f32>,
+    /// Add to a token's logit, as ID:BIAS; may be given several times
+    #[arg(long, value_name = "ID:BIAS", value_parser = parse_bias, allow_hyphen_values = true)]
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Seed of the randomness; the same seed gives the same text [default: another one each time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+fn parse_bias(text: &str) -> Result<(u32, f32), String> {
+    let parsed = text.split_once(':').and_then(|(id, bias)| Some((id.parse().ok()?, bias.parse::<f32>().ok()?)));
+    parsed.filter(|(_, bias)| !bias.is_nan()).ok_or_else(|| format!("{text:?} is not ID:BIAS, as in 151645:-100"))
+}
+
+/// `run`.
+#[derive(Args)]
+pub struct RunArgs {
+    /// Folder of the model
+    pub model: PathBuf,
+    /// The prompt [default: read from standard input]
+    pub prompt: Option<String>,
+    /// Flags of loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Flags of sampling.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Generate at most N tokens [default: until the model ends or the context is full]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// Stop before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Use no chat template: continue the prompt as it stands
+    #[arg(long, conflicts_with = "system")]
+    pub raw: bool,
+    /// A system message before the prompt
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Go on where the model would end
+    #[arg(long)]
+    pub ignore_eos: bool,
+}
+
+/// `demo`.
+#[derive(Args)]
+pub struct DemoArgs {
+    /// The whole memory to use
+    #[arg(long, value_name = "BYTES", default_value = "80M")]
+    pub ram: Bytes,
+    /// Make the model in this folder, and keep it
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// Generate N tokens
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 48)]
+    pub max_tokens: usize,
+}
+
+/// `inspect`.
+#[derive(Args)]
+pub struct InspectArgs {
+    /// Folder of the model
+    pub model: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `plan`.
+#[derive(Args)]
+pub struct PlanArgs {
+    /// Folder of the model
+    pub model: PathBuf,
+    /// Flags of loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `logits`.
+#[derive(Args)]
+pub struct LogitsArgs {
+    /// Folder of the model
+    pub model: PathBuf,
+    /// Token ids, separated by commas
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',', required = true)]
+    pub ids: Vec<u32>,
+    /// Where to write the logits: f32 `[tokens, vocab]` in NumPy's format
+    #[arg(long, value_name = "FILE.npy")]
+    pub out: PathBuf,
+    /// Flags of loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Compute tokens from position P on one at a time, as in generation
+    #[arg(long, value_name = "P")]
+    pub step_from: Option<usize>,
+    /// Where to write the chosen experts and their weights, by layer and position
+    #[arg(long, value_name = "FILE.json")]
+    pub routes: Option<PathBuf>,
+}
+
+/// `tokenize`.
+#[derive(Args)]
+pub struct TokenizeArgs {
+    /// Folder of the model
+    pub model: PathBuf,
+    /// The text [default: read from standard input]
+    pub text: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,116 @@
+//! `demo`: makes a small Qwen3-MoE model with random weights and streams it in a fraction of its size.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use outpour_engine::sample::Sampling;
+use outpour_engine::{Inspection, Options};
+use outpour_model::synth;
+use outpour_store::bytes::Bytes;
+use outpour_text::StopStrings;
+use serde_json::{Value, json};
+
+use crate::args::DemoArgs;
+use crate::run::Generation;
+use crate::{model, term};
+
+/// The demo's tokenizer and template, trained and written for the tests' fixtures.
+const TEXT_FILES: [(&str, &str); 3] = [
+    ("tokenizer.json", include_str!("../../../tests/fixtures/text/tokenizer.json")),
+    ("tokenizer_config.json", include_str!("../../../tests/fixtures/text/tokenizer_config.json")),
+    ("chat_template.jinja", include_str!("../../../tests/fixtures/text/chat_template.jinja")),
+];
+
+/// Runs the demo.
+///
+/// # Errors
+/// When the model cannot be written, or `--ram` is too small.
+pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
+    term::catch_interrupt()?;
+    let (dir, _removed) = match &args.keep {
+        Some(dir) => (dir.clone(), None),
+        None => {
+            let dir = cache_dir().join(format!("demo-{}", std::process::id()));
+            (dir.clone(), Some(RemovedAtEnd(dir)))
+        }
+    };
+    let began = Instant::now();
+    make(&dir)?;
+    let inspection = Inspection::open(&dir, false)?;
+    let bytes: u64 = inspection.checkpoint().files().iter().map(|file| file.bytes()).sum();
+    eprintln!(
+        "Made a Qwen3-MoE model of {} with random weights in {:.1} s. Its words are noise; its shape, files and streaming are real.",
+        Bytes(bytes),
+        began.elapsed().as_secs_f64()
+    );
+    let text = model::text(&dir)?;
+    let options = Options { ram: usize::try_from(args.ram.0)?, beside: text.bytes, ..Options::default() };
+    let plan = inspection.plan(&options)?;
+    eprintln!(
+        "Running it in {}: {} of {} experts fit, the others are read from the drive when the router picks them.",
+        args.ram,
+        plan.expert_slots,
+        inspection.layout.experts_total()
+    );
+    let generation = Generation {
+        tokens: text.tokenizer.encode_raw("Once upon a time there was a small engine that")?,
+        tokens_max: args.max_tokens,
+        stop_tokens: Vec::new(),
+        stop_strings: StopStrings::new(Vec::new())?,
+        sampling: Sampling { temperature: 0.8, top_k: 40, seed: 1, ..Sampling::default() },
+    };
+    let mut engine = model::load(inspection, &options)?;
+    generation.run(&mut engine, &text.tokenizer)
+}
+
+/// Writes the model: 8 layers of 64 experts, 4 of them for each token; 302 MB of experts.
+fn make(dir: &Path) -> Result<()> {
+    synth::write(&config()?, dir, 1)?;
+    for (name, text) in TEXT_FILES {
+        std::fs::write(dir.join(name), text).with_context(|| format!("{}: cannot write", dir.join(name).display()))?;
+    }
+    Ok(())
+}
+
+fn config() -> Result<Value> {
+    let tokenizer: Value = serde_json::from_str(TEXT_FILES[0].1)?;
+    let ids = tokenizer["added_tokens"].as_array().into_iter().flatten().filter_map(|token| token["id"].as_u64()).max();
+    Ok(json!({
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "hidden_size": 256,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "intermediate_size": 768,
+        "moe_intermediate_size": 384,
+        "num_experts": 64,
+        "num_experts_per_tok": 4,
+        "norm_topk_prob": true,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1_000_000.0,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": false,
+        "vocab_size": ids.unwrap_or(0) + 1,
+    }))
+}
+
+/// `$XDG_CACHE_HOME/outpour` or `~/.cache/outpour`: on a drive, where the folder for temporary files may be memory.
+fn cache_dir() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or_else(home);
+    cache.unwrap_or_else(std::env::temp_dir).join("outpour")
+}
+
+struct RemovedAtEnd(PathBuf);
+
+impl Drop for RemovedAtEnd {
+    fn drop(&mut self) {
+        // What cannot be removed is a few hundred megabytes in the cache folder, named after us.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

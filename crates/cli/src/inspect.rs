@@ -1,0 +1,177 @@
+//! `inspect`: what a model is, from its headers.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use outpour_engine::Inspection;
+use outpour_store::bytes::Bytes;
+use outpour_store::checkpoint::Checkpoint;
+use outpour_store::layout::{ExpertId, ExpertLayout};
+use outpour_text::ChatTemplate;
+use serde_json::{Value, json};
+
+use crate::args::InspectArgs;
+use crate::model;
+
+/// Shows a model.
+///
+/// # Errors
+/// One line about the file that is missing or damaged.
+pub fn inspect(args: &InspectArgs) -> Result<ExitCode> {
+    let inspection = Inspection::open(&args.model, false)?;
+    let report = report(&inspection)?;
+    if args.json {
+        println!("{report:#}");
+    } else {
+        print(&report);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(inspection: &Inspection) -> Result<Value> {
+    let (checkpoint, facts, layout) = (inspection.checkpoint(), inspection.facts(), &inspection.layout);
+    let sparse_layers: Vec<usize> = (0..layout.layers()).filter(|&layer| layout.experts(layer) > 0).collect();
+    let experts_bytes = layout.bytes_total();
+    let one_expert = sparse_layers.first().map_or(0, |&layer| expert_bytes(layout, layer));
+    let per_token: u64 = sparse_layers.iter().map(|&layer| expert_bytes(layout, layer) * facts.top_k as u64).sum();
+    let all_bytes: u64 = checkpoint.tensors().map(|(_, info)| info.bytes).sum();
+    let parameters: u64 =
+        checkpoint.tensors().map(|(_, info)| info.shape.iter().map(|&dim| dim as u64).product::<u64>()).sum();
+    let state = inspection.model().state_layout();
+    Ok(json!({
+        "model": checkpoint.dir(),
+        "family": facts.family,
+        "architectures": checkpoint.config().get("architectures"),
+        "layers": facts.layers,
+        "pattern": facts.pattern,
+        "legend": facts.legend,
+        "hidden_size": facts.hidden,
+        "vocab_size": facts.vocab,
+        "context_max": facts.context_max,
+        "experts_per_layer": sparse_layers.first().map_or(0, |&layer| layout.experts(layer)),
+        "sparse_layers": sparse_layers.len(),
+        "top_k": facts.top_k,
+        "parameters": parameters,
+        "bits_per_weight": if parameters == 0 { 0.0 } else { 8.0 * all_bytes as f64 / parameters as f64 },
+        "dtypes": dtypes(checkpoint),
+        "files": checkpoint.files().len(),
+        "total_bytes": all_bytes,
+        "trunk_bytes": all_bytes.saturating_sub(experts_bytes),
+        "experts_bytes": experts_bytes,
+        "expert_bytes": one_expert,
+        "expert_bytes_per_token": per_token,
+        "reads_per_expert": sparse_layers.first().map_or(0, |&layer| {
+            layout.place(ExpertId { layer: layer as u32, expert: 0 }, checkpoint.files()).runs().len()
+        }),
+        "state_bytes_per_token": state.bytes_per_token(),
+        "chat_template": template(checkpoint)?,
+        "tokenizer": tokenizer(checkpoint),
+    }))
+}
+
+fn expert_bytes(layout: &ExpertLayout, layer: usize) -> u64 {
+    layout.expert_bytes(ExpertId { layer: layer as u32, expert: 0 })
+}
+
+/// Bytes by type of element.
+fn dtypes(checkpoint: &Checkpoint) -> Value {
+    let mut bytes = std::collections::BTreeMap::<String, u64>::new();
+    for (_, info) in checkpoint.tensors() {
+        *bytes.entry(info.dtype.to_string()).or_default() += info.bytes;
+    }
+    json!(bytes)
+}
+
+fn template(checkpoint: &Checkpoint) -> Result<Value> {
+    Ok(match ChatTemplate::load(checkpoint.dir())? {
+        Some(template) => json!({"bytes": template.source().len(), "tools": template.source().contains("tools")}),
+        None => Value::Null,
+    })
+}
+
+fn tokenizer(checkpoint: &Checkpoint) -> Value {
+    let dir = checkpoint.dir();
+    let Some(file) = model::glance(dir, "tokenizer.json") else { return Value::Null };
+    let vocab = match &file["model"]["vocab"] {
+        Value::Object(vocab) => vocab.len(),
+        Value::Array(vocab) => vocab.len(),
+        _ => 0,
+    };
+    let added = file["added_tokens"].as_array().map_or(0, Vec::len);
+    json!({"kind": file["model"]["type"], "vocab": vocab, "added_tokens": added})
+}
+
+fn print(report: &Value) {
+    let text = |key: &str| report[key].as_str().map_or_else(|| report[key].to_string(), str::to_owned);
+    let bytes = |key: &str| Bytes(report[key].as_u64().unwrap_or(0));
+    let tokenizer = match &report["tokenizer"] {
+        Value::Null => "none".to_owned(),
+        tokenizer => format!(
+            "{}, {} tokens and {} added",
+            tokenizer["kind"].as_str().unwrap_or("?"),
+            tokenizer["vocab"],
+            tokenizer["added_tokens"]
+        ),
+    };
+    let template = match &report["chat_template"] {
+        Value::Null => "none: use --raw".to_owned(),
+        template => {
+            format!("{} bytes{}", template["bytes"], if template["tools"] == true { ", with tools" } else { "" })
+        }
+    };
+    let dtypes = report["dtypes"].as_object().into_iter().flatten();
+    let dtypes: Vec<String> = dtypes.map(|(name, n)| format!("{} {name}", Bytes(n.as_u64().unwrap_or(0)))).collect();
+    let lines = [
+        ("model", text("model")),
+        (
+            "architecture",
+            format!(
+                "{}, {} layers, hidden {}, vocabulary {}, context {}",
+                text("family"),
+                text("layers"),
+                text("hidden_size"),
+                text("vocab_size"),
+                text("context_max")
+            ),
+        ),
+        ("layers", format!("{}  ({})", text("pattern"), text("legend"))),
+        (
+            "experts",
+            format!(
+                "{} in each of {} layers, {} for each token",
+                text("experts_per_layer"),
+                text("sparse_layers"),
+                text("top_k")
+            ),
+        ),
+        (
+            "parameters",
+            format!(
+                "{:.2} billion at {:.2} bits ({})",
+                report["parameters"].as_f64().unwrap_or(0.0) / 1e9,
+                report["bits_per_weight"].as_f64().unwrap_or(0.0),
+                dtypes.join(", ")
+            ),
+        ),
+        (
+            "bytes",
+            format!(
+                "{} in {} files: trunk {}, experts {}",
+                bytes("total_bytes"),
+                text("files"),
+                bytes("trunk_bytes"),
+                bytes("experts_bytes")
+            ),
+        ),
+        ("one expert", format!("{} in {} reads", bytes("expert_bytes"), text("reads_per_expert"))),
+        (
+            "each token",
+            format!("{} of experts, {} of state", bytes("expert_bytes_per_token"), bytes("state_bytes_per_token")),
+        ),
+        ("tokenizer", tokenizer),
+        ("chat template", template),
+    ];
+    for (name, value) in lines {
+        println!("{name:>14}  {value}");
+    }
+}

@@ -1,0 +1,52 @@
+//! The command line: one verb a file. Text goes to standard output, everything else to standard error.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod demo;
+mod inspect;
+mod logits;
+mod model;
+mod npy;
+mod plan;
+mod run;
+mod term;
+mod tokenize;
+
+use std::process::ExitCode;
+
+use args::{Cli, Verb};
+use clap::Parser;
+use outpour_engine::EngineError;
+use outpour_store::StoreError;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.verb {
+        Verb::Run(args) => run::run(&args),
+        Verb::Demo(args) => demo::demo(&args),
+        Verb::Inspect(args) => inspect::inspect(&args),
+        Verb::Plan(args) => plan::plan(&args),
+        Verb::Logits(args) => logits::logits(&args),
+        Verb::Tokenize(args) => tokenize::tokenize(&args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("outpour: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// 2 for what the user can mend in the call or the files, 1 for what failed while it ran.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let store = error.chain().find_map(|cause| match cause.downcast_ref::<EngineError>() {
+        Some(EngineError::Store(store)) => Some(store),
+        _ => cause.downcast_ref::<StoreError>(),
+    });
+    match store {
+        Some(StoreError::Read { .. } | StoreError::Changed { .. }) => 1,
+        _ => 2,
+    }
+}

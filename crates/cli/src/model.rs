@@ -1,0 +1,138 @@
+//! A model folder as the verbs use it: weights, tokenizer, template, defaults.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use outpour_engine::sample::Sampling;
+use outpour_engine::{Engine, Inspection, Options};
+use outpour_store::read::whole::read_whole;
+use outpour_store::slab;
+use outpour_text::{ChatTemplate, Tokenizer};
+use serde_json::Value;
+
+use crate::args::{LoadArgs, SamplingArgs};
+use crate::term;
+
+/// A folder's tokenizer, with what it holds in memory.
+pub struct Text {
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// Bytes that it takes, by the size of its file.
+    pub bytes: usize,
+}
+
+/// Memory of a loaded tokenizer for each byte of tokenizer.json (measured: see EXPERIMENTS.md).
+const TOKENIZER_BYTES_PER_BYTE: usize = 6;
+
+/// Loads the tokenizer of a model folder.
+///
+/// # Errors
+/// When there is none, or it is damaged or of an unsupported kind.
+pub fn text(dir: &Path) -> Result<Text> {
+    let tokenizer = Tokenizer::load(dir)?;
+    Ok(Text { tokenizer, bytes: tokenizer_bytes(dir) })
+}
+
+/// What a model's tokenizer will take, without loading it.
+pub fn tokenizer_bytes(dir: &Path) -> usize {
+    let file_bytes = std::fs::metadata(dir.join("tokenizer.json")).map_or(0, |metadata| metadata.len());
+    file_bytes as usize * TOKENIZER_BYTES_PER_BYTE
+}
+
+/// The options of a verb that loads the model in `dir`, with room for its tokenizer.
+///
+/// # Errors
+/// As [`LoadArgs::options`].
+pub fn options(load: &LoadArgs, dir: &Path) -> Result<Options> {
+    load.options(tokenizer_bytes(dir))
+}
+
+/// Loads a model, showing progress on a terminal.
+///
+/// # Errors
+/// As [`Engine::load`].
+pub fn load(inspection: Inspection, options: &Options) -> Result<Engine> {
+    // What parsing left on the heap goes back before the buffers fill.
+    slab::trim_heap();
+    let progress = term::LoadProgress::start();
+    let engine = Engine::load(inspection, options, &mut |read, total| progress.read(read, total))?;
+    progress.finish();
+    Ok(engine)
+}
+
+/// The folder's chat template.
+///
+/// # Errors
+/// When there is none, or it does not compile.
+pub fn template(dir: &Path) -> Result<ChatTemplate> {
+    match ChatTemplate::load(dir)? {
+        Some(template) => Ok(template),
+        None => bail!("{}: has no chat template: give --raw to continue the prompt as it stands", dir.display()),
+    }
+}
+
+/// Sampling as the flags say, and where they are silent as generation_config.json says.
+///
+/// # Errors
+/// Names the flag or key that makes no sense.
+pub fn sampling(inspection: &Inspection, args: &SamplingArgs) -> Result<Sampling> {
+    let config = inspection.checkpoint().json("generation_config.json")?.unwrap_or(Value::Null);
+    let model = Sampling::from_generation_config(&config).map_err(anyhow::Error::msg)?;
+    let sampling = Sampling {
+        temperature: args.temperature.unwrap_or(model.temperature),
+        top_k: args.top_k.unwrap_or(model.top_k),
+        top_p: args.top_p.unwrap_or(model.top_p),
+        min_p: args.min_p.unwrap_or(model.min_p),
+        repetition_penalty: args.repetition_penalty.unwrap_or(model.repetition_penalty),
+        presence_penalty: args.presence_penalty.unwrap_or(model.presence_penalty),
+        frequency_penalty: args.frequency_penalty.unwrap_or(model.frequency_penalty),
+        logit_bias: args.logit_bias.clone(),
+        seed: args.seed.unwrap_or_else(random_seed),
+    };
+    sampling.check().map_err(|problem| anyhow::anyhow!("--{}", problem.replacen('_', "-", 1)))?;
+    Ok(sampling)
+}
+
+fn random_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_nanos() as u64 % 1_000_000_000)
+}
+
+/// The tokens that end an answer: those of generation_config.json, of config.json and of the tokenizer.
+///
+/// # Errors
+/// When generation_config.json is no JSON.
+pub fn stop_tokens(inspection: &Inspection, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let generation = inspection.checkpoint().json("generation_config.json")?.unwrap_or(Value::Null);
+    let listed = |config: &Value| -> Vec<u32> {
+        let ids = match &config["eos_token_id"] {
+            Value::Array(ids) => ids.clone(),
+            id => vec![id.clone()],
+        };
+        ids.iter().filter_map(Value::as_u64).filter_map(|id| u32::try_from(id).ok()).collect()
+    };
+    let mut ids = listed(&generation);
+    if ids.is_empty() {
+        ids = listed(inspection.checkpoint().config());
+    }
+    ids.extend_from_slice(tokenizer.eos_ids());
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+/// A prompt from the flag, or from standard input.
+///
+/// # Errors
+/// When standard input is no UTF-8, or cannot be read.
+pub fn prompt(argument: Option<&str>) -> Result<String> {
+    match argument {
+        Some(text) => Ok(text.to_owned()),
+        None => std::io::read_to_string(std::io::stdin()).map_err(|error| anyhow::anyhow!("standard input: {error}")),
+    }
+}
+
+/// Reads a JSON file of the folder for showing; `None` where it is missing or damaged.
+pub fn glance(dir: &Path, name: &str) -> Option<Value> {
+    serde_json::from_slice(&read_whole(&dir.join(name), 64 << 20).ok()?).ok()
+}

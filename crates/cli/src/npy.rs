@@ -1,0 +1,66 @@
+//! NumPy's array files (NEP 1, version 1.0), written row by row and seen under their name only when whole.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// A file that appears under its name when it is finished.
+pub struct WholeOrNothing {
+    out: BufWriter<File>,
+    partial: PathBuf,
+    path: PathBuf,
+    finished: bool,
+}
+
+impl WholeOrNothing {
+    /// Begins the file beside its final name.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn create(path: &Path) -> Result<Self> {
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let file = File::create(&partial).with_context(|| format!("{}: cannot write", path.display()))?;
+        Ok(WholeOrNothing { out: BufWriter::new(file), partial, path: path.to_owned(), finished: false })
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// When the drive is full, or failed.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.out.write_all(bytes).with_context(|| format!("{}: cannot write", self.path.display()))
+    }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// When the drive is full, or failed.
+    pub fn finish(mut self) -> Result<()> {
+        let named = self.out.flush().and_then(|()| std::fs::rename(&self.partial, &self.path));
+        self.finished = named.is_ok();
+        named.with_context(|| format!("{}: cannot write", self.path.display()))
+    }
+}
+
+impl Drop for WholeOrNothing {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Nothing half-written is left; that it is gone already is fine.
+            let _ = std::fs::remove_file(&self.partial);
+        }
+    }
+}
+
+/// The head of a file of f32 `[rows, cols]` in C order.
+pub fn header_f32(rows: usize, cols: usize) -> Vec<u8> {
+    let dictionary = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {cols}), }}");
+    let length = (10 + dictionary.len() + 1).next_multiple_of(64) - 10;
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend_from_slice(&(length as u16).to_le_bytes());
+    header.extend_from_slice(format!("{dictionary:<width$}\n", width = length - 1).as_bytes());
+    header
+}

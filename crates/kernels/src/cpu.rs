@@ -1,0 +1,184 @@
+//! The operations on the host's processor: vector instructions chosen when the backend is made, and a pool of threads.
+//!
+//! Where the instruction set multiplies bf16 pairs, activations are rounded to bf16 for products with bf16 weights,
+//! unless [`CpuOptions::precise`]; everything else is f32 with weights widened exactly.
+
+mod add;
+mod attention;
+mod combine;
+mod embed;
+mod gather;
+mod isa;
+mod kv_write;
+mod linear;
+mod mlp;
+mod pool;
+mod rms_norm;
+mod rope;
+mod route;
+mod swiglu;
+mod topology;
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard};
+
+pub use isa::Isa;
+
+use crate::host::{self, HostMemory};
+use crate::{Buffer, Contribution, Fence, KvLayout, Matrix, Mlp, MlpScratch, Ops, OpsError, Rope, Router, Tensor};
+use isa::Kernels;
+use pool::{Pool, lock};
+
+/// Bytes or so that an operation has to touch before it is worth sharing among threads: a region costs about 1 µs.
+const SHARE_BYTES_MIN: usize = 64 << 10;
+
+/// How a [`Cpu`] is set up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuOptions {
+    /// Threads to compute with, the caller's included; 0 takes one for each physical performance core.
+    pub threads: usize,
+    /// Keep activations in f32 inside products with bf16 weights too.
+    pub precise: bool,
+    /// Use this instruction set instead of the best that the machine has.
+    pub isa: Option<Isa>,
+}
+
+/// The backend that computes on the host's processor.
+pub struct Cpu {
+    isa: Isa,
+    kernels: Kernels,
+    precise: bool,
+    pool: Pool,
+    /// Activations rounded to bf16; grows to the largest call and stays.
+    rounded: Mutex<linear::Rounded>,
+    /// f32 scratch of each worker; grows to the largest call and stays.
+    scratch: Vec<Mutex<Vec<f32>>>,
+}
+
+impl Cpu {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// If the machine lacks the instruction set asked for, or gives no threads.
+    pub fn new(options: CpuOptions) -> Result<Self, OpsError> {
+        let isa = options.isa.or_else(|| Isa::available().next()).unwrap_or(Isa::Portable);
+        let Some(kernels) = isa.kernels() else {
+            return Err(OpsError::Unavailable(format!("this processor has no {} instructions", isa.name())));
+        };
+        let threads = if options.threads == 0 { topology::default_threads() } else { options.threads };
+        let pool = Pool::new(threads)
+            .map_err(|error| OpsError::Unavailable(format!("cannot start {threads} threads: {error}")))?;
+        let scratch = (0..threads).map(|_| Mutex::new(Vec::new())).collect();
+        let rounded = Mutex::new(linear::Rounded::default());
+        Ok(Cpu { isa, kernels, precise: options.precise, pool, rounded, scratch })
+    }
+
+    /// The threads it computes with.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Calls `work` with ranges that make up `0..n`, and the worker, on several threads if `n` elements of `bytes` each
+    /// are worth it.
+    fn split(&self, n: usize, bytes: usize, work: impl Fn(Range<usize>, usize) + Sync) {
+        if n == 0 {
+            return;
+        }
+        let most = (n * bytes / SHARE_BYTES_MIN).clamp(1, 4 * self.threads());
+        let each = n.div_ceil(most);
+        self.pool.run(n.div_ceil(each), &|task, worker| work(task * each..n.min((task + 1) * each), worker));
+    }
+
+    /// Makes sure that every worker has `len` f32 of scratch.
+    fn reserve_scratch(&self, len: usize) {
+        for scratch in &self.scratch {
+            let mut scratch = lock(scratch);
+            if scratch.len() < len {
+                scratch.resize(len, 0.0);
+            }
+        }
+    }
+
+    /// The scratch of a worker. Only that worker asks for it.
+    fn scratch_of(&self, worker: usize) -> MutexGuard<'_, Vec<f32>> {
+        lock(&self.scratch[worker])
+    }
+}
+
+impl Ops for Cpu {
+    fn describe(&self) -> String {
+        let threads = self.threads();
+        let plural = if threads == 1 { "" } else { "s" };
+        let precise = if self.precise { ", precise" } else { "" };
+        format!("cpu {}, {threads} thread{plural}{precise}", self.isa.name())
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Buffer, OpsError> {
+        Ok(Buffer::new(HostMemory::new(bytes)?))
+    }
+
+    fn alloc_host(&self, bytes: usize) -> Result<Buffer, OpsError> {
+        self.alloc(bytes)
+    }
+
+    fn write(&self, src: &[u8], dst: &Tensor) {
+        host::bytes_mut(dst).copy_from_slice(src);
+    }
+
+    fn fetch<'a>(&self, src: &Tensor, dst: &'a mut [u8]) -> Fence<'a> {
+        dst.copy_from_slice(host::bytes(src));
+        Fence::done()
+    }
+
+    fn copy(&self, src: &Tensor, dst: &Tensor) {
+        host::bytes_mut(dst).copy_from_slice(host::bytes(src));
+    }
+
+    fn embed(&self, table: &Matrix, ids: &[u32], out: &Tensor) {
+        embed::embed(self, table, ids, out);
+    }
+
+    fn gather(&self, x: &Tensor, rows: &[u32], out: &Tensor) {
+        gather::gather(self, x, rows, out);
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32, out: &Tensor) {
+        rms_norm::rms_norm(self, x, weight, eps, out);
+    }
+
+    fn linear(&self, x: &Tensor, w: &Matrix, out: &Tensor) {
+        linear::linear(self, x, w, out);
+    }
+
+    fn add(&self, x: &Tensor, into: &Tensor) {
+        add::add(self, x, into);
+    }
+
+    fn swiglu(&self, gate: &Tensor, up: &Tensor, out: &Tensor) {
+        swiglu::swiglu(self, gate, up, out);
+    }
+
+    fn rope(&self, x: &Tensor, positions: &[u32], rope: &Rope) {
+        rope::rope(self, x, positions, rope);
+    }
+
+    fn kv_write(&self, k: &Tensor, v: &Tensor, layout: &KvLayout, blocks: &[Tensor], start: usize) {
+        kv_write::kv_write(self, k, v, layout, blocks, start);
+    }
+
+    fn attention(&self, q: &Tensor, scale: f32, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor) {
+        attention::attention(self, q, scale, layout, blocks, start, out);
+    }
+
+    fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {
+        route::route(self, logits, router, choice, weights);
+    }
+
+    fn mlp(&self, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
+        mlp::mlp(self, x, rows, mlp, scratch, out);
+    }
+
+    fn combine(&self, parts: &Tensor, contributions: &[Contribution], into: &Tensor) {
+        combine::combine(self, parts, contributions, into);
+    }
+}

@@ -1,0 +1,215 @@
+//! `out = softmax(scale · q·Kᵀ) · V`, causal, with a running maximum and sum (arXiv 1805.02867, 2205.14135)
+//!
+//! Positions are taken in steps of [`STEP`] at absolute borders, and a query's maximum, sum and output are rescaled
+//! once a step. So a query's arithmetic is the same alone and among others, whatever the block size and wherever the
+//! prompt was cut.
+
+use std::ops::Range;
+
+use super::Cpu;
+use super::isa::{Dots, Mix};
+use crate::host::{self, Shared};
+use crate::{Format, KvLayout, Tensor};
+
+/// Positions between two rescalings. Divides `block_tokens`.
+const STEP: usize = 64;
+
+/// Query heads (rows times the heads that share a kv head) that pass over the keys together, where there are as many.
+const TILE_QUERIES: usize = 64;
+
+pub(super) fn attention(
+    cpu: &Cpu,
+    q: &Tensor,
+    scale: f32,
+    layout: &KvLayout,
+    blocks: &[Tensor],
+    start: usize,
+    out: &Tensor,
+) {
+    let &[n, q_heads, k_dim] = q.dims() else { panic!("attention: q is [n, q_heads, k_dim], not {q:?}") };
+    assert_eq!(k_dim, layout.k_dim, "attention: q does not fit the layout");
+    assert_eq!(out.dims(), [n, q_heads, layout.v_dim], "attention: out does not fit q and the layout");
+    assert_eq!(q_heads % layout.heads, 0, "attention: every kv head serves as many query heads");
+    assert_eq!(layout.block_tokens % STEP, 0, "attention: blocks of a multiple of {STEP} positions");
+    for block in &blocks[..(start + n).div_ceil(layout.block_tokens)] {
+        let plane_bytes = |dim| layout.heads * layout.block_tokens * dim * layout.dtype.bytes();
+        let end = (layout.k_at + plane_bytes(k_dim)).max(layout.v_at + plane_bytes(layout.v_dim));
+        assert!(end <= block.bytes(), "attention: the layout leaves its block");
+    }
+    let group = q_heads / layout.heads;
+    let tile_rows = (TILE_QUERIES / group).max(1);
+    let tiles = n.div_ceil(tile_rows);
+    let call = Call {
+        cpu,
+        format: Format::of(layout.dtype).expect("attention: keys and values of F32, F16 or BF16"),
+        q: Shared::new(host::f32_address(q)),
+        out: Shared::new(host::f32_address(out)),
+        scale,
+        layout,
+        blocks,
+        start,
+        group,
+    };
+    cpu.reserve_scratch(tile_rows * group * (k_dim + layout.v_dim + STEP + 2));
+    cpu.pool.run(tiles * layout.heads, &|task, worker| {
+        // The last rows see the most keys, so they go first.
+        let (tile, head) = (tiles - 1 - task / layout.heads, task % layout.heads);
+        let rows = tile * tile_rows..n.min((tile + 1) * tile_rows);
+        Tile::new(&call, head, rows, &mut cpu.scratch_of(worker)).compute();
+    });
+}
+
+/// What all tiles of a call share.
+struct Call<'a> {
+    cpu: &'a Cpu,
+    format: Format,
+    q: Shared<f32>,
+    out: Shared<f32>,
+    scale: f32,
+    layout: &'a KvLayout,
+    blocks: &'a [Tensor],
+    start: usize,
+    group: usize,
+}
+
+/// Some rows of the query heads of one kv head. Its queries are numbered row by row: `row · group + head of the group`.
+struct Tile<'a> {
+    call: &'a Call<'a>,
+    head: usize,
+    rows: Range<usize>,
+    /// `[queries, k_dim]`
+    q: &'a mut [f32],
+    /// `[queries, v_dim]`
+    mixed: &'a mut [f32],
+    /// `[queries, STEP]`
+    scores: &'a mut [f32],
+    /// `[queries]`
+    max: &'a mut [f32],
+    /// `[queries]`
+    sum: &'a mut [f32],
+}
+
+impl<'a> Tile<'a> {
+    fn new(call: &'a Call<'a>, head: usize, rows: Range<usize>, scratch: &'a mut [f32]) -> Self {
+        let queries = rows.len() * call.group;
+        let (q, scratch) = scratch.split_at_mut(queries * call.layout.k_dim);
+        let (mixed, scratch) = scratch.split_at_mut(queries * call.layout.v_dim);
+        let (scores, scratch) = scratch.split_at_mut(queries * STEP);
+        let (max, scratch) = scratch.split_at_mut(queries);
+        Tile { call, head, rows, q, mixed, scores, max, sum: &mut scratch[..queries] }
+    }
+
+    fn compute(mut self) {
+        let (start, group) = (self.call.start, self.call.group);
+        self.begin();
+        let end = start + self.rows.end;
+        for base in (0..end).step_by(STEP) {
+            // Row i sees positions up to start + i: the whole step, from this row on.
+            let whole = (base + STEP - 1).saturating_sub(start).clamp(self.rows.start, self.rows.end);
+            let query = |row: usize| (row - self.rows.start) * group;
+            let (first, last) = (query(whole), query(self.rows.end));
+            self.step(first..last, base, STEP);
+            for row in self.rows.start.max(base.saturating_sub(start))..whole {
+                let first = (row - self.rows.start) * group;
+                self.step(first..first + group, base, start + row + 1 - base);
+            }
+        }
+        self.finish();
+    }
+
+    fn begin(&mut self) {
+        let width = self.call.group * self.call.layout.k_dim;
+        for (row, q) in self.rows.clone().zip(self.q.chunks_exact_mut(width)) {
+            let at = (row * self.call.layout.heads + self.head) * width;
+            // SAFETY: the query heads of one kv head lie behind each other in q, [n, q_heads, k_dim], which is only read.
+            q.copy_from_slice(unsafe { self.call.q.slice(at, width) });
+        }
+        self.mixed.fill(0.0);
+        self.max.fill(f32::NEG_INFINITY);
+        self.sum.fill(0.0);
+    }
+
+    fn finish(&mut self) {
+        let v_dim = self.call.layout.v_dim;
+        let width = self.call.group * v_dim;
+        for (i, row) in self.rows.clone().enumerate() {
+            let at = (row * self.call.layout.heads + self.head) * width;
+            // SAFETY: these heads of this row, in out [n, q_heads, v_dim], are this tile's alone.
+            let out = unsafe { self.call.out.slice_mut(at, width) };
+            for (d, out) in out.iter_mut().enumerate() {
+                *out = self.mixed[i * width + d] / self.sum[i * self.call.group + d / v_dim];
+            }
+        }
+    }
+
+    /// Takes in `positions` positions from `base` on, for some queries.
+    fn step(&mut self, queries: Range<usize>, base: usize, positions: usize) {
+        if queries.is_empty() {
+            return;
+        }
+        let (k_dim, v_dim) = (self.call.layout.k_dim, self.call.layout.v_dim);
+        let kernels = &self.call.cpu.kernels;
+        let (k, k_bytes) = self.plane(base, self.call.layout.k_at, k_dim);
+        let (v, v_bytes) = self.plane(base, self.call.layout.v_at, v_dim);
+        let scores = &mut self.scores[queries.start * STEP..queries.end * STEP];
+        let dots = Dots {
+            w: k,
+            w_stride: k_bytes,
+            rows: positions,
+            x: self.q[queries.start * k_dim..queries.end * k_dim].as_ptr().cast(),
+            x_stride: 4 * k_dim,
+            columns: queries.len(),
+            k: k_dim,
+            out: scores.as_mut_ptr(),
+            out_stride: STEP,
+        };
+        // SAFETY: `positions` keys from `base` on lie in one block, which the layout fits; x and out are slices.
+        unsafe { (kernels.dots.of(self.call.format))(&dots) };
+        for (i, scores) in queries.clone().zip(scores.chunks_exact_mut(STEP)) {
+            let mixed = &mut self.mixed[i * v_dim..(i + 1) * v_dim];
+            rescale(&mut scores[..positions], self.call.scale, &mut self.max[i], &mut self.sum[i], mixed);
+        }
+        let mix = Mix {
+            p: scores.as_ptr(),
+            p_stride: STEP,
+            columns: queries.len(),
+            v,
+            v_stride: v_bytes,
+            terms: positions,
+            dim: v_dim,
+            out: self.mixed[queries.start * v_dim..queries.end * v_dim].as_mut_ptr(),
+            out_stride: v_dim,
+        };
+        // SAFETY: as for the keys.
+        unsafe { (kernels.mix.of(self.call.format))(&mix) };
+    }
+
+    /// Where the keys or values of this head lie from position `base` on, and the bytes of one.
+    fn plane(&self, base: usize, at: usize, dim: usize) -> (*const u8, usize) {
+        let layout = self.call.layout;
+        let bytes = dim * layout.dtype.bytes();
+        let (block, slot) = (base / layout.block_tokens, base % layout.block_tokens);
+        let start = host::address(&self.call.blocks[block]);
+        (start.wrapping_add(at + (self.head * layout.block_tokens + slot) * bytes), bytes)
+    }
+}
+
+/// Turns a query's scores of one step into weights, relative to the maximum so far.
+fn rescale(scores: &mut [f32], scale: f32, max: &mut f32, sum: &mut f32, mixed: &mut [f32]) {
+    let mut highest = *max;
+    for score in scores.iter_mut() {
+        *score *= scale;
+        highest = highest.max(*score);
+    }
+    let mut step_sum = 0.0;
+    for score in scores.iter_mut() {
+        *score = (*score - highest).exp();
+        step_sum += *score;
+    }
+    let factor = (*max - highest).exp();
+    *sum = *sum * factor + step_sum;
+    if factor != 1.0 {
+        mixed.iter_mut().for_each(|mixed| *mixed *= factor);
+    }
+    *max = highest;
+}

@@ -1,0 +1,173 @@
+//! The inner loops, one set for each instruction set, chosen when the backend is made.
+//!
+//! [`tile`] holds the loops, written once over a vector type; `avx2`, `avx512`, `neon` and `portable` hold the vectors
+//! and instantiate the loops with their instructions enabled. What every set keeps to: an output element has one
+//! accumulator vector, filled in the order of the reduced dimension and summed in one fixed order, whatever the tile
+//! it is computed in.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+mod tile;
+
+use crate::Format;
+
+/// An instruction set that the `cpu` backend has kernels for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// AVX-512 (F, BW, DQ, VL) with products of bfloat16 pairs.
+    Avx512Bf16,
+    /// AVX-512 (F, BW, DQ, VL).
+    Avx512,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// Advanced SIMD of 64-bit Arm.
+    Neon,
+    /// What the compiler makes of plain Rust.
+    Portable,
+}
+
+impl Isa {
+    /// All of them, best first.
+    const ALL: [Isa; 5] = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable];
+
+    /// What this machine can run, best first.
+    pub fn available() -> impl Iterator<Item = Isa> {
+        Isa::ALL.into_iter().filter(|isa| isa.runs_here())
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn runs_here(self) -> bool {
+        use std::arch::is_x86_feature_detected as has;
+        match self {
+            Isa::Avx2 => has!("avx2") && has!("fma") && has!("f16c"),
+            Isa::Avx512 => {
+                let foundation = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+                foundation && Isa::Avx2.runs_here()
+            }
+            Isa::Avx512Bf16 => has!("avx512bf16") && Isa::Avx512.runs_here(),
+            Isa::Neon => false,
+            Isa::Portable => true,
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn runs_here(self) -> bool {
+        match self {
+            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Neon => cfg!(target_arch = "aarch64"),
+            Isa::Portable => true,
+        }
+    }
+
+    /// Its kernels, where this machine can run them.
+    pub(super) fn kernels(self) -> Option<Kernels> {
+        if !self.runs_here() {
+            return None;
+        }
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => Some(avx512::with_bf16()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => Some(avx512::kernels()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => Some(avx2::kernels()),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => Some(neon::kernels()),
+            Isa::Portable => Some(portable::kernels()),
+            #[allow(unreachable_patterns)]
+            _ => None,
+        }
+    }
+
+    /// Its name, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Avx512Bf16 => "avx512-bf16",
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Neon => "neon",
+            Isa::Portable => "portable",
+        }
+    }
+}
+
+/// Dot products of rows with rows: `out[c · out_stride + r] = Σ_k w[r][k] · x[c][k]`.
+///
+/// Weights, f32 or bf16 activations, and outputs lie at any byte; strides of `w` and `x` are in bytes, of `out` in
+/// elements.
+#[derive(Clone, Copy)]
+pub(super) struct Dots {
+    pub w: *const u8,
+    pub w_stride: usize,
+    pub rows: usize,
+    pub x: *const u8,
+    pub x_stride: usize,
+    pub columns: usize,
+    pub k: usize,
+    pub out: *mut f32,
+    pub out_stride: usize,
+}
+
+/// Weighted sums of rows: `out[c · out_stride + d] += Σ_t p[c · p_stride + t] · v[t][d]`, in ascending t.
+#[derive(Clone, Copy)]
+pub(super) struct Mix {
+    pub p: *const f32,
+    pub p_stride: usize,
+    pub columns: usize,
+    pub v: *const u8,
+    pub v_stride: usize,
+    pub terms: usize,
+    pub dim: usize,
+    pub out: *mut f32,
+    pub out_stride: usize,
+}
+
+/// Converts elements: (from, to, how many).
+pub(super) type Convert = unsafe fn(*const u8, *mut u8, usize);
+
+/// One function for each [`Format`].
+#[derive(Clone, Copy)]
+pub(super) struct ByFormat<F> {
+    f32: F,
+    f16: F,
+    bf16: F,
+}
+
+impl<F: Copy> ByFormat<F> {
+    pub(super) fn of(&self, format: Format) -> F {
+        match format {
+            Format::F32 => self.f32,
+            Format::F16 => self.f16,
+            Format::Bf16 => self.bf16,
+        }
+    }
+}
+
+/// The kernels of one instruction set. All are unsafe: the machine must have the instructions, and the addresses must
+/// hold what the argument says.
+#[derive(Clone, Copy)]
+pub(super) struct Kernels {
+    /// Dot products with f32 activations.
+    pub dots: ByFormat<unsafe fn(&Dots)>,
+    /// Dot products of bf16 weights with bf16 activations, where the instruction set multiplies them, and what rounds
+    /// f32 activations to them.
+    pub bf16: Option<Bf16Kernels>,
+    /// Weighted sums.
+    pub mix: ByFormat<unsafe fn(&Mix)>,
+    /// Elements of a format to f32: (from, to, how many).
+    pub widen: ByFormat<Convert>,
+    /// f32 to elements of a format, rounding to nearest even: (from, to, how many).
+    pub narrow: ByFormat<Convert>,
+}
+
+/// See [`Kernels::bf16`].
+#[derive(Clone, Copy)]
+pub(super) struct Bf16Kernels {
+    pub dots: unsafe fn(&Dots),
+    pub round: Convert,
+}

@@ -1,0 +1,417 @@
+//! The loops of every instruction set, over a vector type.
+//!
+//! Everything here is inlined into functions that enable the instructions: those that [`kernels_of`] makes.
+
+// A tile is indexed by row and column of fixed number; iterators would hide which.
+#![allow(clippy::needless_range_loop)]
+
+use std::marker::PhantomData;
+
+use half::{bf16, f16};
+
+use super::{Dots, Mix};
+
+/// Bytes that hold any vector.
+const VECTOR_BYTES_MAX: usize = 64;
+
+/// A vector of f32 and its instructions.
+///
+/// # Safety
+/// All functions: the machine has the instructions, and the addresses hold `N` elements, at any byte.
+pub(super) trait Lanes: Copy {
+    /// How many f32 it holds.
+    const N: usize;
+    unsafe fn zero() -> Self;
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load_f32(from: *const u8) -> Self;
+    unsafe fn load_f16(from: *const u8) -> Self;
+    unsafe fn load_bf16(from: *const u8) -> Self;
+    unsafe fn store_f32(self, to: *mut u8);
+    unsafe fn store_f16(self, to: *mut u8);
+    /// `self + a · b`
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// The sum of each of four vectors; each in the same order, whichever of the four it is.
+    unsafe fn sums(four: [Self; 4]) -> [f32; 4];
+}
+
+/// A storage format of elements that can be loaded as f32 lanes.
+pub(super) trait Element: Copy {
+    /// Bytes of one.
+    const BYTES: usize;
+    /// # Safety
+    /// As for [`Lanes`].
+    unsafe fn load<L: Lanes>(from: *const u8) -> L;
+    /// Stores lanes, rounded to nearest even.
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    unsafe fn store<L: Lanes>(lanes: L, to: *mut u8);
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct F32;
+#[derive(Clone, Copy)]
+pub(super) struct F16;
+#[derive(Clone, Copy)]
+pub(super) struct Bf16;
+
+impl Element for F32 {
+    const BYTES: usize = 4;
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const u8) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load_f32(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(lanes: L, to: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { lanes.store_f32(to) }
+    }
+}
+
+impl Element for F16 {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const u8) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load_f16(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(lanes: L, to: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { lanes.store_f16(to) }
+    }
+}
+
+impl Element for Bf16 {
+    const BYTES: usize = 2;
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(from: *const u8) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load_bf16(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<L: Lanes>(lanes: L, to: *mut u8) {
+        let mut values = [0f32; VECTOR_BYTES_MAX / 4];
+        // SAFETY: `values` holds any vector; `to` has room for `N` elements, the caller's promise.
+        unsafe {
+            lanes.store_f32(values.as_mut_ptr().cast());
+            for (i, value) in values[..L::N].iter().enumerate() {
+                to.cast::<bf16>().add(i).write_unaligned(bf16::from_f32(*value));
+            }
+        }
+    }
+}
+
+/// A way to multiply weights with activations, some at a step.
+///
+/// # Safety
+/// All functions: as for [`Lanes`], with `STEP` elements.
+pub(super) trait Product: Copy {
+    /// Products of a step.
+    const STEP: usize;
+    /// Bytes of one weight.
+    const W_BYTES: usize;
+    /// Bytes of one activation.
+    const X_BYTES: usize;
+    type Sum: Lanes;
+    type W: Copy;
+    type X: Copy;
+    unsafe fn w(from: *const u8) -> Self::W;
+    unsafe fn x(from: *const u8) -> Self::X;
+    unsafe fn add(sum: Self::Sum, w: Self::W, x: Self::X) -> Self::Sum;
+}
+
+/// Weights of format `E`, widened, times f32 activations.
+#[derive(Clone, Copy)]
+pub(super) struct Widened<L, E>(PhantomData<(L, E)>);
+
+impl<L: Lanes, E: Element> Product for Widened<L, E> {
+    const STEP: usize = L::N;
+    const W_BYTES: usize = E::BYTES;
+    const X_BYTES: usize = 4;
+    type Sum = L;
+    type W = L;
+    type X = L;
+    #[inline(always)]
+    unsafe fn w(from: *const u8) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { E::load(from) }
+    }
+    #[inline(always)]
+    unsafe fn x(from: *const u8) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { L::load_f32(from) }
+    }
+    #[inline(always)]
+    unsafe fn add(sum: L, w: L, x: L) -> L {
+        // SAFETY: the caller's promise.
+        unsafe { sum.fma(w, x) }
+    }
+}
+
+/// The first `len` bytes at `from`, and zeros behind them: what a last, partial vector is loaded from.
+#[inline(always)]
+pub(super) unsafe fn padded(from: *const u8, len: usize) -> [u8; VECTOR_BYTES_MAX] {
+    let mut bytes = [0; VECTOR_BYTES_MAX];
+    // SAFETY: the caller has `len` bytes there, fewer than a vector's.
+    unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), len) };
+    bytes
+}
+
+/// [`Dots`] in tiles of four weight rows by at most `C` activation rows.
+///
+/// # Safety
+/// The machine has the product's instructions, and the addresses hold what `Dots` says.
+#[inline(always)]
+pub(super) unsafe fn dots<P: Product, const C: usize>(d: &Dots) {
+    let mut c = 0;
+    while c + C <= d.columns {
+        // SAFETY: columns c..c + C are inside; the rest is the caller's promise.
+        unsafe { columns::<P, C>(d, c) };
+        c += C;
+    }
+    while C > 4 && c + 4 <= d.columns {
+        // SAFETY: columns c..c + 4 are inside.
+        unsafe { columns::<P, 4>(d, c) };
+        c += 4;
+    }
+    while c < d.columns {
+        // SAFETY: column c is inside.
+        unsafe { columns::<P, 1>(d, c) };
+        c += 1;
+    }
+}
+
+/// All rows of `C` columns.
+#[inline(always)]
+unsafe fn columns<P: Product, const C: usize>(d: &Dots, c: usize) {
+    let mut r = 0;
+    while C == 1 && r + 1 <= d.rows {
+        // SAFETY: rows r..r + 2 are inside.
+        unsafe { tile::<P, 1, C>(d, r, c) };
+        r += 1;
+    }
+    while r + 4 <= d.rows {
+        // SAFETY: rows r..r + 4 are inside.
+        unsafe { tile::<P, 4, C>(d, r, c) };
+        r += 4;
+    }
+    while r < d.rows {
+        // SAFETY: row r is inside.
+        unsafe { tile::<P, 1, C>(d, r, c) };
+        r += 1;
+    }
+}
+
+/// `R · C` outputs, each with its own accumulator.
+#[inline(always)]
+unsafe fn tile<P: Product, const R: usize, const C: usize>(d: &Dots, r: usize, c: usize) {
+    // SAFETY: rows r..r + R and columns c..c + C are inside `d`, and every step or padded rest is inside a row.
+    unsafe {
+        let w = d.w.add(r * d.w_stride);
+        let x = d.x.add(c * d.x_stride);
+        let mut sums = [[P::Sum::zero(); C]; R];
+        let whole = d.k - d.k % P::STEP;
+        let mut k = 0;
+        while k < whole {
+            let mut xs = [P::x(x.add(k * P::X_BYTES)); C];
+            for j in 1..C {
+                xs[j] = P::x(x.add(j * d.x_stride + k * P::X_BYTES));
+            }
+            for i in 0..R {
+                let w = w.add(i * d.w_stride + k * P::W_BYTES);
+                let w = P::w(w);
+                for j in 0..C {
+                    sums[i][j] = P::add(sums[i][j], w, xs[j]);
+                }
+            }
+            k += P::STEP;
+        }
+        if whole < d.k {
+            let rest = d.k - whole;
+            for i in 0..R {
+                let w = P::w(padded(w.add(i * d.w_stride + whole * P::W_BYTES), rest * P::W_BYTES).as_ptr());
+                for j in 0..C {
+                    let x = P::x(padded(x.add(j * d.x_stride + whole * P::X_BYTES), rest * P::X_BYTES).as_ptr());
+                    sums[i][j] = P::add(sums[i][j], w, x);
+                }
+            }
+        }
+        for j in 0..C {
+            let mut four = [P::Sum::zero(); 4];
+            for i in 0..R {
+                four[i] = sums[i][j];
+            }
+            let totals = P::Sum::sums(four);
+            for (i, total) in totals[..R].iter().enumerate() {
+                d.out.add((c + j) * d.out_stride + r + i).write_unaligned(*total);
+            }
+        }
+    }
+}
+
+/// Begins to load the cache line at an address, which may be anywhere.
+#[inline(always)]
+fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, without effect where nothing can be read; every x86-64 processor has it.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// [`Mix`] in tiles of four columns by four vectors.
+///
+/// # Safety
+/// The machine has the lanes' instructions, and the addresses hold what `Mix` says.
+#[inline(always)]
+pub(super) unsafe fn mix<L: Lanes, E: Element>(m: &Mix) {
+    let mut c = 0;
+    while c + 4 <= m.columns {
+        // SAFETY: columns c..c + 4 are inside.
+        unsafe { mix_columns::<L, E, 4>(m, c) };
+        c += 4;
+    }
+    while c < m.columns {
+        // SAFETY: column c is inside.
+        unsafe { mix_columns::<L, E, 1>(m, c) };
+        c += 1;
+    }
+}
+
+#[inline(always)]
+unsafe fn mix_columns<L: Lanes, E: Element, const C: usize>(m: &Mix, c: usize) {
+    let mut d = 0;
+    while d + 4 * L::N <= m.dim {
+        // SAFETY: four vectors from d on are inside.
+        unsafe { mix_tile::<L, E, C, 4>(m, c, d) };
+        d += 4 * L::N;
+    }
+    while d + L::N <= m.dim {
+        // SAFETY: one vector from d on is inside.
+        unsafe { mix_tile::<L, E, C, 1>(m, c, d) };
+        d += L::N;
+    }
+    if d < m.dim {
+        // SAFETY: fewer elements than a vector's are left, and are inside.
+        unsafe { mix_rest::<L, E, C>(m, c, d) };
+    }
+}
+
+#[inline(always)]
+unsafe fn mix_tile<L: Lanes, E: Element, const C: usize, const D: usize>(m: &Mix, c: usize, d: usize) {
+    // SAFETY: columns c..c + C and D vectors from element d on are inside `m`.
+    unsafe {
+        let mut sums = [[L::zero(); D]; C];
+        for i in 0..C {
+            for j in 0..D {
+                sums[i][j] = L::load_f32(m.out.add((c + i) * m.out_stride + d + j * L::N).cast());
+            }
+        }
+        for t in 0..m.terms {
+            let v = m.v.add(t * m.v_stride + d * E::BYTES);
+            let mut vs = [E::load::<L>(v); D];
+            for j in 1..D {
+                vs[j] = E::load::<L>(v.add(j * L::N * E::BYTES));
+            }
+            for i in 0..C {
+                let p = L::splat(m.p.add((c + i) * m.p_stride + t).read());
+                for j in 0..D {
+                    sums[i][j] = sums[i][j].fma(p, vs[j]);
+                }
+            }
+        }
+        for i in 0..C {
+            for j in 0..D {
+                sums[i][j].store_f32(m.out.add((c + i) * m.out_stride + d + j * L::N).cast());
+            }
+        }
+    }
+}
+
+/// The last, partial vector of each column.
+#[inline(always)]
+unsafe fn mix_rest<L: Lanes, E: Element, const C: usize>(m: &Mix, c: usize, d: usize) {
+    let rest = m.dim - d;
+    // SAFETY: columns c..c + C and elements d..dim are inside `m`; the padded copies hold whole vectors.
+    unsafe {
+        for i in 0..C {
+            let out = m.out.add((c + i) * m.out_stride + d).cast::<u8>();
+            let mut sum = L::load_f32(padded(out, rest * 4).as_ptr());
+            for t in 0..m.terms {
+                let v = E::load::<L>(padded(m.v.add(t * m.v_stride + d * E::BYTES), rest * E::BYTES).as_ptr());
+                sum = sum.fma(L::splat(m.p.add((c + i) * m.p_stride + t).read()), v);
+            }
+            let mut bytes = [0u8; VECTOR_BYTES_MAX];
+            sum.store_f32(bytes.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), out, rest * 4);
+        }
+    }
+}
+
+/// Converts `n` elements of format `A` to format `B`, rounding to nearest even.
+///
+/// # Safety
+/// The machine has the lanes' instructions; the addresses hold `n` elements.
+#[inline(always)]
+pub(super) unsafe fn convert<L: Lanes, A: Element, B: Element>(from: *const u8, to: *mut u8, n: usize) {
+    let whole = n - n % L::N;
+    // SAFETY: whole vectors are inside both ranges; the rest goes through padded copies.
+    unsafe {
+        for i in (0..whole).step_by(L::N) {
+            B::store(A::load::<L>(from.add(i * A::BYTES)), to.add(i * B::BYTES));
+        }
+        if whole < n {
+            let mut bytes = [0u8; VECTOR_BYTES_MAX];
+            let rest = padded(from.add(whole * A::BYTES), (n - whole) * A::BYTES);
+            B::store(A::load::<L>(rest.as_ptr()), bytes.as_mut_ptr());
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.add(whole * B::BYTES), (n - whole) * B::BYTES);
+        }
+    }
+}
+
+/// Reads an f16 at any byte.
+#[inline(always)]
+pub(super) unsafe fn read_f16(from: *const u8) -> f32 {
+    // SAFETY: the caller has two bytes there.
+    unsafe { from.cast::<f16>().read_unaligned() }.to_f32()
+}
+
+/// Makes `kernels()` of a vector type: the loops above, in functions that enable the instructions given, with dot
+/// tiles of four rows by so many columns.
+macro_rules! kernels_of {
+    ($lanes:ty, columns: $columns:expr $(, $features:literal)?) => {
+        /// The kernels of this instruction set.
+        pub(super) fn kernels() -> $crate::cpu::isa::Kernels {
+            use $crate::cpu::isa::tile::{self, Bf16, F16, F32, Widened};
+            use $crate::cpu::isa::{ByFormat, Dots, Kernels, Mix};
+
+            $(#[target_feature(enable = $features)])?
+            unsafe fn dots<E: tile::Element>(d: &Dots) {
+                // SAFETY: the caller's promise, here and below.
+                unsafe { tile::dots::<Widened<$lanes, E>, $columns>(d) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn mix<E: tile::Element>(m: &Mix) {
+                // SAFETY: as above.
+                unsafe { tile::mix::<$lanes, E>(m) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn convert<A: tile::Element, B: tile::Element>(from: *const u8, to: *mut u8, n: usize) {
+                // SAFETY: as above.
+                unsafe { tile::convert::<$lanes, A, B>(from, to, n) }
+            }
+            Kernels {
+                dots: ByFormat { f32: dots::<F32>, f16: dots::<F16>, bf16: dots::<Bf16> },
+                bf16: None,
+                mix: ByFormat { f32: mix::<F32>, f16: mix::<F16>, bf16: mix::<Bf16> },
+                widen: ByFormat { f32: convert::<F32, F32>, f16: convert::<F16, F32>, bf16: convert::<Bf16, F32> },
+                narrow: ByFormat { f32: convert::<F32, F32>, f16: convert::<F32, F16>, bf16: convert::<F32, Bf16> },
+            }
+        }
+    };
+}
+pub(super) use kernels_of;

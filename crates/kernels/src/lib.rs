@@ -1,0 +1,243 @@
+//! Math on buffers: the operations that a forward pass is made of, defined once in [`reference`] and made fast in
+//! [`cpu`]. No files, no model names.
+//!
+//! [`Ops`] owns its buffers and runs what it is given in order. Callers hold [`Tensor`] handles; numbers cross to the
+//! host only through [`Ops::fetch`], at the router's choice and at the logits.
+
+pub mod cpu;
+mod host;
+pub mod quant;
+pub mod reference;
+pub mod tensor;
+
+pub use quant::{Format, Matrix};
+pub use tensor::{Buffer, DType, Memory, Shape, Tensor};
+
+/// What a backend can fail at. Shapes are the caller's contract and asserted, never returned.
+#[derive(Debug, thiserror::Error)]
+pub enum OpsError {
+    /// The backend has no memory left.
+    #[error("cannot allocate {bytes} bytes: {why}")]
+    OutOfMemory {
+        /// What was asked for.
+        bytes: usize,
+        /// The system's own words.
+        why: String,
+    },
+    /// The backend cannot run on this machine.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// Waits until everything enqueued before it is done. For a backend that runs at once there is nothing to wait for.
+#[must_use = "the data is not there before wait() returns"]
+pub struct Fence<'a> {
+    pending: Option<Box<dyn FnOnce() + Send + 'a>>,
+}
+
+impl<'a> Fence<'a> {
+    /// The fence of work that is already done.
+    pub fn done() -> Self {
+        Fence { pending: None }
+    }
+
+    /// A fence whose wait runs `wait`.
+    pub fn new(wait: impl FnOnce() + Send + 'a) -> Self {
+        Fence { pending: Some(Box::new(wait)) }
+    }
+
+    /// Blocks until the work is done and its data is on the host.
+    pub fn wait(self) {
+        if let Some(wait) = self.pending {
+            wait();
+        }
+    }
+}
+
+/// Rotary position embedding (RoFormer, arXiv 2104.09864) of a slice of every head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// θ_i of each rotated pair, `rotary_dim / 2` of them, in f32 as the reference computes them.
+    pub inv_freq: Vec<f32>,
+    /// First rotated dimension within the head.
+    pub first: usize,
+    /// Which dimensions make a pair.
+    pub pairs: RopePairs,
+    /// Multiplies cos and sin (YaRN's attention factor); 1 for plain RoPE.
+    pub scale: f32,
+}
+
+/// Which two dimensions of the rotated slice of width `2·m` are turned together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RopePairs {
+    /// `(i, i + m)`: `rotate_half`, most families.
+    Half,
+    /// `(2i, 2i + 1)`: DeepSeek, GLM-5, Llama 4.
+    Interleaved,
+}
+
+/// Where one layer's keys and values lie inside each KV block of a sequence: K is `[heads, block_tokens, k_dim]` at
+/// byte `k_at`, V is `[heads, block_tokens, v_dim]` at byte `v_at`, both of `dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvLayout {
+    /// F16 by default, F32 with `--precise`; BF16 also works.
+    pub dtype: DType,
+    /// Key-value heads.
+    pub heads: usize,
+    /// Width of a key.
+    pub k_dim: usize,
+    /// Width of a value.
+    pub v_dim: usize,
+    /// Positions in a block, a multiple of 64.
+    pub block_tokens: usize,
+    /// First byte of K within the block.
+    pub k_at: usize,
+    /// First byte of V within the block.
+    pub v_at: usize,
+}
+
+impl KvLayout {
+    /// Bytes of K and V of this layer in one block.
+    pub fn bytes(&self) -> usize {
+        self.heads * self.block_tokens * (self.k_dim + self.v_dim) * self.dtype.bytes()
+    }
+}
+
+/// How router logits become a choice of experts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Router {
+    /// Experts chosen for each token.
+    pub top_k: usize,
+    /// Score of a logit.
+    pub score: RouterScore,
+    /// Divide the chosen scores by their sum (`norm_topk_prob`).
+    pub renormalise: bool,
+}
+
+/// The score function of a [`Router`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouterScore {
+    /// softmax over all experts, in f32.
+    Softmax,
+}
+
+/// The activation between the two halves of a gated MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `silu(gate) · up`, with `silu(z) = z / (1 + e^-z)`.
+    SwiGlu,
+}
+
+/// A gated MLP: `down( act(gate·x, up·x) )`. One routed expert, a shared one, or a dense layer's.
+#[derive(Clone, Debug)]
+pub struct Mlp {
+    /// `[width, hidden]`.
+    pub gate: Matrix,
+    /// `[width, hidden]`.
+    pub up: Matrix,
+    /// `[hidden, width]`.
+    pub down: Matrix,
+    /// Between them.
+    pub activation: Activation,
+}
+
+/// Room for [`Ops::mlp`]: f32 tensors with at least as many rows as are computed at once.
+#[derive(Clone, Debug)]
+pub struct MlpScratch {
+    /// `[rows, hidden]`: gathered inputs.
+    pub x: Tensor,
+    /// `[rows, width]`.
+    pub gate: Tensor,
+    /// `[rows, width]`.
+    pub up: Tensor,
+}
+
+/// One expert's part of one token: `into[token] += weight · parts[row]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Contribution {
+    /// Row of the token in the batch.
+    pub token: u32,
+    /// Row of the expert's output.
+    pub row: u32,
+    /// The router's weight.
+    pub weight: f32,
+}
+
+/// The operations of a backend.
+///
+/// Activations are f32, row-major, one row a token. Calls return when the work is enqueued, and run in the order of
+/// the calls; only [`Fence::wait`] waits. Inputs and outputs do not overlap, except where an operation says `in place`.
+/// Every output element is computed by arithmetic that depends on neither the number of rows computed with it, nor on
+/// threads, nor on where a prompt was cut ("batch-invariant"). Shapes are asserted.
+pub trait Ops: Send + Sync {
+    /// Backend, instruction set and threads, for people: `cpu avx512-bf16, 2 threads`.
+    fn describe(&self) -> String;
+
+    /// Memory for weights and activations: zeroed, aligned to 4 KiB at least, given back when dropped.
+    fn alloc(&self, bytes: usize) -> Result<Buffer, OpsError>;
+
+    /// Memory that a drive can be read into, with a host address; also usable as weights by this backend.
+    fn alloc_host(&self, bytes: usize) -> Result<Buffer, OpsError>;
+
+    /// Copies host bytes into a tensor of the same size.
+    fn write(&self, src: &[u8], dst: &Tensor);
+
+    /// Copies a tensor to the host; `dst` has its size and is filled when the fence has been waited for.
+    fn fetch<'a>(&self, src: &Tensor, dst: &'a mut [u8]) -> Fence<'a>;
+
+    /// Copies a tensor into another of the same size.
+    fn copy(&self, src: &Tensor, dst: &Tensor);
+
+    /// `out[i] = table[ids[i]]`: table `[vocab, hidden]`, out `[n, hidden]`. Ids were checked by the caller.
+    fn embed(&self, table: &Matrix, ids: &[u32], out: &Tensor);
+
+    /// `out[i] = x[rows[i]]`: x `[n, d]`, out `[rows.len(), d]`.
+    fn gather(&self, x: &Tensor, rows: &[u32], out: &Tensor);
+
+    /// `out = x · rsqrt(mean(x²) + eps) · weight` over the last dimension (RMSNorm, arXiv 1910.07467); x and out
+    /// `[.., d]`, weight `[d]` of F32, F16 or BF16. `out` may be `x` (in place).
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32, out: &Tensor);
+
+    /// `out = x · wᵀ`: x `[n, cols]`, w `[rows, cols]`, out `[n, rows]`.
+    fn linear(&self, x: &Tensor, w: &Matrix, out: &Tensor);
+
+    /// `into += x`, elementwise, same shape.
+    fn add(&self, x: &Tensor, into: &Tensor);
+
+    /// `out = silu(gate) · up`, elementwise; `out` may be `gate` or `up` (in place).
+    fn swiglu(&self, gate: &Tensor, up: &Tensor, out: &Tensor);
+
+    /// Turns the pairs of each head by `position · θ`, in place: x `[n, heads, dim]`, one position a row.
+    /// `(a, b) → (a·cos − b·sin, b·cos + a·sin)`, with angle, cos and sin in f32.
+    fn rope(&self, x: &Tensor, positions: &[u32], rope: &Rope);
+
+    /// Writes keys `[n, heads, k_dim]` and values `[n, heads, v_dim]` of consecutive positions from `start` on into
+    /// the sequence's blocks, rounding to `layout.dtype`. Position p lies in `blocks[p / block_tokens]`.
+    fn kv_write(&self, k: &Tensor, v: &Tensor, layout: &KvLayout, blocks: &[Tensor], start: usize);
+
+    /// Causal softmax attention of consecutive queries from position `start` on over the sequence's blocks: q
+    /// `[n, q_heads, k_dim]`, out `[n, q_heads, v_dim]`. Query head h reads kv head `h / (q_heads / kv_heads)`; the
+    /// query at position p sees keys 0..=p: `out = softmax(scale · q·Kᵀ) · V` (arXiv 1706.03762, 2305.13245).
+    fn attention(&self, q: &Tensor, scale: f32, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor);
+
+    /// The router's choice: logits `[n, experts]` f32 → `choice` `[n, k]` I32 and `weights` `[n, k]` f32, in
+    /// descending order of score; equal scores go to the lower index.
+    fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor);
+
+    /// One gated MLP over some rows: `out[i] = down(act(gate·x[rows[i]], up·x[rows[i]]))`; out `[rows.len(), hidden]`.
+    /// By default composed of the operations above.
+    fn mlp(&self, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
+        let n = rows.len();
+        let (inputs, gate, up) = (scratch.x.rows(0..n), scratch.gate.rows(0..n), scratch.up.rows(0..n));
+        self.gather(x, rows, &inputs);
+        self.linear(&inputs, &mlp.gate, &gate);
+        self.linear(&inputs, &mlp.up, &up);
+        match mlp.activation {
+            Activation::SwiGlu => self.swiglu(&gate, &up, &gate),
+        }
+        self.linear(&gate, &mlp.down, out);
+    }
+
+    /// Adds experts' outputs to their tokens, in the order given: parts `[r, hidden]`, into `[n, hidden]`.
+    fn combine(&self, parts: &Tensor, contributions: &[Contribution], into: &Tensor);
+}

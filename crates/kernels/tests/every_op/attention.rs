@@ -1,0 +1,138 @@
+//! Keys and values into their blocks, and attention over them.
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use outpour_kernels::reference::Reference;
+use outpour_kernels::{DType, KvLayout, Ops, Tensor};
+
+use crate::cases;
+use crate::machine::*;
+
+/// A sequence whose KV blocks are full of NaN where nothing was written.
+struct Sequence {
+    layout: KvLayout,
+    blocks: Vec<Tensor>,
+}
+
+impl Sequence {
+    fn new(layout: KvLayout, positions: usize) -> Self {
+        let bytes = layout.k_at.max(layout.v_at) + layout.bytes();
+        let block = |_| bytes_tensor(&vec![0xff; bytes], 1, [bytes], DType::U8);
+        Sequence { layout, blocks: (0..positions.div_ceil(layout.block_tokens)).map(block).collect() }
+    }
+
+    fn write(&self, ops: &dyn Ops, k: &Tensor, v: &Tensor, start: usize) {
+        ops.kv_write(k, v, &self.layout, &self.blocks, start);
+    }
+
+    fn attend(&self, ops: &dyn Ops, q: &Tensor, start: usize) -> Tensor {
+        let out = empty([q.dim(0), q.dim(1), self.layout.v_dim]);
+        ops.attention(q, 1.0 / (self.layout.k_dim as f32).sqrt(), &self.layout, &self.blocks, start, &out);
+        out
+    }
+
+    fn bytes(&self) -> Vec<Vec<u8>> {
+        self.blocks.iter().map(to_bytes).collect()
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    layout: KvLayout,
+    group: usize,
+    start: usize,
+    n: usize,
+    seed: u64,
+}
+
+fn layouts() -> impl Strategy<Value = KvLayout> {
+    let dims = select(vec![(16, 16), (24, 24), (128, 128), (24, 16), (7, 33)]);
+    let dtypes = select(vec![DType::F16, DType::F32, DType::Bf16]);
+    (dims, dtypes, 1usize..=3, select(vec![64, 128]), select(vec![0, 1, 6])).prop_map(
+        |((k_dim, v_dim), dtype, heads, block_tokens, k_at)| {
+            let v_at = k_at + heads * block_tokens * k_dim * dtype.bytes() + 3;
+            KvLayout { dtype, heads, k_dim, v_dim, block_tokens, k_at, v_at }
+        },
+    )
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let starts = select(vec![0usize, 1, 5, 62, 63, 64, 65, 127, 200, 317]);
+    (layouts(), select(vec![1, 2, 3, 8]), starts, select(vec![1, 2, 9, 17, 65, 90]), any::<u64>())
+        .prop_map(|(layout, group, start, n, seed)| Case { layout, group, start, n, seed })
+}
+
+impl Case {
+    /// A sequence of `start + n` random positions, and queries for the last n.
+    fn make(&self) -> (Sequence, Tensor) {
+        let (layout, positions, mut random) = (self.layout, self.start + self.n, Random(self.seed));
+        let sequence = Sequence::new(layout, positions);
+        let k = random.tensor([positions, layout.heads, layout.k_dim]);
+        let v = random.tensor([positions, layout.heads, layout.v_dim]);
+        sequence.write(&Reference, &k, &v, 0);
+        (sequence, random.tensor([self.n, layout.heads * self.group, layout.k_dim]))
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(32))]
+
+    #[test]
+    fn kv_write(layout in layouts(), start in select(vec![0usize, 1, 63, 100]), n in 1usize..90, seed: u64) {
+        let mut random = Random(seed);
+        let k = random.tensor([n, layout.heads, layout.k_dim]);
+        let v = random.tensor([n, layout.heads, layout.v_dim]);
+        let expected = Sequence::new(layout, start + n);
+        expected.write(&Reference, &k, &v, start);
+        for backend in backends() {
+            let written = Sequence::new(layout, start + n);
+            written.write(&backend.ops, &k, &v, start);
+            prop_assert_eq!(written.bytes(), expected.bytes());
+        }
+    }
+
+    #[test]
+    fn attention(case in case()) {
+        let (sequence, q) = case.make();
+        let expected = sequence.attend(&Reference, &q, case.start);
+        for backend in backends() {
+            // Values are at most 2 in size, and the weights' sum is 1.
+            assert_near(backend, &sequence.attend(&backend.ops, &q, case.start), &expected, |_| 1e-5);
+        }
+    }
+
+    /// A query's output has the same bits alone (as in decode), among others (as in prefill), in other chunks, and with
+    /// other numbers of threads.
+    #[test]
+    fn attention_is_batch_invariant(case in case(), cut in 0usize..90) {
+        let (sequence, q) = case.make();
+        let cut = cut.min(case.n);
+        for backends in backends().chunks_exact(3) {
+            let whole = sequence.attend(&backends[0].ops, &q, case.start);
+            for backend in &backends[1..] {
+                assert_same_bits(backend, "threads", &sequence.attend(&backend.ops, &q, case.start), &whole);
+            }
+            let backend = &backends[1];
+            for rows in [0..cut, cut..case.n] {
+                let part = sequence.attend(&backend.ops, &q.rows(rows.clone()), case.start + rows.start);
+                assert_same_bits(backend, "two chunks", &part, &whole.rows(rows));
+            }
+            for row in 0..case.n {
+                let alone = sequence.attend(&backend.ops, &q.rows(row..row + 1), case.start + row);
+                assert_same_bits(backend, "alone", &alone, &whole.rows(row..row + 1));
+            }
+        }
+    }
+
+    /// Nor does it depend on the size of the KV blocks.
+    #[test]
+    fn attention_does_not_depend_on_blocks(case in case()) {
+        let wide = Case { layout: KvLayout { block_tokens: 192, v_at: 1 << 20, ..case.layout }, ..case.clone() };
+        let ((sequence, q), (in_wide_blocks, _)) = (case.make(), wide.make());
+        for backend in backends_of_two_threads() {
+            let out = in_wide_blocks.attend(&backend.ops, &q, case.start);
+            assert_same_bits(backend, "blocks of 192", &out, &sequence.attend(&backend.ops, &q, case.start));
+        }
+    }
+}

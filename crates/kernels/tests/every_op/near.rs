@@ -1,0 +1,263 @@
+//! Every operation against `reference`: exactly equal where the arithmetic is the same, near where only its order is not.
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use outpour_kernels::reference::Reference;
+use outpour_kernels::{Activation, Contribution, DType, Format, Matrix, Mlp, MlpScratch, Ops, Rope, RopePairs};
+use outpour_kernels::{Router, RouterScore, Tensor};
+
+use crate::machine::*;
+use crate::{cases, formats, tails, widths};
+
+/// Of sums in f32 in another order, relative to the norm of their terms.
+const REORDERED: f32 = 1e-5;
+
+/// √Σ (x·w)² of every output of a linear map.
+fn norms(x: &Tensor, w: &Matrix) -> Vec<f32> {
+    let (x, weights) = (to_f32(x), dequantised(w));
+    let norm = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| (x * w) * (x * w)).sum::<f32>().sqrt();
+    let row = |x| weights.chunks_exact(w.cols()).map(move |w| norm(x, w));
+    x.chunks_exact(w.cols()).flat_map(row).collect()
+}
+
+proptest! {
+    #![proptest_config(cases(48))]
+
+    #[test]
+    fn linear(n in 1usize..=20, rows in 1usize..=70, cols in widths(), format in formats(), tail in tails(), seed: u64) {
+        let mut random = Random(seed);
+        let (x, w) = (random.tensor([n, cols]), matrix(&mut random, rows, cols, format, tail));
+        let (exact, of_rounded) = (empty([n, rows]), empty([n, rows]));
+        Reference.linear(&x, &w, &exact);
+        Reference.linear(&rounded(&x), &w, &of_rounded);
+        let norms = norms(&x, &w);
+        for backend in backends() {
+            let out = empty([n, rows]);
+            backend.ops.linear(&x, &w, &out);
+            let expected = if backend.rounds(format) { &of_rounded } else { &exact };
+            assert_near(backend, &out, expected, |i| REORDERED * norms[i]);
+        }
+    }
+
+    #[test]
+    fn mlp(tokens in 1usize..=9, hidden in widths(), width in select(vec![1, 7, 24, 33, 96]),
+           formats in (formats(), formats(), formats()), tail in tails(), seed: u64) {
+        let mut random = Random(seed);
+        let x = random.tensor([tokens, hidden]);
+        let rows: Vec<u32> = (0..1 + random.below(2 * tokens)).map(|_| random.below(tokens) as u32).collect();
+        let mlp = Mlp {
+            gate: matrix(&mut random, width, hidden, formats.0, tail),
+            up: matrix(&mut random, width, hidden, formats.1, tail),
+            down: matrix(&mut random, hidden, width, formats.2, tail),
+            activation: Activation::SwiGlu,
+        };
+        let n = rows.len();
+        let scratch = || MlpScratch { x: empty([n + 1, hidden]), gate: empty([n + 1, width]), up: empty([n + 1, width]) };
+        let (expected, inner) = (empty([n, hidden]), scratch());
+        Reference.mlp(&x, &rows, &mlp, &inner, &expected);
+        // What enters `down`: its norm bounds what an error before it does.
+        let gated = inner.gate.rows(0..n);
+        let norms = norms(&gated, &mlp.down);
+        let largest = |row: usize| norms[row * hidden..][..hidden].iter().copied().fold(0f32, f32::max);
+        for backend in backends() {
+            let (out, composed) = (empty([n, hidden]), empty([n, hidden]));
+            backend.ops.mlp(&x, &rows, &mlp, &scratch(), &out);
+            mlp_of_operations(backend, &x, &rows, &mlp, &scratch(), &composed);
+            assert_same_bits(backend, "mlp, composed", &out, &composed);
+            let rounds = [formats.0, formats.1, formats.2].iter().any(|&format| backend.rounds(format));
+            // Rounding to bf16 is off by up to 2^-9 at each of two products; gate and up each grow with √hidden.
+            let relative = if rounds { 6.0 / 512.0 * (1.0 + hidden as f32).sqrt() } else { 50.0 * REORDERED };
+            assert_near(backend, &out, &expected, |i| relative * (largest(i / hidden) + 1e-3));
+        }
+    }
+
+    #[test]
+    fn rms_norm(n in 1usize..=40, d in widths(), format in formats(), tail in tails(), in_place: bool, seed: u64) {
+        let mut random = Random(seed);
+        let x = random.tensor([n, d]);
+        let weight = bytes_tensor(&encode(&random.values(d), format), tail, [d], dtype_of(format));
+        let expected = empty([n, d]);
+        Reference.rms_norm(&x, &weight, 1e-6, &expected);
+        for backend in backends() {
+            let out = if in_place { f32_tensor(&to_f32(&x), [n, d]) } else { empty([n, d]) };
+            backend.ops.rms_norm(if in_place { &out } else { &x }, &weight, 1e-6, &out);
+            let expected_values = to_f32(&expected);
+            assert_near(backend, &out, &expected, |i| 4e-6 * expected_values[i].abs());
+        }
+    }
+
+    #[test]
+    fn rope(n in 1usize..=9, heads in 1usize..=5, dim in select(vec![16, 24, 128]), half: bool, part in 0usize..3,
+            start in select(vec![0u32, 1, 63, 100_000]), seed: u64) {
+        let mut random = Random(seed);
+        let x = random.values(n * heads * dim);
+        let positions: Vec<u32> = (0..n as u32).map(|i| start + 3 * i).collect();
+        let (first, pairs) = [(0, dim / 2), (0, dim / 8), (dim / 4, dim / 4)][part];
+        let rope = Rope {
+            inv_freq: (0..pairs).map(|i| 10_000f32.powf(-(i as f32) / pairs as f32)).collect(),
+            first,
+            pairs: if half { RopePairs::Half } else { RopePairs::Interleaved },
+            scale: if part == 0 { 1.0 } else { 1.25 },
+        };
+        let expected = f32_tensor(&x, [n, heads, dim]);
+        Reference.rope(&expected, &positions, &rope);
+        for backend in backends() {
+            let out = f32_tensor(&x, [n, heads, dim]);
+            backend.ops.rope(&out, &positions, &rope);
+            assert_same_bits(backend, "rope", &out, &expected);
+        }
+    }
+
+    #[test]
+    fn route(n in 1usize..=9, experts in select(vec![1usize, 7, 60, 128, 512]), k in 1usize..=8, renormalise: bool,
+             ties: bool, seed: u64) {
+        let mut random = Random(seed);
+        let coarse = |x: f32| if ties { (2.0 * x).round() } else { 4.0 * x };
+        let logits: Vec<f32> = random.values(n * experts).into_iter().map(coarse).collect();
+        let logits = f32_tensor(&logits, [n, experts]);
+        let k = k.min(experts);
+        let router = Router { top_k: k, score: RouterScore::Softmax, renormalise };
+        let (choice, weights) = (i32_tensor([n, k]), empty([n, k]));
+        Reference.route(&logits, &router, &choice, &weights);
+        for backend in backends() {
+            let (choice_here, weights_here) = (i32_tensor([n, k]), empty([n, k]));
+            backend.ops.route(&logits, &router, &choice_here, &weights_here);
+            prop_assert_eq!(to_bytes(&choice_here), to_bytes(&choice));
+            assert_same_bits(backend, "route", &weights_here, &weights);
+        }
+    }
+
+    #[test]
+    fn elementwise(n in 1usize..=9, d in select(vec![1usize, 31, 1000, 9000]), seed: u64) {
+        let mut random = Random(seed);
+        let (a, b) = (random.tensor([n, d]), random.tensor([n, d]));
+        let copy = |tensor: &Tensor| f32_tensor(&to_f32(tensor), tensor.dims());
+        let (added, gated) = (copy(&b), empty([n, d]));
+        Reference.add(&a, &added);
+        Reference.swiglu(&a, &b, &gated);
+        for backend in backends() {
+            let out = copy(&b);
+            backend.ops.add(&a, &out);
+            assert_same_bits(backend, "add", &out, &added);
+            let (out, as_gate, as_up) = (empty([n, d]), copy(&a), copy(&b));
+            backend.ops.swiglu(&a, &b, &out);
+            backend.ops.swiglu(&as_gate, &b, &as_gate);
+            backend.ops.swiglu(&a, &as_up, &as_up);
+            for out in [&out, &as_gate, &as_up] {
+                assert_same_bits(backend, "swiglu", out, &gated);
+            }
+            backend.ops.copy(&a, &out);
+            assert_same_bits(backend, "copy", &out, &a);
+            let mut fetched = vec![0; out.bytes()];
+            backend.ops.fetch(&out, &mut fetched).wait();
+            backend.ops.write(&fetched, &as_up);
+            assert_same_bits(backend, "fetch and write", &as_up, &a);
+        }
+    }
+
+    #[test]
+    fn embed_and_gather(ids in prop::collection::vec(0u32..50, 1..60), d in widths(), format in formats(),
+                        tail in tails(), seed: u64) {
+        let mut random = Random(seed);
+        let (table, x) = (matrix(&mut random, 50, d, format, tail), random.tensor([50, d]));
+        let (embedded, gathered) = (empty([ids.len(), d]), empty([ids.len(), d]));
+        Reference.embed(&table, &ids, &embedded);
+        Reference.gather(&x, &ids, &gathered);
+        for backend in backends() {
+            let out = empty([ids.len(), d]);
+            backend.ops.embed(&table, &ids, &out);
+            assert_same_bits(backend, "embed", &out, &embedded);
+            backend.ops.gather(&x, &ids, &out);
+            assert_same_bits(backend, "gather", &out, &gathered);
+        }
+    }
+
+    #[test]
+    fn combine(tokens in 1usize..=9, parts in 1usize..=20, hidden in widths(), count in 0usize..60, seed: u64) {
+        let mut random = Random(seed);
+        let (x, into) = (random.tensor([parts, hidden]), random.values(tokens * hidden));
+        let contributions = contributions(&mut random, count, tokens, parts);
+        let expected = f32_tensor(&into, [tokens, hidden]);
+        Reference.combine(&x, &contributions, &expected);
+        for backend in backends() {
+            let out = f32_tensor(&into, [tokens, hidden]);
+            backend.ops.combine(&x, &contributions, &out);
+            assert_same_bits(backend, "combine", &out, &expected);
+        }
+    }
+}
+
+pub fn contributions(random: &mut Random, count: usize, tokens: usize, parts: usize) -> Vec<Contribution> {
+    let token = |random: &mut Random| random.below(tokens) as u32;
+    let one = |_| Contribution { token: token(random), row: random.below(parts) as u32, weight: random.value() };
+    (0..count).map(one).collect()
+}
+
+/// The trait's own definition of `mlp`, which a backend may override.
+pub fn mlp_of_operations(backend: &Backend, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
+    let n = rows.len();
+    let (inputs, gate, up) = (scratch.x.rows(0..n), scratch.gate.rows(0..n), scratch.up.rows(0..n));
+    backend.ops.gather(x, rows, &inputs);
+    backend.ops.linear(&inputs, &mlp.gate, &gate);
+    backend.ops.linear(&inputs, &mlp.up, &up);
+    backend.ops.swiglu(&gate, &up, &gate);
+    backend.ops.linear(&gate, &mlp.down, out);
+}
+
+/// Shapes beyond what the properties draw: several blocks of rows, several tasks for every thread.
+#[test]
+fn large_linear() {
+    for (n, rows, cols) in [(1, 5000, 96), (1, 30, 9000), (530, 70, 33), (40, 300, 1000)] {
+        for format in [Format::Bf16, Format::F16] {
+            let mut random = Random(n as u64);
+            let (x, w) = (random.tensor([n, cols]), matrix(&mut random, rows, cols, format, 1));
+            let (exact, of_rounded) = (empty([n, rows]), empty([n, rows]));
+            Reference.linear(&x, &w, &exact);
+            Reference.linear(&rounded(&x), &w, &of_rounded);
+            let norms = norms(&x, &w);
+            for backend in backends_of_two_threads() {
+                let out = empty([n, rows]);
+                backend.ops.linear(&x, &w, &out);
+                let expected = if backend.rounds(format) { &of_rounded } else { &exact };
+                assert_near(backend, &out, expected, |i| REORDERED * norms[i]);
+            }
+        }
+    }
+}
+
+#[test]
+fn equal_scores_go_to_the_lower_index() {
+    let logits = f32_tensor(&[1.0, 3.0, 2.0, 3.0, 2.0, 3.0, 2.0], [1, 7]);
+    let router = Router { top_k: 5, score: RouterScore::Softmax, renormalise: true };
+    let every: Vec<&dyn Ops> =
+        std::iter::once(&Reference as &dyn Ops).chain(backends().iter().map(|b| &b.ops as _)).collect();
+    for ops in every {
+        let (choice, weights) = (i32_tensor([1, 5]), empty([1, 5]));
+        ops.route(&logits, &router, &choice, &weights);
+        let chosen: Vec<i32> =
+            to_bytes(&choice).chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        assert_eq!(chosen, [1, 3, 5, 2, 4], "{}", ops.describe());
+        assert!((to_f32(&weights).iter().sum::<f32>() - 1.0).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn a_router_fed_with_nan_still_chooses_experts_that_exist() {
+    let logits = f32_tensor(&[f32::NAN; 6], [1, 6]);
+    let router = Router { top_k: 6, score: RouterScore::Softmax, renormalise: false };
+    for backend in backends() {
+        let (choice, weights) = (i32_tensor([1, 6]), empty([1, 6]));
+        backend.ops.route(&logits, &router, &choice, &weights);
+        let mut chosen: Vec<u8> = to_bytes(&choice).chunks_exact(4).map(|b| b[0]).collect();
+        chosen.sort_unstable();
+        assert_eq!(chosen, [0, 1, 2, 3, 4, 5]);
+    }
+}
+
+#[test]
+#[should_panic(expected = "has no host address")]
+fn device_memory_is_refused_by_name() {
+    let unbacked = Tensor::new(outpour_kernels::Buffer::unbacked(64), 0, [4, 4], DType::F32);
+    backends()[0].ops.add(&unbacked, &empty([4, 4]));
+}

@@ -1,0 +1,6 @@
+//! What architectures are built from. Each block says what workspace it takes for `n` tokens.
+
+pub mod attention;
+pub mod mlp;
+pub mod moe;
+pub mod rope;

@@ -1,0 +1,51 @@
+//! A dense gated MLP: every token of the batch through one [`Mlp`].
+
+use outpour_kernels::{Activation, Matrix, Mlp, MlpScratch, Tensor};
+
+use crate::config::ModelError;
+use crate::weights::Weights;
+use crate::{Run, Workspace};
+
+/// Loads `{prefix}.{gate,up,down}_proj.weight`.
+///
+/// # Errors
+/// When a tensor is missing or has another shape.
+pub fn load(weights: &mut Weights, prefix: &str, hidden: usize, width: usize) -> Result<Mlp, ModelError> {
+    let mut matrix = |part, rows, cols| -> Result<Matrix, ModelError> {
+        weights.matrix(&format!("{prefix}.{part}_proj.weight"), rows, cols)
+    };
+    Ok(Mlp {
+        gate: matrix("gate", width, hidden)?,
+        up: matrix("up", width, hidden)?,
+        down: matrix("down", hidden, width)?,
+        activation: Activation::SwiGlu,
+    })
+}
+
+/// Bytes of workspace of [`forward`] for `n` tokens.
+pub fn workspace_bytes(n: usize, hidden: usize, width: usize) -> usize {
+    2 * Workspace::f32_bytes(n * width) + Workspace::f32_bytes(n * hidden)
+}
+
+/// Bytes of [`scratch`] for `n` rows.
+pub fn scratch_bytes(n: usize, hidden: usize, width: usize) -> usize {
+    Workspace::f32_bytes(n * hidden) + 2 * Workspace::f32_bytes(n * width)
+}
+
+/// Room for an MLP of this width over `n` rows.
+pub fn scratch(workspace: &mut Workspace, n: usize, hidden: usize, width: usize) -> MlpScratch {
+    MlpScratch { x: workspace.f32([n, hidden]), gate: workspace.f32([n, width]), up: workspace.f32([n, width]) }
+}
+
+/// `into += mlp(x)`: x and into `[n, hidden]`.
+pub fn forward(mlp: &Mlp, x: &Tensor, into: &Tensor, run: &mut Run) {
+    let (n, hidden, width) = (x.dim(0), x.dim(1), mlp.gate.rows());
+    let gate = run.workspace.f32([n, width]);
+    let up = run.workspace.f32([n, width]);
+    let out = run.workspace.f32([n, hidden]);
+    run.ops.linear(x, &mlp.gate, &gate);
+    run.ops.linear(x, &mlp.up, &up);
+    run.ops.swiglu(&gate, &up, &gate);
+    run.ops.linear(&gate, &mlp.down, &out);
+    run.ops.add(&out, into);
+}

@@ -1,0 +1,190 @@
+//! A sparse layer: the router picks `top_k` experts for each token, and their outputs are summed by its weights.
+//!
+//! Experts are taken in waves, in ascending order: as many as scratch and slots hold. The next wave's reads fly while
+//! a wave is computed, each expert is applied to all its tokens as one matrix product, and within a wave experts are
+//! computed as they arrive. Their outputs are added to each token in ascending order of expert, whatever came first,
+//! however the waves were cut: so a token's sum has the same bits in a prompt and alone.
+
+use std::ops::Range;
+
+use outpour_kernels::{Contribution, Matrix, Ops, Router, Tensor};
+use outpour_store::StoreError;
+
+use super::mlp;
+use crate::config::ModelError;
+use crate::weights::{ExpertsOf, Weights};
+use crate::{Batch, Run, Workspace};
+
+/// Rows of expert output that a wave makes at most, where a batch has fewer tokens than that.
+const WAVE_ROWS: usize = 1024;
+
+/// One sparse layer.
+pub struct Moe {
+    layer: usize,
+    hidden: usize,
+    width: usize,
+    experts: usize,
+    router: Router,
+    gate: Matrix,
+}
+
+/// A layer's choices, sorted by expert. Kept between layers for its memory.
+#[derive(Default)]
+pub struct Choices {
+    choice: Vec<i32>,
+    weight: Vec<f32>,
+    /// Experts chosen, ascending.
+    experts: Vec<u32>,
+    /// Where each one's tokens begin in `tokens`; one more than experts.
+    starts: Vec<usize>,
+    /// Rows of the batch, by expert, ascending.
+    tokens: Vec<u32>,
+    /// Weight of each.
+    weights: Vec<f32>,
+    /// For `Ops::combine`.
+    contributions: Vec<Contribution>,
+}
+
+impl Moe {
+    /// Loads the router `{prefix}.gate.weight` and notes where the experts lie.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(weights: &mut Weights, of: &ExpertsOf, router: Router) -> Result<Self, ModelError> {
+        weights.experts(of)?;
+        let gate = weights.matrix(&format!("{}.gate.weight", of.prefix), of.experts, of.hidden)?;
+        Ok(Moe { layer: of.layer, hidden: of.hidden, width: of.width, experts: of.experts, router, gate })
+    }
+
+    /// Bytes of workspace of [`Self::forward`] for `n` tokens.
+    pub fn workspace_bytes(n: usize, of: &ExpertsOf, top_k: usize) -> usize {
+        Workspace::f32_bytes(n * of.experts)
+            + 2 * Workspace::f32_bytes(n * top_k)
+            + mlp::scratch_bytes(n, of.hidden, of.width)
+            + Workspace::f32_bytes(wave_rows(n, top_k) * of.hidden)
+    }
+
+    /// `into += Σ weight · expert(x)`: x and into `[n, hidden]`.
+    ///
+    /// # Errors
+    /// When an expert cannot be read.
+    pub fn forward(&self, batch: &Batch, x: &Tensor, into: &Tensor, run: &mut Run) -> Result<(), StoreError> {
+        let (n, k) = (batch.len(), self.router.top_k);
+        let logits = run.workspace.f32([n, self.experts]);
+        let choice = run.workspace.i32([n, k]);
+        let weights = run.workspace.f32([n, k]);
+        run.ops.linear(x, &self.gate, &logits);
+        run.ops.route(&logits, &self.router, &choice, &weights);
+        let mut choices = std::mem::take(run.choices);
+        choices.fetch(run.ops, &choice, &weights);
+        run.routes.chosen(self.layer, &batch.positions, &choices.choice, &choices.weight);
+        choices.sort(k);
+        let done = self.waves(&mut choices, x, into, run);
+        *run.choices = choices;
+        done
+    }
+
+    fn waves(&self, choices: &mut Choices, x: &Tensor, into: &Tensor, run: &mut Run) -> Result<(), StoreError> {
+        let n = x.dim(0);
+        let rows_max = wave_rows(n, self.router.top_k);
+        let scratch = mlp::scratch(run.workspace, n, self.hidden, self.width);
+        let parts = run.workspace.f32([rows_max, self.hidden]);
+        let slots = run.experts.available(self.layer);
+        // Two waves at a time, unless everything fits at once.
+        let experts_max = if choices.experts.len() <= slots { slots } else { (slots / 2).max(1) };
+        let mut wave = choices.wave(0, rows_max, experts_max);
+        run.experts.request(self.layer, &choices.experts[wave.clone()])?;
+        while !wave.is_empty() {
+            let next = choices.wave(wave.end, rows_max, experts_max);
+            let early = next.len() <= run.experts.available(self.layer);
+            if early {
+                run.experts.request(self.layer, &choices.experts[next.clone()])?;
+            }
+            let first_row = choices.starts[wave.start];
+            while let Some((i, expert)) = run.experts.next_ready(self.layer, &choices.experts[wave.clone()])? {
+                let rows = choices.starts[wave.start + i]..choices.starts[wave.start + i + 1];
+                let out = parts.rows(rows.start - first_row..rows.end - first_row);
+                run.ops.mlp(x, &choices.tokens[rows], &expert, &scratch, &out);
+                run.experts.release(choices.experts[wave.start + i]);
+            }
+            choices.contribute(&wave);
+            run.ops.combine(&parts, &choices.contributions, into);
+            if !early {
+                run.experts.request(self.layer, &choices.experts[next.clone()])?;
+            }
+            wave = next;
+        }
+        Ok(())
+    }
+}
+
+/// Rows of expert output of one wave: every token may choose the same expert.
+fn wave_rows(n: usize, top_k: usize) -> usize {
+    n.max((n * top_k).min(WAVE_ROWS))
+}
+
+impl Choices {
+    /// Brings the router's choice to the host.
+    fn fetch(&mut self, ops: &dyn Ops, choice: &Tensor, weights: &Tensor) {
+        self.choice.resize(choice.elements(), 0);
+        self.weight.resize(weights.elements(), 0.0);
+        let choice = ops.fetch(choice, bytemuck::cast_slice_mut(&mut self.choice));
+        let weight = ops.fetch(weights, bytemuck::cast_slice_mut(&mut self.weight));
+        choice.wait();
+        weight.wait();
+    }
+
+    /// Sorts tokens by expert: a counting sort, stable in the order of rows.
+    fn sort(&mut self, top_k: usize) {
+        let chosen = self.choice.len();
+        self.experts.clear();
+        self.experts.extend(self.choice.iter().map(|&expert| expert as u32));
+        self.experts.sort_unstable();
+        self.experts.dedup();
+        self.starts.clear();
+        self.starts.resize(self.experts.len() + 1, 0);
+        for &expert in &self.choice {
+            self.starts[position(&self.experts, expert) + 1] += 1;
+        }
+        for i in 1..self.starts.len() {
+            self.starts[i] += self.starts[i - 1];
+        }
+        self.tokens.resize(chosen, 0);
+        self.weights.resize(chosen, 0.0);
+        for (i, (&expert, &weight)) in self.choice.iter().zip(&self.weight).enumerate() {
+            let start = &mut self.starts[position(&self.experts, expert)];
+            self.tokens[*start] = (i / top_k) as u32;
+            self.weights[*start] = weight;
+            *start += 1;
+        }
+        // Every start has moved to its own end, which is the next one's beginning.
+        self.starts.rotate_right(1);
+        self.starts[0] = 0;
+    }
+
+    /// The experts of the wave that begins at `first`.
+    fn wave(&self, first: usize, rows_max: usize, experts_max: usize) -> Range<usize> {
+        let last = self.experts.len().min(first + experts_max);
+        let mut end = first;
+        while end < last && self.starts[end + 1] - self.starts[first] <= rows_max {
+            end += 1;
+        }
+        first..end
+    }
+
+    fn contribute(&mut self, wave: &Range<usize>) {
+        let rows = self.starts[wave.start]..self.starts[wave.end];
+        self.contributions.clear();
+        self.contributions.extend(
+            self.tokens[rows.clone()]
+                .iter()
+                .zip(&self.weights[rows])
+                .enumerate()
+                .map(|(row, (&token, &weight))| Contribution { token, row: row as u32, weight }),
+        );
+    }
+}
+
+fn position(experts: &[u32], expert: i32) -> usize {
+    experts.binary_search(&(expert as u32)).expect("invariant: the list was made from the same choices")
+}

@@ -1,0 +1,114 @@
+//! `config.json`, read with errors that name the key.
+
+use outpour_store::StoreError;
+use serde_json::Value;
+
+/// What can be wrong with a model.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// Files, memory or reads.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The backend.
+    #[error(transparent)]
+    Ops(#[from] outpour_kernels::OpsError),
+    /// A key of config.json.
+    #[error("config.json: {0}")]
+    Config(String),
+    /// A tensor that is missing, or is not what the config says.
+    #[error("{0}")]
+    Tensor(String),
+    /// A state that cannot be used here.
+    #[error("{0}")]
+    State(String),
+}
+
+/// A view of `config.json`.
+#[derive(Clone, Copy, Debug)]
+pub struct Config<'a>(pub &'a Value);
+
+/// Sizes above this are no model's, and would overflow products of sizes.
+const SIZE_MAX: u64 = 1 << 31;
+
+impl<'a> Config<'a> {
+    /// `model_type`, which says what family it is.
+    pub fn model_type(&self) -> Result<&'a str, ModelError> {
+        self.0.get("model_type").and_then(Value::as_str).ok_or_else(|| {
+            ModelError::Config("has no model_type; this is not the config.json of a language model".into())
+        })
+    }
+
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.0.get(key).filter(|value| !value.is_null())
+    }
+
+    /// A size, at least 1.
+    pub fn size(&self, key: &str) -> Result<usize, ModelError> {
+        self.size_or_none(key)?.ok_or_else(|| ModelError::Config(format!("has no {key}")))
+    }
+
+    /// A size under the first of these spellings that is there.
+    pub fn size_of(&self, keys: &[&str]) -> Result<usize, ModelError> {
+        let key = keys.iter().find(|key| self.get(key).is_some()).unwrap_or(&keys[0]);
+        self.size(key)
+    }
+
+    /// A size with a default.
+    pub fn size_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
+        Ok(self.size_or_none(key)?.unwrap_or(default))
+    }
+
+    fn size_or_none(&self, key: &str) -> Result<Option<usize>, ModelError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.as_u64() {
+            Some(size) if (1..SIZE_MAX).contains(&size) => Ok(Some(size as usize)),
+            _ => Err(ModelError::Config(format!("{key} is {value}, which is no size"))),
+        }
+    }
+
+    /// A number, with a default.
+    pub fn float_or(&self, key: &str, default: f64) -> Result<f64, ModelError> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => {
+                value.as_f64().ok_or_else(|| ModelError::Config(format!("{key} is {value}, which is no number")))
+            }
+        }
+    }
+
+    /// A switch, with a default.
+    pub fn flag_or(&self, key: &str, default: bool) -> Result<bool, ModelError> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => {
+                value.as_bool().ok_or_else(|| ModelError::Config(format!("{key} is {value}, neither true nor false")))
+            }
+        }
+    }
+
+    /// A list of layer numbers; empty where there is none.
+    pub fn layers(&self, key: &str) -> Result<Vec<usize>, ModelError> {
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let list = value.as_array().map(|list| list.iter().map(|v| v.as_u64().map(|v| v as usize)).collect());
+        list.flatten().ok_or_else(|| ModelError::Config(format!("{key} is {value}, which is no list of layers")))
+    }
+
+    /// A text, with a default.
+    pub fn text_or(&self, key: &str, default: &'a str) -> Result<&'a str, ModelError> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => {
+                value.as_str().ok_or_else(|| ModelError::Config(format!("{key} is {value}, which is no text")))
+            }
+        }
+    }
+
+    /// RoPE's settings: `rope_parameters` (new spelling) or `rope_theta` and `rope_scaling` (old spelling), as one view
+    /// and its base frequency.
+    pub fn rope(&self, theta_default: f64) -> Result<(Config<'a>, f64), ModelError> {
+        static NONE: Value = Value::Null;
+        let old = self.float_or("rope_theta", theta_default)?;
+        let settings = Config(self.get("rope_parameters").or(self.get("rope_scaling")).unwrap_or(&NONE));
+        Ok((settings, settings.float_or("rope_theta", old)?))
+    }
+}

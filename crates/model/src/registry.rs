@@ -1,0 +1,42 @@
+//! `model_type` → the file that implements it.
+
+use outpour_kernels::DType;
+
+use crate::Model;
+use crate::config::{Config, ModelError};
+use crate::qwen3_moe::Qwen3Moe;
+use crate::weights::Weights;
+
+type Build = fn(&Config, &mut Weights, DType) -> Result<Box<dyn Model>, ModelError>;
+
+/// A family that can be run.
+pub struct Family {
+    /// `model_type` in config.json.
+    pub model_type: &'static str,
+    /// Released models.
+    pub models: &'static str,
+    /// Builds it from config and weights, keeping keys and values in the type given.
+    pub build: Build,
+}
+
+/// Every family.
+pub const FAMILIES: &[Family] = &[Family {
+    model_type: "qwen3_moe",
+    models: "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder",
+    build: |config, weights, kv| Ok(Box::new(Qwen3Moe::build(config, weights, kv)?)),
+}];
+
+/// The family that a config names.
+///
+/// # Errors
+/// Names the architecture that is not supported, and those that are.
+pub fn family(config: &Config) -> Result<&'static Family, ModelError> {
+    let model_type = config.model_type()?;
+    FAMILIES.iter().find(|family| family.model_type == model_type).ok_or_else(|| {
+        let supported: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
+        ModelError::Config(format!(
+            "model_type {model_type:?} is not supported; supported are: {}",
+            supported.join(", ")
+        ))
+    })
+}

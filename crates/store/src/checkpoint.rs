@@ -1,0 +1,224 @@
+//! What the user has on disk, read as names → type, shape, file and offset. Never copied to be used.
+
+pub mod safetensors;
+mod source;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::read::whole::read_whole;
+use crate::{Result, StoreError};
+pub use source::SourceFile;
+
+/// Largest JSON file of a checkpoint that is read (the largest seen index, of 1T models, has 20 MB).
+const JSON_BYTES_MAX: u64 = 256 << 20;
+
+/// How a tensor's elements are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoredType {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Any other type, by the name the file gives it.
+    Other(String),
+}
+
+impl fmt::Display for StoredType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StoredType::F32 => "F32",
+            StoredType::F16 => "F16",
+            StoredType::Bf16 => "BF16",
+            StoredType::Other(name) => name,
+        })
+    }
+}
+
+/// Where a tensor lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Element type.
+    pub dtype: StoredType,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Index into [`Checkpoint::files`].
+    pub file: usize,
+    /// First byte within the file.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// A folder of safetensors files with its configuration.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    config: Value,
+    files: Vec<Arc<SourceFile>>,
+    tensors: HashMap<String, TensorInfo>,
+}
+
+impl Checkpoint {
+    /// Opens a model: a folder with `config.json` and `model.safetensors`, or the shards that
+    /// `model.safetensors.index.json` lists. Only headers are read.
+    ///
+    /// # Errors
+    /// One line that names the file: missing shards, headers that are truncated, overlap or lie about sizes.
+    pub fn open(path: &Path) -> Result<Checkpoint> {
+        let dir = model_dir(path)?;
+        let config = read_json(&dir.join("config.json"))?;
+        let (names, listed) = weight_files(&dir)?;
+        let mut checkpoint = Checkpoint { dir, config, files: Vec::new(), tensors: HashMap::new() };
+        for name in &names {
+            checkpoint.add_file(&checkpoint.dir.join(name))?;
+        }
+        for (tensor, shard) in listed {
+            if !checkpoint.tensors.contains_key(&tensor) {
+                return Err(checkpoint.malformed(
+                    &shard,
+                    format!("has no tensor {tensor}, which model.safetensors.index.json places there; download the file again"),
+                ));
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<()> {
+        let entries = safetensors::read_header(path)?;
+        let file = self.files.len();
+        self.files.push(SourceFile::open(path)?);
+        for (name, entry) in entries {
+            let info =
+                TensorInfo { dtype: entry.dtype, shape: entry.shape, file, offset: entry.offset, bytes: entry.bytes };
+            if let Some(earlier) = self.tensors.get(&name) {
+                let other = self.files[earlier.file].path().display().to_string();
+                return Err(self.malformed(&path.to_string_lossy(), format!("tensor {name} is in {other} already")));
+            }
+            self.tensors.insert(name, info);
+        }
+        Ok(())
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// `config.json`.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// The weight files.
+    pub fn files(&self) -> &[Arc<SourceFile>] {
+        &self.files
+    }
+
+    /// A tensor by its name on disk.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name)
+    }
+
+    /// All tensors, in no order.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.tensors.iter().map(|(name, info)| (name.as_str(), info))
+    }
+
+    /// Another JSON file of the folder, such as `generation_config.json`; `None` where there is none.
+    ///
+    /// # Errors
+    /// When it is there and is not JSON.
+    pub fn json(&self, name: &str) -> Result<Option<Value>> {
+        let path = self.dir.join(name);
+        if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// Checks that no weight file was replaced or truncated since it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.files.iter().try_for_each(|file| file.check_unchanged())
+    }
+
+    /// An error about a file of this checkpoint.
+    pub fn malformed(&self, file: &str, problem: String) -> StoreError {
+        StoreError::Malformed { path: self.dir.join(file), problem }
+    }
+}
+
+fn model_dir(path: &Path) -> Result<PathBuf> {
+    if path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let parent = path.parent().filter(|_| path.is_file() && path.extension().is_some_and(|e| e == "safetensors"));
+    match parent {
+        Some(parent) if parent.as_os_str().is_empty() => Ok(PathBuf::from(".")),
+        Some(parent) => Ok(parent.to_owned()),
+        None if path.exists() => Err(StoreError::Malformed {
+            path: path.to_owned(),
+            problem: "is no model: give the folder that holds config.json and the .safetensors files".into(),
+        }),
+        None => Err(StoreError::Malformed {
+            path: path.to_owned(),
+            problem: "no such folder: give the folder that holds config.json and the .safetensors files".into(),
+        }),
+    }
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let bytes = read_whole(path, JSON_BYTES_MAX)?;
+    serde_json::from_slice(&bytes).map_err(|error| StoreError::Malformed {
+        path: path.to_owned(),
+        problem: format!("is not valid JSON: {error}"),
+    })
+}
+
+type Listed = Vec<(String, String)>;
+
+/// The weight files' names, and the index's tensor → file entries where there is an index.
+fn weight_files(dir: &Path) -> Result<(Vec<String>, Listed)> {
+    let index_path = dir.join("model.safetensors.index.json");
+    let malformed = |path: &Path, problem: String| StoreError::Malformed { path: path.to_owned(), problem };
+    if !index_path.exists() {
+        let single = "model.safetensors";
+        if !dir.join(single).exists() {
+            return Err(malformed(
+                dir,
+                format!("holds neither {single} nor {single}.index.json; download the model's weights"),
+            ));
+        }
+        return Ok((vec![single.to_owned()], Vec::new()));
+    }
+    let index = read_json(&index_path)?;
+    let Some(map) = index.get("weight_map").and_then(Value::as_object) else {
+        return Err(malformed(&index_path, "has no weight_map; download the file again".into()));
+    };
+    let mut listed = Vec::with_capacity(map.len());
+    for (tensor, shard) in map {
+        match shard.as_str() {
+            Some(name) if Path::new(name).file_name().is_some_and(|file| file == name) => {
+                listed.push((tensor.clone(), name.to_owned()));
+            }
+            _ => {
+                return Err(malformed(
+                    &index_path,
+                    format!("weight_map places {tensor} in {shard}, which is no file name"),
+                ));
+            }
+        }
+    }
+    let mut names: Vec<String> = listed.iter().map(|(_, shard)| shard.clone()).collect();
+    names.sort();
+    names.dedup();
+    let missing: Vec<&String> = names.iter().filter(|name| !dir.join(name).exists()).collect();
+    if let Some(first) = missing.first() {
+        let problem = format!("is missing ({} of {} shards are); download it again", missing.len(), names.len());
+        return Err(malformed(&dir.join(first), problem));
+    }
+    Ok((names, listed))
+}

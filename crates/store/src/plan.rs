@@ -1,0 +1,309 @@
+//! From what a model needs and what `--ram` gives: the size of every buffer, before anything is allocated.
+
+use crate::bytes::Bytes;
+use crate::slab::PIECE_BYTES_MAX;
+use crate::{Result, StoreError};
+
+/// Prompt tokens computed together at least, and at most.
+const CHUNK: std::ops::RangeInclusive<usize> = 16..=8192;
+/// Context that must fit when the user names none.
+const CONTEXT_MIN: usize = 512;
+/// Context offered at most when the user names none.
+const CONTEXT_DEFAULT_MAX: usize = 32 * 1024;
+/// A slab has about this many pieces, so that a growing context takes memory from the experts in small steps.
+const PIECES: usize = 64;
+
+/// What a model needs. All sizes in bytes.
+pub struct Needs<'a> {
+    /// What the process holds beside its buffers: code, tokenizer, tables, stacks.
+    pub process: usize,
+    /// Weights that stay resident.
+    pub trunk: usize,
+    /// Activations for a chunk of so many tokens.
+    pub scratch: &'a dyn Fn(usize) -> usize,
+    /// Experts by slot size.
+    pub classes: Vec<ClassNeeds>,
+    /// One block of a sequence's state.
+    pub block_bytes: usize,
+    /// Positions in a block.
+    pub block_tokens: usize,
+    /// The model's longest context.
+    pub context_max: usize,
+}
+
+/// Experts of one slot size.
+#[derive(Clone, Copy, Debug)]
+pub struct ClassNeeds {
+    /// Bytes of a slot.
+    pub slot_bytes: usize,
+    /// Experts of this size.
+    pub experts: usize,
+    /// Experts that one token needs at once: the router's k.
+    pub at_once: usize,
+}
+
+/// What the user asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask {
+    /// The whole memory of the process.
+    pub ram: usize,
+    /// Context length; by default what the model allows, at most 32,768, and no more than an eighth of the slab holds.
+    pub ctx: Option<usize>,
+    /// Prompt tokens computed together; by default as many as a quarter of the memory beside the trunk can work on.
+    pub chunk: Option<usize>,
+}
+
+/// A buffer of the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// What it holds.
+    pub name: &'static str,
+    /// Its size.
+    pub bytes: usize,
+}
+
+/// The size of every buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The memory given.
+    pub ram: usize,
+    /// The least that would do for this context and chunk, or for the smallest ones where none was asked for.
+    pub minimum_ram: usize,
+    /// Every buffer; their sum is at most `ram`.
+    pub buffers: Vec<Line>,
+    /// Bytes of each piece of the slab.
+    pub piece_bytes: usize,
+    /// Pieces of the slab for each size class, in the order of [`Needs::classes`].
+    pub class_pieces: Vec<usize>,
+    /// Experts that fit while no context has grown.
+    pub expert_slots: usize,
+    /// Context length.
+    pub ctx: usize,
+    /// Prompt tokens computed together.
+    pub chunk: usize,
+    /// Bytes of the slab that the whole context takes from the experts.
+    pub context_bytes: usize,
+}
+
+impl Plan {
+    /// Divides `ask.ram`.
+    ///
+    /// # Errors
+    /// When it is too small (with the minimum and what uses it), or the context is longer than the model's.
+    pub fn new(needs: &Needs, ask: Ask) -> Result<Plan> {
+        let ctx_min = match ask.ctx {
+            Some(ctx) if ctx > needs.context_max => {
+                let max = needs.context_max;
+                return Err(StoreError::Other(format!(
+                    "--ctx {ctx} is longer than this model's context of {max}; give at most {max}"
+                )));
+            }
+            Some(0) => return Err(StoreError::Other("--ctx 0 holds no token; give at least 1".into())),
+            Some(ctx) => ctx,
+            None => CONTEXT_MIN.min(needs.context_max),
+        };
+        let chunk_min = ask.chunk.unwrap_or(*CHUNK.start()).clamp(1, ctx_min.max(1));
+        let piece_min = needs.piece_min();
+        if piece_min > PIECE_BYTES_MAX {
+            let problem = format!(
+                "one expert or KV block takes {}, more than the {} of a piece",
+                Bytes(piece_min as u64),
+                Bytes(PIECE_BYTES_MAX as u64)
+            );
+            return Err(StoreError::Other(problem));
+        }
+        let slab_min = needs.pieces_min(piece_min, ctx_min) * piece_min;
+        let fixed_min = needs.process + needs.trunk + (needs.scratch)(chunk_min);
+        let minimum_ram = fixed_min + slab_min;
+        if ask.ram < minimum_ram {
+            let show = |bytes: usize| Bytes(bytes as u64);
+            return Err(StoreError::RamTooSmall {
+                ram: show(ask.ram).to_string(),
+                minimum: format!("{minimum_ram} bytes, {}", show(minimum_ram)),
+                uses: format!(
+                    "trunk {}, one layer's experts and {ctx_min} tokens of context {}, scratch {}, process {}",
+                    show(needs.trunk),
+                    show(slab_min),
+                    show((needs.scratch)(chunk_min)),
+                    show(needs.process)
+                ),
+            });
+        }
+        // Larger chunks and contexts are offered from what the minimum leaves.
+        let beside_trunk = ask.ram - needs.process - needs.trunk;
+        let affordable = |chunk: usize| {
+            let scratch = (needs.scratch)(chunk);
+            scratch <= beside_trunk / 4 && beside_trunk - scratch >= slab_min
+        };
+        let chunk = ask.chunk.map(|_| chunk_min).unwrap_or_else(|| {
+            let mut chunk = chunk_min;
+            while chunk * 2 <= *CHUNK.end() && chunk < needs.context_max && affordable(chunk * 2) {
+                chunk *= 2;
+            }
+            chunk
+        });
+        let scratch = (needs.scratch)(chunk);
+        let slab = beside_trunk - scratch;
+        let ctx = ask.ctx.unwrap_or_else(|| needs.default_context(slab, ctx_min));
+        needs.divide(ask.ram, minimum_ram, ctx, chunk, scratch, slab)
+    }
+
+    /// Sum of all buffers.
+    pub fn total(&self) -> usize {
+        self.buffers.iter().map(|line| line.bytes).sum()
+    }
+
+    /// Pieces of the slab.
+    pub fn pieces(&self) -> usize {
+        self.class_pieces.iter().sum()
+    }
+}
+
+impl Needs<'_> {
+    /// The smallest piece that holds any one slot.
+    fn piece_min(&self) -> usize {
+        self.classes.iter().map(|class| class.slot_bytes).max().unwrap_or(0).max(self.block_bytes)
+    }
+
+    fn blocks(&self, ctx: usize) -> usize {
+        ctx.div_ceil(self.block_tokens)
+    }
+
+    fn context_pieces(&self, piece_bytes: usize, ctx: usize) -> usize {
+        self.blocks(ctx).div_ceil(piece_bytes / self.block_bytes)
+    }
+
+    /// Pieces without which one token cannot be computed at the end of the context.
+    fn pieces_min(&self, piece_bytes: usize, ctx: usize) -> usize {
+        let experts: usize =
+            self.classes.iter().map(|class| class.at_once.div_ceil(piece_bytes / class.slot_bytes)).sum();
+        experts + self.context_pieces(piece_bytes, ctx)
+    }
+
+    /// Pieces beyond which nothing more could be held.
+    fn pieces_max(&self, piece_bytes: usize, ctx: usize) -> usize {
+        let experts: usize =
+            self.classes.iter().map(|class| class.experts.div_ceil(piece_bytes / class.slot_bytes)).sum();
+        experts + self.context_pieces(piece_bytes, ctx)
+    }
+
+    /// What an eighth of the slab holds, and no more than the experts of one token leave.
+    fn default_context(&self, slab: usize, ctx_min: usize) -> usize {
+        let piece_min = self.piece_min();
+        let beside_experts = slab / piece_min - self.pieces_min(piece_min, 0);
+        let blocks = (slab / 8 / self.block_bytes).min(beside_experts * (piece_min / self.block_bytes));
+        (blocks * self.block_tokens).min(CONTEXT_DEFAULT_MAX).min(self.context_max).max(ctx_min)
+    }
+
+    fn divide(
+        &self,
+        ram: usize,
+        minimum_ram: usize,
+        ctx: usize,
+        chunk: usize,
+        scratch: usize,
+        slab: usize,
+    ) -> Result<Plan> {
+        let (piece_bytes, pieces) = self.pieces(slab, ctx);
+        let pieces = pieces.min(self.pieces_max(piece_bytes, ctx));
+        let mut class_pieces: Vec<usize> =
+            self.classes.iter().map(|class| class.at_once.div_ceil(piece_bytes / class.slot_bytes)).collect();
+        // The largest class lends to the context; what is left is divided by what each class holds.
+        let largest = (0..self.classes.len()).max_by_key(|&c| self.classes[c].experts);
+        if let Some(largest) = largest {
+            class_pieces[largest] += self.context_pieces(piece_bytes, ctx);
+            let spare = pieces - class_pieces.iter().sum::<usize>();
+            let weight = |class: &ClassNeeds| class.slot_bytes as u128 * class.experts as u128;
+            let total: u128 = self.classes.iter().map(weight).sum();
+            for (share, class) in class_pieces.iter_mut().zip(&self.classes) {
+                *share += (spare as u128 * weight(class) / total.max(1)) as usize;
+            }
+            class_pieces[largest] += pieces - class_pieces.iter().sum::<usize>();
+        }
+        let slots =
+            |(pieces, class): (&usize, &ClassNeeds)| (pieces * (piece_bytes / class.slot_bytes)).min(class.experts);
+        let expert_slots = class_pieces.iter().zip(&self.classes).map(slots).sum();
+        let buffers = vec![
+            Line { name: "process", bytes: self.process },
+            Line { name: "trunk", bytes: self.trunk },
+            Line { name: "scratch", bytes: scratch },
+            Line { name: "slab", bytes: pieces * piece_bytes },
+        ];
+        let context_bytes = self.context_pieces(piece_bytes, ctx) * piece_bytes;
+        Ok(Plan { ram, minimum_ram, buffers, piece_bytes, class_pieces, expert_slots, ctx, chunk, context_bytes })
+    }
+
+    /// Piece size and number of pieces for a slab of so many bytes: about [`PIECES`] of them, whole experts in each,
+    /// down to one slot a piece where memory is short.
+    fn pieces(&self, slab: usize, ctx: usize) -> (usize, usize) {
+        let piece_min = self.piece_min();
+        let unit =
+            self.classes.iter().max_by_key(|class| class.experts).map_or(self.block_bytes, |class| class.slot_bytes);
+        let mut piece = (slab / PIECES).clamp(piece_min, PIECE_BYTES_MAX);
+        loop {
+            let whole = (piece / unit * unit).max(piece_min);
+            if slab / whole >= self.pieces_min(whole, ctx) || whole == piece_min {
+                return (whole, slab / whole);
+            }
+            piece = (piece / 2).max(piece_min);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn needs(scratch: &dyn Fn(usize) -> usize) -> Needs<'_> {
+        Needs {
+            process: 16 * MIB,
+            trunk: 100 * MIB,
+            scratch,
+            classes: vec![
+                ClassNeeds { slot_bytes: 2 * MIB, experts: 1000, at_once: 8 },
+                ClassNeeds { slot_bytes: 3 * MIB, experts: 100, at_once: 8 },
+            ],
+            block_bytes: MIB,
+            block_tokens: 64,
+            context_max: 40_960,
+        }
+    }
+
+    fn plan(ram: usize, ctx: Option<usize>) -> Result<Plan> {
+        Plan::new(&needs(&|chunk| chunk * 20_000), Ask { ram, ctx, chunk: None })
+    }
+
+    #[test]
+    fn every_budget_from_the_minimum_on_is_kept() {
+        let minimum = match plan(0, None) {
+            Err(StoreError::RamTooSmall { minimum, .. }) => minimum.split(' ').next().and_then(|n| n.parse().ok()),
+            _ => None,
+        };
+        let minimum: usize = minimum.expect("the refusal names the minimum");
+        assert!(plan(minimum - 1, None).is_err());
+        let mut slots = 0;
+        for extra in (0..3000).step_by(7) {
+            let ram = minimum + extra * MIB;
+            let plan = plan(ram, None).expect("above the minimum");
+            assert_eq!(plan.minimum_ram, minimum);
+            assert!(plan.total() <= ram, "{} of {ram}", plan.total());
+            let per_piece = [plan.piece_bytes / (2 * MIB), plan.piece_bytes / (3 * MIB)];
+            let context = plan.context_bytes / plan.piece_bytes;
+            assert!((plan.class_pieces[0] - context) * per_piece[0] >= 8 && plan.class_pieces[1] * per_piece[1] >= 8);
+            assert!(plan.expert_slots + 40 >= slots, "{extra}: {} after {slots}", plan.expert_slots);
+            slots = slots.max(plan.expert_slots);
+        }
+        assert_eq!(slots, 1100, "in the end all experts fit");
+    }
+
+    #[test]
+    fn a_longer_context_needs_more() {
+        assert!(plan(300 * MIB, Some(512)).is_ok());
+        assert!(plan(300 * MIB, Some(40_960)).is_err());
+        assert!(plan(3000 * MIB, Some(40_960)).is_ok());
+        assert!(plan(3000 * MIB, Some(40_961)).is_err());
+        assert!(plan(3000 * MIB, Some(0)).is_err());
+    }
+}

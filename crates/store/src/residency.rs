@@ -1,0 +1,283 @@
+//! Where an expert is, and what to evict. All policy lives here.
+//!
+//! A slot's life: [`Residency::begin_fill`] gives an expert a slot, evicting if it must; reads fill it; after
+//! [`Residency::end_fill`] the expert is resident. A pinned slot is never evicted. KV blocks come from the same slab:
+//! [`Residency::acquire_block`] takes whole pieces from the experts as a context grows.
+
+use crate::layout::{ExpertId, ExpertLayout};
+use crate::read::Region;
+use crate::slab::{Slab, SlotId};
+use std::sync::Arc;
+
+/// Where an expert's weights are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the memory of a device.
+    Device(SlotId),
+    /// In host memory.
+    Host(SlotId),
+    /// Only in its file, or on the way from there.
+    Drive,
+}
+
+/// What a slot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    Nothing,
+    Filling(ExpertId),
+    Expert(ExpertId),
+    Block,
+}
+
+const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Copy)]
+struct Slot {
+    holds: Holds,
+    pins: u32,
+    class: u32,
+    /// Neighbours in its class's list, most recently used first.
+    newer: u32,
+    older: u32,
+}
+
+/// Least and most recently used slot of a class.
+#[derive(Clone, Copy)]
+struct Ends {
+    newest: u32,
+    oldest: u32,
+    /// Slots of the class that hold an expert and are not pinned, or are free.
+    available: usize,
+}
+
+/// Which experts are in memory.
+pub struct Residency {
+    slab: Slab,
+    layout: Arc<ExpertLayout>,
+    /// Slot of each expert by its flat index.
+    slot_of: Vec<u32>,
+    slots: Vec<Slot>,
+    ends: Vec<Ends>,
+    block_class: usize,
+}
+
+impl Residency {
+    /// Divides a slab among the layout's size classes: `class_pieces[c]` pieces for class c. The slab's last class is
+    /// the one of KV blocks, which start with no piece.
+    pub fn new(mut slab: Slab, layout: Arc<ExpertLayout>, class_pieces: &[usize]) -> Residency {
+        let classes = layout.classes().len();
+        let empty = Slot { holds: Holds::Nothing, pins: 0, class: 0, newer: NONE, older: NONE };
+        let mut ends = vec![Ends { newest: NONE, oldest: NONE, available: 0 }; classes + 1];
+        for (class, &pieces) in class_pieces.iter().enumerate() {
+            for _ in 0..pieces {
+                if slab.assign(class) {
+                    ends[class].available += slab.slots_per_piece(class);
+                }
+            }
+        }
+        Residency {
+            slot_of: vec![NONE; layout.experts_total()],
+            slots: vec![empty; slab.slots_max()],
+            ends,
+            block_class: classes,
+            slab,
+            layout,
+        }
+    }
+
+    /// The slab's memory, to register with a reader.
+    pub fn regions(&self) -> impl Iterator<Item = &Arc<Region>> {
+        self.slab.regions()
+    }
+
+    /// A slot's memory.
+    pub fn location(&self, slot: SlotId) -> (&Arc<Region>, usize) {
+        self.slab.location(slot)
+    }
+
+    /// Where an expert is.
+    pub fn locate(&self, id: ExpertId) -> Place {
+        match self.slot_of[self.layout.index(id)] {
+            NONE => Place::Drive,
+            slot if self.slots[slot as usize].holds == Holds::Expert(id) => Place::Host(SlotId::from_index(slot)),
+            _ => Place::Drive,
+        }
+    }
+
+    /// Experts of a layer that could be pinned at once, beside those that are.
+    pub fn available(&self, layer: usize) -> usize {
+        self.ends[self.layout.class(layer)].available
+    }
+
+    /// Marks a resident expert as used now, and keeps it from being evicted until [`Self::unpin`].
+    pub fn pin(&mut self, slot: SlotId) {
+        self.unlink(slot);
+        self.link(slot);
+        self.add_pin(slot);
+    }
+
+    fn add_pin(&mut self, slot: SlotId) {
+        let state = &mut self.slots[slot.index()];
+        state.pins += 1;
+        if state.pins == 1 {
+            self.ends[state.class as usize].available -= 1;
+        }
+    }
+
+    /// Takes one pin back.
+    pub fn unpin(&mut self, slot: SlotId) {
+        let state = &mut self.slots[slot.index()];
+        state.pins -= 1;
+        if state.pins == 0 {
+            self.ends[state.class as usize].available += 1;
+        }
+    }
+
+    /// Gives an expert a slot to be read into, evicting the least recently used one if none is free. The slot is
+    /// pinned. `None` when every slot of its size is pinned.
+    pub fn begin_fill(&mut self, id: ExpertId) -> Option<SlotId> {
+        let class = self.layout.class(id.layer as usize);
+        let slot = match self.slab.acquire(class) {
+            Some(slot) => slot,
+            None => self.evict_oldest(class)?,
+        };
+        self.slot_of[self.layout.index(id)] = slot.index() as u32;
+        self.slots[slot.index()] =
+            Slot { holds: Holds::Filling(id), pins: 0, class: class as u32, newer: NONE, older: NONE };
+        self.link(slot);
+        self.add_pin(slot);
+        Some(slot)
+    }
+
+    /// The expert's bytes are all there: it is resident, and still pinned.
+    pub fn end_fill(&mut self, slot: SlotId) {
+        let state = &mut self.slots[slot.index()];
+        match state.holds {
+            Holds::Filling(id) => state.holds = Holds::Expert(id),
+            other => unreachable!("invariant: end_fill follows begin_fill, not {other:?}"),
+        }
+    }
+
+    /// The expert's bytes did not arrive: the slot is free again.
+    pub fn abort_fill(&mut self, slot: SlotId) {
+        self.unpin(slot);
+        self.forget(slot);
+        self.slab.release(slot);
+    }
+
+    fn evict_oldest(&mut self, class: usize) -> Option<SlotId> {
+        let mut at = self.ends[class].oldest;
+        while at != NONE && self.slots[at as usize].pins > 0 {
+            at = self.slots[at as usize].newer;
+        }
+        let victim = (at != NONE).then(|| SlotId::from_index(at))?;
+        self.forget(victim);
+        Some(victim)
+    }
+
+    /// Takes the expert out of a slot and the slot out of its list.
+    fn forget(&mut self, slot: SlotId) {
+        if let Holds::Expert(id) | Holds::Filling(id) = self.slots[slot.index()].holds {
+            self.slot_of[self.layout.index(id)] = NONE;
+            self.unlink(slot);
+        }
+        self.slots[slot.index()].holds = Holds::Nothing;
+    }
+
+    /// A slot for a KV block, taken from the experts by the piece if none is free. `None` when nothing can be evicted.
+    pub fn acquire_block(&mut self) -> Option<SlotId> {
+        let class = self.block_class;
+        let slot = match self.slab.acquire(class) {
+            Some(slot) => slot,
+            None => {
+                if !self.slab.assign(class) {
+                    let piece = self.emptiest_piece()?;
+                    self.vacate(piece);
+                    self.slab.assign(class);
+                }
+                self.slab.acquire(class)?
+            }
+        };
+        self.slots[slot.index()] = Slot { holds: Holds::Block, pins: 1, class: class as u32, newer: NONE, older: NONE };
+        Some(slot)
+    }
+
+    /// Gives a KV block back. A piece without blocks returns to the experts.
+    pub fn release_block(&mut self, slot: SlotId) {
+        self.slots[slot.index()].holds = Holds::Nothing;
+        self.slots[slot.index()].pins = 0;
+        self.slab.release(slot);
+        let piece = self.slab.piece_of(slot);
+        if self.slab.slots_of(piece).all(|slot| self.slots[slot.index()].holds == Holds::Nothing) {
+            self.slab.unassign(piece);
+            let class = self.largest_class();
+            if self.slab.assign(class) {
+                self.ends[class].available += self.slab.slots_per_piece(class);
+            }
+        }
+    }
+
+    /// The class with the most experts: it lends pieces to KV blocks and gets them back.
+    fn largest_class(&self) -> usize {
+        (0..self.block_class).max_by_key(|&class| self.layout.experts_of_class(class)).unwrap_or(0)
+    }
+
+    /// The piece of the largest class with nothing pinned whose experts were used least recently.
+    fn emptiest_piece(&self) -> Option<usize> {
+        let class = self.largest_class();
+        let unpinned = |piece: usize| self.slab.slots_of(piece).all(|slot| self.slots[slot.index()].pins == 0);
+        if let Some(piece) =
+            self.slab.free_slots(class).map(|slot| self.slab.piece_of(slot)).find(|&piece| unpinned(piece))
+        {
+            return Some(piece);
+        }
+        let mut at = self.ends[class].oldest;
+        while at != NONE {
+            let piece = self.slab.piece_of(SlotId::from_index(at));
+            if unpinned(piece) {
+                return Some(piece);
+            }
+            at = self.slots[at as usize].newer;
+        }
+        None
+    }
+
+    /// Evicts a piece's experts and takes it from its class.
+    fn vacate(&mut self, piece: usize) {
+        let class = self.largest_class();
+        for slot in self.slab.slots_of(piece) {
+            if self.slots[slot.index()].holds != Holds::Nothing {
+                self.forget(slot);
+                self.slab.release(slot);
+            }
+        }
+        self.ends[class].available -= self.slab.slots_per_piece(class);
+        self.slab.unassign(piece);
+    }
+
+    /// Puts a slot at the head of its class's list.
+    fn link(&mut self, slot: SlotId) {
+        let index = slot.index() as u32;
+        let class = self.slots[slot.index()].class as usize;
+        let newest = self.ends[class].newest;
+        self.slots[slot.index()].newer = NONE;
+        self.slots[slot.index()].older = newest;
+        match newest {
+            NONE => self.ends[class].oldest = index,
+            newest => self.slots[newest as usize].newer = index,
+        }
+        self.ends[class].newest = index;
+    }
+
+    fn unlink(&mut self, slot: SlotId) {
+        let Slot { newer, older, class, .. } = self.slots[slot.index()];
+        match newer {
+            NONE => self.ends[class as usize].newest = older,
+            newer => self.slots[newer as usize].older = older,
+        }
+        match older {
+            NONE => self.ends[class as usize].oldest = newer,
+            older => self.slots[older as usize].newer = newer,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The memory for experts and for sequences: pieces of at most 256 MiB, each cut into slots of one size class. A piece
+//! can pass from one class to another, or be given back, only as a whole and only while it is empty.
+
+use std::sync::Arc;
+
+use crate::Result;
+use crate::read::Region;
+
+/// Largest piece.
+pub const PIECE_BYTES_MAX: usize = 256 << 20;
+
+/// A slot of the slab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SlotId(u32);
+
+/// Pieces of memory, cut into slots.
+pub struct Slab {
+    pieces: Vec<Piece>,
+    piece_bytes: usize,
+    /// Slot size of each class.
+    classes: Vec<usize>,
+    /// Free slots of each class.
+    free: Vec<Vec<SlotId>>,
+    /// Pieces of no class.
+    unassigned: Vec<usize>,
+    /// Slot numbers set aside for each piece: as many as its smallest class could cut.
+    stride: usize,
+}
+
+struct Piece {
+    region: Arc<Region>,
+    class: Option<usize>,
+}
+
+impl Slab {
+    /// A slab of `pieces` pieces of `piece_bytes` bytes from `allocate`, for slots of these sizes.
+    ///
+    /// # Errors
+    /// What `allocate` answers.
+    pub fn new(
+        pieces: usize,
+        piece_bytes: usize,
+        classes: &[usize],
+        mut allocate: impl FnMut(usize) -> Result<Arc<Region>>,
+    ) -> Result<Slab> {
+        assert!(piece_bytes <= PIECE_BYTES_MAX && classes.iter().all(|&class| 0 < class && class <= piece_bytes));
+        let stride = classes.iter().map(|class| piece_bytes / class).max().unwrap_or(0);
+        let regions: Vec<Arc<Region>> = (0..pieces).map(|_| allocate(piece_bytes)).collect::<Result<_>>()?;
+        Ok(Slab {
+            pieces: regions.into_iter().map(|region| Piece { region, class: None }).collect(),
+            piece_bytes,
+            classes: classes.to_vec(),
+            free: classes.iter().map(|class| Vec::with_capacity(pieces * (piece_bytes / class))).collect(),
+            unassigned: (0..pieces).rev().collect(),
+            stride,
+        })
+    }
+
+    /// Slot numbers are below this.
+    pub fn slots_max(&self) -> usize {
+        self.pieces.len() * self.stride
+    }
+
+    /// Slots that a piece of this class has.
+    pub fn slots_per_piece(&self, class: usize) -> usize {
+        self.piece_bytes / self.classes[class]
+    }
+
+    /// The pieces' memory.
+    pub fn regions(&self) -> impl Iterator<Item = &Arc<Region>> {
+        self.pieces.iter().map(|piece| &piece.region)
+    }
+
+    /// A free slot of a class, if there is one.
+    pub fn acquire(&mut self, class: usize) -> Option<SlotId> {
+        self.free[class].pop()
+    }
+
+    /// Gives a slot back.
+    pub fn release(&mut self, slot: SlotId) {
+        if let Some(class) = self.pieces[self.piece_of(slot)].class {
+            self.free[class].push(slot);
+        }
+    }
+
+    /// The free slots of a class.
+    pub fn free_slots(&self, class: usize) -> impl Iterator<Item = SlotId> + '_ {
+        self.free[class].iter().copied()
+    }
+
+    /// Cuts an unassigned piece for a class. `false` where none is left.
+    pub fn assign(&mut self, class: usize) -> bool {
+        let Some(piece) = self.unassigned.pop() else { return false };
+        self.pieces[piece].class = Some(class);
+        let slots = self.slots_per_piece(class);
+        self.free[class].extend((0..slots).rev().map(|i| SlotId((piece * self.stride + i) as u32)));
+        true
+    }
+
+    /// Takes a piece, whose slots are all free, from its class.
+    pub fn unassign(&mut self, piece: usize) {
+        if let Some(class) = self.pieces[piece].class.take() {
+            let stride = self.stride;
+            let before = self.free[class].len();
+            self.free[class].retain(|slot| slot.0 as usize / stride != piece);
+            assert_eq!(before - self.free[class].len(), self.slots_per_piece(class), "the piece is not empty");
+            self.unassigned.push(piece);
+        }
+    }
+
+    /// The piece that a slot lies in.
+    pub fn piece_of(&self, slot: SlotId) -> usize {
+        slot.0 as usize / self.stride
+    }
+
+    /// The slots of a piece under its class.
+    pub fn slots_of(&self, piece: usize) -> impl Iterator<Item = SlotId> + use<> {
+        let slots = self.pieces[piece].class.map_or(0, |class| self.slots_per_piece(class));
+        let first = piece * self.stride;
+        (first..first + slots).map(|i| SlotId(i as u32))
+    }
+
+    /// A slot's memory: the piece's region and the first byte within it.
+    pub fn location(&self, slot: SlotId) -> (&Arc<Region>, usize) {
+        let piece = &self.pieces[self.piece_of(slot)];
+        let class = piece.class.expect("invariant: a slot in use lies in a piece with a class");
+        (&piece.region, slot.0 as usize % self.stride * self.classes[class])
+    }
+}
+
+impl SlotId {
+    pub(crate) fn from_index(index: u32) -> SlotId {
+        SlotId(index)
+    }
+
+    /// A dense number below [`Slab::slots_max`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Gives what the heap holds free back to the system, where its allocator can.
+pub fn trim_heap() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> i32;
+        }
+        // SAFETY: glibc's malloc_trim takes any number and touches only memory that the heap holds free.
+        unsafe { malloc_trim(0) };
+    }
+}

@@ -1,0 +1,170 @@
+//! The JSON shape of `tokenizer.json`, as far as this crate reads it. Unknown kinds of a step end up in `Other` and
+//! are refused by name later.
+
+use serde::Deserialize;
+use std::collections::HashMap;
+
+#[derive(Deserialize)]
+pub(crate) struct Document {
+    #[serde(default)]
+    pub added_tokens: Vec<AddedToken>,
+    pub normalizer: Option<Normalizer>,
+    pub pre_tokenizer: Option<PreTokenizer>,
+    pub post_processor: Option<PostProcessor>,
+    pub decoder: Option<Decoder>,
+    pub model: Model,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct AddedToken {
+    pub id: u32,
+    pub content: String,
+    #[serde(default)]
+    pub single_word: bool,
+    #[serde(default)]
+    pub lstrip: bool,
+    #[serde(default)]
+    pub rstrip: bool,
+    #[serde(default)]
+    pub normalized: bool,
+    #[serde(default)]
+    pub special: bool,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Model {
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    pub dropout: Option<f64>,
+    pub continuing_subword_prefix: Option<String>,
+    pub end_of_word_suffix: Option<String>,
+    #[serde(default)]
+    pub ignore_merges: bool,
+    pub vocab: HashMap<String, u32>,
+    pub merges: Vec<Merge>,
+}
+
+/// One merge rule, written `"a b"` or `["a", "b"]`.
+pub(crate) struct Merge(pub String, pub String);
+
+impl<'de> Deserialize<'de> for Merge {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Merge, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Merge;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("a merge: \"a b\" or [\"a\", \"b\"]")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Merge, E> {
+                match text.split_once(' ') {
+                    Some((a, b)) if !b.contains(' ') => Ok(Merge(a.to_owned(), b.to_owned())),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
+                let missing = |n| serde::de::Error::invalid_length(n, &Visitor);
+                let left = seq.next_element()?.ok_or_else(|| missing(0))?;
+                let right = seq.next_element()?.ok_or_else(|| missing(1))?;
+                match seq.next_element::<String>()? {
+                    None => Ok(Merge(left, right)),
+                    Some(_) => Err(missing(3)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+pub(crate) enum Normalizer {
+    #[serde(rename = "NFC")]
+    Nfc,
+    #[serde(rename = "NFD")]
+    Nfd,
+    #[serde(rename = "NFKC")]
+    Nfkc,
+    #[serde(rename = "NFKD")]
+    Nfkd,
+    Sequence {
+        normalizers: Vec<Normalizer>,
+    },
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize, Clone, Debug)]
+pub(crate) enum Pattern {
+    String(String),
+    Regex(String),
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+pub(crate) enum PreTokenizer {
+    ByteLevel {
+        #[serde(default)]
+        add_prefix_space: bool,
+        #[serde(default = "yes")]
+        use_regex: bool,
+    },
+    Digits {
+        individual_digits: bool,
+    },
+    Sequence {
+        pretokenizers: Vec<PreTokenizer>,
+    },
+    Split {
+        pattern: Pattern,
+        behavior: String,
+        #[serde(default)]
+        invert: bool,
+    },
+    #[serde(other)]
+    Other,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+pub(crate) enum PostProcessor {
+    ByteLevel {},
+    Sequence {
+        processors: Vec<PostProcessor>,
+    },
+    TemplateProcessing {
+        single: Vec<Piece>,
+        special_tokens: HashMap<String, SpecialIds>,
+    },
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Deserialize)]
+pub(crate) enum Piece {
+    Sequence { id: String },
+    SpecialToken { id: String },
+}
+
+#[derive(Deserialize)]
+pub(crate) struct SpecialIds {
+    pub ids: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type")]
+pub(crate) enum Decoder {
+    ByteLevel {},
+    Sequence {
+        decoders: Vec<Decoder>,
+    },
+    Fuse {},
+    #[serde(other)]
+    Other,
+}

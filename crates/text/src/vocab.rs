@@ -1,0 +1,118 @@
+//! The bytes of every token, flat, and the GPT-2 alphabet in which `tokenizer.json` writes bytes as letters.
+
+use crate::TextError;
+
+/// Ids at or above this are refused: the largest vocabulary seen has 262,208 tokens.
+pub(crate) const TOKENS_MAX: u32 = 1 << 22;
+
+/// The bytes of each token id: `bytes[ends[id - 1]..ends[id]]`.
+#[derive(Debug)]
+pub(crate) struct Vocab {
+    bytes: Vec<u8>,
+    /// One per id, `ends[id] & !HOLE`; the top bit says that no token has this id.
+    ends: Vec<u32>,
+    /// Ids in the order of their bytes, for the search by bytes.
+    sorted: Vec<u32>,
+    longest: usize,
+}
+
+const HOLE: u32 = 1 << 31;
+
+impl Vocab {
+    /// Lays out `tokens` (id, bytes); ids may come in any order, each once.
+    pub fn new(file: &str, mut tokens: Vec<(u32, Vec<u8>)>) -> Result<Vocab, TextError> {
+        tokens.sort_unstable_by_key(|&(id, _)| id);
+        let total: usize = tokens.iter().map(|(_, bytes)| bytes.len()).sum();
+        if total >= HOLE as usize {
+            return Err(TextError::invalid(file, "its tokens have more than 2 GiB of text"));
+        }
+        let last = tokens.last().map_or(0, |&(id, _)| id);
+        if last >= TOKENS_MAX {
+            return Err(TextError::invalid(file, format!("token id {last} is above the limit of {TOKENS_MAX}")));
+        }
+        let mut vocab = Vocab { bytes: Vec::with_capacity(total), ends: Vec::new(), sorted: Vec::new(), longest: 0 };
+        for (id, bytes) in &tokens {
+            if (*id as usize) < vocab.ends.len() {
+                return Err(TextError::invalid(file, format!("two tokens have the id {id}")));
+            }
+            let start = vocab.bytes.len() as u32;
+            vocab.ends.resize(*id as usize, start | HOLE);
+            vocab.bytes.extend_from_slice(bytes);
+            vocab.ends.push(vocab.bytes.len() as u32);
+            vocab.longest = vocab.longest.max(bytes.len());
+        }
+        let mut sorted: Vec<u32> = tokens.iter().map(|&(id, _)| id).collect();
+        sorted.sort_by(|&a, &b| vocab.get(a).cmp(&vocab.get(b)));
+        vocab.sorted = sorted;
+        Ok(vocab)
+    }
+
+    /// The token's bytes; `None` for an id without a token.
+    pub fn get(&self, id: u32) -> Option<&[u8]> {
+        let end = *self.ends.get(id as usize)?;
+        if end & HOLE != 0 {
+            return None;
+        }
+        let start = match id.checked_sub(1) {
+            Some(before) => self.ends.get(before as usize)? & !HOLE,
+            None => 0,
+        };
+        self.bytes.get(start as usize..end as usize)
+    }
+
+    /// The lowest id with exactly these bytes.
+    pub fn find(&self, bytes: &[u8]) -> Option<u32> {
+        let at = self.sorted.partition_point(|&id| self.get(id) < Some(bytes));
+        self.sorted.get(at).copied().filter(|&id| self.get(id) == Some(bytes))
+    }
+
+    /// One past the highest id.
+    pub fn size(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Length of the longest token in bytes.
+    pub fn longest(&self) -> usize {
+        self.longest
+    }
+}
+
+/// The letter that stands for each byte: printable Latin-1 stands for itself, the rest for U+0100 and up.
+pub(crate) fn byte_letters() -> [char; 256] {
+    let mut letters = ['\0'; 256];
+    let mut next = 0x100;
+    for (byte, letter) in letters.iter_mut().enumerate() {
+        *letter = match byte {
+            0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => char::from(byte as u8),
+            _ => {
+                next += 1;
+                char::from_u32(next - 1).unwrap_or('\u{fffd}')
+            }
+        };
+    }
+    letters
+}
+
+/// Reads tokens written in the letters of [`byte_letters`].
+pub(crate) struct ByteAlphabet {
+    /// Indexed by code point, 0x000..0x200; 256 means that the letter stands for no byte.
+    bytes: [u16; 0x200],
+}
+
+impl ByteAlphabet {
+    pub fn new() -> ByteAlphabet {
+        let mut bytes = [256; 0x200];
+        for (byte, letter) in byte_letters().into_iter().enumerate() {
+            if let Some(slot) = bytes.get_mut(letter as usize) {
+                *slot = byte as u16;
+            }
+        }
+        ByteAlphabet { bytes }
+    }
+
+    /// The bytes that `token` is decoded to: letter by letter, or its own UTF-8 if any letter stands for no byte.
+    pub fn decode(&self, token: &str) -> Vec<u8> {
+        let byte = |c: char| self.bytes.get(c as usize).and_then(|&b| u8::try_from(b).ok());
+        token.chars().map(byte).collect::<Option<Vec<u8>>>().unwrap_or_else(|| token.as_bytes().to_vec())
+    }
+}
