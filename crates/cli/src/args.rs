@@ -109,12 +109,16 @@ impl LoadArgs {
                 BackendArg::Cpu => Backend::Cpu,
                 BackendArg::Reference => Backend::Reference,
             },
-            reader: match self.reader {
-                None => ReaderKind::Auto,
-                Some(ReaderArg::Uring) => ReaderKind::Uring,
-                Some(ReaderArg::Pread) => ReaderKind::Pread,
-            },
         })
+    }
+
+    /// Which reader.
+    pub fn reader(&self) -> ReaderKind {
+        match self.reader {
+            None => ReaderKind::Auto,
+            Some(ReaderArg::Uring) => ReaderKind::Uring,
+            Some(ReaderArg::Pread) => ReaderKind::Pread,
+        }
     }
 }
 

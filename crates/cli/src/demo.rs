@@ -9,6 +9,7 @@ use outpour_engine::sample::Sampling;
 use outpour_engine::{Inspection, Options};
 use outpour_model::synth;
 use outpour_store::bytes::Bytes;
+use outpour_store::read::ReaderKind;
 use outpour_text::StopStrings;
 use serde_json::{Value, json};
 
@@ -61,7 +62,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
         stop_strings: StopStrings::new(Vec::new())?,
         sampling: Sampling { temperature: 0.8, top_k: 40, seed: 1, ..Sampling::default() },
     };
-    let mut engine = model::load(inspection, &options)?;
+    let mut engine = model::load(inspection, &options, ReaderKind::Auto)?;
     generation.run(&mut engine, &text.tokenizer)
 }
 

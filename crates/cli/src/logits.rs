@@ -36,7 +36,7 @@ pub fn logits(args: &LogitsArgs) -> Result<ExitCode> {
     let routes_out = args.routes.as_deref().map(WholeOrNothing::create).transpose()?;
     out.write(&npy::header_f32(tokens, facts.vocab))?;
     term::catch_interrupt()?;
-    let mut engine = model::load(inspection, &options)?;
+    let mut engine = model::load(inspection, &options, args.load.reader())?;
     let mut record = Record { out, failed: None, routes: routes_out.is_some().then(|| Routes::new(facts.layers)) };
     compute(&mut engine, &args.ids, step_from, &mut record)?;
     if let Some(error) = record.failed {

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use outpour_engine::sample::Sampling;
 use outpour_engine::{Engine, Inspection, Options};
 use outpour_store::read::whole::read_whole;
+use outpour_store::read::{self, ReaderKind};
 use outpour_store::slab;
 use outpour_text::{ChatTemplate, Tokenizer};
 use serde_json::Value;
@@ -51,11 +52,12 @@ pub fn options(load: &LoadArgs, dir: &Path) -> Result<Options> {
 ///
 /// # Errors
 /// As [`Engine::load`].
-pub fn load(inspection: Inspection, options: &Options) -> Result<Engine> {
+pub fn load(inspection: Inspection, options: &Options, reader: ReaderKind) -> Result<Engine> {
     // What parsing left on the heap goes back before the buffers fill.
     slab::trim_heap();
+    let reader = read::open(reader).context("--reader uring cannot be used here; give --reader pread")?;
     let progress = term::LoadProgress::start();
-    let engine = Engine::load(inspection, options, &mut |read, total| progress.read(read, total))?;
+    let engine = Engine::load(inspection, options, reader, &mut |read, total| progress.read(read, total))?;
     progress.finish();
     Ok(engine)
 }

@@ -44,7 +44,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         sampling,
     };
     term::catch_interrupt()?;
-    let mut engine = model::load(inspection, &options)?;
+    let mut engine = model::load(inspection, &options, args.load.reader())?;
     generation.run(&mut engine, &text.tokenizer)
 }
 

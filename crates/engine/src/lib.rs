@@ -4,8 +4,15 @@
 #![forbid(unsafe_code)]
 
 mod engine;
+mod error;
+mod inspection;
+mod observe;
 pub mod sample;
+mod scratch;
 mod session;
 
-pub use engine::{Backend, Engine, EngineError, Inspection, Observer, Options, Progress, SequenceId, Stats};
+pub use engine::{Engine, Stats};
+pub use error::EngineError;
+pub use inspection::{Backend, Inspection, Options};
+pub use observe::{Observer, Progress, SequenceId};
 pub use session::Session;

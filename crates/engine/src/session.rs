@@ -1,6 +1,8 @@
 //! One mutable timeline of tokens: the only door for callers.
 
-use crate::engine::{Engine, EngineError, Observer, SequenceId};
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::observe::{Observer, SequenceId};
 
 /// A timeline: tokens, some computed, some pending.
 pub struct Session {

@@ -88,11 +88,9 @@ fn matrix_vector(cpu: &Cpu, threads: usize) -> Result<(), OpsError> {
     let layer_out = tensor(cpu, [1, layer_rows], DType::F32)?;
     let [read, whole, by_layer] = best(
         15,
-        [
-            &mut || read(weights.buffer(), threads),
-            &mut || cpu.linear(&x, &all, &out),
-            &mut || layers.iter().for_each(|w| cpu.linear(&x, w, &layer_out)),
-        ],
+        [&mut || read(weights.buffer(), threads), &mut || cpu.linear(&x, &all, &out), &mut || {
+            layers.iter().for_each(|w| cpu.linear(&x, w, &layer_out))
+        }],
     );
     let gb = WEIGHTS_BYTES as f64 / 1e9;
     println!(

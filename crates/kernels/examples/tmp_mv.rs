@@ -26,7 +26,10 @@ fn main() -> Result<(), OpsError> {
             let cpu = cpu(threads, isa, precise)?;
             println!("{}", cpu.describe());
             matrix_vector(&cpu, threads)?;
-            experts(&cpu)?; if true { continue; }
+            experts(&cpu)?;
+            if true {
+                continue;
+            }
             for rows in [16, 128, 512] {
                 matrix_matrix(&cpu, rows)?;
             }
@@ -88,11 +91,9 @@ fn matrix_vector(cpu: &Cpu, threads: usize) -> Result<(), OpsError> {
     let layer_out = tensor(cpu, [1, layer_rows], DType::F32)?;
     let [read, whole, by_layer] = best(
         15,
-        [
-            &mut || read(weights.buffer(), threads),
-            &mut || cpu.linear(&x, &all, &out),
-            &mut || layers.iter().for_each(|w| cpu.linear(&x, w, &layer_out)),
-        ],
+        [&mut || read(weights.buffer(), threads), &mut || cpu.linear(&x, &all, &out), &mut || {
+            layers.iter().for_each(|w| cpu.linear(&x, w, &layer_out))
+        }],
     );
     let gb = WEIGHTS_BYTES as f64 / 1e9;
     println!(

@@ -88,9 +88,9 @@ pub struct Completion {
 /// What a reader has done since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReaderCounts {
-    /// Reads completed, as submitted by the caller.
+    /// Reads completed without error, as submitted by the caller.
     pub reads: u64,
-    /// Bytes that arrived, rounding to alignment included.
+    /// Bytes that these brought, rounding to alignment included.
     pub bytes: u64,
     /// Reads that failed and were tried again.
     pub retries: u64,
@@ -109,6 +109,9 @@ pub trait Reader: Send {
     fn unregister(&mut self, region: &Arc<Region>);
 
     /// Sends out all of these reads together. They stay in flight until they are collected.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a read that is not aligned or not inside its region. None of the reads is in flight then.
     fn submit(&mut self, reads: &[Read]) -> io::Result<()>;
 
     /// Appends completions to `done`, in any order. With `wait`, blocks until there is at least one, unless nothing is

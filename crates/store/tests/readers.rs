@@ -664,3 +664,23 @@ fn an_ordinary_user_reads_without_registration() {
         reader.unregister(&region);
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn without_a_ring_there_is_the_pool() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    if !is_child("without_a_ring_there_is_the_pool") {
+        return;
+    }
+    let (_folder, file) = source(1 << 20);
+    let region = Block::region(1 << 20);
+    let most = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: most }).unwrap();
+    assert!(read::open(ReaderKind::Uring).is_err(), "a ring is a file, and no file may be opened");
+    let mut reader = read::open(ReaderKind::Auto).unwrap();
+    assert_eq!(read_one(reader.as_mut(), rounded(&file, 1, 0, 1 << 20, &region, 0)).unwrap(), 1 << 20);
+    assert!(reader.describe().starts_with("pread"));
+    drop(reader);
+    setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).unwrap();
+    assert!(content(&region, 0, 1 << 20) == expected(0, 1 << 20));
+}

@@ -14,6 +14,7 @@ mod error;
 mod files;
 mod python;
 mod schema;
+mod schema_flat;
 mod split;
 mod stop;
 mod strftime;
@@ -21,6 +22,7 @@ mod template;
 mod template_env;
 mod template_source;
 mod tokenizer;
+mod tokenizer_load;
 mod vocab;
 
 pub use detokenize::Detokenizer;

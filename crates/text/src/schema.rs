@@ -1,6 +1,7 @@
 //! The JSON shape of `tokenizer.json`, as far as this crate reads it. Unknown kinds of a step end up in `Other` and
 //! are refused by name later.
 
+use crate::schema_flat::{Entries, Merges};
 use serde::Deserialize;
 use std::collections::HashMap;
 
@@ -40,42 +41,8 @@ pub(crate) struct Model {
     pub end_of_word_suffix: Option<String>,
     #[serde(default)]
     pub ignore_merges: bool,
-    pub vocab: HashMap<String, u32>,
-    pub merges: Vec<Merge>,
-}
-
-/// One merge rule, written `"a b"` or `["a", "b"]`.
-pub(crate) struct Merge(pub String, pub String);
-
-impl<'de> Deserialize<'de> for Merge {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Merge, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Merge;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("a merge: \"a b\" or [\"a\", \"b\"]")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Merge, E> {
-                match text.split_once(' ') {
-                    Some((a, b)) if !b.contains(' ') => Ok(Merge(a.to_owned(), b.to_owned())),
-                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
-                }
-            }
-
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Merge, A::Error> {
-                let missing = |n| serde::de::Error::invalid_length(n, &Visitor);
-                let left = seq.next_element()?.ok_or_else(|| missing(0))?;
-                let right = seq.next_element()?.ok_or_else(|| missing(1))?;
-                match seq.next_element::<String>()? {
-                    None => Ok(Merge(left, right)),
-                    Some(_) => Err(missing(3)),
-                }
-            }
-        }
-        deserializer.deserialize_any(Visitor)
-    }
+    pub vocab: Entries,
+    pub merges: Merges,
 }
 
 #[derive(Deserialize)]

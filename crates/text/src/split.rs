@@ -7,7 +7,7 @@
 use crate::TextError;
 use crate::schema::{Pattern, PreTokenizer};
 use regex_automata::Input;
-use regex_automata::meta::{Cache, Regex};
+use regex_automata::meta::Regex;
 
 /// The end that GPT-2's pattern and all its descendants have.
 const TAIL: &str = r"|\s+(?!\S)|\s+";
@@ -36,9 +36,6 @@ pub(crate) struct Splitter {
     steps: Vec<Step>,
 }
 
-/// Search buffers of [`Splitter::split`], one per step.
-pub(crate) struct Caches(Vec<Cache>);
-
 impl Splitter {
     /// Compiles the steps of `tokenizer.json`, the last of which must be ByteLevel.
     pub fn new(file: &str, pre_tokenizer: Option<&PreTokenizer>) -> Result<Splitter, TextError> {
@@ -59,14 +56,9 @@ impl Splitter {
         Ok(Splitter { steps })
     }
 
-    /// Buffers for [`Splitter::split`]; several pieces and texts may share them.
-    pub fn caches(&self) -> Caches {
-        Caches(self.steps.iter().map(|step| step.regex.create_cache()).collect())
-    }
-
     /// Calls `piece` for every non-empty piece of `text`, left to right.
-    pub fn split(&self, text: &str, caches: &mut Caches, piece: &mut dyn FnMut(&str)) {
-        split_by(&self.steps, &mut caches.0, text, piece);
+    pub fn split(&self, text: &str, piece: &mut dyn FnMut(&str)) {
+        split_by(&self.steps, text, piece);
     }
 }
 
@@ -141,8 +133,8 @@ fn escape(text: &str) -> String {
     text.chars().flat_map(|c| r"\.+*?()|[]{}^$#&-~".contains(c).then_some('\\').into_iter().chain([c])).collect()
 }
 
-fn split_by(steps: &[Step], caches: &mut [Cache], text: &str, piece: &mut dyn FnMut(&str)) {
-    let (Some((step, steps)), Some((cache, caches))) = (steps.split_first(), caches.split_first_mut()) else {
+fn split_by(steps: &[Step], text: &str, piece: &mut dyn FnMut(&str)) {
+    let Some((step, steps)) = steps.split_first() else {
         if !text.is_empty() {
             piece(text);
         }
@@ -152,7 +144,7 @@ fn split_by(steps: &[Step], caches: &mut [Cache], text: &str, piece: &mut dyn Fn
     let mut at = 0;
     while at < text.len() {
         let input = Input::new(text).range(at..);
-        let Some(found) = step.regex.search_with(cache, &input) else { break };
+        let Some(found) = step.regex.search(&input) else { break };
         let (start, mut end) = (found.start(), found.end());
         if found.pattern().as_usize() == 1 {
             end = without_last_space(text, start, end);
@@ -162,15 +154,15 @@ fn split_by(steps: &[Step], caches: &mut [Cache], text: &str, piece: &mut dyn Fn
             continue;
         }
         if step.keep != Keep::Matches {
-            split_by(steps, caches, &text[done..start], piece);
+            split_by(steps, &text[done..start], piece);
         }
         if step.keep != Keep::Gaps {
-            split_by(steps, caches, &text[start..end], piece);
+            split_by(steps, &text[start..end], piece);
         }
         (done, at) = (end, end);
     }
     if step.keep != Keep::Matches {
-        split_by(steps, caches, &text[done..], piece);
+        split_by(steps, &text[done..], piece);
     }
 }
 

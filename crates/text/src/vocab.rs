@@ -19,10 +19,10 @@ pub(crate) struct Vocab {
 const HOLE: u32 = 1 << 31;
 
 impl Vocab {
-    /// Lays out `tokens` (id, bytes); ids may come in any order, each once.
-    pub fn new(file: &str, mut tokens: Vec<(u32, Vec<u8>)>) -> Result<Vocab, TextError> {
+    /// Lays out `tokens` (id, text as written in the file); ids may come in any order, each once.
+    pub fn new(file: &str, mut tokens: Vec<(u32, &str)>, alphabet: &ByteAlphabet) -> Result<Vocab, TextError> {
         tokens.sort_unstable_by_key(|&(id, _)| id);
-        let total: usize = tokens.iter().map(|(_, bytes)| bytes.len()).sum();
+        let total: usize = tokens.iter().map(|(_, text)| text.len()).sum();
         if total >= HOLE as usize {
             return Err(TextError::invalid(file, "its tokens have more than 2 GiB of text"));
         }
@@ -31,18 +31,19 @@ impl Vocab {
             return Err(TextError::invalid(file, format!("token id {last} is above the limit of {TOKENS_MAX}")));
         }
         let mut vocab = Vocab { bytes: Vec::with_capacity(total), ends: Vec::new(), sorted: Vec::new(), longest: 0 };
-        for (id, bytes) in &tokens {
-            if (*id as usize) < vocab.ends.len() {
+        for &(id, text) in &tokens {
+            if (id as usize) < vocab.ends.len() {
                 return Err(TextError::invalid(file, format!("two tokens have the id {id}")));
             }
-            let start = vocab.bytes.len() as u32;
-            vocab.ends.resize(*id as usize, start | HOLE);
-            vocab.bytes.extend_from_slice(bytes);
+            let start = vocab.bytes.len();
+            vocab.ends.resize(id as usize, start as u32 | HOLE);
+            alphabet.decode_into(text, &mut vocab.bytes);
             vocab.ends.push(vocab.bytes.len() as u32);
-            vocab.longest = vocab.longest.max(bytes.len());
+            vocab.longest = vocab.longest.max(vocab.bytes.len() - start);
         }
+        vocab.bytes.shrink_to_fit();
         let mut sorted: Vec<u32> = tokens.iter().map(|&(id, _)| id).collect();
-        sorted.sort_by(|&a, &b| vocab.get(a).cmp(&vocab.get(b)));
+        sorted.sort_unstable_by(|&a, &b| vocab.get(a).cmp(&vocab.get(b)).then(a.cmp(&b)));
         vocab.sorted = sorted;
         Ok(vocab)
     }
@@ -110,9 +111,18 @@ impl ByteAlphabet {
         ByteAlphabet { bytes }
     }
 
-    /// The bytes that `token` is decoded to: letter by letter, or its own UTF-8 if any letter stands for no byte.
-    pub fn decode(&self, token: &str) -> Vec<u8> {
-        let byte = |c: char| self.bytes.get(c as usize).and_then(|&b| u8::try_from(b).ok());
-        token.chars().map(byte).collect::<Option<Vec<u8>>>().unwrap_or_else(|| token.as_bytes().to_vec())
+    /// Appends what `token` is decoded to: letter by letter, or its own UTF-8 if any letter stands for no byte.
+    pub fn decode_into(&self, token: &str, bytes: &mut Vec<u8>) {
+        let start = bytes.len();
+        for c in token.chars() {
+            match self.bytes.get(c as usize).and_then(|&byte| u8::try_from(byte).ok()) {
+                Some(byte) => bytes.push(byte),
+                None => {
+                    bytes.truncate(start);
+                    bytes.extend_from_slice(token.as_bytes());
+                    return;
+                }
+            }
+        }
     }
 }

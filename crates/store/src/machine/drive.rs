@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+#[cfg(target_os = "linux")]
 use super::cgroup::unescape;
 
 /// A drive, as `/sys` describes it.
@@ -11,7 +12,7 @@ pub struct Drive {
     pub name: String,
     /// The maker's words, where there are any.
     pub model: Option<String>,
-    /// Whether it is a disk that turns: streaming experts from one is hopeless.
+    /// Whether it is a disk that turns: streaming experts from one is hopeless. Virtual drives often say so wrongly.
     pub rotational: Option<bool>,
     /// How far buffered reads run ahead.
     pub read_ahead_kib: Option<u64>,

@@ -78,4 +78,4 @@ pub(super) unsafe fn sums_of_four([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
 }
 
 // 4 × 3 accumulators, three activations and a weight fill the sixteen registers.
-kernels_of!(Avx2, columns: 3, "avx2,fma,f16c");
+kernels_of!(Avx2, columns: 3, rows_by_one: 1, "avx2,fma,f16c");

@@ -62,4 +62,4 @@ impl Lanes for Neon {
 }
 
 // 4 × 4 accumulators, four activations and a weight: enough to hide the latency of a multiply-add on all cores.
-kernels_of!(Neon, columns: 4, "neon");
+kernels_of!(Neon, columns: 4, rows_by_one: 4, "neon");

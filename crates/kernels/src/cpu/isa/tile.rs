@@ -159,33 +159,33 @@ pub(super) unsafe fn padded(from: *const u8, len: usize) -> [u8; VECTOR_BYTES_MA
     bytes
 }
 
-/// [`Dots`] in tiles of four weight rows by at most `C` activation rows.
+/// [`Dots`] in tiles of four weight rows by `C` activation rows, or four, or of `ONE` weight row or more by one.
 ///
 /// # Safety
 /// The machine has the product's instructions, and the addresses hold what `Dots` says.
 #[inline(always)]
-pub(super) unsafe fn dots<P: Product, const C: usize>(d: &Dots) {
+pub(super) unsafe fn dots<P: Product, const C: usize, const ONE: usize>(d: &Dots) {
     let mut c = 0;
     while c + C <= d.columns {
         // SAFETY: columns c..c + C are inside; the rest is the caller's promise.
-        unsafe { columns::<P, C>(d, c) };
+        unsafe { columns::<P, 4, C>(d, c) };
         c += C;
     }
     while C > 4 && c + 4 <= d.columns {
         // SAFETY: columns c..c + 4 are inside.
-        unsafe { columns::<P, 4>(d, c) };
+        unsafe { columns::<P, 4, 4>(d, c) };
         c += 4;
     }
     while c < d.columns {
         // SAFETY: column c is inside.
-        unsafe { columns::<P, 1>(d, c) };
+        unsafe { columns::<P, ONE, 1>(d, c) };
         c += 1;
     }
 }
 
 /// All rows of `C` columns.
 #[inline(always)]
-unsafe fn columns<P: Product, const C: usize>(d: &Dots, c: usize) {
+unsafe fn columns<P: Product, const R: usize, const C: usize>(d: &Dots, c: usize) {
     let mut r = 0;
     while C == 1 && r + 1 <= d.rows {
         // SAFETY: rows r..r + 2 are inside.
@@ -249,18 +249,6 @@ unsafe fn tile<P: Product, const R: usize, const C: usize>(d: &Dots, r: usize, c
             }
         }
     }
-}
-
-/// Begins to load the cache line at an address, which may be anywhere.
-#[inline(always)]
-fn prefetch(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint, without effect where nothing can be read; every x86-64 processor has it.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }
 
 /// [`Mix`] in tiles of four columns by four vectors.
@@ -383,7 +371,7 @@ pub(super) unsafe fn read_f16(from: *const u8) -> f32 {
 /// Makes `kernels()` of a vector type: the loops above, in functions that enable the instructions given, with dot
 /// tiles of four rows by so many columns.
 macro_rules! kernels_of {
-    ($lanes:ty, columns: $columns:expr $(, $features:literal)?) => {
+    ($lanes:ty, columns: $columns:expr, rows_by_one: $one:expr $(, $features:literal)?) => {
         /// The kernels of this instruction set.
         pub(super) fn kernels() -> $crate::cpu::isa::Kernels {
             use $crate::cpu::isa::tile::{self, Bf16, F16, F32, Widened};
@@ -392,7 +380,7 @@ macro_rules! kernels_of {
             $(#[target_feature(enable = $features)])?
             unsafe fn dots<E: tile::Element>(d: &Dots) {
                 // SAFETY: the caller's promise, here and below.
-                unsafe { tile::dots::<Widened<$lanes, E>, $columns>(d) }
+                unsafe { tile::dots::<Widened<$lanes, E>, $columns, $one>(d) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn mix<E: tile::Element>(m: &Mix) {

@@ -1,0 +1,173 @@
+//! A model on disk: checked, measured and planned, with nothing read yet.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use outpour_kernels::cpu::{Cpu, CpuOptions};
+use outpour_kernels::reference::Reference;
+use outpour_kernels::{DType, Ops, OpsError};
+use outpour_model::config::Config;
+use outpour_model::weights::{ExpertShape, Weights};
+use outpour_model::{Facts, Model, registry};
+use outpour_store::checkpoint::Checkpoint;
+use outpour_store::layout::ExpertLayout;
+use outpour_store::plan::{Ask, ClassNeeds, Needs, Plan};
+
+use crate::error::EngineError;
+use crate::scratch::Scratch;
+
+/// Which implementation of the operations runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Backend {
+    /// Vector instructions and threads.
+    #[default]
+    Cpu,
+    /// The plain definition of every operation.
+    Reference,
+}
+
+/// How to load a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The whole memory of the process, in bytes.
+    pub ram: usize,
+    /// What the caller itself holds, such as a tokenizer, in bytes.
+    pub beside: usize,
+    /// Context length; see [`Ask::ctx`].
+    pub ctx: Option<usize>,
+    /// Prompt tokens computed together; see [`Ask::chunk`].
+    pub prefill_chunk: Option<usize>,
+    /// Threads that compute; by default the physical cores that the process may use.
+    pub threads: Option<usize>,
+    /// f32 inside products, and f32 keys and values.
+    pub precise: bool,
+    /// Which operations.
+    pub backend: Backend,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            ram: usize::MAX >> 1,
+            beside: 0,
+            ctx: None,
+            prefill_chunk: None,
+            threads: None,
+            precise: false,
+            backend: Backend::Cpu,
+        }
+    }
+}
+impl Options {
+    /// Makes the backend.
+    ///
+    /// # Errors
+    /// When this machine cannot run it.
+    pub(crate) fn open_backend(&self) -> Result<Box<dyn Ops>, OpsError> {
+        Ok(match self.backend {
+            Backend::Cpu => {
+                let threads = self.threads.unwrap_or(0);
+                Box::new(Cpu::new(CpuOptions { threads, precise: self.precise, isa: None })?)
+            }
+            Backend::Reference => Box::new(Reference::default()),
+        })
+    }
+}
+
+/// A model on disk, checked and measured, with nothing read yet.
+pub struct Inspection {
+    pub(crate) checkpoint: Arc<Checkpoint>,
+    facts: Facts,
+    /// Bytes of the trunk buffer.
+    pub trunk_bytes: usize,
+    /// Where the experts lie.
+    pub layout: Arc<ExpertLayout>,
+    pub(crate) shapes: Vec<Option<ExpertShape>>,
+    /// Measures workspaces; its tensors have no memory.
+    model: Box<dyn Model>,
+    kv: DType,
+}
+
+impl Inspection {
+    /// Opens a checkpoint and checks that every tensor that the model needs is there and fits.
+    ///
+    /// # Errors
+    /// One line that names the file, key or tensor.
+    pub fn open(path: &Path, precise: bool) -> Result<Inspection, EngineError> {
+        let checkpoint = Arc::new(Checkpoint::open(path)?);
+        let config = Config(checkpoint.config());
+        let kv = if precise { DType::F32 } else { DType::F16 };
+        let mut weights = Weights::measure(&checkpoint);
+        let model = (registry::family(&config)?.build)(&config, &mut weights, kv)?;
+        let facts = model.facts().clone();
+        let measured = weights.measured(facts.layers);
+        let (trunk_bytes, layout, shapes) = (measured.trunk_bytes, Arc::new(measured.layout), measured.shapes);
+        Ok(Inspection { checkpoint, facts, trunk_bytes, layout, shapes, model, kv })
+    }
+
+    /// The files.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The model's numbers.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// How a sequence's state is laid out.
+    pub fn model(&self) -> &dyn Model {
+        &*self.model
+    }
+
+    /// Every buffer's size under these options.
+    ///
+    /// # Errors
+    /// When the memory is too small.
+    pub fn plan(&self, options: &Options) -> Result<Plan, EngineError> {
+        let class = |(class, &slot_bytes): (usize, &usize)| ClassNeeds {
+            slot_bytes,
+            experts: self.layout.experts_of_class(class),
+            at_once: self.facts.top_k,
+        };
+        let state = self.model.state_layout();
+        let needs = Needs {
+            process: PROCESS_BYTES + options.beside + self.tables_bytes(),
+            trunk: self.trunk_bytes,
+            scratch: &|chunk| Scratch::bytes(&*self.model, chunk),
+            classes: self.layout.classes().iter().enumerate().map(class).collect(),
+            block_bytes: state.block_bytes,
+            block_tokens: state.block_tokens,
+            context_max: self.facts.context_max,
+        };
+        Ok(Plan::new(&needs, Ask { ram: options.ram, ctx: options.ctx, chunk: options.prefill_chunk })?)
+    }
+
+    /// Builds the model over other weights of the same checkpoint.
+    pub(crate) fn build(&self, weights: &mut Weights) -> Result<Box<dyn Model>, EngineError> {
+        let config = Config(self.checkpoint.config());
+        Ok((registry::family(&config)?.build)(&config, weights, self.kv)?)
+    }
+
+    /// Names the model and everything that changes the bits of a state.
+    pub(crate) fn identity(&self, options: &Options, ops: &dyn Ops) -> String {
+        let bytes: u64 = self.checkpoint.files().iter().map(|file| file.bytes()).sum();
+        let Facts { family, layers, hidden, vocab, .. } = self.facts;
+        let backend = ops.describe();
+        let backend = backend.split(',').next().unwrap_or_default();
+        let numerics = if options.precise { "precise" } else { "default" };
+        format!("{family} {layers}x{hidden} vocab {vocab} of {bytes} bytes, {} on {backend}, {numerics}", self.kv)
+    }
+
+    /// Names and places of tensors, and the experts' layout and residency.
+    fn tables_bytes(&self) -> usize {
+        self.checkpoint.tensors().count() * TENSOR_ENTRY_BYTES + self.layout.experts_total() * EXPERT_ENTRY_BYTES
+    }
+}
+
+/// Code, stacks, allocator and kernel tables of a process that runs a small model (measured: see EXPERIMENTS.md).
+const PROCESS_BYTES: usize = 24 << 20;
+/// A tensor's name, shape and place, with its share of the hash table (measured on 18,867 tensors).
+const TENSOR_ENTRY_BYTES: usize = 320;
+/// An expert's extents, slot and list entries.
+const EXPERT_ENTRY_BYTES: usize = 160;

@@ -1,0 +1,48 @@
+//! Watching the engine work: progress, routes, logits.
+
+use std::ops::ControlFlow;
+
+use outpour_model::RouteSink;
+
+/// A sequence of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SequenceId(pub(crate) usize);
+
+/// How far a batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Tokens of the sequence that are computed, those of this batch not counted.
+    pub tokens_done: usize,
+    /// Tokens of the sequence.
+    pub tokens_total: usize,
+    /// Tokens of this batch.
+    pub batch_tokens: usize,
+    /// Layers of this batch that are computed.
+    pub layers_done: usize,
+    /// Layers of the model.
+    pub layers: usize,
+}
+
+/// Watches the engine work. Every method has an empty default.
+pub trait Observer {
+    /// The router's choice of a layer: `[positions, top_k]`, in descending order of weight.
+    fn routes(&mut self, _layer: usize, _positions: &[u32], _choice: &[i32], _weights: &[f32]) {}
+
+    /// Logits `[vocab]` after the token at `position`; only of sequences that asked for all of them.
+    fn logits(&mut self, _sequence: SequenceId, _position: usize, _logits: &[f32]) {}
+
+    /// Told after every layer; [`ControlFlow::Break`] stops the batch, and its tokens stay pending.
+    fn progress(&mut self, _progress: Progress) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+impl Observer for () {}
+
+pub(crate) struct Routes<'a>(pub &'a mut dyn Observer);
+
+impl RouteSink for Routes<'_> {
+    fn chosen(&mut self, layer: usize, positions: &[u32], choice: &[i32], weights: &[f32]) {
+        self.0.routes(layer, positions, choice, weights);
+    }
+}

@@ -1,0 +1,44 @@
+//! Buffers for activations, allocated once.
+
+use outpour_kernels::{DType, Ops, OpsError, Tensor};
+use outpour_model::{Model, Workspace};
+
+/// Positions whose logits are computed together at most.
+pub(crate) const HEAD_ROWS: usize = 8;
+
+/// Buffers for activations, allocated once.
+pub(crate) struct Scratch {
+    pub x: Tensor,
+    pub head_x: Tensor,
+    pub logits: Tensor,
+    pub workspace: Workspace,
+    pub logits_host: Vec<f32>,
+}
+
+impl Scratch {
+    fn parts(model: &dyn Model, chunk: usize) -> [usize; 4] {
+        let facts = model.facts();
+        let workspace = model.workspace_bytes(chunk).max(Workspace::f32_bytes(HEAD_ROWS * facts.hidden));
+        let f32s = Workspace::f32_bytes;
+        [f32s(chunk * facts.hidden), f32s(HEAD_ROWS * facts.hidden), f32s(HEAD_ROWS * facts.vocab), workspace]
+    }
+
+    /// Device buffers, the host's copy of the logits and what a backend rounds activations into.
+    pub fn bytes(model: &dyn Model, chunk: usize) -> usize {
+        let facts = model.facts();
+        Self::parts(model, chunk).iter().sum::<usize>() + 4 * HEAD_ROWS * facts.vocab + model.workspace_bytes(chunk) / 4
+    }
+
+    pub fn new(model: &dyn Model, chunk: usize, ops: &dyn Ops) -> Result<Scratch, OpsError> {
+        let facts = model.facts();
+        let [x, head_x, logits, workspace] = Self::parts(model, chunk);
+        let tensor = |bytes, shape: [usize; 2]| Ok::<_, OpsError>(Tensor::new(ops.alloc(bytes)?, 0, shape, DType::F32));
+        Ok(Scratch {
+            x: tensor(x, [chunk, facts.hidden])?,
+            head_x: tensor(head_x, [HEAD_ROWS, facts.hidden])?,
+            logits: tensor(logits, [HEAD_ROWS, facts.vocab])?,
+            workspace: Workspace::new(ops.alloc(workspace)?),
+            logits_host: vec![0.0; HEAD_ROWS * facts.vocab],
+        })
+    }
+}
