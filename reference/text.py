@@ -1,10 +1,10 @@
-"""Makes tests/fixtures/text: a small tokenizer, two chat templates, and what Hugging Face says about both.
+"""Makes tests/fixtures/text: a small tokenizer, and what Hugging Face makes of texts and conversations.
 
-    python reference/text.py            # rewrites every file of tests/fixtures/text, byte for byte the same each time
+    python reference/text.py            # rewrites the JSON files of tests/fixtures/text, the same bytes each time
 
 The Rust tests of crates/text read these files and need no Python. `tokenizers` trains the vocabulary and gives the
-ids; `transformers` renders the conversations. The text the vocabulary is trained on is in text_corpus.py, the
-conversations and small templates are in text_chats.py.
+ids; `transformers` renders the conversations with the two .jinja files, which are written by hand. The text the
+vocabulary is trained on is in text_corpus.py, the conversations and small templates are in text_chats.py.
 """
 
 import datetime
@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
 
-from text_chats import CHATS, SNIPPETS, HARD_CHATS
+from text_chats import CHATS, HARD_CHATS, SNIPPET_X, SNIPPETS
 from text_corpus import STRINGS, training_text
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "text"
@@ -55,7 +55,8 @@ def train() -> Tokenizer:
 
 def dumps(value, depth: int = 0) -> str:
     """JSON with one line per case: broken into lines down to the objects that hold a text or a source."""
-    leaf = isinstance(value, dict) and not any(isinstance(v, list) and v and isinstance(v[0], dict) for v in value.values())
+    holds_cases = lambda v: isinstance(v, list) and v and isinstance(v[0], dict)
+    leaf = isinstance(value, dict) and not any(map(holds_cases, value.values()))
     if depth > 4 or leaf or not isinstance(value, (dict, list)):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     if isinstance(value, list):
@@ -161,7 +162,10 @@ def variants() -> list[dict]:
         {"name": "byte-level post-processor", "patch": {"post_processor": byte_level()}},
         {"name": "GPT-2 split", "patch": {"pre_tokenizer": byte_level(use_regex=True), "normalizer": None}},
         {"name": "cased split", "patch": {"pre_tokenizer": sequence(isolated(cased), byte_level())}},
-        {"name": "three splits", "patch": {"pre_tokenizer": cjk_first, "normalizer": {"type": "Sequence", "normalizers": []}}},
+        {
+            "name": "three splits",
+            "patch": {"pre_tokenizer": cjk_first, "normalizer": {"type": "Sequence", "normalizers": []}},
+        },
         {
             "name": "digits",
             "patch": {
@@ -169,7 +173,10 @@ def variants() -> list[dict]:
                 "normalizer": {"type": "NFKC"},
             },
         },
-        {"name": "digit runs", "patch": {"pre_tokenizer": sequence({"type": "Digits", "individual_digits": False}, byte_level())}},
+        {
+            "name": "digit runs",
+            "patch": {"pre_tokenizer": sequence({"type": "Digits", "individual_digits": False}, byte_level())},
+        },
         {
             "name": "literal split, removed",
             "patch": {
@@ -269,28 +276,6 @@ def chat_cases(hf) -> dict:
         snippets.append({"source": source} | render(hf, case, source))
     shared = {"messages": CHATS[1]["messages"], "x": SNIPPET_X}
     return {"now": "2026-03-04T05:06:07", "chats": chats, "snippets": {"context": shared, "cases": snippets}}
-
-
-SNIPPET_X = {
-    "t": True,
-    "f": False,
-    "none": None,
-    "int": 42,
-    "neg": -7,
-    "big": 9007199254740993,
-    "float": 1.0,
-    "tiny": 1e-7,
-    "huge": 1e16,
-    "third": 0.1,
-    "s": "it's",
-    "q": 'say "hi"',
-    "both": "a'b\"c",
-    "ctl": "tab\tnl\nesc\u001b nbsp\u00a0 é 你 🎉 \u200d",
-    "list": [1, 2.5, "a", None, True, ["b"], {"k": "v"}],
-    "dict": {"b": 1, "a": [1.0, "x"], "<&>'": "é"},
-    "empty": [],
-    "none_dict": {},
-}
 
 
 def main() -> None:

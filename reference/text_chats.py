@@ -67,7 +67,28 @@ HARD_CHATS = [
     {"name": "hard, refused", "messages": [USER] * 6},
 ]
 
-# Each is rendered with `messages` of CHATS[1] and `x` of text.py, alone.
+SNIPPET_X = {
+    "t": True,
+    "f": False,
+    "none": None,
+    "int": 42,
+    "neg": -7,
+    "big": 9007199254740993,
+    "float": 1.0,
+    "tiny": 1e-7,
+    "huge": 1e16,
+    "third": 0.1,
+    "s": "it's",
+    "q": 'say "hi"',
+    "both": "a'b\"c",
+    "ctl": "tab\tnl\nesc\u001b nbsp\u00a0 é 你 🎉 \u200d",
+    "list": [1, 2.5, "a", None, True, ["b"], {"k": "v"}],
+    "dict": {"b": 1, "a": [1.0, "x"], "<&>'": "é"},
+    "empty": [],
+    "none_dict": {},
+}
+
+# Each is rendered alone, with `messages` of CHATS[1] and SNIPPET_X as `x`.
 SNIPPETS = [
     "{{ x.t }} {{ x.f }} {{ x.none }} {{ x.int }} {{ x.neg }} {{ x.big }} {{ x.float }}",
     "{{ x.tiny }} {{ x.huge }} {{ x.third }} {{ 1e15 }} {{ 123456789.125 }} {{ 0.0001 }} {{ 0.00001 }} {{ 1.5e300 }} {{ -0.0 }}",
@@ -123,4 +144,12 @@ SNIPPETS = [
     "{{ namespace(a=1).a }} {{ dict(a=1, b='c') }} {{ {'a': 1} | items | list }} {{ 'n/a' if x.list is not iterable else 'it' }} {{ x.dict | list }}",
     "{{ loop is defined }} {{ messages is defined }} {{ documents is none }} {{ tools }} {{ add_generation_prompt }} {{ bos_token is defined }} {{ eos_token }}",
     "{{ not x.zz }} {{ x.int is divisibleby(2) }} {{ x.int is odd }} {{ 'A' is upper }} {{ x.int is eq(42) }} {{ x.int > 3 and x.f or 'r' }} {{ x.s is in(['a', \"it's\"]) }}",
+    "{% macro m() %}{{ strftime_now('%Y') }}{{ messages | length }}{{ eos_token }}{% endmacro %}{{ m() }}",
+    "{{ x.dict | tojson | safe }} {{ (x.dict | tojson | replace('1', '2'))[:12] }} {{ '%02d' | format(7) }} {{ dict(x.dict, b=2) }}",
+    "{{ messages | length - 1 }} {{ 'a' + 'b' if x.t else '' }} {{ messages[-1:][0].role }} {{ messages[:2] | map(attribute='role') | list }} {{ (1 % 2 == 0) != (x.s == 'user') }}",
+    "{{ [1, 2, 3, 4][1:3] }} {{ [1, 2, 3, 4][::2] }} {{ 'abcdef'[1::2] }} {{ 'abc'[-1] }} {{ x.list[5][0] }} {{ x['dict']['a'][1] }} {{ x.list[20] is defined }}",
+    "{% for group, items in messages | groupby('role') %}{{ group }}:{{ items | length }} {% endfor %}{% for b in [1, 2, 3] | batch(2) %}{{ b }}{% endfor %}",
+    "{% for m in messages recursive %}{{ loop.depth }}{{ loop.changed(m.role) }}{{ loop.first }}{% endfor %}",
+    "{{ x.dict.items() | list }} {{ x.dict | items | list | length }} {{ x.s.upper().lower().title() }} {{ ('a', 'b') | join('-') }} {{ messages | map(attribute='role') | unique | join(',') }}",
+    "{{ 'line1\nline2' | replace('\n', ' ') }} {{ 'a,b' .split(',')|last }} {{ x.float | int }} {{ x.int | string | length }} {{ none | default('n', boolean=true) }}",
 ]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use outpour_engine::sample::Sampling;
 use outpour_engine::{Inspection, Options};
 use outpour_model::synth;
@@ -31,7 +31,10 @@ const TEXT_FILES: [(&str, &str); 3] = [
 pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     term::catch_interrupt()?;
     let (dir, _removed) = match &args.keep {
-        Some(dir) => (dir.clone(), None),
+        Some(dir) => {
+            check_unused(dir)?;
+            (dir.clone(), None)
+        }
         None => {
             let dir = cache_dir().join(format!("demo-{}", std::process::id()));
             (dir.clone(), Some(RemovedAtEnd(dir)))
@@ -41,20 +44,20 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     make(&dir)?;
     let inspection = Inspection::open(&dir, false)?;
     let bytes: u64 = inspection.checkpoint().files().iter().map(|file| file.bytes()).sum();
-    eprintln!(
+    term::note(&format!(
         "Made a Qwen3-MoE model of {} with random weights in {:.1} s. Its words are noise; its shape, files and streaming are real.",
         Bytes(bytes),
         began.elapsed().as_secs_f64()
-    );
+    ));
     let text = model::text(&dir)?;
     let options = Options { ram: usize::try_from(args.ram.0)?, beside: text.bytes, ..Options::default() };
     let plan = inspection.plan(&options)?;
-    eprintln!(
+    term::note(&format!(
         "Running it in {}: {} of {} experts fit, the others are read from the drive when the router picks them.",
         args.ram,
         plan.expert_slots,
         inspection.layout.experts_total()
-    );
+    ));
     let generation = Generation {
         tokens: text.tokenizer.encode_raw("Once upon a time there was a small engine that")?,
         tokens_max: args.max_tokens,
@@ -64,6 +67,14 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     };
     let mut engine = model::load(inspection, &options, ReaderKind::Auto)?;
     generation.run(&mut engine, &text.tokenizer)
+}
+
+/// What is in a folder already is never written over.
+fn check_unused(dir: &Path) -> Result<()> {
+    if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
+        bail!("--keep {}: the folder is not empty; name a new one", dir.display());
+    }
+    Ok(())
 }
 
 /// Writes the model: 8 layers of 64 experts, 4 of them for each token; 302 MB of experts.

@@ -11,7 +11,7 @@ use outpour_text::ChatTemplate;
 use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
-use crate::model;
+use crate::{model, term};
 
 /// Shows a model.
 ///
@@ -20,11 +20,7 @@ use crate::model;
 pub fn inspect(args: &InspectArgs) -> Result<ExitCode> {
     let inspection = Inspection::open(&args.model, false)?;
     let report = report(&inspection)?;
-    if args.json {
-        println!("{report:#}");
-    } else {
-        print(&report);
-    }
+    term::show(&if args.json { format!("{report:#}\n") } else { describe(&report) })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -101,7 +97,7 @@ fn tokenizer(checkpoint: &Checkpoint) -> Value {
     json!({"kind": file["model"]["type"], "vocab": vocab, "added_tokens": added})
 }
 
-fn print(report: &Value) {
+fn describe(report: &Value) -> String {
     let text = |key: &str| report[key].as_str().map_or_else(|| report[key].to_string(), str::to_owned);
     let bytes = |key: &str| Bytes(report[key].as_u64().unwrap_or(0));
     let tokenizer = match &report["tokenizer"] {
@@ -171,7 +167,5 @@ fn print(report: &Value) {
         ("tokenizer", tokenizer),
         ("chat template", template),
     ];
-    for (name, value) in lines {
-        println!("{name:>14}  {value}");
-    }
+    lines.map(|(name, value)| format!("{name:>14}  {value}\n")).concat()
 }

@@ -1,10 +1,11 @@
 //! `logits`: the logits after every token, for comparing with other engines.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use outpour_engine::{Engine, Inspection, Observer, Progress, SequenceId, Session};
+use outpour_engine::{Engine, EngineError, Inspection, Observer, Progress, SequenceId, Session};
 use serde_json::{Value, json};
 
 use crate::args::LogitsArgs;
@@ -24,13 +25,14 @@ pub fn logits(args: &LogitsArgs) -> Result<ExitCode> {
         bail!("--step-from {step_from} is not between 1 and the {tokens} tokens of --ids");
     }
     let facts = inspection.facts().clone();
-    if let Some(&token) = args.ids.iter().find(|&&token| token as usize >= facts.vocab) {
-        return Err(outpour_engine::EngineError::TokenOutOfRange { token, vocab: facts.vocab }.into());
-    }
+    model::check_tokens(&args.ids, &facts)?;
     let plan = inspection.plan(&options)?;
     if tokens > plan.ctx {
-        let full = outpour_engine::EngineError::ContextFull { tokens, ctx: plan.ctx, ctx_max: facts.context_max };
-        return Err(full.into());
+        return Err(EngineError::ContextFull { tokens, ctx: plan.ctx, ctx_max: facts.context_max }.into());
+    }
+    let absolute = |path: &Path| std::path::absolute(path).ok();
+    if args.routes.as_deref().is_some_and(|routes| absolute(routes) == absolute(&args.out)) {
+        bail!("--routes and --out name the same file; give two names");
     }
     let mut out = WholeOrNothing::create(&args.out)?;
     let routes_out = args.routes.as_deref().map(WholeOrNothing::create).transpose()?;

@@ -33,14 +33,17 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("outpour: {error:#}");
+            term::note(&format!("outpour: {}", term::one_line(&format!("{error:#}"))));
             ExitCode::from(exit_code(&error))
         }
     }
 }
 
-/// 2 for what the user can mend in the call or the files, 1 for what failed while it ran.
+/// 2 for what the user can mend in the call or the files, 1 for what failed while it ran, 130 after Ctrl-C.
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if matches!(error.downcast_ref(), Some(EngineError::Cancelled)) {
+        return term::INTERRUPTED;
+    }
     let store = error.chain().find_map(|cause| match cause.downcast_ref::<EngineError>() {
         Some(EngineError::Store(store)) => Some(store),
         _ => cause.downcast_ref::<StoreError>(),

@@ -1,10 +1,12 @@
 //! A model folder as the verbs use it: weights, tokenizer, template, defaults.
 
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use outpour_engine::sample::Sampling;
-use outpour_engine::{Engine, Inspection, Options};
+use outpour_engine::{Engine, EngineError, Inspection, Options};
+use outpour_model::Facts;
 use outpour_store::read::whole::read_whole;
 use outpour_store::read::{self, ReaderKind};
 use outpour_store::slab;
@@ -55,7 +57,10 @@ pub fn options(load: &LoadArgs, dir: &Path) -> Result<Options> {
 pub fn load(inspection: Inspection, options: &Options, reader: ReaderKind) -> Result<Engine> {
     // What parsing left on the heap goes back before the buffers fill.
     slab::trim_heap();
-    let reader = read::open(reader).context("--reader uring cannot be used here; give --reader pread")?;
+    let reader = read::open(reader).with_context(|| match reader {
+        ReaderKind::Uring => "--reader uring cannot be used here; give --reader pread",
+        ReaderKind::Auto | ReaderKind::Pread => "no reader can be started",
+    })?;
     let progress = term::LoadProgress::start();
     let engine = Engine::load(inspection, options, reader, &mut |read, total| progress.read(read, total))?;
     progress.finish();
@@ -92,7 +97,20 @@ pub fn sampling(inspection: &Inspection, args: &SamplingArgs) -> Result<Sampling
         seed: args.seed.unwrap_or_else(random_seed),
     };
     sampling.check().map_err(|problem| anyhow::anyhow!("--{}", problem.replacen('_', "-", 1)))?;
+    let biased: Vec<u32> = sampling.logit_bias.iter().map(|&(id, _)| id).collect();
+    check_tokens(&biased, inspection.facts()).context("--logit-bias")?;
     Ok(sampling)
+}
+
+/// Checks that these are tokens of the model.
+///
+/// # Errors
+/// Names the first that is none, and the range.
+pub fn check_tokens(tokens: &[u32], facts: &Facts) -> Result<(), EngineError> {
+    match tokens.iter().find(|&&token| token as usize >= facts.vocab) {
+        Some(&token) => Err(EngineError::TokenOutOfRange { token, vocab: facts.vocab }),
+        None => Ok(()),
+    }
 }
 
 fn random_seed() -> u64 {
@@ -126,12 +144,19 @@ pub fn stop_tokens(inspection: &Inspection, tokenizer: &Tokenizer) -> Result<Vec
 /// A prompt from the flag, or from standard input.
 ///
 /// # Errors
-/// When standard input is no UTF-8, or cannot be read.
+/// When standard input is no UTF-8, has no end, or cannot be read.
 pub fn prompt(argument: Option<&str>) -> Result<String> {
-    match argument {
-        Some(text) => Ok(text.to_owned()),
-        None => std::io::read_to_string(std::io::stdin()).map_err(|error| anyhow::anyhow!("standard input: {error}")),
+    if let Some(text) = argument {
+        return Ok(text.to_owned());
     }
+    let (mut bytes, bytes_max) = (Vec::new(), Tokenizer::TEXT_BYTES_MAX);
+    let read = std::io::stdin().lock().take(bytes_max as u64 + 1).read_to_end(&mut bytes);
+    read.context("standard input: cannot read")?;
+    if bytes.len() > bytes_max {
+        bail!("standard input: is longer than {bytes_max} bytes; give a shorter prompt");
+    }
+    String::from_utf8(bytes)
+        .map_err(|error| anyhow::anyhow!("standard input: is not UTF-8 text ({}); convert it", error.utf8_error()))
 }
 
 /// Reads a JSON file of the folder for showing; `None` where it is missing or damaged.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// A file that appears under its name when it is finished.
 pub struct WholeOrNothing {
@@ -18,8 +18,11 @@ impl WholeOrNothing {
     /// Begins the file beside its final name.
     ///
     /// # Errors
-    /// When the folder cannot be written to.
+    /// When the folder cannot be written to, or there is a folder, device or pipe of this name.
     pub fn create(path: &Path) -> Result<Self> {
+        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            bail!("{}: is not a regular file; name a file to be written", path.display());
+        }
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use outpour_engine::sample::{Sampler, Sampling};
 use outpour_engine::{Engine, EngineError, Inspection, Session};
 use outpour_store::bytes::Bytes;
@@ -13,10 +13,7 @@ use serde_json::json;
 
 use crate::args::RunArgs;
 use crate::model;
-use crate::term::{self, Interruptible, PromptProgress, stopped};
-
-/// Exit code of a program that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
+use crate::term::{self, INTERRUPTED, Interruptible, PromptProgress, stopped};
 
 /// Answers a prompt.
 ///
@@ -31,6 +28,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let text = model::text(&dir)?;
     let prompt = model::prompt(args.prompt.as_deref())?;
     let tokens = prompt_tokens(args, &dir, &text.tokenizer, &prompt)?;
+    if tokens.is_empty() {
+        return Err(EngineError::NoTokens.into());
+    }
+    model::check_tokens(&tokens, inspection.facts()).context("tokenizer.json is another model's")?;
     let room =
         EngineError::ContextFull { tokens: tokens.len() + 1, ctx: plan.ctx, ctx_max: inspection.facts().context_max };
     if tokens.len() >= plan.ctx {
@@ -80,8 +81,8 @@ enum End {
     Length,
     ContextFull,
     Interrupted,
-    /// Whoever reads our output went away.
-    OutputClosed,
+    /// Standard output takes nothing more: mostly because whoever read it went away.
+    Unwritten(io::Error),
     Failed(EngineError),
 }
 
@@ -108,6 +109,9 @@ impl Generation {
         self.summary(engine, &done);
         match done.end {
             End::Failed(error) => Err(error.into()),
+            End::Unwritten(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                Err(anyhow::Error::from(error).context(term::UNWRITTEN))
+            }
             End::Interrupted => Ok(ExitCode::from(INTERRUPTED)),
             _ => Ok(ExitCode::SUCCESS),
         }
@@ -149,7 +153,7 @@ impl Generation {
         sampler.see(&self.tokens);
         let mut detokenizer = Detokenizer::new(tokenizer, true);
         let mut out = io::stdout().lock();
-        let mut write = |text: &str| out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok();
+        let mut write = |text: &str| out.write_all(text.as_bytes()).and_then(|()| out.flush());
         let mut choose = |logits: &[f32], position: usize| sampler.choose(logits, position);
         let end = loop {
             if *generated >= self.tokens_max {
@@ -168,23 +172,28 @@ impl Generation {
             if self.stop_tokens.contains(&token) {
                 break End::Model;
             }
-            match self.stop_strings.push(detokenizer.push(tokenizer, token)) {
-                Stop::Emit(text) if write(text) => {}
-                Stop::Emit(_) => break End::OutputClosed,
-                Stop::Hit { text_before, .. } => {
-                    write(text_before);
-                    break End::StopString;
-                }
+            let (text, stop) = match self.stop_strings.push(detokenizer.push(tokenizer, token)) {
+                Stop::Emit(text) => (text, false),
+                Stop::Hit { text_before, .. } => (text_before, true),
+            };
+            if let Err(error) = write(text) {
+                break End::Unwritten(error);
+            }
+            if stop {
+                break End::StopString;
             }
         };
-        if !matches!(end, End::StopString | End::OutputClosed) {
-            // What was held back because it might have gone on otherwise.
-            let (Stop::Emit(text) | Stop::Hit { text_before: text, .. }) = self.stop_strings.push(detokenizer.finish());
-            write(text);
-            write(self.stop_strings.finish());
-            write("\n");
+        if matches!(end, End::StopString | End::Unwritten(_)) {
+            return Ok(end);
         }
-        Ok(end)
+        // What was held back because it might have gone on otherwise.
+        let (Stop::Emit(text) | Stop::Hit { text_before: text, .. }) = self.stop_strings.push(detokenizer.finish());
+        let rest = write(text).and_then(|()| write(self.stop_strings.finish())).and_then(|()| write("\n"));
+        Ok(match (end, rest) {
+            (End::Failed(error), _) => End::Failed(error),
+            (_, Err(error)) => End::Unwritten(error),
+            (end, Ok(())) => end,
+        })
     }
 
     /// One line: tokens, speed, memory, hits, bytes read.
@@ -206,12 +215,12 @@ impl Generation {
             End::Length => "-n reached",
             End::ContextFull => "context full (raise --ctx)",
             End::Interrupted => "interrupted",
-            End::OutputClosed => "output closed",
+            End::Unwritten(_) => "output closed",
             End::Failed(_) => "failed",
         };
         let seed =
             if self.sampling.temperature > 0.0 { format!(" · seed {}", self.sampling.seed) } else { String::new() };
-        eprintln!(
+        term::note(&format!(
             "{} prompt + {} generated tokens ({end}) · prefill {:.1} tok/s, decode {:.1} tok/s · RAM {} given, {used} used · {hits} · \
              read {} for the prompt, {} per generated token{seed}",
             self.tokens.len(),
@@ -221,6 +230,6 @@ impl Generation {
             Bytes(engine.plan().ram as u64),
             Bytes(done.read_bytes[0]),
             Bytes(done.read_bytes[1] / stats.decode_tokens.max(1) as u64),
-        );
+        ));
     }
 }

@@ -1,14 +1,22 @@
 //! What a person sees on the terminal while the engine works. Nothing is drawn where standard error is no terminal.
 
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use outpour_engine::{Observer, Progress};
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::Machine;
+
+/// Exit code of a program that Ctrl-C ended.
+pub const INTERRUPTED: u8 = 130;
+
+/// Of a longer message, only the beginning and the end are shown, in characters.
+const MESSAGE_CHARS_MAX: usize = 1200;
 
 /// Set when the user pressed Ctrl-C.
 static STOPPED: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool::new(false)));
@@ -20,7 +28,7 @@ static STOPPED: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool
 pub fn catch_interrupt() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         if STOPPED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
+            std::process::exit(INTERRUPTED.into());
         }
     })?;
     Ok(())
@@ -29,6 +37,45 @@ pub fn catch_interrupt() -> anyhow::Result<()> {
 /// Whether the user pressed Ctrl-C.
 pub fn stopped() -> bool {
     STOPPED.load(Ordering::Relaxed)
+}
+
+/// Writes text to standard output. That its reader went away is no failure.
+///
+/// # Errors
+/// When it cannot be written for another reason, such as a full drive.
+pub fn show(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context(UNWRITTEN),
+    }
+}
+
+/// What is said when standard output takes nothing more.
+pub const UNWRITTEN: &str = "standard output: cannot write";
+
+/// Writes a line to standard error. Where that cannot be written to, nobody is there to be told.
+pub fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A message as one line of bearable length, whatever the names and values in it that came from files.
+pub fn one_line(message: &str) -> String {
+    let mut line: String = message
+        .chars()
+        .flat_map(|c| {
+            let control = c.is_control();
+            control.then(|| c.escape_default()).into_iter().flatten().chain((!control).then_some(c))
+        })
+        .collect();
+    let chars = line.chars().count();
+    if chars > MESSAGE_CHARS_MAX {
+        let half = MESSAGE_CHARS_MAX / 2;
+        let head: String = line.chars().take(half).collect();
+        let tail: String = line.chars().skip(chars - half).collect();
+        line = format!("{head} … {tail}");
+    }
+    line
 }
 
 fn bar(length: u64, template: &str) -> ProgressBar {
@@ -112,5 +159,18 @@ pub struct Interruptible;
 impl Observer for Interruptible {
     fn progress(&mut self, _: Progress) -> ControlFlow<()> {
         if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_of_bearable_length() {
+        assert_eq!(one_line("tensor a\nb\u{1b}[2J: größer"), "tensor a\\nb\\u{1b}[2J: größer");
+        let long = one_line(&format!("begin {} end", "é".repeat(100_000)));
+        assert!(long.starts_with("begin é") && long.ends_with("é end") && long.contains(" … "));
+        assert!(long.chars().count() < MESSAGE_CHARS_MAX + 10);
     }
 }

@@ -7,7 +7,7 @@ use outpour_text::Tokenizer;
 use serde_json::json;
 
 use crate::args::TokenizeArgs;
-use crate::model;
+use crate::{model, term};
 
 /// Shows the tokens of a text, special tokens in it recognised.
 ///
@@ -19,12 +19,10 @@ pub fn tokenize(args: &TokenizeArgs) -> Result<ExitCode> {
     let piece = |&id: &u32| String::from_utf8_lossy(tokenizer.token_bytes(id).unwrap_or_default()).into_owned();
     if args.json {
         let pieces: Vec<String> = ids.iter().map(piece).collect();
-        println!("{}", json!({"ids": ids, "pieces": pieces}));
+        term::show(&format!("{}\n", json!({"ids": ids, "pieces": pieces})))?;
         return Ok(ExitCode::SUCCESS);
     }
-    for id in &ids {
-        println!("{id:>8}  {:?}", piece(id));
-    }
-    println!("{} tokens", ids.len());
+    let lines: String = ids.iter().map(|id| format!("{id:>8}  {:?}\n", piece(id))).collect();
+    term::show(&format!("{lines}{} tokens\n", ids.len()))?;
     Ok(ExitCode::SUCCESS)
 }

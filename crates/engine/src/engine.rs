@@ -203,11 +203,15 @@ impl Engine {
         sequence.ready = false;
     }
 
-    /// A second sequence with the same past.
+    /// A second sequence with the same past, and the same logits if they are there. Pending work is not copied.
     pub fn fork(&mut self, id: SequenceId) -> SequenceId {
         let state = self.states[id.0].fork();
         let fork = self.open_sequence();
         self.states[fork.0] = state;
+        if let Some(logits) = self.logits(id).map(<[f32]>::to_vec) {
+            let sequence = self.sequence(fork);
+            (sequence.logits, sequence.ready) = (logits, true);
+        }
         fork
     }
 

@@ -1,5 +1,9 @@
 //! One mutable timeline of tokens: the only door for callers.
 
+use std::io::{Read, Write};
+
+use outpour_model::ModelError;
+
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::observe::{Observer, SequenceId};
@@ -118,6 +122,54 @@ impl Session {
         engine.enqueue(self.sequence, &[token], false)?;
         self.tokens.push(token);
         Ok(token)
+    }
+
+    /// Writes the timeline: its tokens, then its state.
+    ///
+    /// # Errors
+    /// When `out` does, or tokens are pending: [`Session::logits`] computes them.
+    pub fn save(&self, engine: &Engine, out: &mut dyn Write) -> std::io::Result<()> {
+        let done = engine.tokens_done(self.sequence);
+        out.write_all(&(done as u64).to_le_bytes())?;
+        self.tokens[..done].iter().try_for_each(|token| out.write_all(&token.to_le_bytes()))?;
+        engine.save(self.sequence, out)
+    }
+
+    /// Reads back what [`Session::save`] wrote.
+    ///
+    /// # Errors
+    /// When it is damaged, of another model or numerics, or does not fit the context.
+    pub fn restore(engine: &mut Engine, input: &mut dyn Read) -> Result<Session, EngineError> {
+        let damaged = |error: std::io::Error| {
+            EngineError::Model(ModelError::State(format!("the saved session is damaged ({error}): start anew")))
+        };
+        let mut count = [0; 8];
+        input.read_exact(&mut count).map_err(damaged)?;
+        let (count, ctx) = (u64::from_le_bytes(count), engine.plan().ctx);
+        if count > ctx as u64 {
+            let problem = format!("the saved session claims {count} tokens, more than --ctx {ctx}: raise --ctx, or start anew");
+            return Err(ModelError::State(problem).into());
+        }
+        let mut session = Session::open(engine);
+        let mut read = || -> Result<(), EngineError> {
+            let mut token = [0; 4];
+            for _ in 0..count {
+                input.read_exact(&mut token).map_err(damaged)?;
+                session.tokens.push(u32::from_le_bytes(token));
+            }
+            engine.restore(session.sequence, input)?;
+            if engine.tokens_done(session.sequence) != session.tokens.len() {
+                return Err(ModelError::State("the saved session is damaged (its state holds other tokens): start anew".into()).into());
+            }
+            Ok(())
+        };
+        match read() {
+            Ok(()) => Ok(session),
+            Err(error) => {
+                session.close(engine);
+                Err(error)
+            }
+        }
     }
 
     /// A second timeline with the same past.

@@ -21,16 +21,13 @@ fn main() -> Result<(), OpsError> {
             |isa: &Isa| cpu(1, Some(*isa), false).is_ok_and(|cpu| cpu.describe().contains(&format!("{name},")));
         Isa::available().find(described).expect("an instruction set of this machine")
     });
-    for threads in [1, 2] {
+    for threads in [1] {
         for precise in [false, true] {
             let cpu = cpu(threads, isa, precise)?;
             println!("{}", cpu.describe());
-            matrix_vector(&cpu, threads)?;
-            experts(&cpu)?;
-            if true {
-                continue;
-            }
-            for rows in [16, 128, 512] {
+            
+            if precise {continue;}
+            for rows in [0usize;0] {
                 matrix_matrix(&cpu, rows)?;
             }
             for (rows, positions) in [(1, 4096), (512, 4096)] {

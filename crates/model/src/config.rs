@@ -28,7 +28,7 @@ pub enum ModelError {
 pub struct Config<'a>(pub &'a Value);
 
 /// Sizes above this are no model's, and would overflow products of sizes.
-const SIZE_MAX: u64 = 1 << 31;
+pub(crate) const SIZE_MAX: u64 = 1 << 31;
 
 impl<'a> Config<'a> {
     /// `model_type`, which says what family it is.
@@ -76,6 +76,16 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// A number above zero that f32 can hold, with a default.
+    pub fn positive_or(&self, key: &str, default: f64) -> Result<f64, ModelError> {
+        let number = self.float_or(key, default)?;
+        if (f32::MIN_POSITIVE as f64..=f32::MAX as f64).contains(&number) {
+            Ok(number)
+        } else {
+            Err(ModelError::Config(format!("{key} is {number}, which makes no sense: it must be above zero")))
+        }
+    }
+
     /// A switch, with a default.
     pub fn flag_or(&self, key: &str, default: bool) -> Result<bool, ModelError> {
         match self.get(key) {
@@ -107,8 +117,13 @@ impl<'a> Config<'a> {
     /// and its base frequency.
     pub fn rope(&self, theta_default: f64) -> Result<(Config<'a>, f64), ModelError> {
         static NONE: Value = Value::Null;
-        let old = self.float_or("rope_theta", theta_default)?;
+        let old = self.positive_or("rope_theta", theta_default)?;
+        for key in ["rope_parameters", "rope_scaling"] {
+            if let Some(value) = self.get(key).filter(|value| !value.is_object()) {
+                return Err(ModelError::Config(format!("{key} is {value}, which is no JSON object")));
+            }
+        }
         let settings = Config(self.get("rope_parameters").or(self.get("rope_scaling")).unwrap_or(&NONE));
-        Ok((settings, settings.float_or("rope_theta", old)?))
+        Ok((settings, settings.positive_or("rope_theta", old)?))
     }
 }

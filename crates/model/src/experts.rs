@@ -173,9 +173,9 @@ impl ExpertStream {
         self.stats.misses += 1;
         let placement = self.want(id, slot, Stage::Reading).placement;
         let (region, at) = self.residency.location(slot);
-        for run in placement.runs() {
+        for (i, run) in placement.runs().iter().enumerate() {
             self.reads.push(Read {
-                tag: self.layout.index(id) as u64,
+                tag: (self.layout.index(id) * PARTS_MAX + i) as u64,
                 file: self.checkpoint.files()[run.file].clone(),
                 offset: run.offset,
                 bytes: run.bytes,
@@ -259,8 +259,8 @@ impl ExpertStream {
 
     fn complete(&mut self, completion: Completion) -> Result<()> {
         let reading = |want: &&mut Want| want.stage == Stage::Reading;
-        let layout = &self.layout;
-        let want = self.wants.iter_mut().filter(reading).find(|want| layout.index(want.id) as u64 == completion.tag);
+        let (layout, tag) = (&self.layout, completion.tag as usize);
+        let want = self.wants.iter_mut().filter(reading).find(|want| layout.index(want.id) == tag / PARTS_MAX);
         let Some(want) = want else { return Ok(()) };
         match completion.result {
             Ok(bytes) => {
@@ -273,9 +273,12 @@ impl ExpertStream {
                 Ok(())
             }
             Err(why) => {
-                let run = want.placement.runs()[0];
+                let run = want.placement.runs()[tag % PARTS_MAX];
+                let file = &self.checkpoint.files()[run.file];
+                // That the file was cut short says more than that a read of it came back short.
+                file.check_unchanged()?;
                 Err(StoreError::Read {
-                    path: self.checkpoint.files()[run.file].path().to_owned(),
+                    path: file.path().to_owned(),
                     what: format!("expert {} of layer {}", want.id.expert, want.id.layer),
                     offset: run.offset,
                     bytes: run.bytes,

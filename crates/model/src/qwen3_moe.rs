@@ -7,7 +7,7 @@ use outpour_store::StoreError;
 use crate::blocks::attention::{Attention, Sizes};
 use crate::blocks::moe::Moe;
 use crate::blocks::{mlp, rope};
-use crate::config::{Config, ModelError};
+use crate::config::{Config, ModelError, SIZE_MAX};
 use crate::weights::{ExpertsOf, Weights};
 use crate::{Batch, Facts, Model, Run, State, StateLayout, Workspace};
 
@@ -59,7 +59,7 @@ impl Qwen3Moe {
         let experts = config.size_of(&["num_experts", "num_local_experts"])?;
         let top_k = config.size("num_experts_per_tok")?;
         let dense_width = config.size_or("intermediate_size", 1)?;
-        let eps = config.float_or("rms_norm_eps", 1e-6)? as f32;
+        let eps = config.positive_or("rms_norm_eps", 1e-6)? as f32;
         check(config, heads, kv_heads, head_dim, experts, top_k)?;
 
         let sizes = Sizes { hidden, heads, kv_heads, head_dim };
@@ -125,6 +125,8 @@ fn check(
 ) -> Result<(), ModelError> {
     let problem = if heads % kv_heads != 0 {
         format!("num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+    } else if head_dim == 0 || heads as u64 * head_dim as u64 >= SIZE_MAX {
+        format!("num_attention_heads {heads} of head_dim {head_dim} make no attention")
     } else if head_dim % 2 != 0 {
         format!("head_dim {head_dim} is odd, and RoPE turns pairs")
     } else if top_k > experts {

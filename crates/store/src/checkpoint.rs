@@ -134,7 +134,7 @@ impl Checkpoint {
     /// Another JSON file of the folder, such as `generation_config.json`; `None` where there is none.
     ///
     /// # Errors
-    /// When it is there and is not JSON.
+    /// When it is there and is not a JSON object.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
         let path = self.dir.join(name);
         if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
@@ -171,11 +171,11 @@ fn model_dir(path: &Path) -> Result<PathBuf> {
 }
 
 fn read_json(path: &Path) -> Result<Value> {
+    let malformed = |problem: String| StoreError::Malformed { path: path.to_owned(), problem };
     let bytes = read_whole(path, JSON_BYTES_MAX)?;
-    serde_json::from_slice(&bytes).map_err(|error| StoreError::Malformed {
-        path: path.to_owned(),
-        problem: format!("is not valid JSON: {error}"),
-    })
+    let value: Value = serde_json::from_slice(&bytes)
+        .map_err(|error| malformed(format!("is not valid JSON: {error}; download it again")))?;
+    if value.is_object() { Ok(value) } else { Err(malformed("is not a JSON object; download it again".into())) }
 }
 
 type Listed = Vec<(String, String)>;

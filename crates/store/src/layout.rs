@@ -172,7 +172,7 @@ impl ExpertLayout {
 
 impl Layer {
     fn experts(&self) -> usize {
-        if self.parts == 0 { 0 } else { self.extents.len() / self.parts }
+        self.extents.len().checked_div(self.parts).unwrap_or(0)
     }
 }
 

@@ -11,7 +11,12 @@ pub(crate) const CONFIG_BYTES_MAX: u64 = 16 << 20;
 /// The file's bytes; an error past `bytes_max`.
 pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<Vec<u8>, TextError> {
     let fail = |source| TextError::Read { path: path.to_owned(), source };
-    let bytes = std::fs::metadata(path).map_err(fail)?.len();
+    let metadata = std::fs::metadata(path).map_err(fail)?;
+    // A pipe would be waited for, and a device may never end.
+    if !metadata.is_file() {
+        return Err(TextError::invalid(&path.display().to_string(), "is not a regular file"));
+    }
+    let bytes = metadata.len();
     if bytes > bytes_max {
         let what = format!("has {bytes} bytes, more than the {bytes_max} such a file may have");
         return Err(TextError::invalid(&path.display().to_string(), what));

@@ -2,7 +2,7 @@
 //! transformers.
 
 use crate::error::one_line;
-use crate::template_env::{Refusal, environment};
+use crate::template_env::{Refusal, environment, strftime_now};
 use crate::{TextError, files, template_source};
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, Error, ErrorKind};
@@ -125,11 +125,8 @@ impl ChatTemplate {
         context.insert("messages".to_owned(), request.messages.iter().map(with_reasoning).collect());
         context.insert("tools".to_owned(), request.tools.clone().map_or(Json::Null, Json::Array));
         context.insert("add_generation_prompt".to_owned(), request.add_generation_prompt.into());
-        let mut context: Vec<(String, Value)> =
-            context.into_iter().map(|(key, value)| (key, Value::from(Serde(value)))).collect();
-        if let Some(now_s) = request.now_s {
-            context.push((crate::template_env::NOW.to_owned(), Value::from(now_s)));
-        }
+        let clock = [("strftime_now".to_owned(), strftime_now(request.now_s))];
+        let context = clock.into_iter().chain(context.into_iter().map(|(key, value)| (key, Value::from(Serde(value)))));
         Value::from_pairs(context)
     }
 

@@ -8,9 +8,6 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehav
 use minijinja_contrib::pycompat;
 use std::time::SystemTime;
 
-/// The variable that carries [`crate::ChatRequest::now_s`] to `strftime_now`; no template can name it.
-pub(crate) const NOW: &str = "now of outpour";
-
 /// The message of `raise_exception`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -32,13 +29,14 @@ pub(crate) fn environment(fuel: u64) -> Result<Environment<'static>, Error> {
     env.add_filter("tojson", tojson);
     env.add_filter("string", |value: &Value| python::str(value));
     env.add_filter("join", join);
+    env.add_filter("default", default);
+    env.add_filter("d", default);
     env.add_filter("wordcount", |text: &str| text.split_whitespace().count());
     env.add_test("sequence", |value: &Value| {
         matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Undefined)
     });
     env.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
     env.add_function("raise_exception", raise_exception);
-    env.add_function("strftime_now", strftime_now);
     Ok(env)
 }
 
@@ -47,13 +45,17 @@ fn raise_exception(message: &Value) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Refusal(message)))
 }
 
-fn strftime_now(state: &State, format: &str) -> Result<String, Error> {
-    let given = state.lookup(NOW).and_then(|now| now.as_i64());
-    let now_s = given.unwrap_or_else(|| {
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64)
-    });
-    strftime(now_s, format)
-        .map_err(|c| Error::new(ErrorKind::InvalidOperation, format!("strftime_now does not know %{c}")))
+/// The function `strftime_now` at `now_s` seconds since 1970, or at the system's time of the call. It goes into each
+/// rendering's own variables.
+pub(crate) fn strftime_now(now_s: Option<i64>) -> Value {
+    Value::from_function(move |format: &str| {
+        let system = || {
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            since.map_or(0, |since| since.as_secs() as i64)
+        };
+        strftime(now_s.unwrap_or_else(system), format)
+            .map_err(|c| Error::new(ErrorKind::InvalidOperation, format!("strftime_now does not know %{c}")))
+    })
 }
 
 /// `tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`, as transformers defines it.
@@ -88,6 +90,15 @@ fn indent_text(indent: Value) -> Result<String, Error> {
         return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson indents by at most {INDENT_MAX}")));
     }
     Ok(text)
+}
+
+/// `default(default_value='', boolean=false)`, whose arguments may be named.
+fn default(value: &Value, other: Option<Value>, boolean: Option<bool>, named: Kwargs) -> Result<Value, Error> {
+    let other = other.map_or_else(|| named.get::<Option<Value>>("default_value"), |other| Ok(Some(other)))?;
+    let boolean = boolean.map_or_else(|| named.get::<Option<bool>>("boolean"), |boolean| Ok(Some(boolean)))?;
+    named.assert_all_used()?;
+    let missing = value.is_undefined() || (boolean == Some(true) && !value.is_true());
+    Ok(if missing { other.unwrap_or_else(|| Value::from("")) } else { value.clone() })
 }
 
 fn join(items: &Value, separator: Option<&str>, named: Kwargs) -> Result<String, Error> {
@@ -140,6 +151,7 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>
             let (by, max): (Option<&str>, Option<i64>) = from_args(args)?;
             rsplit(text, by, max)?
         }
+        "title" => Value::from(title(text)),
         "casefold" => Value::from(text.to_lowercase()),
         "swapcase" => Value::from(text.chars().map(swap_case).collect::<String>()),
         "ljust" | "rjust" | "zfill" => pad(text, name, args)?,
@@ -149,6 +161,20 @@ fn string_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>
 
 fn swap_case(c: char) -> String {
     if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() }
+}
+
+/// A capital after everything that is not a letter, as `str.title` does; the filter of that name differs.
+fn title(text: &str) -> String {
+    let mut inside = false;
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if std::mem::replace(&mut inside, c.is_alphabetic()) {
+            out.extend(c.to_lowercase());
+        } else {
+            out.extend(c.to_uppercase());
+        }
+    }
+    out
 }
 
 fn rsplit(text: &str, by: Option<&str>, max: Option<i64>) -> Result<Value, Error> {

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::isa::{Dots, Mix};
+use super::isa::{Dots, Kernels, Mix};
 use crate::host::{self, Shared};
 use crate::{Format, KvLayout, Tensor};
 
@@ -167,7 +167,7 @@ impl<'a> Tile<'a> {
         unsafe { (kernels.dots.of(self.call.format))(&dots) };
         for (i, scores) in queries.clone().zip(scores.chunks_exact_mut(STEP)) {
             let mixed = &mut self.mixed[i * v_dim..(i + 1) * v_dim];
-            rescale(&mut scores[..positions], self.call.scale, &mut self.max[i], &mut self.sum[i], mixed);
+            rescale(kernels, &mut scores[..positions], self.call.scale, &mut self.max[i], &mut self.sum[i], mixed);
         }
         let mix = Mix {
             p: scores.as_ptr(),
@@ -195,17 +195,9 @@ impl<'a> Tile<'a> {
 }
 
 /// Turns a query's scores of one step into weights, relative to the maximum so far.
-fn rescale(scores: &mut [f32], scale: f32, max: &mut f32, sum: &mut f32, mixed: &mut [f32]) {
-    let mut highest = *max;
-    for score in scores.iter_mut() {
-        *score *= scale;
-        highest = highest.max(*score);
-    }
-    let mut step_sum = 0.0;
-    for score in scores.iter_mut() {
-        *score = (*score - highest).exp();
-        step_sum += *score;
-    }
+fn rescale(kernels: &Kernels, scores: &mut [f32], scale: f32, max: &mut f32, sum: &mut f32, mixed: &mut [f32]) {
+    // SAFETY: a backend has only kernels that run here.
+    let (highest, step_sum) = unsafe { (kernels.softmax)(scores, scale, *max) };
     let factor = (*max - highest).exp();
     *sum = *sum * factor + step_sum;
     if factor != 1.0 {

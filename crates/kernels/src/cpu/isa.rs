@@ -159,6 +159,8 @@ pub(super) struct Kernels {
     pub bf16: Option<Bf16Kernels>,
     /// Weighted sums.
     pub mix: ByFormat<unsafe fn(&Mix)>,
+    /// A step of a softmax: see [`tile::softmax`].
+    pub softmax: unsafe fn(&mut [f32], f32, f32) -> (f32, f32),
     /// Elements of a format to f32: (from, to, how many).
     pub widen: ByFormat<Convert>,
     /// f32 to elements of a format, rounding to nearest even: (from, to, how many).

@@ -51,8 +51,9 @@ impl Moe {
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn load(weights: &mut Weights, of: &ExpertsOf, router: Router) -> Result<Self, ModelError> {
-        weights.experts(of)?;
+        // The router first: its shape confirms the number of experts before tables are made for them.
         let gate = weights.matrix(&format!("{}.gate.weight", of.prefix), of.experts, of.hidden)?;
+        weights.experts(of)?;
         Ok(Moe { layer: of.layer, hidden: of.hidden, width: of.width, experts: of.experts, router, gate })
     }
 

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error, MapAccess, Visitor};
 
 use super::StoredType;
 use crate::read::whole::WholeFile;
@@ -15,6 +15,8 @@ use crate::{Result, StoreError};
 
 /// The format's own limit.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
+/// No model's file is larger (a pebibyte), and sums of sizes below it do not overflow.
+const FILE_BYTES_MAX: u64 = 1 << 50;
 
 /// One tensor of a header.
 #[derive(Debug)]
@@ -49,6 +51,9 @@ pub fn read_header(path: &Path) -> Result<Vec<(String, Entry)>> {
             "is {} bytes long, which is no safetensors file; download it again",
             file.bytes()
         )));
+    }
+    if file.bytes() > FILE_BYTES_MAX {
+        return Err(malformed(format!("is {} bytes long, which no model's file is", file.bytes())));
     }
     let mut length = [0; 8];
     length.copy_from_slice(&file.read_at(0, 8)?);
@@ -85,18 +90,19 @@ fn check(name: &str, raw: RawEntry, data_start: u64, data_bytes: u64) -> Result<
     }
     let (dtype, bits) = stored_type(&raw.dtype);
     let elements = raw.shape.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim));
-    let expected = bits.and_then(|bits| elements?.checked_mul(bits)).map(|bits| bits.div_ceil(8));
-    if bits.is_some() && expected != Some(end - begin) {
+    let shape = raw.shape.iter().map(|&dim| usize::try_from(dim)).collect::<Result<_, _>>();
+    let (Some(elements), Ok(shape)) = (elements, shape) else {
+        return Err(format!("tensor {name} has the shape {:?}, too large for this machine", raw.shape));
+    };
+    let expected = bits.map(|bits| elements.checked_mul(bits).map(|bits| bits.div_ceil(8)));
+    if expected.is_some_and(|expected| expected != Some(end - begin)) {
         return Err(format!(
-            "tensor {name} has {} bytes, which does not fit {} {:?}",
+            "tensor {name} has {} bytes, which does not fit {} {:?}; download the file again",
             end - begin,
             raw.dtype,
             raw.shape
         ));
     }
-    let shape = raw.shape.iter().map(|&dim| usize::try_from(dim)).collect::<Result<_, _>>();
-    let shape =
-        shape.map_err(|_| format!("tensor {name} has the shape {:?}, too large for this machine", raw.shape))?;
     Ok(Entry { dtype, shape, offset: data_start + begin, bytes: end - begin })
 }
 
@@ -148,10 +154,11 @@ impl<'de> Deserialize<'de> for Header {
                         map.next_value::<serde::de::IgnoredAny>()?;
                         continue;
                     }
+                    let problem = |what: fmt::Arguments| A::Error::custom(format_args!("tensor {name}: {what}"));
                     if !seen.insert(name.clone()) {
-                        return Err(serde::de::Error::custom(format!("tensor {name} comes twice")));
+                        return Err(problem(format_args!("comes twice")));
                     }
-                    let entry = map.next_value()?;
+                    let entry = map.next_value().map_err(|error| problem(format_args!("{error}")))?;
                     entries.push((name, entry));
                 }
                 Ok(Header(entries))

@@ -98,14 +98,14 @@ impl Product for Pairs {
 }
 
 // 4 × 6 accumulators, six activations and a weight fill 31 of the 32 registers.
-kernels_of!(Avx512, columns: 6, rows_by_one: 1, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
+kernels_of!(Avx512, dots: 4 by 6, by_one: 1, mix: 4, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
 
 /// The same, with products of bf16 pairs.
 pub(super) fn with_bf16() -> Kernels {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
     unsafe fn dots(d: &Dots) {
         // SAFETY: the caller's promise.
-        unsafe { tile::dots::<Pairs, 6, 1>(d) }
+        unsafe { tile::dots::<Pairs, 4, 6, 1>(d) }
     }
     Kernels { bf16: Some(Bf16Kernels { dots, round }), ..kernels() }
 }

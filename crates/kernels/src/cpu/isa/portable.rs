@@ -53,4 +53,4 @@ impl Lanes for Plain {
     }
 }
 
-kernels_of!(Plain, columns: 1, rows_by_one: 1);
+kernels_of!(Plain, dots: 2 by 2, by_one: 1, mix: 1);

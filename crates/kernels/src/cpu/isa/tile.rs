@@ -159,22 +159,23 @@ pub(super) unsafe fn padded(from: *const u8, len: usize) -> [u8; VECTOR_BYTES_MA
     bytes
 }
 
-/// [`Dots`] in tiles of four weight rows by `C` activation rows, or four, or of `ONE` weight row or more by one.
+/// [`Dots`] in tiles of `R` weight rows by `C` activation rows, and of `ONE` weight rows by one for what is left and for
+/// matrix-vector products; in pairs of activation rows between the two.
 ///
 /// # Safety
 /// The machine has the product's instructions, and the addresses hold what `Dots` says.
 #[inline(always)]
-pub(super) unsafe fn dots<P: Product, const C: usize, const ONE: usize>(d: &Dots) {
+pub(super) unsafe fn dots<P: Product, const R: usize, const C: usize, const ONE: usize>(d: &Dots) {
     let mut c = 0;
     while c + C <= d.columns {
         // SAFETY: columns c..c + C are inside; the rest is the caller's promise.
-        unsafe { columns::<P, 4, C>(d, c) };
+        unsafe { columns::<P, R, C>(d, c) };
         c += C;
     }
-    while C > 4 && c + 4 <= d.columns {
-        // SAFETY: columns c..c + 4 are inside.
-        unsafe { columns::<P, 4, 4>(d, c) };
-        c += 4;
+    while C > 2 && c + 2 <= d.columns {
+        // SAFETY: columns c..c + 2 are inside.
+        unsafe { columns::<P, R, 2>(d, c) };
+        c += 2;
     }
     while c < d.columns {
         // SAFETY: column c is inside.
@@ -251,32 +252,32 @@ unsafe fn tile<P: Product, const R: usize, const C: usize>(d: &Dots, r: usize, c
     }
 }
 
-/// [`Mix`] in tiles of four columns by four vectors.
+/// [`Mix`] in tiles of four columns by `D` vectors.
 ///
 /// # Safety
 /// The machine has the lanes' instructions, and the addresses hold what `Mix` says.
 #[inline(always)]
-pub(super) unsafe fn mix<L: Lanes, E: Element>(m: &Mix) {
+pub(super) unsafe fn mix<L: Lanes, E: Element, const D: usize>(m: &Mix) {
     let mut c = 0;
     while c + 4 <= m.columns {
         // SAFETY: columns c..c + 4 are inside.
-        unsafe { mix_columns::<L, E, 4>(m, c) };
+        unsafe { mix_columns::<L, E, 4, D>(m, c) };
         c += 4;
     }
     while c < m.columns {
         // SAFETY: column c is inside.
-        unsafe { mix_columns::<L, E, 1>(m, c) };
+        unsafe { mix_columns::<L, E, 1, D>(m, c) };
         c += 1;
     }
 }
 
 #[inline(always)]
-unsafe fn mix_columns<L: Lanes, E: Element, const C: usize>(m: &Mix, c: usize) {
+unsafe fn mix_columns<L: Lanes, E: Element, const C: usize, const D: usize>(m: &Mix, c: usize) {
     let mut d = 0;
-    while d + 4 * L::N <= m.dim {
-        // SAFETY: four vectors from d on are inside.
-        unsafe { mix_tile::<L, E, C, 4>(m, c, d) };
-        d += 4 * L::N;
+    while d + D * L::N <= m.dim {
+        // SAFETY: D vectors from d on are inside.
+        unsafe { mix_tile::<L, E, C, D>(m, c, d) };
+        d += D * L::N;
     }
     while d + L::N <= m.dim {
         // SAFETY: one vector from d on is inside.
@@ -361,6 +362,64 @@ pub(super) unsafe fn convert<L: Lanes, A: Element, B: Element>(from: *const u8, 
     }
 }
 
+/// Scales some scores and replaces each by its exponential relative to the highest of them and `max`. Returns that
+/// highest score and the sum of the exponentials.
+///
+/// Lane i takes every element of index `i % 16`. The compiler vectorises it with the instructions of the function that
+/// it is inlined into. A NaN among the scores reaches the sum.
+#[inline(always)]
+pub(super) fn softmax(scores: &mut [f32], scale: f32, max: f32) -> (f32, f32) {
+    let (mut highest, mut sums) = ([max; 16], [0f32; 16]);
+    let larger = |a: f32, b: f32| if a > b { a } else { b };
+    let (chunks, rest) = scores.as_chunks_mut::<16>();
+    for chunk in chunks.iter_mut() {
+        for i in 0..16 {
+            chunk[i] *= scale;
+            highest[i] = larger(chunk[i], highest[i]);
+        }
+    }
+    for (score, highest) in rest.iter_mut().zip(&mut highest) {
+        *score *= scale;
+        *highest = larger(*score, *highest);
+    }
+    let highest = highest.into_iter().fold(max, larger);
+    for chunk in chunks {
+        for i in 0..16 {
+            chunk[i] = exp(chunk[i] - highest);
+            sums[i] += chunk[i];
+        }
+    }
+    for (score, sum) in rest.iter_mut().zip(&mut sums) {
+        *score = exp(*score - highest);
+        *sum += *score;
+    }
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            sums[i] += sums[i + half];
+        }
+    }
+    (highest, sums[0])
+}
+
+/// e^x for x ≤ 0, within 2 ulp, and 0 below e^-87: x = n·ln 2 + r, and e^r by a polynomial with the coefficients of
+/// Cephes' expf. `f32::exp` is a call that no compiler vectorises, and took most of the time of attention.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// Adding it leaves an integer in the low bits of the sum: 1.5 · 2^23.
+    const ROUND: f32 = 12_582_912.0;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // ln 2 in two parts, the first of few bits, so that its product with n is exact.
+    let r = (x - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    let mut p = 1.987_569_1e-4;
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
+        p = p * r + coefficient;
+    }
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(1f32.to_bits()));
+    let exp = (p * (r * r) + r + 1.0) * power;
+    if x < -87.0 { 0.0 } else { exp }
+}
+
 /// Reads an f16 at any byte.
 #[inline(always)]
 pub(super) unsafe fn read_f16(from: *const u8) -> f32 {
@@ -368,10 +427,11 @@ pub(super) unsafe fn read_f16(from: *const u8) -> f32 {
     unsafe { from.cast::<f16>().read_unaligned() }.to_f32()
 }
 
-/// Makes `kernels()` of a vector type: the loops above, in functions that enable the instructions given, with dot
-/// tiles of four rows by so many columns.
+/// Makes `kernels()` of a vector type: the loops above, in functions that enable the instructions given. `dots` is the
+/// tile, weight rows by activation rows; `by_one` the weight rows that are taken at once with one activation row; `mix`
+/// how many vectors of four weighted sums are. Tiles are as large as the registers; no number of rows is above four.
 macro_rules! kernels_of {
-    ($lanes:ty, columns: $columns:expr, rows_by_one: $one:expr $(, $features:literal)?) => {
+    ($lanes:ty, dots: $rows:literal by $columns:literal, by_one: $one:literal, mix: $mix:literal $(, $features:literal)?) => {
         /// The kernels of this instruction set.
         pub(super) fn kernels() -> $crate::cpu::isa::Kernels {
             use $crate::cpu::isa::tile::{self, Bf16, F16, F32, Widened};
@@ -380,17 +440,21 @@ macro_rules! kernels_of {
             $(#[target_feature(enable = $features)])?
             unsafe fn dots<E: tile::Element>(d: &Dots) {
                 // SAFETY: the caller's promise, here and below.
-                unsafe { tile::dots::<Widened<$lanes, E>, $columns, $one>(d) }
+                unsafe { tile::dots::<Widened<$lanes, E>, $rows, $columns, $one>(d) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn mix<E: tile::Element>(m: &Mix) {
                 // SAFETY: as above.
-                unsafe { tile::mix::<$lanes, E>(m) }
+                unsafe { tile::mix::<$lanes, E, $mix>(m) }
             }
             $(#[target_feature(enable = $features)])?
             unsafe fn convert<A: tile::Element, B: tile::Element>(from: *const u8, to: *mut u8, n: usize) {
                 // SAFETY: as above.
                 unsafe { tile::convert::<$lanes, A, B>(from, to, n) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn softmax(scores: &mut [f32], scale: f32, max: f32) -> (f32, f32) {
+                tile::softmax(scores, scale, max)
             }
             Kernels {
                 dots: ByFormat { f32: dots::<F32>, f16: dots::<F16>, bf16: dots::<Bf16> },
@@ -398,8 +462,25 @@ macro_rules! kernels_of {
                 mix: ByFormat { f32: mix::<F32>, f16: mix::<F16>, bf16: mix::<Bf16> },
                 widen: ByFormat { f32: convert::<F32, F32>, f16: convert::<F16, F32>, bf16: convert::<Bf16, F32> },
                 narrow: ByFormat { f32: convert::<F32, F32>, f16: convert::<F32, F16>, bf16: convert::<F32, Bf16> },
+                softmax,
             }
         }
     };
 }
 pub(super) use kernels_of;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_2_ulp() {
+        for i in 0..=8_700_000 {
+            let x = i as f32 * -1e-5;
+            let (got, expected) = (exp(x), f64::from(x).exp());
+            assert!((f64::from(got) - expected).abs() <= 2.0 * 1.2e-7 * expected, "exp({x:e}) is not {got:e}");
+        }
+        assert_eq!([exp(0.0), exp(-0.0), exp(-88.0), exp(-1e30), exp(f32::NEG_INFINITY)], [1.0, 1.0, 0.0, 0.0, 0.0]);
+        assert!(exp(f32::NAN).is_nan());
+    }
+}

@@ -1,0 +1,96 @@
+//! What the tests share: fixtures, NumPy files, engines over small models.
+
+#![allow(dead_code, reason = "each test uses its own part")]
+
+use std::path::{Path, PathBuf};
+
+use outpour_engine::{Engine, Inspection, Observer, Options, SequenceId, Session};
+use outpour_store::read::{self, ReaderKind};
+
+/// A folder of `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
+}
+
+/// The data and shape of a NumPy file of little-endian 4-byte or 8-byte elements.
+pub struct Npy {
+    pub shape: Vec<usize>,
+    bytes: Vec<u8>,
+    element_bytes: usize,
+}
+
+impl Npy {
+    pub fn read(path: &Path) -> Npy {
+        let file = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let length = u16::from_le_bytes([file[8], file[9]]) as usize;
+        let header = std::str::from_utf8(&file[10..10 + length]).expect("NumPy headers are ASCII");
+        assert!(header.contains("'fortran_order': False"), "{header}");
+        let list = header.split(['(', ')']).nth(1).expect("a shape");
+        let shape = list.split(',').filter_map(|dim| dim.trim().parse().ok()).collect();
+        let element_bytes = if header.contains("i8'") { 8 } else { 4 };
+        Npy { shape, bytes: file[10 + length..].to_vec(), element_bytes }
+    }
+
+    pub fn f32(&self) -> Vec<f32> {
+        assert_eq!(self.element_bytes, 4);
+        self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+
+    pub fn ids(&self) -> Vec<u32> {
+        self.bytes.chunks_exact(self.element_bytes).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+}
+
+/// Logits `[tokens, vocab]` of all positions, and the routes in the order they were chosen.
+#[derive(Default)]
+pub struct Recorded {
+    pub logits: Vec<f32>,
+    /// `(layer, position, experts, weights)`.
+    pub routes: Vec<(usize, usize, Vec<i32>, Vec<f32>)>,
+}
+
+impl Observer for Recorded {
+    fn logits(&mut self, _: SequenceId, _: usize, logits: &[f32]) {
+        self.logits.extend_from_slice(logits);
+    }
+
+    fn routes(&mut self, layer: usize, positions: &[u32], choice: &[i32], weights: &[f32]) {
+        let top_k = choice.len() / positions.len();
+        for (i, &position) in positions.iter().enumerate() {
+            let (choice, weights) = (&choice[i * top_k..][..top_k], &weights[i * top_k..][..top_k]);
+            self.routes.push((layer, position as usize, choice.to_vec(), weights.to_vec()));
+        }
+    }
+}
+
+/// Loads a model.
+pub fn engine(model: &Path, options: &Options, reader: ReaderKind) -> Engine {
+    let inspection = Inspection::open(model, options.precise).unwrap_or_else(|error| panic!("{error}"));
+    let reader = read::open(reader).expect("a reader");
+    Engine::load(inspection, options, reader, &mut |_, _| {}).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Computes the logits of all tokens: those before `step_from` as a prompt, the others one at a time.
+pub fn logits(engine: &mut Engine, ids: &[u32], step_from: usize) -> Recorded {
+    let mut recorded = Recorded::default();
+    let mut session = Session::open(engine);
+    session.extend(engine, &ids[..step_from], true, &mut recorded).unwrap_or_else(|error| panic!("{error}"));
+    for &next in &ids[step_from..] {
+        session.step(engine, &mut recorded, &mut |_, _| next).unwrap_or_else(|error| panic!("{error}"));
+        let row = session.logits(engine, &mut recorded).unwrap_or_else(|error| panic!("{error}")).to_vec();
+        recorded.logits.extend_from_slice(&row);
+    }
+    session.close(engine);
+    recorded
+}
+
+/// Options with a memory that holds all of a small model.
+pub fn roomy() -> Options {
+    Options { ram: 2 << 30, ..Options::default() }
+}
+
+/// The least memory that a model runs in under these options.
+pub fn minimum_ram(model: &Path, options: &Options) -> usize {
+    let inspection = Inspection::open(model, options.precise).unwrap_or_else(|error| panic!("{error}"));
+    inspection.plan(options).unwrap_or_else(|error| panic!("{error}")).minimum_ram
+}

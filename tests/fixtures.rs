@@ -1,0 +1,153 @@
+//! The forward pass against `transformers`: logits, routes and greedy tokens of the committed fixtures.
+
+mod common;
+
+use common::{Npy, Recorded, engine, fixture, logits, roomy};
+use outpour_engine::sample::argmax;
+use outpour_engine::{Backend, Options};
+use outpour_store::read::ReaderKind;
+
+const FAMILIES: [&str; 2] = ["qwen3_moe", "qwen3_moe_odd"];
+
+/// What the reference says of a fixture.
+struct Reference {
+    ids: Vec<u32>,
+    prompt: usize,
+    vocab: usize,
+    logits: Vec<f32>,
+    /// Cached decode: the logits that chose each generated token.
+    cached: Vec<f32>,
+    /// By sparse layer and position.
+    routes: Vec<i32>,
+    route_weights: Vec<f32>,
+    top_k: usize,
+}
+
+impl Reference {
+    fn read(name: &str) -> Reference {
+        let npy = |file: &str| Npy::read(&fixture(name).join(file));
+        let mut ids = npy("prompt_ids.npy").ids();
+        let prompt = ids.len();
+        ids.extend(npy("greedy_ids.npy").ids());
+        let (full, routes) = (npy("logits_full.npy"), npy("router_idx.npy"));
+        assert_eq!(full.shape[0], ids.len());
+        Reference {
+            ids,
+            prompt,
+            vocab: full.shape[1],
+            logits: full.f32(),
+            cached: npy("logits_cached.npy").f32(),
+            top_k: routes.shape[2],
+            routes: routes.ids().iter().map(|&expert| expert as i32).collect(),
+            route_weights: npy("router_w.npy").f32(),
+        }
+    }
+
+    fn std(&self) -> f32 {
+        let mean = self.logits.iter().sum::<f32>() / self.logits.len() as f32;
+        (self.logits.iter().map(|l| (l - mean).powi(2)).sum::<f32>() / self.logits.len() as f32).sqrt()
+    }
+
+    /// Whether the experts at each position are the reference's, in order; asserts close weights where they are.
+    fn same_routes(&self, recorded: &Recorded, weight_tolerance: f32) -> Vec<bool> {
+        let mut sparse: Vec<usize> = recorded.routes.iter().map(|route| route.0).collect();
+        sparse.sort_unstable();
+        sparse.dedup();
+        let mut same = vec![true; self.ids.len()];
+        assert_eq!(
+            recorded.routes.len() * self.top_k,
+            self.routes.len(),
+            "a choice for each sparse layer and position"
+        );
+        for (layer, position, experts, weights) in &recorded.routes {
+            let place = sparse.iter().position(|l| l == layer).expect("a sparse layer");
+            let at = (place * self.ids.len() + position) * self.top_k;
+            if experts[..] != self.routes[at..at + self.top_k] {
+                same[*position] = false;
+            } else if same[*position] {
+                let reference = &self.route_weights[at..at + self.top_k];
+                let off = weights.iter().zip(reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(off <= weight_tolerance, "layer {layer}, position {position}: router weights are {off} off");
+            }
+        }
+        same
+    }
+}
+
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Checks one way of computing a fixture in f32.
+fn check_precise(name: &str, backend: Backend, chunk: Option<usize>, step_from: Option<usize>) {
+    let reference = Reference::read(name);
+    let options = Options { precise: true, backend, prefill_chunk: chunk, ..roomy() };
+    let mut engine = engine(&fixture(name), &options, ReaderKind::Auto);
+    let recorded = logits(&mut engine, &reference.ids, step_from.unwrap_or(reference.ids.len()));
+    let way = format!("{name}, {backend:?}, chunk {chunk:?}, step from {step_from:?}");
+    let tolerance = 2e-4 * reference.std();
+    let off = difference(&recorded.logits, &reference.logits);
+    assert!(off <= tolerance, "{way}: logits are {off} off, more than {tolerance}");
+    let decoded = (reference.prompt - 1) * reference.vocab;
+    let off = difference(&recorded.logits[decoded..][..reference.cached.len()], &reference.cached);
+    assert!(off <= tolerance, "{way}: logits of cached decoding are {off} off, more than {tolerance}");
+    assert!(reference.same_routes(&recorded, 1e-5).iter().all(|&same| same), "{way}: other experts were chosen");
+    for (i, row) in recorded
+        .logits
+        .chunks(reference.vocab)
+        .enumerate()
+        .skip(reference.prompt - 1)
+        .take(reference.ids.len() - reference.prompt)
+    {
+        assert_eq!(argmax(row), reference.ids[i + 1], "{way}: greedy token after position {i}");
+    }
+}
+
+#[test]
+fn precise_logits_are_those_of_transformers() {
+    for name in FAMILIES {
+        for backend in [Backend::Cpu, Backend::Reference] {
+            for chunk in [None, Some(1), Some(7), Some(64)] {
+                check_precise(name, backend, chunk, None);
+            }
+            for step_from in [1, 33] {
+                check_precise(name, backend, None, Some(step_from));
+            }
+            check_precise(name, backend, Some(7), Some(20));
+        }
+    }
+}
+
+/// Kullback-Leibler divergence of two rows of logits, in nats.
+fn kl(p: &[f32], q: &[f32]) -> f64 {
+    let log_softmax = |row: &[f32]| -> Vec<f64> {
+        let max = row.iter().copied().fold(f32::MIN, f32::max) as f64;
+        let sum: f64 = row.iter().map(|&l| (l as f64 - max).exp()).sum();
+        row.iter().map(|&l| l as f64 - max - sum.ln()).collect()
+    };
+    let (p, q) = (log_softmax(p), log_softmax(q));
+    p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
+#[test]
+fn default_rounding_costs_little() {
+    for name in FAMILIES {
+        let reference = Reference::read(name);
+        let mut engine = engine(&fixture(name), &roomy(), ReaderKind::Auto);
+        let recorded = logits(&mut engine, &reference.ids, reference.prompt);
+        let followed = reference.same_routes(&recorded, 0.02);
+        let rows = recorded.logits.chunks(reference.vocab).zip(reference.logits.chunks(reference.vocab));
+        let top1 = rows.clone().filter(|(a, b)| argmax(a) == argmax(b)).count();
+        let kls: Vec<f64> = rows.zip(&followed).filter(|(_, same)| **same).map(|((a, b), _)| kl(b, a)).collect();
+        let (mean, limit) = (kls.iter().sum::<f64>() / kls.len() as f64, 1e-3 * (reference.std() as f64).powi(2));
+        println!(
+            "{name}: top-1 agreement {top1} of {}, routes followed at {} positions, there mean KL {mean:.2e} (limit {limit:.2e})",
+            reference.ids.len(),
+            kls.len()
+        );
+        assert!(kls.len() * 4 >= reference.ids.len() * 3, "{name}: routes differ at more than a quarter of positions");
+        assert!(mean <= limit, "{name}: mean KL {mean} is above {limit}");
+        assert!(top1 * 20 >= reference.ids.len() * 19, "{name}: top-1 agreement {top1} of {}", reference.ids.len());
+    }
+}
