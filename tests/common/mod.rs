@@ -2,6 +2,10 @@
 
 #![allow(dead_code, reason = "each test uses its own part")]
 
+pub mod cli;
+pub mod damage;
+
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use outpour_engine::{Engine, Inspection, Observer, Options, SequenceId, Session};
@@ -67,7 +71,8 @@ impl Observer for Recorded {
 pub fn engine(model: &Path, options: &Options, reader: ReaderKind) -> Engine {
     let inspection = Inspection::open(model, options.precise).unwrap_or_else(|error| panic!("{error}"));
     let reader = read::open(reader).expect("a reader");
-    Engine::load(inspection, options, reader, &mut |_, _| {}).unwrap_or_else(|error| panic!("{error}"))
+    Engine::load(inspection, options, reader, &mut |_, _| ControlFlow::Continue(()))
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Computes the logits of all tokens: those before `step_from` as a prompt, the others one at a time.
@@ -93,4 +98,16 @@ pub fn roomy() -> Options {
 pub fn minimum_ram(model: &Path, options: &Options) -> usize {
     let inspection = Inspection::open(model, options.precise).unwrap_or_else(|error| panic!("{error}"));
     inspection.plan(options).unwrap_or_else(|error| panic!("{error}")).minimum_ram
+}
+
+/// Whether this process may do everything.
+pub fn is_root() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().any(|line| line.strip_prefix("Uid:").is_some_and(|ids| ids.split_whitespace().nth(1) == Some("0")))
+}
+
+/// Lets every user read a folder that `tempfile` made for this one alone.
+pub fn open_to_everyone(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).expect("the folder is ours");
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use outpour_engine::{Engine, EngineError, Inspection, Observer, Progress, SequenceId, Session};
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ pub fn logits(args: &LogitsArgs) -> Result<ExitCode> {
         bail!("--step-from {step_from} is not between 1 and the {tokens} tokens of --ids");
     }
     let facts = inspection.facts().clone();
-    model::check_tokens(&args.ids, &facts)?;
+    model::check_tokens(&args.ids, &facts).context("--ids")?;
     let plan = inspection.plan(&options)?;
     if tokens > plan.ctx {
         return Err(EngineError::ContextFull { tokens, ctx: plan.ctx, ctx_max: facts.context_max }.into());

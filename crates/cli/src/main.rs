@@ -33,10 +33,19 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            term::note(&format!("outpour: {}", term::one_line(&format!("{error:#}"))));
+            term::note(&format!("outpour: {}", term::one_line(&message(&error))));
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// An error and its causes, each said once: some tell their cause themselves.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |message, cause| match message.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => message,
+        _ => format!("{message}: {cause}"),
+    })
 }
 
 /// 2 for what the user can mend in the call or the files, 1 for what failed while it ran, 130 after Ctrl-C.

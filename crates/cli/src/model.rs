@@ -1,5 +1,6 @@
 //! A model folder as the verbs use it: weights, tokenizer, template, defaults.
 
+use std::io::IsTerminal;
 use std::io::Read;
 use std::path::Path;
 
@@ -25,7 +26,7 @@ pub struct Text {
 }
 
 /// Memory of a loaded tokenizer for each byte of tokenizer.json (measured: see EXPERIMENTS.md).
-const TOKENIZER_BYTES_PER_BYTE: usize = 6;
+const TOKENIZER_BYTES_PER_BYTE: usize = 2;
 
 /// Loads the tokenizer of a model folder.
 ///

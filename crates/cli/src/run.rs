@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use outpour_engine::sample::{Sampler, Sampling};
@@ -31,12 +32,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     if tokens.is_empty() {
         return Err(EngineError::NoTokens.into());
     }
-    model::check_tokens(&tokens, inspection.facts()).context("tokenizer.json is another model's")?;
     let room =
         EngineError::ContextFull { tokens: tokens.len() + 1, ctx: plan.ctx, ctx_max: inspection.facts().context_max };
     if tokens.len() >= plan.ctx {
         return Err(room.into());
     }
+    model::check_tokens(&tokens, inspection.facts()).context("tokenizer.json is another model's")?;
     let generation = Generation {
         tokens,
         tokens_max: args.max_tokens.unwrap_or(usize::MAX),
@@ -95,6 +96,8 @@ struct Done {
     /// Experts found in memory and read while decoding.
     hits: u64,
     misses: u64,
+    /// Time of decoding in which nothing could be computed because reads were awaited.
+    blocked: Duration,
 }
 
 impl Generation {
@@ -112,7 +115,7 @@ impl Generation {
             End::Unwritten(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 Err(anyhow::Error::from(error).context(term::UNWRITTEN))
             }
-            End::Interrupted => Ok(ExitCode::from(INTERRUPTED)),
+            End::Interrupted => Ok(ExitCode::from(crate::INTERRUPTED)),
             _ => Ok(ExitCode::SUCCESS),
         }
     }
@@ -125,7 +128,8 @@ impl Generation {
         progress.finish();
         let prefill_stream = engine.stats().stream;
         let between = drive();
-        let mut done = Done { generated: 0, end: End::Length, read_bytes: [0; 2], hits: 0, misses: 0 };
+        let mut done =
+            Done { generated: 0, end: End::Length, read_bytes: [0; 2], hits: 0, misses: 0, blocked: Duration::ZERO };
         done.end = match prefilled {
             Ok(()) => self.decode(engine, session, tokenizer, &mut done.generated)?,
             Err(EngineError::Cancelled) => End::Interrupted,
@@ -139,6 +143,7 @@ impl Generation {
             counted(between, drive(), stream.read_bytes - prefill_stream.read_bytes),
         ];
         (done.hits, done.misses) = (stream.hits - prefill_stream.hits, stream.misses - prefill_stream.misses);
+        done.blocked = stream.blocked - prefill_stream.blocked;
         Ok(done)
     }
 
@@ -199,15 +204,18 @@ impl Generation {
     /// One line: tokens, speed, memory, hits, bytes read.
     fn summary(&self, engine: &Engine, done: &Done) {
         let stats = engine.stats();
-        let speed = |tokens: usize, time: std::time::Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
+        let speed = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
         let used = Machine::here()
             .resident()
             .map_or("unknown".to_owned(), |resident| Bytes(resident.total_bytes()).to_string());
         let experts = done.hits + done.misses;
-        let hits = if experts == 0 {
-            "no experts".to_owned()
-        } else {
-            format!("{:.0} % of experts hit", 100.0 * done.hits as f64 / experts as f64)
+        let hits = match experts {
+            0 => "no experts".to_owned(),
+            _ => {
+                let waited = 100.0 * done.blocked.as_secs_f64() / stats.decode_time.as_secs_f64().max(1e-9);
+                let hits = 100.0 * done.hits as f64 / experts as f64;
+                format!("{hits:.0} % of experts hit, {waited:.0} % of decoding waited for the drive")
+            }
         };
         let end = match done.end {
             End::Model => "the model ended",

@@ -78,6 +78,10 @@ pub fn one_line(message: &str) -> String {
     line
 }
 
+fn go_on() -> ControlFlow<()> {
+    if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
 fn bar(length: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr_with_hz(10));
     bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -96,12 +100,13 @@ impl LoadProgress {
         LoadProgress { bar: bar(1, "loading  [{bar:30}] {msg}"), began: Instant::now() }
     }
 
-    /// Bytes read so far, and in all.
-    pub fn read(&self, read: u64, total: u64) {
+    /// Bytes read so far, and in all. Breaks off after Ctrl-C.
+    pub fn read(&self, read: u64, total: u64) -> ControlFlow<()> {
         let speed = read as f64 / self.began.elapsed().as_secs_f64().max(1e-6) / 1e9;
         self.bar.set_length(total);
         self.bar.set_position(read);
         self.bar.set_message(format!("{} of {}, {speed:.2} GB/s", Bytes(read), Bytes(total)));
+        go_on()
     }
 
     /// Removes the line.
@@ -132,9 +137,6 @@ impl PromptProgress {
 
 impl Observer for PromptProgress {
     fn progress(&mut self, progress: Progress) -> ControlFlow<()> {
-        if stopped() {
-            return ControlFlow::Break(());
-        }
         if !self.bar.is_hidden() {
             let Progress { tokens_done, tokens_total, batch_tokens, layers_done, layers } = progress;
             let done = tokens_done as f64 + batch_tokens as f64 * layers_done as f64 / layers as f64;
@@ -149,7 +151,7 @@ impl Observer for PromptProgress {
                 read as f64 / seconds / 1e9
             ));
         }
-        ControlFlow::Continue(())
+        go_on()
     }
 }
 
@@ -158,7 +160,7 @@ pub struct Interruptible;
 
 impl Observer for Interruptible {
     fn progress(&mut self, _: Progress) -> ControlFlow<()> {
-        if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        go_on()
     }
 }
 

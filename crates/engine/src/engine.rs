@@ -1,6 +1,7 @@
 //! A loaded model with its residency. It owns the loop over layers; between two layers it reports progress and may be
 //! cancelled.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,15 +72,15 @@ pub struct Engine {
 
 impl Engine {
     /// Loads a model: plans, allocates, and reads the trunk through `reader`, which then serves the experts. `progress`
-    /// is told bytes read and bytes in all.
+    /// is told bytes read and bytes in all, and may break off.
     ///
     /// # Errors
-    /// When the memory is too small, or a file cannot be read.
+    /// When the memory is too small, or a file cannot be read; [`EngineError::Cancelled`] when `progress` broke off.
     pub fn load(
         inspection: Inspection,
         options: &Options,
         mut reader: Box<dyn Reader>,
-        progress: &mut dyn FnMut(u64, u64),
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<Engine, EngineError> {
         let plan = inspection.plan(options)?;
         let ops = options.open_backend()?;
@@ -87,7 +88,9 @@ impl Engine {
 
         let mut weights = Weights::load(&inspection.checkpoint, ops.alloc_host(inspection.trunk_bytes)?);
         let model = inspection.build(&mut weights)?;
-        weights.read_trunk(&mut *reader, progress)?;
+        if weights.read_trunk(&mut *reader, progress)?.is_break() {
+            return Err(EngineError::Cancelled);
+        }
 
         let Inspection { checkpoint, layout, shapes, .. } = inspection;
         let mut sizes = layout.classes().to_vec();

@@ -12,6 +12,7 @@ use outpour_model::{Facts, Model, registry};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::ExpertLayout;
 use outpour_store::plan::{Ask, ClassNeeds, Needs, Plan};
+use outpour_store::read;
 
 use crate::error::EngineError;
 use crate::scratch::Scratch;
@@ -69,7 +70,7 @@ impl Options {
                 let threads = self.threads.unwrap_or(0);
                 Box::new(Cpu::new(CpuOptions { threads, precise: self.precise, isa: None })?)
             }
-            Backend::Reference => Box::new(Reference::default()),
+            Backend::Reference => Box::new(Reference),
         })
     }
 }
@@ -132,7 +133,7 @@ impl Inspection {
         };
         let state = self.model.state_layout();
         let needs = Needs {
-            process: PROCESS_BYTES + options.beside + self.tables_bytes(),
+            process: PROCESS_BYTES + options.beside + self.tables_bytes() + self.window_bytes(),
             trunk: self.trunk_bytes,
             scratch: &|chunk| Scratch::bytes(&*self.model, chunk),
             classes: self.layout.classes().iter().enumerate().map(class).collect(),
@@ -141,6 +142,12 @@ impl Inspection {
             context_max: self.facts.context_max,
         };
         Ok(Plan::new(&needs, Ask { ram: options.ram, ctx: options.ctx, chunk: options.prefill_chunk })?)
+    }
+
+    /// Page cache that reads in flight hold, where the file system refuses direct I/O.
+    fn window_bytes(&self) -> usize {
+        let direct = self.checkpoint.files().iter().all(|file| file.is_direct());
+        if direct { 0 } else { read::BUFFERED_WINDOW_BYTES_MAX }
     }
 
     /// Builds the model over other weights of the same checkpoint.
@@ -166,7 +173,7 @@ impl Inspection {
 }
 
 /// Code, stacks, allocator and kernel tables of a process that runs a small model (measured: see EXPERIMENTS.md).
-const PROCESS_BYTES: usize = 24 << 20;
+const PROCESS_BYTES: usize = 12 << 20;
 /// A tensor's name, shape and place, with its share of the hash table (measured on 18,867 tensors).
 const TENSOR_ENTRY_BYTES: usize = 320;
 /// An expert's extents, slot and list entries.

@@ -85,6 +85,9 @@ impl Sampling {
             ("frequency_penalty", self.frequency_penalty, -100.0..=100.0),
         ];
         match in_range.iter().find(|(_, value, range)| !range.contains(value)) {
+            Some((name, value, range)) if *range.start() == f32::MIN_POSITIVE => {
+                Err(format!("{name} {value} is not above 0 and at most {}", range.end()))
+            }
             Some((name, value, range)) => {
                 Err(format!("{name} {value} is not between {} and {}", range.start(), range.end()))
             }

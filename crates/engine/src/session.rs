@@ -147,7 +147,8 @@ impl Session {
         input.read_exact(&mut count).map_err(damaged)?;
         let (count, ctx) = (u64::from_le_bytes(count), engine.plan().ctx);
         if count > ctx as u64 {
-            let problem = format!("the saved session claims {count} tokens, more than --ctx {ctx}: raise --ctx, or start anew");
+            let problem =
+                format!("the saved session claims {count} tokens, more than --ctx {ctx}: raise --ctx, or start anew");
             return Err(ModelError::State(problem).into());
         }
         let mut session = Session::open(engine);
@@ -159,7 +160,10 @@ impl Session {
             }
             engine.restore(session.sequence, input)?;
             if engine.tokens_done(session.sequence) != session.tokens.len() {
-                return Err(ModelError::State("the saved session is damaged (its state holds other tokens): start anew".into()).into());
+                return Err(ModelError::State(
+                    "the saved session is damaged (its state holds other tokens): start anew".into(),
+                )
+                .into());
             }
             Ok(())
         };

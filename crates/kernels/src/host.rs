@@ -194,3 +194,53 @@ impl<T> Shared<T> {
         unsafe { std::slice::from_raw_parts_mut(self.at(at), len) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_zeroed_aligned_and_no_larger_than_asked() {
+        let page = rustix::param::page_size().max(PAGE);
+        for bytes in [0, 1, 4096, 5000, HUGE_PAGE - 1, HUGE_PAGE, 3 * HUGE_PAGE + 5] {
+            let memory = HostMemory::new(bytes).unwrap();
+            assert_eq!(memory.bytes(), bytes);
+            assert_eq!(memory.mapped, bytes.max(1).next_multiple_of(page));
+            let align = if bytes >= HUGE_PAGE { HUGE_PAGE } else { page };
+            assert_eq!(memory.host().unwrap().addr().get() % align, 0);
+            // SAFETY: the memory's own bytes.
+            let slice = unsafe { std::slice::from_raw_parts_mut(memory.start.as_ptr(), bytes) };
+            assert!(slice.iter().all(|&byte| byte == 0));
+            slice.fill(1);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_an_error() {
+        for bytes in [usize::MAX, usize::MAX - HUGE_PAGE, 1 << 60] {
+            assert!(matches!(HostMemory::new(bytes), Err(OpsError::OutOfMemory { bytes: b, .. }) if b == bytes));
+        }
+    }
+
+    /// Resident bytes of this process.
+    #[cfg(target_os = "linux")]
+    fn resident() -> usize {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: usize = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
+        pages * rustix::param::page_size()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_counts_when_it_is_used() {
+        const BYTES: usize = 256 << 20;
+        let before = resident();
+        let memory = HostMemory::new(BYTES).unwrap();
+        assert!(resident() < before + BYTES / 4, "allocating touches nothing");
+        // SAFETY: the memory's own bytes.
+        unsafe { memory.start.as_ptr().write_bytes(1, BYTES) };
+        assert!(resident() > before + BYTES / 2);
+        drop(memory);
+        assert!(resident() < before + BYTES / 4, "dropping gives it back");
+    }
+}

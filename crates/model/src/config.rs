@@ -27,15 +27,16 @@ pub enum ModelError {
 #[derive(Clone, Copy, Debug)]
 pub struct Config<'a>(pub &'a Value);
 
-/// Sizes above this are no model's, and would overflow products of sizes.
+/// Sizes from this on are no model's, and would overflow products of sizes.
 pub(crate) const SIZE_MAX: u64 = 1 << 31;
 
 impl<'a> Config<'a> {
     /// `model_type`, which says what family it is.
     pub fn model_type(&self) -> Result<&'a str, ModelError> {
-        self.0.get("model_type").and_then(Value::as_str).ok_or_else(|| {
-            ModelError::Config("has no model_type; this is not the config.json of a language model".into())
-        })
+        self.0
+            .get("model_type")
+            .and_then(Value::as_str)
+            .ok_or_else(|| ModelError::Config("has no model_type; give the config.json of a language model".into()))
     }
 
     fn get(&self, key: &str) -> Option<&'a Value> {
@@ -44,7 +45,7 @@ impl<'a> Config<'a> {
 
     /// A size, at least 1.
     pub fn size(&self, key: &str) -> Result<usize, ModelError> {
-        self.size_or_none(key)?.ok_or_else(|| ModelError::Config(format!("has no {key}")))
+        self.size_or_none(key)?.ok_or_else(|| ModelError::Config(format!("has no {key}; download it again")))
     }
 
     /// A size under the first of these spellings that is there.
@@ -62,7 +63,7 @@ impl<'a> Config<'a> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match value.as_u64() {
             Some(size) if (1..SIZE_MAX).contains(&size) => Ok(Some(size as usize)),
-            _ => Err(ModelError::Config(format!("{key} is {value}, which is no size"))),
+            _ => Err(wrong(key, value, &format!("a whole number from 1 to {}", SIZE_MAX - 1))),
         }
     }
 
@@ -70,9 +71,7 @@ impl<'a> Config<'a> {
     pub fn float_or(&self, key: &str, default: f64) -> Result<f64, ModelError> {
         match self.get(key) {
             None => Ok(default),
-            Some(value) => {
-                value.as_f64().ok_or_else(|| ModelError::Config(format!("{key} is {value}, which is no number")))
-            }
+            Some(value) => value.as_f64().ok_or_else(|| wrong(key, value, "a number")),
         }
     }
 
@@ -82,7 +81,8 @@ impl<'a> Config<'a> {
         if (f32::MIN_POSITIVE as f64..=f32::MAX as f64).contains(&number) {
             Ok(number)
         } else {
-            Err(ModelError::Config(format!("{key} is {number}, which makes no sense: it must be above zero")))
+            let value = self.get(key).unwrap_or(&Value::Null);
+            Err(wrong(key, value, &format!("above 0 and at most {:e}", f32::MAX)))
         }
     }
 
@@ -90,9 +90,7 @@ impl<'a> Config<'a> {
     pub fn flag_or(&self, key: &str, default: bool) -> Result<bool, ModelError> {
         match self.get(key) {
             None => Ok(default),
-            Some(value) => {
-                value.as_bool().ok_or_else(|| ModelError::Config(format!("{key} is {value}, neither true nor false")))
-            }
+            Some(value) => value.as_bool().ok_or_else(|| wrong(key, value, "true or false")),
         }
     }
 
@@ -100,16 +98,14 @@ impl<'a> Config<'a> {
     pub fn layers(&self, key: &str) -> Result<Vec<usize>, ModelError> {
         let Some(value) = self.get(key) else { return Ok(Vec::new()) };
         let list = value.as_array().map(|list| list.iter().map(|v| v.as_u64().map(|v| v as usize)).collect());
-        list.flatten().ok_or_else(|| ModelError::Config(format!("{key} is {value}, which is no list of layers")))
+        list.flatten().ok_or_else(|| wrong(key, value, "a list of layer numbers"))
     }
 
     /// A text, with a default.
     pub fn text_or(&self, key: &str, default: &'a str) -> Result<&'a str, ModelError> {
         match self.get(key) {
             None => Ok(default),
-            Some(value) => {
-                value.as_str().ok_or_else(|| ModelError::Config(format!("{key} is {value}, which is no text")))
-            }
+            Some(value) => value.as_str().ok_or_else(|| wrong(key, value, "a text")),
         }
     }
 
@@ -120,10 +116,14 @@ impl<'a> Config<'a> {
         let old = self.positive_or("rope_theta", theta_default)?;
         for key in ["rope_parameters", "rope_scaling"] {
             if let Some(value) = self.get(key).filter(|value| !value.is_object()) {
-                return Err(ModelError::Config(format!("{key} is {value}, which is no JSON object")));
+                return Err(wrong(key, value, "a JSON object"));
             }
         }
         let settings = Config(self.get("rope_parameters").or(self.get("rope_scaling")).unwrap_or(&NONE));
         Ok((settings, settings.positive_or("rope_theta", old)?))
     }
+}
+
+fn wrong(key: &str, value: &Value, must_be: &str) -> ModelError {
+    ModelError::Config(format!("{key} is {value}, and must be {must_be}; download it again"))
 }

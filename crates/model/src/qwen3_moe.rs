@@ -72,7 +72,7 @@ impl Qwen3Moe {
         };
         let mlp_only = config.layers("mlp_only_layers")?;
         let sparse_step = config.size_or("decoder_sparse_step", 1)?;
-        let is_sparse = |layer: usize| !mlp_only.contains(&layer) && (layer + 1) % sparse_step == 0;
+        let is_sparse = |layer: usize| !mlp_only.contains(&layer) && (layer + 1).is_multiple_of(sparse_step);
 
         let embed_tokens = weights.matrix("model.embed_tokens.weight", vocab, hidden)?;
         let mut build_layer = |layer: usize| -> Result<Layer, ModelError> {
@@ -123,14 +123,14 @@ fn check(
     experts: usize,
     top_k: usize,
 ) -> Result<(), ModelError> {
-    let problem = if heads % kv_heads != 0 {
-        format!("num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+    let problem = if !heads.is_multiple_of(kv_heads) {
+        format!("num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}; download it again")
     } else if head_dim == 0 || heads as u64 * head_dim as u64 >= SIZE_MAX {
-        format!("num_attention_heads {heads} of head_dim {head_dim} make no attention")
-    } else if head_dim % 2 != 0 {
-        format!("head_dim {head_dim} is odd, and RoPE turns pairs")
+        format!("num_attention_heads {heads} of head_dim {head_dim} make no attention; download it again")
+    } else if !head_dim.is_multiple_of(2) {
+        format!("head_dim {head_dim} is odd, and RoPE turns pairs; download it again")
     } else if top_k > experts {
-        format!("num_experts_per_tok {top_k} is more than num_experts {experts}")
+        format!("num_experts_per_tok {top_k} is more than num_experts {experts}; download it again")
     } else if config.text_or("hidden_act", "silu")? != "silu" {
         format!("hidden_act {:?} is not this family's silu", config.text_or("hidden_act", "silu")?)
     } else if config.flag_or("attention_bias", false)? {

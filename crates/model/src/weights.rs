@@ -6,6 +6,7 @@
 //! buffer and reads it. [`Weights::declare`] needs no checkpoint at all: it collects names and shapes.
 
 use std::any::Any;
+use std::ops::ControlFlow;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ use outpour_store::{Result as StoreResult, StoreError};
 
 use crate::config::ModelError;
 
+/// Reads of the trunk in flight together.
+const TRUNK_READS: usize = 16;
 /// Parts of a routed expert here: gate, up, down.
 const PARTS: usize = 3;
 
@@ -203,30 +206,30 @@ impl<'a> Weights<'a> {
         Measured { trunk_bytes: self.trunk_bytes, layout, shapes }
     }
 
-    /// Reads the trunk. `progress` is told the bytes read so far and in all.
+    /// Reads the trunk. `progress` is told the bytes read so far and in all, and may break off.
     ///
     /// # Errors
     /// When a read fails.
-    pub fn read_trunk(self, reader: &mut dyn Reader, progress: &mut dyn FnMut(u64, u64)) -> StoreResult<()> {
-        let (Some(checkpoint), Some(trunk)) = (self.checkpoint, self.trunk) else { return Ok(()) };
+    pub fn read_trunk(
+        self,
+        reader: &mut dyn Reader,
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> StoreResult<ControlFlow<()>> {
+        let (Some(checkpoint), Some(trunk)) = (self.checkpoint, self.trunk) else {
+            return Ok(ControlFlow::Continue(()));
+        };
         let region = backend_region(trunk)?;
         let total: u64 = self.reads.iter().map(|read| read.needed as u64).sum();
-        let mut read_bytes = 0;
-        let mut done: Vec<Completion> = Vec::new();
-        let reads: Vec<Read> = self
-            .reads
-            .iter()
-            .enumerate()
-            .map(|(tag, read)| Read {
-                tag: tag as u64,
-                file: checkpoint.files()[read.file].clone(),
-                offset: read.offset,
-                bytes: read.bytes,
-                needed: read.needed,
-                region: region.clone(),
-                at: read.at,
-            })
-            .collect();
+        let as_read = |(tag, read): (usize, &TrunkRead)| Read {
+            tag: tag as u64,
+            file: checkpoint.files()[read.file].clone(),
+            offset: read.offset,
+            bytes: read.bytes,
+            needed: read.needed,
+            region: region.clone(),
+            at: read.at,
+        };
+        let reads: Vec<Read> = self.reads.iter().enumerate().map(as_read).collect();
         let failed = |read: &Read, why: std::io::Error| StoreError::Read {
             path: read.file.path().to_owned(),
             what: self.reads[read.tag as usize].name.clone(),
@@ -234,8 +237,10 @@ impl<'a> Weights<'a> {
             bytes: read.bytes,
             why: why.to_string(),
         };
+        let mut read_bytes = 0;
+        let mut done: Vec<Completion> = Vec::new();
         // A bounded number at a time, so that progress is told.
-        for some in reads.chunks(64) {
+        for some in reads.chunks(TRUNK_READS) {
             reader.submit(some).map_err(|why| failed(&some[0], why))?;
             while reader.in_flight() > 0 {
                 reader.collect(true, &mut done).map_err(|why| failed(&some[0], why))?;
@@ -245,9 +250,11 @@ impl<'a> Weights<'a> {
                 completion.result.map_err(|why| failed(read, why))?;
                 read_bytes += read.needed as u64;
             }
-            progress(read_bytes, total);
+            if progress(read_bytes, total).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 }
 
@@ -261,7 +268,10 @@ fn find<'c>(checkpoint: &'c Checkpoint, name: &str, shape: &[usize]) -> Result<(
     })?;
     let path = checkpoint.files()[info.file].path().display();
     if info.shape != shape {
-        let problem = format!("{path}: tensor {name} has the shape {:?}, and config.json says {shape:?}", info.shape);
+        let problem = format!(
+            "{path}: tensor {name} has the shape {:?}, and config.json says {shape:?}; one of the two is another model's",
+            info.shape
+        );
         return Err(ModelError::Tensor(problem));
     }
     let dtype = match info.dtype {
@@ -339,8 +349,9 @@ impl Stored {
             for (i, &part) in self.parts.iter().enumerate() {
                 if expert > 0 && dtypes[part] != dtype {
                     let other = dtypes[part];
+                    let path = checkpoint.files()[info.file].path().display();
                     return Err(ModelError::Tensor(format!(
-                        "tensor {name} has the type {dtype}, and expert 0 of its layer {other}"
+                        "{path}: tensor {name} has the type {dtype}, and expert 0 of its layer {other}; download it again"
                     )));
                 }
                 dtypes[part] = dtype;

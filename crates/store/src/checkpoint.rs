@@ -73,7 +73,12 @@ impl Checkpoint {
     /// One line that names the file: missing shards, headers that are truncated, overlap or lie about sizes.
     pub fn open(path: &Path) -> Result<Checkpoint> {
         let dir = model_dir(path)?;
-        let config = read_json(&dir.join("config.json"))?;
+        let config = dir.join("config.json");
+        if !config.exists() {
+            let problem = "is missing; download it, or give the folder that holds it and the .safetensors files";
+            return Err(StoreError::Malformed { path: config, problem: problem.into() });
+        }
+        let config = read_json(&config)?;
         let (names, listed) = weight_files(&dir)?;
         let mut checkpoint = Checkpoint { dir, config, files: Vec::new(), tensors: HashMap::new() };
         for name in &names {
@@ -99,7 +104,10 @@ impl Checkpoint {
                 TensorInfo { dtype: entry.dtype, shape: entry.shape, file, offset: entry.offset, bytes: entry.bytes };
             if let Some(earlier) = self.tensors.get(&name) {
                 let other = self.files[earlier.file].path().display().to_string();
-                return Err(self.malformed(&path.to_string_lossy(), format!("tensor {name} is in {other} already")));
+                return Err(self.malformed(
+                    &path.to_string_lossy(),
+                    format!("tensor {name} is in {other} already; remove the file that does not belong to this model"),
+                ));
             }
             self.tensors.insert(name, info);
         }
@@ -207,7 +215,7 @@ fn weight_files(dir: &Path) -> Result<(Vec<String>, Listed)> {
             _ => {
                 return Err(malformed(
                     &index_path,
-                    format!("weight_map places {tensor} in {shard}, which is no file name"),
+                    format!("weight_map places {tensor} in {shard}, which is no file name; download the file again"),
                 ));
             }
         }

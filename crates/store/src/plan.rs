@@ -208,17 +208,21 @@ impl Needs<'_> {
         let pieces = pieces.min(self.pieces_max(piece_bytes, ctx));
         let mut class_pieces: Vec<usize> =
             self.classes.iter().map(|class| class.at_once.div_ceil(piece_bytes / class.slot_bytes)).collect();
-        // The largest class lends to the context; what is left is divided by what each class holds.
-        let largest = (0..self.classes.len()).max_by_key(|&c| self.classes[c].experts);
-        if let Some(largest) = largest {
-            class_pieces[largest] += self.context_pieces(piece_bytes, ctx);
-            let spare = pieces - class_pieces.iter().sum::<usize>();
-            let weight = |class: &ClassNeeds| class.slot_bytes as u128 * class.experts as u128;
-            let total: u128 = self.classes.iter().map(weight).sum();
-            for (share, class) in class_pieces.iter_mut().zip(&self.classes) {
-                *share += (spare as u128 * weight(class) / total.max(1)) as usize;
+        let context = self.context_pieces(piece_bytes, ctx);
+        let spare = pieces - context - class_pieces.iter().sum::<usize>();
+        for _ in 0..spare {
+            // To the class of whose experts the smallest share fits.
+            let share = |class: usize| {
+                let ClassNeeds { slot_bytes, experts, .. } = self.classes[class];
+                class_pieces[class] * (piece_bytes / slot_bytes) * 10_000 / experts.max(1)
+            };
+            if let Some(class) = (0..self.classes.len()).min_by_key(|&class| share(class)) {
+                class_pieces[class] += 1;
             }
-            class_pieces[largest] += pieces - class_pieces.iter().sum::<usize>();
+        }
+        // The class with the most experts lends to the context as it grows.
+        if let Some(largest) = (0..self.classes.len()).max_by_key(|&class| self.classes[class].experts) {
+            class_pieces[largest] += context;
         }
         let slots =
             |(pieces, class): (&usize, &ClassNeeds)| (pieces * (piece_bytes / class.slot_bytes)).min(class.experts);

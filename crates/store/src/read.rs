@@ -125,6 +125,13 @@ pub trait Reader: Send {
     fn counts(&self) -> ReaderCounts;
 }
 
+/// Page cache that the reads in flight of any reader hold at most, where files are not open for direct I/O.
+#[cfg(target_os = "linux")]
+pub const BUFFERED_WINDOW_BYTES_MAX: usize = uring::WINDOW_BYTES_MAX;
+/// Page cache that the reads in flight of any reader hold at most, where files are not open for direct I/O.
+#[cfg(not(target_os = "linux"))]
+pub const BUFFERED_WINDOW_BYTES_MAX: usize = pread::WINDOW_BYTES_MAX;
+
 /// Which reader to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ReaderKind {

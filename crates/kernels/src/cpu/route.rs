@@ -42,7 +42,11 @@ fn softmax(logits: &[f32], scores: &mut [f32]) {
         *score = (logit - max).exp();
     }
     let sum: f32 = scores.iter().sum();
-    scores.iter_mut().for_each(|score| *score /= sum);
+    // Where a logit is no number, or infinite, no score is one. All get the same NaN, lest one of them be TAKEN.
+    match sum.is_nan() {
+        true => scores.fill(f32::NAN),
+        false => scores.iter_mut().for_each(|score| *score /= sum),
+    }
 }
 
 /// The best scores, descending, the lower index first among equals; marks them as taken.

@@ -29,5 +29,9 @@ fn softmax(logits: &[f32]) -> Vec<f32> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let exp: Vec<f32> = logits.iter().map(|logit| (logit - max).exp()).collect();
     let sum: f32 = exp.iter().sum();
+    if sum.is_nan() {
+        // Where a logit is no number, or infinite, no score is one, and no expert is better than another.
+        return vec![f32::NAN; logits.len()];
+    }
     exp.iter().map(|exp| exp / sum).collect()
 }

@@ -32,6 +32,7 @@ pub struct Entry {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object of dtype, shape and data_offsets")]
 struct RawEntry {
     dtype: String,
     shape: Vec<u64>,
@@ -60,7 +61,7 @@ pub fn read_header(path: &Path) -> Result<Vec<(String, Entry)>> {
     let header_bytes = u64::from_le_bytes(length);
     if header_bytes > HEADER_BYTES_MAX || header_bytes > file.bytes() - 8 {
         let problem = format!(
-            "its header claims {header_bytes} bytes of {}; the file is truncated or no safetensors file",
+            "its header claims {header_bytes} bytes of {}; it is truncated or no safetensors file, download it again",
             file.bytes()
         );
         return Err(malformed(problem));
@@ -92,7 +93,7 @@ fn check(name: &str, raw: RawEntry, data_start: u64, data_bytes: u64) -> Result<
     let elements = raw.shape.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim));
     let shape = raw.shape.iter().map(|&dim| usize::try_from(dim)).collect::<Result<_, _>>();
     let (Some(elements), Ok(shape)) = (elements, shape) else {
-        return Err(format!("tensor {name} has the shape {:?}, too large for this machine", raw.shape));
+        return Err(format!("tensor {name} has the shape {:?}, larger than any; download the file again", raw.shape));
     };
     let expected = bits.map(|bits| elements.checked_mul(bits).map(|bits| bits.div_ceil(8)));
     if expected.is_some_and(|expected| expected != Some(end - begin)) {

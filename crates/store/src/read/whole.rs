@@ -23,7 +23,10 @@ impl<'a> WholeFile<'a> {
         let io = |source| StoreError::Io { path: path.to_owned(), action: "open", source };
         let metadata = std::fs::metadata(path).map_err(io)?;
         if !metadata.is_file() {
-            return Err(StoreError::Malformed { path: path.to_owned(), problem: "is not a regular file".into() });
+            return Err(StoreError::Malformed {
+                path: path.to_owned(),
+                problem: "is not a regular file; download it again".into(),
+            });
         }
         let file = File::open(path).map_err(io)?;
         advise(&file, Advice::Random);

@@ -159,8 +159,8 @@ pub(super) unsafe fn padded(from: *const u8, len: usize) -> [u8; VECTOR_BYTES_MA
     bytes
 }
 
-/// [`Dots`] in tiles of `R` weight rows by `C` activation rows, and of `ONE` weight rows by one for what is left and for
-/// matrix-vector products; in pairs of activation rows between the two.
+/// [`Dots`] in tiles of `R` weight rows by `C` activation rows; what is left of those in pairs, and the last, or the
+/// only one of a matrix-vector product, by `ONE` weight rows at once.
 ///
 /// # Safety
 /// The machine has the product's instructions, and the addresses hold what `Dots` says.
@@ -188,15 +188,10 @@ pub(super) unsafe fn dots<P: Product, const R: usize, const C: usize, const ONE:
 #[inline(always)]
 unsafe fn columns<P: Product, const R: usize, const C: usize>(d: &Dots, c: usize) {
     let mut r = 0;
-    while C == 1 && r + 1 <= d.rows {
-        // SAFETY: rows r..r + 2 are inside.
-        unsafe { tile::<P, 1, C>(d, r, c) };
-        r += 1;
-    }
-    while r + 4 <= d.rows {
-        // SAFETY: rows r..r + 4 are inside.
-        unsafe { tile::<P, 4, C>(d, r, c) };
-        r += 4;
+    while r + R <= d.rows {
+        // SAFETY: rows r..r + R are inside.
+        unsafe { tile::<P, R, C>(d, r, c) };
+        r += R;
     }
     while r < d.rows {
         // SAFETY: row r is inside.

@@ -1,0 +1,130 @@
+//! `--ram` is a ceiling: under a real memory cgroup, page cache included, as root and as an ordinary user.
+
+mod common;
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const MIB: u64 = 1 << 20;
+/// The demo model's experts and trunk take 295 MiB.
+const RAM: u64 = 64 * MIB;
+
+/// A memory cgroup of this test's own, removed at the end.
+struct Group {
+    path: PathBuf,
+    v2: bool,
+}
+
+impl Group {
+    /// `None` where this process may not make one.
+    fn new(name: &str, limit_bytes: u64) -> Option<Group> {
+        let name = format!("outpour-test-{name}-{}", std::process::id());
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        let v2 = Path::new("/sys/fs/cgroup");
+        let (parent, v2) = if v1.is_dir() { (v1, false) } else { (v2, true) };
+        let group = Group { path: parent.join(name), v2 };
+        fs::create_dir(&group.path).ok()?;
+        let limit = if v2 { "memory.max" } else { "memory.limit_in_bytes" };
+        fs::write(group.path.join(limit), limit_bytes.to_string()).ok()?;
+        Some(group)
+    }
+
+    fn number(&self, v1: &str, v2: &str) -> u64 {
+        let file = if self.v2 { v2 } else { v1 };
+        let text = fs::read_to_string(self.path.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        text.trim().parse().unwrap_or_else(|_| panic!("{file}: {text}"))
+    }
+
+    fn peak_bytes(&self) -> u64 {
+        self.number("memory.max_usage_in_bytes", "memory.peak")
+    }
+
+    /// How often the limit was hit.
+    fn limit_hits(&self) -> u64 {
+        if !self.v2 {
+            return self.number("memory.failcnt", "");
+        }
+        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        let max = events.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok());
+        max.expect("memory.events counts how often the limit was hit")
+    }
+
+    /// Runs outpour inside, as the user `uid` (who has 64 KiB of lockable memory), or as this one.
+    fn run(&self, uid: Option<u32>, args: &[&str]) -> Output {
+        // The shell enters the group, so that nothing of ours is counted before.
+        let procs = self.path.join("cgroup.procs");
+        let enter = format!("echo $$ > {} && exec \"$0\" \"$@\"", procs.display());
+        let mut command = Command::new("sh");
+        match uid {
+            Some(uid) => {
+                let demote = format!(
+                    "ulimit -l 64 && exec setpriv --reuid={uid} --regid={uid} --clear-groups --inh-caps=-all -- \"$0\" \"$@\""
+                );
+                command.args(["-c", &enter, "sh", "-c", &demote]);
+            }
+            None => {
+                command.args(["-c", &enter]);
+            }
+        }
+        command.arg(env!("CARGO_BIN_EXE_outpour")).args(args).process_group(0).output().expect("a shell")
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+fn demo_model(dir: &Path) -> String {
+    let dir = dir.to_str().expect("a UTF-8 path");
+    let made = Command::new(env!("CARGO_BIN_EXE_outpour"))
+        .args(["demo", "--keep", dir, "-n", "1"])
+        .output()
+        .expect("outpour runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    dir.to_owned()
+}
+
+/// Some hundred tokens: scratch and context are filled, and every expert is read.
+fn prompt() -> String {
+    "Once upon a time there was a small engine that read its words from a drive. ".repeat(30)
+}
+
+fn check(group: &Group, uid: Option<u32>, model: &str) {
+    let ram = RAM.to_string();
+    let output = group
+        .run(uid, &["run", model, &prompt(), "--raw", "--ram", &ram, "-n", "24", "--temperature", "0", "--ignore-eos"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains("24 generated"), "as {uid:?}: {:?} {stderr}", output.status);
+    println!(
+        "as {uid:?}: peak {:.3} of --ram, limit hit {} times; {stderr}",
+        group.peak_bytes() as f64 / RAM as f64,
+        group.limit_hits()
+    );
+}
+
+#[test]
+fn ram_is_kept_under_a_cgroup() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let model = demo_model(dir.path());
+    let users = if common::is_root() { vec![None, Some(65_534)] } else { vec![None] };
+    common::open_to_everyone(dir.path());
+    for (name, limit_bytes) in [("wide", 4 * RAM), ("tight", RAM + RAM / 20)] {
+        for &uid in &users {
+            let Some(group) = Group::new(&format!("{name}-{}", uid.unwrap_or(0)), limit_bytes) else {
+                println!("SKIPPED: this user may not make memory cgroups; run as root to test --ram under one");
+                return;
+            };
+            check(&group, uid, &model);
+            assert!(
+                group.peak_bytes() <= RAM + RAM / 20,
+                "{name}, {uid:?}: peak {} of --ram {RAM}",
+                group.peak_bytes()
+            );
+            assert_eq!(group.limit_hits(), 0, "{name}, {uid:?}: the limit was hit");
+        }
+    }
+}
