@@ -8,8 +8,8 @@ use outpour_store::read::{self, ReaderKind};
 use super::*;
 
 /// Of one model's damages.
-const TIME_MAX: Duration = Duration::from_secs(45);
-const ROUNDS_MAX: usize = 400000;
+const TIME_MAX: Duration = Duration::from_secs(3);
+const ROUNDS_MAX: usize = 4000;
 
 /// SplitMix64.
 struct Random(u64);
@@ -83,7 +83,7 @@ fn try_model(model: &Path) -> Result<(), outpour_engine::EngineError> {
     };
     inspection.plan(&options)?;
     let reader = read::open(ReaderKind::Pread).expect("a reader");
-    let mut engine = Engine::load(inspection, &options, reader, &mut |_, _| std::ops::ControlFlow::Continue(()))?;
+    let mut engine = Engine::load(inspection, &options, reader, &mut |_, _| {})?;
     let mut session = outpour_engine::Session::open(&mut engine);
     session.extend(&mut engine, &[0], true, &mut ())?;
     session.step(&mut engine, &mut (), &mut |logits, _| outpour_engine::sample::argmax(logits))?;
@@ -95,7 +95,7 @@ fn try_model(model: &Path) -> Result<(), outpour_engine::EngineError> {
 /// Tries a model with ever other versions of one of its files.
 fn try_mutations(fixture: &str, seed: u64, original: &[u8], write: impl Fn(&Path, &[u8])) {
     let model = copy(fixture);
-    let (began, mut random, mut answers, mut errors) = (Instant::now(), Random(seed + 1000), 0, 0);
+    let (began, mut random, mut answers, mut errors) = (Instant::now(), Random(seed), 0, 0);
     while began.elapsed() < TIME_MAX && answers + errors < ROUNDS_MAX {
         let mutated = random.mutate(original);
         write(model.path(), &mutated);
@@ -171,18 +171,4 @@ fn a_router_without_preference() {
         });
         try_model(model.path()).expect("an answer");
     }
-}
-#[test]
-fn zz_dense() {
-    let model = tempfile::tempdir().expect("a folder");
-    let config = json!({
-        "model_type": "qwen3_moe", "hidden_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 64, "moe_intermediate_size": 128,
-        "num_experts": 32, "num_experts_per_tok": 4, "norm_topk_prob": true, "vocab_size": 1280,
-        "max_position_embeddings": 32768, "mlp_only_layers": [0, 1],
-    });
-    outpour_model::synth::write(&config, model.path(), 3).expect("the model is written");
-    println!("{}", outpour("plan", model.path(), &["--ram", "100M"]).stderr);
-    println!("{:?}", outpour("inspect", model.path(), &[]));
-    println!("DENSE {:?}", try_model(model.path()));
 }

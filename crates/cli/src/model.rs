@@ -1,6 +1,5 @@
 //! A model folder as the verbs use it: weights, tokenizer, template, defaults.
 
-use std::io::IsTerminal;
 use std::io::Read;
 use std::path::Path;
 

@@ -115,7 +115,7 @@ impl Generation {
             End::Unwritten(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 Err(anyhow::Error::from(error).context(term::UNWRITTEN))
             }
-            End::Interrupted => Ok(ExitCode::from(crate::INTERRUPTED)),
+            End::Interrupted => Ok(ExitCode::from(INTERRUPTED)),
             _ => Ok(ExitCode::SUCCESS),
         }
     }

@@ -73,7 +73,9 @@ pub struct Plan {
     pub buffers: Vec<Line>,
     /// Bytes of each piece of the slab.
     pub piece_bytes: usize,
-    /// Pieces of the slab for each size class, in the order of [`Needs::classes`].
+    /// Pieces of the slab.
+    pub pieces: usize,
+    /// How many of them each size class begins with, in the order of [`Needs::classes`].
     pub class_pieces: Vec<usize>,
     /// Experts that fit while no context has grown.
     pub expert_slots: usize,
@@ -151,11 +153,6 @@ impl Plan {
     /// Sum of all buffers.
     pub fn total(&self) -> usize {
         self.buffers.iter().map(|line| line.bytes).sum()
-    }
-
-    /// Pieces of the slab.
-    pub fn pieces(&self) -> usize {
-        self.class_pieces.iter().sum()
     }
 }
 
