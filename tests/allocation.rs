@@ -81,7 +81,7 @@ fn a_token_allocates_nothing() {
             assert!(extra > 1 << 29 || engine.stats().stream.misses > misses + 100, "experts must be streamed here");
             for (i, &count) in counts.iter().enumerate() {
                 // The step that makes token i computes the one before it.
-                let takes_block = (first + i - 1) % BLOCK_TOKENS == 0;
+                let takes_block = (first + i - 1).is_multiple_of(BLOCK_TOKENS);
                 assert!(count == 0 || takes_block, "step {i} ({reader:?}, precise {precise}) allocated {count} times");
                 assert!(count <= 8, "a block took {count} allocations");
             }

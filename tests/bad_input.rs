@@ -58,67 +58,58 @@ fn undamaged_copies_work() {
     }
 }
 
+const MISPLACED_FILES: &[Damage] = &[
+    ("a shard is missing", |m| fs::remove_file(m.join(SHARDS[1])).unwrap(), &[SHARDS[1], "missing", "1 of 3"]),
+    ("all shards are missing", |m| SHARDS.iter().for_each(|s| fs::remove_file(m.join(s)).unwrap()), &["3 of 3"]),
+    ("config.json is missing", |m| fs::remove_file(m.join("config.json")).unwrap(), &["config.json", "missing"]),
+    (
+        "config.json is a folder",
+        |m| {
+            fs::remove_file(m.join("config.json")).unwrap();
+            fs::create_dir(m.join("config.json")).unwrap();
+        },
+        &["config.json", "not a regular file"],
+    ),
+    ("config.json is a pipe", |m| make_pipe(&m.join("config.json")), &["config.json", "not a regular file"]),
+    (
+        "config.json has no end",
+        |m| {
+            fs::remove_file(m.join("config.json")).unwrap();
+            symlink("/dev/zero", m.join("config.json")).unwrap();
+        },
+        &["config.json", "not a regular file"],
+    ),
+    ("a shard is a pipe", |m| make_pipe(&m.join(SHARDS[0])), &[SHARDS[0], "not a regular file"]),
+    (
+        "a shard is a folder",
+        |m| {
+            fs::remove_file(m.join(SHARDS[0])).unwrap();
+            fs::create_dir(m.join(SHARDS[0])).unwrap();
+        },
+        &[SHARDS[0], "not a regular file"],
+    ),
+    (
+        "a shard is a loop of links",
+        |m| {
+            fs::remove_file(m.join(SHARDS[0])).unwrap();
+            symlink(SHARDS[0], m.join(SHARDS[0])).unwrap();
+        },
+        &[SHARDS[0], "missing"],
+    ),
+    ("the index is a pipe", |m| make_pipe(&m.join(INDEX)), &[INDEX, "not a regular file"]),
+    (
+        "no weights at all",
+        |m| {
+            fs::remove_file(m.join(INDEX)).unwrap();
+            SHARDS.iter().for_each(|s| fs::remove_file(m.join(s)).unwrap());
+        },
+        &["holds neither"],
+    ),
+];
+
 #[test]
 fn folders_and_files() {
-    assert_damages_are_refused(
-        "qwen3_moe",
-        &[
-            ("a shard is missing", |m| fs::remove_file(m.join(SHARDS[1])).unwrap(), &[SHARDS[1], "missing", "1 of 3"]),
-            (
-                "all shards are missing",
-                |m| SHARDS.iter().for_each(|s| fs::remove_file(m.join(s)).unwrap()),
-                &["3 of 3"],
-            ),
-            (
-                "config.json is missing",
-                |m| fs::remove_file(m.join("config.json")).unwrap(),
-                &["config.json", "missing"],
-            ),
-            (
-                "config.json is a folder",
-                |m| {
-                    fs::remove_file(m.join("config.json")).unwrap();
-                    fs::create_dir(m.join("config.json")).unwrap();
-                },
-                &["config.json", "not a regular file"],
-            ),
-            ("config.json is a pipe", |m| make_pipe(&m.join("config.json")), &["config.json", "not a regular file"]),
-            (
-                "config.json has no end",
-                |m| {
-                    fs::remove_file(m.join("config.json")).unwrap();
-                    symlink("/dev/zero", m.join("config.json")).unwrap();
-                },
-                &["config.json", "not a regular file"],
-            ),
-            ("a shard is a pipe", |m| make_pipe(&m.join(SHARDS[0])), &[SHARDS[0], "not a regular file"]),
-            (
-                "a shard is a folder",
-                |m| {
-                    fs::remove_file(m.join(SHARDS[0])).unwrap();
-                    fs::create_dir(m.join(SHARDS[0])).unwrap();
-                },
-                &[SHARDS[0], "not a regular file"],
-            ),
-            (
-                "a shard is a loop of links",
-                |m| {
-                    fs::remove_file(m.join(SHARDS[0])).unwrap();
-                    symlink(SHARDS[0], m.join(SHARDS[0])).unwrap();
-                },
-                &[SHARDS[0], "missing"],
-            ),
-            ("the index is a pipe", |m| make_pipe(&m.join(INDEX)), &[INDEX, "not a regular file"]),
-            (
-                "no weights at all",
-                |m| {
-                    fs::remove_file(m.join(INDEX)).unwrap();
-                    SHARDS.iter().for_each(|s| fs::remove_file(m.join(s)).unwrap());
-                },
-                &["holds neither"],
-            ),
-        ],
-    );
+    assert_damages_are_refused("qwen3_moe", MISPLACED_FILES);
     let model = copy("qwen3_moe");
     let at = |name: &str| model.path().join(name);
     assert_logits_refused(&at("nowhere"), "no such path", &[], &["nowhere", "no such folder"]);
@@ -232,115 +223,95 @@ fn files_cut_short() {
     }
 }
 
+const GATE_UP: &str = "model.layers.0.mlp.experts.gate_up_proj";
+
+/// Changes an entry of a tensor in the header.
+fn change(model: &Path, tensor: &str, key: &str, value: Value) {
+    edit_header(&model.join(SINGLE), |header| header[tensor][key] = value);
+}
+
+/// Leaves one tensor in the header, with this entry.
+fn raw(model: &Path, entry: &str) {
+    replace_header(&model.join(SINGLE), format!("{{\"t\": {entry}}}").as_bytes());
+}
+
+const WRONG_TENSORS: &[Damage] = &[
+    ("missing", |m| edit_header(&m.join(SINGLE), |h| drop(h.remove("model.norm.weight"))), &["model.norm.weight"]),
+    (
+        "beyond the file",
+        |m| change(m, "model.norm.weight", "data_offsets", json!([190_752, 190_992])),
+        &[SINGLE, "model.norm.weight", "190752..190992"],
+    ),
+    (
+        "far beyond the file",
+        |m| change(m, "model.norm.weight", "data_offsets", json!([0, u64::MAX])),
+        &[SINGLE, "model.norm.weight"],
+    ),
+    ("backwards", |m| change(m, "model.norm.weight", "data_offsets", json!([120, 0])), &["model.norm.weight"]),
+    (
+        "overlapping",
+        |m| change(m, "model.norm.weight", "data_offsets", json!([190_700, 190_820])),
+        &[SINGLE, "model.norm.weight", "model.layers.1.post_attention_layernorm.weight", "overlap"],
+    ),
+    ("another size", |m| change(m, "model.norm.weight", "shape", json!([61])), &["model.norm.weight", "[61]"]),
+    (
+        "a shape that does not fit the config",
+        |m| change(m, "model.embed_tokens.weight", "shape", json!([60, 120])),
+        &[SINGLE, "model.embed_tokens.weight", "[60, 120]", "[120, 60]"],
+    ),
+    ("an unsupported type", |m| change(m, "model.norm.weight", "dtype", json!("F4")), &["model.norm.weight", "F4"]),
+    (
+        "integers",
+        |m| {
+            change(m, "model.norm.weight", "dtype", json!("I8"));
+            change(m, "model.norm.weight", "shape", json!([120]));
+        },
+        &["model.norm.weight", "[120]"],
+    ),
+    (
+        "integers of the right shape",
+        |m| change(m, "model.norm.weight", "dtype", json!("I16")),
+        &[SINGLE, "model.norm.weight", "I16", "BF16, F16 and F32"],
+    ),
+    ("experts missing", |m| edit_header(&m.join(SINGLE), |h| drop(h.remove(GATE_UP))), &["model.layers.0.mlp"]),
+    ("experts of another shape", |m| change(m, GATE_UP, "shape", json!([24, 12, 60])), &[GATE_UP, "[24, 12, 60]"]),
+];
+
+const WRONG_ENTRIES: &[Damage] = &[
+    ("no type", |m| raw(m, r#"{"shape": [], "data_offsets": [0, 0]}"#), &[SINGLE, "tensor t", "dtype"]),
+    ("a negative dimension", |m| raw(m, r#"{"dtype": "F32", "shape": [-1], "data_offsets": [0, 0]}"#), &["tensor t"]),
+    ("half a dimension", |m| raw(m, r#"{"dtype": "F32", "shape": [1.5], "data_offsets": [0, 6]}"#), &["tensor t"]),
+    ("negative offsets", |m| raw(m, r#"{"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}"#), &["tensor t"]),
+    ("three offsets", |m| raw(m, r#"{"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}"#), &["tensor t"]),
+    (
+        "a shape that overflows",
+        |m| raw(m, r#"{"dtype": "F32", "shape": [4294967296, 4294967296], "data_offsets": [0, 0]}"#),
+        &["tensor t", "larger than any"],
+    ),
+    (
+        "a shape that overflows, of an unknown type",
+        |m| raw(m, r#"{"dtype": "Q9", "shape": [4294967296, 4294967296], "data_offsets": [0, 4]}"#),
+        &["tensor t", "larger than any"],
+    ),
+    (
+        "bits that overflow",
+        |m| raw(m, r#"{"dtype": "F32", "shape": [2305843009213693952], "data_offsets": [0, 0]}"#),
+        &["tensor t", "2305843009213693952"],
+    ),
+    (
+        "twice",
+        |m| {
+            replace_header(&m.join(SINGLE),
+            br#"{"t": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "t": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}}"#)
+        },
+        &[SINGLE, "tensor t", "twice"],
+    ),
+];
+
 #[test]
 fn tensors() {
-    const GATE_UP: &str = "model.layers.0.mlp.experts.gate_up_proj";
-    fn change(model: &Path, tensor: &str, key: &str, value: Value) {
-        edit_header(&model.join(SINGLE), |header| header[tensor][key] = value);
-    }
-    fn raw(model: &Path, entry: &str) {
-        replace_header(&model.join(SINGLE), format!("{{\"t\": {entry}}}").as_bytes());
-    }
-    assert_damages_are_refused(
-        "qwen3_moe_odd",
-        &[
-            (
-                "missing",
-                |m| edit_header(&m.join(SINGLE), |h| drop(h.remove("model.norm.weight"))),
-                &["model.norm.weight"],
-            ),
-            (
-                "beyond the file",
-                |m| change(m, "model.norm.weight", "data_offsets", json!([190_752, 190_992])),
-                &[SINGLE, "model.norm.weight", "190752..190992"],
-            ),
-            (
-                "far beyond the file",
-                |m| change(m, "model.norm.weight", "data_offsets", json!([0, u64::MAX])),
-                &[SINGLE, "model.norm.weight"],
-            ),
-            ("backwards", |m| change(m, "model.norm.weight", "data_offsets", json!([120, 0])), &["model.norm.weight"]),
-            (
-                "overlapping",
-                |m| change(m, "model.norm.weight", "data_offsets", json!([190_700, 190_820])),
-                &[SINGLE, "model.norm.weight", "model.layers.1.post_attention_layernorm.weight", "overlap"],
-            ),
-            ("another size", |m| change(m, "model.norm.weight", "shape", json!([61])), &["model.norm.weight", "[61]"]),
-            (
-                "a shape that does not fit the config",
-                |m| change(m, "model.embed_tokens.weight", "shape", json!([60, 120])),
-                &[SINGLE, "model.embed_tokens.weight", "[60, 120]", "[120, 60]"],
-            ),
-            (
-                "an unsupported type",
-                |m| change(m, "model.norm.weight", "dtype", json!("F4")),
-                &["model.norm.weight", "F4"],
-            ),
-            (
-                "integers",
-                |m| {
-                    change(m, "model.norm.weight", "dtype", json!("I8"));
-                    change(m, "model.norm.weight", "shape", json!([120]));
-                },
-                &["model.norm.weight", "[120]"],
-            ),
-            (
-                "integers of the right shape",
-                |m| change(m, "model.norm.weight", "dtype", json!("I16")),
-                &[SINGLE, "model.norm.weight", "I16", "BF16, F16 and F32"],
-            ),
-            ("experts missing", |m| edit_header(&m.join(SINGLE), |h| drop(h.remove(GATE_UP))), &["model.layers.0.mlp"]),
-            (
-                "experts of another shape",
-                |m| change(m, GATE_UP, "shape", json!([24, 12, 60])),
-                &[GATE_UP, "[24, 12, 60]"],
-            ),
-            ("no type", |m| raw(m, r#"{"shape": [], "data_offsets": [0, 0]}"#), &[SINGLE, "tensor t", "dtype"]),
-            (
-                "a negative dimension",
-                |m| raw(m, r#"{"dtype": "F32", "shape": [-1], "data_offsets": [0, 0]}"#),
-                &["tensor t"],
-            ),
-            (
-                "half a dimension",
-                |m| raw(m, r#"{"dtype": "F32", "shape": [1.5], "data_offsets": [0, 6]}"#),
-                &["tensor t"],
-            ),
-            (
-                "negative offsets",
-                |m| raw(m, r#"{"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}"#),
-                &["tensor t"],
-            ),
-            (
-                "three offsets",
-                |m| raw(m, r#"{"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]}"#),
-                &["tensor t"],
-            ),
-            (
-                "a shape that overflows",
-                |m| raw(m, r#"{"dtype": "F32", "shape": [4294967296, 4294967296], "data_offsets": [0, 0]}"#),
-                &["tensor t", "larger than any"],
-            ),
-            (
-                "a shape that overflows, of an unknown type",
-                |m| raw(m, r#"{"dtype": "Q9", "shape": [4294967296, 4294967296], "data_offsets": [0, 4]}"#),
-                &["tensor t", "larger than any"],
-            ),
-            (
-                "bits that overflow",
-                |m| raw(m, r#"{"dtype": "F32", "shape": [2305843009213693952], "data_offsets": [0, 0]}"#),
-                &["tensor t", "2305843009213693952"],
-            ),
-            (
-                "twice",
-                |m| {
-                    replace_header(&m.join(SINGLE),
-            br#"{"t": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "t": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}}"#)
-                },
-                &[SINGLE, "tensor t", "twice"],
-            ),
-        ],
-    );
+    assert_damages_are_refused("qwen3_moe_odd", WRONG_TENSORS);
+    assert_damages_are_refused("qwen3_moe_odd", WRONG_ENTRIES);
 }
 
 #[test]

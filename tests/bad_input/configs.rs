@@ -109,130 +109,125 @@ fn config_files() {
     );
 }
 
-/// Damages of files that only `run` reads. Each is asserted with and without a chat template.
+/// Damages of files that only `run` reads, and its flags.
+const WRONG_TEXT_FILES: &[(Damage, &[&str])] = &[
+    (("no tokenizer", |m| fs::remove_file(m.join("tokenizer.json")).unwrap(), &["tokenizer.json"]), &["--raw"]),
+    (
+        (
+            "half a tokenizer",
+            |m| {
+                let whole = fs::read(m.join("tokenizer.json")).unwrap();
+                fs::write(m.join("tokenizer.json"), &whole[..whole.len() / 2]).unwrap();
+            },
+            &["tokenizer.json"],
+        ),
+        &["--raw"],
+    ),
+    (
+        (
+            "an empty object for a tokenizer",
+            |m| fs::write(m.join("tokenizer.json"), "{}").unwrap(),
+            &["tokenizer.json"],
+        ),
+        &["--raw"],
+    ),
+    (
+        ("a tokenizer that is a pipe", |m| make_pipe(&m.join("tokenizer.json")), &["tokenizer.json", "regular"]),
+        &["--raw"],
+    ),
+    (
+        (
+            "a tokenizer of another kind",
+            |m| edit_json(&m.join("tokenizer.json"), |t| t["model"]["type"] = json!("Unigram")),
+            &["tokenizer.json", "Unigram"],
+        ),
+        &["--raw"],
+    ),
+    (("a tokenizer with more tokens than the model", |_| {}, &["tokenizer.json", "token id 1274", "0 to 255"]), &[]),
+    (("no template", |m| fs::remove_file(m.join("chat_template.jinja")).unwrap(), &["chat template", "--raw"]), &[]),
+    (
+        (
+            "a template with an error",
+            |m| fs::write(m.join("chat_template.jinja"), "{% if %}").unwrap(),
+            &["chat_template.jinja", "line 1"],
+        ),
+        &[],
+    ),
+    (
+        (
+            "a template that fails",
+            |m| fs::write(m.join("chat_template.jinja"), "{{ messages.x.y.z }}").unwrap(),
+            &["chat_template.jinja", "line 1"],
+        ),
+        &[],
+    ),
+    (
+        (
+            "a template without end",
+            |m| {
+                fs::write(
+                    m.join("chat_template.jinja"),
+                    "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
+                )
+                .unwrap()
+            },
+            &["chat_template.jinja"],
+        ),
+        &[],
+    ),
+    (
+        (
+            "a template that refuses",
+            |m| fs::write(m.join("chat_template.jinja"), "{{ raise_exception('no\\nsuch') }}").unwrap(),
+            &["refuses", "no such"],
+        ),
+        &[],
+    ),
+    (
+        (
+            "a template that is a pipe",
+            |m| make_pipe(&m.join("chat_template.jinja")),
+            &["chat_template.jinja", "regular"],
+        ),
+        &[],
+    ),
+    (
+        (
+            "sampling defaults that are no JSON",
+            |m| fs::write(m.join("generation_config.json"), "{").unwrap(),
+            &["generation_config.json", "not valid JSON"],
+        ),
+        &["--raw"],
+    ),
+    (
+        (
+            "sampling defaults in an array",
+            |m| fs::write(m.join("generation_config.json"), "[]").unwrap(),
+            &["generation_config.json", "not a JSON object"],
+        ),
+        &["--raw"],
+    ),
+    (
+        (
+            "a text for a temperature",
+            |m| set(&m.join("generation_config.json"), "temperature", json!("hot")),
+            &["generation_config.json", "temperature", "no number"],
+        ),
+        &["--raw"],
+    ),
+    (
+        (
+            "a negative top_p",
+            |m| set(&m.join("generation_config.json"), "top_p", json!(-1)),
+            &["generation_config.json", "top_p"],
+        ),
+        &["--raw"],
+    ),
+];
+
 #[test]
 fn text_files() {
-    let damages: &[(Damage, &[&str])] = &[
-        (("no tokenizer", |m| fs::remove_file(m.join("tokenizer.json")).unwrap(), &["tokenizer.json"]), &["--raw"]),
-        (
-            (
-                "half a tokenizer",
-                |m| {
-                    let whole = fs::read(m.join("tokenizer.json")).unwrap();
-                    fs::write(m.join("tokenizer.json"), &whole[..whole.len() / 2]).unwrap();
-                },
-                &["tokenizer.json"],
-            ),
-            &["--raw"],
-        ),
-        (
-            (
-                "an empty object for a tokenizer",
-                |m| fs::write(m.join("tokenizer.json"), "{}").unwrap(),
-                &["tokenizer.json"],
-            ),
-            &["--raw"],
-        ),
-        (
-            ("a tokenizer that is a pipe", |m| make_pipe(&m.join("tokenizer.json")), &["tokenizer.json", "regular"]),
-            &["--raw"],
-        ),
-        (
-            (
-                "a tokenizer of another kind",
-                |m| edit_json(&m.join("tokenizer.json"), |t| t["model"]["type"] = json!("Unigram")),
-                &["tokenizer.json", "Unigram"],
-            ),
-            &["--raw"],
-        ),
-        (
-            ("a tokenizer with more tokens than the model", |_| {}, &["tokenizer.json", "token id 1274", "0 to 255"]),
-            &[],
-        ),
-        (
-            ("no template", |m| fs::remove_file(m.join("chat_template.jinja")).unwrap(), &["chat template", "--raw"]),
-            &[],
-        ),
-        (
-            (
-                "a template with an error",
-                |m| fs::write(m.join("chat_template.jinja"), "{% if %}").unwrap(),
-                &["chat_template.jinja", "line 1"],
-            ),
-            &[],
-        ),
-        (
-            (
-                "a template that fails",
-                |m| fs::write(m.join("chat_template.jinja"), "{{ messages.x.y.z }}").unwrap(),
-                &["chat_template.jinja", "line 1"],
-            ),
-            &[],
-        ),
-        (
-            (
-                "a template without end",
-                |m| {
-                    fs::write(
-                        m.join("chat_template.jinja"),
-                        "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
-                    )
-                    .unwrap()
-                },
-                &["chat_template.jinja"],
-            ),
-            &[],
-        ),
-        (
-            (
-                "a template that refuses",
-                |m| fs::write(m.join("chat_template.jinja"), "{{ raise_exception('no\\nsuch') }}").unwrap(),
-                &["refuses", "no such"],
-            ),
-            &[],
-        ),
-        (
-            (
-                "a template that is a pipe",
-                |m| make_pipe(&m.join("chat_template.jinja")),
-                &["chat_template.jinja", "regular"],
-            ),
-            &[],
-        ),
-        (
-            (
-                "sampling defaults that are no JSON",
-                |m| fs::write(m.join("generation_config.json"), "{").unwrap(),
-                &["generation_config.json", "not valid JSON"],
-            ),
-            &["--raw"],
-        ),
-        (
-            (
-                "sampling defaults in an array",
-                |m| fs::write(m.join("generation_config.json"), "[]").unwrap(),
-                &["generation_config.json", "not a JSON object"],
-            ),
-            &["--raw"],
-        ),
-        (
-            (
-                "a text for a temperature",
-                |m| set(&m.join("generation_config.json"), "temperature", json!("hot")),
-                &["generation_config.json", "temperature", "no number"],
-            ),
-            &["--raw"],
-        ),
-        (
-            (
-                "a negative top_p",
-                |m| set(&m.join("generation_config.json"), "top_p", json!(-1)),
-                &["generation_config.json", "top_p"],
-            ),
-            &["--raw"],
-        ),
-    ];
-    for ((what, damage, names), args) in damages {
+    for ((what, damage, names), args) in WRONG_TEXT_FILES {
         let model = copy_with_text("qwen3_moe");
         damage(model.path());
         assert_refused(&outpour("run", model.path(), &[&["hi", "-n", "1"], *args].concat()), what, names);

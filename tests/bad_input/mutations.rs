@@ -1,5 +1,6 @@
 //! Thousands of random damages, from a fixed seed: whatever happens, it is an error or an answer.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use outpour_engine::{Engine, Inspection, Options};
@@ -83,7 +84,7 @@ fn try_model(model: &Path) -> Result<(), outpour_engine::EngineError> {
     };
     inspection.plan(&options)?;
     let reader = read::open(ReaderKind::Pread).expect("a reader");
-    let mut engine = Engine::load(inspection, &options, reader, &mut |_, _| {})?;
+    let mut engine = Engine::load(inspection, &options, reader, &mut |_, _| ControlFlow::Continue(()))?;
     let mut session = outpour_engine::Session::open(&mut engine);
     session.extend(&mut engine, &[0], true, &mut ())?;
     session.step(&mut engine, &mut (), &mut |logits, _| outpour_engine::sample::argmax(logits))?;
@@ -171,4 +172,18 @@ fn a_router_without_preference() {
         });
         try_model(model.path()).expect("an answer");
     }
+}
+
+/// A config may make every layer dense; then there is nothing to stream.
+#[test]
+fn a_model_without_experts() {
+    let model = tempfile::tempdir().expect("a folder");
+    let config = json!({
+        "model_type": "qwen3_moe", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 64, "moe_intermediate_size": 64,
+        "num_experts": 8, "num_experts_per_tok": 2, "vocab_size": 100, "max_position_embeddings": 512,
+        "mlp_only_layers": [0, 1],
+    });
+    outpour_model::synth::write(&config, model.path(), 3).expect("the model is written");
+    try_model(model.path()).expect("an answer");
 }

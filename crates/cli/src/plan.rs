@@ -36,7 +36,7 @@ fn report(plan: &Plan, experts: usize) -> Value {
         "ctx": plan.ctx,
         "context_bytes": plan.context_bytes,
         "prefill_chunk": plan.chunk,
-        "slab_pieces": plan.pieces(),
+        "slab_pieces": plan.pieces,
         "slab_piece_bytes": plan.piece_bytes,
     })
 }
@@ -58,7 +58,7 @@ fn describe(plan: &Plan, experts: usize) -> String {
     text += &format!(
         "The slab holds {} of {experts} experts ({share:.0} %), in {} pieces of {}.\n",
         plan.expert_slots,
-        plan.pieces(),
+        plan.pieces,
         show(plan.piece_bytes)
     );
     text += &format!(

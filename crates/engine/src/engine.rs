@@ -95,7 +95,7 @@ impl Engine {
         let Inspection { checkpoint, layout, shapes, .. } = inspection;
         let mut sizes = layout.classes().to_vec();
         sizes.push(model.state_layout().block_bytes);
-        let slab = Slab::new(plan.pieces(), plan.piece_bytes, &sizes, |bytes| allocate_region(&*ops, bytes))?;
+        let slab = Slab::new(plan.pieces, plan.piece_bytes, &sizes, |bytes| allocate_region(&*ops, bytes))?;
         let residency = Residency::new(slab, layout.clone(), &plan.class_pieces);
         let scratch = Scratch::new(&*model, plan.chunk, &*ops)?;
         Ok(Engine {

@@ -5,6 +5,8 @@ use outpour_model::{Model, Workspace};
 
 /// Positions whose logits are computed together at most.
 pub(crate) const HEAD_ROWS: usize = 8;
+/// Rows of activations that a backend rounds at a time, and then forgets.
+const ROUNDED_ROWS_MAX: usize = 512;
 
 /// Buffers for activations, allocated once.
 pub(crate) struct Scratch {
@@ -26,7 +28,9 @@ impl Scratch {
     /// Device buffers, the host's copy of the logits and what a backend rounds activations into.
     pub fn bytes(model: &dyn Model, chunk: usize) -> usize {
         let facts = model.facts();
-        Self::parts(model, chunk).iter().sum::<usize>() + 4 * HEAD_ROWS * facts.vocab + model.workspace_bytes(chunk) / 4
+        Self::parts(model, chunk).iter().sum::<usize>()
+            + 4 * HEAD_ROWS * facts.vocab
+            + model.workspace_bytes(chunk.min(ROUNDED_ROWS_MAX)) / 4
     }
 
     pub fn new(model: &dyn Model, chunk: usize, ops: &dyn Ops) -> Result<Scratch, OpsError> {

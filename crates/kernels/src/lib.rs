@@ -1,4 +1,4 @@
-//! Math on buffers: the operations that a forward pass is made of, defined once in [`reference`] and made fast in
+//! Math on buffers: the operations that a forward pass is made of, defined once in [`mod@reference`] and made fast in
 //! [`cpu`]. No files, no model names.
 //!
 //! [`Ops`] owns its buffers and runs what it is given in order. Callers hold [`Tensor`] handles; numbers cross to the

@@ -231,7 +231,18 @@ impl Needs<'_> {
             Line { name: "slab", bytes: pieces * piece_bytes },
         ];
         let context_bytes = self.context_pieces(piece_bytes, ctx) * piece_bytes;
-        Ok(Plan { ram, minimum_ram, buffers, piece_bytes, class_pieces, expert_slots, ctx, chunk, context_bytes })
+        Ok(Plan {
+            ram,
+            minimum_ram,
+            buffers,
+            piece_bytes,
+            pieces,
+            class_pieces,
+            expert_slots,
+            ctx,
+            chunk,
+            context_bytes,
+        })
     }
 
     /// Piece size and number of pieces for a slab of so many bytes: about [`PIECES`] of them, whole experts in each,
