@@ -188,12 +188,17 @@ impl Generation {
                 break End::StopString;
             }
         };
-        if matches!(end, End::StopString | End::Unwritten(_)) {
-            return Ok(end);
-        }
-        // What was held back because it might have gone on otherwise.
-        let (Stop::Emit(text) | Stop::Hit { text_before: text, .. }) = self.stop_strings.push(detokenizer.finish());
-        let rest = write(text).and_then(|()| write(self.stop_strings.finish())).and_then(|()| write("\n"));
+        let rest = match end {
+            End::Unwritten(_) => return Ok(end),
+            End::StopString => Ok(()),
+            _ => {
+                // What was held back because it might have gone on otherwise.
+                let (Stop::Emit(text) | Stop::Hit { text_before: text, .. }) =
+                    self.stop_strings.push(detokenizer.finish());
+                write(text).and_then(|()| write(self.stop_strings.finish()))
+            }
+        };
+        let rest = rest.and_then(|()| write("\n"));
         Ok(match (end, rest) {
             (End::Failed(error), _) => End::Failed(error),
             (_, Err(error)) => End::Unwritten(error),
