@@ -30,7 +30,6 @@ import re
 import sys
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -38,8 +37,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import transformers
-from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from families import F32, FAMILIES, SAFETENSORS_NAMES, Family, Tensors, text_config, write_json
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
@@ -47,8 +47,6 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
-BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
-SAFETENSORS_NAMES = {BF16: "BF16", F16: "F16", F32: "F32"}
 EAGER = dict(dtype=F32, attn_implementation="eager", experts_implementation="eager")
 
 # The least distance between neighbours among the k+1 largest router probabilities, and, as a fraction of the standard
@@ -58,34 +56,22 @@ SEED_MAX = 100
 # A reloaded checkpoint may differ from the stored reference by this fraction of the logits' standard deviation.
 TOLERANCE = 1e-5
 
-Tensors = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Family:
-    """What one fixture is made of. Names of tensors are those of transformers' model unless said otherwise."""
-
-    config: dict  # config.json
-    generation: dict  # generation_config.json
-    prompt: int  # P
-    decode: int  # D
-    dtype: Callable[[str], torch.dtype]  # on disk, by tensor name
-    layout: Callable[[Path, Tensors], None]  # writes the *.safetensors under the names of the released checkpoint
-    embed_std: float = 1.0  # small where the head is tied, or every token predicts itself
-
-
 # ---------------------------------------------------------------------------------------------------------- weights
 def rng_of(seed: int, name: str) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
-def draw(name: str, shape: tuple[int, ...], seed: int, embed_std: float) -> torch.Tensor:
+def draw(name: str, shape: tuple[int, ...], seed: int, family: Family) -> torch.Tensor:
     """The float64 value of a parameter. It depends on nothing but the arguments."""
     mean, std = 0.0, shape[-1] ** -0.5  # a matrix: [..., out, in]
+    if name.endswith("A_log"):  # heads that forget at once and heads that remember all of the prompt
+        return torch.from_numpy(rng_of(seed, name).uniform(np.log(0.05), np.log(8.0), shape))
+    if name.endswith("dt_bias"):
+        return torch.from_numpy(rng_of(seed, name).uniform(-4.0, 1.0, shape))
     if "norm" in name:
-        mean, std = 1.0, 0.2
+        mean, std = 0.0 if family.norms_from_zero and "linear_attn.norm" not in name else 1.0, 0.2
     elif name.endswith("embed_tokens.weight"):
-        std = embed_std
+        std = family.embed_std
     elif name.endswith(".mlp.gate.weight"):  # the router: clear choices
         std *= 2.0
     elif name == "lm_head.weight":
@@ -99,9 +85,10 @@ def build(folder: Path, family: Family, seed: int) -> tuple[torch.nn.Module, Ten
     stored = {}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            stored[name] = draw(name, tuple(parameter.shape), seed, family.embed_std).to(family.dtype(name))
+            stored[name] = draw(name, tuple(parameter.shape), seed, family).to(family.dtype(name))
             parameter.copy_(stored[name])
-    return model, stored
+    unread = {name: draw(name, shape, seed, family).to(family.dtype(name)) for name, shape in family.unread.items()}
+    return model, stored | unread
 
 
 # ---------------------------------------------------------------------------------------------------------- reference
@@ -129,14 +116,19 @@ def reference(model, prompt: np.ndarray, decode: int) -> tuple[dict[str, np.ndar
     for hook in hooks:
         hook.remove()
     layers = {int(re.search(r"layers\.(\d+)\.", n)[1]): routed[n] for n in routers}
+    return describe(prompt, greedy, full, torch.stack(cached), layers)
+
+
+def describe(prompt, greedy, full, cached, layers: dict[int, tuple]) -> tuple[dict[str, np.ndarray], dict]:
+    """What reference() returns. `layers` has the router's (logits, weights, indices) by layer, each [P+D, .]."""
     k = next(iter(layers.values()))[2].shape[-1]
     probabilities = torch.stack([r[0].double().softmax(-1) for r in layers.values()]).sort(descending=True).values
-    top2 = torch.stack(cached).topk(2).values
+    top2 = cached.topk(2).values
     arrays = dict(
         prompt_ids=np.asarray(prompt, np.int64),
         greedy_ids=np.asarray(greedy, np.int64),
         logits_full=full.numpy(),
-        logits_cached=torch.stack(cached).numpy(),
+        logits_cached=cached.numpy(),
         router_idx=torch.stack([r[2] for r in layers.values()]).numpy().astype(np.int32),
         router_w=torch.stack([r[1] for r in layers.values()]).numpy(),
     )
@@ -146,7 +138,7 @@ def reference(model, prompt: np.ndarray, decode: int) -> tuple[dict[str, np.ndar
         logits_std=float(full.std()),
         router_gap_min=float(-probabilities[..., : k + 1].diff().max()),
         greedy_gap_min=float((top2[:, 0] - top2[:, 1]).min()),
-        full_cached_diff_max=float((full[len(prompt) - 1 : -1] - torch.stack(cached)).abs().max()),
+        full_cached_diff_max=float((full[len(prompt) - 1 : -1] - cached).abs().max()),
     )
     return arrays, meta
 
@@ -164,124 +156,59 @@ def rejected(arrays: dict[str, np.ndarray], meta: dict, eos: set[int]) -> str | 
     return None
 
 
-# ---------------------------------------------------------------------------------------------------------- layouts
-def per_expert_shards(folder: Path, tensors: Tensors, shard_bytes_max: int = 150_000) -> None:
-    """The layout of most released MoE checkpoints: a tensor per expert and matrix, in shards of bounded size."""
-    flat = {}
-    for name, t in tensors.items():
-        prefix, experts, leaf = name.partition(".experts.")
-        if not experts:
-            flat[name] = t
-            continue
-        for e, matrix in enumerate(t):
-            parts = zip(("gate_proj", "up_proj"), matrix.chunk(2)) if leaf == "gate_up_proj" else [(leaf, matrix)]
-            flat |= {f"{prefix}.experts.{e}.{part}.weight": p.contiguous() for part, p in parts}
-    shards, size = [{}], 0
-    for name, t in flat.items():
-        if size + t.nbytes > shard_bytes_max:
-            shards.append({})
-            size = 0
-        shards[-1][name] = t
-        size += t.nbytes
-    weight_map = {}
-    for i, shard in enumerate(shards, 1):
-        file = f"model-{i:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(shard, file)
-    total = dict(total_size=sum(t.nbytes for t in flat.values()))
-    index = dict(metadata=total, weight_map=dict(sorted(weight_map.items())))
-    write_json(folder / "model.safetensors.index.json", index)
-
-
-def fused_unpadded(folder: Path, tensors: Tensors) -> None:
-    """Experts as 3-D tensors under transformers' own names, in a file whose data starts at an odd offset.
-
-    safetensors pads its header to 8 bytes, other writers do not, and then no tensor is aligned to its dtype.
-    """
-    header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, t in tensors.items():
-        begin, end = end, end + t.nbytes
-        header[name] = dict(dtype=SAFETENSORS_NAMES[t.dtype], shape=list(t.shape), data_offsets=[begin, end])
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (1 - len(text) % 2)
-    data = b"".join(t.contiguous().view(torch.uint8).numpy().tobytes() for t in tensors.values())
-    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
-
-
-# ---------------------------------------------------------------------------------------------------------- families
-FAMILIES = {
-    # Released Qwen3-MoE: flat config keys, untied head, a dense layer among the MoE ones, a dtype per tensor.
-    "qwen3_moe": Family(
-        config=dict(
-            architectures=["Qwen3MoeForCausalLM"], attention_bias=False, attention_dropout=0.0, bos_token_id=1,
-            decoder_sparse_step=1, eos_token_id=2, head_dim=16, hidden_act="silu", hidden_size=64,
-            initializer_range=0.02, intermediate_size=96, max_position_embeddings=4096, max_window_layers=3,
-            mlp_only_layers=[1], model_type="qwen3_moe", moe_intermediate_size=32, norm_topk_prob=True,
-            num_attention_heads=4, num_experts=8, num_experts_per_tok=2, num_hidden_layers=3, num_key_value_heads=2,
-            output_router_logits=False, rms_norm_eps=1e-06, rope_scaling=None, rope_theta=1000000.0,
-            router_aux_loss_coef=0.001, sliding_window=None, tie_word_embeddings=False, torch_dtype="bfloat16",
-            transformers_version="4.51.0", use_cache=True, use_sliding_window=False, vocab_size=256,
-        ),
-        generation=dict(
-            bos_token_id=1, do_sample=True, eos_token_id=[2, 1], pad_token_id=1, temperature=0.6, top_k=20, top_p=0.95,
-            transformers_version="4.51.0",
-        ),
-        prompt=80, decode=16,
-        dtype=lambda name: F32 if "norm" in name else F16 if "layers.1.self_attn" in name else BF16,
-        layout=per_expert_shards,
-    ),
-    # No size but the head counts is a power of two, and heads * head_dim is not hidden_size; config.json as transformers
-    # 5 spells it (rope_parameters, num_local_experts, dtype); expert weights not renormalised, tied head, odd offsets.
-    "qwen3_moe_odd": Family(
-        config=dict(
-            architectures=["Qwen3MoeForCausalLM"], attention_bias=False, attention_dropout=0.0, bos_token_id=None,
-            decoder_sparse_step=1, dtype="bfloat16", eos_token_id=2, head_dim=24, hidden_act="silu", hidden_size=60,
-            initializer_range=0.02, intermediate_size=180, max_position_embeddings=1000, mlp_only_layers=[],
-            model_type="qwen3_moe", moe_intermediate_size=12, norm_topk_prob=False, num_attention_heads=4,
-            num_experts_per_tok=3, num_hidden_layers=2, num_key_value_heads=2, num_local_experts=12,
-            output_router_logits=False, pad_token_id=None, rms_norm_eps=1e-05,
-            rope_parameters=dict(rope_theta=50000.0, rope_type="default"), router_aux_loss_coef=0.001,
-            sliding_window=None, tie_word_embeddings=True, transformers_version="5.23.0", use_cache=True,
-            use_sliding_window=False, vocab_size=120,
-        ),
-        generation=dict(do_sample=True, eos_token_id=2, temperature=0.7, top_p=0.8, transformers_version="5.23.0"),
-        prompt=40, decode=8,
-        dtype=lambda name: F16 if ".experts." in name else BF16,
-        layout=fused_unpadded,
-        embed_std=0.1,
-    ),
-}
-
-
 # ---------------------------------------------------------------------------------------------------------- commands
-def write_json(path: Path, value) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n")
+def first_good(name: str, eos: set[int], attempt: Callable[[int], tuple]) -> tuple:
+    """(seed, arrays, meta, more) of the first seed whose attempt, (arrays, meta, more), is not rejected."""
+    for seed in range(1, SEED_MAX + 1):
+        arrays, meta, more = attempt(seed)
+        if not (why := rejected(arrays, meta, eos)):
+            return seed, arrays, meta, more
+    raise SystemExit(f"{name}: none of {SEED_MAX} seeds will do; the last one: {why}")
+
+
+def eos_of(family: Family) -> set[int]:
+    return set(np.atleast_1d(family.generation["eos_token_id"]).tolist())
+
+
+def draw_prompt(family: Family, seed: int) -> np.ndarray:
+    vocab = text_config(family.config)["vocab_size"]
+    return rng_of(seed, "prompt").integers(max(eos_of(family)) + 1, vocab, family.prompt)
+
+
+def clear(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in [*folder.glob("*.safetensors*"), *folder.glob("*.npy")]:
+        old.unlink()
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    with open(path, "wb") as f:
+        np.lib.format.write_array(f, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
 
 
 def make(name: str) -> str:
     family, folder = FAMILIES[name], FIXTURES / name
-    folder.mkdir(parents=True, exist_ok=True)
+    clear(folder)
     write_json(folder / "config.json", family.config)
     write_json(folder / "generation_config.json", family.generation)
-    eos = set(np.atleast_1d(family.generation["eos_token_id"]).tolist())
-    for seed in range(1, SEED_MAX + 1):
-        prompt = rng_of(seed, "prompt").integers(max(eos) + 1, family.config["vocab_size"], family.prompt)
+
+    def attempt(seed: int):
         model, stored = build(folder, family, seed)
-        arrays, meta = reference(model, prompt, family.decode)
-        if not (why := rejected(arrays, meta, eos)):
-            break
-    else:
-        raise SystemExit(f"{name}: none of {SEED_MAX} seeds will do; the last one: {why}")
-    for old in [*folder.glob("*.safetensors*"), *folder.glob("*.npy")]:
-        old.unlink()
+        return *reference(model, draw_prompt(family, seed), family.decode), stored
+
+    seed, arrays, meta, stored = first_good(name, eos_of(family), attempt)
     family.layout(folder, stored)
     for stem, array in arrays.items():
-        with open(folder / f"{stem}.npy", "wb") as f:
-            np.lib.format.write_array(f, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+        write_array(folder / f"{stem}.npy", array)
     made_with = dict(transformers=transformers.__version__, torch=torch.__version__, numpy=np.__version__)
     dtypes = sorted({SAFETENSORS_NAMES[t.dtype] for t in stored.values()})
     write_json(folder / "meta.json", dict(name=name, seed=seed, made_with=made_with, stored_dtypes=dtypes) | meta)
-    return f"{name}: seed {seed}, {sum(f.stat().st_size for f in folder.iterdir()):,} bytes, {json.dumps(meta)}"
+    return summary(name, seed, meta)
+
+
+def summary(name: str, seed: int, meta: dict) -> str:
+    size = sum(f.stat().st_size for f in (FIXTURES / name).iterdir())
+    return f"{name}: seed {seed}, {size:,} bytes, {json.dumps(meta)}"
 
 
 def check(name: str) -> str:
@@ -292,14 +219,19 @@ def check(name: str) -> str:
         raise SystemExit(f"{name}: the checkpoint does not fit the model: {bad}")
     stored = {f.stem: np.load(f) for f in folder.glob("*.npy")}
     arrays, meta = reference(model.eval(), stored["prompt_ids"], len(stored["greedy_ids"]))
+    return f"{name}: ok, max |d| " + compare(name, stored, arrays, TOLERANCE * meta["logits_std"])
+
+
+def compare(name: str, stored: dict[str, np.ndarray], arrays: dict[str, np.ndarray], tolerance: float) -> str:
+    """The largest differences; ends the program where integers differ at all, or floats by more than `tolerance`."""
     diff = {}
     for stem, array in arrays.items():
         if (array.dtype, array.shape) != (stored[stem].dtype, stored[stem].shape):
             raise SystemExit(f"{name}: {stem}.npy is {stored[stem].dtype} {stored[stem].shape}; make it again")
         diff[stem] = float(np.abs(array - stored[stem]).max())
-        if diff[stem] > (TOLERANCE * meta["logits_std"] if array.dtype == np.float32 else 0):
+        if diff[stem] > (tolerance if array.dtype == np.float32 else 0):
             raise SystemExit(f"{name}: {stem}.npy differs by {diff[stem]:.1e} from what the checkpoint on disk gives")
-    return f"{name}: ok, max |d| " + ", ".join(f"{stem} {d:.1e}" for stem, d in diff.items())
+    return ", ".join(f"{stem} {d:.1e}" for stem, d in diff.items())
 
 
 def main() -> None:

@@ -94,9 +94,9 @@ impl Engine {
 
         let Inspection { checkpoint, layout, shapes, .. } = inspection;
         let mut sizes = layout.classes().to_vec();
-        sizes.push(model.state_layout().block_bytes);
+        sizes.extend(model.state_layout().slot_bytes());
         let slab = Slab::new(plan.pieces, plan.piece_bytes, &sizes, |bytes| allocate_region(&*ops, bytes))?;
-        let residency = Residency::new(slab, layout.clone(), &plan.class_pieces);
+        let residency = Residency::new(slab, layout.clone(), &plan.class_pieces, model.facts().top_k);
         let scratch = Scratch::new(&*model, plan.chunk, &*ops)?;
         Ok(Engine {
             experts: ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader),
@@ -196,26 +196,32 @@ impl Engine {
         sequence.ready.then_some(&sequence.logits)
     }
 
-    /// Forgets a sequence's tokens from position `tokens` on, and all its work.
-    pub fn truncate(&mut self, id: SequenceId, tokens: usize) {
-        self.states[id.0].truncate(tokens, self.model.state_layout());
+    /// Forgets a sequence's tokens from position `tokens` on, and all its work. Returns how many tokens are left: fewer than
+    /// asked for where the model has recurrent states.
+    pub fn truncate(&mut self, id: SequenceId, tokens: usize) -> usize {
+        let left = self.states[id.0].truncate(tokens, self.model.state_layout());
         self.blocks.reclaim(self.experts.residency());
         let sequence = self.sequence(id);
         sequence.pending.clear();
         sequence.done = 0;
         sequence.ready = false;
+        left
     }
 
     /// A second sequence with the same past, and the same logits if they are there. Pending work is not copied.
-    pub fn fork(&mut self, id: SequenceId) -> SequenceId {
-        let state = self.states[id.0].fork();
+    ///
+    /// # Errors
+    /// When no memory is left for a copy of its recurrent states.
+    pub fn fork(&mut self, id: SequenceId) -> Result<SequenceId, EngineError> {
+        let layout = self.model.state_layout();
+        let state = self.states[id.0].fork(layout, &self.blocks, self.experts.residency(), &*self.ops)?;
         let fork = self.open_sequence();
         self.states[fork.0] = state;
         if let Some(logits) = self.logits(id).map(<[f32]>::to_vec) {
             let sequence = self.sequence(fork);
             (sequence.logits, sequence.ready) = (logits, true);
         }
-        fork
+        Ok(fork)
     }
 
     /// Writes a sequence's state.
@@ -241,8 +247,8 @@ impl Engine {
     /// Computes the next batch: a chunk of the first sequence that has work. Returns whether there was any.
     ///
     /// # Errors
-    /// When an expert cannot be read, a file changed, or the observer stopped it. The batch's tokens stay pending, and
-    /// every sequence is as it was before.
+    /// When an expert cannot be read, a file changed, or the observer stopped it. The batch's tokens stay pending, and the
+    /// sequence is as it was before; one with recurrent states, which have moved on in some layers, is empty.
     pub fn tick(&mut self, observer: &mut dyn Observer) -> Result<bool, EngineError> {
         let has_work = |sequence: &Option<Sequence>| sequence.as_ref().is_some_and(|s| s.done < s.pending.len());
         let Some(index) = self.sequences.iter().position(has_work) else { return Ok(false) };
@@ -256,6 +262,7 @@ impl Engine {
         if let Err(error) = computed {
             self.experts.abandon();
             self.scratch.workspace.clear();
+            self.states[index].abandon(self.model.state_layout());
             return Err(error);
         }
         self.states[index].advance(tokens);
@@ -300,7 +307,9 @@ impl Engine {
             let batch_tokens = self.batch.len();
             let progress =
                 Progress { tokens_done, tokens_total, batch_tokens, layers_done: layer + 1, layers: facts.layers };
-            if observer.progress(progress).is_break() {
+            // A recurrent state cannot go back, so a single token is finished first.
+            let may_stop = batch_tokens > 1 || self.model.state_layout().recurrent_bytes == 0;
+            if observer.progress(progress).is_break() && may_stop {
                 return Err(EngineError::Cancelled);
             }
         }

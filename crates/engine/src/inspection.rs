@@ -139,6 +139,8 @@ impl Inspection {
             classes: self.layout.classes().iter().enumerate().map(class).collect(),
             block_bytes: state.block_bytes,
             block_tokens: state.block_tokens,
+            recurrent_bytes: state.recurrent_bytes,
+            recurrent_layers: state.recurrent.iter().flatten().count(),
             context_max: self.facts.context_max,
         };
         Ok(Plan::new(&needs, Ask { ram: options.ram, ctx: options.ctx, chunk: options.prefill_chunk })?)

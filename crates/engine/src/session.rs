@@ -55,7 +55,7 @@ impl Session {
         }
         // The last token is computed anew where only its logits are missing.
         let keep = shared.min(tokens.len() - 1).min(engine.tokens_done(self.sequence));
-        engine.truncate(self.sequence, keep);
+        let keep = engine.truncate(self.sequence, keep);
         self.tokens.truncate(keep);
         self.extend(engine, &tokens[keep..], false, observer)
     }
@@ -184,6 +184,6 @@ impl Session {
         self.finish(engine, observer)?;
         let mut tokens = Vec::with_capacity(engine.plan().ctx);
         tokens.extend_from_slice(&self.tokens);
-        Ok(Session { sequence: engine.fork(self.sequence), tokens })
+        Ok(Session { sequence: engine.fork(self.sequence)?, tokens })
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use outpour_kernels::cpu::{Cpu, CpuOptions, Isa};
 use outpour_kernels::{
-    Activation, Buffer, DType, Format, KvLayout, Matrix, Mlp, MlpScratch, Ops, OpsError, Shape, Tensor,
+    Activation, Buffer, DType, Format, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, OpsError, Shape, Tensor,
 };
 
 /// Larger than any last-level cache that is likely here.
@@ -32,6 +32,9 @@ fn main() -> Result<(), OpsError> {
             }
             for (rows, positions) in [(1, 4096), (512, 4096)] {
                 attention(&cpu, rows, positions)?;
+            }
+            for rows in [1, 512] {
+                gated_delta(&cpu, rows)?;
             }
         }
     }
@@ -188,5 +191,28 @@ fn attention(cpu: &Cpu, rows: usize, positions: usize) -> Result<(), OpsError> {
         4.0 * 128.0 * 32.0 * rows as f64 * seen / time / 1e9,
         (positions * 4 * 256 * 2) as f64 / time / 1e9
     );
+    Ok(())
+}
+
+/// 16 key heads and 64 value heads of 128 × 128, as in a layer of Qwen3.5-397B, for more layers than a cache holds.
+fn gated_delta(cpu: &Cpu, rows: usize) -> Result<(), OpsError> {
+    let (k_heads, v_heads, dim) = (16, 64, 128);
+    let weight = || tensor(cpu, [v_heads], DType::F32);
+    let (a_log, dt_bias) = (weight()?, weight()?);
+    let delta = GatedDelta { k_heads, v_heads, k_dim: dim, v_dim: dim, a_log, dt_bias };
+    let states: Result<Vec<Tensor>, OpsError> =
+        (0..if rows == 1 { 32 } else { 2 }).map(|_| tensor(cpu, [v_heads, dim, dim], DType::F32)).collect();
+    let states = states?;
+    let qkv = tensor(cpu, [rows, (2 * k_heads + v_heads) * dim], DType::F32)?;
+    let (a, b) = (tensor(cpu, [rows, v_heads], DType::F32)?, tensor(cpu, [rows, v_heads], DType::F32)?);
+    let out = tensor(cpu, [rows, v_heads, dim], DType::F32)?;
+    let [time] = best(5, [&mut || states.iter().for_each(|state| cpu.gated_delta(&qkv, &a, &b, &delta, state, &out))]);
+    let (time, bytes) = (time / states.len() as f64, states[0].bytes());
+    print!("  gated delta, {rows} rows: {:.2} ms a layer", 1e3 * time);
+    if rows == 1 {
+        // Read and written.
+        print!(", state moved at {:.1} GB/s", 2.0 * bytes as f64 / time / 1e9);
+    }
+    println!();
     Ok(())
 }

@@ -4,9 +4,13 @@
 //! unless [`CpuOptions::precise`]; everything else is f32 with weights widened exactly.
 
 mod add;
+mod add_gated;
 mod attention;
+mod causal_conv;
 mod combine;
+mod copy_columns;
 mod embed;
+mod gated_delta;
 mod gather;
 mod isa;
 mod kv_write;
@@ -14,10 +18,13 @@ mod linear;
 mod mlp;
 mod pool;
 mod rms_norm;
+mod rms_norm_gated;
 mod rope;
 mod route;
+mod sigmoid_gate;
 mod swiglu;
 mod topology;
+mod vectorised;
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
@@ -25,7 +32,10 @@ use std::sync::{Mutex, MutexGuard};
 pub use isa::Isa;
 
 use crate::host::{self, HostMemory};
-use crate::{Buffer, Contribution, Fence, KvLayout, Matrix, Mlp, MlpScratch, Ops, OpsError, Rope, Router, Tensor};
+use crate::{
+    Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, OpsError, RmsNorm, Rope,
+    Router, Tensor,
+};
 use isa::Kernels;
 use pool::{Pool, lock};
 
@@ -51,6 +61,8 @@ pub struct Cpu {
     pool: Pool,
     /// Activations rounded to bf16; grows to the largest call and stays.
     rounded: Mutex<linear::Rounded>,
+    /// What [`Ops::gated_delta`] prepares for all heads; grows to the largest call and stays.
+    prepared: Mutex<Vec<f32>>,
     /// f32 scratch of each worker; grows to the largest call and stays.
     scratch: Vec<Mutex<Vec<f32>>>,
 }
@@ -70,7 +82,8 @@ impl Cpu {
             .map_err(|error| OpsError::Unavailable(format!("cannot start {threads} threads: {error}")))?;
         let scratch = (0..threads).map(|_| Mutex::new(Vec::new())).collect();
         let rounded = Mutex::new(linear::Rounded::default());
-        Ok(Cpu { isa, kernels, precise: options.precise, pool, rounded, scratch })
+        let prepared = Mutex::new(Vec::new());
+        Ok(Cpu { isa, kernels, precise: options.precise, pool, rounded, prepared, scratch })
     }
 
     /// The threads it computes with.
@@ -142,8 +155,32 @@ impl Ops for Cpu {
         gather::gather(self, x, rows, out);
     }
 
-    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32, out: &Tensor) {
-        rms_norm::rms_norm(self, x, weight, eps, out);
+    fn rms_norm(&self, x: &Tensor, norm: &RmsNorm, out: &Tensor) {
+        rms_norm::rms_norm(self, x, norm, out);
+    }
+
+    fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, norm: &RmsNorm, out: &Tensor) {
+        rms_norm_gated::rms_norm_gated(self, x, gate, norm, out);
+    }
+
+    fn sigmoid_gate(&self, x: &Tensor, gate: &Tensor) {
+        sigmoid_gate::sigmoid_gate(self, x, gate);
+    }
+
+    fn add_gated(&self, x: &Tensor, gate: &Tensor, into: &Tensor) {
+        add_gated::add_gated(self, x, gate, into);
+    }
+
+    fn copy_columns(&self, x: &Tensor, runs: &[ColumnRun], out: &Tensor) {
+        copy_columns::copy_columns(self, x, runs, out);
+    }
+
+    fn causal_conv(&self, x: &Tensor, weight: &Tensor, tail: &Tensor, out: &Tensor) {
+        causal_conv::causal_conv(self, x, weight, tail, out);
+    }
+
+    fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor) {
+        gated_delta::gated_delta(self, qkv, a, b, delta, state, out);
     }
 
     fn linear(&self, x: &Tensor, w: &Matrix, out: &Tensor) {

@@ -163,6 +163,45 @@ pub struct Contribution {
     pub weight: f32,
 }
 
+/// Root-mean-square normalisation over the last dimension (arXiv 1910.07467).
+#[derive(Clone, Debug)]
+pub struct RmsNorm {
+    /// `[d]` of F32, F16 or BF16.
+    pub weight: Tensor,
+    /// Whether the weight is stored as its distance from 1 (Gemma, Qwen3-Next, Qwen3.5).
+    pub plus_one: bool,
+    /// Added to the mean of squares.
+    pub eps: f32,
+}
+
+/// The gated delta rule (Gated DeltaNet, arXiv 2412.06464) of one layer: sizes, and the weights of its decay.
+#[derive(Clone, Debug)]
+pub struct GatedDelta {
+    /// Heads of queries and keys.
+    pub k_heads: usize,
+    /// Heads of values, a multiple of `k_heads`; value head h reads key head `h / (v_heads / k_heads)`.
+    pub v_heads: usize,
+    /// Width of a query and of a key.
+    pub k_dim: usize,
+    /// Width of a value.
+    pub v_dim: usize,
+    /// `[v_heads]` of F32, F16 or BF16.
+    pub a_log: Tensor,
+    /// `[v_heads]` of F32, F16 or BF16.
+    pub dt_bias: Tensor,
+}
+
+/// A run of columns that [`Ops::copy_columns`] moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ColumnRun {
+    /// First column in the source.
+    pub from: usize,
+    /// First column in the destination.
+    pub to: usize,
+    /// Number of columns.
+    pub len: usize,
+}
+
 /// The operations of a backend.
 ///
 /// Activations are f32, row-major, one row a token. Calls return when the work is enqueued, and run in the order of
@@ -194,9 +233,40 @@ pub trait Ops: Send + Sync {
     /// `out[i] = x[rows[i]]`: x `[n, d]`, out `[rows.len(), d]`.
     fn gather(&self, x: &Tensor, rows: &[u32], out: &Tensor);
 
-    /// `out = x · rsqrt(mean(x²) + eps) · weight` over the last dimension (RMSNorm, arXiv 1910.07467); x and out
-    /// `[.., d]`, weight `[d]` of F32, F16 or BF16. `out` may be `x` (in place).
-    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32, out: &Tensor);
+    /// `out = x · rsqrt(mean(x²) + eps) · w` over the last dimension, w the weight or 1 + the weight: x and out `[.., d]`.
+    /// `out` may be `x` (in place).
+    fn rms_norm(&self, x: &Tensor, norm: &RmsNorm, out: &Tensor);
+
+    /// `out = x · rsqrt(mean(x²) + eps) · w · silu(gate)`: the norm comes first, then the gate. x and out `[n, heads, d]`,
+    /// gate with as many elements. `out` may be `x` (in place).
+    fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, norm: &RmsNorm, out: &Tensor);
+
+    /// `x *= sigmoid(gate)`, elementwise, same number of elements, in place.
+    fn sigmoid_gate(&self, x: &Tensor, gate: &Tensor);
+
+    /// `into[i] += sigmoid(gate[i]) · x[i]`, one gate a row: x and into `[n, d]`, gate `[n, 1]`.
+    fn add_gated(&self, x: &Tensor, gate: &Tensor, into: &Tensor);
+
+    /// Moves runs of columns: `out[i][to..to + len] = x[i][from..from + len]` for every row; x `[n, a]`, out `[n, b]`.
+    fn copy_columns(&self, x: &Tensor, runs: &[ColumnRun], out: &Tensor);
+
+    /// Causal depthwise convolution and silu: `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] )`, where
+    /// `in` is x preceded by `tail`. x and out `[n, channels]`; weight `[channels, kernel]` of F32, F16 or BF16; tail
+    /// `[kernel − 1, channels]` f32 holds the inputs before x, zero at the beginning, and afterwards the last ones.
+    fn causal_conv(&self, x: &Tensor, weight: &Tensor, tail: &Tensor, out: &Tensor);
+
+    /// The gated delta rule over consecutive positions of one sequence. qkv `[n, 2·k_heads·k_dim + v_heads·v_dim]` holds all
+    /// queries, then all keys, then all values; a and b `[n, v_heads]`; state `[v_heads, k_dim, v_dim]` f32 is updated; out
+    /// `[n, v_heads, v_dim]`. For each position and value head, in f32:
+    ///
+    /// ```text
+    /// q ← q · rsqrt(Σq² + 1e-6) · k_dim^-½      k ← k · rsqrt(Σk² + 1e-6)
+    /// β = sigmoid(b)      g = exp(−exp(a_log) · softplus(a + dt_bias))
+    /// S ← g·S      S ← S + k ⊗ (β·(v − Sᵀk))      out = Sᵀq
+    /// ```
+    ///
+    /// The same bits however the positions are cut into calls.
+    fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor);
 
     /// `out = x · wᵀ`: x `[n, cols]`, w `[rows, cols]`, out `[n, rows]`.
     fn linear(&self, x: &Tensor, w: &Matrix, out: &Tensor);

@@ -11,6 +11,16 @@ pub enum Format {
     F16,
     /// One bfloat16 a weight.
     Bf16,
+    /// MLX's affine quantisation: `w = scale · q + bias`, with one scale and one bias (each F32, F16 or BF16, in tensors
+    /// of their own, `[rows, cols / group]`) for each `group` consecutive weights of a row, and q of `bits` bits,
+    /// unsigned. A row's q's are one little-endian stream of bits: weight i in bits `bits·i ..`, the lowest first
+    /// (mlx `python/src/ops.cpp`, `quantize`).
+    Affine {
+        /// 2, 3, 4, 5, 6 or 8.
+        bits: u8,
+        /// 32, 64 or 128.
+        group: u8,
+    },
 }
 
 impl Format {
@@ -24,11 +34,18 @@ impl Format {
         }
     }
 
-    /// Bytes of one row of `cols` weights.
+    /// Affine quantisation, if these bits and this group exist.
+    pub fn affine(bits: usize, group: usize) -> Option<Format> {
+        let exists = matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) && matches!(group, 32 | 64 | 128);
+        exists.then_some(Format::Affine { bits: bits as u8, group: group as u8 })
+    }
+
+    /// Bytes of one row of `cols` weights, scales and biases not counted.
     pub const fn row_bytes(self, cols: usize) -> usize {
         match self {
             Format::F32 => 4 * cols,
             Format::F16 | Format::Bf16 => 2 * cols,
+            Format::Affine { bits, .. } => cols * bits as usize / 8,
         }
     }
 }
@@ -40,6 +57,8 @@ pub struct Matrix {
     rows: usize,
     cols: usize,
     data: Tensor,
+    /// Of a quantised matrix: scales and biases, `[rows, cols / group]`.
+    scales: Option<[Tensor; 2]>,
 }
 
 impl Matrix {
@@ -50,7 +69,22 @@ impl Matrix {
     pub fn dense(tensor: Tensor) -> Self {
         let format = Format::of(tensor.dtype()).unwrap_or_else(|| panic!("{} is no weight format", tensor.dtype()));
         assert_eq!(tensor.dims().len(), 2, "a matrix has two dimensions");
-        Matrix { format, rows: tensor.dim(0), cols: tensor.dim(1), data: tensor }
+        Matrix { format, rows: tensor.dim(0), cols: tensor.dim(1), data: tensor, scales: None }
+    }
+
+    /// An affine-quantised matrix: `data` is U8 `[rows, cols · bits / 8]`, scales and biases are `[rows, cols / group]` of
+    /// one type, F32, F16 or BF16.
+    ///
+    /// # Panics
+    /// When the shapes do not fit each other; a loader has checked them against the file.
+    pub fn affine(bits: usize, group: usize, data: Tensor, scales: Tensor, biases: Tensor) -> Self {
+        let format = Format::affine(bits, group).unwrap_or_else(|| panic!("no affine format of {bits} bits in groups of {group}"));
+        let (rows, cols) = (scales.dim(0), scales.dim(1) * group);
+        assert_eq!(data.dims(), [rows, format.row_bytes(cols)], "packed weights do not fit their scales");
+        assert_eq!(data.dtype(), DType::U8, "packed weights are bytes");
+        assert_eq!(scales.dims(), biases.dims(), "biases do not fit their scales");
+        assert!(scales.dtype() == biases.dtype() && Format::of(scales.dtype()).is_some(), "scales are plain numbers");
+        Matrix { format, rows, cols, data, scales: Some([scales, biases]) }
     }
 
     /// How its weights are stored.
@@ -68,18 +102,34 @@ impl Matrix {
         self.cols
     }
 
-    /// The stored bytes, at any byte offset.
+    /// The stored weights, at any byte offset.
     pub fn data(&self) -> &Tensor {
         &self.data
     }
 
+    /// Scales and biases of a quantised matrix, each `[rows, cols / group]`, at any byte offset.
+    pub fn scales(&self) -> Option<&[Tensor; 2]> {
+        self.scales.as_ref()
+    }
+
     /// Bytes as stored.
     pub fn bytes(&self) -> usize {
-        self.data.bytes()
+        self.data.bytes() + self.scales.iter().flatten().map(Tensor::bytes).sum::<usize>()
     }
 }
 
+/// The q of weight `index` in a row of affine-quantised weights.
+pub fn affine_q(bits: usize, row: &[u8], index: usize) -> u8 {
+    let (byte, shift) = (index * bits / 8, index * bits % 8);
+    let next = row.get(byte + 1).copied().unwrap_or(0);
+    let pair = u16::from_le_bytes([row[byte], next]);
+    ((pair >> shift) & ((1 << bits) - 1)) as u8
+}
+
 /// The value of element `index` of plain little-endian `bytes` in `format`, in f32. Exact for all three formats.
+///
+/// # Panics
+/// For a quantised format, whose values need their scales.
 pub fn element(format: Format, bytes: &[u8], index: usize) -> f32 {
     match format {
         Format::F32 => {
@@ -88,5 +138,6 @@ pub fn element(format: Format, bytes: &[u8], index: usize) -> f32 {
         }
         Format::F16 => half::f16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32(),
         Format::Bf16 => half::bf16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32(),
+        Format::Affine { .. } => panic!("a quantised weight has no value without its scale"),
     }
 }

@@ -2,19 +2,27 @@
 //! formula. Every other backend is tested against it.
 
 mod add;
+mod add_gated;
 mod attention;
+mod causal_conv;
 mod combine;
+mod copy_columns;
 mod embed;
+mod gated_delta;
 mod gather;
 mod kv_write;
 mod linear;
 mod rms_norm;
+mod rms_norm_gated;
 mod rope;
 mod route;
+mod sigmoid_gate;
 mod swiglu;
 
 use crate::host::{self, HostMemory};
-use crate::{Buffer, Contribution, Fence, KvLayout, Matrix, Ops, OpsError, Rope, Router, Tensor};
+use crate::{
+    Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, Matrix, Ops, OpsError, RmsNorm, Rope, Router, Tensor,
+};
 
 /// The backend that defines the others.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,8 +62,32 @@ impl Ops for Reference {
         gather::gather(x, rows, out);
     }
 
-    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32, out: &Tensor) {
-        rms_norm::rms_norm(x, weight, eps, out);
+    fn rms_norm(&self, x: &Tensor, norm: &RmsNorm, out: &Tensor) {
+        rms_norm::rms_norm(x, norm, out);
+    }
+
+    fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, norm: &RmsNorm, out: &Tensor) {
+        rms_norm_gated::rms_norm_gated(x, gate, norm, out);
+    }
+
+    fn sigmoid_gate(&self, x: &Tensor, gate: &Tensor) {
+        sigmoid_gate::sigmoid_gate(x, gate);
+    }
+
+    fn add_gated(&self, x: &Tensor, gate: &Tensor, into: &Tensor) {
+        add_gated::add_gated(x, gate, into);
+    }
+
+    fn copy_columns(&self, x: &Tensor, runs: &[ColumnRun], out: &Tensor) {
+        copy_columns::copy_columns(x, runs, out);
+    }
+
+    fn causal_conv(&self, x: &Tensor, weight: &Tensor, tail: &Tensor, out: &Tensor) {
+        causal_conv::causal_conv(x, weight, tail, out);
+    }
+
+    fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor) {
+        gated_delta::gated_delta(qkv, a, b, delta, state, out);
     }
 
     fn linear(&self, x: &Tensor, w: &Matrix, out: &Tensor) {

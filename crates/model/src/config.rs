@@ -39,6 +39,11 @@ impl<'a> Config<'a> {
             .ok_or_else(|| ModelError::Config("has no model_type; give the config.json of a language model".into()))
     }
 
+    /// The language model's part: `text_config` of a multimodal model, or all of it.
+    pub fn text(&self) -> Config<'a> {
+        Config(self.get("text_config").filter(|text| text.is_object()).unwrap_or(self.0))
+    }
+
     fn get(&self, key: &str) -> Option<&'a Value> {
         self.0.get(key).filter(|value| !value.is_null())
     }
@@ -99,6 +104,13 @@ impl<'a> Config<'a> {
         let Some(value) = self.get(key) else { return Ok(Vec::new()) };
         let list = value.as_array().map(|list| list.iter().map(|v| v.as_u64().map(|v| v as usize)).collect());
         list.flatten().ok_or_else(|| wrong(key, value, "a list of layer numbers"))
+    }
+
+    /// A list of texts, if there is one.
+    pub fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>, ModelError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let list = value.as_array().map(|list| list.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
+        list.flatten().map(Some).ok_or_else(|| wrong(key, value, "a list of texts"))
     }
 
     /// A text, with a default.

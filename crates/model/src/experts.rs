@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outpour_kernels::{Buffer, Matrix, Mlp, Tensor};
+use outpour_kernels::{Buffer, Mlp, Tensor};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout, PARTS_MAX, Placement};
 use outpour_store::read::{Completion, Read, Reader};
@@ -315,15 +315,16 @@ impl ExpertStream {
             .downcast_ref::<BackendRegion>()
             .expect("invariant: the slab's regions come from weights::allocate_region")
             .buffer();
-        let matrix = |part: usize, rows, cols| {
-            Matrix::dense(Tensor::new(buffer.clone(), at + placement.parts()[part], [rows, cols], shape.dtypes[part]))
+        let matrix = |m: usize| {
+            let stored = &shape.matrices[m];
+            let mut parts = [None, None, None];
+            for (part, (i, (dims, dtype))) in parts.iter_mut().zip(stored.views().enumerate()) {
+                let at = at + placement.parts()[shape.first_part(m) + i];
+                *part = Some(Tensor::new(buffer.clone(), at, dims, dtype));
+            }
+            stored.matrix(parts)
         };
-        Mlp {
-            gate: matrix(0, shape.width, shape.hidden),
-            up: matrix(1, shape.width, shape.hidden),
-            down: matrix(2, shape.hidden, shape.width),
-            activation: shape.activation,
-        }
+        Mlp { gate: matrix(0), up: matrix(1), down: matrix(2), activation: shape.activation }
     }
 }
 

@@ -1,14 +1,14 @@
 //! Qwen3-MoE (Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder): grouped-query attention with per-head norms, RoPE, and 128
 //! experts of which a softmax router picks 8 (arXiv 2505.09388; `transformers` `modeling_qwen3_moe.py`).
 
-use outpour_kernels::{Activation, DType, Matrix, Mlp, Ops, Rope, Router, RouterScore, Tensor};
+use outpour_kernels::{Activation, DType, Matrix, Mlp, Ops, RmsNorm, Rope, Router, RouterScore, Tensor};
 use outpour_store::StoreError;
 
 use crate::blocks::attention::{Attention, Sizes};
 use crate::blocks::moe::Moe;
 use crate::blocks::{mlp, rope};
-use crate::config::{Config, ModelError, SIZE_MAX};
-use crate::weights::{ExpertsOf, Weights};
+use crate::config::{Config, ModelError};
+use crate::weights::{ExpertsOf, Norms, Weights};
 use crate::{Batch, Facts, Model, Run, State, StateLayout, Workspace};
 
 /// The model with its weights.
@@ -16,18 +16,17 @@ pub struct Qwen3Moe {
     facts: Facts,
     state_layout: StateLayout,
     workspace: LayerWorkspace,
-    eps: f32,
     rope: Rope,
     embed_tokens: Matrix, // [vocab, hidden]
     layers: Vec<Layer>,
-    norm: Tensor,    // [hidden]
+    norm: RmsNorm,   // [hidden]
     lm_head: Matrix, // [vocab, hidden]
 }
 
 struct Layer {
     input_norm: Tensor, // [hidden]
     attention: Attention,
-    post_attention_norm: Tensor, // [hidden]
+    post_attention_norm: RmsNorm, // [hidden]
     feed_forward: FeedForward,
 }
 
@@ -60,9 +59,10 @@ impl Qwen3Moe {
         let top_k = config.size("num_experts_per_tok")?;
         let dense_width = config.size_or("intermediate_size", 1)?;
         let eps = config.positive_or("rms_norm_eps", 1e-6)? as f32;
-        check(config, heads, kv_heads, head_dim, experts, top_k)?;
+        let sizes = Sizes { hidden, heads, kv_heads, head_dim, gated: false };
+        check(config, &sizes, experts, top_k)?;
 
-        let sizes = Sizes { hidden, heads, kv_heads, head_dim };
+        let norms = Norms { eps, plus_one: false };
         let router =
             Router { top_k, score: RouterScore::Softmax, renormalise: config.flag_or("norm_topk_prob", false)? };
         let width = config.size("moe_intermediate_size")?;
@@ -78,17 +78,17 @@ impl Qwen3Moe {
         let mut build_layer = |layer: usize| -> Result<Layer, ModelError> {
             let prefix = format!("model.layers.{layer}");
             Ok(Layer {
-                input_norm: weights.vector(&format!("{prefix}.input_layernorm.weight"), hidden)?,
-                attention: Attention::load(weights, &format!("{prefix}.self_attn"), sizes, eps)?,
-                post_attention_norm: weights.vector(&format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
+                input_norm: norms.load(weights, &format!("{prefix}.input_layernorm.weight"), hidden)?,
+                attention: Attention::load(weights, &format!("{prefix}.self_attn"), sizes, norms)?,
+                post_attention_norm: norms.load(weights, &format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
                 feed_forward: match is_sparse(layer) {
-                    true => FeedForward::Sparse(Moe::load(weights, &experts_of(layer), router)?),
+                    true => FeedForward::Sparse(Moe::load(weights, &experts_of(layer), router, None)?),
                     false => FeedForward::Dense(mlp::load(weights, &format!("{prefix}.mlp"), hidden, dense_width)?),
                 },
             })
         };
         let built: Vec<Layer> = (0..layers).map(&mut build_layer).collect::<Result<_, _>>()?;
-        let norm = weights.vector("model.norm.weight", hidden)?;
+        let norm = norms.load(weights, "model.norm.weight", hidden)?;
         let tied = config.flag_or("tie_word_embeddings", false)?;
         let lm_head = if tied { embed_tokens.clone() } else { weights.matrix("lm_head.weight", vocab, hidden)? };
         Ok(Qwen3Moe {
@@ -102,9 +102,8 @@ impl Qwen3Moe {
                 pattern: (0..layers).map(|layer| if is_sparse(layer) { 'A' } else { 'a' }).collect(),
                 legend: "A attention and experts, a attention and a dense MLP",
             },
-            state_layout: StateLayout::new(&vec![Some(sizes.kv()); layers], kv),
+            state_layout: StateLayout::new(&vec![Some(sizes.kv()); layers], Vec::new(), kv),
             workspace: LayerWorkspace { attention: sizes, dense_width, experts: experts_of(0), top_k },
-            eps,
             rope: rope::plain(config, head_dim, 10_000.0)?,
             embed_tokens,
             layers: built,
@@ -115,21 +114,9 @@ impl Qwen3Moe {
 }
 
 /// What a config of this family must fulfil.
-fn check(
-    config: &Config,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    experts: usize,
-    top_k: usize,
-) -> Result<(), ModelError> {
-    let problem = if !heads.is_multiple_of(kv_heads) {
-        format!("num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}; download it again")
-    } else if head_dim == 0 || heads as u64 * head_dim as u64 >= SIZE_MAX {
-        format!("num_attention_heads {heads} of head_dim {head_dim} make no attention; download it again")
-    } else if !head_dim.is_multiple_of(2) {
-        format!("head_dim {head_dim} is odd, and RoPE turns pairs; download it again")
-    } else if top_k > experts {
+fn check(config: &Config, sizes: &Sizes, experts: usize, top_k: usize) -> Result<(), ModelError> {
+    sizes.check()?;
+    let problem = if top_k > experts {
         format!("num_experts_per_tok {top_k} is more than num_experts {experts}; download it again")
     } else if config.text_or("hidden_act", "silu")? != "silu" {
         format!("hidden_act {:?} is not this family's silu", config.text_or("hidden_act", "silu")?)
@@ -154,7 +141,7 @@ impl Model for Qwen3Moe {
 
     fn workspace_bytes(&self, n: usize) -> usize {
         let LayerWorkspace { attention, dense_width, experts, top_k } = &self.workspace;
-        let sparse = Moe::workspace_bytes(n, experts, *top_k);
+        let sparse = Moe::workspace_bytes(n, experts, *top_k, 0);
         let feed_forward = sparse.max(mlp::workspace_bytes(n, attention.hidden, *dense_width));
         Workspace::f32_bytes(n * attention.hidden) + attention.workspace_bytes(n).max(feed_forward)
     }
@@ -176,11 +163,11 @@ impl Model for Qwen3Moe {
         let normed = run.workspace.f32([batch.len(), self.facts.hidden]); // [n, hidden]
         let inner = run.workspace.mark();
 
-        run.ops.rms_norm(x, &layer.input_norm, self.eps, &normed);
+        run.ops.rms_norm(x, &layer.input_norm, &normed);
         layer.attention.forward(l, &self.rope, &self.state_layout, batch, states, &normed, x, run); // x += attention
         run.workspace.release(inner);
 
-        run.ops.rms_norm(x, &layer.post_attention_norm, self.eps, &normed);
+        run.ops.rms_norm(x, &layer.post_attention_norm, &normed);
         let done = match &layer.feed_forward {
             FeedForward::Dense(dense) => {
                 mlp::forward(dense, &normed, x, run); // x += mlp
@@ -195,7 +182,7 @@ impl Model for Qwen3Moe {
     fn head(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, logits: &Tensor) {
         let mark = workspace.mark();
         let normed = workspace.f32([x.dim(0), self.facts.hidden]); // [m, hidden]
-        ops.rms_norm(x, &self.norm, self.eps, &normed);
+        ops.rms_norm(x, &self.norm, &normed);
         ops.linear(&normed, &self.lm_head, logits); // [m, vocab]
         workspace.release(mark);
     }

@@ -4,6 +4,8 @@ use outpour_kernels::DType;
 
 use crate::Model;
 use crate::config::{Config, ModelError};
+use crate::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
+use crate::qwen3_5_moe::Qwen35Moe;
 use crate::qwen3_moe::Qwen3Moe;
 use crate::weights::Weights;
 
@@ -20,11 +22,28 @@ pub struct Family {
 }
 
 /// Every family.
-pub const FAMILIES: &[Family] = &[Family {
-    model_type: "qwen3_moe",
-    models: "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder",
-    build: |config, weights, kv| Ok(Box::new(Qwen3Moe::build(config, weights, kv)?)),
-}];
+pub const FAMILIES: &[Family] = &[
+    Family {
+        model_type: "qwen3_moe",
+        models: "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder",
+        build: |config, weights, kv| Ok(Box::new(Qwen3Moe::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "qwen3_next",
+        models: "Qwen3-Next-80B-A3B, Qwen3-Coder-Next",
+        build: |config, weights, kv| Ok(Box::new(Qwen35Moe::build(Qwen3Next, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "qwen3_5_moe",
+        models: "Qwen3.5-35B-A3B, Qwen3.5-122B-A10B, Qwen3.5-397B-A17B",
+        build: |config, weights, kv| Ok(Box::new(Qwen35Moe::build(Qwen35, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "qwen3_5_moe_text",
+        models: "the same without a wrapper",
+        build: |config, weights, kv| Ok(Box::new(Qwen35Moe::build(Qwen35, config, weights, kv)?)),
+    },
+];
 
 /// The family that a config names.
 ///

@@ -5,24 +5,28 @@
 //! become known, and the plan is made from them. Then over [`Weights::load`], which places every tensor in a trunk
 //! buffer and reads it. [`Weights::declare`] needs no checkpoint at all: it collects names and shapes.
 
-use std::any::Any;
-use std::ops::ControlFlow;
-use std::ptr::NonNull;
-use std::sync::Arc;
+mod experts;
+mod region;
+mod stored;
 
-use outpour_kernels::{Activation, Buffer, DType, Format, Matrix, Ops, Tensor};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use outpour_kernels::{Buffer, DType, Matrix, RmsNorm, Tensor};
 use outpour_store::checkpoint::{Checkpoint, StoredType, TensorInfo};
-use outpour_store::layout::{ExpertLayout, Extent};
-use outpour_store::read::{Completion, Read, Reader, Region, RegionMemory};
+use outpour_store::layout::{Extent, ExpertLayout};
+use outpour_store::read::{Completion, Read, Reader};
 use outpour_store::{Result as StoreResult, StoreError};
 
+pub use experts::{ExpertShape, ExpertsOf};
+pub use region::{BackendRegion, allocate_region};
+pub use stored::StoredMatrix;
+
 use crate::config::ModelError;
+use region::backend_region;
 
 /// Reads of the trunk in flight together.
 const TRUNK_READS: usize = 16;
-/// Parts of a routed expert here: gate, up, down.
-const PARTS: usize = 3;
-
 /// A tensor that a family asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declared {
@@ -32,34 +36,23 @@ pub struct Declared {
     pub shape: Vec<usize>,
 }
 
-/// The routed experts of one layer.
-#[derive(Clone, Debug)]
-pub struct ExpertsOf {
-    /// Layer of the model.
-    pub layer: usize,
-    /// Name before `.experts`, such as `model.layers.0.mlp`.
-    pub prefix: String,
-    /// Experts in the layer.
-    pub experts: usize,
-    /// Width of the residual stream.
-    pub hidden: usize,
-    /// Width of an expert.
-    pub width: usize,
-    /// Between gate, up and down.
-    pub activation: Activation,
+/// How a family's RMS norms are computed.
+#[derive(Clone, Copy, Debug)]
+pub struct Norms {
+    /// Added to the mean of squares.
+    pub eps: f32,
+    /// Whether weights are stored as their distance from 1.
+    pub plus_one: bool,
 }
 
-/// What is needed to see a slot's bytes as an expert.
-#[derive(Clone, Copy, Debug)]
-pub struct ExpertShape {
-    /// Width of the residual stream.
-    pub hidden: usize,
-    /// Width of an expert.
-    pub width: usize,
-    /// Between gate, up and down.
-    pub activation: Activation,
-    /// How gate, up and down are stored.
-    pub dtypes: [DType; PARTS],
+impl Norms {
+    /// A norm over `elements`.
+    ///
+    /// # Errors
+    /// When its weight is missing, or has another shape.
+    pub fn load(self, weights: &mut Weights, name: &str, elements: usize) -> Result<RmsNorm, ModelError> {
+        Ok(RmsNorm { weight: weights.vector(name, elements)?, plus_one: self.plus_one, eps: self.eps })
+    }
 }
 
 /// Gives a family its weights.
@@ -69,7 +62,7 @@ pub struct Weights<'a> {
     trunk_bytes: usize,
     reads: Vec<TrunkRead>,
     declared: Vec<Declared>,
-    experts: Vec<(Option<ExpertShape>, Vec<Extent>)>,
+    experts: Vec<Option<(ExpertShape, Vec<Extent>)>>,
 }
 
 struct TrunkRead {
@@ -111,17 +104,25 @@ impl<'a> Weights<'a> {
         Weights { checkpoint, trunk, trunk_bytes: 0, reads: Vec::new(), declared: Vec::new(), experts: Vec::new() }
     }
 
-    /// Whether the checkpoint has a tensor; `true` when there is no checkpoint.
-    pub fn has(&self, name: &str) -> bool {
-        self.checkpoint.is_none_or(|checkpoint| checkpoint.tensor(name).is_some())
+    /// The dimensions of a tensor on disk, if it is there.
+    pub fn shape_of(&self, name: &str) -> Option<&'a [usize]> {
+        Some(&resolve(self.checkpoint?, name)?.1.shape)
     }
 
-    /// A matrix of the trunk, `[rows, cols]`.
+    /// A matrix of the trunk, `[rows, cols]`, plain or quantised.
     ///
     /// # Errors
     /// When it is missing, or has another shape or a type that is not supported.
     pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
-        Ok(Matrix::dense(self.tensor(name, &[rows, cols])?))
+        let Some(stored) = self.checkpoint.map(|checkpoint| StoredMatrix::find(checkpoint, name, &[], rows, cols)) else {
+            return Ok(Matrix::dense(self.tensor(name, &[rows, cols])?));
+        };
+        let stored = stored?;
+        let mut parts = [None, None, None];
+        for (part, (name, (shape, dtype))) in parts.iter_mut().zip(stored.names(name).zip(stored.views())) {
+            *part = Some(self.tensor_stored(&name, &shape, dtype)?);
+        }
+        Ok(stored.matrix(parts))
     }
 
     /// A vector of the trunk (norm weights).
@@ -132,14 +133,30 @@ impl<'a> Weights<'a> {
         self.tensor(name, &[elements])
     }
 
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+    /// A plain tensor of the trunk.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`].
+    pub fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         self.declared.push(Declared { name: name.to_owned(), shape: shape.to_vec() });
         let Some(checkpoint) = self.checkpoint else {
             let elements: usize = shape.iter().product();
             return Ok(Tensor::new(Buffer::unbacked(2 * elements), 0, shape, DType::Bf16));
         };
         let (info, dtype) = find(checkpoint, name, shape)?;
-        let align = checkpoint.files()[info.file].align() as u64;
+        Ok(self.place(name, info, shape, dtype))
+    }
+
+    /// A part of a quantised matrix, which is bytes to us.
+    fn tensor_stored(&mut self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, ModelError> {
+        let checkpoint = self.checkpoint.expect("invariant: only a checkpoint has stored tensors");
+        let (_, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
+        Ok(self.place(name, info, shape, dtype))
+    }
+
+    /// Gives a tensor its place in the trunk, and notes its read.
+    fn place(&mut self, name: &str, info: &TensorInfo, shape: &[usize], dtype: DType) -> Tensor {
+        let align = self.checkpoint.map_or(1, |checkpoint| checkpoint.files()[info.file].align()) as u64;
         let (start, end) = (info.offset / align * align, (info.offset + info.bytes).next_multiple_of(align));
         let at = self.trunk_bytes.next_multiple_of(align as usize);
         let within = (info.offset - start) as usize;
@@ -152,10 +169,10 @@ impl<'a> Weights<'a> {
             needed: within + info.bytes as usize,
             at,
         });
-        Ok(match &self.trunk {
+        match &self.trunk {
             Some(trunk) => Tensor::new(trunk.clone(), at + within, shape, dtype),
             None => Tensor::new(Buffer::unbacked(info.bytes as usize), 0, shape, dtype),
-        })
+        }
     }
 
     /// Notes where a layer's experts lie. They may be stored one by one or stacked in a tensor of three dimensions,
@@ -164,8 +181,8 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// When a tensor is missing, or has another shape or a type that is not supported.
     pub fn experts(&mut self, of: &ExpertsOf) -> Result<(), ModelError> {
-        while self.experts.len() <= of.layer {
-            self.experts.push((None, Vec::new()));
+        if self.experts.len() <= of.layer {
+            self.experts.resize_with(of.layer + 1, || None);
         }
         let Some(checkpoint) = self.checkpoint else {
             for expert in 0..of.experts {
@@ -180,13 +197,7 @@ impl<'a> Weights<'a> {
             }
             return Ok(());
         };
-        let mut extents = vec![Extent { offset: 0, bytes: 0, file: 0 }; of.experts * PARTS];
-        let mut dtypes = [DType::U8; PARTS];
-        for stored in Stored::find(checkpoint, of)? {
-            stored.locate(checkpoint, of, &mut extents, &mut dtypes)?;
-        }
-        let shape = ExpertShape { hidden: of.hidden, width: of.width, activation: of.activation, dtypes };
-        self.experts[of.layer] = (Some(shape), extents);
+        self.experts[of.layer] = Some(experts::locate(checkpoint, of)?);
         Ok(())
     }
 
@@ -198,12 +209,14 @@ impl<'a> Weights<'a> {
     /// Sizes and layouts, for a model of so many layers.
     pub fn measured(self, layers: usize) -> Measured {
         let mut experts = self.experts;
-        experts.resize_with(layers, || (None, Vec::new()));
-        let (shapes, extents): (Vec<_>, Vec<_>) = experts.into_iter().unzip();
-        let parts = |extents: Vec<Extent>| (if extents.is_empty() { 0 } else { PARTS }, extents);
+        experts.resize_with(layers, || None);
+        let of_layer = |experts: Option<(ExpertShape, Vec<Extent>)>| match experts {
+            Some((shape, extents)) => (Some(shape), (shape.parts(), extents)),
+            None => (None, (0, Vec::new())),
+        };
+        let (shapes, extents) = experts.into_iter().map(of_layer).unzip();
         let files = self.checkpoint.map_or(&[][..], Checkpoint::files);
-        let layout = ExpertLayout::new(extents.into_iter().map(parts).collect(), files);
-        Measured { trunk_bytes: self.trunk_bytes, layout, shapes }
+        Measured { trunk_bytes: self.trunk_bytes, layout: ExpertLayout::new(extents, files), shapes }
     }
 
     /// Reads the trunk. `progress` is told the bytes read so far and in all, and may break off.
@@ -258,150 +271,54 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// A tensor, checked for shape and type.
+/// A tensor under the name it has on disk: multimodal checkpoints put the language model's tensors under a prefix of
+/// their own, `model.language_model.` as released or `language_model.` in MLX's exports.
+fn resolve<'c>(checkpoint: &'c Checkpoint, name: &str) -> Option<(String, &'c TensorInfo)> {
+    let wrapped = name.strip_prefix("model.").map(|rest| format!("model.language_model.{rest}"));
+    let names = [Some(name.to_owned()), wrapped, Some(format!("language_model.{name}"))];
+    names.into_iter().flatten().find_map(|name| checkpoint.tensor(&name).map(|info| (name, info)))
+}
+
+fn missing(checkpoint: &Checkpoint, name: &str) -> ModelError {
+    ModelError::Tensor(format!(
+        "{}: has no tensor {name}; the download is incomplete, or config.json is another model's",
+        checkpoint.dir().display()
+    ))
+}
+
+fn wrong_type(path: &Path, name: &str, dtype: &StoredType) -> ModelError {
+    let path = path.display();
+    ModelError::Tensor(format!(
+        "{path}: tensor {name} has the type {dtype}; supported are BF16, F16, F32 and MLX's affine quantisation"
+    ))
+}
+
+fn wrong_shape(path: &Path, name: &str, shape: &[usize], expected: &[usize]) -> ModelError {
+    let path = path.display();
+    ModelError::Tensor(format!(
+        "{path}: tensor {name} has the shape {shape:?}, and config.json says {expected:?}; one of the two is another model's"
+    ))
+}
+
+/// A plain tensor, checked for shape and type.
 fn find<'c>(checkpoint: &'c Checkpoint, name: &str, shape: &[usize]) -> Result<(&'c TensorInfo, DType), ModelError> {
-    let info = checkpoint.tensor(name).ok_or_else(|| {
-        ModelError::Tensor(format!(
-            "{}: has no tensor {name}; the download is incomplete, or config.json is another model's",
-            checkpoint.dir().display()
-        ))
-    })?;
-    let path = checkpoint.files()[info.file].path().display();
+    let (name, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
+    let path = checkpoint.files()[info.file].path();
     if info.shape != shape {
-        let problem = format!(
-            "{path}: tensor {name} has the shape {:?}, and config.json says {shape:?}; one of the two is another model's",
-            info.shape
-        );
-        return Err(ModelError::Tensor(problem));
+        return Err(wrong_shape(path, &name, &info.shape, shape));
     }
-    let dtype = match info.dtype {
-        StoredType::F32 => DType::F32,
-        StoredType::F16 => DType::F16,
-        StoredType::Bf16 => DType::Bf16,
-        StoredType::Other(ref other) => {
-            let problem = format!("{path}: tensor {name} has the type {other}; supported are BF16, F16 and F32");
-            return Err(ModelError::Tensor(problem));
-        }
-    };
-    Ok((info, dtype))
-}
-
-/// How some parts of a layer's experts are stored.
-struct Stored {
-    /// Name with `{}` for the expert's number; without, experts are stacked.
-    name: String,
-    /// The parts it holds, in order.
-    parts: &'static [usize],
-}
-
-const GATE_UP: &[usize] = &[0, 1];
-const GATE: &[usize] = &[0];
-const UP: &[usize] = &[1];
-const DOWN: &[usize] = &[2];
-
-impl Stored {
-    /// The tensors that hold gate, up and down, as they are named in this checkpoint.
-    fn find(checkpoint: &Checkpoint, of: &ExpertsOf) -> Result<Vec<Stored>, ModelError> {
-        let prefix = &of.prefix;
-        let pick = |stem: &str, parts| {
-            let names = [
-                format!("{prefix}.experts.{{}}.{stem}.weight"),
-                format!("{prefix}.experts.{stem}"),
-                format!("{prefix}.experts.{stem}.weight"),
-                format!("{prefix}.switch_mlp.{stem}.weight"),
-            ];
-            let found = names.into_iter().find(|name| checkpoint.tensor(&name.replace("{}", "0")).is_some());
-            found.map(|name| Stored { name, parts })
-        };
-        let joined = pick("gate_up_proj", GATE_UP);
-        let wanted = match joined {
-            Some(joined) => vec![Some(joined), pick("down_proj", DOWN)],
-            None => vec![pick("gate_proj", GATE), pick("up_proj", UP), pick("down_proj", DOWN)],
-        };
-        wanted.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| {
-            let dir = checkpoint.dir().display();
-            ModelError::Tensor(format!("{dir}: has no experts under {prefix}.experts; the download is incomplete, or config.json is another model's"))
-        })
-    }
-
-    /// Fills in the extents and types of its parts.
-    fn locate(
-        &self,
-        checkpoint: &Checkpoint,
-        of: &ExpertsOf,
-        extents: &mut [Extent],
-        dtypes: &mut [DType; PARTS],
-    ) -> Result<(), ModelError> {
-        let (rows, cols) = if self.parts == DOWN { (of.hidden, of.width) } else { (of.width, of.hidden) };
-        let all_rows = rows * self.parts.len();
-        let one_by_one = self.name.contains("{}");
-        for expert in 0..of.experts {
-            let name = self.name.replace("{}", &expert.to_string());
-            let stacked = [of.experts, all_rows, cols];
-            let (info, dtype) = find(checkpoint, &name, if one_by_one { &stacked[1..] } else { &stacked })?;
-            let bytes = Format::of(dtype).map_or(0, |format| format.row_bytes(cols) * rows);
-            let Ok(extent_bytes) = u32::try_from(bytes) else {
-                return Err(ModelError::Tensor(format!(
-                    "tensor {name}: an expert of {bytes} bytes is larger than 4 GiB"
-                )));
-            };
-            let first = if one_by_one { 0 } else { expert * bytes * self.parts.len() };
-            for (i, &part) in self.parts.iter().enumerate() {
-                if expert > 0 && dtypes[part] != dtype {
-                    let other = dtypes[part];
-                    let path = checkpoint.files()[info.file].path().display();
-                    return Err(ModelError::Tensor(format!(
-                        "{path}: tensor {name} has the type {dtype}, and expert 0 of its layer {other}; download it again"
-                    )));
-                }
-                dtypes[part] = dtype;
-                let offset = info.offset + (first + i * bytes) as u64;
-                extents[expert * PARTS + part] = Extent { offset, bytes: extent_bytes, file: info.file as u32 };
-            }
-        }
-        Ok(())
+    match plain(&info.dtype) {
+        Some(dtype) => Ok((info, dtype)),
+        None => Err(wrong_type(path, &name, &info.dtype)),
     }
 }
 
-/// Backend memory that a drive is read into.
-pub struct BackendRegion {
-    buffer: Buffer,
-}
-
-impl RegionMemory for BackendRegion {
-    fn address(&self) -> NonNull<u8> {
-        self.buffer.host().expect("invariant: checked when the region was made")
+/// The element type of plain weights.
+fn plain(dtype: &StoredType) -> Option<DType> {
+    match dtype {
+        StoredType::F32 => Some(DType::F32),
+        StoredType::F16 => Some(DType::F16),
+        StoredType::Bf16 => Some(DType::Bf16),
+        StoredType::U32 | StoredType::Other(_) => None,
     }
-    fn bytes(&self) -> usize {
-        self.buffer.bytes()
-    }
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-}
-
-impl BackendRegion {
-    /// The backend's handle.
-    pub fn buffer(&self) -> &Buffer {
-        &self.buffer
-    }
-}
-
-/// Allocates memory that the drive can be read into.
-///
-/// # Errors
-/// When the backend has none.
-pub fn allocate_region(ops: &dyn Ops, bytes: usize) -> StoreResult<Arc<Region>> {
-    let buffer = ops.alloc_host(bytes).map_err(|why| StoreError::Allocation { bytes, why: why.to_string() })?;
-    backend_region(buffer)
-}
-
-fn backend_region(buffer: Buffer) -> StoreResult<Arc<Region>> {
-    if buffer.host().is_none() {
-        return Err(StoreError::Allocation {
-            bytes: buffer.bytes(),
-            why: "the backend's memory cannot be read into".into(),
-        });
-    }
-    Ok(Region::new(BackendRegion { buffer }))
 }

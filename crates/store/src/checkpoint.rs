@@ -26,6 +26,8 @@ pub enum StoredType {
     F16,
     /// bfloat16.
     Bf16,
+    /// Unsigned 32-bit integers, which pack quantised weights.
+    U32,
     /// Any other type, by the name the file gives it.
     Other(String),
 }
@@ -36,6 +38,7 @@ impl fmt::Display for StoredType {
             StoredType::F32 => "F32",
             StoredType::F16 => "F16",
             StoredType::Bf16 => "BF16",
+            StoredType::U32 => "U32",
             StoredType::Other(name) => name,
         })
     }

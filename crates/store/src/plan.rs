@@ -23,10 +23,14 @@ pub struct Needs<'a> {
     pub scratch: &'a dyn Fn(usize) -> usize,
     /// Experts by slot size.
     pub classes: Vec<ClassNeeds>,
-    /// One block of a sequence's state.
+    /// One block of a sequence's keys and values.
     pub block_bytes: usize,
     /// Positions in a block.
     pub block_tokens: usize,
+    /// The largest recurrent state of a layer; 0 where there is none.
+    pub recurrent_bytes: usize,
+    /// Layers that have one.
+    pub recurrent_layers: usize,
     /// The model's longest context.
     pub context_max: usize,
 }
@@ -159,15 +163,20 @@ impl Plan {
 impl Needs<'_> {
     /// The smallest piece that holds any one slot.
     fn piece_min(&self) -> usize {
-        self.classes.iter().map(|class| class.slot_bytes).max().unwrap_or(0).max(self.block_bytes)
+        self.classes.iter().map(|class| class.slot_bytes).max().unwrap_or(0).max(self.block_bytes).max(self.recurrent_bytes)
     }
 
     fn blocks(&self, ctx: usize) -> usize {
         ctx.div_ceil(self.block_tokens)
     }
 
+    /// Pieces of one sequence: its recurrent states, and keys and values of `ctx` tokens.
     fn context_pieces(&self, piece_bytes: usize, ctx: usize) -> usize {
-        self.blocks(ctx).div_ceil(piece_bytes / self.block_bytes)
+        let recurrent = match self.recurrent_bytes {
+            0 => 0,
+            bytes => self.recurrent_layers.div_ceil(piece_bytes / bytes),
+        };
+        recurrent + self.blocks(ctx).div_ceil(piece_bytes / self.block_bytes)
     }
 
     /// Pieces without which one token cannot be computed at the end of the context.
@@ -281,6 +290,8 @@ mod tests {
             ],
             block_bytes: MIB,
             block_tokens: 64,
+            recurrent_bytes: 0,
+            recurrent_layers: 0,
             context_max: 40_960,
         }
     }

@@ -1,8 +1,8 @@
 //! Where an expert is, and what to evict. All policy lives here.
 //!
 //! A slot's life: [`Residency::begin_fill`] gives an expert a slot, evicting if it must; reads fill it; after
-//! [`Residency::end_fill`] the expert is resident. A pinned slot is never evicted. KV blocks come from the same slab:
-//! [`Residency::acquire_block`] takes whole pieces from the experts as a context grows.
+//! [`Residency::end_fill`] the expert is resident. A pinned slot is never evicted. What sequences carry comes from the
+//! same slab: [`Residency::acquire_state`] takes whole pieces from the experts as a context grows.
 
 use crate::layout::{ExpertId, ExpertLayout};
 use crate::read::Region;
@@ -26,7 +26,7 @@ enum Holds {
     Nothing,
     Filling(ExpertId),
     Expert(ExpertId),
-    Block,
+    State,
 }
 
 const NONE: u32 = u32::MAX;
@@ -58,16 +58,21 @@ pub struct Residency {
     slot_of: Vec<u32>,
     slots: Vec<Slot>,
     ends: Vec<Ends>,
-    block_class: usize,
+    /// The first size class of sequences' states; those before are the experts'.
+    state_class: usize,
+    /// Experts of a class that always find room.
+    keep: usize,
 }
 
 impl Residency {
-    /// Divides a slab among the layout's size classes: `class_pieces[c]` pieces for class c. The slab's last class is
-    /// the one of KV blocks, which start with no piece.
-    pub fn new(mut slab: Slab, layout: Arc<ExpertLayout>, class_pieces: &[usize]) -> Residency {
+    /// Divides a slab among the layout's size classes: `class_pieces[c]` pieces for class c. The slab's classes after those
+    /// are of sequences' states, which start with no piece.
+    ///
+    /// `keep` experts of each class, those of one token, always find room beside the states.
+    pub fn new(mut slab: Slab, layout: Arc<ExpertLayout>, class_pieces: &[usize], keep: usize) -> Residency {
         let classes = layout.classes().len();
         let empty = Slot { holds: Holds::Nothing, pins: 0, class: 0, newer: NONE, older: NONE };
-        let mut ends = vec![Ends { newest: NONE, oldest: NONE, available: 0 }; classes + 1];
+        let mut ends = vec![Ends { newest: NONE, oldest: NONE, available: 0 }; slab.classes()];
         for (class, &pieces) in class_pieces.iter().enumerate() {
             for _ in 0..pieces {
                 if slab.assign(class) {
@@ -79,7 +84,8 @@ impl Residency {
             slot_of: vec![NONE; layout.experts_total()],
             slots: vec![empty; slab.slots_max()],
             ends,
-            block_class: classes,
+            state_class: classes,
+            keep,
             slab,
             layout,
         }
@@ -184,9 +190,10 @@ impl Residency {
         self.slots[slot.index()].holds = Holds::Nothing;
     }
 
-    /// A slot for a KV block, taken from the experts by the piece if none is free. `None` when nothing can be evicted.
-    pub fn acquire_block(&mut self) -> Option<SlotId> {
-        let class = self.block_class;
+    /// A slot for a part of a sequence's state, of the `kind`-th state class, taken from the experts by the piece if none
+    /// is free. `None` when nothing can be evicted.
+    pub fn acquire_state(&mut self, kind: usize) -> Option<SlotId> {
+        let class = self.state_class + kind;
         let slot = match self.slab.acquire(class) {
             Some(slot) => slot,
             None => {
@@ -198,12 +205,12 @@ impl Residency {
                 self.slab.acquire(class)?
             }
         };
-        self.slots[slot.index()] = Slot { holds: Holds::Block, pins: 1, class: class as u32, newer: NONE, older: NONE };
+        self.slots[slot.index()] = Slot { holds: Holds::State, pins: 1, class: class as u32, newer: NONE, older: NONE };
         Some(slot)
     }
 
-    /// Gives a KV block back. A piece without blocks returns to the experts.
-    pub fn release_block(&mut self, slot: SlotId) {
+    /// Gives a part of a state back. A piece without any returns to the experts.
+    pub fn release_state(&mut self, slot: SlotId) {
         self.slots[slot.index()].holds = Holds::Nothing;
         self.slots[slot.index()].pins = 0;
         self.slab.release(slot);
@@ -217,14 +224,17 @@ impl Residency {
         }
     }
 
-    /// The class with the most experts: it lends pieces to KV blocks and gets them back.
+    /// The class with the most experts: it lends pieces to states and gets them back.
     fn largest_class(&self) -> usize {
-        (0..self.block_class).max_by_key(|&class| self.layout.experts_of_class(class)).unwrap_or(0)
+        (0..self.state_class).max_by_key(|&class| self.layout.experts_of_class(class)).unwrap_or(0)
     }
 
     /// The piece of the largest class with nothing pinned whose experts were used least recently.
     fn emptiest_piece(&self) -> Option<usize> {
         let class = self.largest_class();
+        if self.ends[class].available < self.slab.slots_per_piece(class) + self.keep {
+            return None;
+        }
         let unpinned = |piece: usize| self.slab.slots_of(piece).all(|slot| self.slots[slot.index()].pins == 0);
         if let Some(piece) =
             self.slab.free_slots(class).map(|slot| self.slab.piece_of(slot)).find(|&piece| unpinned(piece))

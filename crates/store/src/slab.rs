@@ -61,6 +61,11 @@ impl Slab {
         self.pieces.len() * self.stride
     }
 
+    /// Number of size classes.
+    pub fn classes(&self) -> usize {
+        self.classes.len()
+    }
+
     /// Slots that a piece of this class has.
     pub fn slots_per_piece(&self, class: usize) -> usize {
         self.piece_bytes / self.classes[class]

@@ -1,14 +1,16 @@
 //! The inner loops, one set for each instruction set, chosen when the backend is made.
 //!
-//! [`tile`] holds the loops, written once over a vector type; `avx2`, `avx512`, `neon` and `portable` hold the vectors
-//! and instantiate the loops with their instructions enabled. What every set keeps to: an output element has one
+//! [`tile`] holds the loops, written once over a vector type, and `affine` those of quantised weights; `avx2`, `avx512`,
+//! `neon` and `portable` hold the vectors and instantiate the loops with their instructions enabled. What every set keeps to: an output element has one
 //! accumulator vector, filled in the order of the reduced dimension and summed in one fixed order, whatever the tile
 //! it is computed in.
 
+mod affine;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(super) mod group;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
@@ -19,7 +21,8 @@ use crate::Format;
 /// An instruction set that the `cpu` backend has kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
-    /// AVX-512 (F, BW, DQ, VL) with products of bfloat16 pairs.
+    /// AVX-512 (F, BW, DQ, VL) with products of bfloat16 pairs and of bytes (VNNI): every processor that has the first
+    /// has the second.
     Avx512Bf16,
     /// AVX-512 (F, BW, DQ, VL).
     Avx512,
@@ -49,7 +52,7 @@ impl Isa {
                 let foundation = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
                 foundation && Isa::Avx2.runs_here()
             }
-            Isa::Avx512Bf16 => has!("avx512bf16") && Isa::Avx512.runs_here(),
+            Isa::Avx512Bf16 => has!("avx512bf16") && has!("avx512vnni") && Isa::Avx512.runs_here(),
             Isa::Neon => false,
             Isa::Portable => true,
         }
@@ -113,6 +116,19 @@ pub(super) struct Dots {
     pub out_stride: usize,
 }
 
+/// [`Dots`] of affine-quantised weights: `w[r][k] = scale · q + bias`, with scales and biases `[rows, k / group]`.
+/// Activation rows are what [`AffineKernels`] makes of them.
+#[derive(Clone, Copy)]
+pub(super) struct AffineDots {
+    pub dots: Dots,
+    pub bits: usize,
+    pub group: usize,
+    /// Scales and biases of the first row, at any byte.
+    pub scales: [*const u8; 2],
+    /// F32, F16 or BF16.
+    pub scale_format: Format,
+}
+
 /// Weighted sums of rows: `out[c · out_stride + d] += Σ_t p[c · p_stride + t] · v[t][d]`, in ascending t.
 #[derive(Clone, Copy)]
 pub(super) struct Mix {
@@ -130,7 +146,7 @@ pub(super) struct Mix {
 /// Converts elements: (from, to, how many).
 pub(super) type Convert = unsafe fn(*const u8, *mut u8, usize);
 
-/// One function for each [`Format`].
+/// One function for each plain [`Format`].
 #[derive(Clone, Copy)]
 pub(super) struct ByFormat<F> {
     f32: F,
@@ -144,6 +160,7 @@ impl<F: Copy> ByFormat<F> {
             Format::F32 => self.f32,
             Format::F16 => self.f16,
             Format::Bf16 => self.bf16,
+            Format::Affine { .. } => panic!("quantised weights have kernels of their own"),
         }
     }
 }
@@ -157,6 +174,8 @@ pub(super) struct Kernels {
     /// Dot products of bf16 weights with bf16 activations, where the instruction set multiplies them, and what rounds
     /// f32 activations to them.
     pub bf16: Option<Bf16Kernels>,
+    /// Dot products with affine-quantised weights.
+    pub affine: AffineKernels,
     /// Weighted sums.
     pub mix: ByFormat<unsafe fn(&Mix)>,
     /// A step of a softmax: see [`tile::softmax`].
@@ -172,4 +191,20 @@ pub(super) struct Kernels {
 pub(super) struct Bf16Kernels {
     pub dots: unsafe fn(&Dots),
     pub round: Convert,
+}
+
+/// Makes a row of activations what a product takes: (activations, bits and group of the weights, to).
+pub(super) type Group = unsafe fn(&[f32], usize, usize, *mut u8);
+
+/// Products with affine-quantised weights.
+#[derive(Clone, Copy)]
+pub(super) struct AffineKernels {
+    /// With activations that `round` made.
+    pub rounded: unsafe fn(&AffineDots),
+    /// With activations that `sum` made.
+    pub precise: unsafe fn(&AffineDots),
+    /// To int8: see [`group::round`].
+    pub round: Group,
+    /// In f32: see [`group::sum`].
+    pub sum: Group,
 }

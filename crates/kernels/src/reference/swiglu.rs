@@ -12,6 +12,6 @@ pub(super) fn swiglu(gate: &Tensor, up: &Tensor, out: &Tensor) {
 }
 
 /// `z · sigmoid(z)`
-fn silu(z: f32) -> f32 {
+pub(super) fn silu(z: f32) -> f32 {
     z / (1.0 + (-z).exp())
 }

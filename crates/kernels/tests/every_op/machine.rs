@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use half::{bf16, f16};
 use outpour_kernels::cpu::{Cpu, CpuOptions, Isa};
 use outpour_kernels::reference::Reference;
-use outpour_kernels::{Buffer, DType, Format, Matrix, Memory, Ops, Shape, Tensor};
+use outpour_kernels::{Buffer, DType, Format, Matrix, Memory, Ops, RmsNorm, Shape, Tensor};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 /// A `cpu` backend, and what it was made with.
@@ -149,6 +149,23 @@ pub fn dtype_of(format: Format) -> DType {
 pub fn matrix(random: &mut Random, rows: usize, cols: usize, format: Format, tail: usize) -> Matrix {
     let bytes = encode(&random.values(rows * cols), format);
     Matrix::dense(bytes_tensor(&bytes, tail, [rows, cols], dtype_of(format)))
+}
+
+/// A tensor of random weights that begins at some byte.
+pub fn weight(random: &mut Random, shape: impl Into<Shape>, format: Format, tail: usize) -> Tensor {
+    let shape = shape.into();
+    bytes_tensor(&encode(&random.values(shape.elements()), format), tail, shape, dtype_of(format))
+}
+
+/// A norm over `d` elements of random weights.
+pub fn norm(random: &mut Random, d: usize, format: Format, tail: usize) -> RmsNorm {
+    let plus_one = random.below(2) == 1;
+    RmsNorm { weight: weight(random, [d], format, tail), plus_one, eps: 1e-6 }
+}
+
+/// A copy of an f32 tensor: what an operation works on in place.
+pub fn copy(tensor: &Tensor) -> Tensor {
+    f32_tensor(&to_f32(tensor), tensor.dims())
 }
 
 /// The values of a matrix.

@@ -2,6 +2,9 @@
 //! against itself, computed in other pieces and by other numbers of threads.
 
 mod attention;
+mod causal_conv;
+mod gated_delta;
+mod gates;
 mod machine;
 mod near;
 mod same_bits;

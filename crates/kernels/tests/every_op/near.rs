@@ -67,13 +67,12 @@ proptest! {
     #[test]
     fn rms_norm(n in 1usize..=40, d in widths(), format in formats(), tail in tails(), in_place: bool, seed: u64) {
         let mut random = Random(seed);
-        let x = random.tensor([n, d]);
-        let weight = bytes_tensor(&encode(&random.values(d), format), tail, [d], dtype_of(format));
+        let (x, norm) = (random.tensor([n, d]), norm(&mut random, d, format, tail));
         let expected = empty([n, d]);
-        Reference.rms_norm(&x, &weight, 1e-6, &expected);
+        Reference.rms_norm(&x, &norm, &expected);
         for backend in backends() {
-            let out = if in_place { f32_tensor(&to_f32(&x), [n, d]) } else { empty([n, d]) };
-            backend.ops.rms_norm(if in_place { &out } else { &x }, &weight, 1e-6, &out);
+            let out = if in_place { copy(&x) } else { empty([n, d]) };
+            backend.ops.rms_norm(if in_place { &out } else { &x }, &norm, &out);
             let expected_values = to_f32(&expected);
             assert_near(backend, &out, &expected, |i| 4e-6 * expected_values[i].abs());
         }
@@ -124,7 +123,6 @@ proptest! {
     fn elementwise(n in 1usize..=9, d in select(vec![1usize, 31, 1000, 9000]), seed: u64) {
         let mut random = Random(seed);
         let (a, b) = (random.tensor([n, d]), random.tensor([n, d]));
-        let copy = |tensor: &Tensor| f32_tensor(&to_f32(tensor), tensor.dims());
         let (added, gated) = (copy(&b), empty([n, d]));
         Reference.add(&a, &added);
         Reference.swiglu(&a, &b, &gated);

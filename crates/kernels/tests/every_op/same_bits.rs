@@ -12,7 +12,7 @@ use crate::near::contributions;
 use crate::{cases, formats, tails, widths};
 
 /// Computes rows with `run` in every way and compares with all rows at once on one thread.
-fn assert_batch_invariant(n: usize, cut: usize, run: impl Fn(&Backend, Range<usize>) -> Tensor) {
+pub fn assert_batch_invariant(n: usize, cut: usize, run: impl Fn(&Backend, Range<usize>) -> Tensor) {
     for backends in backends().chunks_exact(3) {
         let whole = run(&backends[0], 0..n);
         for backend in backends {
@@ -69,11 +69,10 @@ proptest! {
     #[test]
     fn rms_norm(n in 1usize..=30, cut in 0usize..30, d in widths(), format in formats(), tail in tails(), seed: u64) {
         let mut random = Random(seed);
-        let x = random.tensor([n, d]);
-        let weight = bytes_tensor(&encode(&random.values(d), format), tail, [d], dtype_of(format));
+        let (x, norm) = (random.tensor([n, d]), norm(&mut random, d, format, tail));
         assert_batch_invariant(n, cut, |backend, range| {
             let out = empty([range.len(), d]);
-            backend.ops.rms_norm(&x.rows(range), &weight, 1e-6, &out);
+            backend.ops.rms_norm(&x.rows(range), &norm, &out);
             out
         });
     }

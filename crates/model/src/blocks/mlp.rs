@@ -39,6 +39,12 @@ pub fn scratch(workspace: &mut Workspace, n: usize, hidden: usize, width: usize)
 
 /// `into += mlp(x)`: x and into `[n, hidden]`.
 pub fn forward(mlp: &Mlp, x: &Tensor, into: &Tensor, run: &mut Run) {
+    let out = apply(mlp, x, run);
+    run.ops.add(&out, into);
+}
+
+/// `mlp(x)` in the workspace: x `[n, hidden]`.
+pub fn apply(mlp: &Mlp, x: &Tensor, run: &mut Run) -> Tensor {
     let (n, hidden, width) = (x.dim(0), x.dim(1), mlp.gate.rows());
     let gate = run.workspace.f32([n, width]);
     let up = run.workspace.f32([n, width]);
@@ -47,5 +53,5 @@ pub fn forward(mlp: &Mlp, x: &Tensor, into: &Tensor, run: &mut Run) {
     run.ops.linear(x, &mlp.up, &up);
     run.ops.swiglu(&gate, &up, &gate);
     run.ops.linear(&gate, &mlp.down, &out);
-    run.ops.add(&out, into);
+    out
 }

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use outpour_kernels::{Contribution, Matrix, Ops, Router, Tensor};
+use outpour_kernels::{Contribution, Matrix, Mlp, Ops, Router, Tensor};
 use outpour_store::StoreError;
 
 use super::mlp;
@@ -26,6 +26,41 @@ pub struct Moe {
     experts: usize,
     router: Router,
     gate: Matrix,
+    shared: Option<SharedExpert>,
+}
+
+/// An expert that every token goes through, weighted by sigmoid(gate · x).
+pub struct SharedExpert {
+    mlp: Mlp,
+    gate: Matrix, // [1, hidden]
+}
+
+impl SharedExpert {
+    /// Loads `{prefix}.shared_expert.*` and `{prefix}.shared_expert_gate.weight`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(weights: &mut Weights, prefix: &str, hidden: usize, width: usize) -> Result<Self, ModelError> {
+        Ok(SharedExpert {
+            mlp: mlp::load(weights, &format!("{prefix}.shared_expert"), hidden, width)?,
+            gate: weights.matrix(&format!("{prefix}.shared_expert_gate.weight"), 1, hidden)?,
+        })
+    }
+
+    /// Bytes of workspace of [`Self::forward`] for `n` tokens.
+    fn workspace_bytes(n: usize, hidden: usize, width: usize) -> usize {
+        mlp::workspace_bytes(n, hidden, width) + Workspace::f32_bytes(n)
+    }
+
+    /// `into += sigmoid(gate · x) · mlp(x)`.
+    fn forward(&self, x: &Tensor, into: &Tensor, run: &mut Run) {
+        let mark = run.workspace.mark();
+        let gate = run.workspace.f32([x.dim(0), 1]);
+        let out = mlp::apply(&self.mlp, x, run);
+        run.ops.linear(x, &self.gate, &gate);
+        run.ops.add_gated(&out, &gate, into);
+        run.workspace.release(mark);
+    }
 }
 
 /// A layer's choices, sorted by expert. Kept between layers for its memory.
@@ -46,20 +81,27 @@ pub struct Choices {
 }
 
 impl Moe {
-    /// Loads the router `{prefix}.gate.weight` and notes where the experts lie.
+    /// Loads the router `{prefix}.gate.weight`, takes the shared expert if there is one, and notes where the experts lie.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
-    pub fn load(weights: &mut Weights, of: &ExpertsOf, router: Router) -> Result<Self, ModelError> {
+    pub fn load(
+        weights: &mut Weights,
+        of: &ExpertsOf,
+        router: Router,
+        shared: Option<SharedExpert>,
+    ) -> Result<Self, ModelError> {
         // The router first: its shape confirms the number of experts before tables are made for them.
         let gate = weights.matrix(&format!("{}.gate.weight", of.prefix), of.experts, of.hidden)?;
         weights.experts(of)?;
-        Ok(Moe { layer: of.layer, hidden: of.hidden, width: of.width, experts: of.experts, router, gate })
+        Ok(Moe { layer: of.layer, hidden: of.hidden, width: of.width, experts: of.experts, router, gate, shared })
     }
 
-    /// Bytes of workspace of [`Self::forward`] for `n` tokens.
-    pub fn workspace_bytes(n: usize, of: &ExpertsOf, top_k: usize) -> usize {
-        Workspace::f32_bytes(n * of.experts)
+    /// Bytes of workspace of [`Self::forward`] for `n` tokens, with a shared expert of this width or none (0).
+    pub fn workspace_bytes(n: usize, of: &ExpertsOf, top_k: usize, shared_width: usize) -> usize {
+        let shared = if shared_width > 0 { SharedExpert::workspace_bytes(n, of.hidden, shared_width) } else { 0 };
+        shared
+            + Workspace::f32_bytes(n * of.experts)
             + 2 * Workspace::f32_bytes(n * top_k)
             + mlp::scratch_bytes(n, of.hidden, of.width)
             + Workspace::f32_bytes(wave_rows(n, top_k) * of.hidden)
@@ -95,6 +137,10 @@ impl Moe {
         let experts_max = if choices.experts.len() <= slots { slots } else { (slots / 2).max(1) };
         let mut wave = choices.wave(0, rows_max, experts_max);
         run.experts.request(self.layer, &choices.experts[wave.clone()])?;
+        if let Some(shared) = &self.shared {
+            // While the first reads fly.
+            shared.forward(x, into, run);
+        }
         while !wave.is_empty() {
             let next = choices.wave(wave.end, rows_max, experts_max);
             let early = next.len() <= run.experts.available(self.layer);

@@ -4,6 +4,23 @@ use outpour_kernels::{Rope, RopePairs};
 
 use crate::config::{Config, ModelError};
 
+/// RoPE over the first part of a head, `partial_rotary_factor` of it. Sections of `mrope` make no difference to text,
+/// whose positions are equal in all of them.
+///
+/// # Errors
+/// As [`plain`], and for a factor that leaves no whole pair.
+pub fn partial(config: &Config, head_dim: usize, factor_default: f64, theta_default: f64) -> Result<Rope, ModelError> {
+    let (settings, _) = config.rope(theta_default)?;
+    let old = config.float_or("partial_rotary_factor", factor_default)?;
+    let factor = settings.float_or("partial_rotary_factor", old)?;
+    let rotary_dim = (head_dim as f64 * factor) as usize;
+    if !(0.0..=1.0).contains(&factor) || rotary_dim < 2 || !rotary_dim.is_multiple_of(2) {
+        let problem = format!("partial_rotary_factor {factor} of head_dim {head_dim} leaves no whole pairs; download it again");
+        return Err(ModelError::Config(problem));
+    }
+    plain(config, rotary_dim, theta_default)
+}
+
 /// Plain RoPE over the first `rotary_dim` dimensions of a head, in halves, from `rope_theta` of the config.
 ///
 /// # Errors

@@ -113,10 +113,11 @@ fn stored_type(name: &str) -> (StoredType, Option<u64>) {
         "F32" => (StoredType::F32, Some(32)),
         "F16" => (StoredType::F16, Some(16)),
         "BF16" => (StoredType::Bf16, Some(16)),
+        "U32" => (StoredType::U32, Some(32)),
         other => {
             let bits = match other {
                 "F64" | "I64" | "U64" => Some(64),
-                "I32" | "U32" => Some(32),
+                "I32" => Some(32),
                 "I16" | "U16" => Some(16),
                 "I8" | "U8" | "BOOL" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => Some(8),
                 _ => None,

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::affine::{Bytes, Ints};
 use super::tile::{Lanes, kernels_of};
 
 /// Two vectors side by side: two chains of multiply-adds for an output, so that a single row is read as fast as the
@@ -59,6 +60,11 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: AVX2.
+        unsafe { Avx2(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)) }
+    }
+    #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         // SAFETY: FMA.
         unsafe { Avx2(_mm256_fmadd_ps(a.0, b.0, self.0), _mm256_fmadd_ps(a.1, b.1, self.1)) }
@@ -73,6 +79,131 @@ impl Lanes for Avx2 {
                 _mm256_add_ps(c.0, c.1),
                 _mm256_add_ps(d.0, d.1),
             ])
+        }
+    }
+}
+
+/// Sixteen integers in two vectors.
+#[derive(Clone, Copy)]
+struct Words(__m256i, __m256i);
+
+impl Ints for Words {
+    type F = Avx2;
+    const WORDS: usize = 8;
+    #[inline(always)]
+    unsafe fn splat(value: i32) -> Self {
+        // SAFETY: the caller has AVX2, here and below.
+        unsafe { Words(_mm256_set1_epi32(value), _mm256_set1_epi32(value)) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: AVX2, and sixteen integers there.
+        unsafe { Words(_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut u8) {
+        // SAFETY: AVX2, and room for sixteen integers there.
+        unsafe {
+            _mm256_storeu_si256(to.cast(), self.0);
+            _mm256_storeu_si256(to.add(32).cast(), self.1);
+        }
+    }
+    #[inline(always)]
+    unsafe fn and(self, other: Self) -> Self {
+        // SAFETY: AVX2.
+        unsafe { Words(_mm256_and_si256(self.0, other.0), _mm256_and_si256(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        // SAFETY: AVX2.
+        unsafe { Words(_mm256_or_si256(self.0, other.0), _mm256_or_si256(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn shl(self, bits: u32) -> Self {
+        // SAFETY: AVX2.
+        unsafe {
+            let bits = _mm256_set1_epi32(bits as i32);
+            Words(_mm256_sllv_epi32(self.0, bits), _mm256_sllv_epi32(self.1, bits))
+        }
+    }
+    #[inline(always)]
+    unsafe fn shr(self, bits: u32) -> Self {
+        // SAFETY: AVX2.
+        unsafe {
+            let bits = _mm256_set1_epi32(bits as i32);
+            Words(_mm256_srlv_epi32(self.0, bits), _mm256_srlv_epi32(self.1, bits))
+        }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(self) -> Avx2 {
+        // SAFETY: AVX2.
+        unsafe { Avx2(_mm256_cvtepi32_ps(self.0), _mm256_cvtepi32_ps(self.1)) }
+    }
+    #[inline(always)]
+    unsafe fn transposed(rows: &[*const u8; 16], words: usize) -> [Self; 16] {
+        // SAFETY: as many words at each address, the caller's promise.
+        unsafe {
+            let (low, high) = (transposed(&rows[..8], words), transposed(&rows[8..], words));
+            std::array::from_fn(|i| Words(low[i % 8], high[i % 8]))
+        }
+    }
+}
+
+/// Up to eight words of each of eight rows: vector i holds the i-th of each.
+#[inline(always)]
+unsafe fn transposed(rows: &[*const u8], words: usize) -> [__m256i; 8] {
+    // SAFETY: AVX2; where there are fewer words than 8, the others are masked and not read.
+    unsafe {
+        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(words as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        let load = |row: usize| {
+            if words == 8 {
+                _mm256_loadu_si256(rows[row].cast())
+            } else {
+                _mm256_maskload_epi32(rows[row].cast(), mask)
+            }
+        };
+        // Four rows' words 4i + j lie in half i of vector j.
+        let four = |first: usize| {
+            let (a, b, c, d) = (load(first), load(first + 1), load(first + 2), load(first + 3));
+            let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+            let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+            [
+                _mm256_unpacklo_epi64(ab, cd),
+                _mm256_unpackhi_epi64(ab, cd),
+                _mm256_unpacklo_epi64(ab_high, cd_high),
+                _mm256_unpackhi_epi64(ab_high, cd_high),
+            ]
+        };
+        let (a, b) = (four(0), four(4));
+        std::array::from_fn(|i| match i {
+            0..4 => _mm256_permute2x128_si256::<0x20>(a[i], b[i]),
+            _ => _mm256_permute2x128_si256::<0x31>(a[i - 4], b[i - 4]),
+        })
+    }
+}
+
+/// `vpmaddubsw` adds pairs in 16 bits. They hold 2 · 63 · 127, and also 2 · 128 · 127: eight bits are multiplied in two
+/// parts, the uppermost and the others.
+struct InPairs;
+
+impl Bytes for InPairs {
+    type I = Words;
+    #[inline(always)]
+    unsafe fn dot<const EIGHT: bool>(sum: Words, w: Words, x: *const u8) -> Words {
+        // SAFETY: AVX2, and four bytes at `x`.
+        unsafe {
+            let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
+            let dot = |w| _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1));
+            let add = |sum, w| {
+                if EIGHT {
+                    let top = _mm256_set1_epi8(-128);
+                    let (upper, lower) = (_mm256_and_si256(w, top), _mm256_andnot_si256(top, w));
+                    _mm256_add_epi32(_mm256_add_epi32(sum, dot(lower)), dot(upper))
+                } else {
+                    _mm256_add_epi32(sum, dot(w))
+                }
+            };
+            Words(add(sum.0, w.0), add(sum.1, w.1))
         }
     }
 }
@@ -103,4 +234,4 @@ pub(super) unsafe fn sums_of_four([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
 }
 
 // 2 × 3 pairs of accumulators and a pair of weights; activations come from memory.
-kernels_of!(Avx2, dots: 2 by 3, by_one: 1, mix: 1, "avx2,fma,f16c");
+kernels_of!(Avx2, dots: 2 by 3, by_one: 1, mix: 1, affine: InPairs by 2, 2, "avx2,fma,f16c");

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use super::affine::{Bytes, Ints, affine_kernels_of};
 use super::avx2::sums_of_four;
 use super::tile::{self, Lanes, Product, kernels_of};
 use super::{Bf16Kernels, Dots, Kernels};
@@ -50,6 +51,11 @@ impl Lanes for Avx512 {
         unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
     }
     #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: AVX-512.
+        Avx512(unsafe { _mm512_mul_ps(self.0, other.0) })
+    }
+    #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         // SAFETY: AVX-512.
         Avx512(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
@@ -66,6 +72,119 @@ impl Lanes for Avx512 {
 unsafe fn halves(v: __m512) -> __m256 {
     // SAFETY: AVX-512.
     unsafe { _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v)) }
+}
+
+impl Ints for __m512i {
+    type F = Avx512;
+    const WORDS: usize = 16;
+    #[inline(always)]
+    unsafe fn splat(value: i32) -> Self {
+        // SAFETY: the caller has AVX-512, here and below.
+        unsafe { _mm512_set1_epi32(value) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: AVX-512, and a vector there.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut u8) {
+        // SAFETY: AVX-512, and room for a vector there.
+        unsafe { _mm512_storeu_si512(to.cast(), self) }
+    }
+    #[inline(always)]
+    unsafe fn and(self, other: Self) -> Self {
+        // SAFETY: AVX-512.
+        unsafe { _mm512_and_si512(self, other) }
+    }
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        // SAFETY: AVX-512.
+        unsafe { _mm512_or_si512(self, other) }
+    }
+    #[inline(always)]
+    unsafe fn shl(self, bits: u32) -> Self {
+        // SAFETY: AVX-512.
+        unsafe { _mm512_sllv_epi32(self, _mm512_set1_epi32(bits as i32)) }
+    }
+    #[inline(always)]
+    unsafe fn shr(self, bits: u32) -> Self {
+        // SAFETY: AVX-512.
+        unsafe { _mm512_srlv_epi32(self, _mm512_set1_epi32(bits as i32)) }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(self) -> Avx512 {
+        // SAFETY: AVX-512.
+        Avx512(unsafe { _mm512_cvtepi32_ps(self) })
+    }
+    #[inline(always)]
+    unsafe fn transposed(rows: &[*const u8; 16], words: usize) -> [Self; 16] {
+        // SAFETY: AVX-512; where there are fewer words than 16, the others are masked and not read.
+        unsafe {
+            let mask = (0xffff_u32 >> (16 - words)) as u16;
+            let load = |row: usize| _mm512_maskz_loadu_epi32(mask, rows[row].cast());
+            // Four rows' words 4i + j lie in quarter i of vector j.
+            let four = |first: usize| {
+                let (a, b, c, d) = (load(first), load(first + 1), load(first + 2), load(first + 3));
+                let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+                let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+                [
+                    _mm512_unpacklo_epi64(ab, cd),
+                    _mm512_unpackhi_epi64(ab, cd),
+                    _mm512_unpacklo_epi64(ab_high, cd_high),
+                    _mm512_unpackhi_epi64(ab_high, cd_high),
+                ]
+            };
+            let (a, b, c, d) = (four(0), four(4), four(8), four(12));
+            let mut columns = [_mm512_setzero_si512(); 16];
+            for j in 0..4 {
+                let ab = _mm512_shuffle_i32x4::<0x44>(a[j], b[j]);
+                let ab_high = _mm512_shuffle_i32x4::<0xee>(a[j], b[j]);
+                let cd = _mm512_shuffle_i32x4::<0x44>(c[j], d[j]);
+                let cd_high = _mm512_shuffle_i32x4::<0xee>(c[j], d[j]);
+                columns[j] = _mm512_shuffle_i32x4::<0x88>(ab, cd);
+                columns[4 + j] = _mm512_shuffle_i32x4::<0xdd>(ab, cd);
+                columns[8 + j] = _mm512_shuffle_i32x4::<0x88>(ab_high, cd_high);
+                columns[12 + j] = _mm512_shuffle_i32x4::<0xdd>(ab_high, cd_high);
+            }
+            columns
+        }
+    }
+}
+
+/// Products of bytes without VNNI: `vpmaddubsw` adds pairs in 16 bits. They hold 2 · 63 · 127, and also 2 · 128 · 127:
+/// eight bits are multiplied in two parts, the uppermost and the others.
+struct InPairs;
+
+impl Bytes for InPairs {
+    type I = __m512i;
+    #[inline(always)]
+    unsafe fn dot<const EIGHT: bool>(sum: __m512i, w: __m512i, x: *const u8) -> __m512i {
+        // SAFETY: AVX-512, and four bytes at `x`.
+        unsafe {
+            let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
+            let dot = |w| _mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1));
+            if EIGHT {
+                let top = _mm512_set1_epi8(-128);
+                let (upper, lower) = (_mm512_and_si512(w, top), _mm512_andnot_si512(top, w));
+                _mm512_add_epi32(_mm512_add_epi32(sum, dot(lower)), dot(upper))
+            } else {
+                _mm512_add_epi32(sum, dot(w))
+            }
+        }
+    }
+}
+
+/// Products of bytes with VNNI: `vpdpbusd` adds four in 32 bits.
+struct Vnni;
+
+impl Bytes for Vnni {
+    type I = __m512i;
+    #[inline(always)]
+    unsafe fn dot<const EIGHT: bool>(sum: __m512i, w: __m512i, x: *const u8) -> __m512i {
+        // SAFETY: AVX512-VNNI, and four bytes at `x`.
+        unsafe { _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
+    }
 }
 
 /// Weights and activations of bf16: `vdpbf16ps` multiplies 32 pairs and adds two products to each lane. It takes
@@ -98,16 +217,18 @@ impl Product for Pairs {
 }
 
 // 4 × 6 accumulators, six activations and a weight fill 31 of the 32 registers.
-kernels_of!(Avx512, dots: 4 by 6, by_one: 1, mix: 4, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
+kernels_of!(Avx512, dots: 4 by 6, by_one: 1, mix: 4, affine: InPairs by 8, 8, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
 
-/// The same, with products of bf16 pairs.
+/// The same, with products of bf16 pairs and VNNI.
 pub(super) fn with_bf16() -> Kernels {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
     unsafe fn dots(d: &Dots) {
         // SAFETY: the caller's promise.
         unsafe { tile::dots::<Pairs, 4, 6, 1>(d) }
     }
-    Kernels { bf16: Some(Bf16Kernels { dots, round }), ..kernels() }
+    let affine =
+        affine_kernels_of!(Vnni, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
+    Kernels { bf16: Some(Bf16Kernels { dots, round }), affine, ..kernels() }
 }
 
 /// Rounds `n` f32 to bf16, to nearest even.

@@ -2,6 +2,7 @@
 
 use std::arch::aarch64::*;
 
+use super::affine::{Bytes, Ints};
 use super::tile::{Lanes, kernels_of};
 
 /// Two vectors side by side.
@@ -56,6 +57,11 @@ impl Lanes for Neon {
         unsafe { vst1q_u8(to, vreinterpretq_u8_f16(vcvt_high_f16_f32(vcvt_f16_f32(self.0), self.1))) }
     }
     #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Neon(vmulq_f32(self.0, other.0), vmulq_f32(self.1, other.1)) }
+    }
+    #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         // SAFETY: as above.
         unsafe { Neon(vfmaq_f32(self.0, a.0, b.0), vfmaq_f32(self.1, a.1, b.1)) }
@@ -72,6 +78,106 @@ impl Lanes for Neon {
     }
 }
 
+/// Eight integers in two vectors.
+#[derive(Clone, Copy)]
+struct Words(uint32x4_t, uint32x4_t);
+
+impl Ints for Words {
+    type F = Neon;
+    const WORDS: usize = 8;
+    #[inline(always)]
+    unsafe fn splat(value: i32) -> Self {
+        // SAFETY: every 64-bit Arm processor has these instructions, here and below.
+        unsafe { Words(vdupq_n_u32(value as u32), vdupq_n_u32(value as u32)) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: eight integers there. Loaded as bytes, because they may lie at any.
+        unsafe { Words(vreinterpretq_u32_u8(vld1q_u8(from)), vreinterpretq_u32_u8(vld1q_u8(from.add(16)))) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut u8) {
+        // SAFETY: room for eight integers there.
+        unsafe {
+            vst1q_u8(to, vreinterpretq_u8_u32(self.0));
+            vst1q_u8(to.add(16), vreinterpretq_u8_u32(self.1));
+        }
+    }
+    #[inline(always)]
+    unsafe fn and(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Words(vandq_u32(self.0, other.0), vandq_u32(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Words(vorrq_u32(self.0, other.0), vorrq_u32(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn shl(self, bits: u32) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let bits = vdupq_n_s32(bits as i32);
+            Words(vshlq_u32(self.0, bits), vshlq_u32(self.1, bits))
+        }
+    }
+    #[inline(always)]
+    unsafe fn shr(self, bits: u32) -> Self {
+        // SAFETY: as above. A negative shift is one to the right.
+        unsafe {
+            let bits = vdupq_n_s32(-(bits as i32));
+            Words(vshlq_u32(self.0, bits), vshlq_u32(self.1, bits))
+        }
+    }
+    #[inline(always)]
+    unsafe fn to_f32(self) -> Neon {
+        // SAFETY: as above.
+        unsafe { Neon(vcvtq_f32_s32(vreinterpretq_s32_u32(self.0)), vcvtq_f32_s32(vreinterpretq_s32_u32(self.1))) }
+    }
+    #[inline(always)]
+    unsafe fn transposed(rows: &[*const u8; 16], words: usize) -> [Self; 16] {
+        let mut columns = [[0u32; 8]; 8];
+        for (i, column) in columns[..words].iter_mut().enumerate() {
+            for (word, row) in column.iter_mut().zip(rows) {
+                // SAFETY: as many words at each address, the caller's promise.
+                *word = unsafe { row.cast::<u32>().add(i).read_unaligned() };
+            }
+        }
+        // SAFETY: a column is eight integers.
+        std::array::from_fn(|i| unsafe { Self::load(columns[i % 8].as_ptr().cast()) })
+    }
+}
+
+/// Products of bytes by widening multiplications: pairs of them are added in 16 bits, which hold 2 · 127 · 127. Of eight
+/// bits the uppermost is multiplied apart.
+struct Widening;
+
+impl Bytes for Widening {
+    type I = Words;
+    #[inline(always)]
+    unsafe fn dot<const EIGHT: bool>(sum: Words, w: Words, x: *const u8) -> Words {
+        // SAFETY: as above, and four bytes at `x`.
+        unsafe {
+            let x = vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()));
+            let pairs = |w: uint8x16_t| {
+                let w = vreinterpretq_s8_u8(w);
+                vpaddq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x))
+            };
+            let add = |sum: uint32x4_t, w: uint32x4_t| {
+                let (sum, w) = (vreinterpretq_s32_u32(sum), vreinterpretq_u8_u32(w));
+                let sum = if EIGHT {
+                    let upper = vpaddlq_s16(pairs(vshrq_n_u8::<7>(w)));
+                    vaddq_s32(vpadalq_s16(sum, pairs(vandq_u8(w, vdupq_n_u8(127)))), vshlq_n_s32::<7>(upper))
+                } else {
+                    vpadalq_s16(sum, pairs(w))
+                };
+                vreinterpretq_u32_s32(sum)
+            };
+            Words(add(sum.0, w.0), add(sum.1, w.1))
+        }
+    }
+}
+
 // 4 × 3 pairs of accumulators, three pairs of activations and one of weights fill the 32 registers. Four rows by one
 // are eight chains of multiply-adds.
-kernels_of!(Neon, dots: 4 by 3, by_one: 4, mix: 2, "neon");
+kernels_of!(Neon, dots: 4 by 3, by_one: 4, mix: 2, affine: Widening by 4, 4, "neon");

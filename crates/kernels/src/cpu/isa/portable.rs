@@ -2,6 +2,7 @@
 
 use half::f16;
 
+use super::affine::{Bytes, Ints};
 use super::tile::{self, Lanes, kernels_of};
 
 #[derive(Clone, Copy)]
@@ -44,6 +45,10 @@ impl Lanes for Plain {
         unsafe { to.cast::<[f16; 8]>().write_unaligned(self.0.map(f16::from_f32)) }
     }
     #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Plain(std::array::from_fn(|i| self.0[i] * other.0[i]))
+    }
+    #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         Plain(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
     }
@@ -53,4 +58,67 @@ impl Lanes for Plain {
     }
 }
 
-kernels_of!(Plain, dots: 2 by 2, by_one: 1, mix: 1);
+#[derive(Clone, Copy)]
+struct Words([u32; 8]);
+
+impl Ints for Words {
+    type F = Plain;
+    const WORDS: usize = 8;
+    #[inline(always)]
+    unsafe fn splat(value: i32) -> Self {
+        Words([value as u32; 8])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: the caller has eight integers there.
+        Words(unsafe { from.cast::<[u32; 8]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut u8) {
+        // SAFETY: the caller has room for eight integers there.
+        unsafe { to.cast::<[u32; 8]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn and(self, other: Self) -> Self {
+        Words(std::array::from_fn(|i| self.0[i] & other.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn or(self, other: Self) -> Self {
+        Words(std::array::from_fn(|i| self.0[i] | other.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn shl(self, bits: u32) -> Self {
+        Words(self.0.map(|word| word << bits))
+    }
+    #[inline(always)]
+    unsafe fn shr(self, bits: u32) -> Self {
+        Words(self.0.map(|word| word >> bits))
+    }
+    #[inline(always)]
+    unsafe fn to_f32(self) -> Plain {
+        Plain(self.0.map(|word| word as i32 as f32))
+    }
+    #[inline(always)]
+    unsafe fn transposed(rows: &[*const u8; 16], words: usize) -> [Self; 16] {
+        // SAFETY: as many little-endian words at each address, the caller's promise.
+        let word = |row: usize, i: usize| unsafe { u32::from_le_bytes(rows[row].cast::<[u8; 4]>().add(i).read()) };
+        std::array::from_fn(|i| Words(std::array::from_fn(|row| if i < words { word(row, i) } else { 0 })))
+    }
+}
+
+/// Products of bytes, one by one.
+struct OneByOne;
+
+impl Bytes for OneByOne {
+    type I = Words;
+    #[inline(always)]
+    unsafe fn dot<const EIGHT: bool>(sum: Words, w: Words, x: *const u8) -> Words {
+        // SAFETY: the caller has four bytes there.
+        let x = unsafe { x.cast::<[i8; 4]>().read() }.map(i32::from);
+        let byte = |w: u32, i: usize| (w >> (8 * i) & 0xff) as i32;
+        let dot = |w| (0..4).map(|i| byte(w, i) * x[i]).sum::<i32>();
+        Words(std::array::from_fn(|i| sum.0[i].wrapping_add(dot(w.0[i]) as u32)))
+    }
+}
+
+kernels_of!(Plain, dots: 2 by 2, by_one: 1, mix: 1, affine: OneByOne by 2, 2);

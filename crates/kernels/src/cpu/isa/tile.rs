@@ -28,6 +28,7 @@ pub(super) trait Lanes: Copy {
     unsafe fn load_bf16(from: *const u8) -> Self;
     unsafe fn store_f32(self, to: *mut u8);
     unsafe fn store_f16(self, to: *mut u8);
+    unsafe fn mul(self, other: Self) -> Self;
     /// `self + a · b`
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// The sum of each of four vectors; each in the same order, whichever of the four it is.
@@ -425,10 +426,15 @@ pub(super) unsafe fn read_f16(from: *const u8) -> f32 {
 /// Makes `kernels()` of a vector type: the loops above, in functions that enable the instructions given. `dots` is the
 /// tile, weight rows by activation rows; `by_one` the weight rows that are taken at once with one activation row; `mix`
 /// how many vectors of four weighted sums are. Tiles are as large as the registers; no number of rows is above four.
+///
+/// `affine` names what multiplies bytes, and the activation rows that quantised weights are multiplied with at once, as
+/// int8 and as f32.
 macro_rules! kernels_of {
-    ($lanes:ty, dots: $rows:literal by $columns:literal, by_one: $one:literal, mix: $mix:literal $(, $features:literal)?) => {
+    ($lanes:ty, dots: $rows:literal by $columns:literal, by_one: $one:literal, mix: $mix:literal,
+     affine: $bytes:ty by $rounded:literal, $precise:literal $(, $features:literal)?) => {
         /// The kernels of this instruction set.
         pub(super) fn kernels() -> $crate::cpu::isa::Kernels {
+            use $crate::cpu::isa::affine::affine_kernels_of;
             use $crate::cpu::isa::tile::{self, Bf16, F16, F32, Widened};
             use $crate::cpu::isa::{ByFormat, Dots, Kernels, Mix};
 
@@ -454,6 +460,7 @@ macro_rules! kernels_of {
             Kernels {
                 dots: ByFormat { f32: dots::<F32>, f16: dots::<F16>, bf16: dots::<Bf16> },
                 bf16: None,
+                affine: affine_kernels_of!($bytes, rounded: $rounded, precise: $precise $(, $features)?),
                 mix: ByFormat { f32: mix::<F32>, f16: mix::<F16>, bf16: mix::<Bf16> },
                 widen: ByFormat { f32: convert::<F32, F32>, f16: convert::<F16, F32>, bf16: convert::<Bf16, F32> },
                 narrow: ByFormat { f32: convert::<F32, F32>, f16: convert::<F32, F16>, bf16: convert::<F32, Bf16> },

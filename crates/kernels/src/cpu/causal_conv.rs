@@ -1,0 +1,98 @@
+//! `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] )`, where `in` is x preceded by `tail`
+
+use super::Cpu;
+use super::vectorised::{Loop, silu};
+use crate::host::{self, Shared};
+use crate::{Format, Tensor};
+
+/// Channels of one task: 1 KiB of every row.
+const BLOCK: usize = 256;
+
+pub(super) fn causal_conv(cpu: &Cpu, x: &Tensor, weight: &Tensor, tail: &Tensor, out: &Tensor) {
+    let (n, channels) = host::rows_of(x);
+    let &[rows, kernel] = weight.dims() else { panic!("causal_conv: weight is [channels, kernel], not {weight:?}") };
+    assert_eq!(x.dims(), out.dims(), "causal_conv: shapes differ");
+    assert_eq!(rows, channels, "causal_conv: one row of weights a channel");
+    assert_eq!(tail.elements(), (kernel - 1) * channels, "causal_conv: tail is [kernel - 1, channels]");
+    let format = Format::of(weight.dtype()).expect("causal_conv: a weight of F32, F16 or BF16");
+    let weights = Shared::new(host::address(weight));
+    let (tail, out) = (Shared::new(host::f32_address(tail)), Shared::new(host::f32_address(out)));
+    let x = host::f32s(x);
+    cpu.reserve_scratch(2 * kernel * BLOCK);
+    // The exponential costs as much as tens of bytes.
+    cpu.split(channels.div_ceil(BLOCK), BLOCK * (4 * kernel + n * (48 + 4 * kernel)), |blocks, worker| {
+        let mut scratch = cpu.scratch_of(worker);
+        for block in blocks {
+            let first = block * BLOCK;
+            let len = BLOCK.min(channels - first);
+            let (stored, weight) = scratch[..2 * kernel * len].split_at_mut(kernel * len);
+            let from = weights.at(first * format.row_bytes(kernel));
+            // SAFETY: the weights of channels `first..first + len`; a backend has only kernels that run here.
+            unsafe { (cpu.kernels.widen.of(format))(from, stored.as_mut_ptr().cast(), stored.len()) };
+            for (c, channel) in stored.chunks_exact(kernel).enumerate() {
+                (0..kernel).for_each(|j| weight[j * len + c] = channel[j]);
+            }
+            cpu.vectorised(Block { n, channels, first, len, kernel, x, weight, tail, out });
+        }
+    });
+}
+
+/// Channels `first..first + len`, which no one else computes.
+struct Block<'a> {
+    n: usize,
+    channels: usize,
+    first: usize,
+    len: usize,
+    kernel: usize,
+    x: &'a [f32],
+    /// `[kernel, len]`
+    weight: &'a [f32],
+    tail: Shared<f32>,
+    out: Shared<f32>,
+}
+
+impl Block<'_> {
+    /// Input `i`, counted from the first of the tail.
+    #[inline(always)]
+    fn input(&self, i: usize) -> &[f32] {
+        let before = self.kernel - 1;
+        if i < before {
+            // SAFETY: these channels of row i of the tail, written only when no input is read any more.
+            unsafe { self.tail.slice(i * self.channels + self.first, self.len) }
+        } else {
+            &self.x[(i - before) * self.channels + self.first..][..self.len]
+        }
+    }
+
+    /// Leaves the last inputs in the tail.
+    #[inline(always)]
+    fn keep_tail(&self) {
+        for i in 0..self.kernel - 1 {
+            let to = self.tail.at(i * self.channels + self.first);
+            // SAFETY: these channels of row i of the tail are this block's alone. Input i + n is not that row, and was
+            // not written yet if it is one of the tail: rows are written in ascending order.
+            unsafe { to.copy_from_nonoverlapping(self.input(i + self.n).as_ptr(), self.len) };
+        }
+    }
+}
+
+impl Loop for Block<'_> {
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        for i in 0..self.n {
+            // SAFETY: these channels of row i of out are this block's alone.
+            let out = unsafe { self.out.slice_mut(i * self.channels + self.first, self.len) };
+            for ((out, x), weight) in out.iter_mut().zip(self.input(i)).zip(&self.weight[..self.len]) {
+                *out = weight * x;
+            }
+            for j in 1..self.kernel {
+                let weight = &self.weight[j * self.len..][..self.len];
+                for ((out, x), weight) in out.iter_mut().zip(self.input(i + j)).zip(weight) {
+                    *out += weight * x;
+                }
+            }
+            out.iter_mut().for_each(|out| *out = silu(*out));
+        }
+        self.keep_tail();
+    }
+}

@@ -1,0 +1,93 @@
+//! Activations as affine-quantised weights are multiplied with them: in the order in which the weights are unpacked,
+//! and with what is shared by all outputs, their sums over each group.
+//!
+//! Plain Rust, inlined into functions that enable the instructions; the compiler vectorises it.
+
+use super::affine::{BLOCK, order};
+
+/// Bytes of an activation row that [`round`] writes.
+pub(in crate::cpu) const fn rounded_bytes(k: usize, group: usize) -> usize {
+    k + 4 * (k / BLOCK) + 4 * (k / group)
+}
+
+/// Bytes of an activation row that [`sum`] writes.
+pub(in crate::cpu) const fn precise_bytes(k: usize, group: usize) -> usize {
+    4 * k + 4 * (k / group)
+}
+
+/// Rounds a row of activations to int8 in blocks of 32: `x8 = round(x · 127 / max|x|)`, `scale = max|x| / 127`, to nearest
+/// even. Writes all x8, reordered for `bits`; the scale of each block; and for each group Σ scale · Σ x8 of its blocks.
+/// A block with a NaN or an infinity has a scale that is none either; one below 1e-36 is zero.
+///
+/// # Safety
+/// `to` has room for [`rounded_bytes`].
+#[inline(always)]
+pub(super) unsafe fn round(x: &[f32], bits: usize, group: usize, to: *mut u8) {
+    /// Adding it leaves an integer in the low bits of the sum: 1.5 · 2^23.
+    const ROUND: f32 = 12_582_912.0;
+    let k = x.len();
+    let (scales, sums) = (to.wrapping_add(k), to.wrapping_add(k + 4 * (k / BLOCK)));
+    let (blocks, _) = x.as_chunks::<BLOCK>();
+    let mut sum = 0.0;
+    for (b, block) in blocks.iter().enumerate() {
+        let (mut highest, mut finite) = ([0f32; 16], [0f32; 16]);
+        for i in 0..BLOCK {
+            let size = block[i].abs();
+            highest[i % 16] = if size > highest[i % 16] { size } else { highest[i % 16] };
+            finite[i % 16] += block[i] * 0.0;
+        }
+        let max = highest.into_iter().fold(0.0, f32::max);
+        let small = max < 1e-36;
+        let per_step = if small { 0.0 } else { 127.0 / max };
+        let scale = if small { 0.0 } else { max / 127.0 } + finite.into_iter().sum::<f32>();
+        let mut x8 = [0u8; BLOCK];
+        for i in 0..BLOCK {
+            x8[i] = (block[i] * per_step + ROUND).to_bits() as u8;
+        }
+        let total: i32 = x8.iter().map(|&x| i32::from(x as i8)).sum();
+        let mut ordered = [0u8; BLOCK];
+        reorder(bits, &x8, &mut ordered);
+        sum += scale * total as f32;
+        // SAFETY: block b of the row, its scale, and its group's sum.
+        unsafe {
+            to.add(b * BLOCK).cast::<[u8; BLOCK]>().write_unaligned(ordered);
+            scales.cast::<f32>().add(b).write_unaligned(scale);
+            if (b + 1) * BLOCK % group == 0 {
+                sums.cast::<f32>().add(b * BLOCK / group).write_unaligned(sum);
+                sum = 0.0;
+            }
+        }
+    }
+}
+
+/// Writes a row of f32 activations, reordered for `bits`, and the sum of each group.
+///
+/// # Safety
+/// `to` has room for [`precise_bytes`].
+#[inline(always)]
+pub(super) unsafe fn sum(x: &[f32], bits: usize, group: usize, to: *mut u8) {
+    let sums = to.wrapping_add(4 * x.len());
+    for (g, x) in x.chunks_exact(group).enumerate() {
+        let mut parts = [0f32; 16];
+        for (b, block) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+            for i in 0..BLOCK {
+                parts[i % 16] += block[i];
+            }
+            let mut ordered = [0f32; BLOCK];
+            reorder(bits, block, &mut ordered);
+            // SAFETY: block b of group g.
+            unsafe { to.add(4 * (g * group + b * BLOCK)).cast::<[f32; BLOCK]>().write_unaligned(ordered) };
+        }
+        // SAFETY: the group's sum.
+        unsafe { sums.cast::<f32>().add(g).write_unaligned(parts.into_iter().sum()) };
+    }
+}
+
+#[inline(always)]
+fn reorder<T: Copy>(bits: usize, from: &[T; BLOCK], to: &mut [T; BLOCK]) {
+    match bits {
+        2 => (0..BLOCK).for_each(|at| to[at] = from[order(2, at)]),
+        4 => (0..BLOCK).for_each(|at| to[at] = from[order(4, at)]),
+        _ => *to = *from,
+    }
+}

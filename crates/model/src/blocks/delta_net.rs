@@ -1,0 +1,213 @@
+//! Gated DeltaNet: a linear recurrence in place of attention (arXiv 2412.06464; `transformers` `modeling_qwen3_next.py`).
+
+use outpour_kernels::{ColumnRun, GatedDelta, Matrix, RmsNorm, Tensor};
+
+use crate::config::{Config, ModelError};
+use crate::state::RecurrentLayout;
+use crate::weights::Weights;
+use crate::{Batch, Run, State, Workspace};
+
+/// Sizes of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Heads of queries and keys.
+    pub k_heads: usize,
+    /// Heads of values.
+    pub v_heads: usize,
+    /// Width of a query and of a key.
+    pub k_dim: usize,
+    /// Width of a value.
+    pub v_dim: usize,
+    /// Width of the convolution.
+    pub kernel: usize,
+}
+
+impl Sizes {
+    /// Reads `linear_*` of the config.
+    ///
+    /// # Errors
+    /// When a key is missing, or they do not fit each other.
+    pub fn read(config: &Config, hidden: usize) -> Result<Self, ModelError> {
+        let sizes = Sizes {
+            hidden,
+            k_heads: config.size("linear_num_key_heads")?,
+            v_heads: config.size("linear_num_value_heads")?,
+            k_dim: config.size("linear_key_head_dim")?,
+            v_dim: config.size("linear_value_head_dim")?,
+            kernel: config.size_or("linear_conv_kernel_dim", 4)?,
+        };
+        if !sizes.v_heads.is_multiple_of(sizes.k_heads) || sizes.kernel < 2 {
+            let Sizes { k_heads, v_heads, kernel, .. } = sizes;
+            return Err(ModelError::Config(format!(
+                "linear_num_value_heads {v_heads} of linear_num_key_heads {k_heads} with linear_conv_kernel_dim {kernel} make no Gated DeltaNet; download it again"
+            )));
+        }
+        Ok(sizes)
+    }
+
+    fn keys(&self) -> usize {
+        self.k_heads * self.k_dim
+    }
+
+    fn values(&self) -> usize {
+        self.v_heads * self.v_dim
+    }
+
+    /// Channels of the convolution: queries, keys and values.
+    fn channels(&self) -> usize {
+        2 * self.keys() + self.values()
+    }
+
+    /// What a layer keeps of a sequence.
+    pub fn recurrent(&self) -> RecurrentLayout {
+        let Sizes { kernel, v_heads, k_dim, v_dim, .. } = *self;
+        RecurrentLayout { kernel, channels: self.channels(), heads: v_heads, k_dim, v_dim }
+    }
+
+    /// Bytes of workspace of [`DeltaNet::forward`] for `n` tokens.
+    pub fn workspace_bytes(&self, n: usize) -> usize {
+        let f32s = Workspace::f32_bytes;
+        let packed = f32s(n * (self.channels() + self.values())) + f32s(n * 2 * self.v_heads);
+        let apart = 2 * f32s(n * self.channels()) + 2 * f32s(n * self.v_heads);
+        packed + apart + 2 * f32s(n * self.values()) + f32s(n * self.hidden)
+    }
+}
+
+/// The weights of one layer.
+pub struct DeltaNet {
+    sizes: Sizes,
+    inputs: Inputs,
+    conv: Tensor, // [channels, kernel]
+    delta: GatedDelta,
+    norm: RmsNorm,    // [v_dim]
+    out_proj: Matrix, // [hidden, values]
+}
+
+/// How queries, keys, values, gate z and the coefficients a and b are projected.
+enum Inputs {
+    /// Qwen3.5: four matrices.
+    Apart { qkv: Matrix, z: Matrix, a: Matrix, b: Matrix },
+    /// Qwen3-Next: two, whose rows are grouped by key head: `[q | k | v.. | z..]` and `[b.. | a..]`.
+    Packed { qkvz: Matrix, ba: Matrix, runs: PackedRuns },
+}
+
+/// Which columns of the packed projections make which tensor.
+struct PackedRuns {
+    qkv: Vec<ColumnRun>,
+    z: Vec<ColumnRun>,
+    a: Vec<ColumnRun>,
+    b: Vec<ColumnRun>,
+}
+
+impl PackedRuns {
+    fn new(sizes: &Sizes) -> Self {
+        let Sizes { k_heads, v_heads, k_dim, v_dim, .. } = *sizes;
+        let ratio = v_heads / k_heads;
+        let (values, group) = (ratio * v_dim, 2 * k_dim + 2 * ratio * v_dim);
+        let runs = |of: &dyn Fn(usize) -> ColumnRun| (0..k_heads).map(of).collect::<Vec<_>>();
+        let run = |from, to, len| ColumnRun { from, to, len };
+        let mut qkv = runs(&|head| run(head * group, head * k_dim, k_dim));
+        qkv.extend(runs(&|head| run(head * group + k_dim, sizes.keys() + head * k_dim, k_dim)));
+        qkv.extend(runs(&|head| run(head * group + 2 * k_dim, 2 * sizes.keys() + head * values, values)));
+        PackedRuns {
+            qkv,
+            z: runs(&|head| run(head * group + 2 * k_dim + values, head * values, values)),
+            b: runs(&|head| run(head * 2 * ratio, head * ratio, ratio)),
+            a: runs(&|head| run(head * 2 * ratio + ratio, head * ratio, ratio)),
+        }
+    }
+}
+
+impl DeltaNet {
+    /// Loads `{prefix}.*`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(weights: &mut Weights, prefix: &str, sizes: Sizes, packed: bool, eps: f32) -> Result<Self, ModelError> {
+        let Sizes { hidden, k_heads, v_heads, k_dim, v_dim, kernel } = sizes;
+        let (channels, values) = (sizes.channels(), sizes.values());
+        let name = |part: &str| format!("{prefix}.{part}");
+        let inputs = if packed {
+            Inputs::Packed {
+                qkvz: weights.matrix(&name("in_proj_qkvz.weight"), channels + values, hidden)?,
+                ba: weights.matrix(&name("in_proj_ba.weight"), 2 * v_heads, hidden)?,
+                runs: PackedRuns::new(&sizes),
+            }
+        } else {
+            Inputs::Apart {
+                qkv: weights.matrix(&name("in_proj_qkv.weight"), channels, hidden)?,
+                z: weights.matrix(&name("in_proj_z.weight"), values, hidden)?,
+                a: weights.matrix(&name("in_proj_a.weight"), v_heads, hidden)?,
+                b: weights.matrix(&name("in_proj_b.weight"), v_heads, hidden)?,
+            }
+        };
+        // [channels, 1, kernel] as released, [channels, kernel, 1] in MLX's exports.
+        let conv_name = name("conv1d.weight");
+        let mlx = weights.shape_of(&conv_name) == Some(&[channels, kernel, 1][..]);
+        let conv_shape = if mlx { [channels, kernel, 1] } else { [channels, 1, kernel] };
+        Ok(DeltaNet {
+            sizes,
+            inputs,
+            conv: weights.tensor(&conv_name, &conv_shape)?.reshape([channels, kernel]),
+            delta: GatedDelta {
+                k_heads,
+                v_heads,
+                k_dim,
+                v_dim,
+                a_log: weights.vector(&name("A_log"), v_heads)?,
+                dt_bias: weights.vector(&name("dt_bias"), v_heads)?,
+            },
+            norm: RmsNorm { weight: weights.vector(&name("norm.weight"), v_dim)?, plus_one: false, eps },
+            out_proj: weights.matrix(&name("out_proj.weight"), hidden, values)?,
+        })
+    }
+
+    /// `into += delta_net(x)`: x and into `[n, hidden]`.
+    pub fn forward(&self, layer: usize, batch: &Batch, states: &[State], x: &Tensor, into: &Tensor, run: &mut Run) {
+        let Sizes { hidden, v_heads, v_dim, .. } = self.sizes;
+        let (n, ops) = (batch.len(), run.ops);
+        let qkv = run.workspace.f32([n, self.sizes.channels()]);
+        let mixed = run.workspace.f32([n, self.sizes.channels()]);
+        let z = run.workspace.f32([n, self.sizes.values()]);
+        let a = run.workspace.f32([n, v_heads]);
+        let b = run.workspace.f32([n, v_heads]);
+        let values = run.workspace.f32([n, v_heads, v_dim]);
+        let out = run.workspace.f32([n, hidden]);
+
+        self.project(x, &qkv, &z, &a, &b, run);
+        let layout = self.sizes.recurrent();
+        for span in &batch.spans {
+            let rows = |t: &Tensor| t.rows(span.rows.clone());
+            let state = states[span.state].recurrent(layer);
+            ops.causal_conv(&rows(&qkv), &self.conv, &layout.tail(state), &rows(&mixed));
+            ops.gated_delta(&rows(&mixed), &rows(&a), &rows(&b), &self.delta, &layout.matrices(state), &rows(&values));
+        }
+        ops.rms_norm_gated(&values, &z, &self.norm, &values);
+        ops.linear(&values.reshape([n, v_heads * v_dim]), &self.out_proj, &out);
+        ops.add(&out, into);
+    }
+
+    fn project(&self, x: &Tensor, qkv: &Tensor, z: &Tensor, a: &Tensor, b: &Tensor, run: &mut Run) {
+        let (n, ops) = (x.dim(0), run.ops);
+        match &self.inputs {
+            Inputs::Apart { qkv: qkv_proj, z: z_proj, a: a_proj, b: b_proj } => {
+                ops.linear(x, qkv_proj, qkv);
+                ops.linear(x, z_proj, z);
+                ops.linear(x, a_proj, a);
+                ops.linear(x, b_proj, b);
+            }
+            Inputs::Packed { qkvz, ba, runs } => {
+                let packed = run.workspace.f32([n, qkvz.rows()]);
+                let coefficients = run.workspace.f32([n, ba.rows()]);
+                ops.linear(x, qkvz, &packed);
+                ops.linear(x, ba, &coefficients);
+                ops.copy_columns(&packed, &runs.qkv, qkv);
+                ops.copy_columns(&packed, &runs.z, z);
+                ops.copy_columns(&coefficients, &runs.a, a);
+                ops.copy_columns(&coefficients, &runs.b, b);
+            }
+        }
+    }
+}

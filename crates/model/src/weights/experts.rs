@@ -1,0 +1,143 @@
+//! Where a layer's routed experts lie: one by one or stacked, gate and up joined or apart, plain or quantised.
+
+use outpour_kernels::{Activation, DType, Format};
+use outpour_store::checkpoint::Checkpoint;
+use outpour_store::layout::Extent;
+
+use super::stored::StoredMatrix;
+use super::{missing, resolve};
+use crate::config::ModelError;
+
+/// The routed experts of one layer.
+#[derive(Clone, Debug)]
+pub struct ExpertsOf {
+    /// Layer of the model.
+    pub layer: usize,
+    /// Name before `.experts`, such as `model.layers.0.mlp`.
+    pub prefix: String,
+    /// Experts in the layer.
+    pub experts: usize,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of an expert.
+    pub width: usize,
+    /// Between gate, up and down.
+    pub activation: Activation,
+}
+
+/// What is needed to see a slot's bytes as an expert.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertShape {
+    /// Between gate, up and down.
+    pub activation: Activation,
+    /// How gate, up and down are stored.
+    pub matrices: [StoredMatrix; 3],
+}
+
+impl ExpertShape {
+    /// Byte ranges of an expert: those of gate, of up, of down.
+    pub fn parts(&self) -> usize {
+        self.matrices.iter().map(StoredMatrix::parts).sum()
+    }
+
+    /// The first part of a matrix.
+    pub fn first_part(&self, matrix: usize) -> usize {
+        self.matrices[..matrix].iter().map(StoredMatrix::parts).sum()
+    }
+}
+
+/// Tensors that hold one or two of gate (0), up (1) and down (2) of a layer's experts.
+struct Stored {
+    /// Name with `{}` for the expert's number; without, experts are stacked.
+    name: String,
+    /// Which of the three, in order.
+    matrices: &'static [usize],
+}
+
+/// Finds a layer's experts: how they are stored, and the byte ranges of each.
+///
+/// # Errors
+/// When a tensor is missing, or has another shape or a type that is not supported.
+pub fn locate(checkpoint: &Checkpoint, of: &ExpertsOf) -> Result<(ExpertShape, Vec<Extent>), ModelError> {
+    let stored = Stored::find(checkpoint, of)?;
+    let nothing = StoredMatrix { rows: 0, cols: 0, format: Format::F32, dtype: DType::F32 };
+    let mut shape = ExpertShape { activation: of.activation, matrices: [nothing; 3] };
+    for stored in &stored {
+        for &matrix in stored.matrices {
+            shape.matrices[matrix] = stored.matrix(checkpoint, of, 0)?;
+        }
+    }
+    let mut extents = vec![Extent { offset: 0, bytes: 0, file: 0 }; of.experts * shape.parts()];
+    for stored in &stored {
+        stored.locate(checkpoint, of, &shape, &mut extents)?;
+    }
+    Ok((shape, extents))
+}
+
+impl Stored {
+    /// The tensors that hold gate, up and down, as they are named in this checkpoint.
+    fn find(checkpoint: &Checkpoint, of: &ExpertsOf) -> Result<Vec<Stored>, ModelError> {
+        let prefix = &of.prefix;
+        let pick = |stem: &str, matrices| {
+            let names = [
+                format!("{prefix}.experts.{{}}.{stem}.weight"),
+                format!("{prefix}.experts.{stem}"),
+                format!("{prefix}.experts.{stem}.weight"),
+                format!("{prefix}.switch_mlp.{stem}.weight"),
+            ];
+            let found = names.into_iter().find(|name| resolve(checkpoint, &name.replace("{}", "0")).is_some());
+            found.map(|name| Stored { name, matrices })
+        };
+        let wanted = match pick("gate_up_proj", &[0, 1]) {
+            Some(joined) => vec![Some(joined), pick("down_proj", &[2])],
+            None => vec![pick("gate_proj", &[0]), pick("up_proj", &[1]), pick("down_proj", &[2])],
+        };
+        wanted.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| {
+            let dir = checkpoint.dir().display();
+            ModelError::Tensor(format!("{dir}: has no experts under {prefix}.experts; the download is incomplete, or config.json is another model's"))
+        })
+    }
+
+    fn one_by_one(&self) -> bool {
+        self.name.contains("{}")
+    }
+
+    fn name_of(&self, expert: usize) -> String {
+        self.name.replace("{}", &expert.to_string())
+    }
+
+    /// How one of its matrices is stored for an expert.
+    fn matrix(&self, checkpoint: &Checkpoint, of: &ExpertsOf, expert: usize) -> Result<StoredMatrix, ModelError> {
+        let (rows, cols) = if self.matrices == [2] { (of.hidden, of.width) } else { (of.width, of.hidden) };
+        let stack = [of.experts];
+        let stack = if self.one_by_one() { &[][..] } else { &stack[..] };
+        let all = StoredMatrix::find(checkpoint, &self.name_of(expert), stack, rows * self.matrices.len(), cols)?;
+        Ok(StoredMatrix { rows, ..all })
+    }
+
+    /// Fills in the extents of its matrices.
+    fn locate(&self, checkpoint: &Checkpoint, of: &ExpertsOf, shape: &ExpertShape, extents: &mut [Extent]) -> Result<(), ModelError> {
+        let joined = self.matrices.len();
+        for expert in 0..of.experts {
+            let name = self.name_of(expert);
+            let matrix = shape.matrices[self.matrices[0]];
+            if self.one_by_one() && self.matrix(checkpoint, of, expert)? != matrix {
+                return Err(ModelError::Tensor(format!("tensor {name} is stored otherwise than that of expert 0 in its layer; download it again")));
+            }
+            for (part, (tensor, row_bytes)) in matrix.names(&name).zip(matrix.row_bytes()).enumerate() {
+                let (_, info) = resolve(checkpoint, &tensor).ok_or_else(|| missing(checkpoint, &tensor))?;
+                let bytes = matrix.rows * row_bytes;
+                let Ok(extent_bytes) = u32::try_from(bytes) else {
+                    return Err(ModelError::Tensor(format!("tensor {name}: an expert of {bytes} bytes is larger than 4 GiB")));
+                };
+                let first = if self.one_by_one() { 0 } else { expert * bytes * joined };
+                for (i, &m) in self.matrices.iter().enumerate() {
+                    let offset = info.offset + (first + i * bytes) as u64;
+                    extents[expert * shape.parts() + shape.first_part(m) + part] =
+                        Extent { offset, bytes: extent_bytes, file: info.file as u32 };
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! How a matrix lies on disk: plain, or affine-quantised as MLX writes it (`X.weight` packed into U32, `X.scales`,
+//! `X.biases`).
+
+use outpour_kernels::{DType, Format, Matrix, Tensor};
+use outpour_store::checkpoint::{Checkpoint, StoredType};
+use serde_json::Value;
+
+use super::{missing, plain, resolve, wrong_shape, wrong_type};
+use crate::config::ModelError;
+
+/// A matrix's shape and storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredMatrix {
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// How its weights are stored.
+    pub format: Format,
+    /// Element type of a plain matrix, or of a quantised one's scales.
+    pub dtype: DType,
+}
+
+impl StoredMatrix {
+    /// How the matrix `name`, `[rows, cols]` behind the dimensions `stack`, is stored.
+    ///
+    /// # Errors
+    /// When it is missing, or has another shape or a type that is not supported.
+    pub fn find(checkpoint: &Checkpoint, name: &str, stack: &[usize], rows: usize, cols: usize) -> Result<Self, ModelError> {
+        let (on_disk, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
+        let path = checkpoint.files()[info.file].path();
+        let shape = |last: usize| [stack, &[rows, last]].concat();
+        if let Some(dtype) = plain(&info.dtype) {
+            let format = Format::of(dtype).expect("invariant: plain types are formats");
+            let stored = StoredMatrix { rows, cols, format, dtype };
+            return if info.shape == shape(cols) { Ok(stored) } else { Err(wrong_shape(path, &on_disk, &info.shape, &shape(cols))) };
+        }
+        let scales = role(name, "scales").and_then(|scales| resolve(checkpoint, &scales));
+        let biases = role(name, "biases").and_then(|biases| resolve(checkpoint, &biases));
+        let (StoredType::U32, Some((scales_name, scales)), Some((biases_name, biases))) = (&info.dtype, scales, biases) else {
+            return Err(wrong_type(path, &on_disk, &info.dtype));
+        };
+        check_mode(checkpoint, &on_disk)?;
+        let Some(dtype) = plain(&scales.dtype) else { return Err(wrong_type(path, &scales_name, &scales.dtype)) };
+        // The packed width gives the bits, the number of scales the group.
+        let (packed, groups) = (info.shape.last().copied().unwrap_or(0), scales.shape.last().copied().unwrap_or(0));
+        let (bits, group) = ((32 * packed).checked_div(cols).unwrap_or(0), cols.checked_div(groups).unwrap_or(0));
+        let fits = bits * cols == 32 * packed && group * groups == cols;
+        let Some(format) = Format::affine(bits, group).filter(|_| fits) else {
+            return Err(wrong_shape(path, &on_disk, &info.shape, &shape(cols)));
+        };
+        for (name, shape_on_disk, last) in
+            [(&on_disk, &info.shape, packed), (&scales_name, &scales.shape, groups), (&biases_name, &biases.shape, groups)]
+        {
+            if *shape_on_disk != shape(last) {
+                return Err(wrong_shape(path, name, shape_on_disk, &shape(last)));
+            }
+        }
+        if biases.dtype != scales.dtype {
+            return Err(wrong_type(path, &biases_name, &biases.dtype));
+        }
+        Ok(StoredMatrix { rows, cols, format, dtype })
+    }
+
+    /// Shape and type of its tensors, as the operations see them: weights, or packed weights, scales and biases.
+    pub fn views(&self) -> impl Iterator<Item = ([usize; 2], DType)> + use<> {
+        let weights = match self.format {
+            Format::Affine { .. } => ([self.rows, self.format.row_bytes(self.cols)], DType::U8),
+            _ => ([self.rows, self.cols], self.dtype),
+        };
+        let scales = ([self.rows, self.groups()], self.dtype);
+        [weights, scales, scales].into_iter().take(self.parts())
+    }
+
+    /// Names of its tensors, given that of its weights.
+    pub fn names(&self, weight: &str) -> impl Iterator<Item = String> {
+        let of = |kind| role(weight, kind).unwrap_or_default();
+        [weight.to_owned(), of("scales"), of("biases")].into_iter().take(self.parts())
+    }
+
+    /// Scales of a row; 0 in a plain matrix.
+    fn groups(&self) -> usize {
+        match self.format {
+            Format::Affine { group, .. } => self.cols / group as usize,
+            _ => 0,
+        }
+    }
+
+    /// Bytes of a row in each of its tensors.
+    pub fn row_bytes(&self) -> impl Iterator<Item = usize> + use<> {
+        let scales = self.groups() * self.dtype.bytes();
+        [self.format.row_bytes(self.cols), scales, scales].into_iter().take(self.parts())
+    }
+
+    /// Number of its tensors.
+    pub fn parts(&self) -> usize {
+        if self.groups() > 0 { 3 } else { 1 }
+    }
+
+    /// The handle over its tensors, which have the shapes and types that [`Self::views`] gives.
+    pub fn matrix(&self, parts: [Option<Tensor>; 3]) -> Matrix {
+        match (self.format, parts) {
+            (Format::Affine { bits, group }, [Some(data), Some(scales), Some(biases)]) => {
+                Matrix::affine(bits as usize, group as usize, data, scales, biases)
+            }
+            (_, [Some(data), ..]) => Matrix::dense(data),
+            (_, [None, ..]) => unreachable!("invariant: a matrix has weights"),
+        }
+    }
+}
+
+/// The name of a quantised matrix's scales or biases.
+fn role(weight: &str, kind: &str) -> Option<String> {
+    weight.strip_suffix(".weight").map(|stem| format!("{stem}.{kind}"))
+}
+
+/// Refuses quantisation modes other than affine, where config.json names one for this module or for all.
+fn check_mode(checkpoint: &Checkpoint, weight: &str) -> Result<(), ModelError> {
+    let quantization = &checkpoint.config()["quantization"];
+    let module = weight.strip_suffix(".weight").unwrap_or(weight);
+    let mode = [&quantization[module]["mode"], &quantization["mode"]].into_iter().find_map(Value::as_str);
+    match mode {
+        None | Some("affine") => Ok(()),
+        Some(other) => Err(ModelError::Tensor(format!(
+            "{}: tensor {weight} is quantised in MLX's mode {other:?}; supported is \"affine\"",
+            checkpoint.dir().display()
+        ))),
+    }
+}
