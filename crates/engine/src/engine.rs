@@ -96,7 +96,7 @@ impl Engine {
         let mut sizes = layout.classes().to_vec();
         sizes.push(model.state_layout().block_bytes);
         let slab = Slab::new(plan.pieces, plan.piece_bytes, &sizes, |bytes| allocate_region(&*ops, bytes))?;
-        let residency = Residency::new(slab, layout.clone(), &plan.class_pieces);
+        let residency = Residency::new(slab, layout.clone(), &plan.class_pieces, model.facts().top_k);
         let scratch = Scratch::new(&*model, plan.chunk, &*ops)?;
         Ok(Engine {
             experts: ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader),

@@ -59,12 +59,16 @@ pub struct Residency {
     slots: Vec<Slot>,
     ends: Vec<Ends>,
     block_class: usize,
+    /// Experts of a class that always find room.
+    keep: usize,
 }
 
 impl Residency {
     /// Divides a slab among the layout's size classes: `class_pieces[c]` pieces for class c. The slab's last class is
     /// the one of KV blocks, which start with no piece.
-    pub fn new(mut slab: Slab, layout: Arc<ExpertLayout>, class_pieces: &[usize]) -> Residency {
+    ///
+    /// `keep` experts of each class, those of one token, always find room beside the blocks.
+    pub fn new(mut slab: Slab, layout: Arc<ExpertLayout>, class_pieces: &[usize], keep: usize) -> Residency {
         let classes = layout.classes().len();
         let empty = Slot { holds: Holds::Nothing, pins: 0, class: 0, newer: NONE, older: NONE };
         let mut ends = vec![Ends { newest: NONE, oldest: NONE, available: 0 }; classes + 1];
@@ -80,6 +84,7 @@ impl Residency {
             slots: vec![empty; slab.slots_max()],
             ends,
             block_class: classes,
+            keep,
             slab,
             layout,
         }
@@ -225,6 +230,9 @@ impl Residency {
     /// The piece of the largest class with nothing pinned whose experts were used least recently.
     fn emptiest_piece(&self) -> Option<usize> {
         let class = self.largest_class();
+        if self.ends[class].available < self.slab.slots_per_piece(class) + self.keep {
+            return None;
+        }
         let unpinned = |piece: usize| self.slab.slots_of(piece).all(|slot| self.slots[slot.index()].pins == 0);
         if let Some(piece) =
             self.slab.free_slots(class).map(|slot| self.slab.piece_of(slot)).find(|&piece| unpinned(piece))
