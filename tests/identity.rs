@@ -177,3 +177,29 @@ fn a_session_reuses_extends_rebuilds_forks_and_comes_back() {
         );
     }
 }
+
+#[test]
+fn contexts_of_many_sessions_leave_room_for_one_token() {
+    let dir = tempfile::tempdir().expect("a folder");
+    streamed_model(dir.path());
+    let ram = minimum_ram(dir.path(), &roomy()) + (1 << 20);
+    let mut engine = engine(dir.path(), &Options { ram, ..roomy() }, ReaderKind::Auto);
+    let (ids, mut sessions) = (ids(300), Vec::new());
+    let refused = loop {
+        let mut session = Session::open(&mut engine);
+        let synced = session.sync(&mut engine, &ids, &[], &mut ());
+        sessions.push(session);
+        match synced {
+            Ok(()) => assert!(sessions.len() < 1000, "memory must end"),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(sessions.len() > 1 && refused.contains("--ram"), "{refused}");
+    let expected = continue_greedily(&mut engine, &mut sessions[0], 5);
+    for session in sessions {
+        session.close(&mut engine);
+    }
+    let mut session = Session::open(&mut engine);
+    session.sync(&mut engine, &ids, &[], &mut ()).expect("there is room again");
+    assert_eq!(continue_greedily(&mut engine, &mut session, 5), expected);
+}

@@ -1,7 +1,8 @@
 //! The operations on the host's processor: vector instructions chosen when the backend is made, and a pool of threads.
 //!
-//! Where the instruction set multiplies bf16 pairs, activations are rounded to bf16 for products with bf16 weights,
-//! unless [`CpuOptions::precise`]; everything else is f32 with weights widened exactly.
+//! Unless [`CpuOptions::precise`], activations are rounded for products with quantised weights, to int8 in blocks of
+//! 32, and with bf16 weights, to bf16 where the instruction set multiplies bf16 pairs. Everything else is f32 with
+//! weights widened exactly.
 
 mod add;
 mod add_gated;
@@ -47,7 +48,7 @@ const SHARE_BYTES_MIN: usize = 64 << 10;
 pub struct CpuOptions {
     /// Threads to compute with, the caller's included; 0 takes one for each physical performance core.
     pub threads: usize,
-    /// Keep activations in f32 inside products with bf16 weights too.
+    /// Keep activations in f32 inside all products.
     pub precise: bool,
     /// Use this instruction set instead of the best that the machine has.
     pub isa: Option<Isa>,
@@ -59,8 +60,8 @@ pub struct Cpu {
     kernels: Kernels,
     precise: bool,
     pool: Pool,
-    /// Activations rounded to bf16; grows to the largest call and stays.
-    rounded: Mutex<linear::Rounded>,
+    /// Activations as they enter products; grows to the largest call and stays.
+    entered: Mutex<linear::Entered>,
     /// What [`Ops::gated_delta`] prepares for all heads; grows to the largest call and stays.
     prepared: Mutex<Vec<f32>>,
     /// f32 scratch of each worker; grows to the largest call and stays.
@@ -81,7 +82,7 @@ impl Cpu {
         let pool = Pool::new(threads)
             .map_err(|error| OpsError::Unavailable(format!("cannot start {threads} threads: {error}")))?;
         let scratch = (0..threads).map(|_| Mutex::new(Vec::new())).collect();
-        let rounded = Mutex::new(linear::Rounded::default());
+        let entered = Mutex::new(linear::Entered::default());
         let prepared = Mutex::new(Vec::new());
         Ok(Cpu { isa, kernels, precise: options.precise, pool, rounded, prepared, scratch })
     }

@@ -1,5 +1,6 @@
 //! Weight formats: how a matrix is stored, and what it is worth in f32.
 
+use crate::host;
 use crate::tensor::{DType, Tensor};
 
 /// How the elements of a weight matrix are stored.
@@ -139,5 +140,25 @@ pub fn element(format: Format, bytes: &[u8], index: usize) -> f32 {
         Format::F16 => half::f16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32(),
         Format::Bf16 => half::bf16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32(),
         Format::Affine { .. } => panic!("a quantised weight has no value without its scale"),
+    }
+}
+
+/// Row `row` of a matrix in f32. Of a quantised one, `scale · q + bias`, rounded after the product and after the sum.
+pub(crate) fn dequantise(w: &Matrix, row: usize, values: &mut [f32]) {
+    assert!(row < w.rows && values.len() == w.cols, "a row of {} weights, below {}", w.cols, w.rows);
+    let row_bytes = w.format.row_bytes(w.cols);
+    let bytes = &host::bytes(&w.data)[row * row_bytes..][..row_bytes];
+    let (Format::Affine { bits, group }, Some([scales, biases])) = (w.format, &w.scales) else {
+        return values.iter_mut().enumerate().for_each(|(i, value)| *value = element(w.format, bytes, i));
+    };
+    let (bits, group) = (usize::from(bits), usize::from(group));
+    let format = Format::of(scales.dtype()).expect("scales are plain numbers");
+    let (scales, biases, groups) = (host::bytes(scales), host::bytes(biases), w.cols / group);
+    for (g, values) in values.chunks_exact_mut(group).enumerate() {
+        let at = row * groups + g;
+        let (scale, bias) = (element(format, scales, at), element(format, biases, at));
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = scale * f32::from(affine_q(bits, bytes, g * group + i)) + bias;
+        }
     }
 }

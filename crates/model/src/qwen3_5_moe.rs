@@ -174,7 +174,11 @@ impl Qwen35Moe {
                         Mixer::Linear(DeltaNet::load(weights, &name, sizes.delta, packed, norms.eps)?)
                     }
                 },
-                post_attention_norm: norms.load(weights, &format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
+                post_attention_norm: norms.load(
+                    weights,
+                    &format!("{prefix}.post_attention_layernorm.weight"),
+                    hidden,
+                )?,
                 feed_forward: match pattern.sparse[layer] {
                     true => {
                         let of = sizes.experts_of(layer);

@@ -80,7 +80,11 @@ impl Qwen3Moe {
             Ok(Layer {
                 input_norm: norms.load(weights, &format!("{prefix}.input_layernorm.weight"), hidden)?,
                 attention: Attention::load(weights, &format!("{prefix}.self_attn"), sizes, norms)?,
-                post_attention_norm: norms.load(weights, &format!("{prefix}.post_attention_layernorm.weight"), hidden)?,
+                post_attention_norm: norms.load(
+                    weights,
+                    &format!("{prefix}.post_attention_layernorm.weight"),
+                    hidden,
+                )?,
                 feed_forward: match is_sparse(layer) {
                     true => FeedForward::Sparse(Moe::load(weights, &experts_of(layer), router, None)?),
                     false => FeedForward::Dense(mlp::load(weights, &format!("{prefix}.mlp"), hidden, dense_width)?),

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use outpour_kernels::{Buffer, DType, Matrix, RmsNorm, Tensor};
 use outpour_store::checkpoint::{Checkpoint, StoredType, TensorInfo};
-use outpour_store::layout::{Extent, ExpertLayout};
+use outpour_store::layout::{ExpertLayout, Extent};
 use outpour_store::read::{Completion, Read, Reader};
 use outpour_store::{Result as StoreResult, StoreError};
 
@@ -114,7 +114,8 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// When it is missing, or has another shape or a type that is not supported.
     pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
-        let Some(stored) = self.checkpoint.map(|checkpoint| StoredMatrix::find(checkpoint, name, &[], rows, cols)) else {
+        let Some(stored) = self.checkpoint.map(|checkpoint| StoredMatrix::find(checkpoint, name, &[], rows, cols))
+        else {
             return Ok(Matrix::dense(self.tensor(name, &[rows, cols])?));
         };
         let stored = stored?;

@@ -163,7 +163,13 @@ impl Plan {
 impl Needs<'_> {
     /// The smallest piece that holds any one slot.
     fn piece_min(&self) -> usize {
-        self.classes.iter().map(|class| class.slot_bytes).max().unwrap_or(0).max(self.block_bytes).max(self.recurrent_bytes)
+        self.classes
+            .iter()
+            .map(|class| class.slot_bytes)
+            .max()
+            .unwrap_or(0)
+            .max(self.block_bytes)
+            .max(self.recurrent_bytes)
     }
 
     fn blocks(&self, ctx: usize) -> usize {

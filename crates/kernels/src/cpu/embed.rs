@@ -2,20 +2,28 @@
 
 use super::Cpu;
 use crate::host::{self, Shared};
-use crate::{Matrix, Tensor};
+use crate::{Format, Matrix, Tensor, quant};
 
 pub(super) fn embed(cpu: &Cpu, table: &Matrix, ids: &[u32], out: &Tensor) {
     let hidden = table.cols();
     assert_eq!(host::rows_of(out), (ids.len(), hidden), "embed: shapes differ");
-    let (bytes, out) = (host::bytes(table.data()), Shared::new(host::f32_address(out)));
-    let (row_bytes, widen) = (table.format().row_bytes(hidden), cpu.kernels.widen.of(table.format()));
+    let out = Shared::new(host::f32_address(out));
+    let row_bytes = table.format().row_bytes(hidden);
     cpu.split(ids.len(), row_bytes + 4 * hidden, |range, _| {
         for i in range {
             let id = ids[i] as usize;
             assert!(id < table.rows(), "embed: token {id} of a vocabulary of {}", table.rows());
-            let row = &bytes[id * row_bytes..][..row_bytes];
-            // SAFETY: `row` holds `hidden` elements, and row i of `out` belongs to this range alone.
-            unsafe { widen(row.as_ptr(), out.at(i * hidden).cast(), hidden) };
+            match table.format() {
+                Format::Affine { .. } => {
+                    // SAFETY: row i of `out` belongs to this range alone.
+                    quant::dequantise(table, id, unsafe { out.slice_mut(i * hidden, hidden) });
+                }
+                plain => {
+                    let row = &host::bytes(table.data())[id * row_bytes..][..row_bytes];
+                    // SAFETY: `row` holds `hidden` elements, and row i of `out` belongs to this range alone.
+                    unsafe { (cpu.kernels.widen.of(plain))(row.as_ptr(), out.at(i * hidden).cast(), hidden) };
+                }
+            }
         }
     });
 }

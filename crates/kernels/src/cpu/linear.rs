@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::isa::{Bf16Kernels, Dots};
+use super::isa::{AffineDots, Dots, group};
 use super::pool::lock;
 use crate::host::{self, Shared};
 use crate::{Format, Matrix, Tensor};
@@ -17,9 +17,34 @@ pub(super) const ROWS_MAX: usize = 512;
 const FEW_ROWS_BYTES: usize = 64 << 10;
 const MANY_ROWS_BYTES: usize = 256 << 10;
 
-/// Activations rounded to bf16: the input of a product, and what lies between the halves of an MLP.
+/// How activations enter products with weights of some format.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Entry {
+    /// As they are.
+    F32,
+    /// Rounded to bf16.
+    Bf16,
+    /// Rounded to int8, for affine-quantised weights: see [`group::round`].
+    Int8 { bits: usize, group: usize },
+    /// In f32 with their groups' sums, for affine-quantised weights: see [`group::sum`].
+    Summed { bits: usize, group: usize },
+}
+
+impl Entry {
+    /// Bytes of a row of `cols` activations.
+    pub(super) fn row_bytes(self, cols: usize) -> usize {
+        match self {
+            Entry::F32 => 4 * cols,
+            Entry::Bf16 => 2 * cols,
+            Entry::Int8 { group, .. } => group::rounded_bytes(cols, group),
+            Entry::Summed { group, .. } => group::precise_bytes(cols, group),
+        }
+    }
+}
+
+/// Activations as they enter products: the input of a product, and what lies between the halves of an MLP.
 #[derive(Default)]
-pub(super) struct Rounded {
+pub(super) struct Entered {
     pub input: Vec<u8>,
     pub hidden: Vec<u8>,
 }
@@ -37,7 +62,7 @@ pub(super) fn row_blocks(n: usize) -> impl Iterator<Item = Range<usize>> {
     (0..n).step_by(ROWS_MAX).map(move |first| first..n.min(first + ROWS_MAX))
 }
 
-/// Activations of a product, f32 or rounded to bf16, one row behind the other.
+/// Activations of a product, as they enter it, one row behind the other.
 #[derive(Clone, Copy)]
 pub(super) struct Input {
     pub at: Shared<u8>,
@@ -50,28 +75,53 @@ pub(super) fn linear(cpu: &Cpu, x: &Tensor, w: &Matrix, out: &Tensor) {
     assert_eq!(cols, w.cols(), "linear: x does not fit w");
     assert_eq!(host::rows_of(out), (n, w.rows()), "linear: out does not fit w");
     let (x, out) = (Shared::new(host::f32_address(x)), Shared::new(host::f32_address(out)));
-    let mut rounded = lock(&cpu.rounded);
+    let entry = cpu.entry(w.format());
+    let mut entered = lock(&cpu.entered);
     for rows in row_blocks(n) {
-        let plain = Input { at: Shared::new(x.at(rows.start * cols).cast()), row_bytes: 4 * cols, rows: rows.len() };
-        let input = match cpu.bf16_for(w.format()) {
-            Some(bf16) => {
-                let input =
-                    Input { at: reserve(&mut rounded.input, 2 * cols * rows.len()), row_bytes: 2 * cols, ..plain };
-                cpu.split(rows.len(), 6 * cols, |range, _| {
-                    let (from, to) = (plain.at.at(range.start * 4 * cols), input.at.at(range.start * 2 * cols));
-                    // SAFETY: these rows of both are this range's alone.
-                    unsafe { (bf16.round)(from, to, range.len() * cols) };
-                });
-                input
-            }
-            None => plain,
+        let from = |row: usize| x.at((rows.start + row) * cols).cast_const();
+        let at = match entry {
+            Entry::F32 => Shared::new(x.at(rows.start * cols).cast()),
+            _ => reserve(&mut entered.input, entry.row_bytes(cols) * rows.len()),
         };
+        let input = Input { at, row_bytes: entry.row_bytes(cols), rows: rows.len() };
+        if entry != Entry::F32 {
+            // SAFETY: rows of x, and scratch for as many.
+            unsafe { enter(cpu, entry, from, input, cols) };
+        }
         multiply(cpu, w, input, Shared::new(out.at(rows.start * w.rows())));
     }
 }
 
+/// Makes an input of rows of f32 activations.
+///
+/// # Safety
+/// `from` gives addresses of rows of `cols`, and `input` is room for all of them that no one else uses.
+pub(super) unsafe fn enter(
+    cpu: &Cpu,
+    entry: Entry,
+    from: impl Fn(usize) -> *const f32 + Sync,
+    input: Input,
+    cols: usize,
+) {
+    cpu.split(input.rows, 6 * cols, |range, _| {
+        for row in range {
+            let (from, to) = (from(row), input.at.at(row * input.row_bytes));
+            // SAFETY: the row of both, the latter this range's alone; the entry is one of this backend's.
+            unsafe {
+                let x = std::slice::from_raw_parts(from, cols);
+                match entry {
+                    Entry::F32 => to.cast::<f32>().copy_from_nonoverlapping(from, cols),
+                    Entry::Bf16 => (cpu.kernels.bf16.expect("bf16 products").round)(from.cast(), to, cols),
+                    Entry::Int8 { bits, group } => (cpu.kernels.affine.round)(x, bits, group, to),
+                    Entry::Summed { bits, group } => (cpu.kernels.affine.sum)(x, bits, group, to),
+                }
+            }
+        }
+    });
+}
+
 /// The whole product of one block of rows: out is `[input.rows, w.rows]`.
-fn multiply(cpu: &Cpu, w: &Matrix, input: Input, out: Shared<f32>) {
+pub(super) fn multiply(cpu: &Cpu, w: &Matrix, input: Input, out: Shared<f32>) {
     let chunk = rows_of_task(cpu, w.rows(), w.format().row_bytes(w.cols()), input.rows);
     cpu.pool.run(w.rows().div_ceil(chunk), &|task, _| {
         let rows = task * chunk..w.rows().min((task + 1) * chunk);
@@ -86,13 +136,9 @@ fn multiply(cpu: &Cpu, w: &Matrix, input: Input, out: Shared<f32>) {
 /// The input holds rows of `w.cols()` elements of the type that `w` is multiplied with, `out` is `[input.rows, w.rows]`, and no
 /// one else uses its columns `rows`.
 pub(super) unsafe fn product(cpu: &Cpu, w: &Matrix, rows: Range<usize>, input: Input, out: Shared<f32>) {
-    let w_stride = w.format().row_bytes(w.cols());
-    let dots = match cpu.bf16_for(w.format()) {
-        Some(bf16) => bf16.dots,
-        None => cpu.kernels.dots.of(w.format()),
-    };
     assert!(rows.end <= w.rows());
-    let block = Dots {
+    let w_stride = w.format().row_bytes(w.cols());
+    let dots = Dots {
         w: host::address(w.data()).wrapping_add(rows.start * w_stride),
         w_stride,
         rows: rows.len(),
@@ -103,20 +149,49 @@ pub(super) unsafe fn product(cpu: &Cpu, w: &Matrix, rows: Range<usize>, input: I
         out: out.at(rows.start),
         out_stride: w.rows(),
     };
-    // SAFETY: `rows` are rows of w, whose tensor holds them all; the rest is the caller's promise.
-    unsafe { dots(&block) };
+    // SAFETY: `rows` are rows of w, whose tensors hold them all; the rest is the caller's promise.
+    unsafe {
+        match (cpu.entry(w.format()), w.format()) {
+            (entry, Format::Affine { bits, group }) => {
+                let dots = affine(w, rows.start, dots, bits.into(), group.into());
+                let precise = matches!(entry, Entry::Summed { .. });
+                (if precise { cpu.kernels.affine.precise } else { cpu.kernels.affine.rounded })(&dots);
+            }
+            (Entry::Bf16, _) => (cpu.kernels.bf16.expect("bf16 products").dots)(&dots),
+            (_, plain) => (cpu.kernels.dots.of(plain))(&dots),
+        }
+    }
+}
+
+/// The product of a quantised matrix from row `row` on.
+fn affine(w: &Matrix, row: usize, dots: Dots, bits: usize, group: usize) -> AffineDots {
+    let scales = w.scales().expect("a quantised matrix has scales");
+    let dtype = scales[0].dtype();
+    let first = row * (w.cols() / group) * dtype.bytes();
+    AffineDots {
+        dots,
+        bits,
+        group,
+        scales: scales.each_ref().map(|tensor| host::address(tensor).wrapping_add(first).cast_const()),
+        scale_format: Format::of(dtype).expect("scales are plain numbers"),
+    }
 }
 
 /// How many weight rows make a task. It decides who computes an output, never how.
 pub(super) fn rows_of_task(cpu: &Cpu, rows: usize, row_bytes: usize, inputs: usize) -> usize {
     let bytes = if inputs <= 8 { FEW_ROWS_BYTES } else { MANY_ROWS_BYTES };
     let fair = rows.div_ceil(4 * cpu.threads());
-    (bytes / row_bytes.max(1)).min(fair).max(4).next_multiple_of(4)
+    (bytes / row_bytes.max(1)).min(fair).max(1).next_multiple_of(16)
 }
 
 impl Cpu {
-    /// The kernels that multiply weights of this format with rounded activations, if that is done.
-    pub(super) fn bf16_for(&self, format: Format) -> Option<Bf16Kernels> {
-        self.kernels.bf16.filter(|_| format == Format::Bf16 && !self.precise)
+    /// How activations enter products with weights of this format.
+    pub(super) fn entry(&self, format: Format) -> Entry {
+        match format {
+            Format::Affine { bits, group } if self.precise => Entry::Summed { bits: bits.into(), group: group.into() },
+            Format::Affine { bits, group } => Entry::Int8 { bits: bits.into(), group: group.into() },
+            Format::Bf16 if self.kernels.bf16.is_some() && !self.precise => Entry::Bf16,
+            Format::F32 | Format::F16 | Format::Bf16 => Entry::F32,
+        }
     }
 }

@@ -15,7 +15,8 @@ pub fn partial(config: &Config, head_dim: usize, factor_default: f64, theta_defa
     let factor = settings.float_or("partial_rotary_factor", old)?;
     let rotary_dim = (head_dim as f64 * factor) as usize;
     if !(0.0..=1.0).contains(&factor) || rotary_dim < 2 || !rotary_dim.is_multiple_of(2) {
-        let problem = format!("partial_rotary_factor {factor} of head_dim {head_dim} leaves no whole pairs; download it again");
+        let problem =
+            format!("partial_rotary_factor {factor} of head_dim {head_dim} leaves no whole pairs; download it again");
         return Err(ModelError::Config(problem));
     }
     plain(config, rotary_dim, theta_default)

@@ -116,19 +116,29 @@ impl Stored {
     }
 
     /// Fills in the extents of its matrices.
-    fn locate(&self, checkpoint: &Checkpoint, of: &ExpertsOf, shape: &ExpertShape, extents: &mut [Extent]) -> Result<(), ModelError> {
+    fn locate(
+        &self,
+        checkpoint: &Checkpoint,
+        of: &ExpertsOf,
+        shape: &ExpertShape,
+        extents: &mut [Extent],
+    ) -> Result<(), ModelError> {
         let joined = self.matrices.len();
         for expert in 0..of.experts {
             let name = self.name_of(expert);
             let matrix = shape.matrices[self.matrices[0]];
             if self.one_by_one() && self.matrix(checkpoint, of, expert)? != matrix {
-                return Err(ModelError::Tensor(format!("tensor {name} is stored otherwise than that of expert 0 in its layer; download it again")));
+                return Err(ModelError::Tensor(format!(
+                    "tensor {name} is stored otherwise than that of expert 0 in its layer; download it again"
+                )));
             }
             for (part, (tensor, row_bytes)) in matrix.names(&name).zip(matrix.row_bytes()).enumerate() {
                 let (_, info) = resolve(checkpoint, &tensor).ok_or_else(|| missing(checkpoint, &tensor))?;
                 let bytes = matrix.rows * row_bytes;
                 let Ok(extent_bytes) = u32::try_from(bytes) else {
-                    return Err(ModelError::Tensor(format!("tensor {name}: an expert of {bytes} bytes is larger than 4 GiB")));
+                    return Err(ModelError::Tensor(format!(
+                        "tensor {name}: an expert of {bytes} bytes is larger than 4 GiB"
+                    )));
                 };
                 let first = if self.one_by_one() { 0 } else { expert * bytes * joined };
                 for (i, &m) in self.matrices.iter().enumerate() {

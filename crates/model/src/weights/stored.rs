@@ -26,18 +26,29 @@ impl StoredMatrix {
     ///
     /// # Errors
     /// When it is missing, or has another shape or a type that is not supported.
-    pub fn find(checkpoint: &Checkpoint, name: &str, stack: &[usize], rows: usize, cols: usize) -> Result<Self, ModelError> {
+    pub fn find(
+        checkpoint: &Checkpoint,
+        name: &str,
+        stack: &[usize],
+        rows: usize,
+        cols: usize,
+    ) -> Result<Self, ModelError> {
         let (on_disk, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
         let path = checkpoint.files()[info.file].path();
         let shape = |last: usize| [stack, &[rows, last]].concat();
         if let Some(dtype) = plain(&info.dtype) {
             let format = Format::of(dtype).expect("invariant: plain types are formats");
             let stored = StoredMatrix { rows, cols, format, dtype };
-            return if info.shape == shape(cols) { Ok(stored) } else { Err(wrong_shape(path, &on_disk, &info.shape, &shape(cols))) };
+            return if info.shape == shape(cols) {
+                Ok(stored)
+            } else {
+                Err(wrong_shape(path, &on_disk, &info.shape, &shape(cols)))
+            };
         }
         let scales = role(name, "scales").and_then(|scales| resolve(checkpoint, &scales));
         let biases = role(name, "biases").and_then(|biases| resolve(checkpoint, &biases));
-        let (StoredType::U32, Some((scales_name, scales)), Some((biases_name, biases))) = (&info.dtype, scales, biases) else {
+        let (StoredType::U32, Some((scales_name, scales)), Some((biases_name, biases))) = (&info.dtype, scales, biases)
+        else {
             return Err(wrong_type(path, &on_disk, &info.dtype));
         };
         check_mode(checkpoint, &on_disk)?;
@@ -49,9 +60,11 @@ impl StoredMatrix {
         let Some(format) = Format::affine(bits, group).filter(|_| fits) else {
             return Err(wrong_shape(path, &on_disk, &info.shape, &shape(cols)));
         };
-        for (name, shape_on_disk, last) in
-            [(&on_disk, &info.shape, packed), (&scales_name, &scales.shape, groups), (&biases_name, &biases.shape, groups)]
-        {
+        for (name, shape_on_disk, last) in [
+            (&on_disk, &info.shape, packed),
+            (&scales_name, &scales.shape, groups),
+            (&biases_name, &biases.shape, groups),
+        ] {
             if *shape_on_disk != shape(last) {
                 return Err(wrong_shape(path, name, shape_on_disk, &shape(last)));
             }
