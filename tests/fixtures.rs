@@ -1,4 +1,4 @@
-//! The forward pass against `transformers`: logits, routes and greedy tokens of the committed fixtures.
+//! The forward pass against `transformers` and `mlx-lm`: logits, routes and greedy tokens of the committed fixtures.
 
 mod common;
 
@@ -7,7 +7,16 @@ use outpour_engine::sample::argmax;
 use outpour_engine::{Backend, Options};
 use outpour_store::read::ReaderKind;
 
-const FAMILIES: [&str; 2] = ["qwen3_moe", "qwen3_moe_odd"];
+/// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
+/// delta rule differ by up to 9e-5.
+const FIXTURES: [(&str, f32); 6] = [
+    ("qwen3_moe", 2e-4),
+    ("qwen3_moe_odd", 2e-4),
+    ("qwen3_next", 1e-3),
+    ("qwen3_5_moe", 1e-3),
+    ("qwen3_5_moe_mlx4", 1e-3),
+    ("qwen3_next_mlx_mixed", 1e-3),
+];
 
 /// What the reference says of a fixture.
 struct Reference {
@@ -80,13 +89,13 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Checks one way of computing a fixture in f32.
-fn check_precise(name: &str, backend: Backend, chunk: Option<usize>, step_from: Option<usize>) {
+fn check_precise((name, tolerance): (&str, f32), backend: Backend, chunk: Option<usize>, step_from: Option<usize>) {
     let reference = Reference::read(name);
     let options = Options { precise: true, backend, prefill_chunk: chunk, ..roomy() };
     let mut engine = engine(&fixture(name), &options, ReaderKind::Auto);
     let recorded = logits(&mut engine, &reference.ids, step_from.unwrap_or(reference.ids.len()));
     let way = format!("{name}, {backend:?}, chunk {chunk:?}, step from {step_from:?}");
-    let tolerance = 2e-4 * reference.std();
+    let tolerance = tolerance * reference.std();
     let off = difference(&recorded.logits, &reference.logits);
     assert!(off <= tolerance, "{way}: logits are {off} off, more than {tolerance}");
     let decoded = (reference.prompt - 1) * reference.vocab;
@@ -106,15 +115,15 @@ fn check_precise(name: &str, backend: Backend, chunk: Option<usize>, step_from: 
 
 #[test]
 fn precise_logits_are_those_of_transformers() {
-    for name in FAMILIES {
+    for fixture in FIXTURES {
         for backend in [Backend::Cpu, Backend::Reference] {
             for chunk in [None, Some(1), Some(7), Some(64)] {
-                check_precise(name, backend, chunk, None);
+                check_precise(fixture, backend, chunk, None);
             }
             for step_from in [1, 33] {
-                check_precise(name, backend, None, Some(step_from));
+                check_precise(fixture, backend, None, Some(step_from));
             }
-            check_precise(name, backend, Some(7), Some(20));
+            check_precise(fixture, backend, Some(7), Some(20));
         }
     }
 }
@@ -132,11 +141,11 @@ fn kl(p: &[f32], q: &[f32]) -> f64 {
 
 #[test]
 fn default_rounding_costs_little() {
-    for name in FAMILIES {
+    for (name, _) in FIXTURES {
         let reference = Reference::read(name);
         let mut engine = engine(&fixture(name), &roomy(), ReaderKind::Auto);
         let recorded = logits(&mut engine, &reference.ids, reference.prompt);
-        let followed = reference.same_routes(&recorded, 0.02);
+        let followed = reference.same_routes(&recorded, f32::INFINITY);
         let rows = recorded.logits.chunks(reference.vocab).zip(reference.logits.chunks(reference.vocab));
         let top1 = rows.clone().filter(|(a, b)| argmax(a) == argmax(b)).count();
         let kls: Vec<f64> = rows.zip(&followed).filter(|(_, same)| **same).map(|((a, b), _)| kl(b, a)).collect();

@@ -30,6 +30,14 @@ fn main() -> Result<(), OpsError> {
             for rows in [16, 128, 512] {
                 matrix_matrix(&cpu, rows)?;
             }
+            for bits in [4, 8] {
+                affine_matrix_vector(&cpu, threads, bits)?;
+                affine_experts(&cpu, bits, 2048, 768)?;
+                affine_experts(&cpu, bits, 4096, 1024)?;
+            }
+            for rows in [16, 128, 512] {
+                affine_matrix_matrix(&cpu, rows)?;
+            }
             for (rows, positions) in [(1, 4096), (512, 4096)] {
                 attention(&cpu, rows, positions)?;
             }
@@ -163,12 +171,100 @@ fn matrix_matrix(cpu: &Cpu, rows: usize) -> Result<(), OpsError> {
         let dtype = match format {
             Format::Bf16 => DType::Bf16,
             Format::F16 => DType::F16,
-            Format::F32 => DType::F32,
+            Format::F32 | Format::Affine { .. } => DType::F32,
         };
         let w = Matrix::dense(tensor(cpu, [2048, HIDDEN], dtype)?);
         let (x, out) = (tensor(cpu, [rows, HIDDEN], DType::F32)?, tensor(cpu, [rows, 2048], DType::F32)?);
         let [time] = best(9, [&mut || cpu.linear(&x, &w, &out)]);
         print!(" {:.0} Gflop/s {dtype},", 2.0 * (rows * 2048 * HIDDEN) as f64 / time / 1e9);
+    }
+    println!();
+    Ok(())
+}
+
+/// Affine-quantised weights in groups of 64 with scales of bf16, one matrix behind the other in one buffer, as
+/// checkpoints have them: weights, scales, biases.
+struct Affine {
+    buffer: Buffer,
+    bits: usize,
+    used: usize,
+}
+
+impl Affine {
+    fn new(cpu: &Cpu, bits: usize, bytes: usize) -> Result<Self, OpsError> {
+        Ok(Affine { buffer: tensor(cpu, [bytes / 2], DType::Bf16)?.buffer().clone(), bits, used: 0 })
+    }
+
+    fn matrix(&mut self, rows: usize, cols: usize) -> Matrix {
+        let mut next = |columns, dtype: DType| {
+            let tensor = Tensor::new(self.buffer.clone(), self.used, [rows, columns], dtype);
+            self.used += tensor.bytes();
+            tensor
+        };
+        let data = next(cols * self.bits / 8, DType::U8);
+        Matrix::affine(self.bits, 64, data, next(cols / 64, DType::Bf16), next(cols / 64, DType::Bf16))
+    }
+}
+
+fn affine_matrix_vector(cpu: &Cpu, threads: usize, bits: usize) -> Result<(), OpsError> {
+    let mut weights = Affine::new(cpu, bits, WEIGHTS_BYTES)?;
+    let rows = WEIGHTS_BYTES / 2 / (HIDDEN * bits / 8 + HIDDEN / 16);
+    let whole = weights.matrix(rows, HIDDEN);
+    let x = tensor(cpu, [1, HIDDEN], DType::F32)?;
+    let out = tensor(cpu, [1, rows], DType::F32)?;
+    let layer_rows = 2048;
+    let layers: Vec<Matrix> = (0..rows / layer_rows).map(|_| weights.matrix(layer_rows, HIDDEN)).collect();
+    let layer_out = tensor(cpu, [1, layer_rows], DType::F32)?;
+    let [read, whole_time, by_layer] = best(
+        15,
+        [&mut || read(&weights.buffer, threads), &mut || cpu.linear(&x, &whole, &out), &mut || {
+            layers.iter().for_each(|w| cpu.linear(&x, w, &layer_out))
+        }],
+    );
+    let gb = |bytes: usize, time: f64| bytes as f64 / 1e9 / time;
+    let reading = gb(WEIGHTS_BYTES, read);
+    let (whole, by_layer) = (gb(whole.bytes(), whole_time), gb(layers.iter().map(Matrix::bytes).sum(), by_layer));
+    println!(
+        "  matrix-vector, {bits} bits: {whole:.1} GB/s whole ({:.0} %), {by_layer:.1} GB/s by 2048 rows ({:.0} %); \
+         reading {reading:.1} GB/s",
+        100.0 * whole / reading,
+        100.0 * by_layer / reading,
+    );
+    Ok(())
+}
+
+/// One token through many experts.
+fn affine_experts(cpu: &Cpu, bits: usize, hidden: usize, width: usize) -> Result<(), OpsError> {
+    let mut weights = Affine::new(cpu, bits, WEIGHTS_BYTES)?;
+    let expert_bytes = 3 * width * hidden * (2 * bits + 1) / 16;
+    let mut experts = Vec::new();
+    for _ in 0..WEIGHTS_BYTES / expert_bytes {
+        let (gate, up, down) =
+            (weights.matrix(width, hidden), weights.matrix(width, hidden), weights.matrix(hidden, width));
+        experts.push(Mlp { gate, up, down, activation: Activation::SwiGlu });
+    }
+    let (x, out) = (tensor(cpu, [1, hidden], DType::F32)?, tensor(cpu, [1, hidden], DType::F32)?);
+    let scratch = MlpScratch {
+        x: tensor(cpu, [1, hidden], DType::F32)?,
+        gate: tensor(cpu, [1, width], DType::F32)?,
+        up: tensor(cpu, [1, width], DType::F32)?,
+    };
+    let [time] = best(15, [&mut || experts.iter().for_each(|expert| cpu.mlp(&x, &[0], expert, &scratch, &out))]);
+    println!(
+        "  experts of {hidden} × {width}, {bits} bits, one row: {:.1} GB/s, {:.0} µs each",
+        (experts.len() * expert_bytes) as f64 / time / 1e9,
+        1e6 * time / experts.len() as f64
+    );
+    Ok(())
+}
+
+fn affine_matrix_matrix(cpu: &Cpu, rows: usize) -> Result<(), OpsError> {
+    print!("  linear, {rows} rows by 2048 × 2048, affine:");
+    for bits in [2, 3, 4, 5, 6, 8] {
+        let w = Affine::new(cpu, bits, 2048 * (HIDDEN * bits / 8 + HIDDEN / 16))?.matrix(2048, HIDDEN);
+        let (x, out) = (tensor(cpu, [rows, HIDDEN], DType::F32)?, tensor(cpu, [rows, 2048], DType::F32)?);
+        let [time] = best(9, [&mut || cpu.linear(&x, &w, &out)]);
+        print!(" {:.0} Gop/s at {bits} bits,", 2.0 * (rows * 2048 * HIDDEN) as f64 / time / 1e9);
     }
     println!();
     Ok(())

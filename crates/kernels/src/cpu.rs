@@ -34,8 +34,8 @@ pub use isa::Isa;
 
 use crate::host::{self, HostMemory};
 use crate::{
-    Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, OpsError, RmsNorm, Rope,
-    Router, Tensor,
+    Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, OpsError, RmsNorm,
+    Rope, Router, Tensor,
 };
 use isa::Kernels;
 use pool::{Pool, lock};
@@ -84,7 +84,7 @@ impl Cpu {
         let scratch = (0..threads).map(|_| Mutex::new(Vec::new())).collect();
         let entered = Mutex::new(linear::Entered::default());
         let prepared = Mutex::new(Vec::new());
-        Ok(Cpu { isa, kernels, precise: options.precise, pool, rounded, prepared, scratch })
+        Ok(Cpu { isa, kernels, precise: options.precise, pool, entered, prepared, scratch })
     }
 
     /// The threads it computes with.

@@ -79,7 +79,8 @@ impl Matrix {
     /// # Panics
     /// When the shapes do not fit each other; a loader has checked them against the file.
     pub fn affine(bits: usize, group: usize, data: Tensor, scales: Tensor, biases: Tensor) -> Self {
-        let format = Format::affine(bits, group).unwrap_or_else(|| panic!("no affine format of {bits} bits in groups of {group}"));
+        let format = Format::affine(bits, group)
+            .unwrap_or_else(|| panic!("no affine format of {bits} bits in groups of {group}"));
         let (rows, cols) = (scales.dim(0), scales.dim(1) * group);
         assert_eq!(data.dims(), [rows, format.row_bytes(cols)], "packed weights do not fit their scales");
         assert_eq!(data.dtype(), DType::U8, "packed weights are bytes");

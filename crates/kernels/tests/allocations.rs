@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use outpour_kernels::cpu::{Cpu, CpuOptions};
 use outpour_kernels::{
-    Activation, Contribution, DType, KvLayout, Matrix, Mlp, MlpScratch, Ops, Rope, RopePairs, Router, RouterScore,
-    Shape, Tensor,
+    Activation, ColumnRun, Contribution, DType, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, RmsNorm, Rope,
+    RopePairs, Router, RouterScore, Shape, Tensor,
 };
 
 struct Counting;
@@ -37,7 +37,7 @@ const DIM: usize = 64;
 struct Layer {
     cpu: Cpu,
     x: Tensor,
-    norm: Tensor,
+    norm: RmsNorm,
     w: Matrix,
     q: Tensor,
     out: Tensor,
@@ -46,9 +46,16 @@ struct Layer {
     weights: Tensor,
     scratch: MlpScratch,
     mlp: Mlp,
+    quantised: Mlp,
     layout: KvLayout,
     blocks: Vec<Tensor>,
     rope: Rope,
+    delta: GatedDelta,
+    /// `[HEADS, DIM, DIM]`
+    state: Tensor,
+    conv: Tensor,
+    /// `[3, HIDDEN]`
+    conv_tail: Tensor,
 }
 
 impl Layer {
@@ -59,12 +66,16 @@ impl Layer {
         };
         let rows = |n: usize| tensor([1, n].into(), DType::F32);
         let matrix = || Matrix::dense(tensor([HIDDEN, HIDDEN].into(), DType::Bf16));
+        let quantised = || {
+            let scales = || tensor([HIDDEN, HIDDEN / 64].into(), DType::Bf16);
+            Matrix::affine(4, 64, tensor([HIDDEN, HIDDEN / 2].into(), DType::U8), scales(), scales())
+        };
         let mut layout =
             KvLayout { dtype: DType::F16, heads: HEADS, k_dim: DIM, v_dim: DIM, block_tokens: 64, k_at: 0, v_at: 0 };
         layout.v_at = layout.bytes() / 2;
         Layer {
             x: rows(HIDDEN),
-            norm: tensor([HIDDEN].into(), DType::Bf16),
+            norm: RmsNorm { weight: tensor([HIDDEN].into(), DType::Bf16), plus_one: true, eps: 1e-6 },
             w: matrix(),
             q: tensor([1, 4, DIM].into(), DType::F32),
             out: rows(HIDDEN),
@@ -73,8 +84,20 @@ impl Layer {
             weights: rows(8),
             scratch: MlpScratch { x: rows(HIDDEN), gate: rows(HIDDEN), up: rows(HIDDEN) },
             mlp: Mlp { gate: matrix(), up: matrix(), down: matrix(), activation: Activation::SwiGlu },
+            quantised: Mlp { gate: quantised(), up: quantised(), down: quantised(), activation: Activation::SwiGlu },
             layout,
             blocks: (0..4).map(|_| tensor([layout.bytes()].into(), DType::U8)).collect(),
+            delta: GatedDelta {
+                k_heads: 1,
+                v_heads: HEADS,
+                k_dim: DIM,
+                v_dim: DIM,
+                a_log: tensor([HEADS].into(), DType::F32),
+                dt_bias: tensor([HEADS].into(), DType::Bf16),
+            },
+            state: tensor([HEADS, DIM, DIM].into(), DType::F32),
+            conv: tensor([HIDDEN, 4].into(), DType::Bf16),
+            conv_tail: tensor([3, HIDDEN].into(), DType::F32),
             rope: Rope { inv_freq: vec![1.0; DIM / 2], first: 0, pairs: RopePairs::Half, scale: 1.0 },
             cpu,
         }
@@ -83,7 +106,7 @@ impl Layer {
     fn token(&self, position: usize) {
         let cpu: &dyn Ops = &self.cpu;
         cpu.embed(&self.w, &[7], &self.x);
-        cpu.rms_norm(&self.x, &self.norm, 1e-6, &self.x);
+        cpu.rms_norm(&self.x, &self.norm, &self.x);
         cpu.linear(&self.x, &self.w, &self.out);
         cpu.rope(&self.q, &[position as u32], &self.rope);
         let (k, v) = (self.out.view(0, [1, HEADS, DIM], DType::F32), self.x.view(0, [1, HEADS, DIM], DType::F32));
@@ -96,7 +119,24 @@ impl Layer {
         let mut choice = [0; 32];
         cpu.fetch(&self.choice, &mut choice).wait();
         cpu.mlp(&self.x, &[0], &self.mlp, &self.scratch, &self.out);
+        cpu.mlp(&self.x, &[0], &self.quantised, &self.scratch, &self.out);
+        cpu.linear(&self.x, &self.quantised.gate, &self.out);
+        cpu.embed(&self.quantised.up, &[7], &self.x);
         cpu.combine(&self.out, &[Contribution { token: 0, row: 0, weight: 0.5 }], &self.x);
+        self.recurrence();
+    }
+
+    /// What a layer of Gated DeltaNet has besides.
+    fn recurrence(&self) {
+        let cpu: &dyn Ops = &self.cpu;
+        let (gate, qkv) = (self.out.view(0, [1, 1], DType::F32), self.x.reshape([1, 4 * DIM]));
+        let (a, b) = (self.out.view(0, [1, HEADS], DType::F32), self.out.view(64, [1, HEADS], DType::F32));
+        cpu.copy_columns(&self.out, &[ColumnRun { from: 0, to: DIM, len: DIM }], &self.x);
+        cpu.causal_conv(&self.out, &self.conv, &self.conv_tail, &self.x);
+        cpu.gated_delta(&qkv, &a, &b, &self.delta, &self.state, &self.q.view(0, [1, HEADS, DIM], DType::F32));
+        cpu.rms_norm_gated(&self.x, &self.out, &self.norm, &self.x);
+        cpu.sigmoid_gate(&self.x, &self.out);
+        cpu.add_gated(&self.out, &gate, &self.x);
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Qwen3Moe {
 }
 
 struct Layer {
-    input_norm: Tensor, // [hidden]
+    input_norm: RmsNorm, // [hidden]
     attention: Attention,
     post_attention_norm: RmsNorm, // [hidden]
     feed_forward: FeedForward,

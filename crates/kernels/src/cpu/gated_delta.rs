@@ -137,7 +137,15 @@ impl Call<'_> {
                 let (head, first) = (i / blocks, i % blocks * WIDTH);
                 let width = WIDTH.min(self.delta.v_dim - first);
                 let copy = &mut scratch[unaligned..][..self.delta.k_dim * WIDTH];
-                self.cpu.vectorised(Block { call: self, positions: positions.clone(), prepared, head, first, width, copy });
+                self.cpu.vectorised(Block {
+                    call: self,
+                    positions: positions.clone(),
+                    prepared,
+                    head,
+                    first,
+                    width,
+                    copy,
+                });
             }
         });
     }
@@ -169,7 +177,7 @@ struct Block<'a> {
     head: usize,
     first: usize,
     width: usize,
-    /// `[k_dim, WIDTH]`: room for a copy.
+    /// `[k_dim, WIDTH]`: room for a copy. What lies beyond `width` is computed with, and left there.
     copy: &'a mut [f32],
 }
 
@@ -189,7 +197,6 @@ impl Loop for Block<'_> {
         unsafe {
             for r in 0..k_dim {
                 copy.add(r * WIDTH).copy_from_nonoverlapping(state.add(r * v_dim), self.width);
-                copy.add(r * WIDTH + self.width).write_bytes(0, WIDTH - self.width);
             }
             self.pass::<FUSED>(&State { at: copy, stride: WIDTH });
             for r in 0..k_dim {
@@ -238,29 +245,75 @@ impl State {
     /// There are as many rows as q and k have elements, and no one else uses them.
     #[inline(always)]
     unsafe fn step<const FUSED: bool>(&self, q: &[f32], k: &[f32], v: &Columns, decay: f32, beta: f32) -> Columns {
-        let mut recalled = [[0f32; WIDTH]; 2];
-        for r in 0..k.len() {
-            // SAFETY: row r, the caller's promise, here and below.
-            let s = unsafe { &*self.at.add(r * self.stride).cast::<Columns>() };
-            let sum = &mut recalled[r % 2];
-            for c in 0..WIDTH {
-                sum[c] = fma::<FUSED>(s[c], k[r], sum[c]);
+        let rows = k.len();
+        let (mut even, mut odd) = ([0f32; WIDTH], [0f32; WIDTH]);
+        // SAFETY: rows below `rows`, the caller's promise, here and below.
+        unsafe {
+            for r in (0..rows - rows % 2).step_by(2) {
+                self.recall::<FUSED>(r, k[r], &mut even);
+                self.recall::<FUSED>(r + 1, k[r + 1], &mut odd);
+            }
+            if rows % 2 == 1 {
+                self.recall::<FUSED>(rows - 1, k[rows - 1], &mut even);
             }
         }
-        let mut correction = [0f32; WIDTH];
+        // A loop of its own: within the next one, rustc 1.95 cuts the odd sums above into vectors of unequal widths.
         for c in 0..WIDTH {
-            correction[c] = beta * (v[c] - decay * (recalled[0][c] + recalled[1][c]));
+            even[c] += odd[c];
         }
-        let mut mixed = [[0f32; WIDTH]; 2];
-        for r in 0..k.len() {
-            // SAFETY: as above.
-            let s = unsafe { &mut *self.at.add(r * self.stride).cast::<Columns>() };
-            let sum = &mut mixed[r % 2];
-            for c in 0..WIDTH {
-                s[c] = fma::<FUSED>(k[r], correction[c], decay * s[c]);
-                sum[c] = fma::<FUSED>(s[c], q[r], sum[c]);
+        let mut correction = *v;
+        for c in 0..WIDTH {
+            correction[c] = beta * (correction[c] - decay * even[c]);
+        }
+        let (mut even, mut odd) = ([0f32; WIDTH], [0f32; WIDTH]);
+        // SAFETY: as above.
+        unsafe {
+            for r in (0..rows - rows % 2).step_by(2) {
+                self.update::<FUSED>(r, decay, k[r], &correction, q[r], &mut even);
+                self.update::<FUSED>(r + 1, decay, k[r + 1], &correction, q[r + 1], &mut odd);
+            }
+            if rows % 2 == 1 {
+                self.update::<FUSED>(rows - 1, decay, k[rows - 1], &correction, q[rows - 1], &mut even);
             }
         }
-        std::array::from_fn(|c| mixed[0][c] + mixed[1][c])
+        for c in 0..WIDTH {
+            even[c] += odd[c];
+        }
+        even
+    }
+
+    /// `sum += k · s` of row r.
+    ///
+    /// # Safety
+    /// There is such a row.
+    #[inline(always)]
+    unsafe fn recall<const FUSED: bool>(&self, r: usize, k: f32, sum: &mut Columns) {
+        // SAFETY: row r, the caller's promise.
+        let s = unsafe { &*self.at.add(r * self.stride).cast::<Columns>() };
+        for c in 0..WIDTH {
+            sum[c] = fma::<FUSED>(s[c], k, sum[c]);
+        }
+    }
+
+    /// `s ← decay · s + k · correction`, and `sum += q · s`, of row r.
+    ///
+    /// # Safety
+    /// There is such a row, and no one else uses it.
+    #[inline(always)]
+    unsafe fn update<const FUSED: bool>(
+        &self,
+        r: usize,
+        decay: f32,
+        k: f32,
+        correction: &Columns,
+        q: f32,
+        sum: &mut Columns,
+    ) {
+        // SAFETY: row r, the caller's promise.
+        let s = unsafe { &mut *self.at.add(r * self.stride).cast::<Columns>() };
+        for c in 0..WIDTH {
+            s[c] = fma::<FUSED>(k, correction[c], decay * s[c]);
+            sum[c] = fma::<FUSED>(s[c], q, sum[c]);
+        }
     }
 }

@@ -13,6 +13,7 @@ mod avx512;
 pub(super) mod group;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod panel;
 mod portable;
 mod tile;
 

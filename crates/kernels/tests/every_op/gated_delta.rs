@@ -23,7 +23,7 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let heads = (1usize..=3, select(vec![1usize, 2, 4]));
-    let dims = (select(vec![8usize, 16, 24, 128]), select(vec![8usize, 24, 40, 128]));
+    let dims = (select(vec![8usize, 9, 16, 24, 128]), select(vec![8usize, 24, 40, 128]));
     (1usize..=70, heads, dims, formats(), tails(), any::<u64>()).prop_map(
         |(n, (k_heads, group), (k_dim, v_dim), format, tail, seed)| Case {
             n,

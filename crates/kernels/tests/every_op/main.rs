@@ -1,6 +1,7 @@
 //! Every operation of every backend that this machine can run, against `reference`, by property test; and bit for bit
 //! against itself, computed in other pieces and by other numbers of threads.
 
+mod affine;
 mod attention;
 mod causal_conv;
 mod gated_delta;

@@ -9,22 +9,9 @@
 // A tile is indexed by column of fixed number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
 
-use super::tile::{self, Bf16, Element, F16, F32, Lanes};
+use super::panel::{BLOCK, K_MAX, LANES_MAX, Panel, Place, Sink, Store, unpack_all, unpack_rows};
+use super::tile::Lanes;
 use super::{AffineDots, Dots};
-use crate::Format;
-
-/// Weights that share a scale of int8 activations; every group is some of them.
-pub(in crate::cpu) const BLOCK: usize = 32;
-
-/// Most lanes of a vector.
-const LANES_MAX: usize = 16;
-
-/// Weights of each row that are unpacked at once, a multiple of every group: 16 rows of them stay in the first-level
-/// cache.
-const K_MAX: usize = 1024;
-
-/// Groups among them.
-const GROUPS_MAX: usize = K_MAX / 32;
 
 /// A vector of 32-bit integers with as many lanes as [`Ints::F`].
 ///
@@ -43,6 +30,8 @@ pub(super) trait Ints: Copy {
     /// Shifts zeros in.
     unsafe fn shr(self, bits: u32) -> Self;
     unsafe fn to_f32(self) -> Self::F;
+    /// Asks for the cache line at an address, which need not exist.
+    unsafe fn prefetch(at: *const u8);
     /// The first `words` little-endian words at each of the first `N` addresses: vector i holds the i-th of each.
     /// Reads nothing behind them.
     unsafe fn transposed(rows: &[*const u8; LANES_MAX], words: usize) -> [Self; 16];
@@ -59,164 +48,46 @@ pub(super) trait Bytes {
     unsafe fn dot<const EIGHT: bool>(sum: Self::I, w: Self::I, x: *const u8) -> Self::I;
 }
 
-/// Which of a block's 32 weights comes at place `at` when the block has been unpacked. Activations take the same order.
-#[inline(always)]
-pub(super) fn order(bits: usize, at: usize) -> usize {
-    let (word, byte) = (at / 4, at % 4);
-    match bits {
-        2 => 16 * (word / 4) + 4 * byte + word % 4,
-        4 => 8 * (word / 2) + 2 * byte + word % 2,
-        _ => at,
-    }
+/// They are multiplied with the only row of int8 activations at once.
+struct Multiply<'a, B: Bytes, const EIGHT: bool> {
+    d: &'a AffineDots,
+    panel: &'a Panel,
+    at: Place,
+    block: usize,
+    first_group: usize,
+    group: usize,
+    /// Blocks of the group that are still to come.
+    left: usize,
+    sum: <B::I as Ints>::F,
 }
 
-/// A block of 32 weights of each row, from `bits` words to 8, each of four bytes.
-#[inline(always)]
-unsafe fn unpack<I: Ints, const BITS: usize>(words: &[I]) -> [I; 8] {
-    // SAFETY: the caller has the instructions.
-    unsafe {
-        let mut bytes = [I::splat(0); 8];
-        for (j, bytes) in bytes.iter_mut().enumerate() {
-            *bytes = match BITS {
-                2 => words[j / 4].shr(2 * (j % 4) as u32).and(I::splat(0x0303_0303)),
-                4 => words[j / 2].shr(4 * (j % 2) as u32).and(I::splat(0x0f0f_0f0f)),
-                8 => words[j],
-                _ => spread::<I, BITS>(words, 4 * j * BITS),
-            };
-        }
-        bytes
-    }
-}
-
-/// Four consecutive weights from bit `at` of the words on, each moved to a byte of its own.
-#[inline(always)]
-unsafe fn spread<I: Ints, const BITS: usize>(words: &[I], at: usize) -> I {
-    // SAFETY: the caller has the instructions.
-    unsafe {
-        let (word, shift) = (at / 32, (at % 32) as u32);
-        let mut field = words[word].shr(shift);
-        if shift as usize + 4 * BITS > 32 {
-            field = field.or(words[word + 1].shl(32 - shift));
-        }
-        let mut bytes = field.and(I::splat((1 << BITS) - 1));
-        for i in 1..4 {
-            let mask = ((1u32 << BITS) - 1) << (8 * i);
-            bytes = bytes.or(field.shl(((8 - BITS) * i) as u32).and(I::splat(mask as i32)));
-        }
-        bytes
-    }
-}
-
-/// Some rows' weights `k..k + len`, unpacked, with their scales and biases: what a tile is computed from.
-#[repr(align(64))]
-struct Panel {
-    /// `[len / 4, N, 4]`
-    q: [u8; K_MAX * LANES_MAX],
-    /// `[len / group, N]`
-    scales: [f32; GROUPS_MAX * LANES_MAX],
-    biases: [f32; GROUPS_MAX * LANES_MAX],
-}
-
-/// Where a panel lies in the matrix.
-#[derive(Clone, Copy)]
-struct Place {
-    row: usize,
-    rows: usize,
-    k: usize,
-    len: usize,
-}
-
-impl Panel {
+impl<B: Bytes, const EIGHT: bool> Sink<B::I> for Multiply<'_, B, EIGHT> {
     #[inline(always)]
-    unsafe fn fill<I: Ints>(&mut self, d: &AffineDots, at: Place) {
-        // SAFETY: the place is inside `d`.
+    unsafe fn take(&mut self, bytes: [B::I; 8]) {
+        let (d, k, b, g) = (self.d, self.d.dots.k, self.block, self.group);
+        let (x8, x_scales) = (d.dots.x.wrapping_add(self.at.k), k + self.at.k / BLOCK * 4);
+        // SAFETY: the block is one of the row's and the group one of the panel's.
         unsafe {
-            match d.bits {
-                2 => self.unpack::<I, 2>(&d.dots, at),
-                3 => self.unpack::<I, 3>(&d.dots, at),
-                4 => self.unpack::<I, 4>(&d.dots, at),
-                5 => self.unpack::<I, 5>(&d.dots, at),
-                6 => self.unpack::<I, 6>(&d.dots, at),
-                _ => self.unpack::<I, 8>(&d.dots, at),
+            let mut dot = B::I::splat(0);
+            for word in 0..8 {
+                dot = B::dot::<EIGHT>(dot, bytes[word], x8.add(b * BLOCK + 4 * word));
             }
-            let [scales, biases] = d.scales;
-            match d.scale_format {
-                Format::F32 => {
-                    widen::<I, F32>(d, scales, at, &mut self.scales);
-                    widen::<I, F32>(d, biases, at, &mut self.biases);
-                }
-                Format::F16 => {
-                    widen::<I, F16>(d, scales, at, &mut self.scales);
-                    widen::<I, F16>(d, biases, at, &mut self.biases);
-                }
-                _ => {
-                    widen::<I, Bf16>(d, scales, at, &mut self.scales);
-                    widen::<I, Bf16>(d, biases, at, &mut self.biases);
-                }
+            self.sum = add_block::<B::I>(self.sum, dot, self.panel.scale(g), number(d.dots.x, x_scales, b));
+            (self.block, self.left) = (b + 1, self.left - 1);
+            if self.left == 0 {
+                let x_sum = number(d.dots.x, k + k / BLOCK * 4, self.first_group + g);
+                self.sum = self.sum.fma(self.panel.bias(g), Lanes::splat(x_sum));
+                (self.group, self.left) = (g + 1, d.group / BLOCK);
             }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn unpack<I: Ints, const BITS: usize>(&mut self, d: &Dots, at: Place) {
-        let (blocks, at_once) = (at.len / BLOCK, I::WORDS / BITS);
-        let row_bytes = |k: usize| k * BITS / 8;
-        let mut to = self.q.as_mut_ptr();
-        let mut first = 0;
-        while first < blocks {
-            let n = at_once.min(blocks - first);
-            let byte = row_bytes(at.k + first * BLOCK);
-            let rows = rows_at::<I>(at.rows, |row| d.w.wrapping_add((at.row + row) * d.w_stride + byte));
-            // SAFETY: n blocks from byte `byte` of each row on are inside the matrix, and N times as many bytes inside
-            // the panel.
-            unsafe {
-                let words =
-                    if n == at_once { I::transposed(&rows, at_once * BITS) } else { I::transposed(&rows, n * BITS) };
-                for i in 0..at_once {
-                    if i < n {
-                        for bytes in unpack::<I, BITS>(&words[i * BITS..(i + 1) * BITS]) {
-                            bytes.store(to);
-                            to = to.add(4 * I::F::N);
-                        }
-                    }
-                }
-            }
-            first += n;
         }
     }
 }
 
-/// Addresses of the rows of a panel. Lanes beyond its rows repeat the last: their results are not stored.
+/// The sum with the product of a block.
 #[inline(always)]
-fn rows_at<I: Ints>(rows: usize, row_at: impl Fn(usize) -> *const u8) -> [*const u8; LANES_MAX] {
-    let mut at = [row_at(0); LANES_MAX];
-    for lane in 1..I::F::N {
-        at[lane] = row_at(lane.min(rows - 1));
-    }
-    at
-}
-
-/// The panel's scales or biases, widened, from `[rows, groups]` to `[groups, N]`.
-#[inline(always)]
-unsafe fn widen<I: Ints, E: Element>(d: &AffineDots, from: *const u8, at: Place, to: &mut [f32]) {
-    let (groups, row_groups) = (at.len / d.group, d.dots.k / d.group);
-    let mut wide = [[0f32; GROUPS_MAX]; LANES_MAX];
-    for row in 0..at.rows {
-        let from = from.wrapping_add(((at.row + row) * row_groups + at.k / d.group) * E::BYTES);
-        // SAFETY: `groups` elements of this row are inside the tensor, and fit into `wide`.
-        unsafe { tile::convert::<I::F, E, F32>(from, wide[row].as_mut_ptr().cast(), groups) };
-    }
-    for first in (0..groups).step_by(I::WORDS) {
-        let rows = rows_at::<I>(at.rows, |row| wide[row][first..].as_ptr().cast());
-        let n = I::WORDS.min(GROUPS_MAX - first);
-        // SAFETY: rows of `wide` have n elements from `first` on; `to` has N for each.
-        unsafe {
-            let words = I::transposed(&rows, n);
-            for (i, words) in words[..n].iter().enumerate() {
-                words.store(to[(first + i) * I::F::N..].as_mut_ptr().cast());
-            }
-        }
-    }
+unsafe fn add_block<I: Ints>(sum: I::F, dot: I, scale: I::F, x_scale: f32) -> I::F {
+    // SAFETY: the caller has the instructions.
+    unsafe { sum.fma(dot.to_f32(), scale.mul(Lanes::splat(x_scale))) }
 }
 
 /// Outputs of a panel's rows and `C` columns: those of earlier panels, or zeros.
@@ -274,10 +145,9 @@ unsafe fn rounded_tile<B: Bytes, const C: usize, const EIGHT: bool>(d: &AffineDo
         let x = d.dots.x.add(c * d.dots.x_stride);
         let mut sums = load::<<B::I as Ints>::F, C>(&d.dots, at, c);
         for g in 0..at.len / d.group {
-            let scale = <B::I as Ints>::F::load_f32(p.scales.as_ptr().add(g * lanes).cast());
             for b in g * blocks..(g + 1) * blocks {
                 let mut dots = [B::I::splat(0); C];
-                let (w, x8) = (p.q.as_ptr().add(b * BLOCK * lanes), x.add(at.k + b * BLOCK));
+                let (w, x8) = (p.q.as_ptr().cast::<u8>().add(b * BLOCK * lanes), x.add(at.k + b * BLOCK));
                 for word in 0..BLOCK / 4 {
                     let w = B::I::load(w.add(word * 4 * lanes));
                     for j in 0..C {
@@ -286,13 +156,12 @@ unsafe fn rounded_tile<B: Bytes, const C: usize, const EIGHT: bool>(d: &AffineDo
                 }
                 for j in 0..C {
                     let x_scale = number(x.add(j * d.dots.x_stride), k, at.k / BLOCK + b);
-                    sums[j] = sums[j].fma(dots[j].to_f32(), scale.mul(Lanes::splat(x_scale)));
+                    sums[j] = add_block(sums[j], dots[j], p.scale(g), x_scale);
                 }
             }
-            let bias = <B::I as Ints>::F::load_f32(p.biases.as_ptr().add(g * lanes).cast());
             for j in 0..C {
                 let x_sum = number(x.add(j * d.dots.x_stride), k + k / BLOCK * 4, at.k / d.group + g);
-                sums[j] = sums[j].fma(bias, Lanes::splat(x_sum));
+                sums[j] = sums[j].fma(p.bias(g), Lanes::splat(x_sum));
             }
         }
         store(&d.dots, at, c, sums);
@@ -310,7 +179,7 @@ unsafe fn precise_tile<I: Ints, const C: usize>(d: &AffineDots, p: &Panel, at: P
         for g in 0..at.len / d.group {
             let mut parts = [[I::F::zero(); C]; 2];
             for word in g * d.group / 4..(g + 1) * d.group / 4 {
-                let four = I::load(p.q.as_ptr().add(word * 4 * lanes));
+                let four = I::load(p.q.as_ptr().cast::<u8>().add(word * 4 * lanes));
                 for byte in 0..4 {
                     let w = four.shr(8 * byte as u32).and(I::splat(0xff)).to_f32();
                     for j in 0..C {
@@ -319,8 +188,7 @@ unsafe fn precise_tile<I: Ints, const C: usize>(d: &AffineDots, p: &Panel, at: P
                     }
                 }
             }
-            let scale = I::F::load_f32(p.scales.as_ptr().add(g * lanes).cast());
-            let bias = I::F::load_f32(p.biases.as_ptr().add(g * lanes).cast());
+            let (scale, bias) = (p.scale(g), p.bias(g));
             for j in 0..C {
                 let x_sum = number(x.add(j * d.dots.x_stride), 4 * d.dots.k, at.k / d.group + g);
                 sums[j] = sums[j].fma(parts[0][j], scale).fma(parts[1][j], scale).fma(bias, Lanes::splat(x_sum));
@@ -337,17 +205,18 @@ unsafe fn precise_tile<I: Ints, const C: usize>(d: &AffineDots, p: &Panel, at: P
 #[inline(always)]
 pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots) {
     let lanes = <B::I as Ints>::F::N;
-    let mut panel = Panel {
-        q: [0; K_MAX * LANES_MAX],
-        scales: [0.0; GROUPS_MAX * LANES_MAX],
-        biases: [0.0; GROUPS_MAX * LANES_MAX],
-    };
+    let mut panel = Panel::new();
     for row in (0..d.dots.rows).step_by(lanes) {
         for k in (0..d.dots.k).step_by(K_MAX) {
             let at = Place { row, rows: lanes.min(d.dots.rows - row), k, len: K_MAX.min(d.dots.k - k) };
             // SAFETY: the place is inside `d`, and so are the columns of each tile.
             unsafe {
-                panel.fill::<B::I>(d, at);
+                panel.fill_scales::<B::I>(d, at);
+                if d.dots.columns == 1 && !PRECISE {
+                    multiply_once::<B>(d, &panel, at);
+                    continue;
+                }
+                unpack_all::<B::I, _>(d, at, &mut Store(panel.q.as_mut_ptr().cast()));
                 let mut c = 0;
                 while c + C <= d.dots.columns {
                     tile::<B, C, PRECISE>(d, &panel, at, c);
@@ -363,6 +232,26 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &Aff
                 }
             }
         }
+    }
+}
+
+/// A place times the only activation row, rounded to int8.
+#[inline(always)]
+unsafe fn multiply_once<B: Bytes>(d: &AffineDots, panel: &Panel, at: Place) {
+    // SAFETY: the place is inside `d`, and the scales are the panel's.
+    unsafe {
+        let [sum] = load::<<B::I as Ints>::F, 1>(&d.dots, at, 0);
+        let (first_group, left) = (at.k / d.group, d.group / BLOCK);
+        let sum = if d.bits == 8 {
+            let mut sink = Multiply::<B, true> { d, panel, at, block: 0, first_group, group: 0, left, sum };
+            unpack_rows::<B::I, _, 8>(&d.dots, at, &mut sink);
+            sink.sum
+        } else {
+            let mut sink = Multiply::<B, false> { d, panel, at, block: 0, first_group, group: 0, left, sum };
+            unpack_all::<B::I, _>(d, at, &mut sink);
+            sink.sum
+        };
+        store(&d.dots, at, 0, [sum]);
     }
 }
 

@@ -140,11 +140,20 @@ impl Ints for Words {
         unsafe { Avx2(_mm256_cvtepi32_ps(self.0), _mm256_cvtepi32_ps(self.1)) }
     }
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: a hint, which never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn transposed(rows: &[*const u8; 16], words: usize) -> [Self; 16] {
         // SAFETY: as many words at each address, the caller's promise.
         unsafe {
             let (low, high) = (transposed(&rows[..8], words), transposed(&rows[8..], words));
-            std::array::from_fn(|i| Words(low[i % 8], high[i % 8]))
+            let mut columns = [Words::splat(0); 16];
+            for i in 0..8 {
+                columns[i] = Words(low[i], high[i]);
+            }
+            columns
         }
     }
 }
@@ -155,30 +164,33 @@ unsafe fn transposed(rows: &[*const u8], words: usize) -> [__m256i; 8] {
     // SAFETY: AVX2; where there are fewer words than 8, the others are masked and not read.
     unsafe {
         let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(words as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        let load = |row: usize| {
-            if words == 8 {
-                _mm256_loadu_si256(rows[row].cast())
-            } else {
-                _mm256_maskload_epi32(rows[row].cast(), mask)
-            }
-        };
-        // Four rows' words 4i + j lie in half i of vector j.
-        let four = |first: usize| {
-            let (a, b, c, d) = (load(first), load(first + 1), load(first + 2), load(first + 3));
-            let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
-            let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
-            [
-                _mm256_unpacklo_epi64(ab, cd),
-                _mm256_unpackhi_epi64(ab, cd),
-                _mm256_unpacklo_epi64(ab_high, cd_high),
-                _mm256_unpackhi_epi64(ab_high, cd_high),
-            ]
-        };
-        let (a, b) = (four(0), four(4));
-        std::array::from_fn(|i| match i {
-            0..4 => _mm256_permute2x128_si256::<0x20>(a[i], b[i]),
-            _ => _mm256_permute2x128_si256::<0x31>(a[i - 4], b[i - 4]),
-        })
+        let (a, b) = (of_four(&rows[..4], mask), of_four(&rows[4..], mask));
+        let mut columns = [_mm256_setzero_si256(); 8];
+        for i in 0..4 {
+            columns[i] = _mm256_permute2x128_si256::<0x20>(a[i], b[i]);
+            columns[4 + i] = _mm256_permute2x128_si256::<0x31>(a[i], b[i]);
+        }
+        columns
+    }
+}
+
+/// Four rows' words that the mask selects: their words 4i + j lie in half i of vector j.
+#[inline(always)]
+unsafe fn of_four(rows: &[*const u8], mask: __m256i) -> [__m256i; 4] {
+    // SAFETY: AVX2, and the words of the mask at each address.
+    unsafe {
+        let a = _mm256_maskload_epi32(rows[0].cast(), mask);
+        let b = _mm256_maskload_epi32(rows[1].cast(), mask);
+        let c = _mm256_maskload_epi32(rows[2].cast(), mask);
+        let d = _mm256_maskload_epi32(rows[3].cast(), mask);
+        let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+        let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+        [
+            _mm256_unpacklo_epi64(ab, cd),
+            _mm256_unpackhi_epi64(ab, cd),
+            _mm256_unpacklo_epi64(ab_high, cd_high),
+            _mm256_unpackhi_epi64(ab_high, cd_high),
+        ]
     }
 }
 
@@ -193,17 +205,23 @@ impl Bytes for InPairs {
         // SAFETY: AVX2, and four bytes at `x`.
         unsafe {
             let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-            let dot = |w| _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1));
-            let add = |sum, w| {
-                if EIGHT {
-                    let top = _mm256_set1_epi8(-128);
-                    let (upper, lower) = (_mm256_and_si256(w, top), _mm256_andnot_si256(top, w));
-                    _mm256_add_epi32(_mm256_add_epi32(sum, dot(lower)), dot(upper))
-                } else {
-                    _mm256_add_epi32(sum, dot(w))
-                }
-            };
-            Words(add(sum.0, w.0), add(sum.1, w.1))
+            Words(add_dot::<EIGHT>(sum.0, w.0, x), add_dot::<EIGHT>(sum.1, w.1, x))
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_dot<const EIGHT: bool>(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: AVX2.
+    unsafe {
+        let (top, one) = (_mm256_set1_epi8(-128), _mm256_set1_epi16(1));
+        let lower = if EIGHT { _mm256_andnot_si256(top, w) } else { w };
+        let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(lower, x), one));
+        if EIGHT {
+            let upper = _mm256_maddubs_epi16(_mm256_and_si256(w, top), x);
+            _mm256_add_epi32(sum, _mm256_madd_epi16(upper, one))
+        } else {
+            sum
         }
     }
 }
@@ -234,4 +252,4 @@ pub(super) unsafe fn sums_of_four([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
 }
 
 // 2 × 3 pairs of accumulators and a pair of weights; activations come from memory.
-kernels_of!(Avx2, dots: 2 by 3, by_one: 1, mix: 1, affine: InPairs by 2, 2, "avx2,fma,f16c");
+kernels_of!(Avx2, dots: 2 by 3, by_one: 1, mix: 1, affine: InPairs, 2, 2, "avx2,fma,f16c");

@@ -8,7 +8,7 @@ use super::tile::{self, Lanes, Product, kernels_of};
 use super::{Bf16Kernels, Dots, Kernels};
 
 #[derive(Clone, Copy)]
-struct Avx512(__m512);
+pub(super) struct Avx512(__m512);
 
 impl Lanes for Avx512 {
     const N: usize = 16;
@@ -118,24 +118,20 @@ impl Ints for __m512i {
         Avx512(unsafe { _mm512_cvtepi32_ps(self) })
     }
     #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: a hint, which never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn transposed(rows: &[*const u8; 16], words: usize) -> [Self; 16] {
         // SAFETY: AVX-512; where there are fewer words than 16, the others are masked and not read.
         unsafe {
             let mask = (0xffff_u32 >> (16 - words)) as u16;
-            let load = |row: usize| _mm512_maskz_loadu_epi32(mask, rows[row].cast());
-            // Four rows' words 4i + j lie in quarter i of vector j.
-            let four = |first: usize| {
-                let (a, b, c, d) = (load(first), load(first + 1), load(first + 2), load(first + 3));
-                let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-                let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-                [
-                    _mm512_unpacklo_epi64(ab, cd),
-                    _mm512_unpackhi_epi64(ab, cd),
-                    _mm512_unpacklo_epi64(ab_high, cd_high),
-                    _mm512_unpackhi_epi64(ab_high, cd_high),
-                ]
-            };
-            let (a, b, c, d) = (four(0), four(4), four(8), four(12));
+            let mut quarters = [[_mm512_setzero_si512(); 4]; 4];
+            for i in 0..4 {
+                quarters[i] = of_four([rows[4 * i], rows[4 * i + 1], rows[4 * i + 2], rows[4 * i + 3]], mask);
+            }
+            let [a, b, c, d] = quarters;
             let mut columns = [_mm512_setzero_si512(); 16];
             for j in 0..4 {
                 let ab = _mm512_shuffle_i32x4::<0x44>(a[j], b[j]);
@@ -152,6 +148,26 @@ impl Ints for __m512i {
     }
 }
 
+/// Four rows' words, as many as the mask has bits: their words 4i + j lie in quarter i of vector j.
+#[inline(always)]
+unsafe fn of_four(rows: [*const u8; 4], mask: u16) -> [__m512i; 4] {
+    // SAFETY: AVX-512, and the words of the mask at each address.
+    unsafe {
+        let a = _mm512_maskz_loadu_epi32(mask, rows[0].cast());
+        let b = _mm512_maskz_loadu_epi32(mask, rows[1].cast());
+        let c = _mm512_maskz_loadu_epi32(mask, rows[2].cast());
+        let d = _mm512_maskz_loadu_epi32(mask, rows[3].cast());
+        let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+        let (ab_high, cd_high) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+        [
+            _mm512_unpacklo_epi64(ab, cd),
+            _mm512_unpackhi_epi64(ab, cd),
+            _mm512_unpacklo_epi64(ab_high, cd_high),
+            _mm512_unpackhi_epi64(ab_high, cd_high),
+        ]
+    }
+}
+
 /// Products of bytes without VNNI: `vpmaddubsw` adds pairs in 16 bits. They hold 2 · 63 · 127, and also 2 · 128 · 127:
 /// eight bits are multiplied in two parts, the uppermost and the others.
 struct InPairs;
@@ -163,13 +179,14 @@ impl Bytes for InPairs {
         // SAFETY: AVX-512, and four bytes at `x`.
         unsafe {
             let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
-            let dot = |w| _mm512_madd_epi16(_mm512_maddubs_epi16(w, x), _mm512_set1_epi16(1));
+            let (top, one) = (_mm512_set1_epi8(-128), _mm512_set1_epi16(1));
+            let lower = if EIGHT { _mm512_andnot_si512(top, w) } else { w };
+            let sum = _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(lower, x), one));
             if EIGHT {
-                let top = _mm512_set1_epi8(-128);
-                let (upper, lower) = (_mm512_and_si512(w, top), _mm512_andnot_si512(top, w));
-                _mm512_add_epi32(_mm512_add_epi32(sum, dot(lower)), dot(upper))
+                let upper = _mm512_maddubs_epi16(_mm512_and_si512(w, top), x);
+                _mm512_add_epi32(sum, _mm512_madd_epi16(upper, one))
             } else {
-                _mm512_add_epi32(sum, dot(w))
+                sum
             }
         }
     }
@@ -217,7 +234,7 @@ impl Product for Pairs {
 }
 
 // 4 × 6 accumulators, six activations and a weight fill 31 of the 32 registers.
-kernels_of!(Avx512, dots: 4 by 6, by_one: 1, mix: 4, affine: InPairs by 8, 8, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
+kernels_of!(Avx512, dots: 4 by 6, by_one: 1, mix: 4, affine: InPairs, 8, 8, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
 
 /// The same, with products of bf16 pairs and VNNI.
 pub(super) fn with_bf16() -> Kernels {
@@ -226,8 +243,7 @@ pub(super) fn with_bf16() -> Kernels {
         // SAFETY: the caller's promise.
         unsafe { tile::dots::<Pairs, 4, 6, 1>(d) }
     }
-    let affine =
-        affine_kernels_of!(Vnni, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
+    let affine = affine_kernels_of!(Vnni, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
     Kernels { bf16: Some(Bf16Kernels { dots, round }), affine, ..kernels() }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Plain Rust, inlined into functions that enable the instructions; the compiler vectorises it.
 
-use super::affine::{BLOCK, order};
+use super::panel::{BLOCK, order};
 
 /// Bytes of an activation row that [`round`] writes.
 pub(in crate::cpu) const fn rounded_bytes(k: usize, group: usize) -> usize {
@@ -17,7 +17,7 @@ pub(in crate::cpu) const fn precise_bytes(k: usize, group: usize) -> usize {
 
 /// Rounds a row of activations to int8 in blocks of 32: `x8 = round(x · 127 / max|x|)`, `scale = max|x| / 127`, to nearest
 /// even. Writes all x8, reordered for `bits`; the scale of each block; and for each group Σ scale · Σ x8 of its blocks.
-/// A block with a NaN or an infinity has a scale that is none either; one below 1e-36 is zero.
+/// A block with a NaN or an infinity has NaN for a scale; one below 1e-36 is zero.
 ///
 /// # Safety
 /// `to` has room for [`rounded_bytes`].
@@ -30,21 +30,16 @@ pub(super) unsafe fn round(x: &[f32], bits: usize, group: usize, to: *mut u8) {
     let (blocks, _) = x.as_chunks::<BLOCK>();
     let mut sum = 0.0;
     for (b, block) in blocks.iter().enumerate() {
-        let (mut highest, mut finite) = ([0f32; 16], [0f32; 16]);
-        for i in 0..BLOCK {
-            let size = block[i].abs();
-            highest[i % 16] = if size > highest[i % 16] { size } else { highest[i % 16] };
-            finite[i % 16] += block[i] * 0.0;
-        }
-        let max = highest.into_iter().fold(0.0, f32::max);
-        let small = max < 1e-36;
-        let per_step = if small { 0.0 } else { 127.0 / max };
-        let scale = if small { 0.0 } else { max / 127.0 } + finite.into_iter().sum::<f32>();
-        let mut x8 = [0u8; BLOCK];
-        for i in 0..BLOCK {
-            x8[i] = (block[i] * per_step + ROUND).to_bits() as u8;
-        }
-        let total: i32 = x8.iter().map(|&x| i32::from(x as i8)).sum();
+        // Sizes in the order of their bits, in which a NaN is the largest.
+        let max = f32::from_bits(block.iter().fold(0, |max, x| max.max(x.abs().to_bits())));
+        let (scale, per_step) = match max {
+            ..1e-36 => (0.0, 0.0),
+            1e-36..f32::INFINITY => (max / 127.0, 127.0 / max),
+            _ => (f32::NAN, 0.0),
+        };
+        let whole = block.map(|x| ((x * per_step + ROUND).to_bits() as i32) - ROUND.to_bits() as i32);
+        let total: i32 = whole.iter().sum();
+        let x8 = whole.map(|x| x as u8);
         let mut ordered = [0u8; BLOCK];
         reorder(bits, &x8, &mut ordered);
         sum += scale * total as f32;
@@ -52,7 +47,7 @@ pub(super) unsafe fn round(x: &[f32], bits: usize, group: usize, to: *mut u8) {
         unsafe {
             to.add(b * BLOCK).cast::<[u8; BLOCK]>().write_unaligned(ordered);
             scales.cast::<f32>().add(b).write_unaligned(scale);
-            if (b + 1) * BLOCK % group == 0 {
+            if ((b + 1) * BLOCK).is_multiple_of(group) {
                 sums.cast::<f32>().add(b * BLOCK / group).write_unaligned(sum);
                 sum = 0.0;
             }

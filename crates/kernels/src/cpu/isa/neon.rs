@@ -135,6 +135,8 @@ impl Ints for Words {
         unsafe { Neon(vcvtq_f32_s32(vreinterpretq_s32_u32(self.0)), vcvtq_f32_s32(vreinterpretq_s32_u32(self.1))) }
     }
     #[inline(always)]
+    unsafe fn prefetch(_at: *const u8) {}
+    #[inline(always)]
     unsafe fn transposed(rows: &[*const u8; 16], words: usize) -> [Self; 16] {
         let mut columns = [[0u32; 8]; 8];
         for (i, column) in columns[..words].iter_mut().enumerate() {
@@ -144,7 +146,13 @@ impl Ints for Words {
             }
         }
         // SAFETY: a column is eight integers.
-        std::array::from_fn(|i| unsafe { Self::load(columns[i % 8].as_ptr().cast()) })
+        unsafe {
+            let mut vectors = [Self::splat(0); 16];
+            for i in 0..8 {
+                vectors[i] = Self::load(columns[i].as_ptr().cast());
+            }
+            vectors
+        }
     }
 }
 
@@ -159,25 +167,36 @@ impl Bytes for Widening {
         // SAFETY: as above, and four bytes at `x`.
         unsafe {
             let x = vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()));
-            let pairs = |w: uint8x16_t| {
-                let w = vreinterpretq_s8_u8(w);
-                vpaddq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x))
-            };
-            let add = |sum: uint32x4_t, w: uint32x4_t| {
-                let (sum, w) = (vreinterpretq_s32_u32(sum), vreinterpretq_u8_u32(w));
-                let sum = if EIGHT {
-                    let upper = vpaddlq_s16(pairs(vshrq_n_u8::<7>(w)));
-                    vaddq_s32(vpadalq_s16(sum, pairs(vandq_u8(w, vdupq_n_u8(127)))), vshlq_n_s32::<7>(upper))
-                } else {
-                    vpadalq_s16(sum, pairs(w))
-                };
-                vreinterpretq_u32_s32(sum)
-            };
-            Words(add(sum.0, w.0), add(sum.1, w.1))
+            Words(add_dot::<EIGHT>(sum.0, w.0, x), add_dot::<EIGHT>(sum.1, w.1, x))
         }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_dot<const EIGHT: bool>(sum: uint32x4_t, w: uint32x4_t, x: int8x16_t) -> uint32x4_t {
+    // SAFETY: every 64-bit Arm processor has these instructions.
+    unsafe {
+        let (sum, w) = (vreinterpretq_s32_u32(sum), vreinterpretq_u8_u32(w));
+        let sum = if EIGHT {
+            let upper = vpaddlq_s16(pairs(vshrq_n_u8::<7>(w), x));
+            vaddq_s32(vpadalq_s16(sum, pairs(vandq_u8(w, vdupq_n_u8(127)), x)), vshlq_n_s32::<7>(upper))
+        } else {
+            vpadalq_s16(sum, pairs(w, x))
+        };
+        vreinterpretq_u32_s32(sum)
+    }
+}
+
+/// Sums of pairs of products; `w` is below 128.
+#[inline(always)]
+unsafe fn pairs(w: uint8x16_t, x: int8x16_t) -> int16x8_t {
+    // SAFETY: as above.
+    unsafe {
+        let w = vreinterpretq_s8_u8(w);
+        vpaddq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x))
     }
 }
 
 // 4 × 3 pairs of accumulators, three pairs of activations and one of weights fill the 32 registers. Four rows by one
 // are eight chains of multiply-adds.
-kernels_of!(Neon, dots: 4 by 3, by_one: 4, mix: 2, affine: Widening by 4, 4, "neon");
+kernels_of!(Neon, dots: 4 by 3, by_one: 4, mix: 2, affine: Widening, 4, 4, "neon");

@@ -99,6 +99,8 @@ impl Ints for Words {
         Plain(self.0.map(|word| word as i32 as f32))
     }
     #[inline(always)]
+    unsafe fn prefetch(_at: *const u8) {}
+    #[inline(always)]
     unsafe fn transposed(rows: &[*const u8; 16], words: usize) -> [Self; 16] {
         // SAFETY: as many little-endian words at each address, the caller's promise.
         let word = |row: usize, i: usize| unsafe { u32::from_le_bytes(rows[row].cast::<[u8; 4]>().add(i).read()) };
@@ -121,4 +123,4 @@ impl Bytes for OneByOne {
     }
 }
 
-kernels_of!(Plain, dots: 2 by 2, by_one: 1, mix: 1, affine: OneByOne by 2, 2);
+kernels_of!(Plain, dots: 2 by 2, by_one: 1, mix: 1, affine: OneByOne, 2, 2);

@@ -431,7 +431,7 @@ pub(super) unsafe fn read_f16(from: *const u8) -> f32 {
 /// int8 and as f32.
 macro_rules! kernels_of {
     ($lanes:ty, dots: $rows:literal by $columns:literal, by_one: $one:literal, mix: $mix:literal,
-     affine: $bytes:ty by $rounded:literal, $precise:literal $(, $features:literal)?) => {
+     affine: $bytes:ty, $rounded:literal, $precise:literal $(, $features:literal)?) => {
         /// The kernels of this instruction set.
         pub(super) fn kernels() -> $crate::cpu::isa::Kernels {
             use $crate::cpu::isa::affine::affine_kernels_of;

@@ -1,0 +1,241 @@
+//! Affine-quantised weights unpacked to bytes: those of as many rows as a vector has lanes, four of a row to a lane, with
+//! their scales and biases.
+
+// A tile is indexed by lane of fixed number; iterators would hide which.
+#![allow(clippy::needless_range_loop)]
+
+use std::mem::MaybeUninit;
+
+use super::affine::Ints;
+use super::tile::{self, Bf16, Element, F16, F32, Lanes};
+use super::{AffineDots, Dots};
+use crate::Format;
+
+/// Weights that share a scale of int8 activations; every group is some of them.
+pub(in crate::cpu) const BLOCK: usize = 32;
+
+/// Most lanes of a vector.
+pub(super) const LANES_MAX: usize = 16;
+
+/// Weights of each row that are unpacked at once, a multiple of every group: 16 rows of them stay in the first-level
+/// cache.
+pub(super) const K_MAX: usize = 1024;
+
+/// Groups among them.
+const GROUPS_MAX: usize = K_MAX / 32;
+
+/// Which of a block's 32 weights comes at place `at` when the block has been unpacked. Activations take the same order.
+#[inline(always)]
+pub(super) fn order(bits: usize, at: usize) -> usize {
+    let (word, byte) = (at / 4, at % 4);
+    match bits {
+        2 => 16 * (word / 4) + 4 * byte + word % 4,
+        4 => 8 * (word / 2) + 2 * byte + word % 2,
+        _ => at,
+    }
+}
+
+/// A block of 32 weights of each row, from `bits` words to 8, each of four bytes.
+#[inline(always)]
+unsafe fn unpack<I: Ints, const BITS: usize>(words: &[I]) -> [I; 8] {
+    // SAFETY: the caller has the instructions.
+    unsafe {
+        let mut bytes = [I::splat(0); 8];
+        for (j, bytes) in bytes.iter_mut().enumerate() {
+            *bytes = match BITS {
+                2 => words[j / 4].shr(2 * (j % 4) as u32).and(I::splat(0x0303_0303)),
+                4 => words[j / 2].shr(4 * (j % 2) as u32).and(I::splat(0x0f0f_0f0f)),
+                8 => words[j],
+                _ => spread::<I, BITS>(words, 4 * j * BITS),
+            };
+        }
+        bytes
+    }
+}
+
+/// Four consecutive weights from bit `at` of the words on, each moved to a byte of its own.
+#[inline(always)]
+unsafe fn spread<I: Ints, const BITS: usize>(words: &[I], at: usize) -> I {
+    // SAFETY: the caller has the instructions.
+    unsafe {
+        let (word, shift) = (at / 32, (at % 32) as u32);
+        let mut field = words[word].shr(shift);
+        if shift as usize + 4 * BITS > 32 {
+            field = field.or(words[word + 1].shl(32 - shift));
+        }
+        let mut bytes = field.and(I::splat((1 << BITS) - 1));
+        for i in 1..4 {
+            let mask = ((1u32 << BITS) - 1) << (8 * i);
+            bytes = bytes.or(field.shl(((8 - BITS) * i) as u32).and(I::splat(mask as i32)));
+        }
+        bytes
+    }
+}
+
+/// Some rows' weights `k..k + len`, unpacked, with their scales and biases: what a tile is computed from.
+#[repr(align(64))]
+pub(super) struct Panel {
+    /// `[len / group, N]`
+    scales: [f32; GROUPS_MAX * LANES_MAX],
+    biases: [f32; GROUPS_MAX * LANES_MAX],
+    /// `[len / 4, N, 4]`; written before it is read, and not at all for a single activation row.
+    pub q: MaybeUninit<[u8; K_MAX * LANES_MAX]>,
+}
+
+/// Where a panel lies in the matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub row: usize,
+    pub rows: usize,
+    pub k: usize,
+    pub len: usize,
+}
+
+impl Panel {
+    pub(super) fn new() -> Self {
+        Panel { scales: [0.0; GROUPS_MAX * LANES_MAX], biases: [0.0; GROUPS_MAX * LANES_MAX], q: MaybeUninit::uninit() }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn scale<L: Lanes>(&self, group: usize) -> L {
+        // SAFETY: the caller's group is one of the panel's.
+        unsafe { L::load_f32(self.scales.as_ptr().add(group * L::N).cast()) }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn bias<L: Lanes>(&self, group: usize) -> L {
+        // SAFETY: the caller's group is one of the panel's.
+        unsafe { L::load_f32(self.biases.as_ptr().add(group * L::N).cast()) }
+    }
+
+    /// Scales and biases.
+    #[inline(always)]
+    pub(super) unsafe fn fill_scales<I: Ints>(&mut self, d: &AffineDots, at: Place) {
+        let [scales, biases] = d.scales;
+        // SAFETY: the place is inside `d`.
+        unsafe {
+            match d.scale_format {
+                Format::F32 => {
+                    widen::<I, F32>(d, scales, at, &mut self.scales);
+                    widen::<I, F32>(d, biases, at, &mut self.biases);
+                }
+                Format::F16 => {
+                    widen::<I, F16>(d, scales, at, &mut self.scales);
+                    widen::<I, F16>(d, biases, at, &mut self.biases);
+                }
+                _ => {
+                    widen::<I, Bf16>(d, scales, at, &mut self.scales);
+                    widen::<I, Bf16>(d, biases, at, &mut self.biases);
+                }
+            }
+        }
+    }
+}
+
+/// Gives all weights of a place to a sink.
+#[inline(always)]
+pub(super) unsafe fn unpack_all<I: Ints, S: Sink<I>>(d: &AffineDots, at: Place, sink: &mut S) {
+    // SAFETY: the place is inside `d`.
+    unsafe {
+        match d.bits {
+            2 => unpack_rows::<I, S, 2>(&d.dots, at, sink),
+            3 => unpack_rows::<I, S, 3>(&d.dots, at, sink),
+            4 => unpack_rows::<I, S, 4>(&d.dots, at, sink),
+            5 => unpack_rows::<I, S, 5>(&d.dots, at, sink),
+            6 => unpack_rows::<I, S, 6>(&d.dots, at, sink),
+            _ => unpack_rows::<I, S, 8>(&d.dots, at, sink),
+        }
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn unpack_rows<I: Ints, S: Sink<I>, const BITS: usize>(d: &Dots, at: Place, sink: &mut S) {
+    let (blocks, at_once) = (at.len / BLOCK, I::WORDS / BITS);
+    let (first_byte, block_bytes) = (at.k * BITS / 8, BLOCK * BITS / 8);
+    let rows = rows_at::<I>(at.rows, |row| d.w.wrapping_add((at.row + row) * d.w_stride + first_byte));
+    let next_panel = d.w.wrapping_add((at.row + I::F::N) * d.w_stride + I::F::N * first_byte);
+    let mut first = 0;
+    while first < blocks {
+        let n = at_once.min(blocks - first);
+        let next = next_panel.wrapping_add(I::F::N * first * block_bytes);
+        // SAFETY: n blocks from the first on are inside each row of the place.
+        unsafe {
+            let mut now = rows;
+            for lane in 0..I::F::N {
+                I::prefetch(next.wrapping_add(lane * at_once * block_bytes));
+                now[lane] = rows[lane].wrapping_add(first * block_bytes);
+            }
+            if n == at_once {
+                let words = I::transposed(&now, at_once * BITS);
+                for i in 0..at_once {
+                    sink.take(unpack::<I, BITS>(&words[i * BITS..(i + 1) * BITS]));
+                }
+            } else {
+                let words = I::transposed(&now, n * BITS);
+                for i in 0..n {
+                    sink.take(unpack::<I, BITS>(&words[i * BITS..(i + 1) * BITS]));
+                }
+            }
+        }
+        first += n;
+    }
+}
+
+/// What becomes of unpacked weights: 8 vectors a block, block after block.
+pub(super) trait Sink<I> {
+    /// # Safety
+    /// As for [`Ints`]; the sink is for as many blocks as it is given.
+    unsafe fn take(&mut self, bytes: [I; 8]);
+}
+
+/// They are stored in a panel, for many activation rows.
+pub(super) struct Store(pub *mut u8);
+
+impl<I: Ints> Sink<I> for Store {
+    #[inline(always)]
+    unsafe fn take(&mut self, bytes: [I; 8]) {
+        for bytes in bytes {
+            // SAFETY: the panel has room for the blocks that it is filled with.
+            unsafe {
+                bytes.store(self.0);
+                self.0 = self.0.add(4 * I::F::N);
+            }
+        }
+    }
+}
+
+/// Addresses of the rows of a panel. Lanes beyond its rows repeat the last: their results are not stored.
+#[inline(always)]
+fn rows_at<I: Ints>(rows: usize, row_at: impl Fn(usize) -> *const u8) -> [*const u8; LANES_MAX] {
+    let mut at = [row_at(0); LANES_MAX];
+    for lane in 1..I::F::N {
+        at[lane] = row_at(lane.min(rows - 1));
+    }
+    at
+}
+
+/// The panel's scales or biases, widened, from `[rows, groups]` to `[groups, N]`.
+#[inline(always)]
+unsafe fn widen<I: Ints, E: Element>(d: &AffineDots, from: *const u8, at: Place, to: &mut [f32]) {
+    let (groups, row_groups) = (at.len / d.group, d.dots.k / d.group);
+    let mut wide = [[0f32; GROUPS_MAX]; LANES_MAX];
+    for row in 0..at.rows {
+        let from = from.wrapping_add(((at.row + row) * row_groups + at.k / d.group) * E::BYTES);
+        // SAFETY: `groups` elements of this row are inside the tensor, and fit into `wide`.
+        unsafe {
+            I::prefetch(from.wrapping_add(I::F::N * row_groups * E::BYTES));
+            tile::convert::<I::F, E, F32>(from, wide[row].as_mut_ptr().cast(), groups);
+        }
+    }
+    for first in (0..groups).step_by(I::WORDS) {
+        let rows = rows_at::<I>(at.rows, |row| wide[row][first..].as_ptr().cast());
+        let n = I::WORDS.min(GROUPS_MAX - first);
+        // SAFETY: rows of `wide` have n elements from `first` on; `to` has N for each.
+        unsafe {
+            let words = I::transposed(&rows, n);
+            for (i, words) in words[..n].iter().enumerate() {
+                words.store(to[(first + i) * I::F::N..].as_mut_ptr().cast());
+            }
+        }
+    }
+}
