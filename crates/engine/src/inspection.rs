@@ -133,7 +133,11 @@ impl Inspection {
         };
         let state = self.model.state_layout();
         let needs = Needs {
-            process: PROCESS_BYTES + options.beside + self.tables_bytes() + self.window_bytes(),
+            process: PROCESS_BYTES
+                + options.beside
+                + self.tables_bytes()
+                + self.window_bytes()
+                + options.threads.unwrap_or(1) * THREAD_BYTES,
             trunk: self.trunk_bytes,
             scratch: &|chunk| Scratch::bytes(&*self.model, chunk),
             classes: self.layout.classes().iter().enumerate().map(class).collect(),
@@ -174,6 +178,8 @@ impl Inspection {
 
 /// Code, stacks, allocator and kernel tables of a process that runs a small model (measured: see EXPERIMENTS.md).
 const PROCESS_BYTES: usize = 12 << 20;
+/// Stack and scratch of a thread that computes.
+const THREAD_BYTES: usize = 256 << 10;
 /// A tensor's name, shape and place, with its share of the hash table (measured on 18,867 tensors).
 const TENSOR_ENTRY_BYTES: usize = 320;
 /// An expert's extents, slot and list entries.

@@ -111,9 +111,18 @@ impl<'a> Weights<'a> {
         Weights { checkpoint, trunk, trunk_bytes: 0, reads: Vec::new(), declared: Vec::new(), experts: Vec::new() }
     }
 
-    /// Whether the checkpoint has a tensor; `true` when there is no checkpoint.
-    pub fn has(&self, name: &str) -> bool {
-        self.checkpoint.is_none_or(|checkpoint| checkpoint.tensor(name).is_some())
+    /// Checks that the files hold no layer beyond the `layers` of the config.
+    ///
+    /// # Errors
+    /// Names the first tensor of such a layer.
+    pub fn check_layers(&self, layers: usize) -> Result<(), ModelError> {
+        let beyond = format!("model.layers.{layers}.input_layernorm.weight");
+        match self.checkpoint.is_some_and(|checkpoint| checkpoint.tensor(&beyond).is_some()) {
+            true => Err(ModelError::Config(format!(
+                "num_hidden_layers is {layers}, and the files hold {beyond} too; one of the two is another model's"
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// A matrix of the trunk, `[rows, cols]`.
