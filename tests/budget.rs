@@ -107,6 +107,28 @@ fn check(group: &Group, uid: Option<u32>, model: &str) {
 }
 
 #[test]
+fn logits_and_routes_keep_ram_too() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let model = demo_model(dir.path());
+    let Some(group) = Group::new("logits", RAM + RAM / 20) else {
+        println!("SKIPPED: this user may not make memory cgroups; run as root to test --ram under one");
+        return;
+    };
+    let ids: Vec<String> = (0..2000).map(|i| (i * 7 % 1200).to_string()).collect();
+    let path = |name: &str| dir.path().join(name).to_str().expect("a UTF-8 path").to_owned();
+    let (ram, out, routes) = (RAM.to_string(), path("logits.npy"), path("routes.json"));
+    let ids = ids.join(",");
+    let args = ["logits", &model, "--ids", &ids, "--ctx", "2048", "--ram", &ram, "--out", &out, "--routes", &routes];
+    let output = group.run(None, &args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    println!("logits: peak {:.3} of --ram", group.peak_bytes() as f64 / RAM as f64);
+    assert!(group.peak_bytes() <= RAM + RAM / 20, "peak {} of --ram {RAM}", group.peak_bytes());
+    assert_eq!(group.limit_hits(), 0, "the limit was hit");
+    let routes: serde_json::Value = serde_json::from_slice(&fs::read(routes).expect("routes")).expect("JSON");
+    assert_eq!(routes["layers"][7]["experts"].as_array().map(Vec::len), Some(2000));
+}
+
+#[test]
 fn ram_is_kept_under_a_cgroup() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let model = demo_model(dir.path());

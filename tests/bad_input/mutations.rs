@@ -86,7 +86,7 @@ fn try_model(model: &Path) -> Result<(), outpour_engine::EngineError> {
     let reader = read::open(ReaderKind::Pread).expect("a reader");
     let mut engine = Engine::load(inspection, &options, reader, &mut |_, _| ControlFlow::Continue(()))?;
     let mut session = outpour_engine::Session::open(&mut engine);
-    session.extend(&mut engine, &[0], true, &mut ())?;
+    session.extend(&mut engine, &[0], outpour_engine::Work::PromptWithLogits, &mut ())?;
     session.step(&mut engine, &mut (), &mut |logits, _| outpour_engine::sample::argmax(logits))?;
     session.logits(&mut engine, &mut ())?;
     session.close(&mut engine);

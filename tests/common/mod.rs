@@ -8,7 +8,7 @@ pub mod damage;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use outpour_engine::{Engine, Inspection, Observer, Options, SequenceId, Session};
+use outpour_engine::{Engine, Inspection, Observer, Options, SequenceId, Session, Work};
 use outpour_store::read::{self, ReaderKind};
 
 /// A folder of `tests/fixtures`.
@@ -79,7 +79,9 @@ pub fn engine(model: &Path, options: &Options, reader: ReaderKind) -> Engine {
 pub fn logits(engine: &mut Engine, ids: &[u32], step_from: usize) -> Recorded {
     let mut recorded = Recorded::default();
     let mut session = Session::open(engine);
-    session.extend(engine, &ids[..step_from], true, &mut recorded).unwrap_or_else(|error| panic!("{error}"));
+    session
+        .extend(engine, &ids[..step_from], Work::PromptWithLogits, &mut recorded)
+        .unwrap_or_else(|error| panic!("{error}"));
     for &next in &ids[step_from..] {
         session.step(engine, &mut recorded, &mut |_, _| next).unwrap_or_else(|error| panic!("{error}"));
         let row = session.logits(engine, &mut recorded).unwrap_or_else(|error| panic!("{error}")).to_vec();

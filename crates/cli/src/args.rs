@@ -126,7 +126,7 @@ impl LoadArgs {
 #[derive(Args, Clone, Default)]
 pub struct SamplingArgs {
     /// Divides the logits; 0 takes the most likely token
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Keep the K most likely tokens; 0 keeps all
     #[arg(long, value_name = "K")]
@@ -173,7 +173,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub sampling: SamplingArgs,
     /// Generate at most N tokens [default: until the model ends or the context is full]
-    #[arg(short = 'n', long, value_name = "N")]
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true)]
     pub max_tokens: Option<usize>,
     /// Stop before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
@@ -232,7 +232,7 @@ pub struct LogitsArgs {
     /// Folder of the model
     pub model: PathBuf,
     /// Token ids, separated by commas
-    #[arg(long, value_name = "1,2,3", value_delimiter = ',', required = true)]
+    #[arg(long, value_name = "1,2,3", value_delimiter = ',', required = true, allow_negative_numbers = true)]
     pub ids: Vec<u32>,
     /// Where to write the logits: f32 `[tokens, vocab]` in NumPy's format
     #[arg(long, value_name = "FILE.npy")]

@@ -24,11 +24,17 @@ const TEXT_FILES: [(&str, &str); 3] = [
     ("chat_template.jinja", include_str!("../../../tests/fixtures/text/chat_template.jinja")),
 ];
 
+/// What the demo's model needs, rounded up: it is refused before it is made.
+const RAM_MIN: Bytes = Bytes(40 << 20);
+
 /// Runs the demo.
 ///
 /// # Errors
 /// When the model cannot be written, or `--ram` is too small.
 pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
+    if args.ram < RAM_MIN {
+        bail!("--ram {} is too small for the demo: give at least {RAM_MIN}", args.ram);
+    }
     term::catch_interrupt()?;
     let (dir, _removed) = match &args.keep {
         Some(dir) => {

@@ -60,6 +60,9 @@ fn report(inspection: &Inspection) -> Result<Value> {
             layout.place(ExpertId { layer: layer as u32, expert: 0 }, checkpoint.files()).runs().len()
         }),
         "state_bytes_per_token": state.bytes_per_token(),
+        "state_bytes_fixed": state.fixed_bytes(),
+        "vision_tensors_skipped": inspection.skipped()[0],
+        "mtp_tensors_skipped": inspection.skipped()[1],
         "chat_template": template(checkpoint)?,
         "tokenizer": tokenizer(checkpoint),
     }))
@@ -163,6 +166,15 @@ fn describe(report: &Value) -> String {
         (
             "each token",
             format!("{} of experts, {} of state", bytes("expert_bytes_per_token"), bytes("state_bytes_per_token")),
+        ),
+        ("each sequence", format!("{} of state, however short", bytes("state_bytes_fixed"))),
+        (
+            "left unread",
+            format!(
+                "{} vision tensors, {} of multi-token prediction",
+                text("vision_tensors_skipped"),
+                text("mtp_tensors_skipped")
+            ),
         ),
         ("tokenizer", tokenizer),
         ("chat template", template),

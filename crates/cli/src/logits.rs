@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use outpour_engine::{Engine, EngineError, Inspection, Observer, Progress, SequenceId, Session};
-use serde_json::{Value, json};
+use outpour_engine::{Engine, EngineError, Inspection, Observer, Progress, SequenceId, Session, Work};
+use outpour_model::Facts;
 
 use crate::args::LogitsArgs;
 use crate::npy::{self, WholeOrNothing};
@@ -18,8 +18,11 @@ use crate::{model, term};
 /// One line about the model, the flags or the files; nothing half-written is left.
 pub fn logits(args: &LogitsArgs) -> Result<ExitCode> {
     let inspection = Inspection::open(&args.model, args.load.precise)?;
-    let options = model::options(&args.load, inspection.checkpoint().dir())?;
     let tokens = args.ids.len();
+    let mut options = model::options(&args.load, inspection.checkpoint().dir())?;
+    if args.routes.is_some() {
+        options.beside += Routes::bytes(tokens, inspection.facts());
+    }
     let step_from = args.step_from.unwrap_or(tokens);
     if step_from == 0 || step_from > tokens {
         bail!("--step-from {step_from} is not between 1 and the {tokens} tokens of --ids");
@@ -34,18 +37,22 @@ pub fn logits(args: &LogitsArgs) -> Result<ExitCode> {
     if args.routes.as_deref().is_some_and(|routes| absolute(routes) == absolute(&args.out)) {
         bail!("--routes and --out name the same file; give two names");
     }
-    let mut out = WholeOrNothing::create(&args.out)?;
-    let routes_out = args.routes.as_deref().map(WholeOrNothing::create).transpose()?;
+    let checkpoint = inspection.checkpoint();
+    let config = checkpoint.dir().join("config.json");
+    let inputs: Vec<&Path> = checkpoint.files().iter().map(|file| file.path()).chain([&*config]).collect();
+    let mut out = WholeOrNothing::create(&args.out, &inputs)?;
+    let create = |path: &std::path::PathBuf| WholeOrNothing::create(path, &inputs);
+    let routes_out = args.routes.as_ref().map(create).transpose()?;
     out.write(&npy::header_f32(tokens, facts.vocab))?;
     term::catch_interrupt()?;
     let mut engine = model::load(inspection, &options, args.load.reader())?;
-    let mut record = Record { out, failed: None, routes: routes_out.is_some().then(|| Routes::new(facts.layers)) };
+    let mut record = Record { out, failed: None, routes: routes_out.is_some().then(|| Routes::new(&facts)) };
     compute(&mut engine, &args.ids, step_from, &mut record)?;
     if let Some(error) = record.failed {
         return Err(error);
     }
     if let (Some(mut file), Some(routes)) = (routes_out, record.routes) {
-        file.write(routes.json().to_string().as_bytes())?;
+        routes.write(&mut file)?;
         file.finish()?;
     }
     record.out.finish()?;
@@ -55,7 +62,7 @@ pub fn logits(args: &LogitsArgs) -> Result<ExitCode> {
 /// The tokens before `step_from` as a prompt, the rest one at a time through [`Session::step`].
 fn compute(engine: &mut Engine, ids: &[u32], step_from: usize, record: &mut Record) -> Result<()> {
     let mut session = Session::open(engine);
-    session.extend(engine, &ids[..step_from], true, record)?;
+    session.extend(engine, &ids[..step_from], Work::PromptWithLogits, record)?;
     for &next in &ids[step_from..] {
         session.step(engine, record, &mut |_, _| next)?;
         let logits = session.logits(engine, record)?.to_vec();
@@ -87,9 +94,9 @@ impl Observer for Record {
         self.row(logits);
     }
 
-    fn routes(&mut self, layer: usize, positions: &[u32], choice: &[i32], weights: &[f32]) {
+    fn routes(&mut self, layer: usize, _: &[u32], choice: &[i32], weights: &[f32]) {
         if let Some(routes) = &mut self.routes {
-            routes.add(layer, positions.len(), choice, weights);
+            routes.add(layer, choice, weights);
         }
     }
 
@@ -99,24 +106,50 @@ impl Observer for Record {
 }
 
 /// Chosen experts and weights by layer, in the order of positions.
-struct Routes(Vec<(Vec<Value>, Vec<Value>)>);
+struct Routes {
+    top_k: usize,
+    layers: Vec<(Vec<i32>, Vec<f32>)>,
+}
 
 impl Routes {
-    fn new(layers: usize) -> Self {
-        Routes((0..layers).map(|_| (Vec::new(), Vec::new())).collect())
+    /// What the routes of so many tokens take in memory.
+    fn bytes(tokens: usize, facts: &Facts) -> usize {
+        // A vector that grows holds up to twice its length, and thrice while it moves.
+        3 * tokens * facts.layers * facts.top_k * 8
     }
 
-    fn add(&mut self, layer: usize, positions: usize, choice: &[i32], weights: &[f32]) {
-        let top_k = choice.len() / positions;
-        self.0[layer].0.extend(choice.chunks(top_k).map(|experts| json!(experts)));
-        self.0[layer].1.extend(weights.chunks(top_k).map(|weights| json!(weights)));
+    fn new(facts: &Facts) -> Self {
+        Routes { top_k: facts.top_k, layers: vec![Default::default(); facts.layers] }
     }
 
-    fn json(&self) -> Value {
-        let sparse = self.0.iter().enumerate().filter(|(_, (experts, _))| !experts.is_empty());
-        let layers: Vec<Value> = sparse
-            .map(|(layer, (experts, weights))| json!({"layer": layer, "experts": experts, "weights": weights}))
-            .collect();
-        json!({ "layers": layers })
+    fn add(&mut self, layer: usize, choice: &[i32], weights: &[f32]) {
+        self.layers[layer].0.extend_from_slice(choice);
+        self.layers[layer].1.extend_from_slice(weights);
     }
+
+    /// `{"layers": [{"layer": l, "experts": [[..]], "weights": [[..]]}]}`, one position a row.
+    fn write(&self, file: &mut WholeOrNothing) -> Result<()> {
+        let sparse = self.layers.iter().enumerate().filter(|(_, (experts, _))| !experts.is_empty());
+        file.write(b"{\"layers\": [")?;
+        for (i, (layer, (experts, weights))) in sparse.enumerate() {
+            let comma = if i > 0 { ", " } else { "" };
+            file.write(format!("{comma}{{\"layer\": {layer}, \"experts\": [").as_bytes())?;
+            write_rows(file, experts.chunks(self.top_k))?;
+            file.write(b"], \"weights\": [")?;
+            write_rows(file, weights.chunks(self.top_k))?;
+            file.write(b"]}")?;
+        }
+        file.write(b"]}\n")
+    }
+}
+
+fn write_rows<'a, T: serde::Serialize + 'a>(
+    file: &mut WholeOrNothing,
+    rows: impl Iterator<Item = &'a [T]>,
+) -> Result<()> {
+    for (i, row) in rows.enumerate() {
+        let comma = if i > 0 { ", " } else { "" };
+        file.write(format!("{comma}{}", serde_json::to_string(row)?).as_bytes())?;
+    }
+    Ok(())
 }

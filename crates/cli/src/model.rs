@@ -1,6 +1,6 @@
 //! A model folder as the verbs use it: weights, tokenizer, template, defaults.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -141,19 +141,27 @@ pub fn stop_tokens(inspection: &Inspection, tokenizer: &Tokenizer) -> Result<Vec
     Ok(ids)
 }
 
-/// A prompt from the flag, or from standard input.
+/// A prompt from the flag, or from standard input, of at most `bytes_max` bytes.
 ///
 /// # Errors
-/// When standard input is no UTF-8, has no end, or cannot be read.
-pub fn prompt(argument: Option<&str>) -> Result<String> {
+/// When it is longer, or standard input is no UTF-8 or cannot be read.
+pub fn prompt(argument: Option<&str>, bytes_max: usize) -> Result<String> {
+    let too_long = || {
+        anyhow::anyhow!(
+            "the prompt is longer than {bytes_max} bytes, and cannot fit the context: shorten it, or raise --ctx"
+        )
+    };
     if let Some(text) = argument {
-        return Ok(text.to_owned());
+        return if text.len() <= bytes_max { Ok(text.to_owned()) } else { Err(too_long()) };
     }
-    let (mut bytes, bytes_max) = (Vec::new(), Tokenizer::TEXT_BYTES_MAX);
+    if std::io::stdin().is_terminal() {
+        term::note("Reading the prompt from standard input; end it with Ctrl-D.");
+    }
+    let mut bytes = Vec::new();
     let read = std::io::stdin().lock().take(bytes_max as u64 + 1).read_to_end(&mut bytes);
     read.context("standard input: cannot read")?;
     if bytes.len() > bytes_max {
-        bail!("standard input: is longer than {bytes_max} bytes; give a shorter prompt");
+        return Err(too_long());
     }
     String::from_utf8(bytes)
         .map_err(|error| anyhow::anyhow!("standard input: is not UTF-8 text ({}); convert it", error.utf8_error()))

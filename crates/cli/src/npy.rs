@@ -5,29 +5,40 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use outpour_store::read::whole::settle;
+
+/// Bytes after which what was written leaves the page cache, which `--ram` covers too.
+const SETTLE_BYTES: usize = 1 << 20;
 
 /// A file that appears under its name when it is finished.
 pub struct WholeOrNothing {
     out: BufWriter<File>,
     partial: PathBuf,
     path: PathBuf,
+    unsettled: usize,
     finished: bool,
 }
 
 impl WholeOrNothing {
-    /// Begins the file beside its final name.
+    /// Begins the file beside its final name; behind a link, beside the file that it names.
     ///
     /// # Errors
-    /// When the folder cannot be written to, or there is a folder, device or pipe of this name.
-    pub fn create(path: &Path) -> Result<Self> {
-        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-            bail!("{}: is not a regular file; name a file to be written", path.display());
+    /// When the folder cannot be written to, or there is a folder, device or pipe of this name, or one of `inputs`.
+    pub fn create(path: &Path, inputs: &[&Path]) -> Result<Self> {
+        let shown = path.display().to_string();
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        if std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
+            bail!("{shown}: is not a regular file; name a file to be written");
+        }
+        if inputs.iter().any(|input| std::fs::canonicalize(input).is_ok_and(|input| input == path)) {
+            bail!("{shown}: is a file of the model; name another one");
         }
         let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
+        partial.push(format!(".{}.partial", std::process::id()));
         let partial = PathBuf::from(partial);
-        let file = File::create(&partial).with_context(|| format!("{}: cannot write", path.display()))?;
-        Ok(WholeOrNothing { out: BufWriter::new(file), partial, path: path.to_owned(), finished: false })
+        let file = File::create(&partial)
+            .with_context(|| format!("{shown}: cannot write; name a place that can be written to"))?;
+        Ok(WholeOrNothing { out: BufWriter::new(file), partial, path, unsettled: 0, finished: false })
     }
 
     /// Appends bytes.
@@ -35,7 +46,13 @@ impl WholeOrNothing {
     /// # Errors
     /// When the drive is full, or failed.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.out.write_all(bytes).with_context(|| format!("{}: cannot write", self.path.display()))
+        self.unsettled += bytes.len();
+        let mut written = self.out.write_all(bytes);
+        if self.unsettled >= SETTLE_BYTES {
+            self.unsettled = 0;
+            written = written.and_then(|()| self.out.flush()).and_then(|()| settle(self.out.get_ref()));
+        }
+        written.with_context(|| format!("{}: cannot write; free some space", self.path.display()))
     }
 
     /// Gives the file its name.
@@ -43,9 +60,10 @@ impl WholeOrNothing {
     /// # Errors
     /// When the drive is full, or failed.
     pub fn finish(mut self) -> Result<()> {
-        let named = self.out.flush().and_then(|()| std::fs::rename(&self.partial, &self.path));
+        let settled = self.out.flush().and_then(|()| settle(self.out.get_ref()));
+        let named = settled.and_then(|()| std::fs::rename(&self.partial, &self.path));
         self.finished = named.is_ok();
-        named.with_context(|| format!("{}: cannot write", self.path.display()))
+        named.with_context(|| format!("{}: cannot write; free some space", self.path.display()))
     }
 }
 

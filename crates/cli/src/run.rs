@@ -27,13 +27,14 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let options = model::options(&args.load, &dir)?;
     let plan = inspection.plan(&options)?;
     let text = model::text(&dir)?;
-    let prompt = model::prompt(args.prompt.as_deref())?;
+    let prompt = model::prompt(args.prompt.as_deref(), prompt_bytes_max(&text.tokenizer, plan.ctx))
+        .with_context(|| format!("a prompt for the context of {} tokens (--ctx)", plan.ctx))?;
     let tokens = prompt_tokens(args, &dir, &text.tokenizer, &prompt)?;
     if tokens.is_empty() {
         return Err(EngineError::NoTokens.into());
     }
     let room =
-        EngineError::ContextFull { tokens: tokens.len() + 1, ctx: plan.ctx, ctx_max: inspection.facts().context_max };
+        EngineError::ContextFull { tokens: tokens.len(), ctx: plan.ctx, ctx_max: inspection.facts().context_max };
     if tokens.len() >= plan.ctx {
         return Err(room.into());
     }
@@ -45,9 +46,17 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         stop_strings: StopStrings::new(args.stop.clone())?,
         sampling,
     };
+    if inspection.skipped()[0] > 0 {
+        term::note("This model's vision is not used: it is given text only.");
+    }
     term::catch_interrupt()?;
     let mut engine = model::load(inspection, &options, args.load.reader())?;
     generation.run(&mut engine, &text.tokenizer)
+}
+
+/// The longest text that could be a prompt of so many tokens; normalisation may shorten a text, to a quarter at most.
+fn prompt_bytes_max(tokenizer: &Tokenizer, ctx: usize) -> usize {
+    4 * ctx.saturating_mul(tokenizer.token_bytes_max())
 }
 
 fn prompt_tokens(args: &RunArgs, dir: &std::path::Path, tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {

@@ -97,7 +97,7 @@ pub struct LoadProgress {
 impl LoadProgress {
     /// Begins.
     pub fn start() -> Self {
-        LoadProgress { bar: bar(1, "loading  [{bar:30}] {msg}"), began: Instant::now() }
+        LoadProgress { bar: bar(1, "loading [{bar:16}] {msg}"), began: Instant::now() }
     }
 
     /// Bytes read so far, and in all. Breaks off after Ctrl-C.
@@ -126,7 +126,7 @@ impl PromptProgress {
     /// Begins.
     pub fn start() -> Self {
         let read_before = Machine::here().drive_read_bytes().unwrap_or(0);
-        PromptProgress { bar: bar(1, "prompt   [{bar:30}] {msg}"), began: Instant::now(), read_before }
+        PromptProgress { bar: bar(1, "prompt [{bar:12}] {msg}"), began: Instant::now(), read_before }
     }
 
     /// Removes the line.
@@ -146,7 +146,7 @@ impl Observer for PromptProgress {
             self.bar.set_length((tokens_total * layers) as u64);
             self.bar.set_position((done * layers as f64) as u64);
             self.bar.set_message(format!(
-                "{done:.0} of {tokens_total} tokens, {:.1} tok/s, {left:.0} s left, drive {:.2} GB/s",
+                "{done:.0}/{tokens_total} tokens {:.1} tok/s {left:.0} s left, {:.2} GB/s",
                 done / seconds,
                 read as f64 / seconds / 1e9
             ));

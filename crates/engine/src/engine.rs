@@ -22,6 +22,18 @@ use crate::inspection::{Inspection, Options};
 use crate::observe::{Observer, Progress, Routes, SequenceId};
 use crate::scratch::{HEAD_ROWS, Scratch};
 
+/// What tokens are enqueued for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Work {
+    /// A prompt, of which the last logits are wanted.
+    #[default]
+    Prompt,
+    /// A prompt, of which the observer is shown the logits of every position.
+    PromptWithLogits,
+    /// A generated token.
+    Step,
+}
+
 /// A sequence's work.
 #[derive(Default)]
 struct Sequence {
@@ -29,8 +41,8 @@ struct Sequence {
     pending: Vec<u32>,
     /// How many of them are done.
     done: usize,
-    /// Whether the observer wants the logits of every position.
-    all_logits: bool,
+    /// What the pending tokens are.
+    work: Work,
     /// Logits after the last token.
     logits: Vec<f32>,
     /// Whether `logits` are those.
@@ -42,11 +54,11 @@ struct Sequence {
 pub struct Stats {
     /// Streaming of experts.
     pub stream: StreamStats,
-    /// Time in batches of several tokens.
+    /// Time of prompts.
     pub prefill_time: Duration,
     /// Their tokens.
     pub prefill_tokens: usize,
-    /// Time in batches of one token a sequence.
+    /// Time of generated tokens.
     pub decode_time: Duration,
     /// Their tokens.
     pub decode_tokens: usize,
@@ -166,11 +178,11 @@ impl Engine {
         self.states[id.0].tokens()
     }
 
-    /// Adds tokens to a sequence's work. With `all_logits`, the observer is shown the logits of each of them.
+    /// Adds tokens to a sequence's work.
     ///
     /// # Errors
     /// When they are no tokens of the model, or do not fit the context.
-    pub fn enqueue(&mut self, id: SequenceId, tokens: &[u32], all_logits: bool) -> Result<(), EngineError> {
+    pub fn enqueue(&mut self, id: SequenceId, tokens: &[u32], work: Work) -> Result<(), EngineError> {
         let vocab = self.facts().vocab;
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab) {
             return Err(EngineError::TokenOutOfRange { token, vocab });
@@ -185,7 +197,7 @@ impl Engine {
         sequence.pending.drain(..sequence.done);
         sequence.done = 0;
         sequence.pending.extend_from_slice(tokens);
-        sequence.all_logits = all_logits;
+        sequence.work = work;
         sequence.ready &= tokens.is_empty();
         Ok(())
     }
@@ -268,12 +280,12 @@ impl Engine {
         self.states[index].advance(tokens);
         self.head(index, observer);
         let took = began.elapsed();
-        if tokens > 1 {
-            self.stats.prefill_tokens += tokens;
-            self.stats.prefill_time += took;
-        } else {
+        if self.sequences[index].as_ref().is_some_and(|sequence| sequence.work == Work::Step) {
             self.stats.decode_tokens += tokens;
             self.stats.decode_time += took;
+        } else {
+            self.stats.prefill_tokens += tokens;
+            self.stats.prefill_time += took;
         }
         Ok(true)
     }
@@ -323,8 +335,9 @@ impl Engine {
         let sequence = self.sequences[index].as_mut().expect("invariant: the sequence has work");
         sequence.done += rows;
         let last = sequence.done == sequence.pending.len();
-        let first = if sequence.all_logits { 0 } else { rows - 1 };
-        if !last && !sequence.all_logits {
+        let all_logits = sequence.work == Work::PromptWithLogits;
+        let first = if all_logits { 0 } else { rows - 1 };
+        if !last && !all_logits {
             return;
         }
         self.wanted.clear();
@@ -337,7 +350,7 @@ impl Engine {
             let host = &mut self.scratch.logits_host[..some.len() * vocab];
             self.ops.fetch(&logits, bytemuck::cast_slice_mut(host)).wait();
             for (&row, logits) in some.iter().zip(host.chunks(vocab)) {
-                if sequence.all_logits {
+                if all_logits {
                     observer.logits(SequenceId(index), self.batch.positions[row as usize] as usize, logits);
                 }
                 if last && row as usize == rows - 1 {

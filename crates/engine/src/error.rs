@@ -18,7 +18,7 @@ pub enum EngineError {
     Ops(#[from] OpsError),
     /// More tokens than the context holds.
     #[error(
-        "{tokens} tokens do not fit the context of {ctx}: shorten the prompt, or raise --ctx (this model allows {ctx_max})"
+        "{tokens} tokens do not fit the context of {ctx} with room for an answer: shorten the prompt, or raise --ctx (this model allows {ctx_max})"
     )]
     ContextFull {
         /// Tokens of prompt and answer.

@@ -111,6 +111,16 @@ impl Inspection {
         &self.checkpoint
     }
 
+    /// Tensors that are not read: those of vision, and the heads for multi-token prediction.
+    pub fn skipped(&self) -> [usize; 2] {
+        let count = |parts: &[&str]| {
+            let is_one =
+                |name: &str| parts.iter().any(|part| name.starts_with(part) || name.contains(&format!(".{part}")));
+            self.checkpoint.tensors().filter(|(name, _)| is_one(name)).count()
+        };
+        [count(&["visual.", "vision_tower."]), count(&["mtp."])]
+    }
+
     /// The model's numbers.
     pub fn facts(&self) -> &Facts {
         &self.facts
@@ -133,7 +143,11 @@ impl Inspection {
         };
         let state = self.model.state_layout();
         let needs = Needs {
-            process: PROCESS_BYTES + options.beside + self.tables_bytes() + self.window_bytes(),
+            process: PROCESS_BYTES
+                + options.beside
+                + self.tables_bytes()
+                + self.window_bytes()
+                + options.threads.unwrap_or(1) * THREAD_BYTES,
             trunk: self.trunk_bytes,
             scratch: &|chunk| Scratch::bytes(&*self.model, chunk),
             classes: self.layout.classes().iter().enumerate().map(class).collect(),
@@ -176,6 +190,8 @@ impl Inspection {
 
 /// Code, stacks, allocator and kernel tables of a process that runs a small model (measured: see EXPERIMENTS.md).
 const PROCESS_BYTES: usize = 12 << 20;
+/// Stack and scratch of a thread that computes.
+const THREAD_BYTES: usize = 256 << 10;
 /// A tensor's name, shape and place, with its share of the hash table (measured on 18,867 tensors).
 const TENSOR_ENTRY_BYTES: usize = 320;
 /// An expert's extents, slot and list entries.

@@ -11,7 +11,7 @@ pub mod sample;
 mod scratch;
 mod session;
 
-pub use engine::{Engine, Stats};
+pub use engine::{Engine, Stats, Work};
 pub use error::EngineError;
 pub use inspection::{Backend, Inspection, Options};
 pub use observe::{Observer, Progress, SequenceId};

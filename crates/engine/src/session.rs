@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 
 use outpour_model::ModelError;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Work};
 use crate::error::EngineError;
 use crate::observe::{Observer, SequenceId};
 
@@ -57,10 +57,10 @@ impl Session {
         let keep = shared.min(tokens.len() - 1).min(engine.tokens_done(self.sequence));
         let keep = engine.truncate(self.sequence, keep);
         self.tokens.truncate(keep);
-        self.extend(engine, &tokens[keep..], false, observer)
+        self.extend(engine, &tokens[keep..], Work::Prompt, observer)
     }
 
-    /// Adds tokens and computes them. With `all_logits`, the observer sees the logits after each.
+    /// Adds tokens of a prompt and computes them.
     ///
     /// # Errors
     /// As [`Engine::tick`] and [`Engine::enqueue`].
@@ -68,10 +68,10 @@ impl Session {
         &mut self,
         engine: &mut Engine,
         tokens: &[u32],
-        all_logits: bool,
+        work: Work,
         observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
-        engine.enqueue(self.sequence, tokens, all_logits)?;
+        engine.enqueue(self.sequence, tokens, work)?;
         self.tokens.extend_from_slice(tokens);
         self.finish(engine, observer)
     }
@@ -119,7 +119,7 @@ impl Session {
     ) -> Result<u32, EngineError> {
         let position = self.tokens.len();
         let token = choose(self.logits(engine, observer)?, position);
-        engine.enqueue(self.sequence, &[token], false)?;
+        engine.enqueue(self.sequence, &[token], Work::Step)?;
         self.tokens.push(token);
         Ok(token)
     }

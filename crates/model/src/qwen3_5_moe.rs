@@ -159,6 +159,7 @@ impl Qwen35Moe {
             renormalise: config.flag_or("norm_topk_prob", true)?,
         };
 
+        weights.check_layers(layers)?;
         let embed_tokens = weights.matrix("model.embed_tokens.weight", vocab, hidden)?;
         let build_layer = |layer: usize| {
             let prefix = format!("model.layers.{layer}");

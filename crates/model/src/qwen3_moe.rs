@@ -74,6 +74,7 @@ impl Qwen3Moe {
         let sparse_step = config.size_or("decoder_sparse_step", 1)?;
         let is_sparse = |layer: usize| !mlp_only.contains(&layer) && (layer + 1).is_multiple_of(sparse_step);
 
+        weights.check_layers(layers)?;
         let embed_tokens = weights.matrix("model.embed_tokens.weight", vocab, hidden)?;
         let mut build_layer = |layer: usize| -> Result<Layer, ModelError> {
             let prefix = format!("model.layers.{layer}");

@@ -109,6 +109,20 @@ impl<'a> Weights<'a> {
         Some(&resolve(self.checkpoint?, name)?.1.shape)
     }
 
+    /// Checks that the files hold no layer beyond the `layers` of the config.
+    ///
+    /// # Errors
+    /// Names the first tensor of such a layer.
+    pub fn check_layers(&self, layers: usize) -> Result<(), ModelError> {
+        let beyond = format!("model.layers.{layers}.input_layernorm.weight");
+        match self.shape_of(&beyond).is_some() {
+            true => Err(ModelError::Config(format!(
+                "num_hidden_layers is {layers}, and the files hold {beyond} too; one of the two is another model's"
+            ))),
+            false => Ok(()),
+        }
+    }
+
     /// A matrix of the trunk, `[rows, cols]`, plain or quantised.
     ///
     /// # Errors

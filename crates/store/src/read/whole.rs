@@ -75,6 +75,16 @@ pub fn read_whole(path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
     Ok(data)
 }
 
+/// Brings what was written to `file` onto the drive, and takes it out of the page cache.
+///
+/// # Errors
+/// When the drive is full, or failed.
+pub fn settle(file: &File) -> std::io::Result<()> {
+    file.sync_data()?;
+    advise(file, Advice::DontNeed);
+    Ok(())
+}
+
 enum Advice {
     Random,
     DontNeed,
