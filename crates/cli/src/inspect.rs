@@ -31,8 +31,7 @@ fn report(inspection: &Inspection) -> Result<Value> {
     let one_expert = sparse_layers.first().map_or(0, |&layer| expert_bytes(layout, layer));
     let per_token: u64 = sparse_layers.iter().map(|&layer| expert_bytes(layout, layer) * facts.top_k as u64).sum();
     let all_bytes: u64 = checkpoint.tensors().map(|(_, info)| info.bytes).sum();
-    let parameters: u64 =
-        checkpoint.tensors().map(|(_, info)| info.shape.iter().map(|&dim| dim as u64).product::<u64>()).sum();
+    let (parameters, read_bytes) = inspection.parameters()?;
     let state = inspection.model().state_layout();
     Ok(json!({
         "model": checkpoint.dir(),
@@ -48,7 +47,7 @@ fn report(inspection: &Inspection) -> Result<Value> {
         "sparse_layers": sparse_layers.len(),
         "top_k": facts.top_k,
         "parameters": parameters,
-        "bits_per_weight": if parameters == 0 { 0.0 } else { 8.0 * all_bytes as f64 / parameters as f64 },
+        "bits_per_weight": if parameters == 0 { 0.0 } else { 8.0 * read_bytes as f64 / parameters as f64 },
         "dtypes": dtypes(checkpoint),
         "files": checkpoint.files().len(),
         "total_bytes": all_bytes,

@@ -113,12 +113,22 @@ impl Inspection {
 
     /// Tensors that are not read: those of vision, and the heads for multi-token prediction.
     pub fn skipped(&self) -> [usize; 2] {
-        let count = |parts: &[&str]| {
-            let is_one =
-                |name: &str| parts.iter().any(|part| name.starts_with(part) || name.contains(&format!(".{part}")));
-            self.checkpoint.tensors().filter(|(name, _)| is_one(name)).count()
-        };
-        [count(&["visual.", "vision_tower."]), count(&["mtp."])]
+        let count = |of| self.checkpoint.tensors().filter(|(name, _)| left_unread(name) == Some(of)).count();
+        [count(Unread::Vision), count(Unread::Mtp)]
+    }
+
+    /// Weights of the model, and the bytes that they take as stored.
+    ///
+    /// # Errors
+    /// As [`Inspection::open`].
+    pub fn parameters(&self) -> Result<(u64, u64), EngineError> {
+        let config = Config(self.checkpoint.config());
+        let mut weights = Weights::declare();
+        (registry::family(&config)?.build)(&config, &mut weights, self.kv)?;
+        let elements = |shape: &[usize]| shape.iter().map(|&dim| dim as u64).product::<u64>();
+        let read = self.checkpoint.tensors().filter(|(name, _)| left_unread(name).is_none());
+        let bytes = read.map(|(_, info)| info.bytes).sum();
+        Ok((weights.declared().iter().map(|tensor| elements(&tensor.shape)).sum(), bytes))
     }
 
     /// The model's numbers.
@@ -185,6 +195,24 @@ impl Inspection {
     /// Names and places of tensors, and the experts' layout and residency.
     fn tables_bytes(&self) -> usize {
         self.checkpoint.tensors().count() * TENSOR_ENTRY_BYTES + self.layout.experts_total() * EXPERT_ENTRY_BYTES
+    }
+}
+
+#[derive(PartialEq)]
+enum Unread {
+    Vision,
+    Mtp,
+}
+
+/// Why a tensor of a language model's checkpoint is left unread, if it is, by its name.
+fn left_unread(name: &str) -> Option<Unread> {
+    let has = |part: &str| name.starts_with(part) || name.contains(&format!(".{part}"));
+    if has("visual.") || has("vision_tower.") {
+        Some(Unread::Vision)
+    } else if has("mtp.") {
+        Some(Unread::Mtp)
+    } else {
+        None
     }
 }
 
