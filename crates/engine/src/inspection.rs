@@ -198,7 +198,7 @@ impl Inspection {
     }
 }
 
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Unread {
     Vision,
     Mtp,
