@@ -60,6 +60,7 @@ pub struct Matrix {
     data: Tensor,
     /// Of a quantised matrix: scales and biases, `[rows, cols / group]`.
     scales: Option<[Tensor; 2]>,
+    exact: bool,
 }
 
 impl Matrix {
@@ -70,7 +71,7 @@ impl Matrix {
     pub fn dense(tensor: Tensor) -> Self {
         let format = Format::of(tensor.dtype()).unwrap_or_else(|| panic!("{} is no weight format", tensor.dtype()));
         assert_eq!(tensor.dims().len(), 2, "a matrix has two dimensions");
-        Matrix { format, rows: tensor.dim(0), cols: tensor.dim(1), data: tensor, scales: None }
+        Matrix { format, rows: tensor.dim(0), cols: tensor.dim(1), data: tensor, scales: None, exact: false }
     }
 
     /// An affine-quantised matrix: `data` is U8 `[rows, cols · bits / 8]`, scales and biases are `[rows, cols / group]` of
@@ -86,7 +87,18 @@ impl Matrix {
         assert_eq!(data.dtype(), DType::U8, "packed weights are bytes");
         assert_eq!(scales.dims(), biases.dims(), "biases do not fit their scales");
         assert!(scales.dtype() == biases.dtype() && Format::of(scales.dtype()).is_some(), "scales are plain numbers");
-        Matrix { format, rows, cols, data, scales: Some([scales, biases]) }
+        Matrix { format, rows, cols, data, scales: Some([scales, biases]), exact: false }
+    }
+
+    /// The same matrix, multiplied with activations in f32 always: for the small ones whose outputs decide much, such as
+    /// routers, gates and decays.
+    pub fn exact(self) -> Self {
+        Matrix { exact: true, ..self }
+    }
+
+    /// Whether activations are not to be rounded.
+    pub fn is_exact(&self) -> bool {
+        self.exact
     }
 
     /// How its weights are stored.

@@ -304,7 +304,7 @@ fn missing(checkpoint: &Checkpoint, name: &str) -> ModelError {
 fn wrong_type(path: &Path, name: &str, dtype: &StoredType) -> ModelError {
     let path = path.display();
     ModelError::Tensor(format!(
-        "{path}: tensor {name} has the type {dtype}; supported are BF16, F16, F32 and MLX's affine quantisation"
+        "{path}: tensor {name} has the type {dtype}; supported are BF16, F16 and F32, and MLX's affine quantisation"
     ))
 }
 

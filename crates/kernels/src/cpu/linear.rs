@@ -75,7 +75,7 @@ pub(super) fn linear(cpu: &Cpu, x: &Tensor, w: &Matrix, out: &Tensor) {
     assert_eq!(cols, w.cols(), "linear: x does not fit w");
     assert_eq!(host::rows_of(out), (n, w.rows()), "linear: out does not fit w");
     let (x, out) = (Shared::new(host::f32_address(x)), Shared::new(host::f32_address(out)));
-    let entry = cpu.entry(w.format());
+    let entry = cpu.entry(w);
     let mut entered = lock(&cpu.entered);
     for rows in row_blocks(n) {
         let from = |row: usize| x.at((rows.start + row) * cols).cast_const();
@@ -151,7 +151,7 @@ pub(super) unsafe fn product(cpu: &Cpu, w: &Matrix, rows: Range<usize>, input: I
     };
     // SAFETY: `rows` are rows of w, whose tensors hold them all; the rest is the caller's promise.
     unsafe {
-        match (cpu.entry(w.format()), w.format()) {
+        match (cpu.entry(w), w.format()) {
             (entry, Format::Affine { bits, group }) => {
                 let dots = affine(w, rows.start, dots, bits.into(), group.into());
                 let precise = matches!(entry, Entry::Summed { .. });
@@ -177,7 +177,8 @@ fn affine(w: &Matrix, row: usize, dots: Dots, bits: usize, group: usize) -> Affi
     }
 }
 
-/// How many weight rows make a task. It decides who computes an output, never how.
+/// How many weight rows make a task, a multiple of the 16 that quantised ones are computed by at most. It decides who
+/// computes an output, never how.
 pub(super) fn rows_of_task(cpu: &Cpu, rows: usize, row_bytes: usize, inputs: usize) -> usize {
     let bytes = if inputs <= 8 { FEW_ROWS_BYTES } else { MANY_ROWS_BYTES };
     let fair = rows.div_ceil(4 * cpu.threads());
@@ -185,12 +186,13 @@ pub(super) fn rows_of_task(cpu: &Cpu, rows: usize, row_bytes: usize, inputs: usi
 }
 
 impl Cpu {
-    /// How activations enter products with weights of this format.
-    pub(super) fn entry(&self, format: Format) -> Entry {
-        match format {
-            Format::Affine { bits, group } if self.precise => Entry::Summed { bits: bits.into(), group: group.into() },
+    /// How activations enter products with these weights.
+    pub(super) fn entry(&self, w: &Matrix) -> Entry {
+        let precise = self.precise || w.is_exact();
+        match w.format() {
+            Format::Affine { bits, group } if precise => Entry::Summed { bits: bits.into(), group: group.into() },
             Format::Affine { bits, group } => Entry::Int8 { bits: bits.into(), group: group.into() },
-            Format::Bf16 if self.kernels.bf16.is_some() && !self.precise => Entry::Bf16,
+            Format::Bf16 if self.kernels.bf16.is_some() && !precise => Entry::Bf16,
             Format::F32 | Format::F16 | Format::Bf16 => Entry::F32,
         }
     }

@@ -7,7 +7,7 @@ use super::linear::{Entry, Input, enter, multiply, product, reserve, row_blocks,
 use super::pool::lock;
 use super::swiglu::swiglu_at;
 use crate::host::{self, Shared};
-use crate::{Activation, Format, Mlp, MlpScratch, Ops, Tensor};
+use crate::{Activation, Matrix, Mlp, MlpScratch, Ops, Tensor};
 
 pub(super) fn mlp(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
     let (tokens, hidden) = host::rows_of(x);
@@ -21,7 +21,7 @@ pub(super) fn mlp(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpS
         assert!(room >= rows.len() && columns == d, "mlp: scratch {scratch:?} for {} rows of {d}", rows.len());
     }
     assert!(rows.iter().all(|&row| (row as usize) < tokens), "mlp: a row beyond the {tokens} of x");
-    if cpu.entry(mlp.gate.format()) != cpu.entry(mlp.up.format()) {
+    if cpu.entry(&mlp.gate) != cpu.entry(&mlp.up) {
         return composed(cpu, x, rows, mlp, scratch, out);
     }
     let (x, out) = (host::f32s(x), Shared::new(host::f32_address(out)));
@@ -30,16 +30,16 @@ pub(super) fn mlp(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpS
     let mut entered = lock(&cpu.entered);
     for block in row_blocks(rows.len()) {
         let rows = &rows[block.clone()];
-        let input = input(cpu, mlp.gate.format(), gathered, &mut entered.input, hidden, rows.len());
+        let input = input(cpu, &mlp.gate, gathered, &mut entered.input, hidden, rows.len());
         let row_of_x = |row: usize| x[rows[row] as usize * hidden..][..hidden].as_ptr();
         // SAFETY: rows of x, and scratch for as many.
-        unsafe { enter(cpu, cpu.entry(mlp.gate.format()), row_of_x, input, hidden) };
+        unsafe { enter(cpu, cpu.entry(&mlp.gate), row_of_x, input, hidden) };
         halves(cpu, mlp, input, gate, up);
-        let gated = self::input(cpu, mlp.down.format(), gate, &mut entered.hidden, width, rows.len());
-        if cpu.entry(mlp.down.format()) != Entry::F32 {
+        let gated = self::input(cpu, &mlp.down, gate, &mut entered.hidden, width, rows.len());
+        if cpu.entry(&mlp.down) != Entry::F32 {
             let row_of_gate = |row: usize| gate.at(row * width).cast_const();
             // SAFETY: rows of the gate's scratch, and scratch for as many.
-            unsafe { enter(cpu, cpu.entry(mlp.down.format()), row_of_gate, gated, width) };
+            unsafe { enter(cpu, cpu.entry(&mlp.down), row_of_gate, gated, width) };
         }
         multiply(cpu, &mlp.down, gated, Shared::new(out.at(block.start * hidden)));
     }
@@ -58,10 +58,10 @@ fn composed(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch
     cpu.linear(&gate, &mlp.down, out);
 }
 
-/// Where the activations lie that weights of `format` are multiplied with: in an f32 tensor as they are, otherwise in
+/// Where the activations lie that `w` is multiplied with: in an f32 tensor as they are, otherwise in
 /// `scratch`.
-fn input(cpu: &Cpu, format: Format, plain: Shared<f32>, scratch: &mut Vec<u8>, cols: usize, rows: usize) -> Input {
-    let entry = cpu.entry(format);
+fn input(cpu: &Cpu, w: &Matrix, plain: Shared<f32>, scratch: &mut Vec<u8>, cols: usize, rows: usize) -> Input {
+    let entry = cpu.entry(w);
     let row_bytes = entry.row_bytes(cols);
     let at = match entry {
         Entry::F32 => Shared::new(plain.at(0).cast()),

@@ -132,15 +132,15 @@ impl DeltaNet {
         let inputs = if packed {
             Inputs::Packed {
                 qkvz: weights.matrix(&name("in_proj_qkvz.weight"), channels + values, hidden)?,
-                ba: weights.matrix(&name("in_proj_ba.weight"), 2 * v_heads, hidden)?,
+                ba: weights.matrix(&name("in_proj_ba.weight"), 2 * v_heads, hidden)?.exact(),
                 runs: PackedRuns::new(&sizes),
             }
         } else {
             Inputs::Apart {
                 qkv: weights.matrix(&name("in_proj_qkv.weight"), channels, hidden)?,
                 z: weights.matrix(&name("in_proj_z.weight"), values, hidden)?,
-                a: weights.matrix(&name("in_proj_a.weight"), v_heads, hidden)?,
-                b: weights.matrix(&name("in_proj_b.weight"), v_heads, hidden)?,
+                a: weights.matrix(&name("in_proj_a.weight"), v_heads, hidden)?.exact(),
+                b: weights.matrix(&name("in_proj_b.weight"), v_heads, hidden)?.exact(),
             }
         };
         // [channels, 1, kernel] as released, [channels, kernel, 1] in MLX's exports.

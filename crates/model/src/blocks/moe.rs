@@ -43,7 +43,7 @@ impl SharedExpert {
     pub fn load(weights: &mut Weights, prefix: &str, hidden: usize, width: usize) -> Result<Self, ModelError> {
         Ok(SharedExpert {
             mlp: mlp::load(weights, &format!("{prefix}.shared_expert"), hidden, width)?,
-            gate: weights.matrix(&format!("{prefix}.shared_expert_gate.weight"), 1, hidden)?,
+            gate: weights.matrix(&format!("{prefix}.shared_expert_gate.weight"), 1, hidden)?.exact(),
         })
     }
 
@@ -92,7 +92,7 @@ impl Moe {
         shared: Option<SharedExpert>,
     ) -> Result<Self, ModelError> {
         // The router first: its shape confirms the number of experts before tables are made for them.
-        let gate = weights.matrix(&format!("{}.gate.weight", of.prefix), of.experts, of.hidden)?;
+        let gate = weights.matrix(&format!("{}.gate.weight", of.prefix), of.experts, of.hidden)?.exact();
         weights.experts(of)?;
         Ok(Moe { layer: of.layer, hidden: of.hidden, width: of.width, experts: of.experts, router, gate, shared })
     }

@@ -127,9 +127,10 @@ impl Stored {
         for expert in 0..of.experts {
             let name = self.name_of(expert);
             let matrix = shape.matrices[self.matrices[0]];
-            if self.one_by_one() && self.matrix(checkpoint, of, expert)? != matrix {
+            let own = if self.one_by_one() { self.matrix(checkpoint, of, expert)? } else { matrix };
+            if own != matrix {
                 return Err(ModelError::Tensor(format!(
-                    "tensor {name} is stored otherwise than that of expert 0 in its layer; download it again"
+                    "tensor {name} is stored as {own}, and that of expert 0 in its layer as {matrix}; download it again"
                 )));
             }
             for (part, (tensor, row_bytes)) in matrix.names(&name).zip(matrix.row_bytes()).enumerate() {

@@ -1,6 +1,8 @@
 //! How a matrix lies on disk: plain, or affine-quantised as MLX writes it (`X.weight` packed into U32, `X.scales`,
 //! `X.biases`).
 
+use std::fmt;
+
 use outpour_kernels::{DType, Format, Matrix, Tensor};
 use outpour_store::checkpoint::{Checkpoint, StoredType};
 use serde_json::Value;
@@ -19,6 +21,15 @@ pub struct StoredMatrix {
     pub format: Format,
     /// Element type of a plain matrix, or of a quantised one's scales.
     pub dtype: DType,
+}
+
+impl fmt::Display for StoredMatrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.format {
+            Format::Affine { bits, group } => write!(f, "{bits} bits in groups of {group} with {} scales", self.dtype),
+            _ => self.dtype.fmt(f),
+        }
+    }
 }
 
 impl StoredMatrix {
