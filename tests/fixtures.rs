@@ -163,7 +163,7 @@ fn default_rounding_costs_little() {
             reference.ids.len(),
             kls.len()
         );
-        assert!(kls.len() * 3 >= reference.ids.len() * 2, "{name}: routes differ at more than a third of positions");
+        assert!(kls.len() * 4 >= reference.ids.len() * 3, "{name}: routes differ at more than a quarter of positions");
         assert!(mean <= limit, "{name}: mean KL {mean} is above {limit}");
         assert!(differ as f64 <= allowance * 0.05 * reference.ids.len() as f64, "{name}: top-1 differs at {differ}");
     }

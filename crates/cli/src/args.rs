@@ -191,10 +191,11 @@ pub struct RunArgs {
 
 /// `demo`.
 #[derive(Args)]
+#[command(after_help = "Of the demo, --ram is 80M unless given: about a quarter of its model.")]
 pub struct DemoArgs {
-    /// The whole memory to use
-    #[arg(long, value_name = "BYTES", default_value = "80M")]
-    pub ram: Bytes,
+    /// Flags of loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
     /// Make the model in this folder, and keep it
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,

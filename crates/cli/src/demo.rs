@@ -5,15 +5,14 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use outpour_engine::Inspection;
 use outpour_engine::sample::Sampling;
-use outpour_engine::{Inspection, Options};
 use outpour_model::synth;
 use outpour_store::bytes::Bytes;
-use outpour_store::read::ReaderKind;
 use outpour_text::StopStrings;
 use serde_json::{Value, json};
 
-use crate::args::DemoArgs;
+use crate::args::{DemoArgs, LoadArgs};
 use crate::run::Generation;
 use crate::{model, term};
 
@@ -26,14 +25,17 @@ const TEXT_FILES: [(&str, &str); 3] = [
 
 /// What the demo's model needs, rounded up: it is refused before it is made.
 const RAM_MIN: Bytes = Bytes(40 << 20);
+/// About a quarter of the demo's model.
+const RAM_DEFAULT: Bytes = Bytes(80 << 20);
 
 /// Runs the demo.
 ///
 /// # Errors
 /// When the model cannot be written, or `--ram` is too small.
 pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
-    if args.ram < RAM_MIN {
-        bail!("--ram {} is too small for the demo: give at least {RAM_MIN}", args.ram);
+    let ram = args.load.ram.unwrap_or(RAM_DEFAULT);
+    if ram < RAM_MIN {
+        bail!("--ram {ram} is too small for the demo: give at least {RAM_MIN}");
     }
     term::catch_interrupt()?;
     let (dir, _removed) = match &args.keep {
@@ -48,7 +50,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     };
     let began = Instant::now();
     make(&dir)?;
-    let inspection = Inspection::open(&dir, false)?;
+    let inspection = Inspection::open(&dir, args.load.precise)?;
     let bytes: u64 = inspection.checkpoint().files().iter().map(|file| file.bytes()).sum();
     term::note(&format!(
         "Made a Qwen3-MoE model of {} with random weights in {:.1} s. Its words are noise; its shape, files and streaming are real.",
@@ -56,11 +58,11 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
         began.elapsed().as_secs_f64()
     ));
     let text = model::text(&dir)?;
-    let options = Options { ram: usize::try_from(args.ram.0)?, beside: text.bytes, ..Options::default() };
+    let options = LoadArgs { ram: Some(ram), ..args.load.clone() }.options(text.bytes)?;
     let plan = inspection.plan(&options)?;
     term::note(&format!(
         "Running it in {}: {} of {} experts fit, the others are read from the drive when the router picks them.",
-        args.ram,
+        ram,
         plan.expert_slots,
         inspection.layout.experts_total()
     ));
@@ -71,7 +73,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
         stop_strings: StopStrings::new(Vec::new())?,
         sampling: Sampling { temperature: 0.8, top_k: 40, seed: 1, ..Sampling::default() },
     };
-    let mut engine = model::load(inspection, &options, ReaderKind::Auto)?;
+    let mut engine = model::load(inspection, &options, args.load.reader())?;
     generation.run(&mut engine, &text.tokenizer)
 }
 
