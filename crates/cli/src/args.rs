@@ -39,6 +39,12 @@ pub enum Verb {
     Logits(LogitsArgs),
     /// Show the tokens of a text
     Tokenize(TokenizeArgs),
+    /// Measure tokens a second, against the limit of this drive and this memory
+    Bench(BenchArgs),
+    /// Measure this machine: its drive, memory and processor; `plan` predicts from it
+    Doctor(DoctorArgs),
+    /// Write a model with random weights, of any supported family and size
+    Synth(SynthArgs),
 }
 
 /// Flags of every verb that loads a model.
@@ -259,4 +265,63 @@ pub struct TokenizeArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `bench`.
+#[derive(Args)]
+pub struct BenchArgs {
+    /// Folder of the model
+    pub model: PathBuf,
+    /// Measure prompts of N tokens; several, separated by commas
+    #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "512")]
+    pub prompt: Vec<usize>,
+    /// Measure the generation of N tokens; several, separated by commas
+    #[arg(short = 'n', long, value_name = "N", value_delimiter = ',', default_value = "64")]
+    pub generate: Vec<usize>,
+    /// Repeat each measurement
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 3)]
+    pub repeat: usize,
+    /// Before each repetition, drop every expert from memory
+    #[arg(long, conflicts_with = "warm")]
+    pub cold: bool,
+    /// Measure after an unmeasured repetition [default]
+    #[arg(long)]
+    pub warm: bool,
+    /// Form of the result
+    #[arg(short = 'o', long, value_enum, default_value_t = TableForm::Md)]
+    pub output: TableForm,
+    /// Flags of loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// `--output`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum TableForm {
+    /// A table in Markdown
+    Md,
+    /// JSON, one object a measurement
+    Json,
+}
+
+/// `doctor`.
+#[derive(Args)]
+pub struct DoctorArgs {
+    /// A model: its drive is measured with its experts [default: the folder here, with a temporary file]
+    pub model: Option<PathBuf>,
+    /// Threads that compute [default: the physical cores that may be used]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `synth`.
+#[derive(Args)]
+pub struct SynthArgs {
+    /// The config.json of the model to make
+    pub config: PathBuf,
+    /// The folder to make it in: new, or empty
+    pub out: PathBuf,
 }

@@ -3,13 +3,16 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod demo;
+mod doctor;
 mod inspect;
 mod logits;
 mod model;
 mod npy;
 mod plan;
 mod run;
+mod synth;
 mod term;
 mod tokenize;
 
@@ -32,6 +35,9 @@ fn main() -> ExitCode {
         Verb::Plan(args) => plan::plan(&args),
         Verb::Logits(args) => logits::logits(&args),
         Verb::Tokenize(args) => tokenize::tokenize(&args),
+        Verb::Bench(args) => bench::bench(&args),
+        Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Synth(args) => synth::synth(&args),
     };
     match done {
         Ok(code) => code,
