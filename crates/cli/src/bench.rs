@@ -1,15 +1,234 @@
-//! `bench`: measures tokens a second against the limit.
+//! `bench`: tokens a second, beside what the drive and the memory allow, measured in the same run.
 
+mod report;
+
+use std::ops::ControlFlow;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use outpour_engine::bound::{Account, Bound};
+use outpour_engine::sample::{Sampler, Sampling, uniform};
+use outpour_engine::{Engine, EngineError, Inspection, LayerCost, Observer, Progress, Session};
+use outpour_model::experts::StreamStats;
+use outpour_store::machine::Machine;
+use outpour_store::read::Region;
+use outpour_store::trace::{Policy, Trace, replay};
 
 use crate::args::BenchArgs;
+use crate::term::{self, INTERRUPTED, Repetitions, stopped};
+use crate::model;
+use report::{Report, Subject};
 
-/// Not there yet.
+/// How long the drive is measured before and after each repetition.
+const PROBE_TIME: Duration = Duration::from_millis(700);
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// A prompt of so many tokens.
+    Prompt(usize),
+    /// So many tokens, one at a time.
+    Generate(usize),
+}
+
+impl Test {
+    /// As llama-bench names it.
+    pub fn name(self) -> String {
+        match self {
+            Test::Prompt(tokens) => format!("pp{tokens}"),
+            Test::Generate(tokens) => format!("tg{tokens}"),
+        }
+    }
+
+    /// Its tokens.
+    pub fn tokens(self) -> usize {
+        match self {
+            Test::Prompt(tokens) | Test::Generate(tokens) => tokens,
+        }
+    }
+
+    /// Context that it takes.
+    fn context(self) -> usize {
+        match self {
+            Test::Prompt(tokens) => tokens,
+            Test::Generate(tokens) => tokens + 1,
+        }
+    }
+}
+
+/// One repetition of a test.
+#[derive(Clone, Copy, Debug)]
+pub struct Repetition {
+    /// How long it took.
+    pub time: Duration,
+    /// What it could have taken.
+    pub bound: Bound,
+    /// What streaming did.
+    pub stream: StreamStats,
+    /// Bytes that the drive gave, by the kernel's count where it counts.
+    pub drive_bytes: u64,
+    /// What the drive gives with this model's experts, measured before and after.
+    pub drive_limit: f64,
+    /// Experts that a cache of the same size would have read, least recently used first out.
+    pub lru_misses: u64,
+    /// The fewest that any policy could have read.
+    pub belady_misses: u64,
+}
+
+/// Runs the measurements.
 ///
 /// # Errors
-/// Always.
-pub fn bench(_args: &BenchArgs) -> Result<ExitCode> {
-    bail!("not there yet")
+/// About the model, the flags, or a read that failed.
+pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
+    let prompts = args.prompt.iter().copied().map(Test::Prompt);
+    let tests: Vec<Test> = prompts
+        .chain(args.generate.iter().copied().map(Test::Generate))
+        .filter(|test| test.tokens() > 0)
+        .collect();
+    if tests.is_empty() || args.repeat == 0 {
+        bail!("nothing to measure: give -p or -n a number above 0, and -r at least 1");
+    }
+    let inspection = Inspection::open(&args.model, args.load.precise)?;
+    let mut load = args.load.clone();
+    load.ctx = load.ctx.or(tests.iter().map(|test| test.context()).max());
+    let options = load.options(inspection.probe_bytes())?;
+    let mut subject = Subject::new(&args.model, &inspection, args.cold)?;
+    term::catch_interrupt()?;
+    let probe_bytes = inspection.probe_bytes();
+    let mut engine = model::load(inspection, &options, args.load.reader())?;
+    subject.measure_machine(&engine);
+    let mut bench = Bench {
+        memory: engine.probe_memory(probe_bytes)?,
+        engine: &mut engine,
+        watch: Watch::default(),
+        cold: args.cold,
+        seed: 1,
+    };
+    let progress = Repetitions::start(tests.len() * args.repeat);
+    let mut report = Report::default();
+    let mut interrupted = false;
+    'tests: for &test in &tests {
+        let mut repetitions = Vec::with_capacity(args.repeat);
+        for i in 0..args.repeat {
+            progress.show(&format!("{} {}/{}", test.name(), i + 1, args.repeat));
+            match bench.repeat(test) {
+                Ok(repetition) => repetitions.push(repetition),
+                Err(EngineError::Cancelled) => {
+                    interrupted = true;
+                    break 'tests;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            progress.done_one();
+        }
+        report.add(test, &repetitions);
+    }
+    progress.finish();
+    term::show(&report.text(&subject, args.output)?)?;
+    Ok(if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
+}
+
+struct Bench<'e> {
+    engine: &'e mut Engine,
+    /// Where reads of the probe go.
+    memory: Arc<Region>,
+    watch: Watch,
+    cold: bool,
+    seed: u64,
+}
+
+impl Bench<'_> {
+    /// One repetition: with `--cold` from a memory without experts, else after an unmeasured one.
+    fn repeat(&mut self, test: Test) -> Result<Repetition, EngineError> {
+        if self.cold {
+            self.forget();
+        } else if self.watch.trace.is_empty() {
+            self.run(test)?;
+        }
+        let before = self.probe()?;
+        let (time, stream, drive_bytes, from) = self.run(test)?;
+        let after = self.probe()?;
+        let drive_limit = (before.0 + after.0) / (before.1 + after.1);
+        let slots = self.engine.expert_slots();
+        let misses = |policy| replay(&self.watch.trace, slots, policy, from).misses;
+        Ok(Repetition {
+            time,
+            bound: self.watch.account.bound(time, drive_limit),
+            stream,
+            drive_bytes,
+            drive_limit,
+            lru_misses: misses(Policy::Lru),
+            belady_misses: misses(Policy::Belady),
+        })
+    }
+
+    fn forget(&mut self) {
+        self.engine.drop_experts();
+        self.watch.trace = Trace::default();
+    }
+
+    /// Bytes and seconds of reading experts.
+    fn probe(&mut self) -> Result<(f64, f64), EngineError> {
+        let speed = self.engine.probe_drive(&self.memory, PROBE_TIME, self.seed)?;
+        Ok((speed.bytes as f64, speed.seconds))
+    }
+
+    /// Runs a test once. Returns its time, what streaming did, the drive's bytes, and where its routes begin.
+    fn run(&mut self, test: Test) -> Result<(Duration, StreamStats, u64, usize), EngineError> {
+        self.seed += 1;
+        let vocab = self.engine.facts().vocab;
+        let mut session = Session::open(self.engine);
+        let mut prompt: Vec<u32> = Vec::new();
+        let tokens = if let Test::Prompt(tokens) = test { tokens } else { 1 };
+        prompt.extend((0..tokens as u64).map(|at| (uniform(self.seed, at) * vocab as f32) as u32));
+        if let Test::Generate(_) = test {
+            session.sync(self.engine, &prompt, &[], &mut self.watch)?;
+            if self.cold {
+                self.forget();
+            }
+        }
+        let from = self.watch.trace.len();
+        self.watch.account.clear();
+        let (stream_before, drive_before) = (self.engine.stats().stream, Machine::here().drive_read_bytes());
+        let began = Instant::now();
+        match test {
+            Test::Prompt(_) => session.sync(self.engine, &prompt, &[], &mut self.watch)?,
+            Test::Generate(tokens) => {
+                let sampling = Sampling { temperature: 1.0, seed: self.seed, ..Sampling::default() };
+                let mut sampler = Sampler::new(sampling, vocab);
+                for _ in 0..tokens {
+                    session.step(self.engine, &mut self.watch, &mut |logits, at| sampler.choose(logits, at))?;
+                }
+                session.logits(self.engine, &mut self.watch)?;
+            }
+        }
+        let time = began.elapsed();
+        let stream = self.engine.stats().stream.since(&stream_before);
+        let drive = drive_before.zip(Machine::here().drive_read_bytes()).map(|(from, to)| to - from);
+        session.close(self.engine);
+        Ok((time, stream, drive.unwrap_or(stream.read_bytes), from))
+    }
+}
+
+/// Keeps routes and costs.
+#[derive(Default)]
+struct Watch {
+    trace: Trace,
+    account: Account,
+}
+
+impl Observer for Watch {
+    fn routes(&mut self, layer: usize, _: &[u32], choice: &[i32], _: &[f32]) {
+        self.trace.push(layer as u32, bytemuck::cast_slice(choice));
+    }
+
+    fn layer(&mut self, cost: &LayerCost) {
+        self.account.add(cost);
+    }
+
+    fn progress(&mut self, _: Progress) -> ControlFlow<()> {
+        if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
 }

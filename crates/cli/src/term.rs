@@ -155,6 +155,33 @@ impl Observer for PromptProgress {
     }
 }
 
+/// Measurements being repeated.
+pub struct Repetitions {
+    bar: ProgressBar,
+}
+
+impl Repetitions {
+    /// Begins with none of so many done.
+    pub fn start(total: usize) -> Self {
+        Repetitions { bar: bar(total as u64, "measuring [{bar:12}] {msg}") }
+    }
+
+    /// Says what is measured now.
+    pub fn show(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
+    }
+
+    /// One more is done.
+    pub fn done_one(&self) {
+        self.bar.inc(1);
+    }
+
+    /// Removes the line.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 /// Watches for Ctrl-C only.
 pub struct Interruptible;
 

@@ -13,13 +13,14 @@ use outpour_model::weights::{Weights, allocate_region};
 use outpour_model::{Batch, ExpertStream, Facts, Model, Run, State};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::plan::Plan;
-use outpour_store::read::Reader;
+use outpour_store::probe::ReadSpeed;
+use outpour_store::read::{Reader, Region};
 use outpour_store::residency::Residency;
 use outpour_store::slab::Slab;
 
 use crate::error::EngineError;
-use crate::inspection::{Inspection, Options};
-use crate::observe::{Observer, Progress, Routes, SequenceId};
+use crate::inspection::{Inspection, Options, PROBE_EXPERTS};
+use crate::observe::{LayerCost, Observer, Progress, Routes, SequenceId};
 use crate::scratch::{HEAD_ROWS, Scratch};
 
 /// What tokens are enqueued for.
@@ -143,9 +144,40 @@ impl Engine {
         Stats { stream: self.experts.stats(), ..self.stats }
     }
 
+    /// Experts that memory has room for now, beside the contexts.
+    pub fn expert_slots(&mut self) -> usize {
+        self.experts.residency().expert_slots()
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.ops.threads()
+    }
+
     /// Backend and reader, for people.
     pub fn describe(&self) -> String {
         format!("{}; {}", self.ops.describe(), self.experts.describe_reader())
+    }
+
+    /// Drops every expert from memory: what comes next starts cold.
+    pub fn drop_experts(&mut self) {
+        self.experts.residency().clear();
+    }
+
+    /// Memory to measure the drive with; the caller has counted its [`Inspection::probe_bytes`] in [`Options::beside`].
+    ///
+    /// # Errors
+    /// When the memory cannot be had.
+    pub fn probe_memory(&self, bytes: usize) -> Result<Arc<Region>, EngineError> {
+        Ok(allocate_region(&*self.ops, bytes)?)
+    }
+
+    /// How fast the drive gives experts of this model, several at a time, into `memory`; what is resident stays.
+    ///
+    /// # Errors
+    /// When a read failed.
+    pub fn probe_drive(&mut self, memory: &Arc<Region>, budget: Duration, seed: u64) -> Result<ReadSpeed, EngineError> {
+        Ok(self.experts.probe(std::slice::from_ref(memory), PROBE_EXPERTS, budget, seed)?)
     }
 
     /// A new, empty sequence.
@@ -308,6 +340,7 @@ impl Engine {
         let x = self.scratch.x.rows(0..self.batch.len());
         self.model.embed(&*self.ops, &self.batch, &x);
         for layer in 0..facts.layers {
+            let (began, stream_before) = (Instant::now(), self.experts.stats());
             let mut run = Run {
                 ops: &*self.ops,
                 workspace: &mut self.scratch.workspace,
@@ -317,6 +350,8 @@ impl Engine {
             };
             self.model.layer(layer, &self.batch, &mut self.states, &x, &mut run)?;
             let batch_tokens = self.batch.len();
+            let stream = self.experts.stats().since(&stream_before);
+            observer.layer(&LayerCost { layer, batch_tokens, time: began.elapsed(), stream });
             let progress =
                 Progress { tokens_done, tokens_total, batch_tokens, layers_done: layer + 1, layers: facts.layers };
             // A recurrent state cannot go back, so a single token is finished first.

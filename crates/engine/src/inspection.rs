@@ -7,10 +7,10 @@ use outpour_kernels::cpu::{Cpu, CpuOptions};
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{DType, Ops, OpsError};
 use outpour_model::config::Config;
-use outpour_model::weights::{ExpertShape, Weights};
+use outpour_model::weights::{ExpertShape, Measured, StoredMatrix, Weights};
 use outpour_model::{Facts, Model, registry};
 use outpour_store::checkpoint::Checkpoint;
-use outpour_store::layout::ExpertLayout;
+use outpour_store::layout::{ExpertId, ExpertLayout};
 use outpour_store::plan::{Ask, ClassNeeds, Needs, Plan};
 use outpour_store::read;
 
@@ -81,6 +81,8 @@ pub struct Inspection {
     facts: Facts,
     /// Bytes of the trunk buffer.
     pub trunk_bytes: usize,
+    /// The trunk's matrices, by name.
+    pub(crate) matrices: Vec<(String, StoredMatrix)>,
     /// Where the experts lie.
     pub layout: Arc<ExpertLayout>,
     pub(crate) shapes: Vec<Option<ExpertShape>>,
@@ -101,9 +103,8 @@ impl Inspection {
         let mut weights = Weights::measure(&checkpoint);
         let model = (registry::family(&config)?.build)(&config, &mut weights, kv)?;
         let facts = model.facts().clone();
-        let measured = weights.measured(facts.layers);
-        let (trunk_bytes, layout, shapes) = (measured.trunk_bytes, Arc::new(measured.layout), measured.shapes);
-        Ok(Inspection { checkpoint, facts, trunk_bytes, layout, shapes, model, kv })
+        let Measured { trunk_bytes, matrices, layout, shapes } = weights.measured(facts.layers);
+        Ok(Inspection { checkpoint, facts, trunk_bytes, matrices, layout: Arc::new(layout), shapes, model, kv })
     }
 
     /// The files.
@@ -176,6 +177,26 @@ impl Inspection {
         if direct { 0 } else { read::BUFFERED_WINDOW_BYTES_MAX }
     }
 
+    /// The matrices that every token goes through: those of the trunk, less the embedding unless it is the head too.
+    pub(crate) fn products(&self) -> impl Iterator<Item = (&str, &StoredMatrix)> {
+        let headed = self.matrices.iter().any(|(name, _)| name.ends_with("lm_head.weight"));
+        let used = move |name: &str| !headed || !name.ends_with("embed_tokens.weight");
+        self.matrices.iter().map(|(name, stored)| (name.as_str(), stored)).filter(move |(name, _)| used(name))
+    }
+
+    /// Bytes of weights that a token needs: those outside the experts, and those of its experts.
+    pub fn token_bytes(&self) -> [u64; 2] {
+        let trunk = self.products().map(|(_, stored)| stored.bytes() as u64).sum();
+        let id = |layer: usize| ExpertId { layer: layer as u32, expert: 0 };
+        let sparse = (0..self.layout.layers()).filter(|&layer| self.layout.experts(layer) > 0);
+        [trunk, sparse.map(|layer| self.facts.top_k as u64 * self.layout.expert_bytes(id(layer))).sum()]
+    }
+
+    /// Bytes of memory to measure the drive with.
+    pub fn probe_bytes(&self) -> usize {
+        PROBE_EXPERTS * self.layout.classes().iter().max().copied().unwrap_or(0)
+    }
+
     /// Builds the model over other weights of the same checkpoint.
     pub(crate) fn build(&self, weights: &mut Weights) -> Result<Box<dyn Model>, EngineError> {
         let config = Config(self.checkpoint.config());
@@ -218,6 +239,8 @@ fn left_unread(name: &str) -> Option<Unread> {
 
 /// Code, stacks, allocator and kernel tables of a process that runs a small model (measured: see EXPERIMENTS.md).
 const PROCESS_BYTES: usize = 12 << 20;
+/// Experts in flight together while the drive is measured.
+pub(crate) const PROBE_EXPERTS: usize = 8;
 /// Stack and scratch of a thread that computes.
 const THREAD_BYTES: usize = 256 << 10;
 /// A tensor's name, shape and place, with its share of the hash table (measured on 18,867 tensors).

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bound;
 mod engine;
 mod error;
 mod inspection;
@@ -14,5 +15,5 @@ mod session;
 pub use engine::{Engine, Stats, Work};
 pub use error::EngineError;
 pub use inspection::{Backend, Inspection, Options};
-pub use observe::{Observer, Progress, SequenceId};
+pub use observe::{LayerCost, Observer, Progress, SequenceId};
 pub use session::Session;

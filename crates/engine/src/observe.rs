@@ -1,8 +1,10 @@
 //! Watching the engine work: progress, routes, logits.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use outpour_model::RouteSink;
+use outpour_model::experts::StreamStats;
 
 /// A sequence of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,19 @@ pub struct Progress {
     pub layers: usize,
 }
 
+/// What a layer of a batch cost.
+#[derive(Clone, Copy, Debug)]
+pub struct LayerCost {
+    /// The layer.
+    pub layer: usize,
+    /// Tokens of the batch.
+    pub batch_tokens: usize,
+    /// The whole layer.
+    pub time: Duration,
+    /// What streaming did in it.
+    pub stream: StreamStats,
+}
+
 /// Watches the engine work. Every method has an empty default.
 pub trait Observer {
     /// The router's choice of a layer: `[positions, top_k]`, in descending order of weight.
@@ -30,6 +45,9 @@ pub trait Observer {
 
     /// Logits `[vocab]` after the token at `position`; only of sequences that asked for all of them.
     fn logits(&mut self, _sequence: SequenceId, _position: usize, _logits: &[f32]) {}
+
+    /// What a layer cost, told after each.
+    fn layer(&mut self, _cost: &LayerCost) {}
 
     /// Told after every layer; [`ControlFlow::Break`] stops the batch, and its tokens stay pending.
     fn progress(&mut self, _progress: Progress) -> ControlFlow<()> {

@@ -221,7 +221,7 @@ pub fn argmax(logits: &[f32]) -> u32 {
 }
 
 /// A number in [0, 1) that depends on seed and position alone (two rounds of SplitMix64's mixer).
-fn uniform(seed: u64, position: u64) -> f32 {
+pub fn uniform(seed: u64, position: u64) -> f32 {
     let mix = |mut z: u64| {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

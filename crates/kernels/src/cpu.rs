@@ -127,6 +127,10 @@ impl Ops for Cpu {
         format!("cpu {}, {threads} thread{plural}{precise}", self.isa.name())
     }
 
+    fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
     fn alloc(&self, bytes: usize) -> Result<Buffer, OpsError> {
         Ok(Buffer::new(HostMemory::new(bytes)?))
     }

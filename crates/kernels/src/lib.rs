@@ -212,6 +212,11 @@ pub trait Ops: Send + Sync {
     /// Backend, instruction set and threads, for people: `cpu avx512-bf16, 2 threads`.
     fn describe(&self) -> String;
 
+    /// Threads that compute.
+    fn threads(&self) -> usize {
+        1
+    }
+
     /// Memory for weights and activations: zeroed, aligned to 4 KiB at least, given back when dropped.
     fn alloc(&self, bytes: usize) -> Result<Buffer, OpsError>;
 

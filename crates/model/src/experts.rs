@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use outpour_kernels::{Buffer, Mlp, Tensor};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout, PARTS_MAX, Placement};
-use outpour_store::read::{Completion, Read, Reader};
+use outpour_store::probe::{self, ReadSpeed};
+use outpour_store::read::{Completion, Read, Reader, Region};
 use outpour_store::residency::{Place, Residency};
 use outpour_store::slab::SlotId;
 use outpour_store::{Result, StoreError};
@@ -44,6 +45,23 @@ pub struct StreamStats {
     pub blocked: Duration,
     /// Time in which reads were in flight.
     pub reading: Duration,
+    /// Time of computing experts, the shared one included: from the first request of a layer to its end, less `blocked`.
+    pub computing: Duration,
+}
+
+impl StreamStats {
+    /// What was done since `earlier`.
+    pub fn since(&self, earlier: &StreamStats) -> StreamStats {
+        StreamStats {
+            hits: self.hits - earlier.hits,
+            misses: self.misses - earlier.misses,
+            needed_bytes: self.needed_bytes - earlier.needed_bytes,
+            read_bytes: self.read_bytes - earlier.read_bytes,
+            blocked: self.blocked - earlier.blocked,
+            reading: self.reading - earlier.reading,
+            computing: self.computing - earlier.computing,
+        }
+    }
 }
 
 /// The routed experts of a model.
@@ -59,6 +77,8 @@ pub struct ExpertStream {
     stats: StreamStats,
     /// When the first of the reads now in flight was sent out.
     reading_since: Option<Instant>,
+    /// When the present layer's first experts were asked for, and the time blocked before.
+    layer_since: Option<(Instant, Duration)>,
 }
 
 /// An expert that was asked for and not yet released.
@@ -103,6 +123,7 @@ impl ExpertStream {
             done: Vec::with_capacity(wants_max * PARTS_MAX),
             stats: StreamStats::default(),
             reading_since: None,
+            layer_since: None,
         }
     }
 
@@ -132,6 +153,7 @@ impl ExpertStream {
     /// # Errors
     /// When the reads cannot be sent out.
     pub fn request(&mut self, layer: usize, experts: &[u32]) -> Result<()> {
+        self.layer_since.get_or_insert((Instant::now(), self.stats.blocked));
         self.wants.retain(|want| want.stage != Stage::Released);
         self.reads.clear();
         // Resident ones are pinned first, so that none of them makes room for a missing one.
@@ -227,6 +249,21 @@ impl ExpertStream {
         }
     }
 
+    /// Ends a layer: all of its experts are computed.
+    pub fn end_layer(&mut self) {
+        if let Some((since, blocked_before)) = self.layer_since.take() {
+            self.stats.computing += since.elapsed().saturating_sub(self.stats.blocked - blocked_before);
+        }
+    }
+
+    /// How fast the drive gives experts, into `memory`: see [`probe::expert_reads`].
+    ///
+    /// # Errors
+    /// When a read failed.
+    pub fn probe(&mut self, memory: &[Arc<Region>], depth: usize, budget: Duration, seed: u64) -> Result<ReadSpeed> {
+        probe::expert_reads(&self.checkpoint, &self.layout, &mut *self.reader, memory, depth, budget, seed)
+    }
+
     /// Takes in what the reader has finished.
     fn collect(&mut self, wait: bool) -> Result<()> {
         if self.reader.in_flight() == 0 {
@@ -297,6 +334,7 @@ impl ExpertStream {
         }
         self.done.clear();
         self.stop_clock();
+        self.end_layer();
         for want in self.wants.drain(..) {
             match want.stage {
                 Stage::Reading => self.residency.abort_fill(want.slot),

@@ -62,6 +62,7 @@ pub struct Weights<'a> {
     trunk_bytes: usize,
     reads: Vec<TrunkRead>,
     declared: Vec<Declared>,
+    matrices: Vec<(String, StoredMatrix)>,
     experts: Vec<Option<(ExpertShape, Vec<Extent>)>>,
 }
 
@@ -78,6 +79,8 @@ struct TrunkRead {
 pub struct Measured {
     /// Bytes of the trunk buffer.
     pub trunk_bytes: usize,
+    /// The trunk's matrices, by the names that the family asked for.
+    pub matrices: Vec<(String, StoredMatrix)>,
     /// Where the experts lie.
     pub layout: ExpertLayout,
     /// How to see them, by layer.
@@ -101,7 +104,7 @@ impl<'a> Weights<'a> {
     }
 
     fn new(checkpoint: Option<&'a Checkpoint>, trunk: Option<Buffer>) -> Self {
-        Weights { checkpoint, trunk, trunk_bytes: 0, reads: Vec::new(), declared: Vec::new(), experts: Vec::new() }
+        Weights { checkpoint, trunk, trunk_bytes: 0, reads: Vec::new(), declared: Vec::new(), matrices: Vec::new(), experts: Vec::new() }
     }
 
     /// The dimensions of a tensor on disk, if it is there.
@@ -133,6 +136,7 @@ impl<'a> Weights<'a> {
             return Ok(Matrix::dense(self.tensor(name, &[rows, cols])?));
         };
         let stored = stored?;
+        self.matrices.push((name.to_owned(), stored));
         let mut parts = [None, None, None];
         for (part, (name, (shape, dtype))) in parts.iter_mut().zip(stored.names(name).zip(stored.views())) {
             *part = Some(self.tensor_stored(&name, &shape, dtype)?);
@@ -231,7 +235,7 @@ impl<'a> Weights<'a> {
         };
         let (shapes, extents) = experts.into_iter().map(of_layer).unzip();
         let files = self.checkpoint.map_or(&[][..], Checkpoint::files);
-        Measured { trunk_bytes: self.trunk_bytes, layout: ExpertLayout::new(extents, files), shapes }
+        Measured { trunk_bytes: self.trunk_bytes, matrices: self.matrices, layout: ExpertLayout::new(extents, files), shapes }
     }
 
     /// Reads the trunk. `progress` is told the bytes read so far and in all, and may break off.

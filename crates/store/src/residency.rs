@@ -171,6 +171,20 @@ impl Residency {
         self.slab.release(slot);
     }
 
+    /// Experts that there is room for now, beside the states.
+    pub fn expert_slots(&self) -> usize {
+        (0..self.state_class).map(|class| self.slab.slots(class)).sum()
+    }
+
+    /// Evicts every expert that is not pinned.
+    pub fn clear(&mut self) {
+        for class in 0..self.state_class {
+            while let Some(slot) = self.evict_oldest(class) {
+                self.slab.release(slot);
+            }
+        }
+    }
+
     fn evict_oldest(&mut self, class: usize) -> Option<SlotId> {
         let mut at = self.ends[class].oldest;
         while at != NONE && self.slots[at as usize].pins > 0 {

@@ -76,6 +76,11 @@ impl Slab {
         self.pieces.iter().map(|piece| &piece.region)
     }
 
+    /// Slots of a class, free or not.
+    pub fn slots(&self, class: usize) -> usize {
+        self.pieces.iter().filter(|piece| piece.class == Some(class)).count() * self.slots_per_piece(class)
+    }
+
     /// A free slot of a class, if there is one.
     pub fn acquire(&mut self, class: usize) -> Option<SlotId> {
         self.free[class].pop()

@@ -161,6 +161,7 @@ impl Moe {
             }
             wave = next;
         }
+        run.experts.end_layer();
         Ok(())
     }
 }

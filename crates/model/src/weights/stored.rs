@@ -116,6 +116,11 @@ impl StoredMatrix {
         [self.format.row_bytes(self.cols), scales, scales].into_iter().take(self.parts())
     }
 
+    /// Its bytes, as stored.
+    pub fn bytes(&self) -> usize {
+        self.rows * self.row_bytes().sum::<usize>()
+    }
+
     /// Number of its tensors.
     pub fn parts(&self) -> usize {
         if self.groups() > 0 { 3 } else { 1 }

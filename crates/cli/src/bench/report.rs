@@ -1,0 +1,268 @@
+//! What `bench` prints: llama-bench's columns, then memory, hits, bytes, the drive and the bound; and the floors that keep
+//! the bound honest.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
+use outpour_engine::bound::BoundBy;
+use outpour_engine::{Engine, Inspection};
+use outpour_kernels::speed;
+use outpour_store::bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::{Repetition, Test};
+use crate::args::TableForm;
+
+/// What was measured, on what.
+pub struct Subject {
+    model: String,
+    bytes: u64,
+    parameters: u64,
+    /// Bytes of weights that a token needs: the trunk's, and its experts'.
+    token_bytes: [u64; 2],
+    cold: bool,
+    ram: u64,
+    backend: String,
+    threads: usize,
+    memory_bytes_per_second: f64,
+}
+
+impl Subject {
+    /// The model's part.
+    ///
+    /// # Errors
+    /// As [`Inspection::parameters`].
+    pub fn new(path: &Path, inspection: &Inspection, cold: bool) -> Result<Subject> {
+        let (parameters, bytes) = inspection.parameters()?;
+        let name = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+        Ok(Subject {
+            model: format!("{} {}", inspection.facts().family, name.unwrap_or_else(|| path.display().to_string())),
+            bytes,
+            parameters,
+            token_bytes: inspection.token_bytes(),
+            cold,
+            ram: 0,
+            backend: String::new(),
+            threads: 0,
+            memory_bytes_per_second: 0.0,
+        })
+    }
+
+    /// The machine's part.
+    pub fn measure_machine(&mut self, engine: &Engine) {
+        self.ram = engine.plan().ram as u64;
+        self.backend = engine.describe();
+        self.threads = engine.threads();
+        self.memory_bytes_per_second = speed::memory_read_bytes_per_second(self.threads);
+    }
+}
+
+/// The results.
+#[derive(Default)]
+pub struct Report {
+    rows: Vec<Row>,
+}
+
+/// Means over the repetitions of a test.
+struct Row {
+    test: Test,
+    repetitions: usize,
+    tokens_per_second: f64,
+    stddev: f64,
+    seconds: f64,
+    hit_rate: f64,
+    bytes_read_per_token: f64,
+    /// Of a token's experts, read or not.
+    bytes_needed_per_token: f64,
+    /// While reads were in flight.
+    drive_bytes_per_second: f64,
+    drive_limit: f64,
+    bound_tokens_per_second: f64,
+    percent_of_bound: f64,
+    bound_by: BoundBy,
+    trunk_seconds: f64,
+    expert_seconds: f64,
+    read_seconds: f64,
+    blocked_seconds: f64,
+    misses: f64,
+    lru_misses: f64,
+    belady_misses: f64,
+}
+
+impl Row {
+    fn new(test: Test, repetitions: &[Repetition]) -> Row {
+        let n = repetitions.len() as f64;
+        let tokens = test.tokens() as f64;
+        let mean = |of: &dyn Fn(&Repetition) -> f64| repetitions.iter().map(of).sum::<f64>() / n;
+        let rate = |r: &Repetition| tokens / r.time.as_secs_f64();
+        let tokens_per_second = mean(&rate);
+        let variance = mean(&|r| (rate(r) - tokens_per_second).powi(2)) * n / (n - 1.0).max(1.0);
+        let seconds = mean(&|r| r.time.as_secs_f64());
+        let bound_seconds = mean(&|r| r.bound.seconds);
+        let used = mean(&|r| (r.stream.hits + r.stream.misses) as f64);
+        // The middle repetition's: a mean of words there is not.
+        let mut by_time: Vec<&Repetition> = repetitions.iter().collect();
+        by_time.sort_by_key(|r| r.time);
+        Row {
+            test,
+            repetitions: repetitions.len(),
+            tokens_per_second,
+            stddev: variance.sqrt(),
+            seconds,
+            hit_rate: mean(&|r| r.stream.hits as f64) / used.max(1.0),
+            bytes_read_per_token: mean(&|r| r.drive_bytes as f64) / tokens,
+            bytes_needed_per_token: mean(&|r| r.stream.needed_bytes as f64) / tokens,
+            drive_bytes_per_second: mean(&|r| r.stream.read_bytes as f64)
+                / mean(&|r| r.stream.reading.as_secs_f64()).max(1e-9),
+            drive_limit: mean(&|r| r.drive_limit),
+            bound_tokens_per_second: tokens / bound_seconds,
+            percent_of_bound: 100.0 * bound_seconds / seconds,
+            bound_by: by_time[by_time.len() / 2].bound.by,
+            trunk_seconds: mean(&|r| r.bound.trunk_seconds),
+            expert_seconds: mean(&|r| r.bound.expert_seconds),
+            read_seconds: mean(&|r| r.stream.reading.as_secs_f64()),
+            blocked_seconds: mean(&|r| r.bound.blocked_seconds),
+            misses: mean(&|r| r.stream.misses as f64),
+            lru_misses: mean(&|r| r.lru_misses as f64),
+            belady_misses: mean(&|r| r.belady_misses as f64),
+        }
+    }
+
+    /// Bytes that other choices of what to keep would have read for each token.
+    fn with_misses(&self, misses: f64) -> f64 {
+        if self.misses == 0.0 { 0.0 } else { self.bytes_read_per_token * misses / self.misses }
+    }
+
+    /// Seconds of the test if every byte of weights came once at the memory's speed.
+    fn memory_seconds(&self, subject: &Subject) -> f64 {
+        let tokens = self.test.tokens() as f64;
+        let trunk = subject.token_bytes[0] as f64;
+        let bytes = match self.test {
+            Test::Prompt(_) => trunk + self.bytes_needed_per_token * tokens,
+            Test::Generate(_) => (trunk + self.bytes_needed_per_token) * tokens,
+        };
+        bytes / subject.memory_bytes_per_second
+    }
+
+    fn json(&self, subject: &Subject) -> Value {
+        json!({
+            "model": subject.model,
+            "model_bytes": subject.bytes,
+            "model_parameters": subject.parameters,
+            "backend": subject.backend,
+            "threads": subject.threads,
+            "start": if subject.cold { "cold" } else { "warm" },
+            "test": self.test.name(),
+            "tokens": self.test.tokens(),
+            "repetitions": self.repetitions,
+            "tokens_per_second": self.tokens_per_second,
+            "stddev": self.stddev,
+            "ram_bytes": subject.ram,
+            "hit_rate": self.hit_rate,
+            "bytes_needed_per_token": self.bytes_needed_per_token,
+            "bytes_read_per_token": self.bytes_read_per_token,
+            "bytes_read_per_token_lru": self.with_misses(self.lru_misses),
+            "bytes_read_per_token_belady": self.with_misses(self.belady_misses),
+            "drive_bytes_per_second": self.drive_bytes_per_second,
+            "drive_limit_bytes_per_second": self.drive_limit,
+            "memory_bytes_per_second": subject.memory_bytes_per_second,
+            "bound_tokens_per_second": self.bound_tokens_per_second,
+            "percent_of_bound": self.percent_of_bound,
+            "bound_by": self.bound_by.name(),
+            "seconds": self.seconds,
+            "trunk_seconds": self.trunk_seconds,
+            "expert_seconds": self.expert_seconds,
+            "read_seconds": self.read_seconds,
+            "blocked_seconds": self.blocked_seconds,
+            "memory_seconds": self.memory_seconds(subject),
+        })
+    }
+}
+
+impl Report {
+    /// Adds a test's repetitions.
+    pub fn add(&mut self, test: Test, repetitions: &[Repetition]) {
+        if !repetitions.is_empty() {
+            self.rows.push(Row::new(test, repetitions));
+        }
+    }
+
+    /// The report as text.
+    ///
+    /// # Errors
+    /// When JSON cannot be made.
+    pub fn text(&self, subject: &Subject, form: TableForm) -> Result<String> {
+        Ok(match form {
+            TableForm::Json => {
+                let rows: Vec<Value> = self.rows.iter().map(|row| row.json(subject)).collect();
+                serde_json::to_string_pretty(&rows)? + "\n"
+            }
+            TableForm::Md => self.markdown(subject),
+        })
+    }
+
+    fn markdown(&self, subject: &Subject) -> String {
+        let mut text = String::from(
+            "| model | size | params | backend | threads | RAM | test | t/s | hit % | MB read/token | drive GB/s | limit GB/s \
+             | bound t/s | % of bound | bound by |\n\
+             |---|---:|---:|---|---:|---:|---|---:|---:|---:|---:|---:|---:|---:|---|\n",
+        );
+        let backend = subject.backend.split(',').next().unwrap_or_default();
+        for row in &self.rows {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {:.2} B | {backend} | {} | {} | {} | {:.2} ± {:.2} | {:.0} | {:.1} | {:.2} | {:.2} | {:.2} | {:.0} | {} |",
+                subject.model,
+                Bytes(subject.bytes),
+                subject.parameters as f64 / 1e9,
+                subject.threads,
+                Bytes(subject.ram),
+                row.test.name(),
+                row.tokens_per_second,
+                row.stddev,
+                100.0 * row.hit_rate,
+                row.bytes_read_per_token / 1e6,
+                row.drive_bytes_per_second / 1e9,
+                row.drive_limit / 1e9,
+                row.bound_tokens_per_second,
+                row.percent_of_bound,
+                row.bound_by.name(),
+            );
+        }
+        for row in &self.rows {
+            text += &row.sentences(subject);
+        }
+        text
+    }
+}
+
+impl Row {
+    /// What the numbers say, and the floors under the bound.
+    fn sentences(&self, subject: &Subject) -> String {
+        let milliseconds = |seconds: f64| 1e3 * seconds / self.test.tokens() as f64;
+        format!(
+            "\n{} ({}): {:.0} % of what this drive, this RAM and these routes allow; bound by {}. For each token: trunk {:.1} ms, \
+             experts {:.1} ms, reads in flight {:.1} ms, waited for {:.1} ms.\n\
+             Floors: these routes read {:.1} MB a token with the least recently used expert first out, {:.1} MB with a known \
+             future ({:.1} MB were read); the weights used, once through memory at {:.1} GB/s, take {:.1} ms a token.\n",
+            self.test.name(),
+            if subject.cold { "cold" } else { "warm" },
+            self.percent_of_bound,
+            match self.bound_by {
+                BoundBy::Drive => "the drive",
+                BoundBy::Experts => "computing experts",
+                BoundBy::Trunk => "computing the trunk",
+            },
+            milliseconds(self.trunk_seconds),
+            milliseconds(self.expert_seconds),
+            milliseconds(self.read_seconds),
+            milliseconds(self.blocked_seconds),
+            self.with_misses(self.lru_misses) / 1e6,
+            self.with_misses(self.belady_misses) / 1e6,
+            self.bytes_read_per_token / 1e6,
+            subject.memory_bytes_per_second / 1e9,
+            milliseconds(self.memory_seconds(subject)),
+        )
+    }
+}

@@ -1,0 +1,157 @@
+//! What a drive and a memory allow: the least time that the work just done could have taken.
+//!
+//! `Σ over layers of [trunk + max(read, experts)] + head`: nothing of a layer's attention can be hidden behind the reads
+//! of its experts, because the router comes after it; all of the reading can be hidden behind computing experts, or the
+//! other way round. `read` is the bytes that the drive gave over what it can give with the same byte ranges at depth,
+//! measured beside; the other terms are the times that computing really took.
+
+use std::time::Duration;
+
+use crate::observe::LayerCost;
+
+/// The costs of every layer of some steps.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    layers: Vec<Layer>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Layer {
+    /// Seconds outside the experts.
+    trunk: f64,
+    /// Seconds of computing experts.
+    experts: f64,
+    /// Seconds in which nothing could be computed.
+    blocked: f64,
+    read_bytes: u64,
+}
+
+/// What bounds the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoundBy {
+    /// Reading experts.
+    Drive,
+    /// Computing experts.
+    Experts,
+    /// Computing everything else.
+    Trunk,
+}
+
+impl BoundBy {
+    /// One word.
+    pub fn name(self) -> &'static str {
+        match self {
+            BoundBy::Drive => "drive",
+            BoundBy::Experts => "experts",
+            BoundBy::Trunk => "trunk",
+        }
+    }
+
+    /// The largest of three times.
+    pub(crate) fn largest(drive: f64, experts: f64, trunk: f64) -> BoundBy {
+        if drive >= experts && drive >= trunk {
+            BoundBy::Drive
+        } else if experts >= trunk {
+            BoundBy::Experts
+        } else {
+            BoundBy::Trunk
+        }
+    }
+}
+
+/// The least time that the work could have taken, and its parts. All times in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// The bound.
+    pub seconds: f64,
+    /// What sets it.
+    pub by: BoundBy,
+    /// Computing outside the experts, the head included.
+    pub trunk_seconds: f64,
+    /// Computing experts, the shared one included.
+    pub expert_seconds: f64,
+    /// Reading what was read, at the drive's limit.
+    pub read_seconds: f64,
+    /// Time in which nothing was computed because reads were awaited.
+    pub blocked_seconds: f64,
+}
+
+impl Account {
+    /// An account with room for so many layers, so that none is allocated while it is kept.
+    pub fn with_capacity(layers: usize) -> Account {
+        Account { layers: Vec::with_capacity(layers) }
+    }
+
+    /// Adds a layer.
+    pub fn add(&mut self, cost: &LayerCost) {
+        let (experts, blocked) = (cost.stream.computing, cost.stream.blocked);
+        self.layers.push(Layer {
+            trunk: cost.time.saturating_sub(experts + blocked).as_secs_f64(),
+            experts: experts.as_secs_f64(),
+            blocked: blocked.as_secs_f64(),
+            read_bytes: cost.stream.read_bytes,
+        });
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.layers.clear();
+    }
+
+    /// The bound of work that took `time` in all, on a drive that gives so much.
+    pub fn bound(&self, time: Duration, drive_bytes_per_second: f64) -> Bound {
+        let sum = |of: fn(&Layer) -> f64| self.layers.iter().map(of).sum::<f64>();
+        let (experts, blocked) = (sum(|layer| layer.experts), sum(|layer| layer.blocked));
+        // What is not of a layer is of the head, the embedding and the choice of tokens.
+        let trunk = (time.as_secs_f64() - experts - blocked).max(sum(|layer| layer.trunk));
+        let (mut by_drive, mut by_experts) = (0.0, 0.0);
+        let mut read_seconds = 0.0;
+        for layer in &self.layers {
+            let read = layer.read_bytes as f64 / drive_bytes_per_second;
+            read_seconds += read;
+            if read > layer.experts {
+                by_drive += read;
+            } else {
+                by_experts += layer.experts;
+            }
+        }
+        Bound {
+            seconds: trunk + by_drive + by_experts,
+            by: BoundBy::largest(by_drive, by_experts, trunk),
+            trunk_seconds: trunk,
+            expert_seconds: experts,
+            read_seconds,
+            blocked_seconds: blocked,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use outpour_model::experts::StreamStats;
+
+    use super::*;
+
+    fn cost(time: u64, computing: u64, blocked: u64, read_bytes: u64) -> LayerCost {
+        let ms = Duration::from_millis;
+        let stream =
+            StreamStats { read_bytes, computing: ms(computing), blocked: ms(blocked), ..StreamStats::default() };
+        LayerCost { layer: 0, batch_tokens: 1, time: ms(time), stream }
+    }
+
+    #[test]
+    fn each_layer_hides_the_shorter_of_reading_and_computing() {
+        let mut account = Account::default();
+        account.add(&cost(10, 2, 4, 6_000)); // trunk 4, reading 6 beside experts 2
+        account.add(&cost(10, 7, 1, 1_000)); // trunk 2, experts 7 beside reading 1
+        let bound = account.bound(Duration::from_millis(23), 1e6);
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} {b}");
+        near(bound.trunk_seconds, 0.009); // 3 of them outside the layers
+        near(bound.expert_seconds, 0.009);
+        near(bound.read_seconds, 0.007);
+        near(bound.blocked_seconds, 0.005);
+        near(bound.seconds, 0.009 + 0.006 + 0.007);
+        assert_eq!(bound.by, BoundBy::Trunk);
+        assert_eq!(account.bound(Duration::from_millis(23), 1e5).by, BoundBy::Drive);
+    }
+}
