@@ -10,6 +10,7 @@ pub mod plan;
 pub mod read;
 pub mod residency;
 pub mod slab;
+pub mod trace;
 
 use std::path::PathBuf;
 
