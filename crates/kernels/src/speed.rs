@@ -149,6 +149,26 @@ impl Weights<'_> {
             flops_per_second: (4 * HEAD_DIM * Q_HEADS * rows) as f64 * seen / seconds,
         })
     }
+
+    /// [`Ops::gated_delta`] over `rows` positions, with 16 heads of keys and 32 of values, 128 wide: bytes of state, one
+    /// way, times positions, in a second. At one row that is how fast states are read, and as fast are they written back.
+    /// The weights are the states, and are worth nothing else afterwards.
+    ///
+    /// # Errors
+    /// When there is no memory for activations.
+    pub fn delta(&self, rows: usize, budget: Duration) -> Result<f64, OpsError> {
+        let (k_heads, v_heads, dim) = (16, 32, 128);
+        let states = self.tensors([v_heads, dim, dim], DType::F32)?;
+        let vector = || Ok(self.activations(1, v_heads)?.reshape([v_heads]));
+        let (a_log, dt_bias): (Tensor, Tensor) = (vector()?, vector()?);
+        let delta = GatedDelta { k_heads, v_heads, k_dim: dim, v_dim: dim, a_log, dt_bias };
+        let qkv = self.activations(rows, (2 * k_heads + v_heads) * dim)?;
+        let (a, b) = (self.activations(rows, v_heads)?, self.activations(rows, v_heads)?);
+        let out = self.activations(rows, v_heads * dim)?.reshape([rows, v_heads, dim]);
+        let work = |i: usize| self.ops().gated_delta(&qkv, &a, &b, &delta, &states[i % states.len()], &out);
+        let seconds = median_seconds(budget, work);
+        Ok((rows * states[0].bytes()) as f64 / seconds)
+    }
 }
 
 /// [`Weights::attention`] with weights of its own.
@@ -159,26 +179,12 @@ pub fn attention(ops: &dyn Ops, rows: usize, positions: usize, budget: Duration)
     Weights::new(ops, weights_bytes())?.attention(rows, positions, budget)
 }
 
-/// [`Ops::gated_delta`] over `rows` positions, with 16 heads of keys and 32 of values, 128 wide: bytes of state, one way,
-/// times positions, in a second. At one row that is how fast the state is read (and, beside that, written back).
+/// [`Weights::delta`] with states of its own.
 ///
 /// # Errors
-/// When there is no memory for the states.
+/// When there is no memory for them.
 pub fn delta(ops: &dyn Ops, rows: usize, budget: Duration) -> Result<f64, OpsError> {
-    let (k_heads, v_heads, dim) = (16, 32, 128);
-    let states_bytes = if rows == 1 { weights_bytes() } else { 8 << 20 };
-    let states = Weights::new(ops, states_bytes)?;
-    let states = states.tensors([v_heads, dim, dim], DType::F32)?;
-    let small = Weights::new(ops, rows * (2 * k_heads + v_heads) * dim * 4 + rows * v_heads * 8 + (1 << 20))?;
-    let (a_log, dt_bias) = (small.activations(1, v_heads)?, small.activations(1, v_heads)?);
-    let (a_log, dt_bias) = (a_log.reshape([v_heads]), dt_bias.reshape([v_heads]));
-    let delta = GatedDelta { k_heads, v_heads, k_dim: dim, v_dim: dim, a_log, dt_bias };
-    let qkv = small.activations(rows, (2 * k_heads + v_heads) * dim)?;
-    let (a, b) = (small.activations(rows, v_heads)?, small.activations(rows, v_heads)?);
-    let out = small.activations(rows, v_heads * dim)?.reshape([rows, v_heads, dim]);
-    let work = |i: usize| ops.gated_delta(&qkv, &a, &b, &delta, &states[i % states.len()], &out);
-    let seconds = median_seconds(budget, work);
-    Ok((rows * states[0].bytes()) as f64 / seconds)
+    Weights::new(ops, weights_bytes())?.delta(rows, budget)
 }
 
 /// What an operation costs that has hardly any work: a norm of one row of 2048, in seconds.
