@@ -9,6 +9,7 @@ use outpour_engine::Inspection;
 use outpour_engine::sample::Sampling;
 use outpour_model::synth;
 use outpour_store::bytes::Bytes;
+use outpour_store::machine::cache_dir;
 use outpour_text::StopStrings;
 use serde_json::{Value, json};
 
@@ -117,13 +118,6 @@ fn config() -> Result<Value> {
         "tie_word_embeddings": false,
         "vocab_size": ids.unwrap_or(0) + 1,
     }))
-}
-
-/// `$XDG_CACHE_HOME/outpour` or `~/.cache/outpour`: on a drive, where the folder for temporary files may be memory.
-fn cache_dir() -> PathBuf {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or_else(home);
-    cache.unwrap_or_else(std::env::temp_dir).join("outpour")
 }
 
 struct RemovedAtEnd(PathBuf);

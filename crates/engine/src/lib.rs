@@ -8,6 +8,7 @@ mod engine;
 mod error;
 mod inspection;
 mod observe;
+pub mod profile;
 pub mod sample;
 mod scratch;
 mod session;

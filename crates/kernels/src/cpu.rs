@@ -31,6 +31,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
 pub use isa::Isa;
+pub use topology::{default_threads, last_level_cache_bytes};
 
 use crate::host::{self, HostMemory};
 use crate::{
@@ -85,6 +86,11 @@ impl Cpu {
         let entered = Mutex::new(linear::Entered::default());
         let prepared = Mutex::new(Vec::new());
         Ok(Cpu { isa, kernels, precise: options.precise, pool, entered, prepared, scratch })
+    }
+
+    /// The instruction set it computes with.
+    pub fn isa(&self) -> Isa {
+        self.isa
     }
 
     /// The threads it computes with.

@@ -8,6 +8,7 @@ pub mod cpu;
 mod host;
 pub mod quant;
 pub mod reference;
+pub mod speed;
 pub mod tensor;
 
 pub use quant::{Format, Matrix};

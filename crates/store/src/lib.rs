@@ -1,5 +1,6 @@
 //! Where weights live and how they arrive: checkpoints on disk, the slab of memory that experts are read into, the
-//! readers that fill it, the policy that decides what stays, and the plan that makes `--ram` hold. No math, no model
+//! readers that fill it, the policy that decides what stays, the plan that makes `--ram` hold, and the measurement of a
+//! drive. No math, no model
 //! names.
 
 pub mod bytes;
@@ -7,6 +8,7 @@ pub mod checkpoint;
 pub mod layout;
 pub mod machine;
 pub mod plan;
+pub mod probe;
 pub mod read;
 pub mod residency;
 pub mod slab;

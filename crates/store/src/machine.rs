@@ -5,11 +5,13 @@
 
 mod cgroup;
 mod drive;
+mod system;
 
 use std::path::{Path, PathBuf};
 
 pub use cgroup::Cgroup;
 pub use drive::Drive;
+pub use system::{HugePages, System};
 
 /// Least and most of what [`Machine::default_ram_bytes`] leaves to others, and the share between them.
 const MARGIN_BYTES_MIN: u64 = 256 << 20;
@@ -94,6 +96,19 @@ impl Machine {
         Drive::by_number(&self.root, major, minor)
     }
 
+    /// The processor's name, as its maker gave it.
+    pub fn cpu_name(&self) -> Option<String> {
+        if cfg!(target_vendor = "apple") && self.is_here() {
+            return tool_output("sysctl", &["-n", "machdep.cpu.brand_string"]).map(|name| name.trim().to_owned());
+        }
+        system::parse_cpu_name(&self.read("proc/cpuinfo")?)
+    }
+
+    /// Settings of the system that matter here. Empty elsewhere than on Linux.
+    pub fn system(&self) -> System {
+        System::of(&self.root)
+    }
+
     /// CPUs to compute with: those that this process may run on, and no more than the cgroup's quota lets it use.
     pub fn cpus_usable(&self) -> usize {
         let allowed = cpus_allowed();
@@ -125,6 +140,15 @@ impl Machine {
     fn is_here(&self) -> bool {
         self.root == Path::new("/")
     }
+}
+
+/// Where what can be made again is kept: `$XDG_CACHE_HOME/outpour`, `~/Library/Caches/outpour` on macOS, else
+/// `~/.cache/outpour`. On a drive, where the folder for temporary files may be memory.
+pub fn cache_dir() -> PathBuf {
+    let below = if cfg!(target_vendor = "apple") { "Library/Caches" } else { ".cache" };
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(below));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or_else(home);
+    cache.unwrap_or_else(std::env::temp_dir).join("outpour")
 }
 
 /// CPUs that this process may run on (its affinity, which is what `taskset` and cpusets change).
@@ -164,12 +188,13 @@ fn parse_field(text: &str, name: &str) -> Option<u64> {
 
 /// What macOS's own tools print.
 fn apple_memory() -> Option<Memory> {
-    let output = |program: &str, arguments: &[&str]| {
-        let output = std::process::Command::new(program).args(arguments).output().ok()?;
-        String::from_utf8(output.stdout).ok()
-    };
-    let total_bytes = output("sysctl", &["-n", "hw.memsize"])?.trim().parse().ok()?;
-    Some(Memory { total_bytes, available_bytes: parse_vm_stat(&output("vm_stat", &[])?)?.min(total_bytes) })
+    let total_bytes = tool_output("sysctl", &["-n", "hw.memsize"])?.trim().parse().ok()?;
+    Some(Memory { total_bytes, available_bytes: parse_vm_stat(&tool_output("vm_stat", &[])?)?.min(total_bytes) })
+}
+
+fn tool_output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = std::process::Command::new(program).args(arguments).output().ok()?;
+    String::from_utf8(output.stdout).ok()
 }
 
 /// Free, inactive, speculative and purgeable pages of macOS's `vm_stat`, in bytes.

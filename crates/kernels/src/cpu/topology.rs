@@ -7,9 +7,33 @@ use std::thread::available_parallelism;
 
 /// The default number of threads. Never more than `available_parallelism`, which on Linux respects the affinity mask
 /// and the quotas of cgroup v1 and v2.
-pub(super) fn default_threads() -> usize {
+pub fn default_threads() -> usize {
     let allowed = available_parallelism().map_or(1, usize::from);
     performance_cores(Path::new("/sys/devices/system/cpu"), allowed_cpus).unwrap_or(allowed).clamp(1, allowed)
+}
+
+/// Bytes of all last-level caches together; 0 where the system does not say.
+pub fn last_level_cache_bytes() -> usize {
+    cache_bytes(Path::new("/sys/devices/system/cpu"))
+}
+
+fn cache_bytes(root: &Path) -> usize {
+    let text = |path: std::path::PathBuf| fs::read_to_string(path).ok();
+    let online = text(root.join("online")).and_then(|text| parse_list(&text)).unwrap_or_default();
+    let (mut bytes, mut seen) = (0, BTreeSet::new());
+    for cpu in online {
+        // The highest level that there is; a cache is listed once for each CPU that shares it.
+        let last = (0..8).rev().map(|index| root.join(format!("cpu{cpu}/cache/index{index}")));
+        let Some(folder) = last.into_iter().find(|folder| folder.is_dir()) else { continue };
+        let (Some(size), Some(shared)) = (text(folder.join("size")), text(folder.join("shared_cpu_list"))) else {
+            continue;
+        };
+        let kibibytes = size.trim().strip_suffix('K').and_then(|number| number.parse::<usize>().ok());
+        if seen.insert(shared) {
+            bytes += kibibytes.unwrap_or(0) << 10;
+        }
+    }
+    bytes
 }
 
 /// Physical performance cores among the CPUs that may be used; `None` where the system does not say.

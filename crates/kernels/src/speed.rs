@@ -1,0 +1,229 @@
+//! Measures the operations of a backend, and what the machine's memory and instructions give at most.
+//!
+//! Times are medians of calls on random weights that no cache holds, as in a forward pass: each call takes another
+//! matrix, expert or state than the one before, and pays for waking the threads.
+
+mod peaks;
+mod weights;
+
+use std::time::{Duration, Instant};
+
+pub use peaks::{Peaks, peaks};
+pub use weights::{FORMATS, Weights, weights_bytes};
+
+use crate::{DType, Format, GatedDelta, KvLayout, Mlp, MlpScratch, Ops, OpsError, RmsNorm, Tensor};
+
+/// Rows and columns of the matrices of [`Weights::product`].
+pub const PRODUCT_DIM: usize = 2048;
+
+/// Calls that are timed at least, where one does not take the whole budget.
+const CALLS_MIN: usize = 3;
+/// Calls that are timed at most.
+const CALLS_MAX: usize = 1 << 14;
+
+/// How fast products with weights of one format are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ProductSpeed {
+    /// How the weights are stored.
+    pub format: Format,
+    /// Activation rows of each product.
+    pub rows: usize,
+    /// Bytes of weights as stored, scales included, in a second.
+    pub weight_bytes_per_second: f64,
+    /// Multiplications and additions: `2 · rows · m · k` in a second.
+    pub ops_per_second: f64,
+}
+
+/// How fast attention is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionSpeed {
+    /// Keys and values of all positions, read once for each call: what bounds one row.
+    pub kv_bytes_per_second: f64,
+    /// `4 · head width · query heads · positions seen` by each row: what bounds many rows.
+    pub flops_per_second: f64,
+}
+
+/// Matrix products of `rows` rows with weights of this format, in matrices of 2048 × 2048, many of them.
+///
+/// # Errors
+/// When there is no memory for them.
+pub fn product(ops: &dyn Ops, format: Format, rows: usize, budget: Duration) -> Result<ProductSpeed, OpsError> {
+    Weights::new(ops, weights_bytes())?.product(format, rows, budget)
+}
+
+/// `rows` tokens through each of many experts of `hidden` × `width`, by [`Ops::mlp`].
+///
+/// # Errors
+/// When there is no memory for them.
+pub fn experts(
+    ops: &dyn Ops,
+    format: Format,
+    hidden: usize,
+    width: usize,
+    rows: usize,
+    budget: Duration,
+) -> Result<ProductSpeed, OpsError> {
+    Weights::new(ops, weights_bytes())?.experts(format, hidden, width, rows, budget)
+}
+
+impl Weights<'_> {
+    /// [`product`] with these weights.
+    ///
+    /// # Errors
+    /// When there is no memory for activations.
+    pub fn product(&self, format: Format, rows: usize, budget: Duration) -> Result<ProductSpeed, OpsError> {
+        let matrices = self.matrices(format, PRODUCT_DIM, PRODUCT_DIM)?;
+        let (x, out) = (self.activations(rows, PRODUCT_DIM)?, self.activations(rows, PRODUCT_DIM)?);
+        let seconds = median_seconds(budget, |i| self.ops().linear(&x, &matrices[i % matrices.len()], &out));
+        Ok(ProductSpeed {
+            format,
+            rows,
+            weight_bytes_per_second: matrices[0].bytes() as f64 / seconds,
+            ops_per_second: 2.0 * (rows * PRODUCT_DIM * PRODUCT_DIM) as f64 / seconds,
+        })
+    }
+
+    /// [`experts`] with these weights.
+    ///
+    /// # Errors
+    /// When there is no memory for activations.
+    pub fn experts(
+        &self,
+        format: Format,
+        hidden: usize,
+        width: usize,
+        rows: usize,
+        budget: Duration,
+    ) -> Result<ProductSpeed, OpsError> {
+        let experts: Vec<Mlp> = self.mlps(format, hidden, width)?;
+        let (x, out) = (self.activations(rows, hidden)?, self.activations(rows, hidden)?);
+        let scratch = MlpScratch {
+            x: self.activations(rows, hidden)?,
+            gate: self.activations(rows, width)?,
+            up: self.activations(rows, width)?,
+        };
+        let all: Vec<u32> = (0..rows as u32).collect();
+        let work = |i: usize| self.ops().mlp(&x, &all, &experts[i % experts.len()], &scratch, &out);
+        let seconds = median_seconds(budget, work);
+        let bytes = experts[0].gate.bytes() + experts[0].up.bytes() + experts[0].down.bytes();
+        Ok(ProductSpeed {
+            format,
+            rows,
+            weight_bytes_per_second: bytes as f64 / seconds,
+            ops_per_second: 2.0 * (rows * 3 * hidden * width) as f64 / seconds,
+        })
+    }
+
+    /// [`Ops::attention`] of `rows` queries, the last of `positions`, in 32 heads on 4 of keys and values, 128 wide, f16.
+    ///
+    /// # Errors
+    /// When there is no memory for them.
+    ///
+    /// # Panics
+    /// Where there are more rows than positions.
+    pub fn attention(&self, rows: usize, positions: usize, budget: Duration) -> Result<AttentionSpeed, OpsError> {
+        const Q_HEADS: usize = 32;
+        const HEAD_DIM: usize = 128;
+        assert!(rows <= positions, "each row is at a position of its own");
+        let mut layout = KvLayout {
+            dtype: DType::F16,
+            heads: 4,
+            k_dim: HEAD_DIM,
+            v_dim: HEAD_DIM,
+            block_tokens: 64,
+            k_at: 0,
+            v_at: 0,
+        };
+        layout.v_at = layout.bytes() / 2;
+        // Each call is another layer, with keys and values of its own.
+        let layers = self.blocks(layout.bytes(), positions.div_ceil(64))?;
+        let heads = |rows| Ok(self.activations(rows, Q_HEADS * HEAD_DIM)?.reshape([rows, Q_HEADS, HEAD_DIM]));
+        let (q, out): (Tensor, Tensor) = (heads(rows)?, heads(rows)?);
+        let work = |i: usize| {
+            self.ops().attention(&q, 0.09, &layout, &layers[i % layers.len()], positions - rows, &out);
+        };
+        let seconds = median_seconds(budget, work);
+        let seen = (positions - rows) as f64 + (rows as f64 + 1.0) / 2.0;
+        Ok(AttentionSpeed {
+            kv_bytes_per_second: (positions * layout.bytes() / layout.block_tokens) as f64 / seconds,
+            flops_per_second: (4 * HEAD_DIM * Q_HEADS * rows) as f64 * seen / seconds,
+        })
+    }
+
+    /// [`Ops::gated_delta`] over `rows` positions, with 16 heads of keys and 32 of values, 128 wide: bytes of state, one
+    /// way, times positions, in a second. At one row that is how fast states are read, and as fast are they written back.
+    /// The weights are the states, and are worth nothing else afterwards.
+    ///
+    /// # Errors
+    /// When there is no memory for activations.
+    pub fn delta(&self, rows: usize, budget: Duration) -> Result<f64, OpsError> {
+        let (k_heads, v_heads, dim) = (16, 32, 128);
+        let states = self.tensors([v_heads, dim, dim], DType::F32)?;
+        let vector = || Ok(self.activations(1, v_heads)?.reshape([v_heads]));
+        let (a_log, dt_bias): (Tensor, Tensor) = (vector()?, vector()?);
+        let delta = GatedDelta { k_heads, v_heads, k_dim: dim, v_dim: dim, a_log, dt_bias };
+        let qkv = self.activations(rows, (2 * k_heads + v_heads) * dim)?;
+        let (a, b) = (self.activations(rows, v_heads)?, self.activations(rows, v_heads)?);
+        let out = self.activations(rows, v_heads * dim)?.reshape([rows, v_heads, dim]);
+        let work = |i: usize| self.ops().gated_delta(&qkv, &a, &b, &delta, &states[i % states.len()], &out);
+        let seconds = median_seconds(budget, work);
+        Ok((rows * states[0].bytes()) as f64 / seconds)
+    }
+}
+
+/// [`Weights::attention`] with weights of its own.
+///
+/// # Errors
+/// When there is no memory for them.
+pub fn attention(ops: &dyn Ops, rows: usize, positions: usize, budget: Duration) -> Result<AttentionSpeed, OpsError> {
+    Weights::new(ops, weights_bytes())?.attention(rows, positions, budget)
+}
+
+/// [`Weights::delta`] with states of its own.
+///
+/// # Errors
+/// When there is no memory for them.
+pub fn delta(ops: &dyn Ops, rows: usize, budget: Duration) -> Result<f64, OpsError> {
+    Weights::new(ops, weights_bytes())?.delta(rows, budget)
+}
+
+/// What an operation costs that has hardly any work: a norm of one row of 2048, in seconds.
+///
+/// # Errors
+/// When there is no memory at all.
+pub fn small_op_seconds(ops: &dyn Ops) -> Result<f64, OpsError> {
+    const CALLS: usize = 64;
+    let small = Weights::new(ops, 1 << 20)?;
+    let weight = small.activations(1, PRODUCT_DIM)?.reshape([PRODUCT_DIM]);
+    let norm = RmsNorm { weight, plus_one: false, eps: 1e-6 };
+    let (x, out) = (small.activations(1, PRODUCT_DIM)?, small.activations(1, PRODUCT_DIM)?);
+    let many = |_| (0..CALLS).for_each(|_| ops.rms_norm(&x, &norm, &out));
+    Ok(median_seconds(Duration::from_millis(20), many) / CALLS as f64)
+}
+
+/// How fast so many threads read memory that no cache holds.
+///
+/// # Errors
+/// When there is no memory to read.
+pub fn memory_read_bytes_per_second(threads: usize) -> Result<f64, OpsError> {
+    let ops = crate::reference::Reference;
+    Ok(Weights::new(&ops, weights_bytes())?.read_bytes_per_second(threads, Duration::from_millis(300)))
+}
+
+/// Median time of a call, in seconds, of as many as the budget allows. The first is counted only if it takes all of it.
+fn median_seconds(budget: Duration, mut work: impl FnMut(usize)) -> f64 {
+    let began = Instant::now();
+    work(0);
+    let mut times = Vec::new();
+    if began.elapsed() > budget.max(Duration::from_millis(1)) {
+        return began.elapsed().as_secs_f64();
+    }
+    while times.len() < CALLS_MIN || (began.elapsed() < budget && times.len() < CALLS_MAX) {
+        let start = Instant::now();
+        work(times.len() + 1);
+        times.push(start.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    // A clock that does not move would make the speed infinite.
+    times[times.len() / 2].max(1e-9)
+}

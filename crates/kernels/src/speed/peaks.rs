@@ -1,0 +1,193 @@
+//! What the instructions of this machine give at most: loops that touch no memory.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::cpu::Isa;
+
+/// What the best instructions of an instruction set give on all threads, weights and activations in registers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peaks {
+    /// Products of bytes, added up in 32 bits: multiplications and additions in a second.
+    pub int8_ops_per_second: f64,
+    /// Products of bf16, added up in f32; f32's own where the instruction set has none.
+    pub bf16_flops_per_second: f64,
+    /// Multiply-adds of f32.
+    pub f32_flops_per_second: f64,
+}
+
+/// Runs the loops of `isa` on so many threads, about `budget` in all. `None` for plain Rust, which has no best
+/// instruction, and where this machine lacks the instructions.
+pub fn peaks(isa: Isa, threads: usize, budget: Duration) -> Option<Peaks> {
+    let loops = loops(isa)?;
+    let rate = |ops: Loop| (0..3).map(|_| slice(ops, threads, budget / 9)).fold(0.0, f64::max);
+    let f32_flops_per_second = rate(loops.f32);
+    let bf16_flops_per_second = loops.bf16.map_or(f32_flops_per_second, rate);
+    Some(Peaks { int8_ops_per_second: rate(loops.int8), bf16_flops_per_second, f32_flops_per_second })
+}
+
+/// Does some work, and returns how many multiplications and additions it was.
+type Loop = fn() -> u64;
+
+struct Loops {
+    int8: Loop,
+    bf16: Option<Loop>,
+    f32: Loop,
+}
+
+/// Multiplications and additions in a second, on all threads for `time`.
+fn slice(work: Loop, threads: usize, time: Duration) -> f64 {
+    let (total, stop) = (AtomicU64::new(0), AtomicBool::new(false));
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    total.fetch_add(work(), Ordering::Relaxed);
+                }
+            });
+        }
+        std::thread::sleep(time);
+        stop.store(true, Ordering::Relaxed);
+    });
+    total.into_inner() as f64 / began.elapsed().as_secs_f64().max(1e-9)
+}
+
+/// Rounds of a loop between two looks at the clock.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const ROUNDS: u64 = 4096;
+
+/// Defines a loop of `$sums` independent chains, enough to hide the latency of the instruction.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! peak_loop {
+    ($name:ident, $features:literal, $sums:literal chains of $ops:literal, $zero:expr, $step:expr) => {
+        #[target_feature(enable = $features)]
+        pub(super) fn $name() -> u64 {
+            let mut sums = [$zero; $sums];
+            for _ in 0..ROUNDS {
+                for sum in &mut sums {
+                    *sum = $step(*sum);
+                }
+            }
+            std::hint::black_box(sums);
+            ROUNDS * $sums * $ops
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+fn loops(isa: Isa) -> Option<Loops> {
+    if !Isa::available().any(|here| here == isa) {
+        return None;
+    }
+    // SAFETY: the machine has the instructions of `isa`, here and below.
+    let avx512 = || unsafe { x86::avx512_f32() };
+    match isa {
+        Isa::Avx512Bf16 => Some(Loops {
+            // SAFETY: as above.
+            int8: || unsafe { x86::avx512_int8() },
+            // SAFETY: as above.
+            bf16: Some(|| unsafe { x86::avx512_bf16() }),
+            f32: avx512,
+        }),
+        // SAFETY: as above.
+        Isa::Avx512 => Some(Loops { int8: || unsafe { x86::avx512_int8_pairs() }, bf16: None, f32: avx512 }),
+        Isa::Avx2 => Some(Loops {
+            // SAFETY: as above.
+            int8: || unsafe { x86::avx2_int8() },
+            bf16: None,
+            // SAFETY: as above.
+            f32: || unsafe { x86::avx2_f32() },
+        }),
+        Isa::Neon | Isa::Portable => None,
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::ROUNDS;
+
+    peak_loop!(avx512_f32, "avx512f", 12 chains of 32, _mm512_set1_ps(0.0), |sum| {
+        _mm512_fmadd_ps(_mm512_set1_ps(0.5), sum, _mm512_set1_ps(1.0))
+    });
+    peak_loop!(avx512_int8, "avx512f,avx512bw,avx512vnni", 12 chains of 128, _mm512_set1_epi32(0), |sum| {
+        _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(3), _mm512_set1_epi8(5))
+    });
+    peak_loop!(avx512_bf16, "avx512f,avx512bw,avx512bf16", 12 chains of 64, _mm512_set1_ps(0.0), |sum| {
+        // SAFETY: vectors of the same size, of any bits.
+        let x: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi16(0x3f00)) };
+        _mm512_dpbf16_ps(sum, x, x)
+    });
+    // The sum is a factor too, or the products would be computed once, before the loop.
+    peak_loop!(avx512_int8_pairs, "avx512f,avx512bw", 12 chains of 128, _mm512_set1_epi32(0), |sum| {
+        let pairs = _mm512_maddubs_epi16(sum, _mm512_set1_epi8(5));
+        _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+    });
+    peak_loop!(avx2_f32, "avx2,fma", 10 chains of 16, _mm256_set1_ps(0.0), |sum| {
+        _mm256_fmadd_ps(_mm256_set1_ps(0.5), sum, _mm256_set1_ps(1.0))
+    });
+    peak_loop!(avx2_int8, "avx2", 12 chains of 64, _mm256_set1_epi32(0), |sum| {
+        let pairs = _mm256_maddubs_epi16(sum, _mm256_set1_epi8(5));
+        _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    });
+}
+
+#[cfg(target_arch = "aarch64")]
+fn loops(isa: Isa) -> Option<Loops> {
+    use std::arch::is_aarch64_feature_detected as has;
+    if isa != Isa::Neon {
+        return None;
+    }
+    // SAFETY: every 64-bit Arm processor has these instructions.
+    let widening: Loop = || unsafe { arm::widening() };
+    // SAFETY: the processor was asked.
+    let sdot: Loop = || unsafe { arm::sdot() };
+    // SAFETY: the processor was asked.
+    let bfdot: Loop = || unsafe { arm::bfdot() };
+    Some(Loops {
+        int8: if has!("dotprod") { sdot } else { widening },
+        bf16: has!("bf16").then_some(bfdot),
+        // SAFETY: every 64-bit Arm processor has these instructions.
+        f32: || unsafe { arm::f32() },
+    })
+}
+
+#[cfg(target_arch = "aarch64")]
+mod arm {
+    use std::arch::aarch64::*;
+    use std::arch::asm;
+
+    use super::ROUNDS;
+
+    peak_loop!(f32, "neon", 16 chains of 8, vdupq_n_f32(0.0), |sum| {
+        vfmaq_f32(vdupq_n_f32(1.0), sum, vdupq_n_f32(0.5))
+    });
+    // The sum is a factor too, or the products would be computed once, before the loop.
+    peak_loop!(widening, "neon", 12 chains of 32, vdupq_n_s32(0), |sum| {
+        let (x, w) = (vdupq_n_s8(3), vreinterpretq_s8_s32(sum));
+        vpadalq_s16(sum, vpaddq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x)))
+    });
+    peak_loop!(sdot, "neon,dotprod", 16 chains of 32, vdupq_n_s32(0), |mut sum: int32x4_t| {
+        let x = vdupq_n_s8(3);
+        // SAFETY: the function enables the instruction, which touches its registers only.
+        unsafe {
+            asm!("sdot {s:v}.4s, {x:v}.16b, {x:v}.16b", s = inout(vreg) sum, x = in(vreg) x, options(pure, nomem, nostack));
+        }
+        sum
+    });
+    peak_loop!(bfdot, "neon,bf16", 16 chains of 16, vdupq_n_f32(0.0), |mut sum: float32x4_t| {
+        let x = vdupq_n_u16(0x3f00);
+        // SAFETY: the function enables the instruction, which touches its registers only.
+        unsafe {
+            asm!("bfdot {s:v}.4s, {x:v}.8h, {x:v}.8h", s = inout(vreg) sum, x = in(vreg) x, options(pure, nomem, nostack));
+        }
+        sum
+    });
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn loops(_: Isa) -> Option<Loops> {
+    None
+}

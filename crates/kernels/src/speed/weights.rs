@@ -1,0 +1,173 @@
+//! Random weights in one piece of memory, seen as matrices of any format.
+
+use std::time::Duration;
+
+use super::median_seconds;
+use crate::cpu::last_level_cache_bytes;
+use crate::{Activation, Buffer, DType, Format, Matrix, Mlp, Ops, OpsError, Tensor};
+
+/// Weights are this large at least, and at most.
+const BYTES_MIN: usize = 128 << 20;
+const BYTES_MAX: usize = 1 << 30;
+
+/// Random bytes are made for so many, and repeated: no cache and no prefetcher knows.
+const RANDOM_BYTES: usize = 1 << 20;
+
+/// Weights of one group of quantised ones, as most checkpoints have it.
+const GROUP: usize = 64;
+
+/// Bytes of random weights that no cache of this machine holds.
+pub fn weights_bytes() -> usize {
+    (2 * last_level_cache_bytes()).clamp(BYTES_MIN, BYTES_MAX)
+}
+
+/// Random weights: matrices, experts, keys and values are views of the same bytes, which as bf16, f16 and f32 are numbers
+/// of moderate size, and as packed integers any.
+pub struct Weights<'a> {
+    ops: &'a dyn Ops,
+    buffer: Buffer,
+}
+
+impl<'a> Weights<'a> {
+    /// Makes them.
+    ///
+    /// # Errors
+    /// When there is no memory for them.
+    pub fn new(ops: &'a dyn Ops, bytes: usize) -> Result<Self, OpsError> {
+        let buffer = ops.alloc_host(bytes)?;
+        let mut state = 1u32;
+        let mut number = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            half::bf16::from_f32((state >> 8) as f32 / (1 << 24) as f32 - 0.5)
+        };
+        let random: Vec<u8> = (0..RANDOM_BYTES.min(bytes) / 2).flat_map(|_| number().to_le_bytes()).collect();
+        for at in (0..bytes).step_by(random.len().max(1)) {
+            let part = random.len().min(bytes - at);
+            ops.write(&random[..part], &Tensor::new(buffer.clone(), at, [part], DType::U8));
+        }
+        Ok(Weights { ops, buffer })
+    }
+
+    /// The backend.
+    pub fn ops(&self) -> &'a dyn Ops {
+        self.ops
+    }
+
+    /// Their size.
+    pub fn bytes(&self) -> usize {
+        self.buffer.bytes()
+    }
+
+    /// As many matrices as there is room for.
+    pub(super) fn matrices(&self, format: Format, rows: usize, cols: usize) -> Result<Vec<Matrix>, OpsError> {
+        let mut used = 0;
+        let matrices: Vec<Matrix> = std::iter::from_fn(|| self.matrix(format, rows, cols, &mut used)).collect();
+        self.some(matrices)
+    }
+
+    /// As many experts as there is room for.
+    pub(super) fn mlps(&self, format: Format, hidden: usize, width: usize) -> Result<Vec<Mlp>, OpsError> {
+        let mut used = 0;
+        let experts = std::iter::from_fn(|| {
+            let gate = self.matrix(format, width, hidden, &mut used)?;
+            let up = self.matrix(format, width, hidden, &mut used)?;
+            let down = self.matrix(format, hidden, width, &mut used)?;
+            Some(Mlp { gate, up, down, activation: Activation::SwiGlu })
+        });
+        self.some(experts.collect())
+    }
+
+    /// As many tensors of a shape as there is room for.
+    pub(super) fn tensors<const N: usize>(&self, shape: [usize; N], dtype: DType) -> Result<Vec<Tensor>, OpsError> {
+        let bytes = shape.iter().product::<usize>() * dtype.bytes();
+        let tensors = (0..self.bytes() / bytes).map(|i| Tensor::new(self.buffer.clone(), i * bytes, shape, dtype));
+        self.some(tensors.collect())
+    }
+
+    /// As many layers of `count` blocks of keys and values as there is room for.
+    pub(super) fn blocks(&self, block_bytes: usize, count: usize) -> Result<Vec<Vec<Tensor>>, OpsError> {
+        let blocks = self.tensors([block_bytes], DType::U8)?;
+        self.some(blocks.chunks_exact(count).map(<[Tensor]>::to_vec).collect())
+    }
+
+    /// f32 activations `[rows, width]`.
+    pub(super) fn activations(&self, rows: usize, width: usize) -> Result<Tensor, OpsError> {
+        let tensor = Tensor::new(self.ops.alloc(rows * width * 4)?, 0, [rows, width], DType::F32);
+        let mut state = 7u32;
+        let mut number = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((state >> 8) as f32 / (1 << 24) as f32 - 0.5).to_le_bytes()
+        };
+        let bytes: Vec<u8> = (0..rows * width).flat_map(|_| number()).collect();
+        self.ops.write(&bytes, &tensor);
+        Ok(tensor)
+    }
+
+    /// The next matrix behind `used` bytes: weights, scales, biases.
+    fn matrix(&self, format: Format, rows: usize, cols: usize, used: &mut usize) -> Option<Matrix> {
+        let mut at = *used;
+        let mut next = |columns: usize, dtype: DType| {
+            let bytes = rows * columns * dtype.bytes();
+            let fits = at + bytes <= self.bytes();
+            let tensor = fits.then(|| Tensor::new(self.buffer.clone(), at, [rows, columns], dtype));
+            at += bytes;
+            tensor
+        };
+        let matrix = match format {
+            Format::F32 => Matrix::dense(next(cols, DType::F32)?),
+            Format::F16 => Matrix::dense(next(cols, DType::F16)?),
+            Format::Bf16 => Matrix::dense(next(cols, DType::Bf16)?),
+            Format::Affine { bits, group } => {
+                let (data, groups) = (next(format.row_bytes(cols), DType::U8)?, cols / usize::from(group));
+                let (scales, biases) = (next(groups, DType::Bf16)?, next(groups, DType::Bf16)?);
+                Matrix::affine(bits.into(), group.into(), data, scales, biases)
+            }
+        };
+        *used = at;
+        Some(matrix)
+    }
+
+    fn some<T>(&self, all: Vec<T>) -> Result<Vec<T>, OpsError> {
+        let why = || "not one fits the memory for random weights".to_owned();
+        if all.is_empty() { Err(OpsError::OutOfMemory { bytes: self.bytes(), why: why() }) } else { Ok(all) }
+    }
+
+    /// How fast so many threads read them.
+    pub fn read_bytes_per_second(&self, threads: usize, budget: Duration) -> f64 {
+        let Some(start) = self.buffer.host() else { return 0.0 };
+        // SAFETY: the buffer's own bytes, which nobody writes now; host memory is page-aligned.
+        let words = unsafe { std::slice::from_raw_parts(start.as_ptr().cast::<u64>(), self.bytes() / 8) };
+        let seconds = median_seconds(budget, |_| read(words, threads));
+        self.bytes() as f64 / seconds
+    }
+}
+
+/// Reads every word once.
+fn read(words: &[u64], threads: usize) {
+    std::thread::scope(|scope| {
+        for part in words.chunks(words.len().div_ceil(threads.max(1)).max(1)) {
+            scope.spawn(move || {
+                let mut sums = [0u64; 16];
+                for chunk in part.as_chunks::<16>().0 {
+                    for (sum, word) in sums.iter_mut().zip(chunk) {
+                        *sum = sum.wrapping_add(*word);
+                    }
+                }
+                std::hint::black_box(sums);
+            });
+        }
+    });
+}
+
+/// The formats that are measured: every one, quantised ones in groups of 64.
+pub const FORMATS: [Format; 9] = [
+    Format::F32,
+    Format::F16,
+    Format::Bf16,
+    Format::Affine { bits: 2, group: GROUP as u8 },
+    Format::Affine { bits: 3, group: GROUP as u8 },
+    Format::Affine { bits: 4, group: GROUP as u8 },
+    Format::Affine { bits: 5, group: GROUP as u8 },
+    Format::Affine { bits: 6, group: GROUP as u8 },
+    Format::Affine { bits: 8, group: GROUP as u8 },
+];
