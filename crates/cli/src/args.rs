@@ -223,8 +223,17 @@ pub struct InspectArgs {
 /// `plan`.
 #[derive(Args)]
 pub struct PlanArgs {
-    /// Folder of the model
+    /// Folder of the model; or a config.json alone, for an estimate before any download
     pub model: PathBuf,
+    /// What the drive gives in a second, as 2.5G [default: what `doctor` measured, else a short measurement]
+    #[arg(long, value_name = "BYTES")]
+    pub drive: Option<Bytes>,
+    /// Share of a token's experts found in memory, 0 to 1 [default: by how many fit, as in traces of real models]
+    #[arg(long, value_name = "SHARE")]
+    pub hit_rate: Option<f64>,
+    /// Length of the prompt to predict for
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    pub prompt: usize,
     /// Flags of loading.
     #[command(flatten)]
     pub load: LoadArgs,

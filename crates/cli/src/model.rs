@@ -2,13 +2,16 @@
 
 use std::io::{IsTerminal, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use outpour_engine::sample::Sampling;
 use outpour_engine::{Engine, EngineError, Inspection, Options};
+use outpour_kernels::reference::Reference;
 use outpour_model::Facts;
+use outpour_model::weights::allocate_region;
 use outpour_store::read::whole::read_whole;
-use outpour_store::read::{self, ReaderKind};
+use outpour_store::read::{self, Reader, ReaderKind};
 use outpour_store::slab;
 use outpour_text::{ChatTemplate, Tokenizer};
 use serde_json::Value;
@@ -57,14 +60,34 @@ pub fn options(load: &LoadArgs, dir: &Path) -> Result<Options> {
 pub fn load(inspection: Inspection, options: &Options, reader: ReaderKind) -> Result<Engine> {
     // What parsing left on the heap goes back before the buffers fill.
     slab::trim_heap();
-    let reader = read::open(reader).with_context(|| match reader {
-        ReaderKind::Uring => "--reader uring cannot be used here; give --reader pread",
-        ReaderKind::Auto | ReaderKind::Pread => "no reader can be started",
-    })?;
+    let reader = open_reader(reader)?;
     let progress = term::LoadProgress::start();
     let engine = Engine::load(inspection, options, reader, &mut |read, total| progress.read(read, total))?;
     progress.finish();
     Ok(engine)
+}
+
+fn open_reader(kind: ReaderKind) -> Result<Box<dyn Reader>> {
+    read::open(kind).with_context(|| match kind {
+        ReaderKind::Uring => "--reader uring cannot be used here; give --reader pread",
+        ReaderKind::Auto | ReaderKind::Pread => "no reader can be started",
+    })
+}
+
+/// How long [`measure_drive`] takes.
+const DRIVE_TIME: Duration = Duration::from_millis(800);
+
+/// What the drive gives in a second, reading the model's own experts.
+///
+/// # Errors
+/// When a read fails, or there is no reader or memory.
+pub fn measure_drive(inspection: &Inspection, reader: ReaderKind) -> Result<f64> {
+    let memory = allocate_region(&Reference, inspection.probe_bytes())?;
+    let mut reader = open_reader(reader)?;
+    reader.register(&memory);
+    let speed = inspection.probe_drive(&mut *reader, &memory, DRIVE_TIME)?;
+    reader.unregister(&memory);
+    Ok(speed.bytes_per_second())
 }
 
 /// The folder's chat template.

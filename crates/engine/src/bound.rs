@@ -47,6 +47,15 @@ impl BoundBy {
         }
     }
 
+    /// As part of a sentence.
+    pub fn phrase(self) -> &'static str {
+        match self {
+            BoundBy::Drive => "the drive",
+            BoundBy::Experts => "computing experts",
+            BoundBy::Trunk => "computing the trunk",
+        }
+    }
+
     /// The largest of three times.
     pub(crate) fn largest(drive: f64, experts: f64, trunk: f64) -> BoundBy {
         if drive >= experts && drive >= trunk {

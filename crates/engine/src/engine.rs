@@ -149,6 +149,11 @@ impl Engine {
         self.experts.residency().expert_slots()
     }
 
+    /// Bytes of the plan's scratch that are no buffers of the backend's: see [`Plan::buffers`].
+    pub fn scratch_beside_buffers(&self) -> usize {
+        Scratch::beside_buffers(&*self.model, self.plan.chunk)
+    }
+
     /// Threads that compute.
     pub fn threads(&self) -> usize {
         self.ops.threads()

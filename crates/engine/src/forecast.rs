@@ -131,9 +131,15 @@ impl Arithmetic<'_> {
         };
         let products: f64 = self.inspection.products().map(product).sum();
         let state = self.inspection.model().state_layout();
-        let recurrent: usize = state.recurrent.iter().flatten().map(|layer| layer.state_bytes).sum();
+        let recurrent: usize = state.recurrent.iter().flatten().map(|layer| layer.bytes()).sum();
+        // The output matrix takes what all heads give; keys are as wide as values, or nearly.
+        let heads = |(name, stored): (&str, &StoredMatrix)| name.ends_with("o_proj.weight").then_some(stored.cols);
+        let flops = 4 * self.inspection.products().filter_map(heads).sum::<usize>();
         let small = self.inspection.facts().layers as f64 * SMALL_OPS_PER_LAYER * self.profile.small_op_seconds;
-        products + self.profile.delta_seconds(rows, recurrent) + small
+        products
+            + self.profile.delta_seconds(rows, recurrent)
+            + self.profile.attention_seconds(rows, flops as f64)
+            + small
     }
 
     /// Seconds of computing a layer's experts, and bytes to read.
@@ -143,11 +149,8 @@ impl Arithmetic<'_> {
         // Experts that at least one row chose, if rows choose independently.
         let used = total * (1.0 - (1.0 - chosen / total).powi(rows as i32));
         let rows_each = (rows as f64 * chosen / used).max(1.0).round() as usize;
-        let each: f64 = shape
-            .matrices
-            .iter()
-            .map(|stored| self.profile.product_seconds(stored.format, rows_each, stored.rows, stored.cols))
-            .sum();
+        let StoredMatrix { rows: width, cols: hidden, format, .. } = shape.matrices[0];
+        let each = self.profile.expert_seconds(format, rows_each, hidden, width);
         let bytes = self.inspection.layout.expert_bytes(ExpertId { layer: layer as u32, expert: 0 }) as f64;
         (used * each, used * (1.0 - hit_rate) * bytes)
     }

@@ -6,6 +6,7 @@
 pub mod bound;
 mod engine;
 mod error;
+pub mod forecast;
 mod inspection;
 mod observe;
 pub mod profile;

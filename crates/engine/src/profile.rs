@@ -259,6 +259,27 @@ impl Profile {
         product_seconds(&calls, measured, self.small_op_seconds, rows, (3 * hidden * width) as f64)
     }
 
+    /// The figures of `--precise`.
+    pub fn precise(&self) -> Profile {
+        let products = self.precise_products.clone();
+        Profile { experts: products.clone(), products, ..self.clone() }
+    }
+
+    /// Seconds of the gated delta rule over `rows` positions of a state of so many bytes.
+    pub fn delta_seconds(&self, rows: usize, state_bytes: usize) -> f64 {
+        let points: Vec<(f64, f64)> = self.delta.iter().map(|at| (at.rows as f64, at.state_bytes_per_second)).collect();
+        let speed = interpolate(&points, rows as f64);
+        if speed > 0.0 { (rows * state_bytes) as f64 / speed } else { 0.0 }
+    }
+
+    /// Seconds of attention over `rows` positions at the beginning of a context, with `flops` operations for each
+    /// position seen.
+    pub fn attention_seconds(&self, rows: usize, flops: f64) -> f64 {
+        let points: Vec<(f64, f64)> = self.attention.iter().map(|at| (at.rows as f64, at.flops_per_second)).collect();
+        let speed = interpolate(&points, rows as f64);
+        if speed > 0.0 { rows as f64 * (rows as f64 + 1.0) / 2.0 * flops / speed } else { 0.0 }
+    }
+
     /// The figures for the drive that holds `path`: of the model there, else of the same drive with experts of middle
     /// size. Direct reads and the default reader go first.
     pub fn drive_for(&self, path: &Path) -> Option<&DriveSpeed> {

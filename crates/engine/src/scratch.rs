@@ -27,10 +27,12 @@ impl Scratch {
 
     /// Device buffers, the host's copy of the logits and what a backend rounds activations into.
     pub fn bytes(model: &dyn Model, chunk: usize) -> usize {
-        let facts = model.facts();
-        Self::parts(model, chunk).iter().sum::<usize>()
-            + 4 * HEAD_ROWS * facts.vocab
-            + model.workspace_bytes(chunk.min(ROUNDED_ROWS_MAX)) / 4
+        Self::parts(model, chunk).iter().sum::<usize>() + Self::beside_buffers(model, chunk)
+    }
+
+    /// The host's part of [`Self::bytes`]: its copy of the logits, and what a backend rounds activations into.
+    pub fn beside_buffers(model: &dyn Model, chunk: usize) -> usize {
+        4 * HEAD_ROWS * model.facts().vocab + model.workspace_bytes(chunk.min(ROUNDED_ROWS_MAX)) / 4
     }
 
     pub fn new(model: &dyn Model, chunk: usize, ops: &dyn Ops) -> Result<Scratch, OpsError> {

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
@@ -14,6 +15,14 @@ use crate::tensor::{DType, Memory, Tensor};
 
 const PAGE: usize = 4096;
 const HUGE_PAGE: usize = 2 << 20;
+
+/// Bytes of all [`HostMemory`] there is.
+static ALLOCATED_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes of buffers that backends of this process hold in host memory.
+pub fn allocated_bytes() -> usize {
+    ALLOCATED_BYTES.load(Ordering::Relaxed)
+}
 
 /// Anonymous memory of this process: zeroed, page-aligned, counted by the system page by page as it is first touched.
 /// From 2 MiB on it begins at a huge-page border and asks for huge pages, which lie within it entirely or not at all.
@@ -48,6 +57,7 @@ impl HostMemory {
         unmap(whole, before);
         unmap(start.wrapping_add(mapped), asked - mapped - before);
         let memory = HostMemory { start: NonNull::new(start).expect("mmap returns no null"), bytes, mapped };
+        ALLOCATED_BYTES.fetch_add(bytes, Ordering::Relaxed);
         memory.ask_for_huge_pages();
         Ok(memory)
     }
@@ -77,6 +87,7 @@ fn unmap(start: *mut u8, bytes: usize) {
 
 impl Drop for HostMemory {
     fn drop(&mut self) {
+        ALLOCATED_BYTES.fetch_sub(self.bytes, Ordering::Relaxed);
         unmap(self.start.as_ptr(), self.mapped);
     }
 }

@@ -11,6 +11,7 @@ pub mod reference;
 pub mod speed;
 pub mod tensor;
 
+pub use host::allocated_bytes;
 pub use quant::{Format, Matrix};
 pub use tensor::{Buffer, DType, Memory, Shape, Tensor};
 

@@ -118,6 +118,11 @@ impl ExpertLayout {
         self.layers.len()
     }
 
+    /// Layers that have routed experts.
+    pub fn sparse_layers(&self) -> usize {
+        self.layers.iter().filter(|layer| layer.experts() > 0).count()
+    }
+
     /// Routed experts of a layer.
     pub fn experts(&self, layer: usize) -> usize {
         self.layers[layer].experts()

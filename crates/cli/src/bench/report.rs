@@ -54,7 +54,7 @@ impl Subject {
         self.ram = engine.plan().ram as u64;
         self.backend = engine.describe();
         self.threads = engine.threads();
-        self.memory_bytes_per_second = speed::memory_read_bytes_per_second(self.threads);
+        self.memory_bytes_per_second = speed::memory_read_bytes_per_second(self.threads).unwrap_or(0.0);
     }
 }
 
@@ -249,11 +249,7 @@ impl Row {
             self.test.name(),
             if subject.cold { "cold" } else { "warm" },
             self.percent_of_bound,
-            match self.bound_by {
-                BoundBy::Drive => "the drive",
-                BoundBy::Experts => "computing experts",
-                BoundBy::Trunk => "computing the trunk",
-            },
+            self.bound_by.phrase(),
             milliseconds(self.trunk_seconds),
             milliseconds(self.expert_seconds),
             milliseconds(self.read_seconds),

@@ -1,0 +1,74 @@
+//! `bench` and `plan`: what they report fits together, and what happened.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// The demo model's experts and trunk take 295 MiB.
+fn demo_model(dir: &Path) -> PathBuf {
+    let made = Command::new(env!("CARGO_BIN_EXE_outpour"))
+        .args(["demo", "-n", "1", "--keep"])
+        .arg(dir)
+        .output()
+        .expect("outpour runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    dir.to_owned()
+}
+
+fn json(verb: &str, model: &Path, args: &[&str]) -> Value {
+    let ran = Command::new(env!("CARGO_BIN_EXE_outpour")).arg(verb).arg(model).args(args).output().expect("runs");
+    assert!(ran.status.success(), "{verb} {args:?}: {}", String::from_utf8_lossy(&ran.stderr));
+    serde_json::from_slice(&ran.stdout).unwrap_or_else(|error| panic!("{verb}: {error}"))
+}
+
+fn number(row: &Value, key: &str) -> f64 {
+    row[key].as_f64().unwrap_or_else(|| panic!("{key} is no number in {row:#}"))
+}
+
+#[test]
+fn bench_reports_what_happened() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let model = demo_model(&dir.path().join("model"));
+    let ram = "80M";
+    let rows = json("bench", &model, &["-p", "48", "-n", "12", "-r", "2", "--cold", "-o", "json", "--ram", ram]);
+    let [prompt, generate] = rows.as_array().expect("a list").as_slice() else { panic!("two tests: {rows:#}") };
+    assert_eq!((prompt["test"].as_str(), generate["test"].as_str()), (Some("pp48"), Some("tg12")));
+    for row in [prompt, generate] {
+        println!("{row:#}");
+        assert_eq!(number(row, "ram_bytes"), (80u64 << 20) as f64);
+        for key in ["tokens_per_second", "bound_tokens_per_second", "drive_bytes_per_second", "trunk_seconds",
+            "drive_limit_bytes_per_second", "expert_seconds", "read_seconds", "bytes_read_per_token"]
+        {
+            assert!(number(row, key) > 0.0, "{key}");
+        }
+        assert!(number(row, "stddev") >= 0.0);
+        let seconds = number(row, "seconds");
+        let parts = number(row, "trunk_seconds") + number(row, "expert_seconds") + number(row, "blocked_seconds");
+        assert!((parts / seconds - 1.0).abs() < 0.02, "{parts} of {seconds} seconds are accounted for");
+        assert!((0.0..1.0).contains(&number(row, "hit_rate")));
+        // The memory evicts what was used least recently, so a replay of the routes under that policy says what was read,
+        // but for the pieces that the growing context took.
+        let replayed = number(row, "bytes_read_per_token_lru") / number(row, "bytes_read_per_token");
+        assert!((0.93..=1.07).contains(&replayed), "replayed {replayed}");
+        assert!(number(row, "bytes_read_per_token_belady") <= 1.001 * number(row, "bytes_read_per_token_lru"));
+        assert!(["drive", "experts", "trunk"].contains(&row["bound_by"].as_str().unwrap_or("")));
+    }
+    // From a cold start a prompt reads each expert that it uses once.
+    assert_eq!(number(prompt, "hit_rate"), 0.0);
+    let read = number(prompt, "bytes_read_per_token") / number(prompt, "bytes_needed_per_token");
+    assert!((1.0..1.1).contains(&read), "{read} of what is needed was read");
+    // With memory for everything, the second repetition finds all experts there.
+    let rows = json("bench", &model, &["-p", "0", "-n", "8", "-r", "1", "-o", "json", "--ram", "600M"]);
+    let row = &rows[0];
+    assert!(number(row, "hit_rate") > 0.5 && row["start"] == "warm", "{row:#}");
+}
+
+#[test]
+fn nothing_to_measure_is_refused() {
+    let model = common::fixture("qwen3_moe");
+    let ran = common::cli::outpour("bench", &model, &["-p", "0", "-n", "0"]);
+    common::cli::assert_refused(&ran, "no test", &["-p", "-n"]);
+}
