@@ -74,6 +74,7 @@ pub struct Engine {
     blocks: BlockPool,
     scratch: Scratch,
     choices: Choices,
+    guess: Vec<i32>,
     batch: Batch,
     wanted: Vec<u32>,
     states: Vec<State>,
@@ -118,6 +119,7 @@ impl Engine {
             blocks: BlockPool::default(),
             scratch,
             choices: Choices::default(),
+            guess: Vec::new(),
             batch: Batch::default(),
             wanted: Vec::new(),
             states: Vec::new(),
@@ -316,6 +318,11 @@ impl Engine {
                 routes: &mut Routes(observer),
             };
             self.model.layer(layer, &self.batch, &mut self.states, &x, &mut run)?;
+            if layer + 1 < facts.layers && observer.wants_guesses() {
+                let (ops, workspace) = (&*self.ops, &mut self.scratch.workspace);
+                self.model.guess(layer + 1, ops, workspace, &x, &mut self.guess);
+                observer.guess(layer + 1, &self.batch.positions, &self.guess);
+            }
             let batch_tokens = self.batch.len();
             let progress =
                 Progress { tokens_done, tokens_total, batch_tokens, layers_done: layer + 1, layers: facts.layers };

@@ -7,6 +7,7 @@ mod engine;
 mod error;
 mod inspection;
 mod observe;
+pub mod routing;
 pub mod sample;
 mod scratch;
 mod session;
