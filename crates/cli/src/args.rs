@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use outpour_engine::{Backend, Options};
 use outpour_kernels::cpu::Isa;
+use outpour_model::synth::{Format, Routing};
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::Machine;
 use outpour_store::read::ReaderKind;
@@ -228,6 +229,9 @@ pub struct PlanArgs {
     /// What the drive gives in a second, as 2.5G [default: what `doctor` measured, else a short measurement]
     #[arg(long, value_name = "BYTES")]
     pub drive: Option<Bytes>,
+    /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<Format>,
     /// Share of a token's experts found in memory, 0 to 1 [default: by how many fit, as in traces of real models]
     #[arg(long, value_name = "SHARE")]
     pub hit_rate: Option<f64>,
@@ -333,4 +337,26 @@ pub struct SynthArgs {
     pub config: PathBuf,
     /// The folder to make it in: new, or empty
     pub out: PathBuf,
+    /// How weights are stored: bf16, or MLX's quantisation to so many bits, mlx2, mlx3, mlx4, mlx5, mlx6 or mlx8
+    #[arg(long, value_name = "FORMAT", default_value = "bf16")]
+    pub format: Format,
+    /// Make only the first N layers
+    #[arg(long, value_name = "N")]
+    pub layers: Option<usize>,
+    /// Seed of the weights; the same seed gives the same bytes
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Share of the choice of experts that is the same for every token
+    #[arg(long, value_name = "X", default_value_t = Routing::default().skew, allow_negative_numbers = true)]
+    pub skew: f64,
+    /// Share that the topic of the text decides, which changes every few dozen tokens
+    #[arg(long, value_name = "X", default_value_t = Routing::default().locality, allow_negative_numbers = true)]
+    pub locality: f64,
+    /// What each layer's halves add to the residual stream, against the embedding: the less, the better can the next
+    /// layer's experts be guessed
+    #[arg(long, value_name = "X", default_value_t = Routing::default().residual, allow_negative_numbers = true)]
+    pub residual: f64,
+    /// Do not run the model to measure its choice of experts
+    #[arg(long)]
+    pub no_check: bool,
 }

@@ -1,19 +1,25 @@
 //! `plan`: the size of every buffer for a given `--ram`, and the tokens a second to expect, before anything is loaded.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use outpour_engine::Inspection;
 use outpour_engine::forecast::{self, Forecast};
 use outpour_engine::profile::{ComputeOptions, Effort, Profile};
+use outpour_model::synth::{self, Format};
 use outpour_store::bytes::Bytes;
+use outpour_store::machine::cache_dir;
 use outpour_store::plan::Plan;
+use outpour_store::read::whole::read_whole;
 use serde_json::{Value, json};
 
 use crate::args::PlanArgs;
 use crate::{model, term};
+
+/// Largest config.json that is read.
+const CONFIG_BYTES_MAX: u64 = 16 << 20;
 
 /// Shows the plan.
 ///
@@ -21,7 +27,7 @@ use crate::{model, term};
 /// When the memory is too small: one line with the minimum and what uses it.
 pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
     check(args)?;
-    let outline = Outline::of(&args.model)?;
+    let outline = Outline::of(args)?;
     let dir = outline.as_ref().map_or(args.model.as_path(), |outline| &outline.dir);
     let inspection = Inspection::open(dir, args.load.precise)?;
     let options = model::options(&args.load, dir)?;
@@ -55,9 +61,25 @@ struct Outline {
 }
 
 impl Outline {
-    /// Of a config.json, or of a folder without weights.
-    fn of(path: &Path) -> Result<Option<Outline>> {
-        Ok(None)
+    /// Of a config.json, or of a folder that holds one and no weights.
+    fn of(args: &PlanArgs) -> Result<Option<Outline>> {
+        let path = &args.model;
+        let config = if path.is_dir() { path.join("config.json") } else { path.clone() };
+        let weights = |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|end| end == "safetensors");
+        let no_weights = |dir: std::fs::ReadDir| !dir.flatten().any(|entry| weights(&entry));
+        if path.is_dir() && !(config.is_file() && std::fs::read_dir(path).is_ok_and(no_weights)) {
+            if args.format.is_some() {
+                bail!("--format is for a config.json alone: {} holds weights, in their own format", path.display());
+            }
+            return Ok(None);
+        }
+        let bytes = read_whole(&config, CONFIG_BYTES_MAX)?;
+        let parsed: Value = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{}: is no JSON; give a config.json, or a model's folder", config.display()))?;
+        let format = args.format.unwrap_or_else(|| Format::of_config(&parsed));
+        let outline = Outline { dir: cache_dir().join(format!("plan-{}", std::process::id())) };
+        synth::outline(&parsed, format, &outline.dir)?;
+        Ok(Some(outline))
     }
 }
 

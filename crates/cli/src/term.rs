@@ -115,6 +115,65 @@ impl LoadProgress {
     }
 }
 
+/// A model on its way to the drive.
+pub struct WriteProgress {
+    bar: ProgressBar,
+    began: Instant,
+}
+
+impl WriteProgress {
+    /// Begins.
+    pub fn start() -> Self {
+        WriteProgress { bar: bar(1, "writing [{bar:16}] {msg}"), began: Instant::now() }
+    }
+
+    /// Bytes written so far, and in all. Breaks off after Ctrl-C.
+    pub fn written(&self, written: u64, total: u64) -> ControlFlow<()> {
+        let speed = written as f64 / self.began.elapsed().as_secs_f64().max(1e-6);
+        self.bar.set_length(total);
+        self.bar.set_position(written);
+        let left = (total - written) as f64 / speed.max(1.0);
+        self.bar.set_message(format!(
+            "{} of {}, {:.2} GB/s, {left:.0} s left",
+            Bytes(written),
+            Bytes(total),
+            speed / 1e9
+        ));
+        go_on()
+    }
+
+    /// Removes the line; gives the time it took, in seconds.
+    pub fn finish(self) -> f64 {
+        self.bar.finish_and_clear();
+        self.began.elapsed().as_secs_f64()
+    }
+}
+
+/// A made model being run.
+pub struct CheckProgress {
+    bar: ProgressBar,
+}
+
+impl CheckProgress {
+    /// Begins.
+    pub fn start() -> Self {
+        CheckProgress { bar: bar(1, "running it: {msg}") }
+    }
+
+    /// Tokens generated so far. Breaks off after Ctrl-C.
+    pub fn token(&self, tokens: usize) -> ControlFlow<()> {
+        if !self.bar.is_hidden() {
+            self.bar.set_message(format!("{tokens} tokens"));
+        }
+        go_on()
+    }
+
+    /// Removes the line.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 /// The prompt being computed: tokens, speed, time left, and what the drive gives.
 pub struct PromptProgress {
     bar: ProgressBar,

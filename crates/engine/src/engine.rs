@@ -75,6 +75,7 @@ pub struct Engine {
     blocks: BlockPool,
     scratch: Scratch,
     choices: Choices,
+    guess: Vec<i32>,
     batch: Batch,
     wanted: Vec<u32>,
     states: Vec<State>,
@@ -119,6 +120,7 @@ impl Engine {
             blocks: BlockPool::default(),
             scratch,
             choices: Choices::default(),
+            guess: Vec::new(),
             batch: Batch::default(),
             wanted: Vec::new(),
             states: Vec::new(),
@@ -354,6 +356,11 @@ impl Engine {
                 routes: &mut Routes(observer),
             };
             self.model.layer(layer, &self.batch, &mut self.states, &x, &mut run)?;
+            if layer + 1 < facts.layers && observer.wants_guesses() {
+                let (ops, workspace) = (&*self.ops, &mut self.scratch.workspace);
+                self.model.guess(layer + 1, ops, workspace, &x, &mut self.guess);
+                observer.guess(layer + 1, &self.batch.positions, &self.guess);
+            }
             let batch_tokens = self.batch.len();
             let stream = self.experts.stats().since(&stream_before);
             observer.layer(&LayerCost { layer, batch_tokens, time: began.elapsed(), stream });

@@ -10,6 +10,7 @@ pub mod forecast;
 mod inspection;
 mod observe;
 pub mod profile;
+pub mod routing;
 pub mod sample;
 mod scratch;
 mod session;

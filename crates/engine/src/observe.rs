@@ -49,6 +49,15 @@ pub trait Observer {
     /// What a layer cost, told after each.
     fn layer(&mut self, _cost: &LayerCost) {}
 
+    /// Whether the engine is to compute [`Self::guess`], which costs a router's work a layer.
+    fn wants_guesses(&self) -> bool {
+        false
+    }
+
+    /// What the router of `layer` would choose, `[positions, top_k]`, from the output of the layer before; comes before
+    /// that layer's [`Self::routes`], and is empty for a layer without a router.
+    fn guess(&mut self, _layer: usize, _positions: &[u32], _choice: &[i32]) {}
+
     /// Told after every layer; [`ControlFlow::Break`] stops the batch, and its tokens stay pending.
     fn progress(&mut self, _progress: Progress) -> ControlFlow<()> {
         ControlFlow::Continue(())

@@ -118,6 +118,11 @@ pub trait Model: Send + Sync {
         run: &mut Run<'_>,
     ) -> Result<(), StoreError>;
 
+    /// Residual stream → the experts `[n, top_k]` that the router of `layer` would choose if x `[n, hidden]` came to it as it
+    /// is: those it will most likely choose after the layer's attention too. Leaves `experts` empty where there is no router.
+    /// Touches no state, and takes no more workspace than [`Self::layer`].
+    fn guess(&self, layer: usize, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>);
+
     /// Residual stream → logits: x `[m, hidden]`, logits `[m, vocab]`.
     fn head(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, logits: &Tensor);
 }

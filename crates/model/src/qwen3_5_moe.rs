@@ -281,6 +281,14 @@ impl Model for Qwen35Moe {
         done
     }
 
+    fn guess(&self, layer: usize, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>) {
+        let Layer { post_attention_norm, feed_forward, .. } = &self.layers[layer];
+        match feed_forward {
+            FeedForward::Sparse(moe) => moe.guess(post_attention_norm, ops, workspace, x, experts),
+            FeedForward::Dense(_) => experts.clear(),
+        }
+    }
+
     fn head(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, logits: &Tensor) {
         let mark = workspace.mark();
         let normed = workspace.f32([x.dim(0), self.facts.hidden]); // [m, hidden]

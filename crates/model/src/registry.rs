@@ -17,6 +17,8 @@ pub struct Family {
     pub model_type: &'static str,
     /// Released models.
     pub models: &'static str,
+    /// Whether releases stack a layer's experts, gate and up joined, in two tensors without `.weight`.
+    pub stacked: bool,
     /// Builds it from config and weights, keeping keys and values in the type given.
     pub build: Build,
 }
@@ -26,21 +28,25 @@ pub const FAMILIES: &[Family] = &[
     Family {
         model_type: "qwen3_moe",
         models: "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder",
+        stacked: false,
         build: |config, weights, kv| Ok(Box::new(Qwen3Moe::build(config, weights, kv)?)),
     },
     Family {
         model_type: "qwen3_next",
         models: "Qwen3-Next-80B-A3B, Qwen3-Coder-Next",
+        stacked: false,
         build: |config, weights, kv| Ok(Box::new(Qwen35Moe::build(Qwen3Next, config, weights, kv)?)),
     },
     Family {
         model_type: "qwen3_5_moe",
         models: "Qwen3.5-35B-A3B, Qwen3.5-122B-A10B, Qwen3.5-397B-A17B",
+        stacked: true,
         build: |config, weights, kv| Ok(Box::new(Qwen35Moe::build(Qwen35, config, weights, kv)?)),
     },
     Family {
         model_type: "qwen3_5_moe_text",
         models: "the same without a wrapper",
+        stacked: true,
         build: |config, weights, kv| Ok(Box::new(Qwen35Moe::build(Qwen35, config, weights, kv)?)),
     },
 ];

@@ -1,137 +1,139 @@
 //! Random-weight checkpoints of any supported family, at any size: for trying out, tests and benchmarks. The text they
-//! make is noise; their shapes, files and traffic are real.
+//! make is noise; their shapes, files and traffic are real, and their choice of experts is like a trained model's.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+mod files;
+mod format;
+mod routing;
+mod values;
+
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use outpour_kernels::DType;
-use outpour_store::StoreError;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::config::{Config, ModelError};
 use crate::registry;
-use crate::weights::{Declared, Weights};
+use crate::weights::Weights;
+use files::{Shard, Unfinished};
+pub use format::Format;
+use format::{Naming, Stored};
+use routing::Roles;
+pub use routing::Routing;
 
-/// Bytes of weights in each shard.
-const SHARD_BYTES: u64 = 1 << 30;
+/// A checkpoint to be made: every tensor with its name, type, shape and place.
+pub struct Synth {
+    config: Value,
+    shards: Vec<Shard>,
+    seed: u64,
+}
 
-/// Writes `config`'s model with random BF16 weights into the folder `dir`: config.json, shards and their index.
+impl Synth {
+    /// Lays out `config`'s model in a format; nothing is written.
+    ///
+    /// # Errors
+    /// When the config is of no supported family, or a key or `routing` makes no sense.
+    pub fn new(config: &Value, format: Format, routing: Routing, seed: u64) -> Result<Synth, ModelError> {
+        let view = Config(config);
+        let family = registry::family(&view)?;
+        Naming::check(&view)?;
+        let mut weights = Weights::declare();
+        let model = (family.build)(&view, &mut weights, DType::F16)?;
+        let (facts, declared) = (model.facts(), weights.declared());
+        let roles = Roles::new(declared, facts.layers, facts.hidden, routing, seed)?;
+        let naming = Naming::new(format, config, family);
+        let stored: Vec<Stored> = declared.iter().flat_map(|tensor| naming.store(tensor, &roles.of(tensor))).collect();
+        let mut config = config.clone();
+        naming.describe(&mut config, &stored);
+        let padded = format == Format::Bf16;
+        Ok(Synth { config, shards: Shard::cut(stored, padded), seed })
+    }
+
+    /// Bytes of all weight files.
+    pub fn bytes(&self) -> u64 {
+        self.shards.iter().map(Shard::bytes).sum()
+    }
+
+    /// Writes the model into the folder `dir`, with `texts` (name and content), and config.json last of all: without it
+    /// no folder is taken for a model. `progress` is told bytes written and bytes in all, and may break off.
+    ///
+    /// When it breaks off, or anything fails, what was written is removed.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn write(
+        &self,
+        dir: &Path,
+        texts: &[(&str, String)],
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ModelError> {
+        let mut unfinished = Unfinished::begin(dir)?;
+        if files::write_weights(&self.shards, &mut unfinished, self.seed, progress)?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        self.write_texts(texts, unfinished)?;
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn write_texts(&self, texts: &[(&str, String)], mut unfinished: Unfinished) -> Result<(), ModelError> {
+        for (name, text) in texts {
+            unfinished.write(name, text)?;
+        }
+        unfinished.write("model.safetensors.index.json", &format!("{:#}\n", self.index()))?;
+        unfinished.finish(&format!("{:#}\n", self.config))
+    }
+
+    fn index(&self) -> Value {
+        let count = self.shards.len();
+        let entries = self.shards.iter().enumerate().flat_map(|(i, shard)| {
+            let file = Shard::name(i, count);
+            shard.tensors().map(move |tensor| (tensor.name.clone(), json!(file)))
+        });
+        let total: u64 = self.shards.iter().flat_map(Shard::tensors).map(Stored::bytes).sum();
+        json!({"metadata": {"total_size": total}, "weight_map": Value::Object(entries.collect())})
+    }
+}
+
+/// Writes `config`'s model with random BF16 weights into the folder `dir`.
 ///
 /// # Errors
-/// When the config is of no supported family, or the folder cannot be written.
+/// As [`Synth::new`] and [`Synth::write`].
 pub fn write(config: &Value, dir: &Path, seed: u64) -> Result<(), ModelError> {
-    let view = Config(config);
-    let mut weights = Weights::declare();
-    (registry::family(&view)?.build)(&view, &mut weights, DType::F16)?;
-    let io = |path: &Path, source| StoreError::Io { path: path.to_owned(), action: "write", source };
-    std::fs::create_dir_all(dir).map_err(|source| io(dir, source))?;
-    let shards = cut(weights.declared());
-    let mut map = Map::new();
-    let normals = Normals::new();
-    for (i, shard) in shards.iter().enumerate() {
-        let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
-        map.extend(shard.iter().map(|tensor| (tensor.name.clone(), json!(name))));
-        let path = dir.join(&name);
-        write_shard(&path, shard, &normals, seed).map_err(|source| io(&path, source))?;
+    let synth = Synth::new(config, Format::Bf16, Routing::default(), seed)?;
+    synth.write(dir, &[], &mut |_, _| ControlFlow::Continue(())).map(|_| ())
+}
+
+/// Writes the same files with their headers and lengths, and nothing in them: a model that can be inspected and planned,
+/// and takes no room on the drive.
+///
+/// # Errors
+/// As [`write`].
+pub fn outline(config: &Value, format: Format, dir: &Path) -> Result<(), ModelError> {
+    let synth = Synth::new(config, format, Routing::default(), 0)?;
+    let mut unfinished = Unfinished::begin(dir)?;
+    files::outline_weights(&synth.shards, &mut unfinished)?;
+    synth.write_texts(&[], unfinished)
+}
+
+/// Cuts a config to its model's first `layers` layers.
+///
+/// # Errors
+/// When it has fewer.
+pub fn cut(config: &mut Value, layers: usize) -> Result<(), ModelError> {
+    let has = Config(config).text().size("num_hidden_layers")?;
+    if layers == 0 || layers > has {
+        return Err(ModelError::Config(format!("has {has} layers: --layers takes 1 to {has}, not {layers}")));
     }
-    let files =
-        [("model.safetensors.index.json", json!({"metadata": {}, "weight_map": map})), ("config.json", config.clone())];
-    for (name, value) in files {
-        let path = dir.join(name);
-        std::fs::write(&path, format!("{value:#}\n")).map_err(|source| io(&path, source))?;
+    let text = match config.get("text_config").is_some_and(Value::is_object) {
+        true => &mut config["text_config"],
+        false => config,
+    };
+    text["num_hidden_layers"] = json!(layers);
+    if let Some(types) = text.get_mut("layer_types").and_then(Value::as_array_mut) {
+        types.truncate(layers);
+    }
+    if let Some(dense) = text.get_mut("mlp_only_layers").and_then(Value::as_array_mut) {
+        dense.retain(|layer| layer.as_u64().is_none_or(|layer| layer < layers as u64));
     }
     Ok(())
-}
-
-fn bytes(tensor: &Declared) -> u64 {
-    2 * tensor.shape.iter().map(|&dim| dim as u64).product::<u64>()
-}
-
-/// Tensors in their order, in shards of about [`SHARD_BYTES`].
-fn cut(tensors: &[Declared]) -> Vec<&[Declared]> {
-    let (mut shards, mut start, mut size) = (Vec::new(), 0, 0);
-    for (i, tensor) in tensors.iter().enumerate() {
-        if size > 0 && size + bytes(tensor) > SHARD_BYTES {
-            shards.push(&tensors[start..i]);
-            (start, size) = (i, 0);
-        }
-        size += bytes(tensor);
-    }
-    shards.push(&tensors[start..]);
-    shards
-}
-
-fn write_shard(path: &Path, tensors: &[Declared], normals: &Normals, seed: u64) -> std::io::Result<()> {
-    let mut header = Map::new();
-    let mut at = 0;
-    for tensor in tensors {
-        let end = at + bytes(tensor);
-        header.insert(tensor.name.clone(), json!({"dtype": "BF16", "shape": tensor.shape, "data_offsets": [at, end]}));
-        at = end;
-    }
-    let header = Value::Object(header).to_string();
-    let mut out = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(header.as_bytes())?;
-    for tensor in tensors {
-        let (mean, deviation) = distribution(tensor);
-        let table: Vec<[u8; 2]> =
-            normals.0.iter().map(|z| half::bf16::from_f32(mean + deviation * z).to_le_bytes()).collect();
-        let mut random = SplitMix(seed ^ name_hash(&tensor.name));
-        let mut elements = bytes(tensor) / 2;
-        while elements > 0 {
-            let bits = random.next();
-            for lane in 0..elements.min(5) {
-                out.write_all(&table[(bits >> (12 * lane)) as usize % table.len()])?;
-            }
-            elements -= elements.min(5);
-        }
-    }
-    out.into_inner()?.sync_all()
-}
-
-/// Mean and deviation that keep activations finite and choices of experts clear.
-fn distribution(tensor: &Declared) -> (f32, f32) {
-    match tensor.shape[..] {
-        [_] => (1.0, 0.1),
-        [.., fan_in] => {
-            let gain = match tensor.name.as_str() {
-                name if name.contains("embed") => return (0.0, 1.0),
-                name if name.ends_with("gate.weight") => 2.0,
-                name if name.starts_with("lm_head") => 2.0,
-                _ => 1.0,
-            };
-            (0.0, gain / (fan_in as f32).sqrt())
-        }
-        [] => (0.0, 1.0),
-    }
-}
-
-/// 4096 values of a standard normal distribution at evenly spaced quantiles.
-struct Normals(Vec<f32>);
-
-impl Normals {
-    fn new() -> Self {
-        // Inverse of the logistic approximation of the normal distribution: off by less than 0.02, which is no matter.
-        let quantile = |p: f32| (p / (1.0 - p)).ln() / 1.702;
-        Normals((0..4096).map(|i| quantile((i as f32 + 0.5) / 4096.0)).collect())
-    }
-}
-
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
-
-/// FNV-1a, so that a tensor's values do not depend on the order of tensors.
-fn name_hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ byte as u64).wrapping_mul(0x100_0000_01b3))
 }

@@ -27,13 +27,32 @@ use region::backend_region;
 
 /// Reads of the trunk in flight together.
 const TRUNK_READS: usize = 16;
-/// A tensor that a family asked for.
+
+/// What a family asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declared {
-    /// Name on disk.
+    /// Name on disk; of experts, what their names begin with.
     pub name: String,
     /// Dimensions.
     pub shape: Vec<usize>,
+    /// What it is.
+    pub kind: DeclaredKind,
+}
+
+/// What a family asked for: this, and not the name, says how it may be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeclaredKind {
+    /// A matrix `[rows, cols]`, which may be quantised.
+    Matrix,
+    /// The weight of a norm.
+    Norm {
+        /// Whether the release stores its distance from 1.
+        plus_one: bool,
+    },
+    /// Anything else, always plain.
+    Tensor,
+    /// Gate, up and down of a layer's experts: `[experts, 3, width, hidden]`.
+    Experts,
 }
 
 /// How a family's RMS norms are computed.
@@ -51,7 +70,8 @@ impl Norms {
     /// # Errors
     /// When its weight is missing, or has another shape.
     pub fn load(self, weights: &mut Weights, name: &str, elements: usize) -> Result<RmsNorm, ModelError> {
-        Ok(RmsNorm { weight: weights.vector(name, elements)?, plus_one: self.plus_one, eps: self.eps })
+        let weight = weights.norm(name, elements, self.plus_one)?;
+        Ok(RmsNorm { weight, plus_one: self.plus_one, eps: self.eps })
     }
 }
 
@@ -133,7 +153,7 @@ impl<'a> Weights<'a> {
     pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
         let Some(stored) = self.checkpoint.map(|checkpoint| StoredMatrix::find(checkpoint, name, &[], rows, cols))
         else {
-            return Ok(Matrix::dense(self.tensor(name, &[rows, cols])?));
+            return Ok(Matrix::dense(self.plain(name, &[rows, cols], DeclaredKind::Matrix)?));
         };
         let stored = stored?;
         self.matrices.push((name.to_owned(), stored));
@@ -144,7 +164,15 @@ impl<'a> Weights<'a> {
         Ok(stored.matrix(parts))
     }
 
-    /// A vector of the trunk (norm weights).
+    /// The weight of a norm, `[elements]`.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`].
+    pub fn norm(&mut self, name: &str, elements: usize, plus_one: bool) -> Result<Tensor, ModelError> {
+        self.plain(name, &[elements], DeclaredKind::Norm { plus_one })
+    }
+
+    /// A vector of the trunk.
     ///
     /// # Errors
     /// As [`Self::matrix`].
@@ -157,7 +185,11 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// As [`Self::matrix`].
     pub fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        self.declared.push(Declared { name: name.to_owned(), shape: shape.to_vec() });
+        self.plain(name, shape, DeclaredKind::Tensor)
+    }
+
+    fn plain(&mut self, name: &str, shape: &[usize], kind: DeclaredKind) -> Result<Tensor, ModelError> {
+        self.declare_one(name, shape, kind);
         let Some(checkpoint) = self.checkpoint else {
             let elements: usize = shape.iter().product();
             return Ok(Tensor::new(Buffer::unbacked(2 * elements), 0, shape, DType::Bf16));
@@ -204,20 +236,16 @@ impl<'a> Weights<'a> {
             self.experts.resize_with(of.layer + 1, || None);
         }
         let Some(checkpoint) = self.checkpoint else {
-            for expert in 0..of.experts {
-                for (part, shape) in [
-                    ("gate_proj", [of.width, of.hidden]),
-                    ("up_proj", [of.width, of.hidden]),
-                    ("down_proj", [of.hidden, of.width]),
-                ] {
-                    let name = format!("{}.experts.{expert}.{part}.weight", of.prefix);
-                    self.declared.push(Declared { name, shape: shape.to_vec() });
-                }
-            }
+            let name = format!("{}.experts", of.prefix);
+            self.declare_one(&name, &[of.experts, 3, of.width, of.hidden], DeclaredKind::Experts);
             return Ok(());
         };
         self.experts[of.layer] = Some(experts::locate(checkpoint, of)?);
         Ok(())
+    }
+
+    fn declare_one(&mut self, name: &str, shape: &[usize], kind: DeclaredKind) {
+        self.declared.push(Declared { name: name.to_owned(), shape: shape.to_vec(), kind });
     }
 
     /// What was declared so far.

@@ -13,6 +13,7 @@ pub mod read;
 pub mod residency;
 pub mod slab;
 pub mod trace;
+pub mod write;
 
 use std::path::PathBuf;
 

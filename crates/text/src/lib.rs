@@ -12,6 +12,7 @@ mod bpe;
 mod detokenize;
 mod error;
 mod files;
+pub mod made;
 mod python;
 mod schema;
 mod schema_flat;

@@ -159,7 +159,7 @@ impl DeltaNet {
                 a_log: weights.vector(&name("A_log"), v_heads)?,
                 dt_bias: weights.vector(&name("dt_bias"), v_heads)?,
             },
-            norm: RmsNorm { weight: weights.vector(&name("norm.weight"), v_dim)?, plus_one: false, eps },
+            norm: RmsNorm { weight: weights.norm(&name("norm.weight"), v_dim, false)?, plus_one: false, eps },
             out_proj: weights.matrix(&name("out_proj.weight"), hidden, values)?,
         })
     }

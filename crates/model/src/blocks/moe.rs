@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use outpour_kernels::{Contribution, Matrix, Mlp, Ops, Router, Tensor};
+use outpour_kernels::{Contribution, Matrix, Mlp, Ops, RmsNorm, Router, Tensor};
 use outpour_store::StoreError;
 
 use super::mlp;
@@ -125,6 +125,23 @@ impl Moe {
         let done = self.waves(&mut choices, x, into, run);
         *run.choices = choices;
         done
+    }
+
+    /// The experts `[n, top_k]` that the router would choose from the residual stream x `[n, hidden]`, behind the norm that
+    /// stands before it.
+    pub fn guess(&self, norm: &RmsNorm, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>) {
+        let (n, k) = (x.dim(0), self.router.top_k);
+        let mark = workspace.mark();
+        let normed = workspace.f32([n, self.hidden]);
+        let logits = workspace.f32([n, self.experts]);
+        let choice = workspace.i32([n, k]);
+        let weights = workspace.f32([n, k]);
+        ops.rms_norm(x, norm, &normed);
+        ops.linear(&normed, &self.gate, &logits);
+        ops.route(&logits, &self.router, &choice, &weights);
+        experts.resize(n * k, 0);
+        ops.fetch(&choice, bytemuck::cast_slice_mut(experts)).wait();
+        workspace.release(mark);
     }
 
     fn waves(&self, choices: &mut Choices, x: &Tensor, into: &Tensor, run: &mut Run) -> Result<(), StoreError> {
