@@ -115,6 +115,30 @@ impl LoadProgress {
     }
 }
 
+/// Steps of some length, one after the other, with the one under way shown.
+pub struct Steps {
+    bar: ProgressBar,
+}
+
+impl Steps {
+    /// Begins.
+    pub fn start() -> Self {
+        Steps { bar: bar(1, "measuring {msg}") }
+    }
+
+    /// What comes next. Breaks off after Ctrl-C.
+    pub fn next(&self, what: &str) -> ControlFlow<()> {
+        self.bar.set_message(what.to_owned());
+        self.bar.tick();
+        go_on()
+    }
+
+    /// Removes the line.
+    pub fn finish(self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 /// The prompt being computed: tokens, speed, time left, and what the drive gives.
 pub struct PromptProgress {
     bar: ProgressBar,
