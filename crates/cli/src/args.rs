@@ -320,7 +320,8 @@ pub enum TableForm {
 /// `doctor`.
 #[derive(Args)]
 pub struct DoctorArgs {
-    /// A model: its drive is measured with its experts [default: the folder here, with a temporary file]
+    /// A model: its drive is measured with its experts [default: the drive of the cache folder, with a temporary file of
+    /// 1 GiB]
     pub model: Option<PathBuf>,
     /// Threads that compute [default: the physical cores that may be used]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -328,6 +329,9 @@ pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// Measure in a hurry, for tests: figures may be off by tens of percent
+    #[arg(long, hide = true)]
+    pub quick: bool,
 }
 
 /// `synth`.

@@ -17,7 +17,7 @@ use outpour_store::read::Region;
 use outpour_store::trace::{Policy, Trace, replay};
 
 use crate::args::BenchArgs;
-use crate::term::{self, INTERRUPTED, Repetitions, stopped};
+use crate::term::{self, INTERRUPTED, stopped};
 use crate::model;
 use report::{Report, Subject};
 
@@ -106,13 +106,14 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
         cold: args.cold,
         seed: 1,
     };
-    let progress = Repetitions::start(tests.len() * args.repeat);
+    let progress = term::Steps::start();
     let mut report = Report::default();
     let mut interrupted = false;
     'tests: for &test in &tests {
         let mut repetitions = Vec::with_capacity(args.repeat);
         for i in 0..args.repeat {
-            progress.show(&format!("{} {}/{}", test.name(), i + 1, args.repeat));
+            // Ctrl-C breaks off within the repetition.
+            let _ = progress.next(&format!("{} {}/{}", test.name(), i + 1, args.repeat));
             match bench.repeat(test) {
                 Ok(repetition) => repetitions.push(repetition),
                 Err(EngineError::Cancelled) => {
@@ -121,7 +122,6 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
                 }
                 Err(error) => return Err(error.into()),
             }
-            progress.done_one();
         }
         report.add(test, &repetitions);
     }

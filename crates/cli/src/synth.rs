@@ -150,8 +150,8 @@ fn measure(dir: &Path, seed: u64) -> Result<Option<(Measured, usize)>> {
     let first = inspection.facts().vocab as u32 / 2;
     let mut engine = model::load(inspection, &options, ReaderKind::Auto)?;
     let extent = Extent { tokens_max: CHECK_TOKENS_MAX, time_max: CHECK_TIME_MAX, seed };
-    let progress = term::CheckProgress::start();
-    let measured = routing::measure(&mut engine, first, extent, &mut |tokens| progress.token(tokens));
+    let progress = term::Steps::start();
+    let measured = routing::measure(&mut engine, first, extent, &mut |tokens| progress.next(&format!("its routes: {tokens} tokens")));
     progress.finish();
     Ok(Some((measured?, experts)))
 }

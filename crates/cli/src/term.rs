@@ -149,22 +149,21 @@ impl WriteProgress {
     }
 }
 
-/// A made model being run.
-pub struct CheckProgress {
+/// Steps of some length, one after the other, with the one under way shown.
+pub struct Steps {
     bar: ProgressBar,
 }
 
-impl CheckProgress {
+impl Steps {
     /// Begins.
     pub fn start() -> Self {
-        CheckProgress { bar: bar(1, "running it: {msg}") }
+        Steps { bar: bar(1, "measuring {msg}") }
     }
 
-    /// Tokens generated so far. Breaks off after Ctrl-C.
-    pub fn token(&self, tokens: usize) -> ControlFlow<()> {
-        if !self.bar.is_hidden() {
-            self.bar.set_message(format!("{tokens} tokens"));
-        }
+    /// What comes next. Breaks off after Ctrl-C.
+    pub fn next(&self, what: &str) -> ControlFlow<()> {
+        self.bar.set_message(what.to_owned());
+        self.bar.tick();
         go_on()
     }
 
@@ -211,33 +210,6 @@ impl Observer for PromptProgress {
             ));
         }
         go_on()
-    }
-}
-
-/// Measurements being repeated.
-pub struct Repetitions {
-    bar: ProgressBar,
-}
-
-impl Repetitions {
-    /// Begins with none of so many done.
-    pub fn start(total: usize) -> Self {
-        Repetitions { bar: bar(total as u64, "measuring [{bar:12}] {msg}") }
-    }
-
-    /// Says what is measured now.
-    pub fn show(&self, what: &str) {
-        self.bar.set_message(what.to_owned());
-    }
-
-    /// One more is done.
-    pub fn done_one(&self) {
-        self.bar.inc(1);
-    }
-
-    /// Removes the line.
-    pub fn finish(&self) {
-        self.bar.finish_and_clear();
     }
 }
 

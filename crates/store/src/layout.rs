@@ -28,14 +28,14 @@ pub struct ExpertId {
 }
 
 /// Where every routed expert of a model lies.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ExpertLayout {
     layers: Vec<Layer>,
     /// Slot sizes, ascending; quantisation mixes vary by layer, so there may be a few.
     classes: Vec<usize>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Layer {
     /// Parts of each expert; 0 for a layer without routed experts.
     parts: usize,

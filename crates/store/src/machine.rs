@@ -91,6 +91,11 @@ impl Machine {
         Drive::under(&self.root, path)
     }
 
+    /// The type of the file system that holds the file or folder `path`: `ext4`, `nfs4`.
+    pub fn file_system(&self, path: &Path) -> Option<String> {
+        drive::file_system(&self.root, path)
+    }
+
     /// The drive with this device number, as in `/sys/dev/block`.
     pub fn drive_by_number(&self, major: u32, minor: u32) -> Option<Drive> {
         Drive::by_number(&self.root, major, minor)

@@ -1,6 +1,8 @@
 //! Measures how fast a drive gives experts, by reading them as the engine does: scattered, so many in flight, through the
 //! same reader.
 
+mod scratch;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,7 @@ use crate::layout::{ExpertId, ExpertLayout, PARTS_MAX};
 use crate::machine::Machine;
 use crate::read::{Completion, Read, Reader, Region};
 use crate::{Result, StoreError};
+pub use scratch::{Scratch, free_bytes, records};
 
 /// Of what was read, the share that the kernel's counter must have seen come from a drive. Less is the page cache's.
 const DRIVE_SHARE_MIN: f64 = 0.9;

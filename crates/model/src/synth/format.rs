@@ -40,6 +40,14 @@ impl Format {
         Format::Mlx { bits: 6 },
         Format::Mlx { bits: 8 },
     ];
+
+    /// The format that a config speaks of.
+    pub fn of_config(config: &Value) -> Format {
+        match config["quantization"]["bits"].as_u64() {
+            Some(bits) => Format::Mlx { bits: bits as usize },
+            None => Format::Bf16,
+        }
+    }
 }
 
 impl fmt::Display for Format {

@@ -38,8 +38,20 @@ impl SourceFile {
     /// # Errors
     /// When the file is missing or unreadable.
     pub fn open(path: &Path) -> Result<Arc<SourceFile>> {
+        SourceFile::opened(path, direct::open(path))
+    }
+
+    /// Opens `path` to be read through the page cache, to compare.
+    ///
+    /// # Errors
+    /// When the file is missing or unreadable.
+    pub fn open_buffered(path: &Path) -> Result<Arc<SourceFile>> {
+        SourceFile::opened(path, direct::open_buffered(path))
+    }
+
+    fn opened(path: &Path, opened: std::io::Result<direct::Opened>) -> Result<Arc<SourceFile>> {
         let io = |source| StoreError::Io { path: path.to_owned(), action: "open", source };
-        let direct::Opened { file, align, direct } = direct::open(path).map_err(io)?;
+        let direct::Opened { file, align, direct } = opened.map_err(io)?;
         let stamp = Stamp::of(&file).map_err(io)?;
         Ok(Arc::new(SourceFile { path: path.to_owned(), file, align, direct, stamp }))
     }

@@ -29,7 +29,8 @@ impl Drive {
         // Btrfs, overlays and the like have device numbers that are no drive's. Their mount names the drive.
         Drive::by_number(root, major, minor).or_else(|| {
             let mounts = std::fs::read_to_string(root.join("proc/self/mountinfo")).ok()?;
-            Drive::by_name(root, &mounted_device(&mounts, &path)?)
+            let source = PathBuf::from(mount_of(&mounts, &path)?.source);
+            Drive::by_name(root, Some(&source).filter(|source| source.starts_with("/dev"))?)
         })
     }
 
@@ -83,20 +84,44 @@ fn model(folder: &Path) -> Option<String> {
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
-/// The device of the mount that holds `path`: of the longest mount points, the last mounted.
+/// The type of the file system that holds `path`, in the tree under `root`: `ext4`, `nfs4`.
 #[cfg(target_os = "linux")]
-fn mounted_device(mounts: &str, path: &Path) -> Option<PathBuf> {
-    let mut best: Option<(usize, PathBuf)> = None;
+pub(super) fn file_system(root: &Path, path: &Path) -> Option<String> {
+    let mounts = std::fs::read_to_string(root.join("proc/self/mountinfo")).ok()?;
+    Some(mount_of(&mounts, &std::fs::canonicalize(path).ok()?)?.kind)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn file_system(_root: &Path, _path: &Path) -> Option<String> {
+    None
+}
+
+/// A mount.
+#[cfg(target_os = "linux")]
+struct Mount {
+    /// `ext4`.
+    kind: String,
+    /// `/dev/nvme0n1p2`.
+    source: String,
+}
+
+/// The mount that holds `path`: of the longest mount points, the last mounted.
+#[cfg(target_os = "linux")]
+fn mount_of(mounts: &str, path: &Path) -> Option<Mount> {
+    let mut best: Option<(usize, Mount)> = None;
     for line in mounts.lines() {
         let Some((before, after)) = line.split_once(" - ") else { continue };
-        let (Some(point), Some(source)) = (before.split(' ').nth(4), after.split(' ').nth(1)) else { continue };
+        let mut after = after.split(' ');
+        let (Some(point), Some(kind), Some(source)) = (before.split(' ').nth(4), after.next(), after.next()) else {
+            continue;
+        };
         let point = PathBuf::from(unescape(point));
         let length = point.components().count();
         if path.starts_with(&point) && best.as_ref().is_none_or(|&(known, _)| length >= known) {
-            best = Some((length, unescape(source).into()));
+            best = Some((length, Mount { kind: kind.to_owned(), source: unescape(source) }));
         }
     }
-    best.map(|(_, source)| source).filter(|source| source.starts_with("/dev"))
+    best.map(|(_, mount)| mount)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -106,10 +131,9 @@ mod tests {
     #[test]
     fn the_longest_mount_point_wins() {
         let mounts = "1 0 0:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:2 / /models rw - btrfs /dev/nvme0n1p2 rw\ngarbage\n";
-        let device = |path| mounted_device(mounts, Path::new(path));
-        assert_eq!(device("/models/a"), Some("/dev/nvme0n1p2".into()));
-        assert_eq!(device("/modelsb/a"), Some("/dev/sda1".into()));
-        assert_eq!(mounted_device("1 0 0:1 / / rw - tmpfs none rw", Path::new("/a")), None);
-        assert_eq!(mounted_device("", Path::new("/a")), None);
+        let mount = |path| mount_of(mounts, Path::new(path)).map(|mount| (mount.kind, mount.source));
+        assert_eq!(mount("/models/a"), Some(("btrfs".into(), "/dev/nvme0n1p2".into())));
+        assert_eq!(mount("/modelsb/a"), Some(("ext4".into(), "/dev/sda1".into())));
+        assert!(mount_of("garbage - x", Path::new("/a")).is_none());
     }
 }

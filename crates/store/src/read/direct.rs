@@ -28,6 +28,25 @@ pub(crate) struct Opened {
 /// # Errors
 /// What the system answers, and `InvalidInput` for a folder, pipe or device. Never waits for a pipe's writer.
 pub(crate) fn open(path: &Path) -> io::Result<Opened> {
+    let file = open_file(path)?;
+    let direct = make_direct(&file, path);
+    if direct.is_none() {
+        make_buffered(&file)?;
+    }
+    Ok(Opened { file, align: direct.unwrap_or(ALIGN_MIN), direct: direct.is_some() })
+}
+
+/// Opens a regular file for buffered I/O.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_buffered(path: &Path) -> io::Result<Opened> {
+    let file = open_file(path)?;
+    make_buffered(&file)?;
+    Ok(Opened { file, align: ALIGN_MIN, direct: false })
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let metadata = file.metadata()?;
@@ -37,11 +56,7 @@ pub(crate) fn open(path: &Path) -> io::Result<Opened> {
     }
     // io_uring takes O_NONBLOCK on a file as an order to fail rather than wait.
     rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
-    let direct = make_direct(&file, path);
-    if direct.is_none() {
-        make_buffered(&file)?;
-    }
-    Ok(Opened { file, align: direct.unwrap_or(ALIGN_MIN), direct: direct.is_some() })
+    Ok(file)
 }
 
 /// What a path leads to, for the message.
