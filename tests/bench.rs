@@ -66,6 +66,43 @@ fn bench_reports_what_happened() {
     assert!(number(row, "hit_rate") > 0.5 && row["start"] == "warm", "{row:#}");
 }
 
+/// A shape of configs/.
+fn config(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name).with_extension("json")
+}
+
+#[test]
+fn plan_follows_the_arithmetic_of_the_397b() {
+    let config = config("Qwen3.5-397B-A17B");
+    let plan = |drive: &str, hit_rate: &str| {
+        let args = ["--format", "mlx4", "--ram", "48G", "--drive", drive, "--hit-rate", hit_rate, "--json"];
+        json("plan", &config, &args)
+    };
+    // 60 layers × 10 experts of 7,077,888 bytes for each token.
+    let token_bytes = 60.0 * 10.0 * 7_077_888.0;
+    for (drive, bytes_per_second) in [("2500000000", 2.5e9), ("7000000000", 7e9), ("17500000000", 17.5e9)] {
+        let cold = plan(drive, "0");
+        assert_eq!(cold["estimated"], true);
+        assert_eq!(number(&cold, "bytes_read_per_token"), token_bytes);
+        let ceiling = bytes_per_second / token_bytes;
+        let decode = number(&cold, "decode_tokens_per_second");
+        println!("{drive}: {decode:.3} of at most {ceiling:.3} tok/s, prompt {}", cold["prefill_tokens_per_second"]);
+        assert!(decode <= ceiling, "{decode} of {ceiling} at {drive}");
+        let half = plan(drive, "0.5");
+        assert_eq!(number(&half, "bytes_read_per_token"), token_bytes / 2.0);
+        assert!(number(&half, "decode_tokens_per_second") > decode);
+    }
+    // On a slow drive nothing else counts: half the bytes, almost twice the speed.
+    let (cold, half) = (plan("100000000", "0"), plan("100000000", "0.5"));
+    let ratio = number(&half, "decode_tokens_per_second") / number(&cold, "decode_tokens_per_second");
+    assert!((1.9..=2.0).contains(&ratio), "{ratio}");
+    assert_eq!(cold["bound_by"], "drive");
+    // A prompt reads each expert that it uses once.
+    let sweep = number(&plan("100000000", "0"), "prefill_tokens_per_second");
+    let all_experts = 60.0 * 512.0 * 7_077_888.0;
+    assert!(sweep <= 512.0 * 1e8 / (0.99 * all_experts), "{sweep}");
+}
+
 #[test]
 fn nothing_to_measure_is_refused() {
     let model = common::fixture("qwen3_moe");

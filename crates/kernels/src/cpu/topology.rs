@@ -101,6 +101,23 @@ mod tests {
     }
 
     #[test]
+    fn shared_caches_count_once() {
+        let root = std::env::temp_dir().join(format!("outpour-caches-{}", std::process::id()));
+        for (cpu, shared) in [(0, "0-1"), (1, "0-1"), (2, "2")] {
+            for (index, size) in [(0, "32K"), (3, "16384K")] {
+                let folder = root.join(format!("cpu{cpu}/cache/index{index}"));
+                fs::create_dir_all(&folder).unwrap();
+                fs::write(folder.join("size"), format!("{size}\n")).unwrap();
+                fs::write(folder.join("shared_cpu_list"), shared).unwrap();
+            }
+        }
+        assert_eq!(cache_bytes(&root), 0, "no list of CPUs");
+        fs::write(root.join("online"), "0-2\n").unwrap();
+        assert_eq!(cache_bytes(&root), 32 << 20);
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
     fn at_least_one_thread_and_no_more_than_allowed() {
         let allowed = available_parallelism().map_or(1, usize::from);
         assert!((1..=allowed).contains(&default_threads()));

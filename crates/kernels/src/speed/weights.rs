@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::median_seconds;
+use super::typical_seconds;
 use crate::cpu::last_level_cache_bytes;
 use crate::{Activation, Buffer, DType, Format, Matrix, Mlp, Ops, OpsError, Tensor};
 
@@ -137,7 +137,7 @@ impl<'a> Weights<'a> {
         let Some(start) = self.buffer.host() else { return 0.0 };
         // SAFETY: the buffer's own bytes, which nobody writes now; host memory is page-aligned.
         let words = unsafe { std::slice::from_raw_parts(start.as_ptr().cast::<u64>(), self.bytes() / 8) };
-        let seconds = median_seconds(budget, |_| read(words, threads));
+        let seconds = typical_seconds(budget, |_| read(words, threads));
         self.bytes() as f64 / seconds
     }
 }
