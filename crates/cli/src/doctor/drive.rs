@@ -392,7 +392,7 @@ impl Sample {
 
 impl Drives {
     /// Whether figures are not the drive's: `Some(true)` where even direct reads' are not.
-    pub fn from_the_cache(&self) -> Option<bool> {
+    pub fn lies_of_the_cache(&self) -> Option<bool> {
         let of_curves = self.curves.iter().flat_map(|curve| curve.samples.iter().map(|sample| (curve.direct, sample)));
         let all = of_curves.chain(self.sequential.iter().map(|sample| (true, sample)));
         all.filter(|(_, sample)| !sample.of_drive).map(|(direct, _)| direct || self.direct == Some(false)).max()

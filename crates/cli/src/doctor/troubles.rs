@@ -131,7 +131,7 @@ fn reads(drive: &Drives, add: Add) {
         let trouble = format!("{file_system} refuses O_DIRECT: experts are copied through the page cache");
         add("direct", trouble, "keep models on ext4, XFS or Btrfs on a local drive");
     }
-    if let Some(direct) = drive.from_the_cache() {
+    if let Some(direct) = drive.lies_of_the_cache() {
         let trouble = "some reads came from memory, not from a drive, as the kernel's counters show: those figures are not stored";
         let fix = if direct {
             "name a model on a local drive: a file system in memory (tmpfs) or over the network has no drive to measure"
