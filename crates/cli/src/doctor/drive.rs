@@ -391,9 +391,11 @@ impl Sample {
 }
 
 impl Drives {
-    /// Whether a figure is not the drive's.
-    pub fn any_of_the_cache(&self) -> bool {
-        self.curves.iter().flat_map(|curve| &curve.samples).chain(&self.sequential).any(|sample| !sample.of_drive)
+    /// Whether figures are not the drive's: `Some(true)` where even direct reads' are not.
+    pub fn lies_of_the_cache(&self) -> Option<bool> {
+        let of_curves = self.curves.iter().flat_map(|curve| curve.samples.iter().map(|sample| (curve.direct, sample)));
+        let all = of_curves.chain(self.sequential.iter().map(|sample| (true, sample)));
+        all.filter(|(_, sample)| !sample.of_drive).map(|(direct, _)| direct || self.direct == Some(false)).max()
     }
 
     /// What a profile keeps: figures of the drive only.

@@ -11,6 +11,8 @@ use super::facts::Facts;
 const LOAD_SHARE_MAX: f64 = 0.5;
 /// A drive slower than this is the bound of every model that streams.
 const DRIVE_BYTES_PER_SECOND_MIN: f64 = 0.7e9;
+/// No model that is worth streaming runs in less.
+const RAM_BYTES_MIN: u64 = 1 << 30;
 /// How much faster the other reader must be to be worth a word: noise is less.
 const READER_RATIO_MIN: f64 = 1.25;
 
@@ -29,7 +31,7 @@ pub fn find(facts: &Facts, drive: &Drives, profile: Option<&Profile>) -> Vec<Tro
     let mut add = |name, trouble: String, fix: &str| found.push(Trouble { name, trouble, fix: fix.to_owned() });
     processor(facts, &mut add);
     memory(facts, drive, &mut add);
-    io_uring(facts, drive, &mut add);
+    io_uring(facts, &mut add);
     reads(drive, &mut add);
     if profile.is_some_and(|profile| profile.peaks.is_none()) && !facts.processor.isa_missing.is_empty() {
         let trouble =
@@ -70,6 +72,13 @@ fn processor(facts: &Facts, add: Add) {
 
 fn memory(facts: &Facts, drive: &Drives, add: Add) {
     let memory = &facts.memory;
+    if let Some(ram) = memory.ram_default_bytes.filter(|&ram| ram < RAM_BYTES_MIN) {
+        let limit = memory
+            .cgroup_limit_bytes
+            .map_or(String::new(), |limit| format!(" of the {} that the control group allows", Bytes(limit)));
+        let trouble = format!("only {} are left for --ram by default{limit}", Bytes(ram));
+        add("memory", trouble, "end other programs, raise the limit (docker --memory, memory.max), or give --ram");
+    }
     if memory.huge_pages == Some("never") {
         let trouble = "huge pages are off: reads took 2.9 times as long without them where it was measured";
         let fix = "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled";
@@ -101,7 +110,7 @@ fn memory(facts: &Facts, drive: &Drives, add: Add) {
     }
 }
 
-fn io_uring(facts: &Facts, drive: &Drives, add: Add) {
+fn io_uring(facts: &Facts, add: Add) {
     let system = &facts.system;
     let Some(refusal) = &system.io_uring_refusal else { return };
     let cost = "reads go through threads, at up to 8 % less speed and 2.6 times the CPU time";
@@ -113,7 +122,6 @@ fn io_uring(facts: &Facts, drive: &Drives, add: Add) {
         ),
         _ => (refusal.as_str(), "use Linux 5.13 or later with CONFIG_IO_URING"),
     };
-    let _ = drive;
     add("io-uring", format!("io_uring cannot be used ({why}): {cost}"), fix);
 }
 
@@ -123,11 +131,12 @@ fn reads(drive: &Drives, add: Add) {
         let trouble = format!("{file_system} refuses O_DIRECT: experts are copied through the page cache");
         add("direct", trouble, "keep models on ext4, XFS or Btrfs on a local drive");
     }
-    if drive.any_of_the_cache() {
-        let trouble = "some reads came from the page cache, not from a drive, as the kernel's counters show: those figures are not stored";
-        let fix = match drive.direct {
-            Some(true) => "none is needed: outpour reads past the page cache",
-            _ => "name a model on a local drive; on tmpfs there is no drive to measure",
+    if let Some(direct) = drive.lies_of_the_cache() {
+        let trouble = "some reads came from memory, not from a drive, as the kernel's counters show: those figures are not stored";
+        let fix = if direct {
+            "name a model on a local drive: a file system in memory (tmpfs) or over the network has no drive to measure"
+        } else {
+            "none is needed: outpour reads past the page cache"
         };
         add("page-cache", trouble.to_owned(), fix);
     }

@@ -87,10 +87,21 @@ fn each_trouble_is_named() {
     assert_eq!(with(|facts, _| facts.memory.huge_pages = Some("never")), ["huge-pages"]);
     assert_eq!(with(|facts, _| facts.memory.overcommit = Some(2)), ["overcommit"]);
     assert_eq!(with(|facts, _| facts.memory.swap_total_bytes = Some(1 << 30)), ["swap"]);
+    assert_eq!(with(|facts, _| facts.memory.ram_default_bytes = Some(0)), ["memory"]);
     assert_eq!(with(|_, drive| drive.direct = Some(false)), ["direct"]);
     assert_eq!(with(|_, drive| drive.limit_bytes_per_second = Some(2e8)), ["slow-drive"]);
     assert_eq!(with(|_, drive| drive.curves[1] = curve("uring", 9e9, false)), ["page-cache"]);
     assert_eq!(with(|_, drive| drive.curves[1] = curve("pread", 3e9, true)), ["reader"]);
+}
+
+#[test]
+fn a_cache_that_direct_reads_pass_needs_no_fix() {
+    let fix = |direct| {
+        let lie = Curve { direct, ..curve("uring", 9e9, false) };
+        find(&facts(), &Drives { curves: vec![lie], ..drive() }, None)[0].fix.clone()
+    };
+    assert!(fix(false).contains("none is needed"));
+    assert!(fix(true).contains("tmpfs"));
 }
 
 #[test]
