@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde_json::{Map, Value, json};
 
-use super::routing::{Role, Rows};
+use super::routing::{self, Role, Rows};
 use super::values::Content;
 use crate::config::{Config, ModelError};
 use crate::registry::Family;
@@ -125,7 +125,8 @@ impl Naming {
             }
             (DeclaredKind::Norm { plus_one }, _) => {
                 // MLX's exports have the 1 added already.
-                let mean = if plus_one && self.format == Format::Bf16 { 0.0 } else { 1.0 };
+                let one = if plus_one && self.format == Format::Bf16 { 1.0 } else { 0.0 };
+                let mean = routing::norm_mean(name) - one;
                 vec![plain(on_disk, "BF16", shape, mean, 0.1)]
             }
             _ => vec![self.tensor(on_disk, shape, role)],

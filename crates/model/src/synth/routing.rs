@@ -1,10 +1,11 @@
 //! Routing like a trained model's. Independent random weights choose experts evenly and anew for every token; a trained
 //! router favours some experts, keeps to a set while the text keeps to its subject, and can be guessed a layer ahead.
 //!
-//! Embeddings are a direction common to all tokens, one that the tokens of a topic share, and noise. The head makes a
-//! token of the same topic likely, so that generated text keeps to a topic for some tens of tokens. A router's row
-//! answers to the common direction (the same experts always), to topics (the same while the topic lasts), and to the
-//! rest. What layers add is small against the residual stream, so that the next router sees much the same.
+//! Embeddings are made of directions: one common to all tokens, one for each topic, which the topic's tokens share, and
+//! features, which every token mixes anew; and of noise. The head makes a token of the same topic likely, so that
+//! generated text keeps to a topic for some tens of tokens. A router's row answers to the common direction (the same
+//! experts always), to topics (the same while the topic lasts), to features (the token's own) and, being random
+//! otherwise, to all of the stream. What attention adds is what the layer before cannot know of the next router's choice.
 
 use std::sync::Arc;
 
@@ -15,17 +16,18 @@ use crate::weights::{Declared, DeclaredKind};
 /// How experts are chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Routing {
-    /// Share of the variance of a router's logits that is the same for every token.
+    /// Share of the variance of a router's logits that is the same for every token. With none there is some skew yet: what
+    /// layers add is much the same for all tokens.
     pub skew: f64,
-    /// Share that the topic decides. What is left is the token's own.
+    /// Share that the topic decides. Of what is left, features of the token decide most, and all of the stream the rest.
     pub locality: f64,
-    /// What attention, and what the experts, add to the residual stream, against the embedding (root mean squares).
+    /// What attention adds to the residual stream, against the stream (root mean squares). Experts add a third of it.
     pub residual: f64,
 }
 
 impl Default for Routing {
     fn default() -> Self {
-        Routing { skew: 0.1, locality: 0.35, residual: 0.25 }
+        Routing { skew: 0.0, locality: 0.15, residual: 0.3 }
     }
 }
 
@@ -49,13 +51,20 @@ impl Routing {
     }
 }
 
-/// Shares of an embedding's power: the common direction, the topic's, the token's own noise.
-const COMMON: f64 = 0.1;
-const TOPIC: f64 = 0.25;
-const NOISE: f64 = 1.0 - COMMON - TOPIC;
-/// Hidden dimensions for each topic: directions of topics must stay far apart.
-const HIDDEN_PER_TOPIC: usize = 32;
+/// Shares of an embedding's power: the common direction, the topic's, the features, noise.
+const COMMON: f64 = 0.05;
+const TOPIC: f64 = 0.35;
+const FEATURES: f64 = 0.5;
+const NOISE: f64 = 1.0 - COMMON - TOPIC - FEATURES;
+/// Hidden dimensions for each topic and for each feature: directions must stay far apart.
+const HIDDEN_PER_TOPIC: usize = 64;
 const TOPICS_MAX: usize = 64;
+/// Share of the rest of a router's logits, beside skew and locality, that features decide.
+const OWN: f64 = 0.6;
+/// What experts add to the stream, against what attention adds.
+const EXPERTS_SHARE: f64 = 1.0 / 3.0;
+/// The stream's power grows no further than this, or the embedding's directions would be lost in it.
+const POWER_MAX: f64 = 8.0;
 /// Tokens that generated text keeps to a topic in the mean, at temperature 1.
 const TOPIC_TOKENS: f64 = 24.0;
 /// Deviation of a router's logits.
@@ -83,13 +92,14 @@ pub(super) struct Rows {
 
 #[derive(Debug)]
 enum RowsKind {
-    /// A row a token: `common · c + topic · t`, t being its topic's direction.
-    Tokens { common: f32, topic: f32 },
-    /// A row an expert: `skew · u · c + Σ locality · v · t` over all topics, u and v being its own normal numbers.
-    Experts { skew: f32, locality: f32, random: Random },
+    /// A row a token: `common · c + topic · t + Σ features · z · f` over all features, t being its topic's direction and z its
+    /// own normal numbers.
+    Tokens { common: f32, topic: f32, features: f32, random: Random },
+    /// A row an expert: `skew · z · c + Σ locality · z · t + Σ own · z · f`, over all topics and features.
+    Experts { skew: f32, locality: f32, own: f32, random: Random },
 }
 
-/// The common direction, then the topics': elements 1 and -1.
+/// The common direction, then the topics', then as many features': elements 1 and -1.
 #[derive(Debug)]
 struct Directions {
     all: Vec<Vec<f32>>,
@@ -102,11 +112,11 @@ impl Directions {
             let random = Random(key(seed, &format!("direction {i}")));
             (0..hidden as u64).map(|at| if random.at(at) >> 63 == 0 { 1.0 } else { -1.0 }).collect()
         };
-        Directions { all: (0..=topics).map(direction).collect() }
+        Directions { all: (0..=2 * topics).map(direction).collect() }
     }
 
     fn topics(&self) -> usize {
-        self.all.len() - 1
+        self.all.len() / 2
     }
 }
 
@@ -122,16 +132,25 @@ impl Rows {
         let mut add = |factor: f32, direction: &[f32]| {
             base.iter_mut().zip(direction).for_each(|(base, d)| *base += factor * d);
         };
-        let directions = &self.directions.all;
+        let (directions, topics) = (&self.directions.all, self.directions.topics());
+        let numbers = |random: &Random, i: usize| normal(random.at((row * directions.len() + i) as u64));
         match &self.kind {
-            RowsKind::Tokens { common, topic } => {
+            RowsKind::Tokens { common, topic, features, random } => {
                 add(*common, &directions[0]);
-                add(*topic, &directions[1 + row % self.directions.topics()]);
+                add(*topic, &directions[1 + row % topics]);
+                if *features > 0.0 {
+                    let all = directions.iter().enumerate().skip(1 + topics);
+                    all.for_each(|(i, direction)| add(features * numbers(random, i), direction));
+                }
             }
-            RowsKind::Experts { skew, locality, random } => {
+            RowsKind::Experts { skew, locality, own, random } => {
                 for (i, direction) in directions.iter().enumerate() {
-                    let factor = if i == 0 { *skew } else { *locality };
-                    add(factor * normal(random.at((row * directions.len() + i) as u64)), direction);
+                    let factor = match i {
+                        0 => skew,
+                        i if i <= topics => locality,
+                        _ => own,
+                    };
+                    add(factor * numbers(random, i), direction);
                 }
             }
         }
@@ -165,6 +184,12 @@ impl Roles {
         seed: u64,
     ) -> Result<Roles, ModelError> {
         routing.check().map_err(ModelError::Config)?;
+        // Where there are many layers, each adds less.
+        let growth = |residual: f64| (1.0 + residual * residual) * (1.0 + (residual * EXPERTS_SHARE).powi(2));
+        let mut routing = routing;
+        while growth(routing.residual).powi(layers as i32) > POWER_MAX {
+            routing.residual *= 0.99;
+        }
         let has = |name: &str| declared.iter().any(|tensor| tensor.name.contains(name));
         Ok(Roles {
             routing,
@@ -191,7 +216,8 @@ impl Roles {
         } else if ends("mlp.gate.weight") {
             self.router(name)
         } else if let Some(gain) = self.output_gain(name, *kind) {
-            random(0.0, gain * self.routing.residual * self.scale() / fan_in.sqrt())
+            let stream = self.scale() * self.power(layer_of(name)).sqrt();
+            random(0.0, gain * self.routing.residual * stream / fan_in.sqrt())
         } else if ends("A_log") {
             // Half of the heads remember some tens of tokens, as trained ones do, a few hundreds of them.
             random(-1.5, 1.5)
@@ -203,23 +229,24 @@ impl Roles {
     }
 
     /// For a matrix that writes to the residual stream: what makes of its inputs, as they are in the mean, an output of
-    /// root mean square 1. Measured on made models: values averaged by attention 0.5, gated ones 0.3, the output of
+    /// root mean square 1. Measured on made models: values mixed by attention 0.7, gated ones 0.4, the output of
     /// a Gated DeltaNet 0.6, an expert's inner values 0.6 and, by the router's weights, half of that.
     fn output_gain(&self, name: &str, kind: DeclaredKind) -> Option<f64> {
-        let beside_shared = if self.shared { 0.5f64.sqrt() } else { 1.0 };
+        let experts = EXPERTS_SHARE * if self.shared { 0.5f64.sqrt() } else { 1.0 };
         match kind {
-            DeclaredKind::Experts => Some(beside_shared / 0.3),
-            _ if name.ends_with("o_proj.weight") => Some(1.0 / if self.shared { 0.3 } else { 0.5 }),
+            DeclaredKind::Experts => Some(experts / 0.3),
+            _ if name.ends_with("o_proj.weight") => Some(1.0 / if self.shared { 0.4 } else { 0.7 }),
             _ if name.ends_with("out_proj.weight") => Some(1.0 / 0.6),
-            _ if name.ends_with("shared_expert.down_proj.weight") => Some(beside_shared / 0.3),
-            _ if name.ends_with("down_proj.weight") => Some(1.0 / 0.6),
+            _ if name.ends_with("shared_expert.down_proj.weight") => Some(experts / 0.3),
+            _ if name.ends_with("down_proj.weight") => Some(EXPERTS_SHARE / 0.6),
             _ => None,
         }
     }
 
-    /// Power of the residual stream, against the embedding's, after so many halves of layers.
-    fn power(&self, halves: usize) -> f64 {
-        1.0 + halves as f64 * self.routing.residual * self.routing.residual
+    /// Power of the residual stream, against the embedding's, as it comes to a layer.
+    fn power(&self, layer: usize) -> f64 {
+        let attention = self.routing.residual * self.routing.residual;
+        ((1.0 + attention) * (1.0 + attention * EXPERTS_SHARE * EXPERTS_SHARE)).powi(layer as i32)
     }
 
     fn hidden(&self) -> f64 {
@@ -233,7 +260,7 @@ impl Roles {
 
     /// Size of the embedding. Norms hide it, but for a head that is the same tensor.
     fn scale(&self) -> f64 {
-        if self.tied { self.head_start() * self.power(2 * self.layers).sqrt() / (TOPIC * self.hidden()) } else { 1.0 }
+        if self.tied { self.head_start() * self.power(self.layers).sqrt() / (TOPIC * self.hidden()) } else { 1.0 }
     }
 
     fn rows(&self, kind: RowsKind, noise: f64) -> Role {
@@ -242,34 +269,51 @@ impl Roles {
 
     fn embedding(&self) -> Role {
         let part = |share: f64| self.scale() * share.sqrt();
-        self.rows(RowsKind::Tokens { common: part(COMMON) as f32, topic: part(TOPIC) as f32 }, part(NOISE))
+        let features = part(FEATURES / self.directions.topics() as f64) as f32;
+        let random = Random(key(self.seed, "features of tokens"));
+        let kind = RowsKind::Tokens { common: part(COMMON) as f32, topic: part(TOPIC) as f32, features, random };
+        self.rows(kind, part(NOISE))
     }
 
     fn head(&self) -> Role {
-        let seen = TOPIC.sqrt() * self.hidden() / self.power(2 * self.layers).sqrt();
+        let seen = TOPIC.sqrt() * self.hidden() / self.power(self.layers).sqrt();
         let topic = (self.head_start() / seen) as f32;
-        self.rows(RowsKind::Tokens { common: 0.0, topic }, HEAD_DEVIATION / self.hidden().sqrt())
+        let kind = RowsKind::Tokens { common: 0.0, topic, features: 0.0, random: Random(0) };
+        self.rows(kind, HEAD_DEVIATION / self.hidden().sqrt())
     }
 
     fn router(&self, name: &str) -> Role {
-        let number = |part: &str| part.parse::<usize>().ok();
-        let layer = name.split('.').find_map(number).unwrap_or(0);
         let Routing { skew, locality, .. } = self.routing;
         let (hidden, topics) = (self.hidden(), self.directions.topics() as f64);
-        let stream = self.power(2 * layer + 1);
-        // Factors that give logits of these variances from what the norm leaves of the two directions.
-        let common = (skew * stream / COMMON).sqrt() / hidden.sqrt();
-        let topic = (locality * stream / TOPIC).sqrt() / hidden.sqrt();
+        let stream = self.power(layer_of(name)) * (1.0 + self.routing.residual * self.routing.residual);
+        let own = OWN * (1.0 - skew - locality);
+        // Factors that give logits of these variances from what the norm leaves of the directions.
+        let factor = |share: f64, of: f64| (share * stream / of / hidden).sqrt();
+        let [common, topic, feature] =
+            [(skew, COMMON), (locality, TOPIC), (own, FEATURES)].map(|(s, of)| factor(s, of));
         // All of these answer to the rest of the stream too; noise makes up what is wanting.
-        let noise = (1.0 - skew - locality - common * common - topics * topic * topic).max(0.0).sqrt();
+        let answered = common * common + topics * (topic * topic + feature * feature);
+        let noise = (1.0 - skew - locality - own - answered).max(0.0).sqrt();
         let part = |factor: f64| ROUTER_DEVIATION * factor / hidden.sqrt();
         let kind = RowsKind::Experts {
             skew: part(common) as f32,
             locality: part(topic) as f32,
+            own: part(feature) as f32,
             random: Random(key(self.seed, &format!("{name} tastes"))),
         };
         self.rows(kind, part(noise))
     }
+}
+
+/// Mean of a norm's weights. Those of queries and keys make attention look at a few tokens, as a trained one does: the
+/// mean over all of the past, which weights of 1 come near to, would be the same for every token.
+pub(super) fn norm_mean(name: &str) -> f32 {
+    if name.ends_with("q_norm.weight") || name.ends_with("k_norm.weight") { 1.7 } else { 1.0 }
+}
+
+/// The layer that a tensor is of.
+fn layer_of(name: &str) -> usize {
+    name.split('.').find_map(|part| part.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -279,7 +323,11 @@ pub(super) mod tests {
     /// A router's rows.
     pub fn rows(_experts: usize, hidden: usize) -> Rows {
         let directions = Arc::new(Directions::new(hidden, 3));
-        Rows { directions, kind: RowsKind::Experts { skew: 0.3, locality: 0.2, random: Random(9) }, noise: 0.5 }
+        Rows {
+            directions,
+            kind: RowsKind::Experts { skew: 0.3, locality: 0.2, own: 0.1, random: Random(9) },
+            noise: 0.5,
+        }
     }
 
     #[test]

@@ -1,0 +1,44 @@
+//! The published shapes in `configs/`: each builds, and has the parameters that its maker says.
+
+use std::path::Path;
+
+use outpour_kernels::DType;
+use outpour_model::config::Config;
+use outpour_model::registry;
+use outpour_model::weights::{DeclaredKind, Weights};
+use serde_json::Value;
+
+/// Name, parameters in billions as published, bytes of an expert at MLX's 4 bits, experts.
+const PUBLISHED: [(&str, f64, usize, usize); 6] = [
+    ("Qwen3-30B-A3B", 30.5, 2_654_208, 6_144),
+    ("Qwen3-235B-A22B", 235.0, 10_616_832, 12_032),
+    // Its maker's 80 with the heads for multi-token prediction, which are not read.
+    ("Qwen3-Next-80B-A3B", 79.7, 1_769_472, 24_576),
+    ("Qwen3.5-35B-A3B", 34.7, 1_769_472, 10_240),
+    ("Qwen3.5-122B-A10B", 122.0, 5_308_416, 12_288),
+    ("Qwen3.5-397B-A17B", 397.0, 7_077_888, 30_720),
+];
+
+#[test]
+fn every_config_builds_with_the_parameters_published() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    let files = std::fs::read_dir(&folder).expect("configs").count();
+    assert_eq!(files, PUBLISHED.len(), "every config is in the table");
+    for (name, billions, expert_bytes, experts) in PUBLISHED {
+        let text = std::fs::read(folder.join(format!("{name}.json"))).expect(name);
+        let config: Value = serde_json::from_slice(&text).expect(name);
+        let config = Config(&config);
+        let mut weights = Weights::declare();
+        (registry::family(&config).expect(name).build)(&config, &mut weights, DType::F16).expect(name);
+        let elements = |shape: &[usize]| shape.iter().product::<usize>();
+        let declared = weights.declared();
+        let total = declared.iter().map(|tensor| elements(&tensor.shape)).sum::<usize>() as f64 / 1e9;
+        println!("{name}: {total:.2} billion");
+        assert!((total / billions - 1.0).abs() < 0.01, "{name}: {total} billion");
+        let of_experts: Vec<_> = declared.iter().filter(|tensor| tensor.kind == DeclaredKind::Experts).collect();
+        assert_eq!(of_experts.iter().map(|tensor| tensor.shape[0]).sum::<usize>(), experts, "{name}");
+        // 4 bits, and a scale and a bias of 2 bytes for 64 weights.
+        assert_eq!(elements(&of_experts[0].shape[1..]) * 9 / 16, expert_bytes, "{name}");
+    }
+    assert_eq!(7_077_888u64 * 30_720 / 100_000_000, 2174, "the 397B's experts take 217.4 GB");
+}

@@ -1,0 +1,304 @@
+//! Models with random weights: written, read back, run; and how they choose their experts.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::cli::{assert_refused, outpour};
+use common::{engine, logits, roomy};
+use outpour_engine::routing::{self, Extent, Measured};
+use outpour_engine::{Inspection, Options};
+use outpour_model::synth::{self, Format, Routing, Synth};
+use outpour_store::layout::ExpertId;
+use outpour_store::read::ReaderKind;
+use outpour_store::trace::Policy;
+use serde_json::{Value, json};
+
+/// Qwen3-MoE with a dense layer among two.
+fn qwen3_moe() -> Value {
+    json!({
+        "model_type": "qwen3_moe", "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 192, "moe_intermediate_size": 64,
+        "num_experts": 16, "num_experts_per_tok": 4, "norm_topk_prob": true, "vocab_size": 400,
+        "max_position_embeddings": 512, "mlp_only_layers": [1],
+    })
+}
+
+/// The keys of Qwen3-Next and Qwen3.5; the width of its experts is no whole number of groups.
+fn hybrid(model_type: &str) -> Value {
+    json!({
+        "model_type": model_type, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 64, "moe_intermediate_size": 96, "shared_expert_intermediate_size": 64,
+        "num_experts": 8, "num_experts_per_tok": 2, "norm_topk_prob": true, "vocab_size": 400,
+        "max_position_embeddings": 512, "full_attention_interval": 4, "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 32, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_value_head_dim": 32,
+    })
+}
+
+fn wrapped() -> Value {
+    json!({"model_type": "qwen3_5_moe", "text_config": hybrid("qwen3_5_moe_text"), "tie_word_embeddings": false})
+}
+
+fn every_family() -> [(&'static str, Value); 4] {
+    [
+        ("qwen3_moe", qwen3_moe()),
+        ("qwen3_next", hybrid("qwen3_next")),
+        ("qwen3_5_moe_text", hybrid("qwen3_5_moe_text")),
+        ("qwen3_5_moe", wrapped()),
+    ]
+}
+
+fn write(config: &Value, format: Format, seed: u64, dir: &Path) {
+    let synth = Synth::new(config, format, Routing::default(), seed).unwrap_or_else(|error| panic!("{error}"));
+    let done = synth.write(dir, &[], &mut |_, _| ControlFlow::Continue(())).unwrap_or_else(|error| panic!("{error}"));
+    assert!(done.is_continue());
+}
+
+fn inspect(dir: &Path) -> Inspection {
+    Inspection::open(dir, false).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Every file's content by its name.
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(dir).expect("a folder").flatten();
+    let read = |path: &Path| fs::read(path).expect("a file");
+    entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), read(&entry.path()))).collect()
+}
+
+#[test]
+fn every_family_in_every_format_runs() {
+    for (name, config) in every_family() {
+        for format in Format::ALL {
+            let dir = tempfile::tempdir().expect("a folder");
+            write(&config, format, 1, dir.path());
+            let inspection = inspect(dir.path());
+            let experts: usize = if name == "qwen3_moe" { 2 * 16 } else { 4 * 8 };
+            assert_eq!(inspection.layout.experts_total(), experts, "{name} {format}");
+            let mut first: Vec<Vec<f32>> = Vec::new();
+            for precise in [true, false] {
+                let options = Options { precise, threads: Some(1), ..roomy() };
+                let mut engine = engine(dir.path(), &options, ReaderKind::Auto);
+                let ids: Vec<u32> = (0..24).map(|i| (i * i * 31 + 7) % 400).collect();
+                let recorded = logits(&mut engine, &ids, 20);
+                assert!(recorded.logits.iter().all(|logit| logit.is_finite()), "{name} {format}: logits are finite");
+                let n = recorded.logits.len() as f32;
+                let deviation = (recorded.logits.iter().map(|logit| logit * logit).sum::<f32>() / n).sqrt();
+                assert!((0.5..8.0).contains(&deviation), "{name} {format}: logits of {deviation}");
+                first.push(recorded.logits);
+            }
+            let away: f32 = first[0].iter().zip(&first[1]).map(|(a, b)| (a - b).abs()).sum();
+            assert!(away / (first[0].len() as f32) < 1.0, "{name} {format}: both ways to compute are near");
+        }
+    }
+}
+
+#[test]
+fn names_and_sizes_are_those_of_releases() {
+    let names = |config: &Value, format: Format| -> Vec<String> {
+        let dir = tempfile::tempdir().expect("a folder");
+        synth::outline(config, format, dir.path()).unwrap_or_else(|error| panic!("{error}"));
+        let inspection = inspect(dir.path());
+        let stored = |(name, info): (&str, &outpour_store::checkpoint::TensorInfo)| {
+            format!("{name} {} {:?}", info.dtype, info.shape)
+        };
+        inspection.checkpoint().tensors().map(stored).collect()
+    };
+    let has = |all: &[String], name: &str| assert!(all.iter().any(|one| one == name), "no {name} in {all:#?}");
+    let bf16 = names(&wrapped(), Format::Bf16);
+    has(&bf16, "model.language_model.layers.0.mlp.experts.gate_up_proj BF16 [8, 192, 128]");
+    has(&bf16, "model.language_model.layers.0.mlp.experts.down_proj BF16 [8, 128, 96]");
+    has(&bf16, "model.language_model.layers.0.linear_attn.conv1d.weight BF16 [256, 1, 4]");
+    has(&bf16, "lm_head.weight BF16 [400, 128]");
+    let mlx = names(&wrapped(), Format::Mlx { bits: 4 });
+    has(&mlx, "language_model.model.layers.0.mlp.switch_mlp.gate_proj.weight U32 [8, 96, 16]");
+    has(&mlx, "language_model.model.layers.0.mlp.switch_mlp.gate_proj.scales BF16 [8, 96, 2]");
+    // 96 is no multiple of 64: mlx-lm leaves such a matrix as it is.
+    has(&mlx, "language_model.model.layers.0.mlp.switch_mlp.down_proj.weight BF16 [8, 128, 96]");
+    has(&mlx, "language_model.model.layers.0.mlp.gate.weight U32 [8, 32]");
+    has(&mlx, "language_model.model.layers.0.linear_attn.conv1d.weight BF16 [256, 4, 1]");
+    has(&mlx, "language_model.lm_head.weight U32 [400, 16]");
+    has(&names(&qwen3_moe(), Format::Bf16), "model.layers.0.mlp.experts.15.down_proj.weight BF16 [128, 64]");
+    has(&names(&qwen3_moe(), Format::Mlx { bits: 3 }), "model.layers.0.mlp.switch_mlp.up_proj.weight U32 [16, 64, 12]");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes() {
+    for format in [Format::Bf16, Format::Mlx { bits: 5 }] {
+        let made = |seed| {
+            let dir = tempfile::tempdir().expect("a folder");
+            write(&wrapped(), format, seed, dir.path());
+            contents(dir.path())
+        };
+        let (one, again, other) = (made(1), made(1), made(2));
+        assert_eq!(one, again);
+        let weights = |all: &BTreeMap<String, Vec<u8>>| all["model-00001-of-00001.safetensors"].clone();
+        assert_ne!(weights(&one), weights(&other));
+        assert_eq!(weights(&one).len(), weights(&other).len());
+    }
+}
+
+/// Where everything lies, in bytes.
+fn places(dir: &Path) -> (usize, Vec<Vec<(u64, u32, u32)>>, u64) {
+    let inspection = inspect(dir);
+    let layout = &inspection.layout;
+    let ids = (0..layout.layers()).flat_map(|layer| {
+        (0..layout.experts(layer)).map(move |expert| ExpertId { layer: layer as u32, expert: expert as u32 })
+    });
+    let extents = ids.map(|id| layout.extents(id).iter().map(|e| (e.offset, e.bytes, e.file)).collect());
+    (inspection.trunk_bytes, extents.collect(), layout.bytes_total())
+}
+
+#[test]
+fn an_outline_is_the_model_without_its_data() {
+    for (name, config) in every_family() {
+        for format in Format::ALL {
+            let (real, outline) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+            write(&config, format, 1, real.path());
+            synth::outline(&config, format, outline.path()).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(places(real.path()), places(outline.path()), "{name} {format}");
+            let length = |dir: &Path| contents(dir).into_iter().map(|(name, c)| (name, c.len())).collect::<Vec<_>>();
+            assert_eq!(length(real.path()), length(outline.path()), "{name} {format}");
+        }
+    }
+}
+
+#[test]
+fn an_outline_of_the_largest_model_takes_no_room() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/Qwen3.5-397B-A17B.json");
+    let config = serde_json::from_slice(&fs::read(path).expect("the config")).expect("JSON");
+    let dir = tempfile::tempdir().expect("a folder");
+    let began = Instant::now();
+    synth::outline(&config, Format::Mlx { bits: 4 }, dir.path()).unwrap_or_else(|error| panic!("{error}"));
+    let took = began.elapsed();
+    let room: u64 = fs::read_dir(dir.path())
+        .expect("it is there")
+        .flatten()
+        .map(|e| e.metadata().expect("a file").blocks() * 512)
+        .sum();
+    println!("made in {took:?}, {room} bytes on the drive");
+    assert!(took < Duration::from_secs(5) && room < 8 << 20, "{took:?}, {room} bytes");
+    let (trunk_bytes, _, experts_bytes) = places(dir.path());
+    assert_eq!(experts_bytes, 7_077_888 * 30_720);
+    assert!((4 << 30..7 << 30).contains(&trunk_bytes), "a trunk of {trunk_bytes} bytes");
+}
+
+#[test]
+fn a_cut_model_has_the_first_layers() {
+    for (name, config) in every_family() {
+        let mut cut = config.clone();
+        if let Some(text) = cut["text_config"].as_object_mut() {
+            text.insert(
+                "layer_types".into(),
+                json!(["linear_attention", "full_attention", "linear_attention", "linear_attention"]),
+            );
+        }
+        synth::cut(&mut cut, 2).unwrap_or_else(|error| panic!("{error}"));
+        let dir = tempfile::tempdir().expect("a folder");
+        write(&cut, Format::Bf16, 1, dir.path());
+        assert_eq!(inspect(dir.path()).facts().layers, 2, "{name}");
+        assert!(synth::cut(&mut cut, 3).is_err() && synth::cut(&mut cut, 0).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_broken_off_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let out = dir.path().join("a/b");
+    let synth = Synth::new(&qwen3_moe(), Format::Bf16, Routing::default(), 1).unwrap_or_else(|error| panic!("{error}"));
+    let done = synth.write(&out, &[], &mut |_, _| ControlFlow::Break(())).unwrap_or_else(|error| panic!("{error}"));
+    assert!(done.is_break());
+    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 0, "the folders that were made are gone too");
+}
+
+/// Generates with a small model made with these knobs.
+fn measure(routing: Routing) -> (Measured, usize) {
+    let config = json!({
+        "model_type": "qwen3_moe", "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 64, "moe_intermediate_size": 32, "num_experts": 32,
+        "num_experts_per_tok": 4, "norm_topk_prob": true, "vocab_size": 600, "max_position_embeddings": 512,
+    });
+    let dir = tempfile::tempdir().expect("a folder");
+    let synth = Synth::new(&config, Format::Mlx { bits: 4 }, routing, 1).unwrap_or_else(|error| panic!("{error}"));
+    let done = synth.write(dir.path(), &[], &mut |_, _| ControlFlow::Continue(()));
+    assert!(done.unwrap_or_else(|error| panic!("{error}")).is_continue());
+    let mut engine = engine(dir.path(), &Options { threads: Some(1), ..roomy() }, ReaderKind::Auto);
+    let extent = Extent { tokens_max: 300, time_max: Duration::from_secs(60), seed: 1 };
+    let measured = routing::measure(&mut engine, 300, extent, &mut |_| ControlFlow::Continue(()));
+    (measured.unwrap_or_else(|error| panic!("{error}")), 6 * 32)
+}
+
+#[test]
+fn each_knob_does_what_it_says() {
+    let even = Routing { skew: 0.0, locality: 0.0, ..Routing::default() };
+    let hits = |(measured, experts): &(Measured, usize), policy| measured.hit_rate(policy, experts / 4);
+    let (plain, local, skewed) =
+        (measure(even), measure(Routing { locality: 0.6, ..even }), measure(Routing { skew: 0.6, ..even }));
+    let guessed = measure(Routing { residual: 0.05, ..even }).0.guess_accuracy();
+    for (name, model) in [("neither", &plain), ("locality 0.6", &local), ("skew 0.6", &skewed)] {
+        let [lru, lfu] = [Policy::Lru, Policy::Lfu].map(|policy| hits(model, policy));
+        println!(
+            "{name}: {} tokens, LRU {lru:.3}, LFU {lfu:.3}, guessed {:.3}",
+            model.0.tokens,
+            model.0.guess_accuracy()
+        );
+    }
+    println!("residual 0.05: guessed {guessed:.3}");
+    assert!(
+        hits(&local, Policy::Lru) > hits(&plain, Policy::Lru) + 0.1,
+        "locality makes what was used last come again"
+    );
+    assert!(hits(&local, Policy::Lru) > hits(&local, Policy::Lfu), "and more than what was used often");
+    assert!(hits(&skewed, Policy::Lfu) > hits(&plain, Policy::Lfu) + 0.1, "skew makes the same experts come");
+    assert!(guessed > plain.0.guess_accuracy() + 0.05, "the less layers add, the better is the next router guessed");
+}
+
+#[test]
+fn the_verb_makes_a_model_that_runs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (config, out) = (dir.path().join("config.json"), dir.path().join("model"));
+    fs::write(&config, wrapped().to_string()).expect("written");
+    let made = outpour("synth", &config, &[out.to_str().expect("UTF-8"), "--format", "mlx4"]);
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    let said = String::from_utf8_lossy(&made.stdout);
+    assert!(said.contains("LRU") && said.contains("Belady") && said.contains("guesses"), "{said}");
+    let shown = outpour("inspect", &out, &["--json"]);
+    let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+    assert_eq!(shown["family"], "qwen3_5_moe");
+    assert_eq!(shown["experts_per_layer"], 8);
+    // Gate and up of 96 rows of 128 at 4.5 bits, down as it is.
+    assert_eq!(shown["expert_bytes"], 2 * 96 * 72 + 128 * 96 * 2);
+    assert_eq!(shown["tokenizer"]["vocab"], 397);
+    let ran = outpour("run", &out, &["Why?", "--ram", "200M", "-n", "8", "--ignore-eos"]);
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    assert!(!ran.stdout.is_empty());
+    let again = outpour("synth", &config, &[out.to_str().expect("UTF-8")]);
+    assert_refused(&again, "a folder in use", &["model", "not empty"]);
+}
+
+#[test]
+fn what_cannot_be_made_is_refused_in_one_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (config, out) = (dir.path().join("config.json"), dir.path().join("model"));
+    let out = out.to_str().expect("UTF-8");
+    let mut refused = |text: &str, args: &[&str], names: &[&str]| {
+        fs::write(&config, text).expect("written");
+        assert_refused(&outpour("synth", &config, &[&[out], args].concat()), text, names);
+        assert!(!Path::new(out).exists(), "{text}: nothing is left");
+    };
+    let good = qwen3_moe().to_string();
+    refused("{", &[], &["config.json", "JSON"]);
+    refused("[]", &[], &["config.json", "object"]);
+    refused(r#"{"model_type": "llama"}"#, &[], &["llama", "qwen3_moe"]);
+    refused(r#"{"model_type": "qwen3_moe"}"#, &[], &["hidden_size"]);
+    refused(&good, &["--layers", "9"], &["--layers", "3"]);
+    refused(&good, &["--skew", "0.9", "--locality", "0.9"], &["--skew", "--locality"]);
+    refused(&good, &["--residual", "-1"], &["--residual"]);
+    refused(&good, &["--format", "mlx7"], &["mlx7", "mlx8"]);
+    let huge = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/Qwen3-235B-A22B.json"));
+    refused(&huge.expect("the config"), &[], &["free"]);
+}
