@@ -39,9 +39,16 @@ fn bench_reports_what_happened() {
     for row in [prompt, generate] {
         println!("{row:#}");
         assert_eq!(number(row, "ram_bytes"), (80u64 << 20) as f64);
-        for key in ["tokens_per_second", "bound_tokens_per_second", "drive_bytes_per_second", "trunk_seconds",
-            "drive_limit_bytes_per_second", "expert_seconds", "read_seconds", "bytes_read_per_token"]
-        {
+        for key in [
+            "tokens_per_second",
+            "bound_tokens_per_second",
+            "drive_bytes_per_second",
+            "trunk_seconds",
+            "drive_limit_bytes_per_second",
+            "expert_seconds",
+            "read_seconds",
+            "bytes_read_per_token",
+        ] {
             assert!(number(row, key) > 0.0, "{key}");
         }
         assert!(number(row, "stddev") >= 0.0);
@@ -68,7 +75,7 @@ fn bench_reports_what_happened() {
 
 /// A shape of configs/.
 fn config(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(name).with_extension("json")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(format!("{name}.json"))
 }
 
 #[test]
@@ -90,7 +97,7 @@ fn plan_follows_the_arithmetic_of_the_397b() {
         assert!(decode <= ceiling, "{decode} of {ceiling} at {drive}");
         let half = plan(drive, "0.5");
         assert_eq!(number(&half, "bytes_read_per_token"), token_bytes / 2.0);
-        assert!(number(&half, "decode_tokens_per_second") > decode);
+        assert!(number(&half, "decode_tokens_per_second") >= decode);
     }
     // On a slow drive nothing else counts: half the bytes, almost twice the speed.
     let (cold, half) = (plan("100000000", "0"), plan("100000000", "0.5"));

@@ -7,6 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use serde_json::json;
+
 const MIB: u64 = 1 << 20;
 /// The demo model's experts and trunk take 295 MiB.
 const RAM: u64 = 64 * MIB;
@@ -88,6 +90,26 @@ fn demo_model(dir: &Path) -> String {
     dir.to_owned()
 }
 
+/// A Qwen3.5 or Qwen3-Next of eight layers, its weights in MLX's format: 64 experts of 442 KB a layer at 4 bits.
+fn mlx_model(dir: &Path, model_type: &str, format: &str) -> String {
+    let config = json!({
+        "model_type": model_type, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "head_dim": 64, "moe_intermediate_size": 512, "shared_expert_intermediate_size": 256,
+        "num_experts": 64, "num_experts_per_tok": 6, "norm_topk_prob": true, "vocab_size": 2048,
+        "max_position_embeddings": 4096, "full_attention_interval": 4, "linear_conv_kernel_dim": 4,
+        "linear_key_head_dim": 64, "linear_num_key_heads": 4, "linear_num_value_heads": 8, "linear_value_head_dim": 64,
+    });
+    let (path, out) = (dir.join("config.json"), dir.join("model"));
+    fs::write(&path, config.to_string()).expect("a config");
+    let made = Command::new(env!("CARGO_BIN_EXE_outpour"))
+        .args(["synth", "--no-check", "--format", format])
+        .args([&path, &out])
+        .output()
+        .expect("outpour runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    out.to_str().expect("a UTF-8 path").to_owned()
+}
+
 /// Some hundred tokens: scratch and context are filled, and every expert is read.
 fn prompt() -> String {
     "Once upon a time there was a small engine that read its words from a drive. ".repeat(30)
@@ -126,6 +148,23 @@ fn logits_and_routes_keep_ram_too() {
     assert_eq!(group.limit_hits(), 0, "the limit was hit");
     let routes: serde_json::Value = serde_json::from_slice(&fs::read(routes).expect("routes")).expect("JSON");
     assert_eq!(routes["layers"][7]["experts"].as_array().map(Vec::len), Some(2000));
+}
+
+#[test]
+fn mlx_models_keep_ram_too() {
+    for (model_type, format) in [("qwen3_5_moe_text", "mlx4"), ("qwen3_5_moe_text", "mlx8"), ("qwen3_next", "mlx3")] {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+        let model = mlx_model(dir.path(), model_type, format);
+        let user = (format != "mlx8" && common::is_root()).then_some(65_534);
+        common::open_to_everyone(dir.path());
+        let Some(group) = Group::new(format, RAM + RAM / 20) else {
+            println!("SKIPPED: this user may not make memory cgroups; run as root to test --ram under one");
+            return;
+        };
+        check(&group, user, &model);
+        assert!(group.peak_bytes() <= RAM + RAM / 20, "{format}: peak {} of --ram {RAM}", group.peak_bytes());
+        assert_eq!(group.limit_hits(), 0, "{format}: the limit was hit");
+    }
 }
 
 #[test]

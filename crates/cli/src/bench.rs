@@ -17,8 +17,8 @@ use outpour_store::read::Region;
 use outpour_store::trace::{Policy, Trace, replay};
 
 use crate::args::BenchArgs;
-use crate::term::{self, INTERRUPTED, stopped};
 use crate::model;
+use crate::term::{self, INTERRUPTED, stopped};
 use report::{Report, Subject};
 
 /// How long the drive is measured before and after each repetition.
@@ -83,10 +83,8 @@ pub struct Repetition {
 /// About the model, the flags, or a read that failed.
 pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     let prompts = args.prompt.iter().copied().map(Test::Prompt);
-    let tests: Vec<Test> = prompts
-        .chain(args.generate.iter().copied().map(Test::Generate))
-        .filter(|test| test.tokens() > 0)
-        .collect();
+    let tests: Vec<Test> =
+        prompts.chain(args.generate.iter().copied().map(Test::Generate)).filter(|test| test.tokens() > 0).collect();
     if tests.is_empty() || args.repeat == 0 {
         bail!("nothing to measure: give -p or -n a number above 0, and -r at least 1");
     }

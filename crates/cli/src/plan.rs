@@ -95,7 +95,9 @@ fn profile(args: &PlanArgs) -> Result<(Profile, bool)> {
     let threads = args.load.threads.map(usize::from);
     match Profile::load_for(threads) {
         Ok(Some(profile)) => return Ok((profile, true)),
-        Ok(None) => term::note("Measuring this machine for two seconds; `outpour doctor` measures well, and stores it."),
+        Ok(None) => {
+            term::note("Measuring this machine for two seconds; `outpour doctor` measures well, and stores it.")
+        }
         Err(error) => term::note(&format!("{error}. Measuring in a hurry instead.")),
     }
     let options = ComputeOptions { threads, effort: Effort::Quick, weights_bytes: None };

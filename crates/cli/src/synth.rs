@@ -151,7 +151,9 @@ fn measure(dir: &Path, seed: u64) -> Result<Option<(Measured, usize)>> {
     let mut engine = model::load(inspection, &options, ReaderKind::Auto)?;
     let extent = Extent { tokens_max: CHECK_TOKENS_MAX, time_max: CHECK_TIME_MAX, seed };
     let progress = term::Steps::start();
-    let measured = routing::measure(&mut engine, first, extent, &mut |tokens| progress.next(&format!("its routes: {tokens} tokens")));
+    let measured = routing::measure(&mut engine, first, extent, &mut |tokens| {
+        progress.next(&format!("its routes: {tokens} tokens"))
+    });
     progress.finish();
     Ok(Some((measured?, experts)))
 }

@@ -124,7 +124,15 @@ impl<'a> Weights<'a> {
     }
 
     fn new(checkpoint: Option<&'a Checkpoint>, trunk: Option<Buffer>) -> Self {
-        Weights { checkpoint, trunk, trunk_bytes: 0, reads: Vec::new(), declared: Vec::new(), matrices: Vec::new(), experts: Vec::new() }
+        Weights {
+            checkpoint,
+            trunk,
+            trunk_bytes: 0,
+            reads: Vec::new(),
+            declared: Vec::new(),
+            matrices: Vec::new(),
+            experts: Vec::new(),
+        }
     }
 
     /// The dimensions of a tensor on disk, if it is there.
@@ -263,7 +271,12 @@ impl<'a> Weights<'a> {
         };
         let (shapes, extents) = experts.into_iter().map(of_layer).unzip();
         let files = self.checkpoint.map_or(&[][..], Checkpoint::files);
-        Measured { trunk_bytes: self.trunk_bytes, matrices: self.matrices, layout: ExpertLayout::new(extents, files), shapes }
+        Measured {
+            trunk_bytes: self.trunk_bytes,
+            matrices: self.matrices,
+            layout: ExpertLayout::new(extents, files),
+            shapes,
+        }
     }
 
     /// Reads the trunk. `progress` is told the bytes read so far and in all, and may break off.
