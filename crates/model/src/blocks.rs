@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod delta_net;
+pub mod feed_forward;
 pub mod mlp;
 pub mod moe;
 pub mod rope;

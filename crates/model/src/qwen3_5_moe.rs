@@ -3,11 +3,12 @@
 //! `modeling_qwen3_next.py`). The two differ in how the DeltaNet's inputs are packed; both are text models here: images
 //! are not read, and the heads for multi-token prediction (`mtp.*`) are left where they are.
 
-use outpour_kernels::{Activation, DType, Matrix, Mlp, Ops, RmsNorm, Rope, Router, RouterScore, Tensor};
+use outpour_kernels::{Activation, DType, Matrix, Ops, RmsNorm, Rope, Router, RouterScore, Tensor};
 use outpour_store::StoreError;
 
 use crate::blocks::attention::{self, Attention};
 use crate::blocks::delta_net::{self, DeltaNet};
+use crate::blocks::feed_forward::FeedForward;
 use crate::blocks::moe::{Moe, SharedExpert};
 use crate::blocks::{mlp, rope};
 use crate::config::{Config, ModelError};
@@ -45,11 +46,6 @@ struct Layer {
 enum Mixer {
     Linear(DeltaNet),
     Full(Attention),
-}
-
-enum FeedForward {
-    Dense(Mlp),
-    Sparse(Moe),
 }
 
 /// What sizes a layer.
@@ -270,23 +266,14 @@ impl Model for Qwen35Moe {
         run.workspace.release(inner);
 
         run.ops.rms_norm(x, &layer.post_attention_norm, &normed);
-        let done = match &layer.feed_forward {
-            FeedForward::Dense(dense) => {
-                mlp::forward(dense, &normed, x, run); // x += mlp
-                Ok(())
-            }
-            FeedForward::Sparse(moe) => moe.forward(batch, &normed, x, run), // x += shared + Σ weight · expert
-        };
+        let done = layer.feed_forward.forward(batch, &normed, x, run); // x += shared + Σ weight · expert, or mlp
         run.workspace.release(mark);
         done
     }
 
     fn guess(&self, layer: usize, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>) {
         let Layer { post_attention_norm, feed_forward, .. } = &self.layers[layer];
-        match feed_forward {
-            FeedForward::Sparse(moe) => moe.guess(post_attention_norm, ops, workspace, x, experts),
-            FeedForward::Dense(_) => experts.clear(),
-        }
+        feed_forward.guess(post_attention_norm, ops, workspace, x, experts);
     }
 
     fn head(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, logits: &Tensor) {

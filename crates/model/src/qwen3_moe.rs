@@ -1,10 +1,11 @@
 //! Qwen3-MoE (Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder): grouped-query attention with per-head norms, RoPE, and 128
 //! experts of which a softmax router picks 8 (arXiv 2505.09388; `transformers` `modeling_qwen3_moe.py`).
 
-use outpour_kernels::{Activation, DType, Matrix, Mlp, Ops, RmsNorm, Rope, Router, RouterScore, Tensor};
+use outpour_kernels::{Activation, DType, Matrix, Ops, RmsNorm, Rope, Router, RouterScore, Tensor};
 use outpour_store::StoreError;
 
 use crate::blocks::attention::{Attention, Sizes};
+use crate::blocks::feed_forward::FeedForward;
 use crate::blocks::moe::Moe;
 use crate::blocks::{mlp, rope};
 use crate::config::{Config, ModelError};
@@ -28,11 +29,6 @@ struct Layer {
     attention: Attention,
     post_attention_norm: RmsNorm, // [hidden]
     feed_forward: FeedForward,
-}
-
-enum FeedForward {
-    Dense(Mlp),
-    Sparse(Moe),
 }
 
 /// What sizes the workspace of a layer.
@@ -173,23 +169,14 @@ impl Model for Qwen3Moe {
         run.workspace.release(inner);
 
         run.ops.rms_norm(x, &layer.post_attention_norm, &normed);
-        let done = match &layer.feed_forward {
-            FeedForward::Dense(dense) => {
-                mlp::forward(dense, &normed, x, run); // x += mlp
-                Ok(())
-            }
-            FeedForward::Sparse(moe) => moe.forward(batch, &normed, x, run), // x += Σ weight · expert
-        };
+        let done = layer.feed_forward.forward(batch, &normed, x, run); // x += Σ weight · expert, or mlp
         run.workspace.release(mark);
         done
     }
 
     fn guess(&self, layer: usize, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>) {
         let Layer { post_attention_norm, feed_forward, .. } = &self.layers[layer];
-        match feed_forward {
-            FeedForward::Sparse(moe) => moe.guess(post_attention_norm, ops, workspace, x, experts),
-            FeedForward::Dense(_) => experts.clear(),
-        }
+        feed_forward.guess(post_attention_norm, ops, workspace, x, experts);
     }
 
     fn head(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, logits: &Tensor) {
