@@ -285,7 +285,7 @@ fn what_cannot_be_made_is_refused_in_one_line() {
     let dir = tempfile::tempdir().expect("a folder");
     let (config, out) = (dir.path().join("config.json"), dir.path().join("model"));
     let out = out.to_str().expect("UTF-8");
-    let mut refused = |text: &str, args: &[&str], names: &[&str]| {
+    let refused = |text: &str, args: &[&str], names: &[&str]| {
         fs::write(&config, text).expect("written");
         assert_refused(&outpour("synth", &config, &[&[out], args].concat()), text, names);
         assert!(!Path::new(out).exists(), "{text}: nothing is left");
