@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use outpour_engine::routing::{self, Extent, Measured};
 use outpour_engine::{EngineError, Inspection, Options};
+use outpour_model::ModelError;
 use outpour_model::synth::{self, Routing, Synth};
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::Machine;
@@ -37,13 +38,12 @@ pub fn synth(args: &SynthArgs) -> Result<ExitCode> {
     let routing = Routing { skew: args.skew, locality: args.locality, residual: args.residual };
     routing.check().map_err(anyhow::Error::msg)?;
     let mut config = read_config(&args.config)?;
-    let name = args.config.display();
     if let Some(layers) = args.layers {
-        synth::cut(&mut config, layers).with_context(|| name.to_string())?;
+        synth::cut(&mut config, layers).map_err(|error| about(&args.config, error))?;
     }
     check_unused(&args.out)?;
     let texts = texts(&mut config);
-    let synth = Synth::new(&config, args.format, routing, args.seed).with_context(|| name.to_string())?;
+    let synth = Synth::new(&config, args.format, routing, args.seed).map_err(|error| about(&args.config, error))?;
     check_room(&args.out, synth.bytes())?;
     term::catch_interrupt()?;
     if texts.is_empty() {
@@ -66,6 +66,14 @@ pub fn synth(args: &SynthArgs) -> Result<ExitCode> {
         bytes as f64 / seconds / 1e9
     ));
     if !args.no_check { check(&args.out, args.seed) } else { Ok(ExitCode::SUCCESS) }
+}
+
+/// An error with the path of the config that it is about, which need not be called config.json.
+fn about(path: &Path, error: ModelError) -> anyhow::Error {
+    match error {
+        ModelError::Config(problem) => anyhow!("{}: {problem}", path.display()),
+        error => error.into(),
+    }
 }
 
 fn read_config(path: &Path) -> Result<Value> {

@@ -118,7 +118,7 @@ impl Unfinished {
         let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists());
         let mut made: Vec<PathBuf> = missing.map(Path::to_owned).collect();
         made.reverse();
-        fs::create_dir_all(dir).map_err(|source| StoreError::Io { path: dir.to_owned(), action: "make", source })?;
+        fs::create_dir_all(dir).map_err(|source| StoreError::Io { path: dir.to_owned(), action: "write", source })?;
         Ok(Unfinished { dir: dir.to_owned(), made, written: Vec::new(), finished: false })
     }
 

@@ -126,6 +126,16 @@ impl Rows {
         self.directions.all[0].len()
     }
 
+    /// Deviation of the elements.
+    pub fn deviation(&self) -> f32 {
+        let n = self.directions.topics() as f32;
+        let [common, topics, features] = match &self.kind {
+            RowsKind::Tokens { common, topic, features, .. } => [*common, *topic, n.sqrt() * features],
+            RowsKind::Experts { skew, locality, own, .. } => [*skew, n.sqrt() * locality, n.sqrt() * own],
+        };
+        [common, topics, features, self.noise].iter().map(|part| part * part).sum::<f32>().sqrt()
+    }
+
     /// A row without its noise.
     pub fn base(&self, row: usize, base: &mut [f32]) {
         base.fill(0.0);

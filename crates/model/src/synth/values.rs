@@ -1,7 +1,6 @@
 //! Random values, made at the speed of a drive. Every value is a function of (seed, name, place), so that blocks of a file
 //! can be made in any order.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use half::bf16;
@@ -79,24 +78,18 @@ impl Content {
                 cells(offset, out, |cell| bf16::from_f32(reader.value(cell)).to_le_bytes());
             }
             Content::RowsPacked(rows, bits) => {
-                let mut reader = RowReader::new(rows, random, normals);
+                let (mut reader, range) = (RowReader::new(rows, random, normals), Range::of(rows, *bits));
                 match bits {
-                    2 => cells(offset, out, |cell| reader.group(cell, 2).pack::<16>()),
-                    3 => cells(offset, out, |cell| reader.group(cell, 3).pack::<24>()),
-                    4 => cells(offset, out, |cell| reader.group(cell, 4).pack::<32>()),
-                    5 => cells(offset, out, |cell| reader.group(cell, 5).pack::<40>()),
-                    6 => cells(offset, out, |cell| reader.group(cell, 6).pack::<48>()),
-                    _ => cells(offset, out, |cell| reader.group(cell, 8).pack::<64>()),
+                    2 => cells(offset, out, |cell| pack::<16>(&reader.group(cell, range), 2)),
+                    3 => cells(offset, out, |cell| pack::<24>(&reader.group(cell, range), 3)),
+                    4 => cells(offset, out, |cell| pack::<32>(&reader.group(cell, range), 4)),
+                    5 => cells(offset, out, |cell| pack::<40>(&reader.group(cell, range), 5)),
+                    6 => cells(offset, out, |cell| pack::<48>(&reader.group(cell, range), 6)),
+                    _ => cells(offset, out, |cell| reader.group(cell, range)),
                 }
             }
-            Content::RowsScales(rows, bits) => {
-                let mut reader = RowReader::new(rows, random, normals);
-                cells(offset, out, |cell| reader.group(cell, *bits).scale.to_le_bytes());
-            }
-            Content::RowsBiases(rows, bits) => {
-                let mut reader = RowReader::new(rows, random, normals);
-                cells(offset, out, |cell| reader.group(cell, *bits).bias.to_le_bytes());
-            }
+            Content::RowsScales(rows, bits) => cells(offset, out, |_| Range::of(rows, *bits).scale.to_le_bytes()),
+            Content::RowsBiases(rows, bits) => cells(offset, out, |_| Range::of(rows, *bits).bias.to_le_bytes()),
         }
     }
 }
@@ -183,69 +176,81 @@ struct RowReader<'a> {
     rows: &'a Rows,
     random: Random,
     normals: &'a Normals,
-    /// What `base` holds.
-    row: Option<usize>,
+    /// First element of the row in `base`.
+    start: Option<u64>,
     base: Vec<f32>,
+    /// Random bits of four elements, and which four.
+    bits: (u64, u64),
 }
 
 impl<'a> RowReader<'a> {
     fn new(rows: &'a Rows, random: Random, normals: &'a Normals) -> Self {
-        RowReader { rows, random, normals, row: None, base: vec![0.0; rows.cols()] }
+        let bits = (random.at(0), 0);
+        RowReader { rows, random, normals, start: None, base: vec![0.0; rows.cols()], bits }
     }
 
-    fn load(&mut self, row: usize) {
-        if self.row != Some(row) {
-            self.rows.base(row, &mut self.base);
-            self.row = Some(row);
+    /// The column of element `index`, with its row in `base`.
+    #[inline]
+    fn column(&mut self, index: u64) -> usize {
+        let cols = self.base.len() as u64;
+        match self.start {
+            Some(start) if (start..start + cols).contains(&index) => (index - start) as usize,
+            _ => {
+                self.rows.base((index / cols) as usize, &mut self.base);
+                self.start = Some(index / cols * cols);
+                (index % cols) as usize
+            }
         }
     }
 
     /// Element `index` of the matrix.
+    #[inline]
     fn value(&mut self, index: u64) -> f32 {
-        let cols = self.base.len() as u64;
-        self.load((index / cols) as usize);
-        self.base[(index % cols) as usize] + self.rows.noise * self.normals.at(self.random, index)
+        if self.bits.1 != index / 4 {
+            self.bits = (self.random.at(index / 4), index / 4);
+        }
+        let z = self.normals.0[lookup(self.bits.0, (index % 4) as u32)];
+        let column = self.column(index);
+        self.base[column] + self.rows.noise * z
     }
 
-    /// A group of the matrix, quantised: the least value becomes 0, the greatest the greatest q.
-    fn group(&mut self, group: u64, bits: usize) -> Quantised {
+    /// A group of the matrix, quantised; what lies beyond the range becomes its end.
+    #[inline]
+    fn group(&mut self, group: u64, range: Range) -> [u8; GROUP] {
+        let (bias, factor) = (range.bias.to_f32(), 1.0 / range.scale.to_f32());
         let first = group * GROUP as u64;
-        let cols = self.base.len() as u64;
-        self.load((first / cols) as usize);
-        let base: Range<usize> = (first % cols) as usize..(first % cols) as usize + GROUP;
-        let mut values = [0.0; GROUP];
-        for (i, (value, base)) in values.iter_mut().zip(&self.base[base]).enumerate() {
-            *value = base + self.rows.noise * self.normals.at(self.random, first + i as u64);
-        }
-        let (low, high) = values.iter().fold((f32::MAX, f32::MIN), |(low, high), &v| (low.min(v), high.max(v)));
-        let q_max = ((1 << bits) - 1) as f32;
-        let (scale, bias) = (bf16::from_f32(((high - low) / q_max).max(f32::MIN_POSITIVE)), bf16::from_f32(low));
-        let q = values.map(|value| ((value - bias.to_f32()) / scale.to_f32()).round().clamp(0.0, q_max) as u8);
-        Quantised { q, bits, scale, bias }
+        // The cast takes what is below 0 to 0.
+        std::array::from_fn(|i| ((self.value(first + i as u64) - bias) * factor + 0.5).min(range.q_max) as u8)
     }
 }
 
-struct Quantised {
-    q: [u8; GROUP],
-    bits: usize,
+/// The scale and bias of every group of quantised rows.
+#[derive(Clone, Copy)]
+struct Range {
+    q_max: f32,
     scale: bf16,
     bias: bf16,
 }
 
-impl Quantised {
-    /// The q's as one little-endian stream of bits, the lowest first: 8 · bits bytes.
-    fn pack<const N: usize>(&self) -> [u8; N] {
-        let mut packed = [0; N];
-        for (i, &q) in self.q.iter().enumerate() {
-            let (byte, shift) = (i * self.bits / 8, i * self.bits % 8);
-            let pair = (u16::from(q) << shift).to_le_bytes();
-            packed[byte] |= pair[0];
-            if pair[1] > 0 {
-                packed[byte + 1] |= pair[1];
-            }
-        }
-        packed
+impl Range {
+    /// One for all groups: that its elements' extremes would give in the mean. Looking for each group's own would
+    /// make every element three times.
+    fn of(rows: &Rows, bits: usize) -> Range {
+        let reach = rows.deviation() * if bits == 8 { 4.0 } else { 2.5 };
+        let q_max = ((1 << bits) - 1) as f32;
+        Range { q_max, scale: bf16::from_f32(2.0 * reach / q_max), bias: bf16::from_f32(-reach) }
     }
+}
+
+/// A group as one little-endian stream of bits, the lowest first: 8 · bits bytes.
+#[inline]
+fn pack<const N: usize>(group: &[u8; GROUP], bits: usize) -> [u8; N] {
+    let mut packed = [0; N];
+    for (q, out) in group.chunks_exact(8).zip(packed.chunks_exact_mut(bits)) {
+        let word = q.iter().enumerate().fold(0u64, |word, (i, &q)| word | u64::from(q) << (i * bits));
+        out.copy_from_slice(&word.to_le_bytes()[..bits]);
+    }
+    packed
 }
 
 #[cfg(test)]
@@ -323,7 +328,9 @@ mod tests {
             for i in 0..4 * 128 {
                 let scale = number(&scales, i / 64);
                 let value = scale * affine_q(bits, &packed, i) as f32 + number(&biases, i / 64);
-                let expected = number(&plain, i);
+                let range = Range::of(&rows, bits);
+                let (low, high) = (range.bias.to_f32(), range.bias.to_f32() + range.scale.to_f32() * range.q_max);
+                let expected = number(&plain, i).clamp(low, high);
                 assert!((value - expected).abs() <= 0.6 * scale + 0.02 * expected.abs(), "{bits}: {value} {expected}");
             }
         }
