@@ -1,6 +1,7 @@
 //! AVX2 with FMA and F16C: sixteen lanes in two vectors.
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 use super::affine::{Bytes, Ints, STEP_BLOCKS_MAX};
 use super::tile::{Lanes, kernels_of};
@@ -219,7 +220,7 @@ impl Bytes for InPairs {
     }
     #[inline(always)]
     unsafe fn block<const BITS: usize, const C: usize>(w: *const u8, x: *const u8, x_stride: usize) -> [Words; C] {
-        let pairs = match BITS {
+        let words = match BITS {
             2..=4 => 8,
             5 => 4,
             6 => 2,
@@ -227,28 +228,49 @@ impl Bytes for InPairs {
         };
         // SAFETY: AVX2, a block at `w`, and 32 activations every `x_stride` bytes.
         unsafe {
-            let (one, half) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
+            let one = _mm256_set1_epi16(1);
             let mut dots = [Words::splat(0); C];
-            for first in (0..8).step_by(pairs) {
-                let mut sums = [Words::splat(0); C];
-                for word in first..first + pairs {
-                    let mut w = Words::load(w.add(64 * word));
-                    if BITS == 8 {
-                        w = Words(_mm256_xor_si256(w.0, half), _mm256_xor_si256(w.1, half));
-                    }
-                    for j in 0..C {
-                        let x = _mm256_set1_epi32(x.add(j * x_stride + 4 * word).cast::<i32>().read_unaligned());
-                        sums[j].0 = _mm256_add_epi16(sums[j].0, products::<BITS>(w.0, x));
-                        sums[j].1 = _mm256_add_epi16(sums[j].1, products::<BITS>(w.1, x));
-                    }
-                }
+            let (mut first, end) = (0, if matches!(words, 1 | 8) { 8 } else { black_box(8) });
+            while first < end {
+                let sums = words_of_block::<BITS, C>(w, x, x_stride, first, words);
                 for j in 0..C {
                     dots[j].0 = _mm256_add_epi32(dots[j].0, _mm256_madd_epi16(sums[j].0, one));
                     dots[j].1 = _mm256_add_epi32(dots[j].1, _mm256_madd_epi16(sums[j].1, one));
                 }
+                first += words;
             }
             dots
         }
+    }
+}
+
+/// Some words' products, added in 16 bits. Loops over words hide how often they run: a compiler that knows keeps a whole
+/// block of weights in registers that do not exist.
+#[inline(always)]
+unsafe fn words_of_block<const BITS: usize, const C: usize>(
+    w: *const u8,
+    x: *const u8,
+    x_stride: usize,
+    first: usize,
+    words: usize,
+) -> [Words; C] {
+    // SAFETY: AVX2, and the rest is the caller's promise.
+    unsafe {
+        let half = _mm256_set1_epi8(-128);
+        let mut sums = [Words::splat(0); C];
+        let end = if words > 2 { black_box(first + words) } else { first + words };
+        for word in first..end {
+            let mut w = Words::load(w.add(64 * word));
+            if BITS == 8 {
+                w = Words(_mm256_xor_si256(w.0, half), _mm256_xor_si256(w.1, half));
+            }
+            for j in 0..C {
+                let x = _mm256_set1_epi32(x.add(j * x_stride + 4 * word).cast::<i32>().read_unaligned());
+                sums[j].0 = _mm256_add_epi16(sums[j].0, products::<BITS>(w.0, x));
+                sums[j].1 = _mm256_add_epi16(sums[j].1, products::<BITS>(w.1, x));
+            }
+        }
+        sums
     }
 }
 
