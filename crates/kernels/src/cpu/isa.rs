@@ -16,6 +16,8 @@ mod neon;
 mod panel;
 mod portable;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use crate::Format;
 
@@ -53,7 +55,7 @@ impl Isa {
                 let foundation = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
                 foundation && Isa::Avx2.runs_here()
             }
-            Isa::Avx512Bf16 => has!("avx512bf16") && has!("avx512vnni") && Isa::Avx512.runs_here(),
+            Isa::Avx512Bf16 => has!("avx512bf16") && has!("avx512vnni") && has!("avx512vbmi") && Isa::Avx512.runs_here(),
             Isa::Neon => false,
             Isa::Portable => true,
         }

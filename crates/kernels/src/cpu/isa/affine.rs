@@ -1,16 +1,18 @@
 //! Products with affine-quantised weights ([`crate::Format::Affine`]), over vectors whose lanes are weight rows.
 //!
-//! The q's of as many weight rows as a vector has lanes are unpacked to bytes once, four of a row to a lane, and serve
-//! all activation rows. An output is one lane, so nothing is summed across lanes, and its arithmetic is one chain in the
-//! order of the groups whatever the number of rows: integer dot products of blocks of 32 are exact, and each enters the
-//! f32 sum by one multiply-add. Everything here is inlined into functions that enable the instructions: those that
-//! [`affine_kernels_of`] makes.
+//! An output is one lane, and its arithmetic is one chain in the order of the groups whatever the number of rows: the
+//! integer dot products of a group's blocks of 32 are exact, each enters the group's f32 sum by one multiply-add, and the
+//! group's sum and its bias the output by one each. How the dot products come about is free: for one activation row,
+//! [`lone`] multiplies each weight row where it lies and adds across lanes, for the weights are read once and unpacking
+//! them is most of the work; for more, [`tile`] unpacks as many weight rows as a vector has lanes to a panel, four bytes of
+//! a row to a lane, that serves all of them. Everything here is inlined into functions that enable the instructions: those
+//! that [`affine_kernels_of`] makes.
 
 // A tile is indexed by column of fixed number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
 
-use super::panel::{BLOCK, K_MAX, LANES_MAX, Panel, Place, Sink, Store, unpack_all, unpack_rows};
-use super::tile::Lanes;
+use super::panel::{BLOCK, K_MAX, LANES_MAX, Panel, Place, rows_at, unpack_all};
+use super::tile::{Lanes, padded};
 use super::{AffineDots, Dots};
 
 /// A vector of 32-bit integers with as many lanes as [`Ints::F`].
@@ -37,57 +39,28 @@ pub(super) trait Ints: Copy {
     unsafe fn transposed(rows: &[*const u8; LANES_MAX], words: usize) -> [Self; 16];
 }
 
-/// How an instruction set multiplies bytes.
+/// Most blocks that [`Bytes::rows`] takes at once.
+pub(super) const STEP_BLOCKS_MAX: usize = 8;
+
+/// How an instruction set multiplies bytes. Activations are no byte of -128.
 ///
 /// # Safety
 /// As for [`Ints`].
 pub(super) trait Bytes {
     type I: Ints;
-    /// `sum` plus the dot product of each lane's four unsigned bytes with the four signed ones at `x`, none of which is
-    /// -128. Unless `EIGHT`, the unsigned ones are below 64.
-    unsafe fn dot<const EIGHT: bool>(sum: Self::I, w: Self::I, x: *const u8) -> Self::I;
-}
-
-/// They are multiplied with the only row of int8 activations at once.
-struct Multiply<'a, B: Bytes, const EIGHT: bool> {
-    d: &'a AffineDots,
-    panel: &'a Panel,
-    at: Place,
-    block: usize,
-    first_group: usize,
-    group: usize,
-    /// Blocks of the group that are still to come.
-    left: usize,
-    sum: <B::I as Ints>::F,
-}
-
-impl<B: Bytes, const EIGHT: bool> Sink<B::I> for Multiply<'_, B, EIGHT> {
-    #[inline(always)]
-    unsafe fn take(&mut self, bytes: [B::I; 8]) {
-        let (d, k, b, g) = (self.d, self.d.dots.k, self.block, self.group);
-        let (x8, x_scales) = (d.dots.x.wrapping_add(self.at.k), k + self.at.k / BLOCK * 4);
-        // SAFETY: the block is one of the row's and the group one of the panel's.
-        unsafe {
-            let mut dot = B::I::splat(0);
-            for word in 0..8 {
-                dot = B::dot::<EIGHT>(dot, bytes[word], x8.add(b * BLOCK + 4 * word));
-            }
-            self.sum = add_block::<B::I>(self.sum, dot, self.panel.scale(g), number(d.dots.x, x_scales, b));
-            (self.block, self.left) = (b + 1, self.left - 1);
-            if self.left == 0 {
-                let x_sum = number(d.dots.x, k + k / BLOCK * 4, self.first_group + g);
-                self.sum = self.sum.fma(self.panel.bias(g), Lanes::splat(x_sum));
-                (self.group, self.left) = (g + 1, d.group / BLOCK);
-            }
-        }
+    /// Whether weights of eight bits are multiplied as q - 128, because the sums of the instruction's products hold no
+    /// larger ones. Their biases are then of that.
+    const SIGNED: bool;
+    /// Blocks of each row that [`Bytes::rows`] takes at once; none where it does not know these bits.
+    fn step_blocks(_bits: usize) -> usize {
+        0
     }
-}
-
-/// The sum with the product of a block.
-#[inline(always)]
-unsafe fn add_block<I: Ints>(sum: I::F, dot: I, scale: I::F, x_scale: f32) -> I::F {
-    // SAFETY: the caller has the instructions.
-    unsafe { sum.fma(dot.to_f32(), scale.mul(Lanes::splat(x_scale))) }
+    /// Dot products of a step's blocks of each of the first `N` rows with those at `x`: vector b holds block b's.
+    unsafe fn rows<const BITS: usize>(_rows: &[*const u8; LANES_MAX], _x: *const u8) -> [Self::I; STEP_BLOCKS_MAX] {
+        unreachable!("no step of {BITS} bits")
+    }
+    /// Dot products of a block, unpacked at `w`, with those at `x` and every so many bytes.
+    unsafe fn block<const BITS: usize, const C: usize>(w: *const u8, x: *const u8, x_stride: usize) -> [Self::I; C];
 }
 
 /// Outputs of a panel's rows and `C` columns: those of earlier panels, or zeros.
@@ -129,39 +102,34 @@ unsafe fn store<L: Lanes, const C: usize>(d: &Dots, at: Place, c: usize, sums: [
     }
 }
 
-/// f32 number `index` behind `bytes` bytes of an activation row.
+/// f32 number `index` behind `bytes` bytes of an activation row, in all lanes.
 #[inline(always)]
-unsafe fn number(row: *const u8, bytes: usize, index: usize) -> f32 {
+unsafe fn number<L: Lanes>(row: *const u8, bytes: usize, index: usize) -> L {
     // SAFETY: the caller's row holds it.
-    unsafe { row.add(bytes).cast::<f32>().add(index).read_unaligned() }
+    unsafe { L::splat(row.add(bytes).cast::<f32>().add(index).read_unaligned()) }
 }
 
 /// A panel times `C` activation rows of int8.
 #[inline(always)]
-unsafe fn rounded_tile<B: Bytes, const C: usize, const EIGHT: bool>(d: &AffineDots, p: &Panel, at: Place, c: usize) {
-    let (k, lanes, blocks) = (d.dots.k, <B::I as Ints>::F::N, d.group / BLOCK);
-    // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, the panel what `fill` does.
+unsafe fn rounded_tile<B: Bytes, const BITS: usize, const C: usize>(d: &AffineDots, p: &Panel, at: Place, c: usize) {
+    let (k, lanes, blocks, stride) = (d.dots.k, <B::I as Ints>::F::N, d.group / BLOCK, d.dots.x_stride);
+    // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, the panel what is unpacked.
     unsafe {
-        let x = d.dots.x.add(c * d.dots.x_stride);
+        let x = d.dots.x.add(c * stride);
         let mut sums = load::<<B::I as Ints>::F, C>(&d.dots, at, c);
         for g in 0..at.len / d.group {
+            let mut parts = [<B::I as Ints>::F::zero(); C];
             for b in g * blocks..(g + 1) * blocks {
-                let mut dots = [B::I::splat(0); C];
-                let (w, x8) = (p.q.as_ptr().cast::<u8>().add(b * BLOCK * lanes), x.add(at.k + b * BLOCK));
-                for word in 0..BLOCK / 4 {
-                    let w = B::I::load(w.add(word * 4 * lanes));
-                    for j in 0..C {
-                        dots[j] = B::dot::<EIGHT>(dots[j], w, x8.add(j * d.dots.x_stride + 4 * word));
-                    }
-                }
+                let w = p.q.as_ptr().cast::<u8>().add(b * BLOCK * lanes);
+                let dots = B::block::<BITS, C>(w, x.add(at.k + b * BLOCK), stride);
                 for j in 0..C {
-                    let x_scale = number(x.add(j * d.dots.x_stride), k, at.k / BLOCK + b);
-                    sums[j] = add_block(sums[j], dots[j], p.scale(g), x_scale);
+                    parts[j] = parts[j].fma(dots[j].to_f32(), number(x.add(j * stride), k, at.k / BLOCK + b));
                 }
             }
+            let (scale, bias) = (p.scale(g), p.bias(g));
             for j in 0..C {
-                let x_sum = number(x.add(j * d.dots.x_stride), k + k / BLOCK * 4, at.k / d.group + g);
-                sums[j] = sums[j].fma(p.bias(g), Lanes::splat(x_sum));
+                let x_sum = number(x.add(j * stride), k + k / BLOCK * 4, at.k / d.group + g);
+                sums[j] = sums[j].fma(parts[j], scale).fma(bias, x_sum);
             }
         }
         store(&d.dots, at, c, sums);
@@ -184,50 +152,74 @@ unsafe fn precise_tile<I: Ints, const C: usize>(d: &AffineDots, p: &Panel, at: P
                     let w = four.shr(8 * byte as u32).and(I::splat(0xff)).to_f32();
                     for j in 0..C {
                         let x = number(x.add(j * d.dots.x_stride), 0, at.k + 4 * word + byte);
-                        parts[byte % 2][j] = parts[byte % 2][j].fma(w, Lanes::splat(x));
+                        parts[byte % 2][j] = parts[byte % 2][j].fma(w, x);
                     }
                 }
             }
             let (scale, bias) = (p.scale(g), p.bias(g));
             for j in 0..C {
                 let x_sum = number(x.add(j * d.dots.x_stride), 4 * d.dots.k, at.k / d.group + g);
-                sums[j] = sums[j].fma(parts[0][j], scale).fma(parts[1][j], scale).fma(bias, Lanes::splat(x_sum));
+                sums[j] = sums[j].fma(parts[0][j], scale).fma(parts[1][j], scale).fma(bias, x_sum);
             }
         }
         store(&d.dots, at, c, sums);
     }
 }
 
-/// All outputs, panel by panel: `C` activation rows at once, then two, then one.
+/// Bytes of activations that pass over a panel: they stay in a second-level cache while all panels of a task do.
+const X_BYTES_MAX: usize = 256 << 10;
+
+/// All outputs, panel by panel: `C` activation rows at once, then four, two, one.
 ///
 /// # Safety
 /// The machine has the instructions, and the addresses hold what `AffineDots` says.
 #[inline(always)]
 pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots) {
-    let lanes = <B::I as Ints>::F::N;
+    let columns_max = (X_BYTES_MAX / d.dots.x_stride).next_multiple_of(C).max(4 * C);
     let mut panel = Panel::new();
+    for first in (0..d.dots.columns).step_by(columns_max) {
+        let x = d.dots.x.wrapping_add(first * d.dots.x_stride);
+        let out = d.dots.out.wrapping_add(first * d.dots.out_stride);
+        let columns = columns_max.min(d.dots.columns - first);
+        let d = &AffineDots { dots: Dots { x, columns, out, ..d.dots }, ..*d };
+        // SAFETY: these columns are inside the caller's.
+        unsafe { panels::<B, C, PRECISE>(d, &mut panel) };
+    }
+}
+
+#[inline(always)]
+unsafe fn panels<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, panel: &mut Panel) {
+    let lanes = <B::I as Ints>::F::N;
+    let lone = d.dots.columns == 1 && !PRECISE && B::step_blocks(d.bits) > 0;
     for row in (0..d.dots.rows).step_by(lanes) {
         for k in (0..d.dots.k).step_by(K_MAX) {
             let at = Place { row, rows: lanes.min(d.dots.rows - row), k, len: K_MAX.min(d.dots.k - k) };
             // SAFETY: the place is inside `d`, and so are the columns of each tile.
             unsafe {
                 panel.fill_scales::<B::I>(d, at);
-                if d.dots.columns == 1 && !PRECISE {
-                    multiply_once::<B>(d, &panel, at);
+                if B::SIGNED && !PRECISE && d.bits == 8 {
+                    panel.shift_biases::<<B::I as Ints>::F>(at.len / d.group);
+                }
+                if lone {
+                    lone_of::<B>(d, panel, at);
                     continue;
                 }
-                unpack_all::<B::I, _>(d, at, &mut Store(panel.q.as_mut_ptr().cast()));
+                unpack_all::<B::I>(d, at, panel.q.as_mut_ptr().cast());
                 let mut c = 0;
                 while c + C <= d.dots.columns {
-                    tile::<B, C, PRECISE>(d, &panel, at, c);
+                    tile::<B, C, PRECISE>(d, panel, at, c);
                     c += C;
                 }
+                while C > 4 && c + 4 <= d.dots.columns {
+                    tile::<B, 4, PRECISE>(d, panel, at, c);
+                    c += 4;
+                }
                 while C > 2 && c + 2 <= d.dots.columns {
-                    tile::<B, 2, PRECISE>(d, &panel, at, c);
+                    tile::<B, 2, PRECISE>(d, panel, at, c);
                     c += 2;
                 }
                 while c < d.dots.columns {
-                    tile::<B, 1, PRECISE>(d, &panel, at, c);
+                    tile::<B, 1, PRECISE>(d, panel, at, c);
                     c += 1;
                 }
             }
@@ -235,37 +227,85 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &Aff
     }
 }
 
-/// A place times the only activation row, rounded to int8.
-#[inline(always)]
-unsafe fn multiply_once<B: Bytes>(d: &AffineDots, panel: &Panel, at: Place) {
-    // SAFETY: the place is inside `d`, and the scales are the panel's.
-    unsafe {
-        let [sum] = load::<<B::I as Ints>::F, 1>(&d.dots, at, 0);
-        let (first_group, left) = (at.k / d.group, d.group / BLOCK);
-        let sum = if d.bits == 8 {
-            let mut sink = Multiply::<B, true> { d, panel, at, block: 0, first_group, group: 0, left, sum };
-            unpack_rows::<B::I, _, 8>(&d.dots, at, &mut sink);
-            sink.sum
-        } else {
-            let mut sink = Multiply::<B, false> { d, panel, at, block: 0, first_group, group: 0, left, sum };
-            unpack_all::<B::I, _>(d, at, &mut sink);
-            sink.sum
-        };
-        store(&d.dots, at, 0, [sum]);
-    }
-}
-
 #[inline(always)]
 unsafe fn tile<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, p: &Panel, at: Place, c: usize) {
     // SAFETY: the caller's promise.
     unsafe {
-        if PRECISE {
-            precise_tile::<B::I, C>(d, p, at, c);
-        } else if d.bits == 8 {
-            rounded_tile::<B, C, true>(d, p, at, c);
-        } else {
-            rounded_tile::<B, C, false>(d, p, at, c);
+        match d.bits {
+            _ if PRECISE => precise_tile::<B::I, C>(d, p, at, c),
+            2 => rounded_tile::<B, 2, C>(d, p, at, c),
+            3 => rounded_tile::<B, 3, C>(d, p, at, c),
+            4 => rounded_tile::<B, 4, C>(d, p, at, c),
+            5 => rounded_tile::<B, 5, C>(d, p, at, c),
+            6 => rounded_tile::<B, 6, C>(d, p, at, c),
+            _ => rounded_tile::<B, 8, C>(d, p, at, c),
         }
+    }
+}
+
+#[inline(always)]
+unsafe fn lone_of<B: Bytes>(d: &AffineDots, panel: &Panel, at: Place) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match d.bits {
+            2 => lone::<B, 2>(d, panel, at),
+            3 => lone::<B, 3>(d, panel, at),
+            4 => lone::<B, 4>(d, panel, at),
+            5 => lone::<B, 5>(d, panel, at),
+            6 => lone::<B, 6>(d, panel, at),
+            _ => lone::<B, 8>(d, panel, at),
+        }
+    }
+}
+
+/// A place times the only activation row, rounded to int8: first all dot products, then what they add up to.
+#[inline(always)]
+unsafe fn lone<B: Bytes, const BITS: usize>(d: &AffineDots, panel: &Panel, at: Place) {
+    let (step, k, x) = (B::step_blocks(BITS), d.dots.k, d.dots.x);
+    let mut dots = [std::mem::MaybeUninit::<B::I>::uninit(); K_MAX / BLOCK + STEP_BLOCKS_MAX];
+    let block_bytes = BLOCK * BITS / 8;
+    let row_at = |row: usize| d.dots.w.wrapping_add((at.row + row) * d.dots.w_stride + at.k * BITS / 8);
+    let rows = rows_at::<B::I>(at.rows, row_at);
+    let lanes = <B::I as Ints>::F::N;
+    let next = d.dots.w.wrapping_add((at.row + lanes) * d.dots.w_stride + lanes * at.k * BITS / 8);
+    let blocks = at.len / BLOCK;
+    let whole = blocks - blocks % step;
+    // SAFETY: the blocks are inside each row of the place and inside the activation row; what the last, partial step
+    // reads beyond them is padding.
+    unsafe {
+        for b in (0..whole).step_by(step) {
+            let mut now = rows;
+            for lane in 0..lanes {
+                now[lane] = rows[lane].wrapping_add(b * block_bytes);
+            }
+            for line in (0..lanes * step * block_bytes).step_by(64) {
+                <B::I as Ints>::prefetch(next.wrapping_add(lanes * b * block_bytes + line));
+            }
+            let step_dots = B::rows::<BITS>(&now, x.add(at.k + b * BLOCK));
+            for i in 0..step {
+                dots[b + i].write(step_dots[i]);
+            }
+        }
+        if whole < blocks {
+            let rest = blocks - whole;
+            let mut x_rest = [0u8; STEP_BLOCKS_MAX * BLOCK];
+            x_rest[..rest * BLOCK].copy_from_slice(std::slice::from_raw_parts(x.add(at.k + whole * BLOCK), rest * BLOCK));
+            let w_rest = rows.map(|row| padded(row.wrapping_add(whole * block_bytes), rest * block_bytes));
+            let step_dots = B::rows::<BITS>(&w_rest.each_ref().map(|bytes| bytes.as_ptr()), x_rest.as_ptr());
+            for i in 0..rest {
+                dots[whole + i].write(step_dots[i]);
+            }
+        }
+        let [mut sum] = load::<<B::I as Ints>::F, 1>(&d.dots, at, 0);
+        for g in 0..at.len / d.group {
+            let mut part = <B::I as Ints>::F::zero();
+            for b in g * d.group / BLOCK..(g + 1) * d.group / BLOCK {
+                part = part.fma(dots[b].assume_init().to_f32(), number(x, k, at.k / BLOCK + b));
+            }
+            let x_sum = number(x, k + k / BLOCK * 4, at.k / d.group + g);
+            sum = sum.fma(part, panel.scale(g)).fma(panel.bias(g), x_sum);
+        }
+        store(&d.dots, at, 0, [sum]);
     }
 }
 

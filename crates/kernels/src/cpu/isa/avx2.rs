@@ -1,8 +1,9 @@
 //! AVX2 with FMA and F16C: sixteen lanes in two vectors.
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
-use super::affine::{Bytes, Ints};
+use super::affine::{Bytes, Ints, STEP_BLOCKS_MAX};
 use super::tile::{Lanes, kernels_of};
 
 /// Two vectors side by side: two chains of multiply-adds for an output, so that a single row is read as fast as the
@@ -58,11 +59,6 @@ impl Lanes for Avx2 {
             _mm_storeu_si128(to.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0));
             _mm_storeu_si128(to.add(16).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.1));
         }
-    }
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        // SAFETY: AVX2.
-        unsafe { Avx2(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)) }
     }
     #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
@@ -194,35 +190,263 @@ unsafe fn of_four(rows: &[*const u8], mask: __m256i) -> [__m256i; 4] {
     }
 }
 
-/// `vpmaddubsw` adds pairs in 16 bits. They hold 2 · 63 · 127, and also 2 · 128 · 127: eight bits are multiplied in two
-/// parts, the uppermost and the others.
+/// `vpmaddubsw` multiplies bytes and adds pairs in 16 bits. They hold eight pairs of products with weights of four bits,
+/// four with five, two with six. Eight bits are multiplied as q - 128, its size unsigned and its sign moved to the
+/// activation: 2 · 128 · 127 just fits.
 struct InPairs;
 
 impl Bytes for InPairs {
     type I = Words;
+    const SIGNED: bool = true;
     #[inline(always)]
-    unsafe fn dot<const EIGHT: bool>(sum: Words, w: Words, x: *const u8) -> Words {
-        // SAFETY: AVX2, and four bytes at `x`.
+    fn step_blocks(bits: usize) -> usize {
+        match bits {
+            2 => 4,
+            4 => 2,
+            _ => 1,
+        }
+    }
+    #[inline(always)]
+    unsafe fn rows<const BITS: usize>(rows: &[*const u8; 16], x: *const u8) -> [Words; STEP_BLOCKS_MAX] {
+        // SAFETY: AVX2, and a step at each address.
         unsafe {
-            let x = _mm256_set1_epi32(x.cast::<i32>().read_unaligned());
-            Words(add_dot::<EIGHT>(sum.0, w.0, x), add_dot::<EIGHT>(sum.1, w.1, x))
+            let (low, high) = (eight::<BITS>(&rows[..8], x), eight::<BITS>(&rows[8..], x));
+            let mut dots = [Words::splat(0); STEP_BLOCKS_MAX];
+            for b in 0..4 {
+                dots[b] = Words(low[b], high[b]);
+            }
+            dots
+        }
+    }
+    #[inline(always)]
+    unsafe fn block<const BITS: usize, const C: usize>(w: *const u8, x: *const u8, x_stride: usize) -> [Words; C] {
+        let words = match BITS {
+            2..=4 => 8,
+            5 => 4,
+            6 => 2,
+            _ => 1,
+        };
+        // SAFETY: AVX2, a block at `w`, and 32 activations every `x_stride` bytes.
+        unsafe {
+            let one = _mm256_set1_epi16(1);
+            let mut dots = [Words::splat(0); C];
+            let (mut first, end) = (0, if matches!(words, 1 | 8) { 8 } else { black_box(8) });
+            while first < end {
+                let sums = words_of_block::<BITS, C>(w, x, x_stride, first, words);
+                for j in 0..C {
+                    dots[j].0 = _mm256_add_epi32(dots[j].0, _mm256_madd_epi16(sums[j].0, one));
+                    dots[j].1 = _mm256_add_epi32(dots[j].1, _mm256_madd_epi16(sums[j].1, one));
+                }
+                first += words;
+            }
+            dots
         }
     }
 }
 
+/// Some words' products, added in 16 bits. Loops over words hide how often they run: a compiler that knows keeps a whole
+/// block of weights in registers that do not exist.
 #[inline(always)]
-unsafe fn add_dot<const EIGHT: bool>(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+unsafe fn words_of_block<const BITS: usize, const C: usize>(
+    w: *const u8,
+    x: *const u8,
+    x_stride: usize,
+    first: usize,
+    words: usize,
+) -> [Words; C] {
+    // SAFETY: AVX2, and the rest is the caller's promise.
+    unsafe {
+        let half = _mm256_set1_epi8(-128);
+        let mut sums = [Words::splat(0); C];
+        let end = if words > 2 { black_box(first + words) } else { first + words };
+        for word in first..end {
+            let mut w = Words::load(w.add(64 * word));
+            if BITS == 8 {
+                w = Words(_mm256_xor_si256(w.0, half), _mm256_xor_si256(w.1, half));
+            }
+            for j in 0..C {
+                let x = _mm256_set1_epi32(x.add(j * x_stride + 4 * word).cast::<i32>().read_unaligned());
+                sums[j].0 = _mm256_add_epi16(sums[j].0, products::<BITS>(w.0, x));
+                sums[j].1 = _mm256_add_epi16(sums[j].1, products::<BITS>(w.1, x));
+            }
+        }
+        sums
+    }
+}
+
+/// Pairs of products, in 16 bits. Weights of eight bits are signed.
+#[inline(always)]
+unsafe fn products<const BITS: usize>(w: __m256i, x: __m256i) -> __m256i {
     // SAFETY: AVX2.
     unsafe {
-        let (top, one) = (_mm256_set1_epi8(-128), _mm256_set1_epi16(1));
-        let lower = if EIGHT { _mm256_andnot_si256(top, w) } else { w };
-        let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(lower, x), one));
-        if EIGHT {
-            let upper = _mm256_maddubs_epi16(_mm256_and_si256(w, top), x);
-            _mm256_add_epi32(sum, _mm256_madd_epi16(upper, one))
+        if BITS == 8 {
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
         } else {
-            sum
+            _mm256_maddubs_epi16(w, x)
         }
+    }
+}
+
+/// A step of eight weight rows times an activation row: vector b holds the dot products of block b.
+#[inline(always)]
+unsafe fn eight<const BITS: usize>(rows: &[*const u8], x: *const u8) -> [__m256i; 4] {
+    // SAFETY: AVX2, and a step at each address: the caller's promise.
+    unsafe {
+        match BITS {
+            2 => eight_of_crumbs(rows, x),
+            4 => eight_of_nibbles(rows, x),
+            _ => {
+                let mut sums = [_mm256_setzero_si256(); 8];
+                let (x, one) = (_mm256_loadu_si256(x.cast()), _mm256_set1_epi16(1));
+                for row in 0..8 {
+                    let w = match BITS {
+                        8 => _mm256_xor_si256(_mm256_loadu_si256(rows[row].cast()), _mm256_set1_epi8(-128)),
+                        _ => spread::<BITS>(rows[row]),
+                    };
+                    sums[row] = _mm256_madd_epi16(products::<BITS>(w, x), one);
+                }
+                [sums_of_eight(sums), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()]
+            }
+        }
+    }
+}
+
+/// Two blocks of four bits. Four rows' products are added up to pairs in 16 bits, which hold 16 of them.
+#[inline(always)]
+unsafe fn eight_of_nibbles(rows: &[*const u8], x: *const u8) -> [__m256i; 4] {
+    // SAFETY: AVX2, 32 bytes at each row and 64 at `x`.
+    unsafe {
+        let (first, second) = (_mm256_loadu_si256(x.cast()), _mm256_loadu_si256(x.add(32).cast()));
+        let x_low = _mm256_permute2x128_si256::<0x20>(first, second);
+        let x_high = _mm256_permute2x128_si256::<0x31>(first, second);
+        let nibble = _mm256_set1_epi8(15);
+        let mut fours = [_mm256_setzero_si256(); 2];
+        for half in 0..2 {
+            let mut sums = [_mm256_setzero_si256(); 4];
+            for row in 0..4 {
+                let w = _mm256_loadu_si256(rows[4 * half + row].cast());
+                let low = _mm256_maddubs_epi16(_mm256_and_si256(w, nibble), x_low);
+                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(w), nibble);
+                sums[row] = _mm256_add_epi16(low, _mm256_maddubs_epi16(high, x_high));
+            }
+            let [a, b, c, d] = sums;
+            let ab = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let cd = _mm256_add_epi16(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            let sum = _mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+            fours[half] = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+        }
+        let [a, b] = fours;
+        let zero = _mm256_setzero_si256();
+        [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b), zero, zero]
+    }
+}
+
+/// Four blocks of two bits.
+#[inline(always)]
+unsafe fn eight_of_crumbs(rows: &[*const u8], x: *const u8) -> [__m256i; 4] {
+    // SAFETY: AVX2, 32 bytes at each row and 128 at `x`.
+    unsafe {
+        // What the lowest two bits of all bytes are multiplied with, the next, and so on: eight bytes of each block.
+        let (a, b) = (_mm256_loadu_si256(x.cast()), _mm256_loadu_si256(x.add(32).cast()));
+        let (c, d) = (_mm256_loadu_si256(x.add(64).cast()), _mm256_loadu_si256(x.add(96).cast()));
+        let (even, odd) = (_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+        let (even_high, odd_high) = (_mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d));
+        let xs = [
+            _mm256_permute2x128_si256::<0x20>(even, even_high),
+            _mm256_permute2x128_si256::<0x20>(odd, odd_high),
+            _mm256_permute2x128_si256::<0x31>(even, even_high),
+            _mm256_permute2x128_si256::<0x31>(odd, odd_high),
+        ];
+        let crumb = _mm256_set1_epi8(3);
+        let mut pairs = [_mm256_setzero_ps(); 4];
+        for pair in 0..4 {
+            let mut sums = [_mm256_setzero_ps(); 2];
+            for i in 0..2 {
+                let w = _mm256_loadu_si256(rows[2 * pair + i].cast());
+                let lowest = _mm256_maddubs_epi16(_mm256_and_si256(w, crumb), xs[0]);
+                let second = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<2>(w), crumb), xs[1]);
+                let third = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(w), crumb), xs[2]);
+                let last = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<6>(w), crumb), xs[3]);
+                let sum = _mm256_add_epi16(_mm256_add_epi16(lowest, second), _mm256_add_epi16(third, last));
+                sums[i] = _mm256_castsi256_ps(sum);
+            }
+            let even = _mm256_castps_si256(_mm256_shuffle_ps::<0x88>(sums[0], sums[1]));
+            let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0xdd>(sums[0], sums[1]));
+            let sums = _mm256_madd_epi16(_mm256_add_epi16(even, odd), _mm256_set1_epi16(1));
+            pairs[pair] = _mm256_castsi256_ps(sums);
+        }
+        // Two rows by two blocks in each half of each vector, to eight rows a vector.
+        let [ab, cd, ef, gh] = pairs;
+        let (even, odd) = (_mm256_shuffle_ps::<0x88>(ab, cd), _mm256_shuffle_ps::<0xdd>(ab, cd));
+        let (even_high, odd_high) = (_mm256_shuffle_ps::<0x88>(ef, gh), _mm256_shuffle_ps::<0xdd>(ef, gh));
+        [
+            _mm256_castps_si256(_mm256_permute2f128_ps::<0x20>(even, even_high)),
+            _mm256_castps_si256(_mm256_permute2f128_ps::<0x20>(odd, odd_high)),
+            _mm256_castps_si256(_mm256_permute2f128_ps::<0x31>(even, even_high)),
+            _mm256_castps_si256(_mm256_permute2f128_ps::<0x31>(odd, odd_high)),
+        ]
+    }
+}
+
+/// A block of 3, 5 or 6 bits, each weight in a byte of its own. Two neighbours lie in two bytes: these are moved to 16 bits,
+/// and by a multiplication to the top of them.
+#[inline(always)]
+unsafe fn spread<const BITS: usize>(row: *const u8) -> __m256i {
+    // SAFETY: AVX2, and 4 · BITS bytes at `row`, of which nothing behind them is read.
+    unsafe {
+        let halves = if BITS == 3 {
+            _mm256_broadcastsi128_si256(_mm_maskload_epi32(row.cast(), _mm_setr_epi32(-1, -1, -1, 0)))
+        } else {
+            _mm256_loadu2_m128i(row.add(4 * BITS - 16).cast(), row.cast())
+        };
+        let fields = const { Fields::of(BITS) };
+        let pairs = _mm256_shuffle_epi8(halves, _mm256_loadu_si256(fields.bytes.as_ptr().cast()));
+        let pairs = _mm256_mullo_epi16(pairs, _mm256_loadu_si256(fields.factors.as_ptr().cast()));
+        let mask = (1 << BITS) - 1;
+        let first = _mm256_srl_epi16(pairs, _mm_cvtsi32_si128(16 - 2 * BITS as i32));
+        let second = _mm256_srl_epi16(pairs, _mm_cvtsi32_si128(8 - BITS as i32));
+        let first = _mm256_and_si256(first, _mm256_set1_epi16(mask));
+        _mm256_or_si256(first, _mm256_and_si256(second, _mm256_set1_epi16(mask << 8)))
+    }
+}
+
+/// Where the pairs of neighbours of a block begin, in the two halves that [`spread`] loads.
+struct Fields {
+    bytes: [u8; 32],
+    factors: [u16; 16],
+}
+
+impl Fields {
+    const fn of(bits: usize) -> Fields {
+        let mut fields = Fields { bytes: [0; 32], factors: [0; 16] };
+        let mut pair = 0;
+        while pair < 16 {
+            // Bits before the half's 16 weights: the upper half ends where the block does.
+            let before = if pair < 8 { 0 } else if bits == 3 { 48 } else { 128 - 16 * bits };
+            let at = before + pair % 8 * 2 * bits;
+            fields.bytes[2 * pair] = (at / 8) as u8;
+            fields.bytes[2 * pair + 1] = (at / 8 + 1) as u8;
+            fields.factors[pair] = 1 << (16 - 2 * bits - at % 8);
+            pair += 1;
+        }
+        fields
+    }
+}
+
+/// The sums of eight vectors' eight integers.
+#[inline(always)]
+unsafe fn sums_of_eight(v: [__m256i; 8]) -> __m256i {
+    // SAFETY: AVX2.
+    unsafe {
+        let mut fours = [_mm256_setzero_si256(); 2];
+        for half in 0..2 {
+            let [a, b, c, d] = [v[4 * half], v[4 * half + 1], v[4 * half + 2], v[4 * half + 3]];
+            let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            fours[half] = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+        }
+        let [a, b] = fours;
+        _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b))
     }
 }
 
@@ -252,4 +476,4 @@ pub(super) unsafe fn sums_of_four([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
 }
 
 // 2 × 3 pairs of accumulators and a pair of weights; activations come from memory.
-kernels_of!(Avx2, dots: 2 by 3, by_one: 1, mix: 1, affine: InPairs, 2, 2, "avx2,fma,f16c");
+kernels_of!(Avx2, dots: 2 by 3, by_one: 1, mix: 1, affine: InPairs, 4, 2, "avx2,fma,f16c");

@@ -2,10 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::affine::{Bytes, Ints, affine_kernels_of};
+use super::affine::{Bytes, Ints, STEP_BLOCKS_MAX, affine_kernels_of};
 use super::avx2::sums_of_four;
 use super::tile::{self, Lanes, Product, kernels_of};
-use super::{Bf16Kernels, Dots, Kernels};
+use super::{Bf16Kernels, Dots, Kernels, vnni};
 
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(__m512);
@@ -49,11 +49,6 @@ impl Lanes for Avx512 {
     unsafe fn store_f16(self, to: *mut u8) {
         // SAFETY: AVX-512, and room for sixteen f16 there.
         unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)) }
-    }
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        // SAFETY: AVX-512.
-        Avx512(unsafe { _mm512_mul_ps(self.0, other.0) })
     }
     #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
@@ -168,26 +163,48 @@ unsafe fn of_four(rows: [*const u8; 4], mask: u16) -> [__m512i; 4] {
     }
 }
 
-/// Products of bytes without VNNI: `vpmaddubsw` adds pairs in 16 bits. They hold 2 · 63 · 127, and also 2 · 128 · 127:
-/// eight bits are multiplied in two parts, the uppermost and the others.
+/// Products of bytes without VNNI: see the same of AVX2. There is no `vpsignb`: the activation's sign is moved by a masked
+/// subtraction from zero.
 struct InPairs;
 
 impl Bytes for InPairs {
     type I = __m512i;
+    const SIGNED: bool = true;
     #[inline(always)]
-    unsafe fn dot<const EIGHT: bool>(sum: __m512i, w: __m512i, x: *const u8) -> __m512i {
-        // SAFETY: AVX-512, and four bytes at `x`.
+    unsafe fn block<const BITS: usize, const C: usize>(w: *const u8, x: *const u8, x_stride: usize) -> [__m512i; C] {
+        let pairs = match BITS {
+            2..=4 => 8,
+            5 => 4,
+            6 => 2,
+            _ => 1,
+        };
+        // SAFETY: AVX-512, a block at `w`, and 32 activations every `x_stride` bytes.
         unsafe {
-            let x = _mm512_set1_epi32(x.cast::<i32>().read_unaligned());
-            let (top, one) = (_mm512_set1_epi8(-128), _mm512_set1_epi16(1));
-            let lower = if EIGHT { _mm512_andnot_si512(top, w) } else { w };
-            let sum = _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(lower, x), one));
-            if EIGHT {
-                let upper = _mm512_maddubs_epi16(_mm512_and_si512(w, top), x);
-                _mm512_add_epi32(sum, _mm512_madd_epi16(upper, one))
-            } else {
-                sum
+            let (one, half) = (_mm512_set1_epi16(1), _mm512_set1_epi8(-128));
+            let mut dots = [_mm512_setzero_si512(); C];
+            for first in (0..8).step_by(pairs) {
+                let mut sums = [_mm512_setzero_si512(); C];
+                for word in first..first + pairs {
+                    let mut w = __m512i::load(w.add(64 * word));
+                    let mut negative = 0;
+                    if BITS == 8 {
+                        w = _mm512_xor_si512(w, half);
+                        negative = _mm512_movepi8_mask(w);
+                        w = _mm512_abs_epi8(w);
+                    }
+                    for j in 0..C {
+                        let mut x = broadcast(x.add(j * x_stride + 4 * word));
+                        if BITS == 8 {
+                            x = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
+                        }
+                        sums[j] = _mm512_add_epi16(sums[j], _mm512_maddubs_epi16(w, x));
+                    }
+                }
+                for j in 0..C {
+                    dots[j] = _mm512_add_epi32(dots[j], _mm512_madd_epi16(sums[j], one));
+                }
             }
+            dots
         }
     }
 }
@@ -197,11 +214,42 @@ struct Vnni;
 
 impl Bytes for Vnni {
     type I = __m512i;
+    const SIGNED: bool = false;
     #[inline(always)]
-    unsafe fn dot<const EIGHT: bool>(sum: __m512i, w: __m512i, x: *const u8) -> __m512i {
-        // SAFETY: AVX512-VNNI, and four bytes at `x`.
-        unsafe { _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(x.cast::<i32>().read_unaligned())) }
+    fn step_blocks(bits: usize) -> usize {
+        match bits {
+            2 => 8,
+            4 => 4,
+            _ => 2,
+        }
     }
+    #[inline(always)]
+    unsafe fn rows<const BITS: usize>(rows: &[*const u8; 16], x: *const u8) -> [__m512i; STEP_BLOCKS_MAX] {
+        // SAFETY: AVX-512 with VNNI and VBMI, and a step at each address.
+        unsafe { vnni::sixteen::<BITS>(rows, x) }
+    }
+    #[inline(always)]
+    unsafe fn block<const BITS: usize, const C: usize>(w: *const u8, x: *const u8, x_stride: usize) -> [__m512i; C] {
+        // SAFETY: AVX-512.
+        let mut dots = [unsafe { _mm512_setzero_si512() }; C];
+        for word in 0..8 {
+            // SAFETY: AVX512-VNNI, a block at `w`, and 32 activations every `x_stride` bytes.
+            unsafe {
+                let w = __m512i::load(w.add(64 * word));
+                for j in 0..C {
+                    dots[j] = _mm512_dpbusd_epi32(dots[j], w, broadcast(x.add(j * x_stride + 4 * word)));
+                }
+            }
+        }
+        dots
+    }
+}
+
+/// Four bytes in all lanes.
+#[inline(always)]
+unsafe fn broadcast(x: *const u8) -> __m512i {
+    // SAFETY: AVX-512, and four bytes at `x`.
+    unsafe { _mm512_set1_epi32(x.cast::<i32>().read_unaligned()) }
 }
 
 /// Weights and activations of bf16: `vdpbf16ps` multiplies 32 pairs and adds two products to each lane. It takes
@@ -243,7 +291,7 @@ pub(super) fn with_bf16() -> Kernels {
         // SAFETY: the caller's promise.
         unsafe { tile::dots::<Pairs, 4, 6, 1>(d) }
     }
-    let affine = affine_kernels_of!(Vnni, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
+    let affine = affine_kernels_of!(Vnni, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
     Kernels { bf16: Some(Bf16Kernels { dots, round }), affine, ..kernels() }
 }
 

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::affine::{Bytes, Ints};
+use super::affine::{Bytes, Ints, STEP_BLOCKS_MAX};
 use super::tile::{Lanes, kernels_of};
 
 /// Two vectors side by side.
@@ -55,11 +55,6 @@ impl Lanes for Neon {
     unsafe fn store_f16(self, to: *mut u8) {
         // SAFETY: room for eight f16 there.
         unsafe { vst1q_u8(to, vreinterpretq_u8_f16(vcvt_high_f16_f32(vcvt_f16_f32(self.0), self.1))) }
-    }
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        // SAFETY: as above.
-        unsafe { Neon(vmulq_f32(self.0, other.0), vmulq_f32(self.1, other.1)) }
     }
     #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
@@ -156,44 +151,89 @@ impl Ints for Words {
     }
 }
 
-/// Products of bytes by widening multiplications: pairs of them are added in 16 bits, which hold 2 · 127 · 127. Of eight
-/// bits the uppermost is multiplied apart.
+/// Products of bytes by widening multiplications: pairs of them are added in 16 bits, which hold 2 · 128 · 127. Eight bits
+/// are multiplied as q - 128.
 struct Widening;
 
 impl Bytes for Widening {
     type I = Words;
+    const SIGNED: bool = true;
     #[inline(always)]
-    unsafe fn dot<const EIGHT: bool>(sum: Words, w: Words, x: *const u8) -> Words {
-        // SAFETY: as above, and four bytes at `x`.
+    fn step_blocks(bits: usize) -> usize {
+        usize::from(matches!(bits, 4 | 8))
+    }
+    #[inline(always)]
+    unsafe fn rows<const BITS: usize>(rows: &[*const u8; 16], x: *const u8) -> [Words; STEP_BLOCKS_MAX] {
+        // SAFETY: as above, and a block at each address.
         unsafe {
-            let x = vreinterpretq_s8_s32(vdupq_n_s32(x.cast::<i32>().read_unaligned()));
-            Words(add_dot::<EIGHT>(sum.0, w.0, x), add_dot::<EIGHT>(sum.1, w.1, x))
+            let x = [vreinterpretq_s8_u8(vld1q_u8(x)), vreinterpretq_s8_u8(vld1q_u8(x.add(16)))];
+            let mut dots = [Words::splat(0); STEP_BLOCKS_MAX];
+            dots[0] = Words(four::<BITS>(&rows[..4], x), four::<BITS>(&rows[4..8], x));
+            dots
+        }
+    }
+    #[inline(always)]
+    unsafe fn block<const BITS: usize, const C: usize>(w: *const u8, x: *const u8, x_stride: usize) -> [Words; C] {
+        // SAFETY: as above, a block at `w`, and 32 activations every `x_stride` bytes.
+        unsafe {
+            let mut sums = [[vdupq_n_s32(0); 2]; C];
+            for word in 0..8 {
+                let w = [signed::<BITS>(vld1q_u8(w.add(32 * word))), signed::<BITS>(vld1q_u8(w.add(32 * word + 16)))];
+                for j in 0..C {
+                    let x = vdupq_n_s32(x.add(j * x_stride + 4 * word).cast::<i32>().read_unaligned());
+                    let x = vreinterpretq_s8_s32(x);
+                    for half in 0..2 {
+                        let (w, sum) = (w[half], sums[j][half]);
+                        let products = (vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x));
+                        sums[j][half] = vpadalq_s16(sum, vpaddq_s16(products.0, products.1));
+                    }
+                }
+            }
+            let mut dots = [Words::splat(0); C];
+            for j in 0..C {
+                dots[j] = Words(vreinterpretq_u32_s32(sums[j][0]), vreinterpretq_u32_s32(sums[j][1]));
+            }
+            dots
         }
     }
 }
 
+/// Bytes as they are multiplied.
 #[inline(always)]
-unsafe fn add_dot<const EIGHT: bool>(sum: uint32x4_t, w: uint32x4_t, x: int8x16_t) -> uint32x4_t {
+unsafe fn signed<const BITS: usize>(w: uint8x16_t) -> int8x16_t {
     // SAFETY: every 64-bit Arm processor has these instructions.
-    unsafe {
-        let (sum, w) = (vreinterpretq_s32_u32(sum), vreinterpretq_u8_u32(w));
-        let sum = if EIGHT {
-            let upper = vpaddlq_s16(pairs(vshrq_n_u8::<7>(w), x));
-            vaddq_s32(vpadalq_s16(sum, pairs(vandq_u8(w, vdupq_n_u8(127)), x)), vshlq_n_s32::<7>(upper))
-        } else {
-            vpadalq_s16(sum, pairs(w, x))
-        };
-        vreinterpretq_u32_s32(sum)
-    }
+    unsafe { vreinterpretq_s8_u8(if BITS == 8 { veorq_u8(w, vdupq_n_u8(128)) } else { w }) }
 }
 
-/// Sums of pairs of products; `w` is below 128.
+/// Dot products of a block of four weight rows, of four or eight bits, with one of activations.
 #[inline(always)]
-unsafe fn pairs(w: uint8x16_t, x: int8x16_t) -> int16x8_t {
-    // SAFETY: as above.
+unsafe fn four<const BITS: usize>(rows: &[*const u8], x: [int8x16_t; 2]) -> uint32x4_t {
+    // SAFETY: as above, and a block at each address.
     unsafe {
-        let w = vreinterpretq_s8_u8(w);
-        vpaddq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x))
+        if BITS == 8 {
+            let mut sums = [vdupq_n_s32(0); 4];
+            for row in 0..4 {
+                for half in 0..2 {
+                    let (w, x) = (signed::<8>(vld1q_u8(rows[row].add(16 * half))), x[half]);
+                    let products = vmull_s8(vget_low_s8(w), vget_low_s8(x));
+                    sums[row] = vpadalq_s16(sums[row], vmlal_high_s8(products, w, x));
+                }
+            }
+            let [a, b, c, d] = sums;
+            return vreinterpretq_u32_s32(vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)));
+        }
+        // 16 bits hold 16 products with weights of four.
+        let mut sums = [vdupq_n_s16(0); 4];
+        for row in 0..4 {
+            let w = vld1q_u8(rows[row]);
+            let low = vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(15)));
+            let high = vreinterpretq_s8_u8(vshrq_n_u8::<4>(w));
+            let products = vmull_s8(vget_low_s8(low), vget_low_s8(x[0]));
+            let products = vmlal_high_s8(products, low, x[0]);
+            sums[row] = vmlal_high_s8(vmlal_s8(products, vget_low_s8(high), vget_low_s8(x[1])), high, x[1]);
+        }
+        let [a, b, c, d] = sums;
+        vreinterpretq_u32_s32(vpaddlq_s16(vpaddq_s16(vpaddq_s16(a, b), vpaddq_s16(c, d))))
     }
 }
 

@@ -24,13 +24,14 @@ pub(super) const K_MAX: usize = 1024;
 /// Groups among them.
 const GROUPS_MAX: usize = K_MAX / 32;
 
-/// Which of a block's 32 weights comes at place `at` when the block has been unpacked. Activations take the same order.
+/// Which of a block's 32 weights comes at place `at` when the block has been unpacked: of 2 and 4 bits, first the lowest
+/// bits of all the block's bytes, then the next. Activations take the same order.
 #[inline(always)]
 pub(super) fn order(bits: usize, at: usize) -> usize {
     let (word, byte) = (at / 4, at % 4);
     match bits {
-        2 => 16 * (word / 4) + 4 * byte + word % 4,
-        4 => 8 * (word / 2) + 2 * byte + word % 2,
+        2 => 16 * (word % 2) + 4 * byte + word / 2,
+        4 => 8 * (word % 4) + 2 * byte + word / 4,
         _ => at,
     }
 }
@@ -43,8 +44,8 @@ unsafe fn unpack<I: Ints, const BITS: usize>(words: &[I]) -> [I; 8] {
         let mut bytes = [I::splat(0); 8];
         for (j, bytes) in bytes.iter_mut().enumerate() {
             *bytes = match BITS {
-                2 => words[j / 4].shr(2 * (j % 4) as u32).and(I::splat(0x0303_0303)),
-                4 => words[j / 2].shr(4 * (j % 2) as u32).and(I::splat(0x0f0f_0f0f)),
+                2 => words[j % 2].shr(2 * (j / 2) as u32).and(I::splat(0x0303_0303)),
+                4 => words[j % 4].shr(4 * (j / 4) as u32).and(I::splat(0x0f0f_0f0f)),
                 8 => words[j],
                 _ => spread::<I, BITS>(words, 4 * j * BITS),
             };
@@ -78,7 +79,7 @@ pub(super) struct Panel {
     /// `[len / group, N]`
     scales: [f32; GROUPS_MAX * LANES_MAX],
     biases: [f32; GROUPS_MAX * LANES_MAX],
-    /// `[len / 4, N, 4]`; written before it is read, and not at all for a single activation row.
+    /// `[len / 4, N, 4]`; written before it is read, and not at all for a lone activation row.
     pub q: MaybeUninit<[u8; K_MAX * LANES_MAX]>,
 }
 
@@ -108,6 +109,18 @@ impl Panel {
         unsafe { L::load_f32(self.biases.as_ptr().add(group * L::N).cast()) }
     }
 
+    /// Makes the biases those of q - 128.
+    #[inline(always)]
+    pub(super) unsafe fn shift_biases<L: Lanes>(&mut self, groups: usize) {
+        for group in 0..groups {
+            // SAFETY: the caller's groups are the panel's.
+            unsafe {
+                let bias = self.bias::<L>(group).fma(self.scale(group), L::splat(128.0));
+                bias.store_f32(self.biases.as_mut_ptr().add(group * L::N).cast());
+            }
+        }
+    }
+
     /// Scales and biases.
     #[inline(always)]
     pub(super) unsafe fn fill_scales<I: Ints>(&mut self, d: &AffineDots, at: Place) {
@@ -123,6 +136,10 @@ impl Panel {
                     widen::<I, F16>(d, scales, at, &mut self.scales);
                     widen::<I, F16>(d, biases, at, &mut self.biases);
                 }
+                _ if (at.len / d.group).is_multiple_of(2) => {
+                    widen_pairs::<I>(d, scales, at, &mut self.scales);
+                    widen_pairs::<I>(d, biases, at, &mut self.biases);
+                }
                 _ => {
                     widen::<I, Bf16>(d, scales, at, &mut self.scales);
                     widen::<I, Bf16>(d, biases, at, &mut self.biases);
@@ -132,24 +149,24 @@ impl Panel {
     }
 }
 
-/// Gives all weights of a place to a sink.
+/// Unpacks all weights of a place.
 #[inline(always)]
-pub(super) unsafe fn unpack_all<I: Ints, S: Sink<I>>(d: &AffineDots, at: Place, sink: &mut S) {
-    // SAFETY: the place is inside `d`.
+pub(super) unsafe fn unpack_all<I: Ints>(d: &AffineDots, at: Place, to: *mut u8) {
+    // SAFETY: the place is inside `d`, and `to` the panel's.
     unsafe {
         match d.bits {
-            2 => unpack_rows::<I, S, 2>(&d.dots, at, sink),
-            3 => unpack_rows::<I, S, 3>(&d.dots, at, sink),
-            4 => unpack_rows::<I, S, 4>(&d.dots, at, sink),
-            5 => unpack_rows::<I, S, 5>(&d.dots, at, sink),
-            6 => unpack_rows::<I, S, 6>(&d.dots, at, sink),
-            _ => unpack_rows::<I, S, 8>(&d.dots, at, sink),
+            2 => unpack_rows::<I, 2>(&d.dots, at, to),
+            3 => unpack_rows::<I, 3>(&d.dots, at, to),
+            4 => unpack_rows::<I, 4>(&d.dots, at, to),
+            5 => unpack_rows::<I, 5>(&d.dots, at, to),
+            6 => unpack_rows::<I, 6>(&d.dots, at, to),
+            _ => unpack_rows::<I, 8>(&d.dots, at, to),
         }
     }
 }
 
 #[inline(always)]
-pub(super) unsafe fn unpack_rows<I: Ints, S: Sink<I>, const BITS: usize>(d: &Dots, at: Place, sink: &mut S) {
+unsafe fn unpack_rows<I: Ints, const BITS: usize>(d: &Dots, at: Place, to: *mut u8) {
     let (blocks, at_once) = (at.len / BLOCK, I::WORDS / BITS);
     let (first_byte, block_bytes) = (at.k * BITS / 8, BLOCK * BITS / 8);
     let rows = rows_at::<I>(at.rows, |row| d.w.wrapping_add((at.row + row) * d.w_stride + first_byte));
@@ -158,22 +175,23 @@ pub(super) unsafe fn unpack_rows<I: Ints, S: Sink<I>, const BITS: usize>(d: &Dot
     while first < blocks {
         let n = at_once.min(blocks - first);
         let next = next_panel.wrapping_add(I::F::N * first * block_bytes);
-        // SAFETY: n blocks from the first on are inside each row of the place.
+        // SAFETY: n blocks from the first on are inside each row of the place, and the panel has room for them.
         unsafe {
             let mut now = rows;
             for lane in 0..I::F::N {
                 I::prefetch(next.wrapping_add(lane * at_once * block_bytes));
                 now[lane] = rows[lane].wrapping_add(first * block_bytes);
             }
+            let to = to.add(first * BLOCK * I::F::N);
             if n == at_once {
                 let words = I::transposed(&now, at_once * BITS);
                 for i in 0..at_once {
-                    sink.take(unpack::<I, BITS>(&words[i * BITS..(i + 1) * BITS]));
+                    put(unpack::<I, BITS>(&words[i * BITS..(i + 1) * BITS]), to, i);
                 }
             } else {
                 let words = I::transposed(&now, n * BITS);
                 for i in 0..n {
-                    sink.take(unpack::<I, BITS>(&words[i * BITS..(i + 1) * BITS]));
+                    put(unpack::<I, BITS>(&words[i * BITS..(i + 1) * BITS]), to, i);
                 }
             }
         }
@@ -181,32 +199,18 @@ pub(super) unsafe fn unpack_rows<I: Ints, S: Sink<I>, const BITS: usize>(d: &Dot
     }
 }
 
-/// What becomes of unpacked weights: 8 vectors a block, block after block.
-pub(super) trait Sink<I> {
-    /// # Safety
-    /// As for [`Ints`]; the sink is for as many blocks as it is given.
-    unsafe fn take(&mut self, bytes: [I; 8]);
-}
-
-/// They are stored in a panel, for many activation rows.
-pub(super) struct Store(pub *mut u8);
-
-impl<I: Ints> Sink<I> for Store {
-    #[inline(always)]
-    unsafe fn take(&mut self, bytes: [I; 8]) {
-        for bytes in bytes {
-            // SAFETY: the panel has room for the blocks that it is filled with.
-            unsafe {
-                bytes.store(self.0);
-                self.0 = self.0.add(4 * I::F::N);
-            }
-        }
+/// Stores block `i` behind `to`.
+#[inline(always)]
+unsafe fn put<I: Ints>(bytes: [I; 8], to: *mut u8, i: usize) {
+    for (word, bytes) in bytes.into_iter().enumerate() {
+        // SAFETY: the caller's panel has room for the block.
+        unsafe { bytes.store(to.add((8 * i + word) * 4 * I::F::N)) };
     }
 }
 
 /// Addresses of the rows of a panel. Lanes beyond its rows repeat the last: their results are not stored.
 #[inline(always)]
-fn rows_at<I: Ints>(rows: usize, row_at: impl Fn(usize) -> *const u8) -> [*const u8; LANES_MAX] {
+pub(super) fn rows_at<I: Ints>(rows: usize, row_at: impl Fn(usize) -> *const u8) -> [*const u8; LANES_MAX] {
     let mut at = [row_at(0); LANES_MAX];
     for lane in 1..I::F::N {
         at[lane] = row_at(lane.min(rows - 1));
@@ -235,6 +239,32 @@ unsafe fn widen<I: Ints, E: Element>(d: &AffineDots, from: *const u8, at: Place,
             let words = I::transposed(&rows, n);
             for (i, words) in words[..n].iter().enumerate() {
                 words.store(to[(first + i) * I::F::N..].as_mut_ptr().cast());
+            }
+        }
+    }
+}
+
+/// The same for bf16, an even number in each row: two are transposed as one word, and each half of it is the upper half of
+/// an f32. In a product with one activation row, [`widen`] would take as long as the product.
+#[inline(always)]
+unsafe fn widen_pairs<I: Ints>(d: &AffineDots, from: *const u8, at: Place, to: &mut [f32]) {
+    let (pairs, row_groups) = (at.len / d.group / 2, d.dots.k / d.group);
+    let row_at = |row: usize| from.wrapping_add(((at.row + row) * row_groups + at.k / d.group) * 2);
+    let rows = rows_at::<I>(at.rows, row_at);
+    for first in (0..pairs).step_by(I::WORDS) {
+        let n = I::WORDS.min(pairs - first);
+        // SAFETY: n words from `first` on are inside each row of the tensor; `to` has room for two vectors of each.
+        unsafe {
+            let mut now = rows;
+            for lane in 0..I::F::N {
+                now[lane] = rows[lane].wrapping_add(4 * first);
+                I::prefetch(now[lane].wrapping_add(I::F::N * row_groups * 2));
+            }
+            let words = if n == I::WORDS { I::transposed(&now, I::WORDS) } else { I::transposed(&now, n) };
+            for i in 0..n {
+                let to = to[2 * (first + i) * I::F::N..][..2 * I::F::N].as_mut_ptr();
+                words[i].shl(16).store(to.cast());
+                words[i].and(I::splat(0xffff_0000_u32.cast_signed())).store(to.add(I::F::N).cast());
             }
         }
     }

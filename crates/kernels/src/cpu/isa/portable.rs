@@ -45,10 +45,6 @@ impl Lanes for Plain {
         unsafe { to.cast::<[f16; 8]>().write_unaligned(self.0.map(f16::from_f32)) }
     }
     #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        Plain(std::array::from_fn(|i| self.0[i] * other.0[i]))
-    }
-    #[inline(always)]
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         Plain(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
     }
@@ -113,13 +109,21 @@ struct OneByOne;
 
 impl Bytes for OneByOne {
     type I = Words;
+    const SIGNED: bool = false;
     #[inline(always)]
-    unsafe fn dot<const EIGHT: bool>(sum: Words, w: Words, x: *const u8) -> Words {
-        // SAFETY: the caller has four bytes there.
-        let x = unsafe { x.cast::<[i8; 4]>().read() }.map(i32::from);
-        let byte = |w: u32, i: usize| (w >> (8 * i) & 0xff) as i32;
-        let dot = |w| (0..4).map(|i| byte(w, i) * x[i]).sum::<i32>();
-        Words(std::array::from_fn(|i| sum.0[i].wrapping_add(dot(w.0[i]) as u32)))
+    unsafe fn block<const BITS: usize, const C: usize>(w: *const u8, x: *const u8, x_stride: usize) -> [Words; C] {
+        let mut dots = [[0i32; 8]; C];
+        for word in 0..8 {
+            // SAFETY: a block at `w`: the caller's promise.
+            let Words(w) = unsafe { Words::load(w.add(32 * word)) };
+            for (j, dots) in dots.iter_mut().enumerate() {
+                // SAFETY: the caller has 32 activations every `x_stride` bytes.
+                let x = unsafe { x.add(j * x_stride + 4 * word).cast::<[i8; 4]>().read() }.map(i32::from);
+                let byte = |w: u32, i: usize| (w >> (8 * i) & 0xff) as i32;
+                (0..8).for_each(|lane| dots[lane] += (0..4).map(|i| byte(w[lane], i) * x[i]).sum::<i32>());
+            }
+        }
+        dots.map(|dots| Words(dots.map(i32::cast_unsigned)))
     }
 }
 

@@ -28,7 +28,6 @@ pub(super) trait Lanes: Copy {
     unsafe fn load_bf16(from: *const u8) -> Self;
     unsafe fn store_f32(self, to: *mut u8);
     unsafe fn store_f16(self, to: *mut u8);
-    unsafe fn mul(self, other: Self) -> Self;
     /// `self + a · b`
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// The sum of each of four vectors; each in the same order, whichever of the four it is.
