@@ -50,7 +50,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     };
     let began = Instant::now();
     make(&dir)?;
-    let inspection = Inspection::open(&dir, args.load.precise)?;
+    let inspection = Inspection::open(&dir, args.load.numerics())?;
     let bytes: u64 = inspection.checkpoint().files().iter().map(|file| file.bytes()).sum();
     term::note(&format!(
         "Made a Qwen3-MoE model of {} with random weights in {:.1} s. Its words are noise; its shape, files and streaming are real.",
@@ -120,7 +120,7 @@ fn config() -> Result<Value> {
 }
 
 /// `$XDG_CACHE_HOME/outpour` or `~/.cache/outpour`: on a drive, where the folder for temporary files may be memory.
-fn cache_dir() -> PathBuf {
+pub fn cache_dir() -> PathBuf {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or_else(home);
     cache.unwrap_or_else(std::env::temp_dir).join("outpour")

@@ -16,7 +16,7 @@ use crate::{model, term};
 /// # Errors
 /// When the memory is too small: one line with the minimum and what uses it.
 pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
-    let inspection = Inspection::open(&args.model, args.load.precise)?;
+    let inspection = Inspection::open(&args.model, args.load.numerics())?;
     let options = model::options(&args.load, inspection.checkpoint().dir())?;
     let plan = inspection.plan(&options)?;
     let experts = inspection.layout.experts_total();

@@ -8,11 +8,12 @@ mod error;
 mod inspection;
 mod observe;
 pub mod sample;
+pub mod score;
 mod scratch;
 mod session;
 
 pub use engine::{Engine, Stats, Work};
 pub use error::EngineError;
-pub use inspection::{Backend, Inspection, Options};
+pub use inspection::{Backend, Inspection, Numerics, Options};
 pub use observe::{Observer, Progress, SequenceId};
 pub use session::Session;
