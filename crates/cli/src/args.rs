@@ -101,6 +101,8 @@ pub enum KvArg {
     F16,
     /// Lossy: 8 bits of precision
     Bf16,
+    /// Lossy: 8 bits in blocks of 32 that share a scale; half the memory of f16
+    Q8,
 }
 
 /// `--backend`.
@@ -144,6 +146,7 @@ impl LoadArgs {
             KvArg::F32 => DType::F32,
             KvArg::F16 => DType::F16,
             KvArg::Bf16 => DType::Bf16,
+            KvArg::Q8 => DType::Q8,
         });
         Numerics { precise: self.precise, kv, top_k: self.top_k_experts }
     }

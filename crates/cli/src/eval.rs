@@ -40,6 +40,9 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
         numerics: Numerics::from(args.against_precise),
         precise: args.against_precise,
     });
+    if let Some(other) = &other {
+        check_comparable(&own, other)?;
+    }
     let mut reference = other.as_ref().map(|_| Reference::create(&crate::demo::cache_dir())).transpose()?;
     let mut sides = Vec::new();
     let mut divergence = None;
@@ -104,6 +107,20 @@ fn demo_suite(model: &Path) -> Result<PathBuf> {
 fn check(args: &EvalArgs) -> Result<()> {
     if args.load.ctx.is_some_and(|ctx| ctx < 2) && !args.text.is_empty() {
         bail!("--ctx {}: a window of a text has at least 2 tokens", args.load.ctx.unwrap_or(0));
+    }
+    Ok(())
+}
+
+/// Checks, before anything is computed, that both models are there and have one vocabulary.
+fn check_comparable(own: &Side, other: &Side) -> Result<()> {
+    let vocab = |side: &Side| Inspection::open(side.dir, side.numerics).map(|inspection| inspection.facts().vocab);
+    let (own_vocab, other_vocab) = (vocab(own)?, vocab(other)?);
+    if own_vocab != other_vocab {
+        bail!(
+            "--against {}: has a vocabulary of {other_vocab} tokens, and {} one of {own_vocab}; give a model of the same tokenizer",
+            other.dir.display(),
+            own.dir.display()
+        );
     }
     Ok(())
 }

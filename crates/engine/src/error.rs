@@ -47,6 +47,12 @@ pub enum EngineError {
         /// The model's own.
         own: usize,
     },
+    /// Keys or values of a width that q8 cannot hold.
+    #[error("--kv q8: this model's keys or values are {width} wide, which is no multiple of 32; give another type")]
+    Q8Width {
+        /// The width.
+        width: usize,
+    },
     /// There is nothing to compute.
     #[error("the prompt is empty: give at least one token")]
     NoTokens,

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use outpour_kernels::cpu::{Cpu, CpuOptions};
+use outpour_kernels::quant::Q8_BLOCK;
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{DType, Ops, OpsError};
 use outpour_model::config::Config;
@@ -130,6 +131,10 @@ impl Inspection {
         let mut weights = Weights::measure(&checkpoint);
         let model = (family.build)(&Config(&config), &mut weights, kv)?;
         let facts = model.facts().clone();
+        let widths = model.state_layout().kv.iter().flatten().flat_map(|kv| [kv.k_dim, kv.v_dim]);
+        if let Some(width) = widths.into_iter().find(|width| kv == DType::Q8 && !width.is_multiple_of(Q8_BLOCK)) {
+            return Err(EngineError::Q8Width { width });
+        }
         let measured = weights.measured(facts.layers);
         let (trunk_bytes, layout, shapes) = (measured.trunk_bytes, Arc::new(measured.layout), measured.shapes);
         Ok(Inspection { checkpoint, config, top_k_own, facts, trunk_bytes, layout, shapes, model, kv })
@@ -219,6 +224,9 @@ impl Inspection {
         }
         if self.kv == DType::Bf16 {
             what.push("keys and values rounded to the 8 bits of bf16".to_owned());
+        }
+        if self.kv == DType::Q8 {
+            what.push(format!("keys and values rounded to 8 bits in blocks of {Q8_BLOCK}"));
         }
         (!what.is_empty()).then(|| what.join(", and "))
     }
