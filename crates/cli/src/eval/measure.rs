@@ -15,6 +15,9 @@ use super::reference::Reference;
 use super::results::{Answered, Choice, Likelihood, Outcome, Results, fingerprint};
 use crate::term::{self, Interruptible, TaskProgress};
 
+/// What [`Answer`] reads besides text.
+const TAGS: [&str; 4] = ["<think>", "</think>", "<tool_call>", "</tool_call>"];
+
 /// What one model did.
 pub struct Measured {
     /// The model, its weights and its numbers.
@@ -370,7 +373,12 @@ impl Measuring<'_> {
             }
             tokens.push(token);
         }
-        let text = self.tokenizer.decode(&tokens);
+        // As `run` shows it, but with the tags by which an answer is taken apart, which some tokenizers call special.
+        let is_shown = |&id: &u32| {
+            !self.tokenizer.is_special(id) || TAGS.iter().any(|tag| self.tokenizer.token_id(tag) == Some(id))
+        };
+        let shown: Vec<u32> = tokens.iter().copied().filter(is_shown).collect();
+        let text = self.tokenizer.decode(&shown);
         let answer = Answer::parse(&text, ends_thinking(&asked.text), &asked.dialog.tools);
         let verdict = asked.dialog.expect.judge(&answer, &asked.dialog.tools);
         Ok(Outcome::Answer(Answered {

@@ -307,8 +307,8 @@ mod tests {
 
     #[test]
     fn distances_are_mean_quantile_and_maximum() {
-        let mut apart = Apart { agree: 150, ..Apart::default() };
-        apart.kl = (0..201).rev().map(|i| i as f32).collect();
+        let mut apart = Apart::default();
+        (apart.agree, apart.kl) = (150, (0..201).rev().map(|i| i as f32).collect());
         let distances = Distances::new(&apart);
         assert_eq!((distances.mean, distances.p99, distances.max), (100.0, 198.0, 200.0));
         assert_eq!(distances.agree, 150.0 / 201.0);
