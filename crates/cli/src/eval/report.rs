@@ -70,9 +70,8 @@ impl<'a> Report<'a> {
     /// For people.
     pub fn table(&self) -> String {
         let mut text = String::new();
-        let two = self.other.is_some();
-        if two {
-            let _ = writeln!(text, "{:<34}{:>20}{:>20}", "", "this", "against");
+        if self.other.is_some() {
+            row(&mut text, "", &["this".to_owned(), "against".to_owned()]);
         }
         for (i, task) in self.tasks.iter().enumerate() {
             let sides = self.sides(i);
@@ -80,13 +79,24 @@ impl<'a> Report<'a> {
                 continue;
             }
             let _ = writeln!(text, "{}", heading(task, sides));
-            for pair in self.scores(i) {
-                let Some(score) = pair.iter().flatten().next() else { continue };
-                let name =
-                    if score.of.is_empty() { score.name.to_owned() } else { format!("{}: {}", score.of, score.name) };
-                let shown = pair.each_ref().map(|score| score.as_ref().map_or("-".to_owned(), Score::show));
-                let other = if two { format!("{:>20}", shown[1]) } else { String::new() };
-                let _ = writeln!(text, "  {name:<32}{:>20}{other}", shown[0]);
+            let scores = self.scores(i);
+            for pairs in scores.chunk_by(|a, b| of(a) == of(b)) {
+                let all = |side: usize| {
+                    let scores = pairs.iter().filter_map(|pair| pair[side].as_ref());
+                    scores.map(|score| format!("{} {}", score.show(), score.name)).collect::<Vec<_>>().join(", ")
+                };
+                match of(&pairs[0]) {
+                    // Of a kind of answers, one line says everything.
+                    Some(kind) if !kind.is_empty() => row(&mut text, kind, &[all(0), all(1)]),
+                    _ => pairs.iter().for_each(|pair| {
+                        let name = pair.iter().flatten().next().map_or("", |score| score.name);
+                        row(
+                            &mut text,
+                            name,
+                            &pair.each_ref().map(|score| score.as_ref().map_or(String::new(), Score::show)),
+                        );
+                    }),
+                }
             }
         }
         if let Some(apart) = self.apart {
@@ -134,6 +144,17 @@ impl<'a> Report<'a> {
             ("divergence".to_owned(), apart.unwrap_or(Value::Null)),
         ]))
     }
+}
+
+/// What a score, of either model, is of.
+fn of(pair: &[Option<Score>; 2]) -> Option<&str> {
+    pair.iter().flatten().next().map(|score| score.of.as_str())
+}
+
+/// A line of the table, with a cell for each model.
+fn row(text: &mut String, name: &str, [own, other]: &[String; 2]) {
+    let line = format!("  {name:<24}{own:<64} {other}");
+    let _ = writeln!(text, "{}", line.trim_end());
 }
 
 fn kind(task: &Task) -> &'static str {
@@ -192,7 +213,7 @@ fn score_choices(choices: &[&Choice], scores: &mut Vec<Score>) {
     scores.push(Score::share("", "accuracy by length", choices.iter().map(|choice| choice.right_by_length)));
 }
 
-/// For all answers, and for each kind where there are several.
+/// For each kind of answers, and for all of them.
 fn score_answers(answers: &[&Answered], scores: &mut Vec<Score>) {
     let mut kinds: Vec<&str> = Vec::new();
     for answer in answers {
@@ -209,13 +230,10 @@ fn score_answers(answers: &[&Answered], scores: &mut Vec<Score>) {
             scores.push(Score::share(kind, "valid", valid.into_iter()));
         }
     }
-    if kinds.len() > 1 {
+    if !kinds.is_empty() {
         scores.push(Score::count("all", "answers", answers.len()));
         scores.push(Score::share("all", "right", answers.iter().map(|answer| answer.right)));
-    }
-    let endless = answers.iter().filter(|answer| !answer.ended).count();
-    if endless > 0 {
-        scores.push(Score::count("all", "without an end", endless));
+        scores.push(Score::count("all", "without an end", answers.iter().filter(|answer| !answer.ended).count()));
     }
 }
 
@@ -286,7 +304,7 @@ fn describe_apart(Distances { tokens, mean, p99, max, agree }: &Distances) -> St
         ("largest", format!("{max:.3e}")),
         ("same token most likely", format!("{:.2} %", 100.0 * agree)),
     ] {
-        let _ = writeln!(text, "  {name:<32}{value:>20}");
+        row(&mut text, name, &[value, String::new()]);
     }
     text
 }
