@@ -254,8 +254,10 @@ fn given_answers_are_scored_as_the_template_writes_them() {
         {"role": "user", "content": "How many apples?"},
         {"role": "assistant", "content": "The fox has 12 apples."},
     ]);
-    let file = write(dir.path(), "chats.jsonl", &lines([json!({"messages": messages, "expect": {"number": 12}})]));
-    let report = report(&model, &["--generate", &file, "--precise", "-n", "4"]);
+    let chat = json!({"messages": messages, "expect": {"number": 12}});
+    let file = write(dir.path(), "chats.jsonl", &lines([chat.clone()]));
+    let both = write(dir.path(), "both.jsonl", &lines([chat, json!({"kind": "text", "text": TEXT})]));
+    let report = report(&model, &["--generate", &file, "--generate", &both, "--precise", "-n", "4"]);
     let prompt = "<|im_start|>user\nHow many apples?<|im_end|>\n<|im_start|>assistant\n";
     let tokenizer = Tokenizer::load(&model).expect("a tokenizer");
     let encode = |text: &str| tokenizer.encode(text, true).expect("tokens");
@@ -265,8 +267,14 @@ fn given_answers_are_scored_as_the_template_writes_them() {
     let mut engine = engine(&model, &Options { precise: true, ..roomy() }, ReaderKind::Auto);
     let rows = logits(&mut engine, &ids, ids.len()).logits;
     let nats: f64 = (from..ids.len()).map(|i| -log_softmax(&rows[(i - 1) * 1280..][..1280])[ids[i] as usize]).sum();
-    let perplexity = score_of(&report, 0, "answers given", "perplexity", "this");
+    let perplexity = score_of(&report, 0, "texts", "perplexity", "this");
     assert!((perplexity / (nats / answer.len() as f64).exp() - 1.0).abs() < 1e-9, "{perplexity}");
+    // A line with nothing but a text is scored as a text.
+    let text = tokenizer.encode_raw(TEXT).expect("tokens");
+    let nats = nats + nats_of_windows(&mut engine, &text, text.len());
+    let perplexity = score_of(&report, 1, "texts", "perplexity", "this");
+    let expected = (nats / (answer.len() + text.len() - 1) as f64).exp();
+    assert!((perplexity / expected - 1.0).abs() < 1e-9, "{perplexity} is not {expected}");
 }
 
 #[test]

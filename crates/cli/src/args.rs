@@ -423,7 +423,8 @@ choices are listed and the likeliest letter is the answer; with texts, the likel
 A line of --generate has `messages` (and `tools`, `thinking`) or `prompt`, and `expect`: a text, or an object of what must
 hold: `text` (equal but for white space; several in a list), `number` (the last one said), `json` (equal as JSON), `calls`
 (these calls of tools: [name, arguments]), `contains` (texts), `items` (so many in a list). An answer that calls tools which
-nobody expects is wrong. Thoughts do not count. If the messages end with an answer, its perplexity is measured too.";
+nobody expects is wrong. Thoughts do not count. If the messages end with an answer, its perplexity is measured too; and that
+of a line which has only a `text`. `kind` is any name: scores are shown for each kind.";
 
 /// `--suite`.
 #[derive(Clone, Copy, ValueEnum)]

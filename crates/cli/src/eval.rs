@@ -17,7 +17,7 @@ use outpour_store::bytes::Bytes;
 
 use crate::args::{EvalArgs, SuiteArg};
 use crate::{model, term};
-use items::Task;
+use items::{Task, What};
 use measure::{Divergence, Measured, Measuring};
 use reference::Reference;
 use results::Results;
@@ -105,8 +105,11 @@ fn demo_suite(model: &Path) -> Result<PathBuf> {
 
 /// What flags cannot mean.
 fn check(args: &EvalArgs) -> Result<()> {
-    if args.load.ctx.is_some_and(|ctx| ctx < 2) && !args.text.is_empty() {
-        bail!("--ctx {}: a window of a text has at least 2 tokens", args.load.ctx.unwrap_or(0));
+    if args.load.ctx.is_some_and(|ctx| ctx < 2) {
+        bail!(
+            "--ctx {}: something predicted and something before it are 2 tokens at least",
+            args.load.ctx.unwrap_or(0)
+        );
     }
     Ok(())
 }
@@ -148,7 +151,12 @@ impl Side<'_> {
         options.beside += ROWS * 8 * inspection.facts().vocab;
         // The same window on every machine, and for both models of a comparison: without --ctx, memory decides on the context.
         let window = args.load.ctx.unwrap_or(WINDOW_DEFAULT.min(inspection.facts().context_max));
-        if !args.text.is_empty() && inspection.plan(&options)?.ctx < window {
+        let has_texts = |task: &Task| match &task.what {
+            What::Text(_) => true,
+            What::Choices(..) => false,
+            What::Answers(_, texts) => !texts.is_empty(),
+        };
+        if tasks.iter().any(has_texts) && inspection.plan(&options)?.ctx < window {
             options.ctx = Some(window);
         }
         let text = model::text(self.dir)?;

@@ -26,8 +26,8 @@ pub enum What {
     Text(String),
     /// Questions with choices.
     Choices(Vec<Question>, CompareArg),
-    /// Prompts with what is expected of their answers.
-    Answers(Vec<Dialog>),
+    /// Prompts with what is expected of their answers, and texts of which the perplexity is wanted, with their lines.
+    Answers(Vec<Dialog>, Vec<(usize, String)>),
 }
 
 impl Task {
@@ -36,7 +36,10 @@ impl Task {
         match &self.what {
             What::Text(text) => 5 * text.len(),
             What::Choices(questions, _) => questions.iter().map(|q| 2 * q.prompt.len() + 256).sum(),
-            What::Answers(dialogs) => dialogs.iter().map(|dialog| dialog.bytes).sum(),
+            What::Answers(dialogs, texts) => {
+                let texts: usize = texts.iter().map(|(_, text)| 5 * text.len()).sum();
+                texts + dialogs.iter().map(|dialog| dialog.bytes).sum::<usize>()
+            }
         }
     }
 }
@@ -244,16 +247,21 @@ fn index_of(text: &str, choices: &[String], labels: Option<&Vec<Value>>) -> Opti
     by_text.or_else(by_label).or_else(by_letter).or_else(|| text.parse().ok())
 }
 
-/// Prompts with what is expected of their answers, the first `limit` of a file.
+/// Prompts with what is expected of their answers, and texts, the first `limit` lines of a file.
 ///
 /// # Errors
-/// When a line has no prompt, or nothing is expected of its answer.
+/// When a line has neither text nor prompt, or nothing is expected of an answer.
 pub fn answers(path: &Path, limit: usize) -> Result<Task> {
-    let dialogs = objects(path, limit)?
-        .iter()
-        .map(|(line, object)| dialog(*line, object).with_context(|| format!("{} line {line}", path.display())))
-        .collect::<Result<_>>()?;
-    Ok(Task { file: path.display().to_string(), what: What::Answers(dialogs) })
+    let (mut dialogs, mut texts) = (Vec::new(), Vec::new());
+    for (line, object) in objects(path, limit)? {
+        match object.get("text") {
+            Some(Value::String(text)) if !object.contains_key("messages") && !object.contains_key("prompt") => {
+                texts.push((line, text.clone()));
+            }
+            _ => dialogs.push(dialog(line, &object).with_context(|| format!("{} line {line}", path.display()))?),
+        }
+    }
+    Ok(Task { file: path.display().to_string(), what: What::Answers(dialogs, texts) })
 }
 
 fn dialog(line: usize, object: &Map<String, Value>) -> Result<Dialog> {
@@ -279,7 +287,7 @@ fn dialog(line: usize, object: &Map<String, Value>) -> Result<Dialog> {
         }
         (None, Some(Value::String(prompt))) if !prompt.is_empty() => Prompt::Text(prompt.clone()),
         (Some(_), Some(_)) => bail!("has both `messages` and `prompt`; give one"),
-        _ => bail!("has neither a list `messages` nor a text `prompt`"),
+        _ => bail!("has neither a list `messages` nor a text `prompt`, and no `text` either"),
     };
     let thinking = object.get("thinking").or(object.get("enable_thinking")).and_then(Value::as_bool);
     let kind = kind.unwrap_or(expect.name()).to_owned();

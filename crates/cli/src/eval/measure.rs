@@ -35,7 +35,7 @@ pub struct Measured {
 pub struct TaskOutcome {
     /// Its items; more than there are outcomes where the user stopped it.
     pub items: usize,
-    /// By item; answers that persons gave come before the model's own.
+    /// By item; texts, and answers that persons gave, come before the model's own.
     pub outcomes: Vec<Outcome>,
     /// Tokens of a window of text.
     pub window: usize,
@@ -118,7 +118,7 @@ impl Measuring<'_> {
             let ran = match &task.what {
                 What::Text(text) => self.text(&task.file, text, &mut outcome),
                 What::Choices(questions, _) => self.choices(&task.file, questions, &mut outcome),
-                What::Answers(dialogs) => self.answers(&task.file, dialogs, &mut outcome),
+                What::Answers(dialogs, texts) => self.answers(&task.file, dialogs, texts, &mut outcome),
             };
             if outcome.kept > 0 {
                 term::note(&format!("{}: {} items were known, and not computed again", task.file, outcome.kept));
@@ -140,20 +140,26 @@ impl Measuring<'_> {
     }
 
     fn text(&mut self, file: &str, text: &str, done: &mut TaskOutcome) -> Result<()> {
+        done.window = self.window;
+        let mut ready = self.ready_text(0, text).with_context(|| file.to_owned())?;
+        ready.truncate(self.limit);
+        self.announce(ready.iter().map(|ready| &ready.what));
+        self.each(file, &ready, done, |own, stretch| own.score(stretch).map(Outcome::Likelihood))
+    }
+
+    /// The windows of a text.
+    fn ready_text(&self, line: usize, text: &str) -> Result<Vec<Ready<Stretch>>> {
         let tokens = self.tokenizer.encode_raw(text)?;
         crate::model::check_tokens(&tokens, self.engine.facts()).context("tokenizer.json is another model's")?;
         if tokens.len() < 2 {
-            bail!("{file}: is a single token; nothing in it can be predicted");
+            bail!("is a text of a single token; nothing in it can be predicted");
         }
-        done.window = self.window;
-        let windows = score::windows(tokens.len(), self.window).into_iter().take(self.limit).map(|window| {
+        let stretch = |window: score::Window| {
             let from = window.scored_from - window.tokens.start;
-            Stretch { tokens: tokens[window.tokens].to_vec(), from }
-        });
-        let ready: Vec<Ready<Stretch>> =
-            windows.map(|stretch| Ready { line: 0, item: stretch.name(), what: stretch }).collect();
-        self.announce(ready.iter().map(|ready| &ready.what));
-        self.each(file, &ready, done, |own, stretch| own.score(stretch).map(Outcome::Likelihood))
+            let stretch = Stretch { tokens: tokens[window.tokens].to_vec(), from };
+            Ready { line, item: stretch.name(), what: stretch }
+        };
+        Ok(score::windows(tokens.len(), self.window).into_iter().map(stretch).collect())
     }
 
     /// Says what keeping logits takes.
@@ -287,13 +293,22 @@ impl Measuring<'_> {
         }))
     }
 
-    fn answers(&mut self, file: &str, dialogs: &[Dialog], done: &mut TaskOutcome) -> Result<()> {
-        let place = |dialog: &Dialog| format!("{file} line {}", dialog.line);
-        let ready = |dialog| self.ready_dialog(dialog).with_context(|| place(dialog));
+    fn answers(
+        &mut self,
+        file: &str,
+        dialogs: &[Dialog],
+        texts: &[(usize, String)],
+        done: &mut TaskOutcome,
+    ) -> Result<()> {
+        let place = |line: usize| format!("{file} line {line}");
+        let ready = |dialog| self.ready_dialog(dialog).with_context(|| place(dialog.line));
         let prompts: Vec<Ready<Asked>> = dialogs.iter().map(ready).collect::<Result<_>>()?;
         let mut given = Vec::new();
         for (dialog, prompt) in dialogs.iter().zip(&prompts) {
-            given.extend(self.ready_given(dialog, &prompt.what).with_context(|| place(dialog))?);
+            given.extend(self.ready_given(dialog, &prompt.what).with_context(|| place(dialog.line))?);
+        }
+        for (line, text) in texts {
+            given.extend(self.ready_text(*line, text).with_context(|| place(*line))?);
         }
         if !given.is_empty() {
             self.announce(given.iter().map(|ready: &Ready<Stretch>| &ready.what));

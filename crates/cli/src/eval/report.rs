@@ -162,7 +162,7 @@ fn kind(task: &Task) -> &'static str {
         What::Text(_) => "perplexity",
         What::Choices(_, CompareArg::Letters) => "choices by their letters",
         What::Choices(_, CompareArg::Texts) => "choices by their texts",
-        What::Answers(_) => "answers",
+        What::Answers(..) => "answers",
     }
 }
 
@@ -195,7 +195,7 @@ fn scores(task: &TaskOutcome) -> Vec<Score> {
     score_choices(&choices, &mut scores);
     score_answers(&answers, &mut scores);
     if likelihood.tokens > 0 {
-        let of = if task.window == 0 { "answers given" } else { "" };
+        let of = if task.window == 0 { "texts" } else { "" };
         let mut add = |name, value, form| scores.push(Score { of: of.to_owned(), name, value, error: None, form });
         add("perplexity", (likelihood.nats / likelihood.tokens as f64).exp(), Form::Number);
         add("bits per byte", likelihood.nats / LN_2 / likelihood.bytes.max(1) as f64, Form::Number);
