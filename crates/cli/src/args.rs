@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use outpour_engine::{Backend, Options};
+use outpour_engine::{Backend, Numerics, Options};
+use outpour_kernels::DType;
 use outpour_kernels::cpu::Isa;
 use outpour_model::synth::{Format, Routing};
 use outpour_store::bytes::Bytes;
@@ -46,6 +47,8 @@ pub enum Verb {
     Doctor(DoctorArgs),
     /// Write a model with random weights, of any supported family and size
     Synth(SynthArgs),
+    /// Measure what a model can do, and what its numbers cost: perplexity, choices, answers, tool calls
+    Eval(EvalArgs),
 }
 
 /// Flags of every verb that loads a model.
@@ -67,6 +70,12 @@ pub struct LoadArgs {
     /// f32 inside products, and f32 keys and values: slower, and the definition of the model
     #[arg(long)]
     pub precise: bool,
+    /// How keys and values are stored [default: f16, with --precise f32]
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub kv: Option<KvArg>,
+    /// Lossy: for each token only the N best of the experts that the router chooses
+    #[arg(long, value_name = "N")]
+    pub top_k_experts: Option<usize>,
     /// Which implementation computes
     #[arg(long, value_enum, default_value_t = BackendArg::Cpu)]
     pub backend: BackendArg,
@@ -82,6 +91,19 @@ pub enum ReaderArg {
     Uring,
     /// A pool of threads
     Pread,
+}
+
+/// `--kv`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum KvArg {
+    /// As they were computed
+    F32,
+    /// 11 bits of precision
+    F16,
+    /// Lossy: 8 bits of precision
+    Bf16,
+    /// Lossy: 8 bits in blocks of 32 that share a scale; half the memory of f16
+    Q8,
 }
 
 /// `--backend`.
@@ -117,6 +139,17 @@ impl LoadArgs {
                 BackendArg::Reference => Backend::Reference,
             },
         })
+    }
+
+    /// How numbers are kept, as the engine takes it when it opens a model.
+    pub fn numerics(&self) -> Numerics {
+        let kv = self.kv.map(|kv| match kv {
+            KvArg::F32 => DType::F32,
+            KvArg::F16 => DType::F16,
+            KvArg::Bf16 => DType::Bf16,
+            KvArg::Q8 => DType::Q8,
+        });
+        Numerics { precise: self.precise, kv, top_k: self.top_k_experts }
     }
 
     /// Which reader.
@@ -363,4 +396,87 @@ pub struct SynthArgs {
     /// Do not run the model to measure its choice of experts
     #[arg(long)]
     pub no_check: bool,
+}
+
+/// `eval`.
+#[derive(Args)]
+#[command(after_help = EVAL_HELP)]
+pub struct EvalArgs {
+    /// Folder of the model
+    pub model: PathBuf,
+    /// Perplexity of a text; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub text: Vec<PathBuf>,
+    /// Multiple choice by likelihood, from lines of JSON; may be given several times
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub choices: Vec<PathBuf>,
+    /// Answers generated greedily and compared with those expected, from lines of JSON; may be given several times
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub generate: Vec<PathBuf>,
+    /// A set of tasks that comes with outpour
+    #[arg(long, value_enum)]
+    pub suite: Option<SuiteArg>,
+    /// Worked examples before each question of --choices: others of the same file
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub shots: u16,
+    /// What of --choices is compared
+    #[arg(long, value_enum, default_value_t = CompareArg::Letters)]
+    pub compare: CompareArg,
+    /// Of each file only the first N items, of each text N windows
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
+    /// Seed of the choice of --shots
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Tokens of an answer at most; a longer one counts as it stands then
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: u32,
+    /// Use no chat template for a `prompt` of --generate: continue it as it stands
+    #[arg(long)]
+    pub raw: bool,
+    /// Run all of it with another model of the same tokenizer first, or with this one's folder again, and compare
+    #[arg(long, value_name = "OTHER")]
+    pub against: Option<PathBuf>,
+    /// The other model computes in f32 throughout
+    #[arg(long, requires = "against")]
+    pub against_precise: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Write each result as it comes; what the file holds of this model and these items already is not computed again
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub out: Option<PathBuf>,
+    /// Flags of loading. Those that change numbers, --precise, --kv and --top-k-experts, are for MODEL and not for OTHER.
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+const EVAL_HELP: &str = "\
+Texts are computed in windows of --ctx tokens [default here: 2048], each of which begins half a window before the end of the
+one before; every token but the first is scored once. Perplexity is exp of the mean negative log-likelihood of a token.
+
+A line of --choices has `question`, `choices` (texts) and `answer` (their number from 0, letter or text). With letters, the
+choices are listed and the likeliest letter is the answer; with texts, the likeliest choice after the question alone is, and
+\"by length\" divides its log-likelihood by its bytes.
+
+A line of --generate has `messages` (and `tools`, `thinking`) or `prompt`, and `expect`: a text, or an object of what must
+hold: `text` (equal but for white space; several in a list), `number` (the last one said), `json` (equal as JSON), `calls`
+(these calls of tools: [name, arguments]), `contains` (texts), `items` (so many in a list). An answer that calls tools which
+nobody expects is wrong. Thoughts do not count. If the messages end with an answer, its perplexity is measured too; and that
+of a line which has only a `text`. `kind` is any name: scores are shown for each kind.";
+
+/// `--suite`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum SuiteArg {
+    /// What the demo model was trained for, on examples that it was not trained on
+    Demo,
+}
+
+/// `--compare`.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CompareArg {
+    /// The letters of listed choices, as for MMLU and GPQA
+    Letters,
+    /// The texts of the choices, as for HellaSwag and ARC
+    Texts,
 }

@@ -51,7 +51,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     };
     let began = Instant::now();
     make(&dir)?;
-    let inspection = Inspection::open(&dir, args.load.precise)?;
+    let inspection = Inspection::open(&dir, args.load.numerics())?;
     let bytes: u64 = inspection.checkpoint().files().iter().map(|file| file.bytes()).sum();
     term::note(&format!(
         "Made a Qwen3-MoE model of {} with random weights in {:.1} s. Its words are noise; its shape, files and streaming are real.",

@@ -17,7 +17,7 @@ use crate::{model, term};
 /// # Errors
 /// One line about the model, the flags or the files; nothing half-written is left.
 pub fn logits(args: &LogitsArgs) -> Result<ExitCode> {
-    let inspection = Inspection::open(&args.model, args.load.precise)?;
+    let inspection = Inspection::open(&args.model, args.load.numerics())?;
     let tokens = args.ids.len();
     let mut options = model::options(&args.load, inspection.checkpoint().dir())?;
     if args.routes.is_some() {

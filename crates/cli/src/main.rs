@@ -6,6 +6,7 @@ mod args;
 mod bench;
 mod demo;
 mod doctor;
+mod eval;
 mod inspect;
 mod logits;
 mod model;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::bench(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Synth(args) => synth::synth(&args),
+        Verb::Eval(args) => eval::eval(&args),
     };
     match done {
         Ok(code) => code,

@@ -58,6 +58,11 @@ pub fn options(load: &LoadArgs, dir: &Path) -> Result<Options> {
 /// # Errors
 /// As [`Engine::load`].
 pub fn load(inspection: Inspection, options: &Options, reader: ReaderKind) -> Result<Engine> {
+    if let Some(what) = inspection.lossy() {
+        term::note(&format!(
+            "Lossy, as asked: {what}. This is not the model's own output; `outpour eval --against` measures the cost."
+        ));
+    }
     // What parsing left on the heap goes back before the buffers fill.
     slab::trim_heap();
     let reader = open_reader(reader)?;

@@ -29,7 +29,7 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
     check(args)?;
     let outline = Outline::of(args)?;
     let dir = outline.as_ref().map_or(args.model.as_path(), |outline| &outline.dir);
-    let inspection = Inspection::open(dir, args.load.precise)?;
+    let inspection = Inspection::open(dir, args.load.numerics())?;
     let options = model::options(&args.load, dir)?;
     let plan = inspection.plan(&options)?;
     let (profile, stored) = profile(args)?;

@@ -21,7 +21,7 @@ use crate::term::{self, INTERRUPTED, Interruptible, PromptProgress, stopped};
 /// # Errors
 /// One line about the model, the flags or the prompt; after a read that failed mid-way, the text so far is out.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
-    let inspection = Inspection::open(&args.model, args.load.precise)?;
+    let inspection = Inspection::open(&args.model, args.load.numerics())?;
     let dir = inspection.checkpoint().dir().to_owned();
     let sampling = model::sampling(&inspection, &args.sampling)?;
     let options = model::options(&args.load, &dir)?;

@@ -213,6 +213,48 @@ impl Observer for PromptProgress {
     }
 }
 
+/// Items of a file being computed: how many, and the time left.
+pub struct TaskProgress {
+    bar: ProgressBar,
+    began: Instant,
+    items: usize,
+    computed: usize,
+    kept: usize,
+}
+
+impl TaskProgress {
+    /// Begins.
+    pub fn start(name: &str, items: usize) -> Self {
+        let bar = bar(items as u64, "{prefix} [{bar:16}] {msg}").with_prefix(one_line(name));
+        TaskProgress { bar, began: Instant::now(), items, computed: 0, kept: 0 }
+    }
+
+    /// An item was known already.
+    pub fn keep(&mut self) {
+        self.kept += 1;
+        self.show();
+    }
+
+    /// An item was computed.
+    pub fn advance(&mut self) {
+        self.computed += 1;
+        self.show();
+    }
+
+    fn show(&self) {
+        let done = self.computed + self.kept;
+        let left = self.began.elapsed().as_secs_f64() * (self.items - done) as f64 / self.computed.max(1) as f64;
+        self.bar.set_position(done as u64);
+        self.bar.set_message(format!("{done}/{} items, {left:.0} s left", self.items));
+    }
+}
+
+impl Drop for TaskProgress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 /// Watches for Ctrl-C only.
 pub struct Interruptible;
 

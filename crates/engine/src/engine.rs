@@ -161,6 +161,11 @@ impl Engine {
         self.ops.threads()
     }
 
+    /// Names the model's shape and everything that changes the bits of its results.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
     /// Backend and reader, for people.
     pub fn describe(&self) -> String {
         format!("{}; {}", self.ops.describe(), self.experts.describe_reader())

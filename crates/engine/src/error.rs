@@ -36,6 +36,23 @@ pub enum EngineError {
         /// Size of the vocabulary.
         vocab: usize,
     },
+    /// A number of experts that a router cannot choose.
+    #[error("--top-k-experts {top_k}: {}", match own {
+        0 => "this model has no experts; leave it out".to_owned(),
+        _ => format!("this model's router chooses {own} experts; give 1 to {own}"),
+    })]
+    TopK {
+        /// The number asked for.
+        top_k: usize,
+        /// The model's own.
+        own: usize,
+    },
+    /// Keys or values of a width that q8 cannot hold.
+    #[error("--kv q8: this model's keys or values are {width} wide, which is no multiple of 32; give another type")]
+    Q8Width {
+        /// The width.
+        width: usize,
+    },
     /// There is nothing to compute.
     #[error("the prompt is empty: give at least one token")]
     NoTokens,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outpour_kernels::cpu::{Cpu, CpuOptions};
+use outpour_kernels::quant::Q8_BLOCK;
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{DType, Ops, OpsError};
 use outpour_model::config::Config;
@@ -15,6 +16,7 @@ use outpour_store::layout::{ExpertId, ExpertLayout};
 use outpour_store::plan::{Ask, ClassNeeds, Needs, Plan};
 use outpour_store::probe::{self, ReadSpeed};
 use outpour_store::read::{self, Reader, Region};
+use serde_json::Value;
 
 use crate::error::EngineError;
 use crate::scratch::Scratch;
@@ -77,9 +79,31 @@ impl Options {
     }
 }
 
+/// What of the numbers is chosen when a model is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Numerics {
+    /// f32 keys and values, and with [`Options::precise`] f32 inside products.
+    pub precise: bool,
+    /// How keys and values are stored; by default F16, or F32 if precise.
+    pub kv: Option<DType>,
+    /// Experts for each token where fewer are wanted than the model's router chooses. Their weights are made to sum to 1
+    /// where the model does so with its own number.
+    pub top_k: Option<usize>,
+}
+
+impl From<bool> for Numerics {
+    fn from(precise: bool) -> Self {
+        Numerics { precise, ..Numerics::default() }
+    }
+}
+
 /// A model on disk, checked and measured, with nothing read yet.
 pub struct Inspection {
     pub(crate) checkpoint: Arc<Checkpoint>,
+    /// config.json, with what [`Numerics`] change in it.
+    config: Value,
+    /// Experts for each token by the model's own config; 0 in a dense model.
+    top_k_own: usize,
     facts: Facts,
     /// Bytes of the trunk buffer.
     pub trunk_bytes: usize,
@@ -98,15 +122,26 @@ impl Inspection {
     ///
     /// # Errors
     /// One line that names the file, key or tensor.
-    pub fn open(path: &Path, precise: bool) -> Result<Inspection, EngineError> {
+    pub fn open(path: &Path, numerics: impl Into<Numerics>) -> Result<Inspection, EngineError> {
+        let numerics = numerics.into();
         let checkpoint = Arc::new(Checkpoint::open(path)?);
-        let config = Config(checkpoint.config());
-        let kv = if precise { DType::F32 } else { DType::F16 };
+        let family = registry::family(&Config(checkpoint.config()))?;
+        let top_k_own = Config(checkpoint.config()).text().size_or(TOP_K, 0)?;
+        let mut config = checkpoint.config().clone();
+        if let Some(top_k) = numerics.top_k {
+            choose_fewer_experts(&mut config, top_k, top_k_own)?;
+        }
+        let kv = numerics.kv.unwrap_or(if numerics.precise { DType::F32 } else { DType::F16 });
         let mut weights = Weights::measure(&checkpoint);
-        let model = (registry::family(&config)?.build)(&config, &mut weights, kv)?;
+        let model = (family.build)(&Config(&config), &mut weights, kv)?;
         let facts = model.facts().clone();
+        let widths = model.state_layout().kv.iter().flatten().flat_map(|kv| [kv.k_dim, kv.v_dim]);
+        if let Some(width) = widths.into_iter().find(|width| kv == DType::Q8 && !width.is_multiple_of(Q8_BLOCK)) {
+            return Err(EngineError::Q8Width { width });
+        }
         let Measured { trunk_bytes, matrices, layout, shapes } = weights.measured(facts.layers);
-        Ok(Inspection { checkpoint, facts, trunk_bytes, matrices, layout: Arc::new(layout), shapes, model, kv })
+        let layout = Arc::new(layout);
+        Ok(Inspection { checkpoint, config, top_k_own, facts, trunk_bytes, matrices, layout, shapes, model, kv })
     }
 
     /// The files.
@@ -215,8 +250,23 @@ impl Inspection {
 
     /// Builds the model over other weights of the same checkpoint.
     pub(crate) fn build(&self, weights: &mut Weights) -> Result<Box<dyn Model>, EngineError> {
-        let config = Config(self.checkpoint.config());
+        let config = Config(&self.config);
         Ok((registry::family(&config)?.build)(&config, weights, self.kv)?)
+    }
+
+    /// What makes the output another one than the model's own, in words; `None` where nothing does.
+    pub fn lossy(&self) -> Option<String> {
+        let mut what = Vec::new();
+        if self.facts.top_k < self.top_k_own {
+            what.push(format!("{} of the {} experts that its router chooses", self.facts.top_k, self.top_k_own));
+        }
+        if self.kv == DType::Bf16 {
+            what.push("keys and values rounded to the 8 bits of bf16".to_owned());
+        }
+        if self.kv == DType::Q8 {
+            what.push(format!("keys and values rounded to 8 bits in blocks of {Q8_BLOCK}"));
+        }
+        (!what.is_empty()).then(|| what.join(", and "))
     }
 
     /// Names the model and everything that changes the bits of a state.
@@ -225,7 +275,10 @@ impl Inspection {
         let Facts { family, layers, hidden, vocab, .. } = self.facts;
         let backend = ops.describe();
         let backend = backend.split(',').next().unwrap_or_default();
-        let numerics = if options.precise { "precise" } else { "default" };
+        let mut numerics = if options.precise { "precise" } else { "default" }.to_owned();
+        if self.facts.top_k < self.top_k_own {
+            numerics += &format!(", {} of {} experts", self.facts.top_k, self.top_k_own);
+        }
         format!("{family} {layers}x{hidden} vocab {vocab} of {bytes} bytes, {} on {backend}, {numerics}", self.kv)
     }
 
@@ -233,6 +286,19 @@ impl Inspection {
     fn tables_bytes(&self) -> usize {
         self.checkpoint.tensors().count() * TENSOR_ENTRY_BYTES + self.layout.experts_total() * EXPERT_ENTRY_BYTES
     }
+}
+
+/// The config's key for the number of experts chosen for each token.
+const TOP_K: &str = "num_experts_per_tok";
+
+fn choose_fewer_experts(config: &mut Value, top_k: usize, own: usize) -> Result<(), EngineError> {
+    if !(1..=own).contains(&top_k) {
+        return Err(EngineError::TopK { top_k, own });
+    }
+    let has_text = config.get("text_config").is_some_and(Value::is_object);
+    let text = if has_text { &mut config["text_config"] } else { config };
+    text[TOP_K] = top_k.into();
+    Ok(())
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -12,11 +12,12 @@ mod observe;
 pub mod profile;
 pub mod routing;
 pub mod sample;
+pub mod score;
 mod scratch;
 mod session;
 
 pub use engine::{Engine, Stats, Work};
 pub use error::EngineError;
-pub use inspection::{Backend, Inspection, Options};
+pub use inspection::{Backend, Inspection, Numerics, Options};
 pub use observe::{LayerCost, Observer, Progress, SequenceId};
 pub use session::Session;

@@ -82,7 +82,7 @@ pub enum RopePairs {
 /// byte `k_at`, V is `[heads, block_tokens, v_dim]` at byte `v_at`, both of `dtype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {
-    /// F16 by default, F32 with `--precise`; BF16 also works.
+    /// F16 by default, F32 with `--precise`; BF16 and Q8 also work, Q8 where widths are multiples of 32.
     pub dtype: DType,
     /// Key-value heads.
     pub heads: usize,
@@ -101,7 +101,7 @@ pub struct KvLayout {
 impl KvLayout {
     /// Bytes of K and V of this layer in one block.
     pub fn bytes(&self) -> usize {
-        self.heads * self.block_tokens * (self.k_dim + self.v_dim) * self.dtype.bytes()
+        self.heads * self.block_tokens * (self.dtype.row_bytes(self.k_dim) + self.dtype.row_bytes(self.v_dim))
     }
 }
 

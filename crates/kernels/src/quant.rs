@@ -31,7 +31,7 @@ impl Format {
             DType::F32 => Some(Format::F32),
             DType::F16 => Some(Format::F16),
             DType::Bf16 => Some(Format::Bf16),
-            DType::I32 | DType::U8 => None,
+            DType::I32 | DType::U8 | DType::Q8 => None,
         }
     }
 
@@ -156,6 +156,38 @@ pub fn element(format: Format, bytes: &[u8], index: usize) -> f32 {
     }
 }
 
+/// Values of a block of [`DType::Q8`].
+pub const Q8_BLOCK: usize = 32;
+/// Bytes of one: a scale of binary16, then the values divided by it, one signed byte each.
+pub const Q8_BLOCK_BYTES: usize = 2 + Q8_BLOCK;
+
+/// Stores values as [`DType::Q8`], block by block: the scale is a 127th of the largest value's size, rounded to binary16;
+/// quotients are rounded to the nearest, halves away from zero. Values are multiples of [`Q8_BLOCK`].
+pub fn q8_pack(values: &[f32], to: &mut [u8]) {
+    assert_eq!(values.len() / Q8_BLOCK * Q8_BLOCK_BYTES, to.len(), "whole blocks are packed");
+    for (values, to) in values.chunks_exact(Q8_BLOCK).zip(to.chunks_exact_mut(Q8_BLOCK_BYTES)) {
+        let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        let scale = half::f16::from_f32(largest / 127.0);
+        to[..2].copy_from_slice(&scale.to_le_bytes());
+        let scale = scale.to_f32();
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        for (value, to) in values.iter().zip(&mut to[2..]) {
+            *to = (value * inverse).round().clamp(-127.0, 127.0) as i8 as u8;
+        }
+    }
+}
+
+/// Reads back what [`q8_pack`] stored.
+pub fn q8_unpack(from: &[u8], values: &mut [f32]) {
+    assert_eq!(values.len() / Q8_BLOCK * Q8_BLOCK_BYTES, from.len(), "whole blocks are unpacked");
+    for (from, values) in from.chunks_exact(Q8_BLOCK_BYTES).zip(values.chunks_exact_mut(Q8_BLOCK)) {
+        let scale = half::f16::from_le_bytes([from[0], from[1]]).to_f32();
+        for (&from, value) in from[2..].iter().zip(values) {
+            *value = scale * f32::from(from as i8);
+        }
+    }
+}
+
 /// Row `row` of a matrix in f32. Of a quantised one, `scale · q + bias`, rounded after the product and after the sum.
 pub(crate) fn dequantise(w: &Matrix, row: usize, values: &mut [f32]) {
     assert!(row < w.rows && values.len() == w.cols, "a row of {} weights, below {}", w.cols, w.rows);
@@ -173,5 +205,30 @@ pub(crate) fn dequantise(w: &Matrix, row: usize, values: &mut [f32]) {
         for (i, value) in values.iter_mut().enumerate() {
             *value = scale * f32::from(affine_q(bits, bytes, g * group + i)) + bias;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn q8_is_within_half_a_step_of_the_value() {
+        let mut values: Vec<f32> = (0..96).map(|i| ((i * i * 37 + 11 * i) % 201) as f32 / 50.0 - 2.0).collect();
+        values[40] = 1000.0;
+        values[64..].fill(0.0);
+        let mut packed = vec![0xff; 3 * Q8_BLOCK_BYTES];
+        q8_pack(&values, &mut packed);
+        let mut unpacked = vec![f32::NAN; 96];
+        q8_unpack(&packed, &mut unpacked);
+        for (block, (values, unpacked)) in values.chunks(32).zip(unpacked.chunks(32)).enumerate() {
+            let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+            for (value, unpacked) in values.iter().zip(unpacked) {
+                // Half a step, and what rounding the scale to 11 bits adds to the largest value.
+                let off = (value - unpacked).abs();
+                assert!(off <= largest * (0.5 / 127.0 + 1.0 / 2048.0), "block {block}: {unpacked} for {value}");
+            }
+        }
+        assert_eq!(unpacked[64..], [0.0; 32]);
     }
 }

@@ -9,6 +9,8 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::quant::{Q8_BLOCK, Q8_BLOCK_BYTES};
+
 /// Element type of a [`Tensor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
@@ -22,15 +24,30 @@ pub enum DType {
     I32,
     /// Raw bytes (packed weights, whole slots and blocks).
     U8,
+    /// Keys and values only, and no tensor: blocks of 32, each a scale of binary16 and 32 signed bytes that it multiplies
+    /// (see [`crate::quant::q8_pack`]).
+    Q8,
 }
 
 impl DType {
     /// Bytes of one element.
+    ///
+    /// # Panics
+    /// For Q8, which has them in blocks only: see [`DType::row_bytes`].
     pub const fn bytes(self) -> usize {
         match self {
             DType::F32 | DType::I32 => 4,
             DType::F16 | DType::Bf16 => 2,
             DType::U8 => 1,
+            DType::Q8 => panic!("Q8 has no size of one element"),
+        }
+    }
+
+    /// Bytes of so many consecutive elements, of Q8 in whole blocks.
+    pub const fn row_bytes(self, elements: usize) -> usize {
+        match self {
+            DType::Q8 => elements.div_ceil(Q8_BLOCK) * Q8_BLOCK_BYTES,
+            _ => elements * self.bytes(),
         }
     }
 }
@@ -43,6 +60,7 @@ impl fmt::Display for DType {
             DType::Bf16 => "BF16",
             DType::I32 => "I32",
             DType::U8 => "U8",
+            DType::Q8 => "Q8",
         })
     }
 }

@@ -89,7 +89,6 @@ impl StateLayout {
             .iter()
             .map(|width| {
                 let KvWidth { heads, k_dim, v_dim } = (*width)?;
-                let per_dim = heads * BLOCK_TOKENS * dtype.bytes();
                 let kv = KvLayout {
                     dtype,
                     heads,
@@ -97,7 +96,7 @@ impl StateLayout {
                     v_dim,
                     block_tokens: BLOCK_TOKENS,
                     k_at: at,
-                    v_at: at + per_dim * k_dim,
+                    v_at: at + heads * BLOCK_TOKENS * dtype.row_bytes(k_dim),
                 };
                 at = (at + kv.bytes()).next_multiple_of(64);
                 Some(kv)

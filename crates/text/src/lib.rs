@@ -1,9 +1,9 @@
 //! Text in and out of a language model: [`Tokenizer`] turns text into token ids and back, [`Detokenizer`] prints a
-//! stream of ids without ever cutting a character, [`StopStrings`] ends generation at a given text, and
-//! [`ChatTemplate`] renders a conversation into the prompt its model was trained on. Everything is decided by the
-//! files next to the weights and must equal what Hugging Face's `tokenizers` and `transformers` do with them; a file
-//! that asks for something else is refused with a [`TextError`], never guessed at. Here are no weights, no sampling,
-//! no tool-call parsing and no HTTP.
+//! stream of ids without ever cutting a character, [`StopStrings`] ends generation at a given text, [`ChatTemplate`]
+//! renders a conversation into the prompt its model was trained on, and [`Answer`] takes what the model says apart into
+//! thoughts, content and calls of tools. Everything is decided by the files next to the weights and must equal what
+//! Hugging Face's `tokenizers` and `transformers` do with them; a file that asks for something else is refused with a
+//! [`TextError`], never guessed at. Here are no weights, no sampling and no HTTP.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ mod bpe;
 mod detokenize;
 mod error;
 mod files;
+mod json_schema;
 pub mod made;
 mod python;
 mod schema;
@@ -24,10 +25,13 @@ mod template_env;
 mod template_source;
 mod tokenizer;
 mod tokenizer_load;
+mod tool_calls;
 mod vocab;
 
 pub use detokenize::Detokenizer;
 pub use error::TextError;
+pub use json_schema::{check_schema, same_json};
 pub use stop::{Stop, StopStrings};
 pub use template::{ChatRequest, ChatTemplate};
 pub use tokenizer::Tokenizer;
+pub use tool_calls::{Answer, ToolCall, ends_thinking};

@@ -9,7 +9,8 @@ use std::ops::Range;
 use super::Cpu;
 use super::isa::{Dots, Kernels, Mix};
 use crate::host::{self, Shared};
-use crate::{Format, KvLayout, Tensor};
+use crate::quant::q8_unpack;
+use crate::{DType, Format, KvLayout, Tensor};
 
 /// Positions between two rescalings. Divides `block_tokens`.
 const STEP: usize = 64;
@@ -32,16 +33,21 @@ pub(super) fn attention(
     assert_eq!(q_heads % layout.heads, 0, "attention: every kv head serves as many query heads");
     assert_eq!(layout.block_tokens % STEP, 0, "attention: blocks of a multiple of {STEP} positions");
     for block in &blocks[..(start + n).div_ceil(layout.block_tokens)] {
-        let plane_bytes = |dim| layout.heads * layout.block_tokens * dim * layout.dtype.bytes();
+        let plane_bytes = |dim| layout.heads * layout.block_tokens * layout.dtype.row_bytes(dim);
         let end = (layout.k_at + plane_bytes(k_dim)).max(layout.v_at + plane_bytes(layout.v_dim));
         assert!(end <= block.bytes(), "attention: the layout leaves its block");
     }
     let group = q_heads / layout.heads;
     let tile_rows = (TILE_QUERIES / group).max(1);
     let tiles = n.div_ceil(tile_rows);
+    // Q8 is unpacked a step at a time; from there on it is f32.
+    let unpacks = layout.dtype == DType::Q8;
+    let format = if unpacks { Some(Format::F32) } else { Format::of(layout.dtype) };
+    let unpacked = if unpacks { STEP * k_dim.max(layout.v_dim) } else { 0 };
     let call = Call {
         cpu,
-        format: Format::of(layout.dtype).expect("attention: keys and values of F32, F16 or BF16"),
+        format: format.expect("attention: keys and values of F32, F16, BF16 or Q8"),
+        unpacked,
         q: Shared::new(host::f32_address(q)),
         out: Shared::new(host::f32_address(out)),
         scale,
@@ -50,7 +56,7 @@ pub(super) fn attention(
         start,
         group,
     };
-    cpu.reserve_scratch(tile_rows * group * (k_dim + layout.v_dim + STEP + 2));
+    cpu.reserve_scratch(tile_rows * group * (k_dim + layout.v_dim + STEP + 2) + unpacked);
     cpu.pool.run(tiles * layout.heads, &|task, worker| {
         // The last rows see the most keys, so they go first.
         let (tile, head) = (tiles - 1 - task / layout.heads, task % layout.heads);
@@ -62,7 +68,10 @@ pub(super) fn attention(
 /// What all tiles of a call share.
 struct Call<'a> {
     cpu: &'a Cpu,
+    /// Of keys and values as they are multiplied.
     format: Format,
+    /// Values of a step that are unpacked before; 0 where they are used as stored.
+    unpacked: usize,
     q: Shared<f32>,
     out: Shared<f32>,
     scale: f32,
@@ -87,6 +96,8 @@ struct Tile<'a> {
     max: &'a mut [f32],
     /// `[queries]`
     sum: &'a mut [f32],
+    /// `[STEP, k_dim or v_dim]` where keys and values are unpacked.
+    unpacked: &'a mut [f32],
 }
 
 impl<'a> Tile<'a> {
@@ -96,7 +107,8 @@ impl<'a> Tile<'a> {
         let (mixed, scratch) = scratch.split_at_mut(queries * call.layout.v_dim);
         let (scores, scratch) = scratch.split_at_mut(queries * STEP);
         let (max, scratch) = scratch.split_at_mut(queries);
-        Tile { call, head, rows, q, mixed, scores, max, sum: &mut scratch[..queries] }
+        let (sum, scratch) = scratch.split_at_mut(queries);
+        Tile { call, head, rows, q, mixed, scores, max, sum, unpacked: &mut scratch[..call.unpacked] }
     }
 
     fn compute(mut self) {
@@ -149,9 +161,7 @@ impl<'a> Tile<'a> {
         }
         let (k_dim, v_dim) = (self.call.layout.k_dim, self.call.layout.v_dim);
         let kernels = &self.call.cpu.kernels;
-        let (k, k_bytes) = self.plane(base, self.call.layout.k_at, k_dim);
-        let (v, v_bytes) = self.plane(base, self.call.layout.v_at, v_dim);
-        let scores = &mut self.scores[queries.start * STEP..queries.end * STEP];
+        let (k, k_bytes) = self.plane(base, positions, self.call.layout.k_at, k_dim);
         let dots = Dots {
             w: k,
             w_stride: k_bytes,
@@ -160,11 +170,14 @@ impl<'a> Tile<'a> {
             x_stride: 4 * k_dim,
             columns: queries.len(),
             k: k_dim,
-            out: scores.as_mut_ptr(),
+            out: self.scores[queries.start * STEP..queries.end * STEP].as_mut_ptr(),
             out_stride: STEP,
         };
-        // SAFETY: `positions` keys from `base` on lie in one block, which the layout fits; x and out are slices.
+        // SAFETY: `positions` keys from `base` on lie in one block, which the layout fits, or in `unpacked`, which is not
+        // written before the next plane is asked for; x and out are slices.
         unsafe { (kernels.dots.of(self.call.format))(&dots) };
+        let (v, v_bytes) = self.plane(base, positions, self.call.layout.v_at, v_dim);
+        let scores = &mut self.scores[queries.start * STEP..queries.end * STEP];
         for (i, scores) in queries.clone().zip(scores.chunks_exact_mut(STEP)) {
             let mixed = &mut self.mixed[i * v_dim..(i + 1) * v_dim];
             rescale(kernels, &mut scores[..positions], self.call.scale, &mut self.max[i], &mut self.sum[i], mixed);
@@ -184,13 +197,22 @@ impl<'a> Tile<'a> {
         unsafe { (kernels.mix.of(self.call.format))(&mix) };
     }
 
-    /// Where the keys or values of this head lie from position `base` on, and the bytes of one.
-    fn plane(&self, base: usize, at: usize, dim: usize) -> (*const u8, usize) {
+    /// Where `positions` keys or values of this head lie from position `base` on, and the bytes of one; unpacked if need be,
+    /// until the next call.
+    fn plane(&mut self, base: usize, positions: usize, at: usize, dim: usize) -> (*const u8, usize) {
         let layout = self.call.layout;
-        let bytes = dim * layout.dtype.bytes();
+        let bytes = layout.dtype.row_bytes(dim);
         let (block, slot) = (base / layout.block_tokens, base % layout.block_tokens);
         let start = host::address(&self.call.blocks[block]);
-        (start.wrapping_add(at + (self.head * layout.block_tokens + slot) * bytes), bytes)
+        let start = start.wrapping_add(at + (self.head * layout.block_tokens + slot) * bytes).cast_const();
+        if self.call.unpacked == 0 {
+            return (start, bytes);
+        }
+        // SAFETY: these positions lie in one block, which the layout fits, and which nobody writes meanwhile.
+        let stored = unsafe { std::slice::from_raw_parts(start, positions * bytes) };
+        let unpacked = &mut self.unpacked[..positions * dim];
+        q8_unpack(stored, unpacked);
+        (unpacked.as_ptr().cast(), 4 * dim)
     }
 }
 

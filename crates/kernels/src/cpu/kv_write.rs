@@ -2,16 +2,17 @@
 
 use super::Cpu;
 use crate::host;
-use crate::{Format, KvLayout, Tensor};
+use crate::quant::q8_pack;
+use crate::{DType, Format, KvLayout, Tensor};
 
 pub(super) fn kv_write(cpu: &Cpu, k: &Tensor, v: &Tensor, layout: &KvLayout, blocks: &[Tensor], start: usize) {
     let n = k.dim(0);
     assert_eq!(k.dims(), [n, layout.heads, layout.k_dim], "kv_write: keys do not fit the layout");
     assert_eq!(v.dims(), [n, layout.heads, layout.v_dim], "kv_write: values do not fit the layout");
-    let format = Format::of(layout.dtype).expect("kv_write: keys and values of F32, F16 or BF16");
-    let narrow = cpu.kernels.narrow.of(format);
+    let narrow = Format::of(layout.dtype).map(|format| cpu.kernels.narrow.of(format));
+    assert!(narrow.is_some() || layout.dtype == DType::Q8, "kv_write: keys and values of F32, F16, BF16 or Q8");
     for (from, at, dim) in [(k, layout.k_at, layout.k_dim), (v, layout.v_at, layout.v_dim)] {
-        let (from, row_bytes) = (host::f32s(from), format.row_bytes(dim));
+        let (from, row_bytes) = (host::f32s(from), layout.dtype.row_bytes(dim));
         let plane_bytes = layout.heads * layout.block_tokens * row_bytes;
         cpu.split(n, layout.heads * (row_bytes + 4 * dim), |range, _| {
             for i in range {
@@ -21,8 +22,12 @@ pub(super) fn kv_write(cpu: &Cpu, k: &Tensor, v: &Tensor, layout: &KvLayout, blo
                 for head in 0..layout.heads {
                     let from = &from[(i * layout.heads + head) * dim..][..dim];
                     let to = to.wrapping_add(head * layout.block_tokens * row_bytes);
-                    // SAFETY: inside the block, as asserted, and each (position, head) is written by one worker.
-                    unsafe { narrow(from.as_ptr().cast(), to, dim) };
+                    match narrow {
+                        // SAFETY: inside the block, as asserted, and each (position, head) is written by one worker.
+                        Some(narrow) => unsafe { narrow(from.as_ptr().cast(), to, dim) },
+                        // SAFETY: as above.
+                        None => q8_pack(from, unsafe { std::slice::from_raw_parts_mut(to, row_bytes) }),
+                    }
                 }
             }
         });

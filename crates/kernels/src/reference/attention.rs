@@ -1,6 +1,6 @@
 //! `out = softmax(scale · q·Kᵀ) · V`, causal (arXiv 1706.03762), grouped heads (arXiv 2305.13245)
 
-use crate::{Format, KvLayout, Tensor, host, quant};
+use crate::{DType, Format, KvLayout, Tensor, host, quant};
 
 pub(super) fn attention(q: &Tensor, scale: f32, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor) {
     let &[n, q_heads, k_dim] = q.dims() else { panic!("attention: q is [n, q_heads, k_dim], not {q:?}") };
@@ -8,11 +8,20 @@ pub(super) fn attention(q: &Tensor, scale: f32, layout: &KvLayout, blocks: &[Ten
     assert_eq!(k_dim, layout.k_dim, "attention: q does not fit the layout");
     assert_eq!(out.dims(), [n, q_heads, v_dim], "attention: out does not fit q and the layout");
     assert_eq!(q_heads % layout.heads, 0, "attention: every kv head serves as many query heads");
-    let format = Format::of(layout.dtype).expect("attention: keys and values of F32, F16 or BF16");
     let element = |position: usize, at: usize, head: usize, dim: usize, d: usize| {
         let (block, slot) = (position / layout.block_tokens, position % layout.block_tokens);
-        let index = (head * layout.block_tokens + slot) * dim + d;
-        quant::element(format, &host::bytes(&blocks[block])[at..], index)
+        let row_bytes = layout.dtype.row_bytes(dim);
+        let row = at + (head * layout.block_tokens + slot) * row_bytes;
+        let row = &host::bytes(&blocks[block])[row..][..row_bytes];
+        match Format::of(layout.dtype) {
+            Some(format) => quant::element(format, row, d),
+            None => {
+                assert_eq!(layout.dtype, DType::Q8, "attention: keys and values of F32, F16, BF16 or Q8");
+                let (block, mut values) = (d / quant::Q8_BLOCK, [0.0; quant::Q8_BLOCK]);
+                quant::q8_unpack(&row[block * quant::Q8_BLOCK_BYTES..][..quant::Q8_BLOCK_BYTES], &mut values);
+                values[d % quant::Q8_BLOCK]
+            }
+        }
     };
     let (q, out) = (host::f32s(q), host::f32s_mut(out));
     for i in 0..n {

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::{DType, KvLayout, Tensor, host};
+use crate::{DType, KvLayout, Tensor, host, quant};
 
 pub(super) fn kv_write(k: &Tensor, v: &Tensor, layout: &KvLayout, blocks: &[Tensor], start: usize) {
     let n = k.dim(0);
@@ -13,24 +13,25 @@ pub(super) fn kv_write(k: &Tensor, v: &Tensor, layout: &KvLayout, blocks: &[Tens
         for i in 0..n {
             let (block, slot) = ((start + i) / layout.block_tokens, (start + i) % layout.block_tokens);
             let to = host::bytes_mut(&blocks[block]);
+            let row_bytes = layout.dtype.row_bytes(dim);
             for head in 0..layout.heads {
-                for d in 0..dim {
-                    let index = (head * layout.block_tokens + slot) * dim + d;
-                    let value = from[(i * layout.heads + head) * dim + d];
-                    round(value, layout.dtype, &mut to[at..], index);
-                }
+                let row = at + (head * layout.block_tokens + slot) * row_bytes;
+                round(&from[(i * layout.heads + head) * dim..][..dim], layout.dtype, &mut to[row..][..row_bytes]);
             }
         }
     }
 }
 
-fn round(value: f32, dtype: DType, to: &mut [u8], index: usize) {
-    let bytes = dtype.bytes();
-    let to = &mut to[index * bytes..][..bytes];
+fn round(values: &[f32], dtype: DType, to: &mut [u8]) {
     match dtype {
-        DType::F32 => to.copy_from_slice(&value.to_le_bytes()),
-        DType::F16 => to.copy_from_slice(&f16::from_f32(value).to_le_bytes()),
-        DType::Bf16 => to.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
+        DType::F32 => each(values, to, |value| value.to_le_bytes()),
+        DType::F16 => each(values, to, |value| f16::from_f32(value).to_le_bytes()),
+        DType::Bf16 => each(values, to, |value| bf16::from_f32(value).to_le_bytes()),
+        DType::Q8 => quant::q8_pack(values, to),
         DType::I32 | DType::U8 => panic!("keys and values are not stored as {dtype}"),
     }
+}
+
+fn each<const N: usize>(values: &[f32], to: &mut [u8], bytes: impl Fn(f32) -> [u8; N]) {
+    values.iter().zip(to.chunks_exact_mut(N)).for_each(|(&value, to)| to.copy_from_slice(&bytes(value)));
 }

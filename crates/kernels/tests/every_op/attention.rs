@@ -48,10 +48,12 @@ struct Case {
 
 fn layouts() -> impl Strategy<Value = KvLayout> {
     let dims = select(vec![(16, 16), (24, 24), (128, 128), (24, 16), (7, 33)]);
-    let dtypes = select(vec![DType::F16, DType::F32, DType::Bf16]);
-    (dims, dtypes, 1usize..=3, select(vec![64, 128]), select(vec![0, 1, 6])).prop_map(
-        |((k_dim, v_dim), dtype, heads, block_tokens, k_at)| {
-            let v_at = k_at + heads * block_tokens * k_dim * dtype.bytes() + 3;
+    let plain = (dims, select(vec![DType::F16, DType::F32, DType::Bf16]));
+    let q8 = (select(vec![(32, 32), (64, 96), (128, 128)]), Just(DType::Q8));
+    let widths = prop_oneof![3 => plain, 1 => q8];
+    (widths, 1usize..=3, select(vec![64, 128]), select(vec![0, 1, 6])).prop_map(
+        |(((k_dim, v_dim), dtype), heads, block_tokens, k_at)| {
+            let v_at = k_at + heads * block_tokens * dtype.row_bytes(k_dim) + 3;
             KvLayout { dtype, heads, k_dim, v_dim, block_tokens, k_at, v_at }
         },
     )

@@ -1,0 +1,196 @@
+//! Answers taken apart: thoughts, content, calls in both dialects, and what is no call.
+
+use outpour_text::{Answer, check_schema, ends_thinking, same_json};
+use serde_json::{Value, json};
+
+fn tools() -> Vec<Value> {
+    let weather = json!({"type": "object", "required": ["city"], "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer"},
+        "warm": {"type": "boolean"},
+        "above": {"type": "number"},
+        "unit": {"enum": ["celsius", "fahrenheit", 7]},
+        "places": {"type": "array", "items": {"type": "string"}},
+        "options": {"type": "object", "additionalProperties": false, "properties": {"wind": {"type": "boolean"}}},
+        "note": {"type": ["string", "null"]},
+        "since": {"anyOf": [{"type": "integer"}, {"type": "null"}, {"type": "string"}]},
+    }});
+    vec![
+        json!({"type": "function", "function": {"name": "weather", "parameters": weather}}),
+        json!({"name": "now", "description": "no wrapper, no parameters"}),
+    ]
+}
+
+fn parse(text: &str) -> Answer {
+    Answer::parse(text, false, &tools())
+}
+
+/// The arguments of the one call of an answer with nothing else.
+fn arguments(text: &str) -> Value {
+    let answer = parse(text);
+    assert_eq!((answer.malformed.as_slice(), answer.calls.len()), (&[][..], 1), "{text}");
+    Value::Object(answer.calls[0].arguments.clone())
+}
+
+/// A call in tags.
+fn tagged(name: &str, parameters: &[(&str, &str)]) -> String {
+    let parameters: String =
+        parameters.iter().map(|(key, value)| format!("<parameter={key}>\n{value}\n</parameter>\n")).collect();
+    format!("<tool_call>\n<function={name}>\n{parameters}</function>\n</tool_call>")
+}
+
+#[test]
+fn both_dialects_say_the_same() {
+    let json = "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\", \"days\": 3}}\n</tool_call>";
+    let tags = tagged("weather", &[("city", "Oslo"), ("days", "3")]);
+    assert_eq!(parse(json), parse(&tags));
+    assert_eq!(arguments(json), json!({"city": "Oslo", "days": 3}));
+    let tight = "<tool_call><function=weather><parameter=city>Oslo</parameter><parameter=days>3</parameter></function></tool_call>";
+    assert_eq!(parse(tight), parse(json));
+    assert_eq!(parse(json).calls[0].check(&tools()), Ok(()));
+}
+
+#[test]
+fn content_thoughts_and_several_calls() {
+    let call = tagged("now", &[]);
+    let answer = parse(&format!("<think>\nWhich day?\n</think>\n\nLet me see.\n{call}\n{call}"));
+    assert_eq!(answer.reasoning.as_deref(), Some("Which day?"));
+    assert_eq!(answer.content, "Let me see.");
+    assert_eq!(answer.calls.len(), 2);
+    assert!(answer.calls.iter().all(|call| call.check(&tools()).is_ok()));
+
+    let prompt = "<|im_start|>assistant\n<think>\n";
+    assert!(ends_thinking(prompt) && !ends_thinking("<think>\n\n</think>\n\n") && !ends_thinking("hello"));
+    let answer = Answer::parse(&format!("a call is {call}\n</think>\n\n4"), true, &tools());
+    assert_eq!((answer.content.as_str(), answer.calls.len()), ("4", 0), "what is thought is not called");
+    let answer = Answer::parse("and so on", true, &[]);
+    assert!(answer.unfinished_reasoning && answer.content.is_empty());
+    assert_eq!(parse("<think>\n\n</think>\n\nyes"), Answer { content: "yes".into(), ..Answer::default() });
+    assert_eq!(parse("about </think> tags").content, "about </think> tags");
+}
+
+#[test]
+fn texts_take_the_types_of_the_schema() {
+    for (key, text, value) in [
+        ("city", "42", json!("42")),
+        ("city", "true", json!("true")),
+        ("days", "3", json!(3)),
+        ("days", " 3 ", json!(3)),
+        ("days", "three", json!("three")),
+        ("days", "3.5", json!("3.5")),
+        ("above", "-3.5", json!(-3.5)),
+        ("above", "3", json!(3)),
+        ("warm", "true", json!(true)),
+        ("warm", "False", json!(false)),
+        ("warm", "yes", json!("yes")),
+        ("unit", "celsius", json!("celsius")),
+        ("unit", "7", json!(7)),
+        ("places", "[\"Oslo\", \"Bergen\"]", json!(["Oslo", "Bergen"])),
+        ("places", "Oslo", json!("Oslo")),
+        ("options", "{\"wind\": true}", json!({"wind": true})),
+        ("note", "null", json!(null)),
+        ("note", "12", json!("12")),
+        ("since", "1990", json!(1990)),
+        ("since", "None", json!(null)),
+        ("since", "May", json!("May")),
+        ("unknown", "12", json!("12")),
+    ] {
+        assert_eq!(arguments(&tagged("weather", &[(key, text)]))[key], value, "{key} {text}");
+    }
+    assert_eq!(arguments(&tagged("elsewhere", &[("n", "12")])), json!({"n": "12"}), "without a schema it is text");
+    let json = "<tool_call>{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\", \"days\": \"3\"}}</tool_call>";
+    assert_eq!(arguments(json)["days"], json!("3"), "JSON has types, and they are the model's");
+    let problem = parse(json).calls[0].check(&tools()).unwrap_err();
+    assert!(problem.contains("days") && problem.contains("integer"), "{problem}");
+}
+
+#[test]
+fn arguments_may_hold_tags_lines_and_any_character() {
+    let code = "fn main() {\n    <b>\"größe\" 大 🌍</b>\n}\n";
+    assert_eq!(arguments(&tagged("weather", &[("city", code)]))["city"], json!(code));
+    let nested = "<parameter=x>\n1\n</parameter> and </tool_call> and </function>";
+    assert_eq!(arguments(&tagged("weather", &[("city", nested), ("days", "1")]))["city"], json!(nested));
+    assert_eq!(arguments(&tagged("weather", &[("city", "")]))["city"], json!(""));
+    let json = json!({"name": "weather", "arguments": {"city": "</tool_call> \"大\"\n", "options": {"wind": true}}});
+    let text = format!("<tool_call>\n{json}\n</tool_call>");
+    assert_eq!(arguments(&text), json["arguments"]);
+    let text = r#"<tool_call>{"name": "weather", "arguments": "{\"city\": \"Oslo\"}"}</tool_call>"#;
+    assert_eq!(arguments(text), json!({"city": "Oslo"}), "arguments as a text of JSON");
+    assert_eq!(arguments(r#"<tool_call>{"name": "now"}</tool_call>"#), json!({}));
+}
+
+#[test]
+fn what_is_no_call_is_named_and_stays_in_the_content() {
+    for (text, names) in [
+        ("<tool_call>", "empty"),
+        ("<tool_call>\n</tool_call>", "JSON"),
+        ("<tool_call>{\"name\": \"now\"}", "</tool_call>"),
+        ("<tool_call>{\"name\": \"now\", \"arguments\": {}</tool_call>", "JSON"),
+        ("<tool_call>{\"arguments\": {}}</tool_call>", "name"),
+        ("<tool_call>[]</tool_call>", "name"),
+        ("<tool_call>{\"name\": \"now\", \"arguments\": [1]}</tool_call>", "arguments of now"),
+        ("<tool_call>{\"name\": \"now\", \"arguments\": \"x\"}</tool_call>", "arguments of now"),
+        ("<tool_call>{\"name\": \"now\"} more</tool_call>", "</tool_call>"),
+        ("<tool_call><function=now", "<function="),
+        ("<tool_call><function=></function></tool_call>", "no name"),
+        ("<tool_call><function=now>text</function></tool_call>", "now"),
+        ("<tool_call><function=now></function>", "</tool_call>"),
+        ("<tool_call><function=now><parameter=a>1</function></tool_call>", "parameter a of now"),
+        ("<tool_call><function=now><parameter=a>1</parameter>", "parameter a of now"),
+        (
+            "<tool_call><function=now><parameter=a>1</parameter><parameter=a>2</parameter></function></tool_call>",
+            "a twice",
+        ),
+    ] {
+        let answer = parse(text);
+        assert!(answer.calls.is_empty(), "{text}");
+        assert!(answer.malformed.len() == 1 && answer.malformed[0].contains(names), "{text}: {:?}", answer.malformed);
+        assert_eq!(answer.content, text);
+    }
+    let answer = parse(&format!("<tool_call>{{ {}", tagged("now", &[])));
+    assert_eq!((answer.malformed.len(), answer.calls.len()), (1, 1), "a good call after a bad one is read");
+}
+
+#[test]
+fn calls_are_checked_against_their_tool() {
+    let problem = |text: &str| parse(text).calls[0].check(&tools()).err();
+    assert!(problem(&tagged("rain", &[])).is_some_and(|p| p.contains("rain")));
+    assert!(problem(&tagged("weather", &[("days", "1")])).is_some_and(|p| p.contains("city: is missing")));
+    assert!(problem(&tagged("weather", &[("city", "Oslo"), ("unit", "kelvin")])).is_some_and(|p| p.contains("unit")));
+    let nested = tagged("weather", &[("city", "Oslo"), ("options", "{\"rain\": 1}")]);
+    assert!(problem(&nested).is_some_and(|p| p.contains("options.rain")));
+    let places = tagged("weather", &[("city", "Oslo"), ("places", "[\"a\", 2]")]);
+    assert!(problem(&places).is_some_and(|p| p.contains("places[1]")));
+}
+
+#[test]
+fn schemas_are_checked() {
+    let recursive = json!({"$defs": {"tree": {"type": "object", "properties": {"left": {"$ref": "#/$defs/tree"}}}},
+        "$ref": "#/$defs/tree"});
+    for (schema, good, bad) in [
+        (json!({"type": "integer"}), json!(2.0), json!(2.5)),
+        (json!({"type": ["integer", "null"]}), json!(null), json!("x")),
+        (json!({"minimum": 1, "maximum": 5}), json!(5), json!(6)),
+        (json!({"minLength": 2}), json!("大大"), json!("大")),
+        (json!({"const": 3}), json!(3.0), json!(4)),
+        (json!({"enum": [1, "a", null]}), json!(1.0), json!("b")),
+        (json!({"items": {"type": "integer"}, "minItems": 1}), json!([1]), json!([])),
+        (json!({"allOf": [{"minimum": 1}, {"maximum": 2}]}), json!(2), json!(3)),
+        (json!({"oneOf": [{"type": "integer"}, {"type": "number"}]}), json!(1.5), json!(1)),
+        (json!({"additionalProperties": {"type": "string"}}), json!({"a": "b"}), json!({"a": 1})),
+        (json!({"properties": {"a": false}}), json!({"b": 1}), json!({"a": 1})),
+        (recursive, json!({"left": {"left": {}}}), json!({"left": {"left": 1}})),
+    ] {
+        assert_eq!(check_schema(&schema, &good), Ok(()), "{schema} {good}");
+        assert!(check_schema(&schema, &bad).is_err(), "{schema} {bad}");
+    }
+    assert_eq!(check_schema(&json!({"$ref": "#"}), &json!(1)), Ok(()), "a schema that is itself ends");
+}
+
+#[test]
+fn values_are_compared_by_what_they_are_worth() {
+    assert!(same_json(&json!({"a": 1, "b": [2.0]}), &json!({"b": [2], "a": 1.0})));
+    for (a, b) in [(json!(1), json!("1")), (json!({"a": null}), json!({})), (json!([1, 2]), json!([2, 1]))] {
+        assert!(!same_json(&a, &b), "{a} {b}");
+    }
+}
