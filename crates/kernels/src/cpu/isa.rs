@@ -55,7 +55,9 @@ impl Isa {
                 let foundation = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
                 foundation && Isa::Avx2.runs_here()
             }
-            Isa::Avx512Bf16 => has!("avx512bf16") && has!("avx512vnni") && has!("avx512vbmi") && Isa::Avx512.runs_here(),
+            Isa::Avx512Bf16 => {
+                has!("avx512bf16") && has!("avx512vnni") && has!("avx512vbmi") && Isa::Avx512.runs_here()
+            }
             Isa::Neon => false,
             Isa::Portable => true,
         }

@@ -289,7 +289,8 @@ unsafe fn lone<B: Bytes, const BITS: usize>(d: &AffineDots, panel: &Panel, at: P
         if whole < blocks {
             let rest = blocks - whole;
             let mut x_rest = [0u8; STEP_BLOCKS_MAX * BLOCK];
-            x_rest[..rest * BLOCK].copy_from_slice(std::slice::from_raw_parts(x.add(at.k + whole * BLOCK), rest * BLOCK));
+            x_rest[..rest * BLOCK]
+                .copy_from_slice(std::slice::from_raw_parts(x.add(at.k + whole * BLOCK), rest * BLOCK));
             let w_rest = rows.map(|row| padded(row.wrapping_add(whole * block_bytes), rest * block_bytes));
             let step_dots = B::rows::<BITS>(&w_rest.each_ref().map(|bytes| bytes.as_ptr()), x_rest.as_ptr());
             for i in 0..rest {

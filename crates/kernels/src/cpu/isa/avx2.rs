@@ -1,5 +1,8 @@
 //! AVX2 with FMA and F16C: sixteen lanes in two vectors.
 
+// A tile is indexed by column of fixed number; iterators would hide which.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
@@ -422,7 +425,13 @@ impl Fields {
         let mut pair = 0;
         while pair < 16 {
             // Bits before the half's 16 weights: the upper half ends where the block does.
-            let before = if pair < 8 { 0 } else if bits == 3 { 48 } else { 128 - 16 * bits };
+            let before = if pair < 8 {
+                0
+            } else if bits == 3 {
+                48
+            } else {
+                128 - 16 * bits
+            };
             let at = before + pair % 8 * 2 * bits;
             fields.bytes[2 * pair] = (at / 8) as u8;
             fields.bytes[2 * pair + 1] = (at / 8 + 1) as u8;

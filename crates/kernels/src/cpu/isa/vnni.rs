@@ -146,7 +146,8 @@ unsafe fn crumb_planes(x: *const u8) -> [__m512i; 4] {
     unsafe {
         let (a, b) = (_mm512_loadu_si512(x.cast()), _mm512_loadu_si512(x.add(64).cast()));
         let (c, d) = (_mm512_loadu_si512(x.add(128).cast()), _mm512_loadu_si512(x.add(192).cast()));
-        let (first, last) = (_mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13), _mm512_setr_epi64(2, 6, 10, 14, 3, 7, 11, 15));
+        let (first, last) =
+            (_mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13), _mm512_setr_epi64(2, 6, 10, 14, 3, 7, 11, 15));
         let (ab, cd) = (_mm512_permutex2var_epi64(a, first, b), _mm512_permutex2var_epi64(c, first, d));
         let (ab_last, cd_last) = (_mm512_permutex2var_epi64(a, last, b), _mm512_permutex2var_epi64(c, last, d));
         [
