@@ -29,12 +29,38 @@ pub(super) fn causal_conv(cpu: &Cpu, x: &Tensor, weight: &Tensor, tail: &Tensor,
             let from = weights.at(first * format.row_bytes(kernel));
             // SAFETY: the weights of channels `first..first + len`; a backend has only kernels that run here.
             unsafe { (cpu.kernels.widen.of(format))(from, stored.as_mut_ptr().cast(), stored.len()) };
-            for (c, channel) in stored.chunks_exact(kernel).enumerate() {
-                (0..kernel).for_each(|j| weight[j * len + c] = channel[j]);
-            }
+            cpu.vectorised(Transpose { stored, weight: &mut *weight, kernel });
             cpu.vectorised(Block { n, channels, first, len, kernel, x, weight, tail, out });
         }
     });
+}
+
+/// Weights from `[len, kernel]` to `[kernel, len]`: for one row, as much work as the convolution.
+struct Transpose<'a> {
+    stored: &'a [f32],
+    weight: &'a mut [f32],
+    kernel: usize,
+}
+
+impl Loop for Transpose<'_> {
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        let len = self.stored.len() / self.kernel;
+        // Four, as all models have: the compiler moves vectors where it knows the number.
+        if self.kernel == 4 {
+            let (first, rest) = self.weight.split_at_mut(len);
+            let (second, rest) = rest.split_at_mut(len);
+            let (third, last) = rest.split_at_mut(len);
+            let (channels, _) = self.stored.as_chunks::<4>();
+            for (c, channel) in channels.iter().enumerate() {
+                (first[c], second[c], third[c], last[c]) = (channel[0], channel[1], channel[2], channel[3]);
+            }
+            return;
+        }
+        for (c, channel) in self.stored.chunks_exact(self.kernel).enumerate() {
+            (0..self.kernel).for_each(|j| self.weight[j * len + c] = channel[j]);
+        }
+    }
 }
 
 /// Channels `first..first + len`, which no one else computes.

@@ -1,5 +1,8 @@
 //! AVX2 with FMA and F16C: sixteen lanes in two vectors.
 
+// A tile is indexed by column of fixed number; iterators would hide which.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 use std::hint::black_box;
 

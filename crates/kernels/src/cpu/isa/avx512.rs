@@ -1,5 +1,8 @@
 //! AVX-512: sixteen lanes, and with AVX512-BF16 products of bfloat16 pairs.
 
+// A tile is indexed by column of fixed number; iterators would hide which.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use super::affine::{Bytes, Ints, STEP_BLOCKS_MAX, affine_kernels_of};

@@ -3,6 +3,9 @@
 //!
 //! Plain Rust, inlined into functions that enable the instructions; the compiler vectorises it.
 
+// Blocks are indexed by place of fixed number; iterators would hide which.
+#![allow(clippy::needless_range_loop)]
+
 use super::panel::{BLOCK, order};
 
 /// Bytes of an activation row that [`round`] writes.
@@ -23,6 +26,19 @@ pub(in crate::cpu) const fn precise_bytes(k: usize, group: usize) -> usize {
 /// `to` has room for [`rounded_bytes`].
 #[inline(always)]
 pub(super) unsafe fn round(x: &[f32], bits: usize, group: usize, to: *mut u8) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match bits {
+            2 => round_in::<4>(x, group, to),
+            4 => round_in::<2>(x, group, to),
+            _ => round_in::<1>(x, group, to),
+        }
+    }
+}
+
+/// The same for weights of which so many share a byte.
+#[inline(always)]
+unsafe fn round_in<const SHARE: usize>(x: &[f32], group: usize, to: *mut u8) {
     /// Adding it leaves an integer in the low bits of the sum: 1.5 · 2^23.
     const ROUND: f32 = 12_582_912.0;
     let k = x.len();
@@ -31,21 +47,26 @@ pub(super) unsafe fn round(x: &[f32], bits: usize, group: usize, to: *mut u8) {
     let mut sum = 0.0;
     for (b, block) in blocks.iter().enumerate() {
         // Sizes in the order of their bits, in which a NaN is the largest.
-        let max = f32::from_bits(block.iter().fold(0, |max, x| max.max(x.abs().to_bits())));
+        let mut max = 0;
+        for i in 0..BLOCK {
+            max = block[i].abs().to_bits().max(max);
+        }
+        let max = f32::from_bits(max);
         let (scale, per_step) = match max {
             ..1e-36 => (0.0, 0.0),
             1e-36..f32::INFINITY => (max / 127.0, 127.0 / max),
             _ => (f32::NAN, 0.0),
         };
-        let whole = block.map(|x| ((x * per_step + ROUND).to_bits() as i32) - ROUND.to_bits() as i32);
-        let total: i32 = whole.iter().sum();
-        let x8 = whole.map(|x| x as u8);
-        let mut ordered = [0u8; BLOCK];
-        reorder(bits, &x8, &mut ordered);
+        let (mut x8, mut total) = ([0u8; BLOCK], 0);
+        for i in 0..BLOCK {
+            let whole = (block[i] * per_step + ROUND).to_bits().wrapping_sub(ROUND.to_bits());
+            total += whole.cast_signed();
+            x8[i] = whole as u8;
+        }
         sum += scale * total as f32;
         // SAFETY: block b of the row, its scale, and its group's sum.
         unsafe {
-            to.add(b * BLOCK).cast::<[u8; BLOCK]>().write_unaligned(ordered);
+            to.add(b * BLOCK).cast::<[u8; BLOCK]>().write_unaligned(dealt::<SHARE>(&x8));
             scales.cast::<f32>().add(b).write_unaligned(scale);
             if ((b + 1) * BLOCK).is_multiple_of(group) {
                 sums.cast::<f32>().add(b * BLOCK / group).write_unaligned(sum);
@@ -53,6 +74,31 @@ pub(super) unsafe fn round(x: &[f32], bits: usize, group: usize, to: *mut u8) {
             }
         }
     }
+}
+
+/// A block in the order of [`order`]: every so many-th byte, then those behind them. By shifts of wider words, which the
+/// compiler makes vectors of.
+#[inline(always)]
+fn dealt<const SHARE: usize>(x8: &[u8; BLOCK]) -> [u8; BLOCK] {
+    let mut dealt = *x8;
+    match SHARE {
+        2 => {
+            for (i, pair) in x8.as_chunks::<2>().0.iter().enumerate() {
+                let pair = u16::from_le_bytes(*pair);
+                (dealt[i], dealt[BLOCK / 2 + i]) = (pair as u8, (pair >> 8) as u8);
+            }
+        }
+        4 => {
+            for (i, four) in x8.as_chunks::<4>().0.iter().enumerate() {
+                let four = u32::from_le_bytes(*four);
+                for part in 0..4 {
+                    dealt[BLOCK / 4 * part + i] = (four >> (8 * part)) as u8;
+                }
+            }
+        }
+        _ => {}
+    }
+    dealt
 }
 
 /// Writes a row of f32 activations, reordered for `bits`, and the sum of each group.
@@ -84,5 +130,18 @@ fn reorder<T: Copy>(bits: usize, from: &[T; BLOCK], to: &mut [T; BLOCK]) {
         2 => (0..BLOCK).for_each(|at| to[at] = from[order(2, at)]),
         4 => (0..BLOCK).for_each(|at| to[at] = from[order(4, at)]),
         _ => *to = *from,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dealt_is_the_order_of_unpacked_weights() {
+        let block: [u8; BLOCK] = std::array::from_fn(|i| i as u8);
+        for (bits, dealt) in [(2, dealt::<4>(&block)), (4, dealt::<2>(&block)), (6, dealt::<1>(&block))] {
+            assert_eq!(dealt, std::array::from_fn(|at| order(bits, at) as u8), "{bits} bits");
+        }
     }
 }
