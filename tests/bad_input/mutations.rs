@@ -9,7 +9,9 @@ use outpour_store::read::{self, ReaderKind};
 use super::*;
 
 /// Of one model's damages.
-const TIME_MAX: Duration = Duration::from_secs(3);
+const TIME: Duration = Duration::from_secs(3);
+/// Of a busy machine, until there were both errors and answers.
+const TIME_MAX: Duration = Duration::from_secs(60);
 const ROUNDS_MAX: usize = 4000;
 
 /// SplitMix64.
@@ -97,7 +99,8 @@ fn try_model(model: &Path) -> Result<(), outpour_engine::EngineError> {
 fn try_mutations(fixture: &str, seed: u64, original: &[u8], write: impl Fn(&Path, &[u8])) {
     let model = copy(fixture);
     let (began, mut random, mut answers, mut errors) = (Instant::now(), Random(seed), 0, 0);
-    while began.elapsed() < TIME_MAX && answers + errors < ROUNDS_MAX {
+    let enough = |answers, errors| answers > 0 && errors > 0 && began.elapsed() > TIME;
+    while !enough(answers, errors) && began.elapsed() < TIME_MAX && answers + errors < ROUNDS_MAX {
         let mutated = random.mutate(original);
         write(model.path(), &mutated);
         let tried = std::panic::catch_unwind(|| try_model(model.path()));

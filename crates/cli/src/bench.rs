@@ -88,7 +88,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     if tests.is_empty() || args.repeat == 0 {
         bail!("nothing to measure: give -p or -n a number above 0, and -r at least 1");
     }
-    let inspection = Inspection::open(&args.model, args.load.precise)?;
+    let inspection = Inspection::open(&args.model, args.load.numerics())?;
     let mut load = args.load.clone();
     load.ctx = load.ctx.or(tests.iter().map(|test| test.context()).max());
     let options = load.options(inspection.probe_bytes())?;
