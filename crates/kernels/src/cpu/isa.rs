@@ -1,9 +1,9 @@
 //! The inner loops, one set for each instruction set, chosen when the backend is made.
 //!
-//! [`tile`] holds the loops, written once over a vector type, and `affine` those of quantised weights; `avx2`, `avx512`,
-//! `neon` and `portable` hold the vectors and instantiate the loops with their instructions enabled. What every set keeps to: an output element has one
-//! accumulator vector, filled in the order of the reduced dimension and summed in one fixed order, whatever the tile
-//! it is computed in.
+//! [`tile`] holds the loops, written once over a vector type, and `affine` those of quantised weights; `avx2`, `avx512`
+//! (with `vnni`), `neon` and `portable` hold the vectors and instantiate the loops with their instructions enabled. What
+//! every set keeps to: an output element has one accumulator vector, filled in the order of the reduced dimension and
+//! summed in one fixed order, whatever the tile it is computed in.
 
 mod affine;
 #[cfg(target_arch = "x86_64")]
@@ -24,8 +24,8 @@ use crate::Format;
 /// An instruction set that the `cpu` backend has kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
-    /// AVX-512 (F, BW, DQ, VL) with products of bfloat16 pairs and of bytes (VNNI): every processor that has the first
-    /// has the second.
+    /// AVX-512 (F, BW, DQ, VL) with products of bfloat16 pairs and of bytes (VNNI), and moves of bits and bytes (VBMI):
+    /// every processor but Intel's Cooper Lake that has the first has all.
     Avx512Bf16,
     /// AVX-512 (F, BW, DQ, VL).
     Avx512,
