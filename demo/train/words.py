@@ -1,0 +1,224 @@
+"""The controlled vocabulary, and the split into what training sees and what is held out.
+
+Everything random goes through `Source`, a seeded generator that knows its side of the split. A held-out source draws
+names, numbers and words that a training source never draws, so the evaluation is on unseen ones by construction.
+"""
+
+import json
+import random
+import re
+import zlib
+from pathlib import Path
+
+HELD_SHARE = 12  # one of so many names, words and number pairs is held out
+OPEN_SHARE = 0.25  # of words from a list are replaced by words out of pieces of the tokenizer
+
+
+def _pieces() -> list[str]:
+    """The tokenizer's tokens that are letters alone (none while it is itself being trained)."""
+    path = Path(__file__).parent.parent / "model" / "tokenizer.json"
+    if not path.exists():
+        return []
+    tokens = (t.lstrip("\u0120").lower() for t in json.loads(path.read_text())["model"]["vocab"])
+    return sorted({t for t in tokens if re.fullmatch("[a-z]{2,8}", t)})
+
+
+def is_held(*key) -> bool:
+    """Whether a key is on the held-out side: a pure function of the key."""
+    return zlib.crc32("/".join(map(str, key)).encode()) % HELD_SHARE == 0
+
+
+class Source(random.Random):
+    """Random choices on one side of the split."""
+
+    def __init__(self, seed, held: bool = False):
+        super().__init__(str(seed))
+        self.held = held
+
+    def chance(self, p: float) -> bool:
+        return self.random() < p
+
+    def split(self, words: list[str]) -> list[str]:
+        """The words of this side (all of a list too short to be split); cached, as the lists are constants."""
+        key = (id(words), self.held)
+        if key not in _SPLITS:
+            kept = [w for w in words if is_held(w) == self.held]
+            _SPLITS[key] = kept if len(kept) >= 4 else words
+        return _SPLITS[key]
+
+    def unseen(self, words: list[str]) -> str:
+        """One of the words of this side; in training sometimes any word at all, so that copying is not of a list."""
+        if not self.held and PIECES and self.chance(OPEN_SHARE):
+            word = self.open_word()
+            return word.capitalize() if words[0][0].isupper() else word
+        return self.choice(self.split(words))
+
+    def open_word(self) -> str:
+        """Pieces of the tokenizer in a row: with these, every token is copied now and then, as a word or part of one."""
+        while True:
+            word = "".join(self.choices(PIECES, k=self.choices((1, 2, 3), (5, 4, 1))[0]))
+            if len(word) <= 12 and is_held(word) == self.held:
+                return word
+
+    def name(self, girl: bool | None = None) -> str:
+        """A first name: mostly a known one, sometimes made of syllables or of pieces."""
+        if self.chance(0.25):
+            return self.made_up()
+        if not self.held and PIECES and self.chance(0.4):
+            return self.open_word().capitalize()
+        if girl is None:
+            girl = self.chance(0.5)
+        return self.unseen(GIRLS if girl else BOYS)
+
+    def made_up(self) -> str:
+        """A name that is no one's, so that copying is learned and not the list."""
+        while True:
+            n = self.choice((2, 2, 3))
+            name = "".join(self.choice(ONSETS) + self.choice(VOWELS) for _ in range(n)) + self.choice(ENDS)
+            if is_held(name) == self.held:
+                return name.capitalize()
+
+    def names(self, n: int) -> list[str]:
+        found: list[str] = []
+        while len(found) < n:
+            name = self.name()
+            if name not in found:
+                found.append(name)
+        return found
+
+    def surname(self) -> str:
+        return self.unseen(SURNAMES) if self.chance(0.6) else self.made_up()
+
+    def say(self, template: str, **c) -> str:
+        """Expands [a|b|c] to one of its parts, innermost first, and {key} to c[key]."""
+        while "[" in template:
+            template = _CHOICE.sub(lambda m: self.choice(m[1].split("|")), template)
+        return template.format(**c)
+
+
+PIECES = _pieces()
+_SPLITS: dict = {}
+_CHOICE = re.compile(r"\[([^\[\]]*)\]")
+
+
+def a(noun: str) -> str:
+    """The noun with its article."""
+    return ("an " if noun[0].lower() in "aeiou" else "a ") + noun
+
+
+def cap(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def join(items: list[str], word: str = "and") -> str:
+    """a, b and c"""
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + f" {word} {items[-1]}"
+
+
+def plural(noun: str) -> str:
+    if noun in IRREGULAR:
+        return IRREGULAR[noun]
+    if noun.endswith(("s", "sh", "ch", "x")):
+        return noun + "es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + "s"
+
+
+def count(n: int, noun: str) -> str:
+    return f"{n} {noun if n == 1 else plural(noun)}"
+
+
+IRREGULAR = {
+    "mouse": "mice", "goose": "geese", "sheep": "sheep", "fish": "fish", "wolf": "wolves", "leaf": "leaves",
+    "child": "children", "deer": "deer", "knife": "knives", "loaf": "loaves", "scarf": "scarves", "shelf": "shelves",
+    "potato": "potatoes", "tomato": "tomatoes", "foot": "feet", "tooth": "teeth", "piano": "pianos", "calf": "calves",
+}
+
+ONSETS = "b br c ch d dr f fl g gr h j k kl l m n p pr qu r s sh st t th tr v w y z".split()
+VOWELS = "a e i o u a e i o ai ea ee ia io oo".split()
+ENDS = ["", "", "", "n", "r", "s", "l", "m", "th", "k", "x", "nd"]
+
+GIRLS = """Ada Aisha Alice Alma Amara Amina Amy Ana Anna Aria Asha Astrid Ava Bea Bella Beth Bianca Birgit Bo Carla Carmen
+Cara Chloe Clara Cleo Dana Daisy Dalia Diana Dora Edith Elena Elif Elin Eliza Ella Elsa Emi Emily Emma Erin Esme Eva Eve
+Fatima Fay Fiona Flora Freya Gia Gina Grace Greta Hana Hanna Hazel Heidi Helen Holly Ida Ines Ingrid Iris Isla Ivy Jade
+Jana Jane Jasmin Jill Joan Josie Joy Julia June Kaia Karen Kate Keiko Kim Kira Lara Laila Laura Lea Leila Lena Lily Lina
+Lisa Liv Lola Lucy Luna Lydia Mae Maia Mara Maria Marie Marta Maya Mei Mia Mila Mina Mira Molly Mona Nadia Nala Naomi
+Nell Nia Nina Noor Nora Olga Olive Olivia Paula Pearl Petra Pia Polly Priya Rana Rita Rosa Rose Ruby Ruth Sada Sally Sana
+Sara Selma Signe Sofia Sonia Stella Sue Suki Talia Tara Tess Thea Tilda Tina Una Uma Vera Vida Viola Wanda Wilma Yara Yuki
+Zara Zoe Zora""".split()
+BOYS = """Aaron Abe Adam Ali Amir Anders Andy Anton Arlo Arno Arthur Axel Basil Ben Bill Bjorn Bruno Carl Chen Cody Cole
+Colin Dan Darius David Dean Dev Diego Dino Eddie Edgar Eli Elias Emil Eric Erik Ezra Felix Finn Frank Fred Gabe George Gil
+Glen Gus Hans Harry Henry Hugo Ian Igor Imran Ivan Jack Jacob Jake James Jan Jasper Jay Jens Jim Joe John Jon Jonas Jose
+Juan Kai Karim Karl Ken Kenji Kofi Kurt Lars Leo Liam Linus Louis Luca Lukas Luke Malik Marco Mario Mark Mateo Matt Max
+Miles Milo Mohan Moses Nate Ned Niels Nico Nils Noah Oleg Oli Omar Oscar Otis Otto Owen Pablo Paul Pedro Pete Peter Piet
+Rafi Raj Ralph Ravi Ray Remy Rex Rob Robin Roman Ron Rory Rudi Sam Samir Sean Seth Simon Stan Stefan Sven Tariq Ted Theo
+Tim Timo Tobias Toby Tom Tony Umar Uri Victor Vijay Viktor Walt Will Willem Yan Yusuf Zack Zane Zeno""".split()
+SURNAMES = """Adler Baker Berg Bianchi Brook Brown Carter Castro Cohen Cook Costa Dale Diaz Eriksen Fields Fischer Ford
+Garcia Gray Green Haddad Hall Hansen Hill Ito Jensen Jones Kaur Keller Khan Kim King Klein Kovac Lane Larsen Lee Lopez Mann
+Marsh Meyer Mills Moore Mori Nagy Novak Okoye Olsen Park Patel Perez Pike Reed Reyes Rossi Sato Silva Singh Smith Stone
+Suzuki Tanaka Taylor Torres Turner Wagner Walker Ward Weber West White Wolf Wood Young Yilmaz""".split()
+
+ANIMALS = """badger bear beaver bird cat chicken cow crab crow deer dog donkey dragon duck elephant fish fox frog giraffe
+goat goose hamster hare hedgehog hen horse kitten lamb lion lizard mole monkey mouse otter owl panda parrot penguin pig pony
+puppy rabbit raccoon robin seal sheep snail snake spider squirrel swan tiger toad turtle whale wolf""".split()
+# Who tells a story well: walks, talks and carries things.
+HEROES = """badger bear beaver bird cat crow deer dog donkey dragon duck elephant fox frog goat goose hamster hare hedgehog
+hen horse kitten lamb lion mole monkey mouse otter owl panda parrot penguin pig pony puppy rabbit raccoon robin squirrel
+tiger toad turtle wolf""".split()
+PEOPLE = "baker farmer fisher gardener girl boy king queen knight painter pirate princess prince robot sailor teacher wizard".split()
+PEOPLE_HE = {"boy", "king", "prince", "wizard", "knight"}
+PEOPLE_SHE = {"girl", "queen", "princess"}
+
+COLOURS = "black blue brown gold green grey orange pink purple red silver white yellow".split()
+OBJECTS = """apron bag ball balloon basket bell blanket boat book boot bottle bowl box brush bucket button candle cap card
+chair clock coat coin comb compass crown cup doll drum fan feather flag flute glove hammer hat helmet horn jar jug kettle key
+kite ladder lamp lantern letter map marble mask medal mirror mitten mug necklace net paddle paintbrush pan pebble pen pencil
+pillow pipe plate pot puppet purse ribbon ring rope ruler scarf shell shoe shovel skate sled slipper spoon stamp stick stone
+stool sword teapot telescope toy train trumpet umbrella vase violin wagon wand watch wheel whistle""".split()
+FOODS = """apple banana bean berry biscuit bun cake carrot cheese cherry cookie corn cracker cucumber egg fig grape honey
+jam lemon loaf mango melon muffin mushroom nut olive onion orange pancake pea peach pear pie plum potato pumpkin radish
+sandwich soup strawberry tart tomato turnip waffle""".split()
+COUNTABLE_FOODS = [f for f in FOODS if f not in ("honey", "jam", "cheese", "corn", "soup")]
+PLACES = {  # place: how one is there
+    "river": "by", "forest": "in", "village": "in", "hill": "on", "lake": "by", "meadow": "in", "garden": "in",
+    "beach": "on", "farm": "on", "castle": "in", "cave": "in", "bridge": "on", "barn": "in", "harbour": "in", "island": "on",
+    "market": "at", "mill": "at", "mountain": "on", "orchard": "in", "park": "in", "pond": "by", "road": "on", "school": "at",
+    "station": "at", "stream": "by", "tower": "in", "town": "in", "valley": "in", "well": "by", "field": "in", "library": "in",
+    "kitchen": "in", "bakery": "in", "lighthouse": "in", "swamp": "in",
+}
+HOMES = ["river", "forest", "village", "hill", "lake", "meadow", "farm", "island", "mountain", "pond", "valley", "town", "swamp"]
+TRAITS = """brave calm careful cheerful clever curious friendly funny gentle grumpy happy hungry kind lazy lonely neat noisy
+old patient polite proud quick quiet shy silly sleepy small strong tiny wise young""".split()
+SIZES = "big little long old round shiny small tiny new soft heavy pretty strange".split()
+WEATHER = "sunny rainy windy cloudy snowy foggy stormy warm cold".split()
+SEASONS = "spring summer autumn winter".split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MONTHS = "January February March April May June July August September October November December".split()
+JOBS = """actor baker builder carpenter chef clerk dancer dentist doctor driver editor engineer farmer fisher florist gardener
+guard guide judge lawyer librarian mechanic miner musician nurse painter pilot plumber poet police officer potter sailor
+scientist singer tailor teacher vet waiter writer""".replace("police officer", "officer").split()
+HOBBIES = """baking boxing camping chess cooking cycling dancing drawing fishing football gardening golf hiking hockey
+juggling knitting painting poker reading riding rowing running sailing sewing singing skating skiing surfing swimming tennis
+weaving writing yoga""".split()
+CITIES = """Accra Amsterdam Ankara Athens Baghdad Bangkok Beijing Belgrade Berlin Bern Bogota Boston Brussels Bucharest
+Budapest Cairo Caracas Chicago Copenhagen Dakar Damascus Delhi Dhaka Doha Dublin Florence Geneva Hamburg Hanoi Havana Helsinki
+Istanbul Jakarta Kabul Karachi Kiev Kyoto Lagos Lima Lisbon London Lyon Madrid Manila Melbourne Miami Milan Montreal Moscow
+Mumbai Munich Nairobi Naples Oslo Paris Porto Prague Quito Riga Rome Santiago Seoul Seville Shanghai Sofia Stockholm Sydney
+Tallinn Tehran Tokyo Toronto Tunis Turin Utrecht Vancouver Venice Vienna Vilnius Warsaw Zagreb Zurich""".split()
+COUNTRIES = """Austria Belgium Brazil Canada Chile China Cuba Denmark Egypt England Estonia Finland France Germany Ghana
+Greece Hungary India Iran Iraq Ireland Israel Italy Japan Jordan Kenya Korea Latvia Mexico Morocco Nepal Nigeria Norway Peru
+Poland Portugal Romania Russia Scotland Serbia Spain Sweden Turkey Uganda Ukraine Vietnam Wales Zambia""".split()
+SHOP_ITEMS = """backpack bench bicycle blanket bookshelf bracelet bread camera candle carpet chair clock coat cup curtain desk
+drill fan fork fridge guitar hammer hat headphones jacket kettle keyboard ladder lamp laptop mattress mirror monitor mug
+notebook oven pan pen phone piano pillow plate printer rug saw scarf shirt shoes sofa speaker spoon stove suitcase table
+tablet teapot tent toaster towel tripod umbrella vase wallet watch""".split()
+MATERIALS = "brass clay cotton glass gold iron leather paper plastic silk silver steel stone wood wool".split()
+GENRES = "adventure biography comedy crime drama fantasy history horror mystery poetry romance science travel western".split()
+TITLE_NOUNS = """Bridge Clock Crown Dream Door Dust Empire Fire Forest Garden Ghost Harbour Heart House Island Journey Key Lake
+Letter Light Moon Mountain Night Ocean Path River Road Secret Shadow Silence Sky Song Star Storm Stranger Summer Sword Tower
+Train Tree Voice Wall Water Wind Winter Witness Wolf World""".split()
+TITLE_ADJECTIVES = """Ancient Blue Broken Burning Cold Dark Distant Empty Endless Fallen First Forgotten Frozen Golden Green
+Hidden Hollow Last Little Lonely Long Lost Midnight Narrow Old Painted Quiet Red Salt Second Secret Silent Silver Sleeping
+Small Stolen Strange Sunken Tall Wandering White Wild Winter Wooden""".split()
+INSTRUMENTS = "cello drum flute guitar harp horn piano trumpet violin".split()
