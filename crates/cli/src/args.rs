@@ -330,7 +330,7 @@ pub struct BenchArgs {
     /// Before each repetition, drop every expert from memory
     #[arg(long, conflicts_with = "warm")]
     pub cold: bool,
-    /// Measure after an unmeasured repetition [default]
+    /// Measure after an unmeasured repetition (the default)
     #[arg(long)]
     pub warm: bool,
     /// Form of the result

@@ -107,7 +107,7 @@ pub fn write(config: &Value, dir: &Path, seed: u64) -> Result<(), ModelError> {
 /// and takes no room on the drive.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn outline(config: &Value, format: Format, dir: &Path) -> Result<(), ModelError> {
     let synth = Synth::new(config, format, Routing::default(), 0)?;
     let mut unfinished = Unfinished::begin(dir)?;
