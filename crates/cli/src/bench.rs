@@ -95,8 +95,9 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     let mut subject = Subject::new(&args.model, &inspection, args.cold)?;
     term::catch_interrupt()?;
     let probe_bytes = inspection.probe_bytes();
+    subject.measure_memory(&options)?;
     let mut engine = model::load(inspection, &options, args.load.reader())?;
-    subject.measure_machine(&engine);
+    subject.describe_engine(&engine);
     let mut bench = Bench {
         memory: engine.probe_memory(probe_bytes)?,
         engine: &mut engine,

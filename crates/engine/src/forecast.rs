@@ -1,6 +1,6 @@
 //! Tokens a second before anything is loaded: the arithmetic of a token over the measured speeds of this machine.
 //!
-//! Decode: `Σ over layers of [trunk + max(read, experts) + the last expert's tail] + head`. Prompt: the same for a chunk, in which
+//! Decode: `Σ over layers of [trunk + max(read, experts)] + head`. Prompt: the same for a chunk, in which
 //! every expert that some token chose is read once. How often an expert is found in memory depends on the text; see
 //! [`hit_rate`].
 

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use outpour_engine::bound::BoundBy;
-use outpour_engine::{Engine, Inspection};
+use outpour_engine::{Engine, Inspection, Options};
+use outpour_kernels::cpu::default_threads;
 use outpour_kernels::speed;
 use outpour_store::bytes::Bytes;
 use serde_json::{Value, json};
@@ -25,7 +26,8 @@ pub struct Subject {
     ram: u64,
     backend: String,
     threads: usize,
-    memory_bytes_per_second: f64,
+    /// `None` where it was not measured.
+    memory_bytes_per_second: Option<f64>,
 }
 
 impl Subject {
@@ -45,16 +47,27 @@ impl Subject {
             ram: 0,
             backend: String::new(),
             threads: 0,
-            memory_bytes_per_second: 0.0,
+            memory_bytes_per_second: None,
         })
     }
 
-    /// The machine's part.
-    pub fn measure_machine(&mut self, engine: &Engine) {
+    /// How fast memory is read: before the model is loaded, and only where `--ram` has room to measure it.
+    ///
+    /// # Errors
+    /// When there is no memory to read.
+    pub fn measure_memory(&mut self, options: &Options) -> Result<()> {
+        if options.ram >= 2 * speed::weights_bytes() {
+            let threads = options.threads.unwrap_or_else(default_threads);
+            self.memory_bytes_per_second = Some(speed::memory_read_bytes_per_second(threads)?);
+        }
+        Ok(())
+    }
+
+    /// The engine's part.
+    pub fn describe_engine(&mut self, engine: &Engine) {
         self.ram = engine.plan().ram as u64;
         self.backend = engine.describe();
         self.threads = engine.threads();
-        self.memory_bytes_per_second = speed::memory_read_bytes_per_second(self.threads).unwrap_or(0.0);
     }
 }
 
@@ -135,14 +148,14 @@ impl Row {
     }
 
     /// Seconds of the test if every byte of weights came once at the memory's speed.
-    fn memory_seconds(&self, subject: &Subject) -> f64 {
+    fn memory_seconds(&self, subject: &Subject) -> Option<f64> {
         let tokens = self.test.tokens() as f64;
         let trunk = subject.token_bytes[0] as f64;
         let bytes = match self.test {
             Test::Prompt(_) => trunk + self.bytes_needed_per_token * tokens,
             Test::Generate(_) => (trunk + self.bytes_needed_per_token) * tokens,
         };
-        bytes / subject.memory_bytes_per_second
+        Some(bytes / subject.memory_bytes_per_second?)
     }
 
     fn json(&self, subject: &Subject) -> Value {
@@ -241,11 +254,16 @@ impl Row {
     /// What the numbers say, and the floors under the bound.
     fn sentences(&self, subject: &Subject) -> String {
         let milliseconds = |seconds: f64| 1e3 * seconds / self.test.tokens() as f64;
+        let memory = subject.memory_bytes_per_second.zip(self.memory_seconds(subject));
+        let memory = memory.map_or(String::new(), |(speed, seconds)| {
+            let (speed, each) = (speed / 1e9, milliseconds(seconds));
+            format!("; the weights used, once through memory at {speed:.1} GB/s, take {each:.1} ms a token")
+        });
         format!(
             "\n{} ({}): {:.0} % of what this drive, this RAM and these routes allow; bound by {}. For each token: trunk {:.1} ms, \
              experts {:.1} ms, reads in flight {:.1} ms, waited for {:.1} ms.\n\
              Floors: these routes read {:.1} MB a token with the least recently used expert first out, {:.1} MB with a known \
-             future ({:.1} MB were read); the weights used, once through memory at {:.1} GB/s, take {:.1} ms a token.\n",
+             future ({:.1} MB were read){memory}.\n",
             self.test.name(),
             if subject.cold { "cold" } else { "warm" },
             self.percent_of_bound,
@@ -257,8 +275,6 @@ impl Row {
             self.with_misses(self.lru_misses) / 1e6,
             self.with_misses(self.belady_misses) / 1e6,
             self.bytes_read_per_token / 1e6,
-            subject.memory_bytes_per_second / 1e9,
-            milliseconds(self.memory_seconds(subject)),
         )
     }
 }
