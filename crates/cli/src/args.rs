@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use outpour_engine::{Backend, Numerics, Options};
+use outpour_engine::{Backend, LookaheadMode, Numerics, Options};
 use outpour_kernels::DType;
 use outpour_kernels::cpu::Isa;
 use outpour_model::synth::{Format, Routing};
@@ -79,6 +79,9 @@ pub struct LoadArgs {
     /// Which implementation computes
     #[arg(long, value_enum, default_value_t = BackendArg::Cpu)]
     pub backend: BackendArg,
+    /// Whether experts that are probably needed next are read before they are asked for
+    #[arg(long, value_enum, default_value_t = LookaheadArg::Auto)]
+    pub lookahead: LookaheadArg,
     /// Prompt tokens computed together [default: as many as a quarter of the memory beside the trunk holds, at most 8192]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub prefill_chunk: Option<u32>,
@@ -104,6 +107,17 @@ pub enum KvArg {
     Bf16,
     /// Lossy: 8 bits in blocks of 32 that share a scale; half the memory of f16
     Q8,
+}
+
+/// `--lookahead`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum LookaheadArg {
+    /// Where it is measured to help
+    Auto,
+    /// Always
+    On,
+    /// Never
+    Off,
 }
 
 /// `--backend`.
@@ -137,6 +151,11 @@ impl LoadArgs {
             backend: match self.backend {
                 BackendArg::Cpu => Backend::Cpu,
                 BackendArg::Reference => Backend::Reference,
+            },
+            lookahead: match self.lookahead {
+                LookaheadArg::Auto => LookaheadMode::Auto,
+                LookaheadArg::On => LookaheadMode::On,
+                LookaheadArg::Off => LookaheadMode::Off,
             },
         })
     }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outpour_kernels::Ops;
+use outpour_kernels::{Ops, Tensor};
 use outpour_model::blocks::moe::Choices;
 use outpour_model::experts::StreamStats;
 use outpour_model::state::BlockPool;
@@ -20,6 +20,7 @@ use outpour_store::slab::Slab;
 
 use crate::error::EngineError;
 use crate::inspection::{Inspection, Options, PROBE_EXPERTS};
+use crate::lookahead::{Lookahead, LookaheadStats};
 use crate::observe::{LayerCost, Observer, Progress, Routes, SequenceId};
 use crate::scratch::{HEAD_ROWS, Scratch};
 
@@ -63,6 +64,8 @@ pub struct Stats {
     pub decode_time: Duration,
     /// Their tokens.
     pub decode_tokens: usize,
+    /// Experts read before they were asked for.
+    pub lookahead: LookaheadStats,
 }
 
 /// A loaded model.
@@ -75,7 +78,7 @@ pub struct Engine {
     blocks: BlockPool,
     scratch: Scratch,
     choices: Choices,
-    guess: Vec<i32>,
+    lookahead: Lookahead,
     batch: Batch,
     wanted: Vec<u32>,
     states: Vec<State>,
@@ -112,6 +115,7 @@ impl Engine {
         let slab = Slab::new(plan.pieces, plan.piece_bytes, &sizes, |bytes| allocate_region(&*ops, bytes))?;
         let residency = Residency::new(slab, layout.clone(), &plan.class_pieces, model.facts().top_k);
         let scratch = Scratch::new(&*model, plan.chunk, &*ops)?;
+        let lookahead = Lookahead::new(options.lookahead, model.facts().top_k);
         Ok(Engine {
             experts: ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader),
             ops,
@@ -120,7 +124,7 @@ impl Engine {
             blocks: BlockPool::default(),
             scratch,
             choices: Choices::default(),
-            guess: Vec::new(),
+            lookahead,
             batch: Batch::default(),
             wanted: Vec::new(),
             states: Vec::new(),
@@ -143,7 +147,7 @@ impl Engine {
 
     /// What was done so far.
     pub fn stats(&self) -> Stats {
-        Stats { stream: self.experts.stats(), ..self.stats }
+        Stats { stream: self.experts.stats(), lookahead: self.lookahead.stats(), ..self.stats }
     }
 
     /// Experts that memory has room for now, beside the contexts.
@@ -345,13 +349,16 @@ impl Engine {
     }
 
     fn forward(&mut self, index: usize, observer: &mut dyn Observer) -> Result<(), EngineError> {
-        let facts = self.model.facts();
+        let layers = self.model.facts().layers;
         let sequence = self.sequences[index].as_ref().expect("invariant: the sequence has work");
+        let is_step = sequence.work == Work::Step;
         let tokens_done = self.states[index].tokens();
         let tokens_total = tokens_done + sequence.pending.len() - sequence.done;
         let x = self.scratch.x.rows(0..self.batch.len());
+        let stream_before = self.experts.stats();
+        self.lookahead.begin(is_step);
         self.model.embed(&*self.ops, &self.batch, &x);
-        for layer in 0..facts.layers {
+        for layer in 0..layers {
             let (began, stream_before) = (Instant::now(), self.experts.stats());
             let mut run = Run {
                 ops: &*self.ops,
@@ -361,21 +368,50 @@ impl Engine {
                 routes: &mut Routes(observer),
             };
             self.model.layer(layer, &self.batch, &mut self.states, &x, &mut run)?;
-            if layer + 1 < facts.layers && observer.wants_guesses() {
-                let (ops, workspace) = (&*self.ops, &mut self.scratch.workspace);
-                self.model.guess(layer + 1, ops, workspace, &x, &mut self.guess);
-                observer.guess(layer + 1, &self.batch.positions, &self.guess);
-            }
             let batch_tokens = self.batch.len();
             let stream = self.experts.stats().since(&stream_before);
-            observer.layer(&LayerCost { layer, batch_tokens, time: began.elapsed(), stream });
-            let progress =
-                Progress { tokens_done, tokens_total, batch_tokens, layers_done: layer + 1, layers: facts.layers };
+            let cost = LayerCost { layer, batch_tokens, time: began.elapsed(), stream };
+            self.lookahead.learn(self.choices.chosen(), &cost);
+            if layer + 1 < layers && (self.lookahead.is_on() || observer.wants_guesses()) {
+                self.look_ahead(layer + 1, is_step, &x, observer)?;
+            }
+            observer.layer(&cost);
+            let progress = Progress { tokens_done, tokens_total, batch_tokens, layers_done: layer + 1, layers };
             // A recurrent state cannot go back, so a single token is finished first.
             let may_stop = batch_tokens > 1 || self.model.state_layout().recurrent_bytes == 0;
             if observer.progress(progress).is_break() && may_stop {
                 return Err(EngineError::Cancelled);
             }
+        }
+        if is_step {
+            self.lookahead.end_step(&self.experts.stats().since(&stream_before));
+        }
+        Ok(())
+    }
+
+    /// Guesses the experts of a layer to come, from the residual stream x `[n, hidden]` before it, and has them read.
+    fn look_ahead(
+        &mut self,
+        layer: usize,
+        is_step: bool,
+        x: &Tensor,
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
+        let guess = self.lookahead.guess_for(layer);
+        self.model.guess(layer, &*self.ops, &mut self.scratch.workspace, x, guess);
+        if observer.wants_guesses() {
+            observer.guess(layer, &self.batch.positions, guess);
+        }
+        let has_router = !guess.is_empty();
+        if !self.lookahead.is_on() || !has_router {
+            return Ok(());
+        }
+        if is_step {
+            let (experts, limits) = self.lookahead.of_step(self.experts.expert_bytes(layer));
+            self.experts.read_early(layer, experts, limits)?;
+        } else {
+            let limits = self.experts.sweep_limits(layer);
+            self.experts.read_early(layer, self.lookahead.of_prompt(self.experts.experts(layer)), limits)?;
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ use outpour_store::read::{self, Reader, Region};
 use serde_json::Value;
 
 use crate::error::EngineError;
+use crate::lookahead::LookaheadMode;
 use crate::scratch::Scratch;
 
 /// Which implementation of the operations runs.
@@ -48,6 +49,8 @@ pub struct Options {
     pub precise: bool,
     /// Which operations.
     pub backend: Backend,
+    /// Whether experts are read before they are asked for.
+    pub lookahead: LookaheadMode,
 }
 
 impl Default for Options {
@@ -60,6 +63,7 @@ impl Default for Options {
             threads: None,
             precise: false,
             backend: Backend::Cpu,
+            lookahead: LookaheadMode::Auto,
         }
     }
 }
