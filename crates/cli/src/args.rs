@@ -11,6 +11,7 @@ use outpour_model::synth::{Format, Routing};
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::Machine;
 use outpour_store::read::ReaderKind;
+use outpour_store::trace::{Policy, Scope};
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let isa = Isa::available().next().map_or("portable", Isa::name);
@@ -47,6 +48,9 @@ pub enum Verb {
     Doctor(DoctorArgs),
     /// Write a model with random weights, of any supported family and size
     Synth(SynthArgs),
+    /// Replay recorded routes against caches of other policies and sizes
+    #[command(subcommand)]
+    Routes(RoutesVerb),
     /// Measure what a model can do, and what its numbers cost: perplexity, choices, answers, tool calls
     Eval(EvalArgs),
 }
@@ -246,6 +250,9 @@ pub struct RunArgs {
     /// Go on where the model would end
     #[arg(long)]
     pub ignore_eos: bool,
+    /// Write the experts chosen, step by step: `outpour routes replay` reads it
+    #[arg(long, value_name = "FILE")]
+    pub trace_routes: Option<PathBuf>,
 }
 
 /// `demo`.
@@ -367,6 +374,95 @@ pub enum TableForm {
     Md,
     /// JSON, one object a measurement
     Json,
+}
+
+/// `routes`.
+#[derive(Subcommand)]
+pub enum RoutesVerb {
+    /// How often experts would have been found in memory
+    Replay(ReplayArgs),
+}
+
+/// `routes replay`.
+#[derive(Args)]
+pub struct ReplayArgs {
+    /// A file of `run --trace-routes`, or a NumPy array of bytes [tokens, layers, top_k]
+    pub routes: PathBuf,
+    /// Memory for experts; several, separated by commas
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', conflicts_with = "share")]
+    pub ram: Vec<Bytes>,
+    /// Memory for experts in percent of all of them; several, separated by commas
+    #[arg(long, value_name = "PERCENT", value_delimiter = ',', default_value = "12.5,25,50", value_parser = percent)]
+    pub share: Vec<f64>,
+    /// Which expert makes room; several, separated by commas [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub policy: Vec<PolicyArg>,
+    /// Whether all layers share the memory [default: both]
+    #[arg(long, value_enum)]
+    pub scope: Option<ScopeArg>,
+    /// The first steps fill the memory and are not counted, in percent of all
+    #[arg(long, value_name = "PERCENT", default_value = "25", value_parser = percent)]
+    pub skip: f64,
+    /// Form of the result
+    #[arg(short = 'o', long, value_enum, default_value_t = TableForm::Md)]
+    pub output: TableForm,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("is no number from 0 to 100".into()),
+    }
+}
+
+/// `--policy`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum PolicyArg {
+    /// The least recently used
+    Lru,
+    /// The first that a hand, going round, finds not used since it last came by
+    Clock,
+    /// A tenth for newcomers, the rest for what is used again
+    S3Fifo,
+    /// The least often used
+    Lfu,
+    /// The least often used of late
+    DecayedLfu,
+    /// The one that is not needed for longest: what no policy can beat
+    Belady,
+}
+
+impl PolicyArg {
+    /// As the replay takes it.
+    pub fn policy(self) -> Policy {
+        match self {
+            PolicyArg::Lru => Policy::Lru,
+            PolicyArg::Clock => Policy::Clock,
+            PolicyArg::S3Fifo => Policy::S3Fifo,
+            PolicyArg::Lfu => Policy::Lfu,
+            PolicyArg::DecayedLfu => Policy::DecayedLfu,
+            PolicyArg::Belady => Policy::Belady,
+        }
+    }
+}
+
+/// `--scope`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum ScopeArg {
+    /// All layers share it
+    Global,
+    /// Each layer has the same share
+    PerLayer,
+}
+
+impl ScopeArg {
+    /// As the replay takes it.
+    pub fn scope(self) -> Scope {
+        match self {
+            ScopeArg::Global => Scope::Global,
+            ScopeArg::PerLayer => Scope::PerLayer,
+        }
+    }
 }
 
 /// `doctor`.

@@ -73,6 +73,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
         stop_tokens: Vec::new(),
         stop_strings: StopStrings::new(Vec::new())?,
         sampling: Sampling { temperature: 0.8, top_k: 40, seed: 1, ..Sampling::default() },
+        routes: None,
     };
     let mut engine = model::load(inspection, &options, args.load.reader())?;
     generation.run(&mut engine, &text.tokenizer)

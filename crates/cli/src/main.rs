@@ -12,14 +12,16 @@ mod logits;
 mod model;
 mod npy;
 mod plan;
+mod routes;
 mod run;
 mod synth;
 mod term;
 mod tokenize;
+mod watch;
 
 use std::process::ExitCode;
 
-use args::{Cli, Verb};
+use args::{Cli, RoutesVerb, Verb};
 use clap::Parser;
 use outpour_engine::EngineError;
 use outpour_store::StoreError;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::bench(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Synth(args) => synth::synth(&args),
+        Verb::Routes(RoutesVerb::Replay(args)) => routes::replay(&args),
         Verb::Eval(args) => eval::eval(&args),
     };
     match done {

@@ -196,6 +196,21 @@ impl Engine {
         Ok(self.experts.probe(std::slice::from_ref(memory), PROBE_EXPERTS, budget, seed)?)
     }
 
+    /// How fast the drive gives experts of this model, read into their own memory, which is empty afterwards: for the time
+    /// before the first sequence is opened. `None` where the model has no experts, or a sequence is open.
+    ///
+    /// # Errors
+    /// When a read failed.
+    pub fn probe_drive_first(&mut self, budget: Duration) -> Result<Option<ReadSpeed>, EngineError> {
+        if self.facts().top_k == 0 || self.sequences.iter().any(Option::is_some) {
+            return Ok(None);
+        }
+        self.drop_experts();
+        let regions: Vec<Arc<Region>> = self.experts.residency().regions().cloned().collect();
+        let depth = PROBE_EXPERTS.min(self.facts().top_k);
+        Ok(Some(self.experts.probe(&regions, depth, budget, 1)?))
+    }
+
     /// A new, empty sequence.
     pub fn open_sequence(&mut self) -> SequenceId {
         let sequence = Sequence { logits: vec![0.0; self.facts().vocab], ..Sequence::default() };
