@@ -12,6 +12,7 @@ mod observe;
 pub mod profile;
 pub mod routing;
 pub mod sample;
+mod scheduler;
 pub mod score;
 mod scratch;
 mod session;
