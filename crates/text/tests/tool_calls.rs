@@ -1,6 +1,6 @@
 //! Answers taken apart: thoughts, content, calls in both dialects, and what is no call.
 
-use outpour_text::{Answer, check_schema, ends_thinking, same_json};
+use outpour_text::{Answer, AnswerStream, Dialect, check_schema, ends_thinking, same_json};
 use serde_json::{Value, json};
 
 fn tools() -> Vec<Value> {
@@ -21,8 +21,20 @@ fn tools() -> Vec<Value> {
     ]
 }
 
+/// Takes an answer apart, whole and in pieces.
 fn parse(text: &str) -> Answer {
-    Answer::parse(text, false, &tools())
+    let whole = Answer::parse(Dialect::Qwen, text, false, &tools());
+    for pieces in [1, 2, 3, 7] {
+        let mut stream = AnswerStream::new(Dialect::Qwen, false, &tools());
+        let (mut out, mut answer) = (Vec::new(), Answer::default());
+        let chars: Vec<char> = text.chars().collect();
+        chars.chunks(pieces).for_each(|piece| stream.push(&piece.iter().collect::<String>(), &mut out));
+        stream.finish(&mut out);
+        out.into_iter().for_each(|piece| answer.add(piece));
+        answer.unfinished_reasoning = stream.thinks();
+        assert_eq!(answer, whole, "{text:?} in pieces of {pieces} characters");
+    }
+    whole
 }
 
 /// The arguments of the one call of an answer with nothing else.
@@ -60,10 +72,11 @@ fn content_thoughts_and_several_calls() {
     assert!(answer.calls.iter().all(|call| call.check(&tools()).is_ok()));
 
     let prompt = "<|im_start|>assistant\n<think>\n";
-    assert!(ends_thinking(prompt) && !ends_thinking("<think>\n\n</think>\n\n") && !ends_thinking("hello"));
-    let answer = Answer::parse(&format!("a call is {call}\n</think>\n\n4"), true, &tools());
+    let thinks = |prompt| ends_thinking(Dialect::Qwen, prompt);
+    assert!(thinks(prompt) && !thinks("<think>\n\n</think>\n\n") && !thinks("hello"));
+    let answer = Answer::parse(Dialect::Qwen, &format!("a call is {call}\n</think>\n\n4"), true, &tools());
     assert_eq!((answer.content.as_str(), answer.calls.len()), ("4", 0), "what is thought is not called");
-    let answer = Answer::parse("and so on", true, &[]);
+    let answer = Answer::parse(Dialect::Qwen, "and so on", true, &[]);
     assert!(answer.unfinished_reasoning && answer.content.is_empty());
     assert_eq!(parse("<think>\n\n</think>\n\nyes"), Answer { content: "yes".into(), ..Answer::default() });
     assert_eq!(parse("about </think> tags").content, "about </think> tags");
