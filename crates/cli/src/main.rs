@@ -13,6 +13,7 @@ mod model;
 mod npy;
 mod plan;
 mod run;
+mod serve;
 mod synth;
 mod term;
 mod tokenize;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Serve(args) => serve::serve(&args),
         Verb::Demo(args) => demo::demo(&args),
         Verb::Inspect(args) => inspect::inspect(&args),
         Verb::Plan(args) => plan::plan(&args),

@@ -218,6 +218,22 @@ impl Engine {
         self.sequences[id.0].as_mut().expect("invariant: a SequenceId is used between open and close only")
     }
 
+    /// Bytes of the slab that the state of so many tokens takes.
+    pub fn state_bytes(&self, tokens: usize) -> usize {
+        let layout = self.model.state_layout();
+        layout.fixed_bytes() + tokens.div_ceil(layout.block_tokens) * layout.block_bytes
+    }
+
+    /// Bytes of the memory that experts and states share.
+    pub fn slab_bytes(&self) -> usize {
+        self.plan.pieces * self.plan.piece_bytes
+    }
+
+    /// Whether a state can go back to any earlier position; otherwise only to its beginning.
+    pub fn goes_back(&self) -> bool {
+        self.model.state_layout().recurrent_bytes == 0
+    }
+
     /// Tokens whose state is computed.
     pub fn tokens_done(&self, id: SequenceId) -> usize {
         self.states[id.0].tokens()

@@ -22,7 +22,7 @@ impl Dialect {
     }
 
     /// Texts around thoughts.
-    pub(crate) fn thinking(self) -> (&'static str, &'static str) {
+    pub fn thinking(self) -> (&'static str, &'static str) {
         ("<think>", "</think>")
     }
 
