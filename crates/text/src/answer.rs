@@ -113,25 +113,46 @@ impl AnswerStream {
     }
 
     fn content(&mut self, end: bool, out: &mut Vec<Piece>) -> bool {
-        let opens = self.dialect.opens();
-        let found = opens.iter().filter_map(|open| self.held.find(open)).min();
-        let kept = || opens.iter().map(|open| overlap(&self.held, open)).max().unwrap_or(0);
-        let upto = found.unwrap_or_else(|| self.held.len() - if end { 0 } else { kept() });
-        out.extend(self.text.push(&self.held[..upto]).map(Piece::Text));
-        self.held.drain(..upto);
-        if found.is_some() {
-            self.part = Part::Call;
-            self.searched = 0;
-        }
-        found.is_some()
+        let Some((at, mark, next)) = self.next_mark(end) else {
+            let kept = self.marks().map(|(mark, _)| overlap(&self.held, mark)).max().unwrap_or(0);
+            let upto = self.held.len() - if end { 0 } else { kept };
+            out.extend(self.text.push(&self.held[..upto]).map(Piece::Text));
+            self.held.drain(..upto);
+            return false;
+        };
+        out.extend(self.text.push(&self.held[..at]).map(Piece::Text));
+        // A call is read with the text that begins it.
+        self.held.drain(..at + if next == Part::Call { 0 } else { mark.len() });
+        self.part = next;
+        self.searched = 0;
+        true
+    }
+
+    /// Texts that end a stretch of content, and what follows them.
+    fn marks(&self) -> impl Iterator<Item = (&'static str, Part)> + use<> {
+        let (think, _) = self.dialect.thinking();
+        let thoughts = self.dialect.thinks_again().then_some((think, Part::Thoughts));
+        let skipped = self.dialect.skipped().iter().map(|mark| (*mark, Part::Content));
+        self.dialect.opens().iter().map(|open| (*open, Part::Call)).chain(thoughts).chain(skipped)
+    }
+
+    /// The first mark in the text held back; of those that begin at the same place the longest. It is not certain before a
+    /// longer one can no longer come.
+    fn next_mark(&self, end: bool) -> Option<(usize, &'static str, Part)> {
+        let found = self.marks().filter_map(|(mark, next)| Some((self.held.find(mark)?, mark, next)));
+        let (at, mark, next) = found.min_by_key(|(at, mark, _)| (*at, usize::MAX - mark.len()))?;
+        let rest = &self.held[at..];
+        let undecided = self.marks().any(|(longer, _)| longer.len() > rest.len() && longer.starts_with(rest));
+        (end || !undecided).then_some((at, mark, next))
     }
 
     /// A call is read when the text that could end it has come; what cannot be read then may go on, as its arguments may
     /// hold that text themselves.
     fn call(&mut self, end: bool, out: &mut Vec<Piece>) -> bool {
-        let close = self.dialect.close();
-        let from = self.held.floor_char_boundary(self.searched.saturating_sub(close.len()));
-        let comes = self.held[from..].contains(close);
+        let closes = self.dialect.closes();
+        let longest = closes.iter().map(|close| close.len()).max().unwrap_or(0);
+        let from = self.held.floor_char_boundary(self.searched.saturating_sub(longest));
+        let comes = closes.iter().any(|close| self.held[from..].contains(close));
         self.searched = self.held.len();
         if !comes && !end {
             return false;

@@ -23,6 +23,7 @@
 
 use serde_json::{Map, Value};
 
+use super::value_before;
 use crate::tool_calls::{ToolCall, coerce, json_call, parameter_schema, read_json};
 
 pub(super) const OPEN: &str = "<tool_call>";
@@ -73,16 +74,9 @@ fn tag_name<'a>(name: &'a str, tag: &str) -> Result<&'a str, String> {
     plain.then_some(name).ok_or_else(|| format!("a <{tag}= has no name"))
 }
 
-/// A parameter's text, and what follows its `</parameter>`: the first one before another parameter or the end of the call,
-/// as the text may hold such tags itself. The line breaks beside the tags are not part of the text.
+/// A parameter's text, and what follows its `</parameter>`. The line breaks beside the tags are not part of the text.
 fn parameter_value(text: &str) -> Option<(&str, &str)> {
-    const END: &str = "</parameter>";
-    let ends = text.match_indices(END).map(|(at, _)| (at, &text[at + END.len()..]));
-    let (at, after) = ends.into_iter().find(|(_, after)| {
-        let next = after.trim_start();
-        next.starts_with("<parameter=") || next.starts_with("</function>")
-    })?;
-    let value = &text[..at];
+    let (value, after) = value_before(text, "</parameter>", &["<parameter=", "</function>"])?;
     let value = value.strip_prefix('\n').unwrap_or(value);
     Some((value.strip_suffix('\n').unwrap_or(value), after))
 }
