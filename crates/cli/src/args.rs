@@ -32,6 +32,8 @@ pub struct Cli {
 pub enum Verb {
     /// Answer a prompt
     Run(RunArgs),
+    /// Serve a model over HTTP, to clients of OpenAI's, Anthropic's and Ollama's APIs
+    Serve(ServeArgs),
     /// Make a small random model on the spot and stream it, to see that it works here
     Demo(DemoArgs),
     /// Show what a model is: architecture, experts, bytes
@@ -253,6 +255,37 @@ pub struct RunArgs {
     /// Write the experts chosen, step by step: `outpour routes replay` reads it
     #[arg(long, value_name = "FILE")]
     pub trace_routes: Option<PathBuf>,
+}
+
+/// `serve`.
+#[derive(Args)]
+#[command(
+    after_help = "The same memory, --ram, holds the server too. To end it, press Ctrl-C: answers under way are finished."
+)]
+pub struct ServeArgs {
+    /// Folder of the model
+    pub model: PathBuf,
+    /// Flags of loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Address or name to listen on; 0.0.0.0 lets every machine of the network in
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0 takes any that is free
+    #[arg(long, value_name = "N", default_value_t = 8420)]
+    pub port: u16,
+    /// Answer only requests that bring this key; also as OUTPOUR_API_KEY, which other users of the machine do not see
+    #[arg(long, value_name = "KEY")]
+    pub api_key: Option<String>,
+    /// Let web pages of this origin call, such as https://chat.example; may be given several times; * is all of them
+    #[arg(long, value_name = "ORIGIN")]
+    pub cors: Vec<String>,
+    /// What clients call the model [default: the folder's name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Give the memory back after so long without a request; the next one loads the model again
+    #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..=525_600))]
+    pub idle_release: Option<u32>,
 }
 
 /// `demo`.

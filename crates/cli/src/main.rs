@@ -14,6 +14,7 @@ mod npy;
 mod plan;
 mod routes;
 mod run;
+mod serve;
 mod synth;
 mod term;
 mod tokenize;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Serve(args) => serve::serve(&args),
         Verb::Demo(args) => demo::demo(&args),
         Verb::Inspect(args) => inspect::inspect(&args),
         Verb::Plan(args) => plan::plan(&args),

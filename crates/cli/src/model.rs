@@ -72,7 +72,11 @@ pub fn load(inspection: Inspection, options: &Options, reader: ReaderKind) -> Re
     Ok(engine)
 }
 
-fn open_reader(kind: ReaderKind) -> Result<Box<dyn Reader>> {
+/// Starts a reader.
+///
+/// # Errors
+/// When this machine has none of this kind.
+pub fn open_reader(kind: ReaderKind) -> Result<Box<dyn Reader>> {
     read::open(kind).with_context(|| match kind {
         ReaderKind::Uring => "--reader uring cannot be used here; give --reader pread",
         ReaderKind::Auto | ReaderKind::Pread => "no reader can be started",

@@ -13,6 +13,7 @@ mod observe;
 pub mod profile;
 pub mod routing;
 pub mod sample;
+mod scheduler;
 pub mod score;
 mod scratch;
 mod session;

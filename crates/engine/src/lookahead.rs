@@ -56,8 +56,9 @@ pub(crate) struct Lookahead {
     idle_seconds: f64,
     drive_bytes_per_second: f64,
     trial: Trial,
-    /// Whether the present token reads early.
+    /// Whether the present batch reads early, and whether it is of generated tokens.
     on: bool,
+    step: bool,
     /// For a prompt: how many rows guessed each expert.
     counts: Vec<u32>,
 }
@@ -93,6 +94,7 @@ impl Lookahead {
             drive_bytes_per_second: 0.0,
             trial: Trial::default(),
             on: false,
+            step: false,
             counts: Vec::new(),
         }
     }
@@ -101,9 +103,10 @@ impl Lookahead {
         self.stats
     }
 
-    /// Begins a batch. A prompt always reads on: its guesses are counted over many rows, and hardly ever wrong.
+    /// Begins a batch, of generated tokens or the next layers of a prompt. A prompt always reads on: its guesses are counted over many rows, and hardly ever wrong.
     pub fn begin(&mut self, is_step: bool) {
         self.layer = None;
+        self.step = is_step;
         self.on = self.top_k > 0
             && match self.mode {
                 LookaheadMode::Off => false,
@@ -115,6 +118,11 @@ impl Lookahead {
     /// Whether guesses are wanted for the present batch.
     pub fn is_on(&self) -> bool {
         self.on
+    }
+
+    /// Whether the present batch is of generated tokens.
+    pub fn is_step(&self) -> bool {
+        self.step
     }
 
     /// Takes a layer's choices and costs in: `chosen` is `[rows, top_k]`, empty where the layer has no router.
