@@ -11,11 +11,13 @@ mod inspect;
 mod logits;
 mod model;
 mod npy;
+mod pack;
 mod plan;
 mod run;
 mod synth;
 mod term;
 mod tokenize;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -40,6 +42,8 @@ fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Synth(args) => synth::synth(&args),
         Verb::Eval(args) => eval::eval(&args),
+        Verb::Pack(args) => pack::pack(&args),
+        Verb::Verify(args) => verify::verify(&args),
     };
     match done {
         Ok(code) => code,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use outpour_engine::sample::{Sampler, Sampling};
-use outpour_engine::{Engine, EngineError, Inspection, Session};
+use outpour_engine::{Engine, EngineError, Session};
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::Machine;
 use outpour_text::{ChatRequest, Detokenizer, Stop, StopStrings, Tokenizer};
@@ -21,7 +21,7 @@ use crate::term::{self, INTERRUPTED, Interruptible, PromptProgress, stopped};
 /// # Errors
 /// One line about the model, the flags or the prompt; after a read that failed mid-way, the text so far is out.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
-    let inspection = Inspection::open(&args.model, args.load.numerics())?;
+    let inspection = model::open(&args.model, &args.load)?;
     let dir = inspection.checkpoint().dir().to_owned();
     let sampling = model::sampling(&inspection, &args.sampling)?;
     let options = model::options(&args.load, &dir)?;
