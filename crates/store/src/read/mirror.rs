@@ -6,9 +6,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::parts::{PART_BYTES, PART_BYTES_MAX, check};
+use super::parts::{PART_BYTES, check};
 use super::{Completion, Read, Reader, ReaderCounts, Region};
 
+/// Reads are cut into chunks of this size, so that drives end together: a few experts are all that a layer may want. The last
+/// may be larger by half.
+const CHUNK_BYTES: usize = PART_BYTES / 2;
 /// Chunks that a drive works on at one time. The others wait here, so that a drive that stutters holds up no other one:
 /// two drives fill the reader's queue of 32.
 const FLYING_MAX: usize = 16;
@@ -127,7 +130,7 @@ impl Mirror {
         let (mut from, now) = (0, Instant::now());
         loop {
             let left = read.bytes - from;
-            let to = from + if drive.is_some() || left <= PART_BYTES_MAX { left } else { PART_BYTES };
+            let to = from + if drive.is_some() || left <= CHUNK_BYTES / 2 * 3 { left } else { CHUNK_BYTES };
             let number = self.chunks.add(Chunk { whole, from, to, drive: 0, failed: 0 });
             self.reads.get(whole).chunks_left += 1;
             let drive = drive.or_else(|| self.soonest(to - from, 0, now)).unwrap_or(0);
