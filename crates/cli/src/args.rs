@@ -55,6 +55,10 @@ pub enum Verb {
     Routes(RoutesVerb),
     /// Measure what a model can do, and what its numbers cost: perplexity, choices, answers, tool calls
     Eval(EvalArgs),
+    /// Copy a model into a folder where each expert is one read, checksummed; and measure what that gains
+    Pack(PackArgs),
+    /// Compare every byte of a pack with its checksums, of a download with the hub's hashes
+    Verify(VerifyArgs),
 }
 
 /// Flags of every verb that loads a model.
@@ -69,6 +73,9 @@ pub struct LoadArgs {
     /// How the drive is read [default: uring where the kernel allows it, else pread]
     #[arg(long, value_enum)]
     pub reader: Option<ReaderArg>,
+    /// A copy of the model's folder on another drive: reads are spread over both. May be given several times
+    #[arg(long, value_name = "DIR")]
+    pub mirror: Vec<PathBuf>,
     /// Longest context, prompt and answer together [default: what an eighth of the memory for experts holds, at most
     /// 32768 and the model's own]
     #[arg(long, value_name = "N")]
@@ -546,6 +553,61 @@ pub struct SynthArgs {
     pub no_check: bool,
 }
 
+/// `pack`.
+#[derive(Args)]
+pub struct PackArgs {
+    /// Folder of the model
+    pub model: PathBuf,
+    /// The folder to pack it into: new, or of the same pack that was broken off
+    pub out: PathBuf,
+    /// Lossy: requantise experts that are BF16, F16 or F32, as mlx-lm would
+    #[arg(long, value_enum)]
+    pub experts: Option<AffineArg>,
+    /// Weights that share a scale: 32, 64 or 128
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "experts", value_parser = parse_group)]
+    pub group: usize,
+    /// Do not measure what the pack gains over reading in place
+    #[arg(long)]
+    pub no_check: bool,
+}
+
+fn parse_group(text: &str) -> Result<usize, String> {
+    let group = text.parse().ok().filter(|group| [32, 64, 128].contains(group));
+    group.ok_or_else(|| "give 32, 64 or 128".to_owned())
+}
+
+/// `--experts`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum AffineArg {
+    /// 4 bits
+    Affine4,
+    /// 5 bits
+    Affine5,
+    /// 6 bits
+    Affine6,
+    /// 8 bits
+    Affine8,
+}
+
+impl AffineArg {
+    /// Bits of a weight.
+    pub fn bits(self) -> usize {
+        match self {
+            AffineArg::Affine4 => 4,
+            AffineArg::Affine5 => 5,
+            AffineArg::Affine6 => 6,
+            AffineArg::Affine8 => 8,
+        }
+    }
+}
+
+/// `verify`.
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Folder of the model
+    pub model: PathBuf,
+}
+
 /// `eval`.
 #[derive(Args)]
 #[command(after_help = EVAL_HELP)]
@@ -594,7 +656,8 @@ pub struct EvalArgs {
     /// Write each result as it comes; what the file holds of this model and these items already is not computed again
     #[arg(long, value_name = "FILE.jsonl")]
     pub out: Option<PathBuf>,
-    /// Flags of loading. Those that change numbers, --precise, --kv and --top-k-experts, are for MODEL and not for OTHER.
+    /// Flags of loading. Those that change numbers, --precise, --kv and --top-k-experts, and --mirror are for MODEL and not
+    /// for OTHER.
     #[command(flatten)]
     pub load: LoadArgs,
 }

@@ -34,6 +34,9 @@ const RAM_DEFAULT: Bytes = Bytes(80 << 20);
 /// # Errors
 /// When the model cannot be written, or `--ram` is too small.
 pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
+    if !args.load.mirror.is_empty() {
+        bail!("--mirror names a copy of a model, and the demo makes its own; leave it out");
+    }
     let ram = args.load.ram.unwrap_or(RAM_DEFAULT);
     if ram < RAM_MIN {
         bail!("--ram {ram} is too small for the demo: give at least {RAM_MIN}");

@@ -11,6 +11,7 @@ mod inspect;
 mod logits;
 mod model;
 mod npy;
+mod pack;
 mod plan;
 mod routes;
 mod run;
@@ -18,6 +19,7 @@ mod serve;
 mod synth;
 mod term;
 mod tokenize;
+mod verify;
 mod watch;
 
 use std::process::ExitCode;
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         Verb::Synth(args) => synth::synth(&args),
         Verb::Routes(RoutesVerb::Replay(args)) => routes::replay(&args),
         Verb::Eval(args) => eval::eval(&args),
+        Verb::Pack(args) => pack::pack(&args),
+        Verb::Verify(args) => verify::verify(&args),
     };
     match done {
         Ok(code) => code,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use outpour_engine::bound::Running;
 use outpour_engine::sample::{Sampler, Sampling};
-use outpour_engine::{Engine, EngineError, Inspection, Session};
+use outpour_engine::{Engine, EngineError, Session};
 use outpour_model::experts::StreamStats;
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::Machine;
@@ -24,7 +24,7 @@ use crate::watch::{Routes, Watch};
 /// # Errors
 /// One line about the model, the flags or the prompt; after a read that failed mid-way, the text so far is out.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
-    let inspection = Inspection::open(&args.model, args.load.numerics())?;
+    let inspection = model::open(&args.model, &args.load)?;
     let dir = inspection.checkpoint().dir().to_owned();
     let sampling = model::sampling(&inspection, &args.sampling)?;
     let options = model::options(&args.load, &dir)?;
