@@ -19,7 +19,7 @@ use outpour_store::slab::Slab;
 
 use crate::error::EngineError;
 use crate::inspection::{Inspection, Options, PROBE_EXPERTS};
-use crate::lookahead::{Lookahead, LookaheadStats};
+use crate::lookahead::{Lookahead, LookaheadMode, LookaheadStats};
 use crate::observe::{LayerCost, Observer, Progress, Routes, SequenceId};
 use crate::scheduler::Scheduler;
 use crate::scratch::{HEAD_ROWS, Scratch};
@@ -116,8 +116,12 @@ impl Engine {
         let residency = Residency::new(slab, layout.clone(), &plan.class_pieces, model.facts().top_k);
         let scratch = Scratch::new(&*model, plan.chunk, &*ops)?;
         let lookahead = Lookahead::new(options.lookahead, model.facts().top_k);
+        let mut experts = ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader);
+        if options.lookahead == LookaheadMode::Off {
+            experts.never_sweep_on();
+        }
         Ok(Engine {
-            experts: ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader),
+            experts,
             ops,
             model,
             checkpoint,
