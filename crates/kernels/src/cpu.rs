@@ -5,6 +5,7 @@
 //! weights widened exactly.
 
 mod add;
+mod add_bias;
 mod add_gated;
 mod attention;
 mod causal_conv;
@@ -13,9 +14,11 @@ mod copy_columns;
 mod embed;
 mod gated_delta;
 mod gather;
+mod glu;
 mod isa;
 mod kv_write;
 mod linear;
+mod linear_heads;
 mod mlp;
 mod pool;
 mod rms_norm;
@@ -23,7 +26,6 @@ mod rms_norm_gated;
 mod rope;
 mod route;
 mod sigmoid_gate;
-mod swiglu;
 mod topology;
 mod vectorised;
 
@@ -35,8 +37,8 @@ pub use topology::{default_threads, last_level_cache_bytes};
 
 use crate::host::{self, HostMemory};
 use crate::{
-    Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, OpsError, RmsNorm,
-    Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch,
+    Ops, OpsError, RmsNorm, Rope, Router, Tensor,
 };
 use isa::Kernels;
 use pool::{Pool, lock};
@@ -202,8 +204,20 @@ impl Ops for Cpu {
         add::add(self, x, into);
     }
 
-    fn swiglu(&self, gate: &Tensor, up: &Tensor, out: &Tensor) {
-        swiglu::swiglu(self, gate, up, out);
+    fn add_bias(&self, x: &Tensor, bias: &Bias) {
+        add_bias::add_bias(self, x, bias);
+    }
+
+    fn glu(&self, gate: &Tensor, up: &Tensor, activation: Activation, out: &Tensor) {
+        glu::glu(self, gate, up, activation, out);
+    }
+
+    fn linear_heads(&self, x: &Tensor, w: &Matrix, first: usize, out: &Tensor) {
+        linear_heads::linear_heads(self, x, w, first, out);
+    }
+
+    fn linear_heads_transposed(&self, x: &Tensor, w: &Matrix, first: usize, out: &Tensor) {
+        linear_heads::linear_heads_transposed(self, x, w, first, out);
     }
 
     fn rope(&self, x: &Tensor, positions: &[u32], rope: &Rope) {
@@ -214,8 +228,8 @@ impl Ops for Cpu {
         kv_write::kv_write(self, k, v, layout, blocks, start);
     }
 
-    fn attention(&self, q: &Tensor, scale: f32, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor) {
-        attention::attention(self, q, scale, layout, blocks, start, out);
+    fn attention(&self, q: &Tensor, attend: &Attend, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor) {
+        attention::attention(self, q, attend, layout, blocks, start, out);
     }
 
     fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {

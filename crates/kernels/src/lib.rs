@@ -96,41 +96,97 @@ pub struct KvLayout {
     pub k_at: usize,
     /// First byte of V within the block.
     pub v_at: usize,
+    /// Whether a value is the beginning of its key, and is stored once: MLA's latent vector. `v_at` is then `k_at`.
+    pub v_in_k: bool,
 }
 
 impl KvLayout {
     /// Bytes of K and V of this layer in one block.
     pub fn bytes(&self) -> usize {
-        self.heads * self.block_tokens * (self.dtype.row_bytes(self.k_dim) + self.dtype.row_bytes(self.v_dim))
+        let v_bytes = if self.v_in_k { 0 } else { self.dtype.row_bytes(self.v_dim) };
+        self.heads * self.block_tokens * (self.dtype.row_bytes(self.k_dim) + v_bytes)
+    }
+
+    /// Bytes from a value to the next one.
+    pub fn v_stride(&self) -> usize {
+        self.dtype.row_bytes(if self.v_in_k { self.k_dim } else { self.v_dim })
     }
 }
 
+/// What of the past a query sees, and how.
+#[derive(Clone, Debug)]
+pub struct Attend {
+    /// Multiplies the products of queries and keys.
+    pub scale: f32,
+    /// Positions that a query sees, its own included; all of the past where there is none.
+    pub window: Option<usize>,
+    /// `[q_heads]` of F32, F16 or BF16: a logit for each head that takes its share of the softmax and adds nothing (gpt-oss,
+    /// arXiv 2309.17453).
+    pub sinks: Option<Tensor>,
+}
+
 /// How router logits become a choice of experts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Router {
     /// Experts chosen for each token.
     pub top_k: usize,
     /// Score of a logit.
     pub score: RouterScore,
+    /// `[experts]` of F32, F16 or BF16: added to the scores for the choice, not to the weights (`e_score_correction_bias`).
+    pub bias: Option<Tensor>,
+    /// Where only experts of some groups may be chosen.
+    pub groups: Option<RouterGroups>,
     /// Divide the chosen scores by their sum (`norm_topk_prob`).
     pub renormalise: bool,
+    /// Multiplies the weights at last (`routed_scaling_factor`).
+    pub scale: f32,
+}
+
+impl Router {
+    /// A plain router: no bias, no groups, weights as they are.
+    pub fn new(top_k: usize, score: RouterScore) -> Self {
+        Router { top_k, score, bias: None, groups: None, renormalise: false, scale: 1.0 }
+    }
 }
 
 /// The score function of a [`Router`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouterScore {
-    /// softmax over all experts, in f32.
+    /// softmax over all experts.
     Softmax,
+    /// softmax over the chosen experts only; the choice is by logits.
+    SoftmaxOfChosen,
+    /// sigmoid of each.
+    Sigmoid,
+}
+
+/// Groups of consecutive experts, of which the best are kept (DeepSeek-V2, arXiv 2405.04434; V3, arXiv 2412.19437).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouterGroups {
+    /// Number of groups, all of one size.
+    pub count: usize,
+    /// How many of them are kept.
+    pub keep: usize,
+    /// How many of a group's best scores make up its own: 1 in DeepSeek-V2, 2 in V3.
+    pub best: usize,
 }
 
 /// The activation between the two halves of a gated MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// `silu(gate) · up`, with `silu(z) = z / (1 + e^-z)`.
     SwiGlu,
+    /// `(u + 1) · g · sigmoid(alpha · g)` with `g = min(gate, limit)` and `u = clamp(up, -limit, limit)` (gpt-oss).
+    SwiGluClamped {
+        /// 1.702.
+        alpha: f32,
+        /// 7.
+        limit: f32,
+    },
 }
 
-/// A gated MLP: `down( act(gate·x, up·x) )`. One routed expert, a shared one, or a dense layer's.
+/// A gated MLP: `down( act(gate·x, up·x) )`, with biases where there are any. One routed expert, a shared one, or a dense
+/// layer's.
 #[derive(Clone, Debug)]
 pub struct Mlp {
     /// `[width, hidden]`.
@@ -139,8 +195,28 @@ pub struct Mlp {
     pub up: Matrix,
     /// `[hidden, width]`.
     pub down: Matrix,
+    /// Added to the products with gate, up and down.
+    pub biases: Option<[Bias; 3]>,
     /// Between them.
     pub activation: Activation,
+}
+
+/// What is added to every row of a product.
+#[derive(Clone, Debug)]
+pub struct Bias {
+    /// F32, F16 or BF16.
+    pub values: Tensor,
+    /// The value for the first column.
+    pub first: usize,
+    /// From there to the value for the next column: 2 where those of gate and up alternate.
+    pub step: usize,
+}
+
+impl Bias {
+    /// The values one after the other.
+    pub fn plain(values: Tensor) -> Self {
+        Bias { values, first: 0, step: 1 }
+    }
 }
 
 /// Room for [`Ops::mlp`]: f32 tensors with at least as many rows as are computed at once.
@@ -278,27 +354,41 @@ pub trait Ops: Send + Sync {
     /// `out = x · wᵀ`: x `[n, cols]`, w `[rows, cols]`, out `[n, rows]`.
     fn linear(&self, x: &Tensor, w: &Matrix, out: &Tensor);
 
+    /// `out[i][h] = W_h · x[i][h]`, where W_h is rows `h·stride + first ..` of w, as many as out is wide: x `[n, heads, cols]`,
+    /// w `[heads · stride, cols]`, out `[n, heads, r]`. In f32 always: MLA's values out of the latent vector.
+    fn linear_heads(&self, x: &Tensor, w: &Matrix, first: usize, out: &Tensor);
+
+    /// `out[i][h] = W_hᵀ · x[i][h]`, where W_h is rows `h·stride + first ..` of w, as many as x is wide: x `[n, heads, r]`,
+    /// w `[heads · stride, cols]`, out `[n, heads, cols]`. In f32 always: MLA's queries into the latent space.
+    fn linear_heads_transposed(&self, x: &Tensor, w: &Matrix, first: usize, out: &Tensor);
+
     /// `into += x`, elementwise, same shape.
     fn add(&self, x: &Tensor, into: &Tensor);
 
-    /// `out = silu(gate) · up`, elementwise; `out` may be `gate` or `up` (in place).
-    fn swiglu(&self, gate: &Tensor, up: &Tensor, out: &Tensor);
+    /// `x[i] += bias` for every row, in place: x `[n, d]`.
+    fn add_bias(&self, x: &Tensor, bias: &Bias);
+
+    /// `out = act(gate, up)`, elementwise; `out` may be `gate` or `up` (in place).
+    fn glu(&self, gate: &Tensor, up: &Tensor, activation: Activation, out: &Tensor);
 
     /// Turns the pairs of each head by `position · θ`, in place: x `[n, heads, dim]`, one position a row.
     /// `(a, b) → (a·cos − b·sin, b·cos + a·sin)`, with angle, cos and sin in f32.
     fn rope(&self, x: &Tensor, positions: &[u32], rope: &Rope);
 
     /// Writes keys `[n, heads, k_dim]` and values `[n, heads, v_dim]` of consecutive positions from `start` on into
-    /// the sequence's blocks, rounding to `layout.dtype`. Position p lies in `blocks[p / block_tokens]`.
+    /// the sequence's blocks, rounding to `layout.dtype`. Position p lies in `blocks[p / block_tokens]`. Where values lie in
+    /// their keys, v is not read.
     fn kv_write(&self, k: &Tensor, v: &Tensor, layout: &KvLayout, blocks: &[Tensor], start: usize);
 
     /// Causal softmax attention of consecutive queries from position `start` on over the sequence's blocks: q
-    /// `[n, q_heads, k_dim]`, out `[n, q_heads, v_dim]`. Query head h reads kv head `h / (q_heads / kv_heads)`; the
-    /// query at position p sees keys 0..=p: `out = softmax(scale · q·Kᵀ) · V` (arXiv 1706.03762, 2305.13245).
-    fn attention(&self, q: &Tensor, scale: f32, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor);
+    /// `[n, q_heads, k_dim]`, out `[n, q_heads, v_dim]`. Query head h reads kv head `h / (q_heads / kv_heads)`; the query at
+    /// position p sees keys 0..=p, or the last `window` of them: `out = softmax(scale · q·Kᵀ) · V` (arXiv 1706.03762,
+    /// 2305.13245), with a sink's `e^sink` in the softmax's sum.
+    fn attention(&self, q: &Tensor, attend: &Attend, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor);
 
     /// The router's choice: logits `[n, experts]` f32 → `choice` `[n, k]` I32 and `weights` `[n, k]` f32, in
-    /// descending order of score; equal scores go to the lower index.
+    /// descending order of score + bias; equal ones go to the lower index. Where there are groups, only experts of the
+    /// best ones are chosen, a group's score being the sum of its `best` highest scores + biases.
     fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor);
 
     /// One gated MLP over some rows: `out[i] = down(act(gate·x[rows[i]], up·x[rows[i]]))`; out `[rows.len(), hidden]`.
@@ -306,13 +396,17 @@ pub trait Ops: Send + Sync {
     fn mlp(&self, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
         let n = rows.len();
         let (inputs, gate, up) = (scratch.x.rows(0..n), scratch.gate.rows(0..n), scratch.up.rows(0..n));
+        let biased = |x: &Tensor, w: &Matrix, which: usize, out: &Tensor| {
+            self.linear(x, w, out);
+            if let Some(biases) = &mlp.biases {
+                self.add_bias(out, &biases[which]);
+            }
+        };
         self.gather(x, rows, &inputs);
-        self.linear(&inputs, &mlp.gate, &gate);
-        self.linear(&inputs, &mlp.up, &up);
-        match mlp.activation {
-            Activation::SwiGlu => self.swiglu(&gate, &up, &gate),
-        }
-        self.linear(&gate, &mlp.down, out);
+        biased(&inputs, &mlp.gate, 0, &gate);
+        biased(&inputs, &mlp.up, 1, &up);
+        self.glu(&gate, &up, mlp.activation, &gate);
+        biased(&gate, &mlp.down, 2, out);
     }
 
     /// Adds experts' outputs to their tokens, in the order given: parts `[r, hidden]`, into `[n, hidden]`.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub use peaks::{Peaks, peaks};
 pub use weights::{FORMATS, Weights, weights_bytes};
 
-use crate::{DType, Format, GatedDelta, KvLayout, Mlp, MlpScratch, Ops, OpsError, RmsNorm, Tensor};
+use crate::{Attend, DType, Format, GatedDelta, KvLayout, Mlp, MlpScratch, Ops, OpsError, RmsNorm, Tensor};
 
 /// Rows and columns of the matrices of [`Weights::product`].
 pub const PRODUCT_DIM: usize = 2048;
@@ -134,6 +134,7 @@ impl Weights<'_> {
             block_tokens: 64,
             k_at: 0,
             v_at: 0,
+            v_in_k: false,
         };
         layout.v_at = layout.bytes() / 2;
         // Each call is another layer, with keys and values of its own.
@@ -141,7 +142,14 @@ impl Weights<'_> {
         let heads = |rows| Ok(self.activations(rows, Q_HEADS * HEAD_DIM)?.reshape([rows, Q_HEADS, HEAD_DIM]));
         let (q, out): (Tensor, Tensor) = (heads(rows)?, heads(rows)?);
         let work = |i: usize| {
-            self.ops().attention(&q, 0.09, &layout, &layers[i % layers.len()], positions - rows, &out);
+            self.ops().attention(
+                &q,
+                &Attend { scale: 0.09, window: None, sinks: None },
+                &layout,
+                &layers[i % layers.len()],
+                positions - rows,
+                &out,
+            );
         };
         let seconds = typical_seconds(budget, work);
         let seen = (positions - rows) as f64 + (rows as f64 + 1.0) / 2.0;

@@ -1,6 +1,6 @@
 //! `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] )`, where `in` is x preceded by `tail`
 
-use super::swiglu::silu;
+use super::glu::silu;
 use crate::{Format, Tensor, host, quant};
 
 pub(super) fn causal_conv(x: &Tensor, weight: &Tensor, tail: &Tensor, out: &Tensor) {

@@ -1,7 +1,7 @@
 //! `out = x · rsqrt(mean(x²) + eps) · w · silu(gate)` (Gated DeltaNet, arXiv 2412.06464)
 
+use super::glu::silu;
 use super::rms_norm::normed;
-use super::swiglu::silu;
 use crate::{RmsNorm, Tensor, host};
 
 pub(super) fn rms_norm_gated(x: &Tensor, gate: &Tensor, norm: &RmsNorm, out: &Tensor) {
