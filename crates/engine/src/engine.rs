@@ -321,7 +321,7 @@ impl Engine {
             self.states[index].abandon(self.model.state_layout());
             return Err(error);
         }
-        self.states[index].advance(tokens);
+        self.states[index].advance(tokens, self.model.state_layout());
         self.head(index, observer);
         let took = began.elapsed();
         if self.sequences[index].as_ref().is_some_and(|sequence| sequence.work == Work::Step) {

@@ -306,7 +306,7 @@ fn gated_delta(cpu: &Cpu, rows: usize) -> Result<(), OpsError> {
     let (k_heads, v_heads, dim) = (16, 64, 128);
     let weight = || tensor(cpu, [v_heads], DType::F32);
     let (a_log, dt_bias) = (weight()?, weight()?);
-    let delta = GatedDelta { k_heads, v_heads, k_dim: dim, v_dim: dim, a_log, dt_bias };
+    let delta = GatedDelta { k_heads, v_heads, k_dim: dim, v_dim: dim, per_channel: false, a_log, dt_bias };
     let states: Result<Vec<Tensor>, OpsError> =
         (0..if rows == 1 { 32 } else { 2 }).map(|_| tensor(cpu, [v_heads, dim, dim], DType::F32)).collect();
     let states = states?;

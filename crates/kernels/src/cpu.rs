@@ -18,6 +18,7 @@ mod glu;
 mod isa;
 mod kv_write;
 mod linear;
+mod linear_attention;
 mod linear_heads;
 mod mlp;
 mod pool;
@@ -25,7 +26,9 @@ mod rms_norm;
 mod rms_norm_gated;
 mod rope;
 mod route;
+mod scale;
 mod sigmoid_gate;
+mod softcap;
 mod topology;
 mod vectorised;
 
@@ -37,8 +40,8 @@ pub use topology::{default_threads, last_level_cache_bytes};
 
 use crate::host::{self, HostMemory};
 use crate::{
-    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch,
-    Ops, OpsError, RmsNorm, Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, LinearAttention, Matrix,
+    Mlp, MlpScratch, Ops, OpsError, RmsNorm, Rope, Router, Tensor,
 };
 use isa::Kernels;
 use pool::{Pool, lock};
@@ -188,8 +191,33 @@ impl Ops for Cpu {
         copy_columns::copy_columns(self, x, runs, out);
     }
 
-    fn causal_conv(&self, x: &Tensor, weight: &Tensor, tail: &Tensor, out: &Tensor) {
-        causal_conv::causal_conv(self, x, weight, tail, out);
+    fn causal_conv(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor) {
+        causal_conv::causal_conv(self, x, weight, bias, tail, out);
+    }
+
+    fn zero(&self, x: &Tensor) {
+        host::bytes_mut(x).fill(0);
+    }
+
+    fn scale(&self, x: &Tensor, factor: f32, by: Option<&Tensor>) {
+        scale::scale(self, x, factor, by);
+    }
+
+    fn softcap(&self, x: &Tensor, cap: f32) {
+        softcap::softcap(self, x, cap);
+    }
+
+    fn linear_attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        dt: Option<&Tensor>,
+        attention: &LinearAttention,
+        state: &Tensor,
+        out: &Tensor,
+    ) {
+        linear_attention::linear_attention(self, q, k, v, dt, attention, state, out);
     }
 
     fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor) {

@@ -140,12 +140,14 @@ pub struct Router {
     pub renormalise: bool,
     /// Multiplies the weights at last (`routed_scaling_factor`).
     pub scale: f32,
+    /// `[experts]` of F32, F16 or BF16: multiplies each expert's weight (Gemma 4's `per_expert_scale`).
+    pub expert_scale: Option<Tensor>,
 }
 
 impl Router {
     /// A plain router: no bias, no groups, weights as they are.
     pub fn new(top_k: usize, score: RouterScore) -> Self {
-        Router { top_k, score, bias: None, groups: None, renormalise: false, scale: 1.0 }
+        Router { top_k, score, bias: None, groups: None, renormalise: false, scale: 1.0, expert_scale: None }
     }
 }
 
@@ -183,6 +185,10 @@ pub enum Activation {
         /// 7.
         limit: f32,
     },
+    /// `silu(gate)`: up is not read.
+    Silu,
+    /// `gelu(gate) · up`, with gelu's approximation by tanh (Gemma).
+    GeGlu,
 }
 
 /// A gated MLP: `down( act(gate·x, up·x) )`, with biases where there are any. One routed expert, a shared one, or a dense
@@ -244,8 +250,9 @@ pub struct Contribution {
 /// Root-mean-square normalisation over the last dimension (arXiv 1910.07467).
 #[derive(Clone, Debug)]
 pub struct RmsNorm {
-    /// `[d]` of F32, F16 or BF16.
-    pub weight: Tensor,
+    /// `[d]` of F32, F16 or BF16, or `[groups · d]` in [`Ops::rms_norm`], where row i takes those of group `i % groups`; 1
+    /// where there is none.
+    pub weight: Option<Tensor>,
     /// Whether the weight is stored as its distance from 1 (Gemma, Qwen3-Next, Qwen3.5).
     pub plus_one: bool,
     /// Added to the mean of squares.
@@ -263,10 +270,52 @@ pub struct GatedDelta {
     pub k_dim: usize,
     /// Width of a value.
     pub v_dim: usize,
+    /// Whether each channel of a key has a decay of its own (Kimi Delta Attention, arXiv 2510.26692): a and `dt_bias` then
+    /// have `k_dim` values a head, and there are as many value heads as key heads.
+    pub per_channel: bool,
     /// `[v_heads]` of F32, F16 or BF16.
     pub a_log: Tensor,
-    /// `[v_heads]` of F32, F16 or BF16.
+    /// `[v_heads]`, or `[v_heads · k_dim]`, of F32, F16 or BF16.
     pub dt_bias: Tensor,
+}
+
+impl GatedDelta {
+    /// Decays of a position.
+    pub fn decays(&self) -> usize {
+        self.v_heads * if self.per_channel { self.k_dim } else { 1 }
+    }
+}
+
+/// How a linear attention forgets.
+#[derive(Clone, Debug)]
+pub enum Decay {
+    /// Each head at a rate of its own, the same always: `g = e^-rate` (Lightning Attention, arXiv 2401.04658).
+    Rates(Vec<f32>),
+    /// By the input (Mamba-2, arXiv 2405.21060): with `Δ = softplus(dt + dt_bias)`, `g = exp(−exp(a_log) · Δ)`, v is multiplied
+    /// by Δ, and `d · v` is added to the output. All are `[heads]` of F32, F16 or BF16.
+    Selective {
+        /// Logarithm of the rate.
+        a_log: Tensor,
+        /// Added to dt.
+        dt_bias: Tensor,
+        /// What of a value goes to the output at once.
+        d: Tensor,
+    },
+}
+
+/// Sizes of a linear attention, and how it forgets.
+#[derive(Clone, Debug)]
+pub struct LinearAttention {
+    /// Heads of queries and keys.
+    pub k_heads: usize,
+    /// Heads of values, a multiple of `k_heads`; value head h reads key head `h / (v_heads / k_heads)`.
+    pub v_heads: usize,
+    /// Width of a query and of a key.
+    pub k_dim: usize,
+    /// Width of a value.
+    pub v_dim: usize,
+    /// How it forgets.
+    pub decay: Decay,
 }
 
 /// A run of columns that [`Ops::copy_columns`] moves.
@@ -316,7 +365,7 @@ pub trait Ops: Send + Sync {
     /// `out[i] = x[rows[i]]`: x `[n, d]`, out `[rows.len(), d]`.
     fn gather(&self, x: &Tensor, rows: &[u32], out: &Tensor);
 
-    /// `out = x · rsqrt(mean(x²) + eps) · w` over the last dimension, w the weight or 1 + the weight: x and out `[.., d]`.
+    /// `out = x · rsqrt(mean(x²) + eps) · w` over the last dimension, w the weight, 1 + the weight, or 1: x and out `[.., d]`.
     /// `out` may be `x` (in place).
     fn rms_norm(&self, x: &Tensor, norm: &RmsNorm, out: &Tensor);
 
@@ -330,17 +379,27 @@ pub trait Ops: Send + Sync {
     /// `into[i] += sigmoid(gate[i]) · x[i]`, one gate a row: x and into `[n, d]`, gate `[n, 1]`.
     fn add_gated(&self, x: &Tensor, gate: &Tensor, into: &Tensor);
 
+    /// `x = 0`.
+    fn zero(&self, x: &Tensor);
+
+    /// `x *= factor`, and `· by[0]` where there is such a tensor `[1]` of F32, F16 or BF16, in place.
+    fn scale(&self, x: &Tensor, factor: f32, by: Option<&Tensor>);
+
+    /// `x = cap · tanh(x / cap)`, in place (Gemma's logits).
+    fn softcap(&self, x: &Tensor, cap: f32);
+
     /// Moves runs of columns: `out[i][to..to + len] = x[i][from..from + len]` for every row; x `[n, a]`, out `[n, b]`.
     fn copy_columns(&self, x: &Tensor, runs: &[ColumnRun], out: &Tensor);
 
-    /// Causal depthwise convolution and silu: `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] )`, where
-    /// `in` is x preceded by `tail`. x and out `[n, channels]`; weight `[channels, kernel]` of F32, F16 or BF16; tail
-    /// `[kernel − 1, channels]` f32 holds the inputs before x, zero at the beginning, and afterwards the last ones.
-    fn causal_conv(&self, x: &Tensor, weight: &Tensor, tail: &Tensor, out: &Tensor);
+    /// Causal depthwise convolution and silu: `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] + bias[c] )`,
+    /// where `in` is x preceded by `tail`. x and out `[n, channels]`; weight `[channels, kernel]` and bias `[channels]`, if there
+    /// is one, of F32, F16 or BF16; tail `[kernel − 1, channels]` f32 holds the inputs before x, zero at the beginning, and
+    /// afterwards the last ones.
+    fn causal_conv(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor);
 
     /// The gated delta rule over consecutive positions of one sequence. qkv `[n, 2·k_heads·k_dim + v_heads·v_dim]` holds all
-    /// queries, then all keys, then all values; a and b `[n, v_heads]`; state `[v_heads, k_dim, v_dim]` f32 is updated; out
-    /// `[n, v_heads, v_dim]`. For each position and value head, in f32:
+    /// queries, then all keys, then all values; a `[n, decays]` and b `[n, v_heads]`; state `[v_heads, k_dim, v_dim]` f32 is
+    /// updated; out `[n, v_heads, v_dim]`. For each position and value head, in f32, g being one number or one a row of S:
     ///
     /// ```text
     /// q ← q · rsqrt(Σq² + 1e-6) · k_dim^-½      k ← k · rsqrt(Σk² + 1e-6)
@@ -350,6 +409,22 @@ pub trait Ops: Send + Sync {
     ///
     /// The same bits however the positions are cut into calls.
     fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor);
+
+    /// Linear attention with decay over consecutive positions of one sequence. q and k `[n, k_heads · k_dim]`, v
+    /// `[n, v_heads · v_dim]`, dt `[n, v_heads]` where the decay is selective; state `[v_heads, k_dim, v_dim]` f32 is updated; out
+    /// `[n, v_heads, v_dim]`. For each position and value head, in f32: `S ← g·S + k ⊗ v`, `out = Sᵀq`. The same bits however
+    /// the positions are cut into calls.
+    #[allow(clippy::too_many_arguments)]
+    fn linear_attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        dt: Option<&Tensor>,
+        attention: &LinearAttention,
+        state: &Tensor,
+        out: &Tensor,
+    );
 
     /// `out = x · wᵀ`: x `[n, cols]`, w `[rows, cols]`, out `[n, rows]`.
     fn linear(&self, x: &Tensor, w: &Matrix, out: &Tensor);

@@ -14,17 +14,20 @@ mod gather;
 mod glu;
 mod kv_write;
 mod linear;
+mod linear_attention;
 mod linear_heads;
 mod rms_norm;
 mod rms_norm_gated;
 mod rope;
 mod route;
+mod scale;
 mod sigmoid_gate;
+mod softcap;
 
 use crate::host::{self, HostMemory};
 use crate::{
-    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, Matrix, Ops, OpsError,
-    RmsNorm, Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, LinearAttention, Matrix,
+    Ops, OpsError, RmsNorm, Rope, Router, Tensor,
 };
 
 /// The backend that defines the others.
@@ -85,8 +88,33 @@ impl Ops for Reference {
         copy_columns::copy_columns(x, runs, out);
     }
 
-    fn causal_conv(&self, x: &Tensor, weight: &Tensor, tail: &Tensor, out: &Tensor) {
-        causal_conv::causal_conv(x, weight, tail, out);
+    fn causal_conv(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor) {
+        causal_conv::causal_conv(x, weight, bias, tail, out);
+    }
+
+    fn zero(&self, x: &Tensor) {
+        host::bytes_mut(x).fill(0);
+    }
+
+    fn scale(&self, x: &Tensor, factor: f32, by: Option<&Tensor>) {
+        scale::scale(x, factor, by);
+    }
+
+    fn softcap(&self, x: &Tensor, cap: f32) {
+        softcap::softcap(x, cap);
+    }
+
+    fn linear_attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        dt: Option<&Tensor>,
+        attention: &LinearAttention,
+        state: &Tensor,
+        out: &Tensor,
+    ) {
+        linear_attention::linear_attention(q, k, v, dt, attention, state, out);
     }
 
     fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor) {

@@ -83,7 +83,7 @@ impl Layer {
         layout.v_at = layout.bytes() / 2;
         Layer {
             x: rows(HIDDEN),
-            norm: RmsNorm { weight: tensor([HIDDEN].into(), DType::Bf16), plus_one: true, eps: 1e-6 },
+            norm: RmsNorm { weight: Some(tensor([HIDDEN].into(), DType::Bf16)), plus_one: true, eps: 1e-6 },
             w: matrix(),
             q: tensor([1, 4, DIM].into(), DType::F32),
             out: rows(HIDDEN),
@@ -106,6 +106,7 @@ impl Layer {
                 v_heads: HEADS,
                 k_dim: DIM,
                 v_dim: DIM,
+                per_channel: false,
                 a_log: tensor([HEADS].into(), DType::F32),
                 dt_bias: tensor([HEADS].into(), DType::Bf16),
             },
@@ -147,7 +148,7 @@ impl Layer {
         let (gate, qkv) = (self.out.view(0, [1, 1], DType::F32), self.x.reshape([1, 4 * DIM]));
         let (a, b) = (self.out.view(0, [1, HEADS], DType::F32), self.out.view(64, [1, HEADS], DType::F32));
         cpu.copy_columns(&self.out, &[ColumnRun { from: 0, to: DIM, len: DIM }], &self.x);
-        cpu.causal_conv(&self.out, &self.conv, &self.conv_tail, &self.x);
+        cpu.causal_conv(&self.out, &self.conv, None, &self.conv_tail, &self.x);
         cpu.gated_delta(&qkv, &a, &b, &self.delta, &self.state, &self.q.view(0, [1, HEADS, DIM], DType::F32));
         cpu.rms_norm_gated(&self.x, &self.out, &self.norm, &self.x);
         cpu.sigmoid_gate(&self.x, &self.out);

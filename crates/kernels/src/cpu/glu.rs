@@ -30,6 +30,8 @@ pub(super) unsafe fn glu_at(gate: *const f32, up: *const f32, activation: Activa
                 (up + 1.0) * (gate / (1.0 + (-alpha * gate).exp()))
             });
         },
+        Activation::Silu => unsafe { each(gate, up, out, n, |gate, _| silu(gate)) },
+        Activation::GeGlu => unsafe { each(gate, up, out, n, |gate, up| gelu(gate) * up) },
     }
 }
 
@@ -40,6 +42,11 @@ unsafe fn each(gate: *const f32, up: *const f32, out: *mut f32, n: usize, act: i
         // SAFETY: i < n, the caller's promise.
         unsafe { *out.add(i) = act(*gate.add(i), *up.add(i)) };
     }
+}
+
+fn gelu(z: f32) -> f32 {
+    let sqrt_2_over_pi = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
+    0.5 * z * (1.0 + (sqrt_2_over_pi * (z + 0.044715 * z * z * z)).tanh())
 }
 
 fn silu(z: f32) -> f32 {

@@ -133,5 +133,8 @@ fn weigh(scores: &[f32], router: &Router, choice: &[i32], weights: &mut [f32]) {
         softmax_in_place(weights);
     }
     let sum = if router.renormalise { weights.iter().sum::<f32>() + 1e-20 } else { 1.0 };
-    weights.iter_mut().for_each(|weight| *weight = *weight / sum * router.scale);
+    for (weight, &expert) in weights.iter_mut().zip(choice) {
+        let own = router.expert_scale.as_ref().map_or(1.0, |scale| quant::value(scale, expert as usize));
+        *weight = *weight / sum * router.scale * own;
+    }
 }

@@ -30,7 +30,8 @@ pub(super) fn route(logits: &Tensor, router: &Router, choice: &Tensor, weights: 
         let sum = if router.renormalise { chosen.iter().sum::<f32>() + 1e-20 } else { 1.0 };
         for slot in 0..k {
             choice[row * k + slot] = order[slot] as i32;
-            weights[row * k + slot] = chosen[slot] / sum * router.scale;
+            let own = router.expert_scale.as_ref().map_or(1.0, |scale| quant::value(scale, order[slot]));
+            weights[row * k + slot] = chosen[slot] / sum * router.scale * own;
         }
     }
 }

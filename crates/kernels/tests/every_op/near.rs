@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use outpour_kernels::reference::Reference;
-use outpour_kernels::{Activation, Bias, Contribution, DType, Format, Matrix, Mlp, MlpScratch, Ops, Rope, RopePairs};
+use outpour_kernels::{
+    Activation, Bias, Contribution, DType, Format, Matrix, Mlp, MlpScratch, Ops, RmsNorm, Rope, RopePairs,
+};
 use outpour_kernels::{Router, RouterGroups, RouterScore, Tensor};
 
 use crate::machine::*;
@@ -76,6 +78,27 @@ proptest! {
             backend.ops.rms_norm(if in_place { &out } else { &x }, &norm, &out);
             let expected_values = to_f32(&expected);
             assert_near(backend, &out, &expected, |i| 4e-6 * expected_values[i].abs());
+        }
+    }
+
+    /// Rows of several groups, each with weights of its own: as one norm a group.
+    #[test]
+    fn rms_norm_of_groups(n in 1usize..=9, groups in 1usize..=4, d in widths(), format in formats(), seed: u64) {
+        let mut random = Random(seed);
+        let x = random.tensor([n, groups, d]);
+        let all = weight(&mut random, [groups * d], format, 1);
+        let norm = |weight: &Tensor| RmsNorm { weight: Some(weight.clone()), plus_one: false, eps: 1e-5 };
+        let every: Vec<&dyn Ops> =
+            std::iter::once(&Reference as &dyn Ops).chain(backends_of_two_threads().map(|b| &b.ops as _)).collect();
+        for ops in every {
+            let out = empty([n, groups, d]);
+            ops.rms_norm(&x, &norm(&all), &out);
+            for row in 0..n * groups {
+                let of = |t: &Tensor| t.reshape([n * groups, d]).rows(row..row + 1);
+                let (group, alone) = (row % groups, empty([1, d]));
+                ops.rms_norm(&of(&x), &norm(&all.rows(group * d..(group + 1) * d)), &alone);
+                prop_assert_eq!(to_bytes(&of(&out)), to_bytes(&alone));
+            }
         }
     }
 
@@ -212,12 +235,14 @@ pub fn contributions(random: &mut Random, count: usize, tokens: usize, parts: us
 
 /// What draws an MLP's activation, and whether it has biases.
 fn mlp_kinds() -> impl Strategy<Value = (Activation, bool)> {
-    let activations = select(vec![Activation::SwiGlu, Activation::SwiGluClamped { alpha: 1.702, limit: 1.5 }]);
+    let activations =
+        select(vec![Activation::SwiGlu, Activation::SwiGluClamped { alpha: 1.702, limit: 1.5 }, Activation::GeGlu]);
     (activations, any::<bool>())
 }
 
 fn activation(random: &mut Random) -> Activation {
-    [Activation::SwiGlu, Activation::SwiGluClamped { alpha: 1.702, limit: 1.0 }][random.below(2)]
+    [Activation::SwiGlu, Activation::SwiGluClamped { alpha: 1.702, limit: 1.0 }, Activation::GeGlu, Activation::Silu]
+        [random.below(4)]
 }
 
 /// A bias over `d` columns, its values some apart.
@@ -239,22 +264,33 @@ struct RouterKind {
     best: usize,
     renormalise: bool,
     scale: f32,
+    own: bool,
 }
 
 fn routers() -> impl Strategy<Value = RouterKind> {
     let scores = select(vec![RouterScore::Softmax, RouterScore::SoftmaxOfChosen, RouterScore::Sigmoid]);
-    (scores, any::<bool>(), any::<bool>(), 1usize..=2, any::<bool>(), select(vec![1.0, 2.5])).prop_map(
-        |(score, bias, groups, best, renormalise, scale)| RouterKind { score, bias, groups, best, renormalise, scale },
+    let scales = (select(vec![1.0, 2.5]), any::<bool>());
+    (scores, any::<bool>(), any::<bool>(), 1usize..=2, any::<bool>(), scales).prop_map(
+        |(score, bias, groups, best, renormalise, (scale, own))| RouterKind {
+            score,
+            bias,
+            groups,
+            best,
+            renormalise,
+            scale,
+            own,
+        },
     )
 }
 
 impl RouterKind {
     fn router(self, random: &mut Random, experts: usize, k: usize) -> Router {
-        let RouterKind { score, bias, groups, best, renormalise, scale } = self;
+        let RouterKind { score, bias, groups, best, renormalise, scale, own } = self;
         let groups = (groups && experts.is_multiple_of(4)).then_some(RouterGroups { count: 4, keep: 2, best });
         let candidates = if groups.is_some() { experts / 2 } else { experts };
         let bias = bias.then(|| weight(random, [experts], Format::F32, 0));
-        Router { top_k: k.min(candidates), score, bias, groups, renormalise, scale }
+        let expert_scale = own.then(|| weight(random, [experts], Format::Bf16, 1));
+        Router { top_k: k.min(candidates), score, bias, groups, renormalise, scale, expert_scale }
     }
 }
 
