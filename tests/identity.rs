@@ -58,6 +58,28 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
     ways
 }
 
+/// One of every kind of attention and of every way that weights are stored.
+const FIXTURES: [&str; 18] = [
+    "qwen3_moe",
+    "qwen3_moe_odd",
+    "qwen3_next",
+    "qwen3_5_moe",
+    "qwen3_5_moe_mlx4",
+    "qwen3_next_mlx_mixed",
+    "mixtral",
+    "glm4_moe",
+    "minimax_m2",
+    "llama",
+    "qwen3",
+    "gpt_oss",
+    "deepseek_v2",
+    "deepseek_v3",
+    "gemma3",
+    "gemma4",
+    "kimi_linear",
+    "minimax",
+];
+
 fn check_identity(model: &Path, precise: bool) {
     let mut first: Option<Vec<f32>> = None;
     for (options, reader, step_from) in ways(model, precise) {
@@ -77,9 +99,7 @@ fn logits_have_the_same_bits_however_they_are_computed() {
     streamed_model(dir.path());
     for precise in [false, true] {
         check_identity(dir.path(), precise);
-        for name in
-            ["qwen3_moe", "qwen3_moe_odd", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_next_mlx_mixed"]
-        {
+        for name in FIXTURES {
             check_identity(&fixture(name), precise);
         }
     }

@@ -244,7 +244,7 @@ impl Engine {
     /// Bytes of the slab that the state of so many tokens takes.
     pub fn state_bytes(&self, tokens: usize) -> usize {
         let layout = self.model.state_layout();
-        layout.fixed_bytes() + tokens.div_ceil(layout.block_tokens) * layout.block_bytes
+        layout.slots(tokens, self.plan.chunk).iter().map(|(bytes, count)| bytes * count).sum()
     }
 
     /// Bytes of the memory that experts and states share.
@@ -254,7 +254,7 @@ impl Engine {
 
     /// Whether a state can go back to any earlier position; otherwise only to its beginning.
     pub fn goes_back(&self) -> bool {
-        self.model.state_layout().recurrent_bytes == 0
+        self.model.state_layout().goes_back()
     }
 
     /// Tokens whose state is computed.
@@ -421,7 +421,7 @@ impl Engine {
         self.checkpoint.check_unchanged()?;
         self.wanted.clear();
         for span in &batch.spans {
-            self.states[span.state].advance(span.rows.len());
+            self.states[span.state].advance(span.rows.len(), self.model.state_layout());
             let sequence = self.sequences[span.state].as_mut().expect("invariant: a sequence of a batch is open");
             sequence.done += span.rows.len();
             let rows = span.rows.start as u32..span.rows.end as u32;

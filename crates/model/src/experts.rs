@@ -553,7 +553,7 @@ impl ExpertStream {
             }
             stored.matrix(parts)
         };
-        Mlp { gate: matrix(0), up: matrix(1), down: matrix(2), activation: shape.activation }
+        Mlp { gate: matrix(0), up: matrix(1), down: matrix(2), biases: None, activation: shape.activation }
     }
 }
 
