@@ -162,6 +162,12 @@ impl StateLayout {
         recurrent + self.kv.iter().zip(&self.pool_of).map(windowed).sum::<usize>()
     }
 
+    /// Whether a state can go back to any earlier position. One with a recurrent state or a window can not, though a window
+    /// lets it go back a little.
+    pub fn goes_back(&self) -> bool {
+        self.recurrent_bytes == 0 && self.pools.iter().all(|pool| pool.window.is_none())
+    }
+
     /// Bytes that one more token costs, once windows are full.
     pub fn bytes_per_token(&self) -> usize {
         let unbounded = self.kv.iter().zip(&self.pool_of).filter(|(_, pool)| self.pools[**pool].window.is_none());
@@ -207,9 +213,7 @@ impl BlockPool {
     /// A slot of the kind-th size of [`StateLayout::slot_bytes`].
     fn take(&self, kind: usize, residency: &mut Residency) -> Result<(Arc<Block>, Buffer, usize), ModelError> {
         self.reclaim(residency);
-        let slot = residency.acquire_state(kind).ok_or_else(|| {
-            ModelError::State("no memory is left for a longer context: raise --ram, or lower --ctx".into())
-        })?;
+        let slot = residency.acquire_state(kind).ok_or(ModelError::NoRoom)?;
         let (region, at) = residency.location(slot);
         let region = region
             .memory()
