@@ -507,7 +507,7 @@ FAMILIES = {
             use_bidirectional_attention=None, use_cache=True, use_double_wide_mlp=False, vocab_size=72,
             vocab_size_per_layer_input=72,
         ),
-        generation=GENERATION, prompt=90, decode=16, dtype=lambda name: BF16, layout=write_one, embed_std=0.1,
+        generation=GENERATION, prompt=76, decode=16, dtype=lambda name: BF16, layout=write_one, embed_std=0.1,
     ),
     # MiniMax-Text-01: Lightning Attention, each half added to its normed input; decays lie in the files too, and are not read.
     "minimax": Family(

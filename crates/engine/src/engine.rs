@@ -243,8 +243,7 @@ impl Engine {
 
     /// Bytes of the slab that the state of so many tokens takes.
     pub fn state_bytes(&self, tokens: usize) -> usize {
-        let layout = self.model.state_layout();
-        layout.slots(tokens, self.plan.chunk).iter().map(|(bytes, count)| bytes * count).sum()
+        self.model.state_layout().slots(tokens, self.plan.chunk).into_iter().map(|(bytes, count)| bytes * count).sum()
     }
 
     /// Bytes of the memory that experts and states share.

@@ -162,7 +162,8 @@ impl StateLayout {
         recurrent + self.kv.iter().zip(&self.pool_of).map(windowed).sum::<usize>()
     }
 
-    /// Whether a state can go back to any earlier position: one with recurrent states cannot, nor one whose windows have passed.
+    /// Whether a state can go back to any earlier position. One with a recurrent state or a window can not, though a window
+    /// lets it go back a little.
     pub fn goes_back(&self) -> bool {
         self.recurrent_bytes == 0 && self.pools.iter().all(|pool| pool.window.is_none())
     }

@@ -9,7 +9,7 @@ use outpour_model::weights::{DeclaredKind, Weights};
 use serde_json::Value;
 
 /// Name, parameters in billions as published, bytes of an expert at MLX's 4 bits, experts.
-const PUBLISHED: [(&str, f64, usize, usize); 21] = [
+const PUBLISHED: [(&str, f64, usize, usize); 22] = [
     ("Qwen3-30B-A3B", 30.5, 2_654_208, 6_144),
     ("Qwen3-235B-A22B", 235.0, 10_616_832, 12_032),
     // Its maker's 80 with the heads for multi-token prediction, which are not read.
@@ -30,6 +30,7 @@ const PUBLISHED: [(&str, f64, usize, usize); 21] = [
     ("Moonlight-16B-A3B", 16.0, 4_866_048, 1_664),
     ("Kimi-K2", 1026.0, 24_772_608, 23_040),
     ("Kimi-Linear-48B-A3B", 49.1, 3_981_312, 6_656),
+    ("MiniMax-Text-01", 456.0, 95_551_488, 2_560),
     ("Gemma-3-27B", 27.0, 0, 0),
     ("Gemma-4-26B-A4B", 25.2, 3_345_408, 3_840),
 ];
@@ -57,4 +58,14 @@ fn every_config_builds_with_the_parameters_published() {
         assert_eq!(bytes, expert_bytes, "{name}");
     }
     assert_eq!(7_077_888u64 * 30_720 / 100_000_000, 2174, "the 397B's experts take 217.4 GB");
+}
+
+#[test]
+fn the_page_of_models_is_up_to_date_and_every_family_has_its_fixtures() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = std::fs::read_to_string(root.join("docs/models.md")).expect("docs/models.md");
+    assert!(page == registry::page(), "cargo run -p outpour-model --example models_page > docs/models.md");
+    for fixture in registry::FAMILIES.iter().flat_map(|family| family.fixtures) {
+        assert!(root.join("tests/fixtures").join(fixture).join("logits_full.npy").is_file(), "{fixture}");
+    }
 }
