@@ -10,7 +10,7 @@ use outpour_kernels::reference::Reference;
 use outpour_kernels::{DType, Ops, OpsError};
 use outpour_model::config::Config;
 use outpour_model::weights::{ExpertShape, Measured, StoredMatrix, Weights};
-use outpour_model::{Facts, Model, registry};
+use outpour_model::{Facts, Model, gguf, registry};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout};
 use outpour_store::plan::{Ask, ClassNeeds, Needs, Plan};
@@ -124,7 +124,7 @@ impl Inspection {
     /// One line that names the file, key or tensor.
     pub fn open(path: &Path, numerics: impl Into<Numerics>) -> Result<Inspection, EngineError> {
         let numerics = numerics.into();
-        let checkpoint = Arc::new(Checkpoint::open(path)?);
+        let checkpoint = Arc::new(gguf::open(path)?);
         let family = registry::family(&Config(checkpoint.config()))?;
         let top_k_own = Config(checkpoint.config()).text().size_or(TOP_K, 0)?;
         let mut config = checkpoint.config().clone();
@@ -151,8 +151,14 @@ impl Inspection {
 
     /// Tensors that are not read: those of vision, and the heads for multi-token prediction.
     pub fn skipped(&self) -> [usize; 2] {
-        let count = |of| self.checkpoint.tensors().filter(|(name, _)| left_unread(name) == Some(of)).count();
+        let count = |of| self.checkpoint.tensors().filter(|(name, _)| self.left_unread(name) == Some(of)).count();
         [count(Unread::Vision), count(Unread::Mtp)]
+    }
+
+    /// Why a tensor is left unread, if it is: GGUF files have the heads for multi-token prediction as further layers.
+    fn left_unread(&self, name: &str) -> Option<Unread> {
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        if layer.is_some_and(|layer| layer >= self.facts.layers) { Some(Unread::Mtp) } else { left_unread(name) }
     }
 
     /// Weights of the model, and the bytes that they take as stored.
@@ -164,7 +170,7 @@ impl Inspection {
         let mut weights = Weights::declare();
         (registry::family(&config)?.build)(&config, &mut weights, self.kv)?;
         let elements = |shape: &[usize]| shape.iter().map(|&dim| dim as u64).product::<u64>();
-        let read = self.checkpoint.tensors().filter(|(name, _)| left_unread(name).is_none());
+        let read = self.checkpoint.tensors().filter(|(name, _)| self.left_unread(name).is_none());
         let bytes = read.map(|(_, info)| info.bytes).sum();
         Ok((weights.declared().iter().map(|tensor| elements(&tensor.shape)).sum(), bytes))
     }

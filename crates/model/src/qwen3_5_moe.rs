@@ -144,11 +144,12 @@ impl Qwen35Moe {
         let config = &config.text();
         let (sizes, pattern) = (Sizes::read(config)?, Pattern::read(config)?);
         let (hidden, vocab, layers) = (sizes.attention.hidden, config.size("vocab_size")?, pattern.full.len());
-        // MLX's exports have the 1 added to norm weights already; its convolutions are [channels, kernel, 1].
+        // MLX's exports and GGUF files have the 1 added to norm weights already; MLX's convolutions are [channels, kernel, 1].
         let linear = pattern.full.iter().position(|full| !full);
         let conv = linear.and_then(|l| weights.shape_of(&format!("model.layers.{l}.linear_attn.conv1d.weight")));
         let mlx = conv.is_some_and(|shape| shape.last() == Some(&1) && shape.get(1) != Some(&1));
-        let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: !mlx };
+        let norms =
+            Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: !mlx && !weights.are_gguf() };
         let router = Router {
             top_k: sizes.top_k,
             score: RouterScore::Softmax,

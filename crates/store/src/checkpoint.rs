@@ -1,5 +1,6 @@
 //! What the user has on disk, read as names → type, shape, file and offset. Never copied to be used.
 
+pub mod gguf;
 pub mod safetensors;
 mod source;
 
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 use crate::read::whole::read_whole;
 use crate::{Result, StoreError};
+pub use gguf::Metadata;
 pub use source::SourceFile;
 
 /// Largest JSON file of a checkpoint that is read (the largest seen index, of 1T models, has 20 MB).
@@ -28,8 +30,21 @@ pub enum StoredType {
     Bf16,
     /// Unsigned 32-bit integers, which pack quantised weights.
     U32,
+    /// Blocks of weights with scales of their own.
+    Blocks(BlockType),
     /// Any other type, by the name the file gives it.
     Other(String),
+}
+
+/// A type whose weights come in blocks along the last dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockType {
+    /// What ggml calls it.
+    pub name: &'static str,
+    /// Weights of a block.
+    pub weights: usize,
+    /// Bytes of a block.
+    pub bytes: usize,
 }
 
 impl fmt::Display for StoredType {
@@ -39,6 +54,7 @@ impl fmt::Display for StoredType {
             StoredType::F16 => "F16",
             StoredType::Bf16 => "BF16",
             StoredType::U32 => "U32",
+            StoredType::Blocks(blocks) => blocks.name,
             StoredType::Other(name) => name,
         })
     }
@@ -59,22 +75,35 @@ pub struct TensorInfo {
     pub bytes: u64,
 }
 
-/// A folder of safetensors files with its configuration.
+/// A folder of safetensors files with its configuration, or GGUF files.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
     config: Value,
+    gguf: Option<Gguf>,
     files: Vec<Arc<SourceFile>>,
     tensors: HashMap<String, TensorInfo>,
 }
 
+/// What GGUF files say beside their tensors.
+#[derive(Debug)]
+struct Gguf {
+    metadata: Metadata,
+    generation: Value,
+}
+
 impl Checkpoint {
-    /// Opens a model: a folder with `config.json` and `model.safetensors`, or the shards that
+    /// Opens a model: a GGUF file or the folder of one (see [`gguf::find`]), or a folder with `config.json` and `model.safetensors`, or the shards that
     /// `model.safetensors.index.json` lists. Only headers are read.
     ///
     /// # Errors
     /// One line that names the file: missing shards, headers that are truncated, overlap or lie about sizes.
     pub fn open(path: &Path) -> Result<Checkpoint> {
+        if !path.join("config.json").exists()
+            && let Some(files) = gguf::find(path)?
+        {
+            return Checkpoint::open_gguf(&files);
+        }
         let dir = model_dir(path)?;
         let config = dir.join("config.json");
         if !config.exists() {
@@ -83,9 +112,10 @@ impl Checkpoint {
         }
         let config = read_json(&config)?;
         let (names, listed) = weight_files(&dir)?;
-        let mut checkpoint = Checkpoint { dir, config, files: Vec::new(), tensors: HashMap::new() };
+        let mut checkpoint = Checkpoint { dir, config, gguf: None, files: Vec::new(), tensors: HashMap::new() };
         for name in &names {
-            checkpoint.add_file(&checkpoint.dir.join(name))?;
+            let path = checkpoint.dir.join(name);
+            checkpoint.add_file(&path, safetensors::read_header(&path)?)?;
         }
         for (tensor, shard) in listed {
             if !checkpoint.tensors.contains_key(&tensor) {
@@ -98,8 +128,38 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    fn add_file(&mut self, path: &Path) -> Result<()> {
-        let entries = safetensors::read_header(path)?;
+    /// The parts of a GGUF model, in order. Its config is what [`Self::describe`] is told.
+    fn open_gguf(paths: &[PathBuf]) -> Result<Checkpoint> {
+        let dir = paths[0].parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        let mut checkpoint =
+            Checkpoint { dir, config: Value::Null, gguf: None, files: Vec::new(), tensors: HashMap::new() };
+        let mut claimed = None;
+        for (part, path) in paths.iter().enumerate() {
+            let gguf::Header { metadata, tensors } = gguf::read_header(path)?;
+            let number = |key| metadata.number(key);
+            let (of, index) = (number("split.count").unwrap_or(1).max(1), number("split.no").unwrap_or(0));
+            if (of, index) != (paths.len() as u64, part as u64) {
+                let problem =
+                    format!("says it is part {} of {of}, which its name does not; download the parts again", index + 1);
+                return Err(StoreError::Malformed { path: path.clone(), problem });
+            }
+            claimed = claimed.or(number("split.tensors.count"));
+            checkpoint.add_file(path, tensors)?;
+            checkpoint.gguf.get_or_insert(Gguf { metadata, generation: Value::Null });
+        }
+        let found = checkpoint.tensors.len() as u64;
+        match claimed.filter(|&claimed| claimed != found) {
+            Some(claimed) => Err(StoreError::Malformed {
+                path: paths[0].clone(),
+                problem: format!(
+                    "says the model has {claimed} tensors, and its parts hold {found}; download them again"
+                ),
+            }),
+            None => Ok(checkpoint),
+        }
+    }
+
+    fn add_file(&mut self, path: &Path, entries: Vec<(String, safetensors::Entry)>) -> Result<()> {
         let file = self.files.len();
         self.files.push(SourceFile::open(path)?);
         for (name, entry) in entries {
@@ -122,9 +182,22 @@ impl Checkpoint {
         &self.dir
     }
 
-    /// `config.json`.
+    /// `config.json`, or of GGUF files what [`Self::describe`] was told.
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// What GGUF files say beside their tensors; `None` for safetensors.
+    pub fn gguf(&self) -> Option<&Metadata> {
+        self.gguf.as_ref().map(|gguf| &gguf.metadata)
+    }
+
+    /// Says what the metadata of GGUF files are as `config.json` and `generation_config.json`.
+    pub fn describe(&mut self, config: Value, generation: Value) {
+        self.config = config;
+        if let Some(gguf) = &mut self.gguf {
+            gguf.generation = generation;
+        }
     }
 
     /// The weight files.
@@ -142,11 +215,15 @@ impl Checkpoint {
         self.tensors.iter().map(|(name, info)| (name.as_str(), info))
     }
 
-    /// Another JSON file of the folder, such as `generation_config.json`; `None` where there is none.
+    /// Another JSON file of the folder, such as `generation_config.json`, the only one that GGUF files have; `None` where there
+    /// is none.
     ///
     /// # Errors
     /// When it is there and is not a JSON object.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
+        if let Some(gguf) = &self.gguf {
+            return Ok((name == "generation_config.json").then(|| gguf.generation.clone()));
+        }
         let path = self.dir.join(name);
         if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
     }
@@ -172,11 +249,14 @@ fn model_dir(path: &Path) -> Result<PathBuf> {
         Some(parent) => Ok(parent.to_owned()),
         None if path.exists() => Err(StoreError::Malformed {
             path: path.to_owned(),
-            problem: "is no model: give the folder that holds config.json and the .safetensors files".into(),
+            problem: "is no model: give a GGUF file, or the folder that holds config.json and the .safetensors files"
+                .into(),
         }),
         None => Err(StoreError::Malformed {
             path: path.to_owned(),
-            problem: "no such folder: give the folder that holds config.json and the .safetensors files".into(),
+            problem:
+                "no such folder: give a GGUF file, or the folder that holds config.json and the .safetensors files"
+                    .into(),
         }),
     }
 }
@@ -232,4 +312,15 @@ fn weight_files(dir: &Path) -> Result<(Vec<String>, Listed)> {
         return Err(malformed(&dir.join(first), problem));
     }
     Ok((names, listed))
+}
+
+fn check_overlap(entries: &[(String, safetensors::Entry)]) -> Result<(), String> {
+    let mut order: Vec<&(String, safetensors::Entry)> = entries.iter().filter(|(_, entry)| entry.bytes > 0).collect();
+    order.sort_by_key(|(_, entry)| entry.offset);
+    match order.windows(2).find(|pair| pair[0].1.offset + pair[0].1.bytes > pair[1].1.offset) {
+        Some(pair) => {
+            Err(format!("tensors {} and {} overlap; the file is damaged, download it again", pair[0].0, pair[1].0))
+        }
+        None => Ok(()),
+    }
 }

@@ -12,6 +12,7 @@ mod bpe;
 mod detokenize;
 mod error;
 mod files;
+mod gguf;
 mod json_schema;
 pub mod made;
 mod python;
@@ -30,6 +31,7 @@ mod vocab;
 
 pub use detokenize::Detokenizer;
 pub use error::TextError;
+pub use gguf::GgufTokenizer;
 pub use json_schema::{check_schema, same_json};
 pub use stop::{Stop, StopStrings};
 pub use template::{ChatRequest, ChatTemplate};

@@ -113,9 +113,10 @@ impl Call<'_> {
         normalise(&row[(k_heads + head) * k_dim..][..k_dim], 1.0, k);
         let (decays, betas) = rest.split_at_mut(self.group);
         for i in 0..self.group {
-            let head = head * self.group + i;
+            let head = self.delta.value_head(head, i);
             let (a, b) = (self.a[position * v_heads + head], self.b[position * v_heads + head]);
-            let rate = element(&self.delta.a_log, head).exp();
+            let a_log = element(&self.delta.a_log, head);
+            let rate = if self.delta.exponentiated { -a_log } else { a_log.exp() };
             decays[i] = (-rate * softplus(a + element(&self.delta.dt_bias, head))).exp();
             betas[i] = 1.0 / (1.0 + (-b).exp());
         }
@@ -212,7 +213,8 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn pass<const FUSED: bool>(&self, state: &State) {
         let (call, GatedDelta { k_heads, v_heads, k_dim, v_dim, .. }) = (self.call, self.call.delta);
-        let (key_head, of_group) = (self.head / call.group, self.head % call.group);
+        let key_head = call.delta.key_head(self.head);
+        let of_group = if call.delta.tiled { self.head / k_heads } else { self.head % call.group };
         for position in self.positions.clone() {
             let part = (position - self.positions.start) * k_heads + key_head;
             let prepared = &self.prepared[part * call.prepared_len()..][..call.prepared_len()];

@@ -6,6 +6,7 @@ mod attention;
 mod causal_conv;
 mod gated_delta;
 mod gates;
+mod ggml;
 mod machine;
 mod near;
 mod same_bits;
