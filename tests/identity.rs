@@ -71,9 +71,17 @@ fn logits_have_the_same_bits_however_they_are_computed() {
     streamed_model(dir.path());
     for precise in [false, true] {
         check_identity(dir.path(), precise);
-        for name in
-            ["qwen3_moe", "qwen3_moe_odd", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_next_mlx_mixed"]
-        {
+        for name in [
+            "qwen3_moe",
+            "qwen3_moe_odd",
+            "qwen3_next",
+            "qwen3_5_moe",
+            "qwen3_5_moe_mlx4",
+            "qwen3_next_mlx_mixed",
+            "qwen3moe_gguf",
+            "qwen35moe_gguf",
+            "qwen3next_gguf",
+        ] {
             check_identity(&fixture(name), precise);
         }
     }

@@ -65,7 +65,7 @@ pub(crate) trait Block {
 
 /// Calls `$f::<T, $more>($args)` with T the [`Block`] of a [`GgmlType`].
 macro_rules! of_type {
-    ($format:expr, $f:ident :: < $($more:ty),* > ( $($args:expr),* )) => {{
+    ($format:expr => $f:ident [$($more:ty),*] ($($args:expr),*)) => {{
         use $crate::quant::ggml::{GgmlType as G, types as t};
         match $format {
             G::Q4_0 => $f::<t::Q4_0 $(, $more)*>($($args),*),
@@ -167,7 +167,7 @@ impl GgmlType {
         const fn weights<B: Block>() -> usize {
             B::WEIGHTS
         }
-        of_type!(self, weights())
+        of_type!(self => weights [] ())
     }
 
     /// Bytes of a block.
@@ -175,7 +175,7 @@ impl GgmlType {
         const fn bytes<B: Block>() -> usize {
             B::BYTES
         }
-        of_type!(self, bytes())
+        of_type!(self => bytes [] ())
     }
 
     /// Weights that share a scale: 16 or 32.
@@ -183,7 +183,7 @@ impl GgmlType {
         const fn group<B: Block>() -> usize {
             B::GROUP
         }
-        of_type!(self, group())
+        of_type!(self => group [] ())
     }
 
     /// Bits of what a weight is unpacked to: 4, 5, 6 or 8.
@@ -191,7 +191,7 @@ impl GgmlType {
         const fn bits<B: Block>() -> usize {
             B::BITS
         }
-        of_type!(self, bits())
+        of_type!(self => bits [] ())
     }
 
     /// What a row of blocks is worth.
@@ -201,7 +201,7 @@ impl GgmlType {
             blocks.for_each(|(block, values)| dequantise::<B>(block, values));
         }
         assert_eq!(row.len() / self.block_bytes() * self.block_weights(), values.len(), "whole blocks of {self}");
-        of_type!(self, all(row, values));
+        of_type!(self => all [] (row, values));
     }
 }
 

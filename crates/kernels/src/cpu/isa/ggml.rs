@@ -121,7 +121,7 @@ unsafe fn panels<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize
             let at = Place { row, rows: lanes.min(d.rows - row), k, len: K_MAX.min(d.k - k) };
             // SAFETY: the place is inside `d`, and so are the columns of each tile.
             unsafe {
-                of_type!(g.format, fill::<B::I>(panel, d, at, base));
+                of_type!(g.format => fill [B::I] (panel, d, at, base));
                 if lone {
                     self::lone::<B, BITS, WORDS>(d, panel, at);
                     continue;
