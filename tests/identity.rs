@@ -59,7 +59,7 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
 }
 
 /// One of every kind of attention and of every way that weights are stored.
-const FIXTURES: [&str; 18] = [
+const FIXTURES: [&str; 21] = [
     "qwen3_moe",
     "qwen3_moe_odd",
     "qwen3_next",
@@ -78,6 +78,9 @@ const FIXTURES: [&str; 18] = [
     "gemma4",
     "kimi_linear",
     "minimax",
+    "qwen3moe_gguf",
+    "qwen35moe_gguf",
+    "qwen3next_gguf",
 ];
 
 fn check_identity(model: &Path, precise: bool) {

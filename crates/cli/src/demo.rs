@@ -61,7 +61,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
         Bytes(bytes),
         began.elapsed().as_secs_f64()
     ));
-    let text = model::text(&dir)?;
+    let text = model::text(inspection.checkpoint())?;
     let options = LoadArgs { ram: Some(ram), ..args.load.clone() }.options(text.bytes)?;
     let plan = inspection.plan(&options)?;
     term::note(&format!(

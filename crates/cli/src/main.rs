@@ -7,6 +7,7 @@ mod bench;
 mod demo;
 mod doctor;
 mod eval;
+mod gguf_text;
 mod inspect;
 mod logits;
 mod model;

@@ -173,7 +173,7 @@ fn matrix_matrix(cpu: &Cpu, rows: usize) -> Result<(), OpsError> {
         let dtype = match format {
             Format::Bf16 => DType::Bf16,
             Format::F16 => DType::F16,
-            Format::F32 | Format::Affine { .. } => DType::F32,
+            Format::F32 | Format::Affine { .. } | Format::Ggml(_) => DType::F32,
         };
         let w = Matrix::dense(tensor(cpu, [2048, HIDDEN], dtype)?);
         let (x, out) = (tensor(cpu, [rows, HIDDEN], DType::F32)?, tensor(cpu, [rows, 2048], DType::F32)?);
@@ -306,7 +306,17 @@ fn gated_delta(cpu: &Cpu, rows: usize) -> Result<(), OpsError> {
     let (k_heads, v_heads, dim) = (16, 64, 128);
     let weight = || tensor(cpu, [v_heads], DType::F32);
     let (a_log, dt_bias) = (weight()?, weight()?);
-    let delta = GatedDelta { k_heads, v_heads, k_dim: dim, v_dim: dim, per_channel: false, a_log, dt_bias };
+    let delta = GatedDelta {
+        k_heads,
+        v_heads,
+        k_dim: dim,
+        v_dim: dim,
+        per_channel: false,
+        tiled: false,
+        a_log,
+        exponentiated: false,
+        dt_bias,
+    };
     let states: Result<Vec<Tensor>, OpsError> =
         (0..if rows == 1 { 32 } else { 2 }).map(|_| tensor(cpu, [v_heads, dim, dim], DType::F32)).collect();
     let states = states?;

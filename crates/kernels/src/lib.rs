@@ -12,7 +12,7 @@ pub mod speed;
 pub mod tensor;
 
 pub use host::allocated_bytes;
-pub use quant::{Format, Matrix};
+pub use quant::{Format, GgmlType, Matrix};
 pub use tensor::{Buffer, DType, Memory, Shape, Tensor};
 
 /// What a backend can fail at. Shapes are the caller's contract and asserted, never returned.
@@ -264,8 +264,11 @@ pub struct RmsNorm {
 pub struct GatedDelta {
     /// Heads of queries and keys.
     pub k_heads: usize,
-    /// Heads of values, a multiple of `k_heads`; value head h reads key head `h / (v_heads / k_heads)`.
+    /// Heads of values, a multiple of `k_heads`.
     pub v_heads: usize,
+    /// Value head h reads key head `h / (v_heads / k_heads)`, or, where heads are tiled, as llama.cpp's converter orders
+    /// those of Qwen3.5, `h % k_heads`.
+    pub tiled: bool,
     /// Width of a query and of a key.
     pub k_dim: usize,
     /// Width of a value.
@@ -275,6 +278,8 @@ pub struct GatedDelta {
     pub per_channel: bool,
     /// `[v_heads]` of F32, F16 or BF16.
     pub a_log: Tensor,
+    /// Whether `a_log` is stored as `−exp(a_log)`, as in GGUF files.
+    pub exponentiated: bool,
     /// `[v_heads]`, or `[v_heads · k_dim]`, of F32, F16 or BF16.
     pub dt_bias: Tensor,
 }
@@ -283,6 +288,16 @@ impl GatedDelta {
     /// Decays of a position.
     pub fn decays(&self) -> usize {
         self.v_heads * if self.per_channel { self.k_dim } else { 1 }
+    }
+
+    /// The key head that a value head reads.
+    pub fn key_head(&self, v_head: usize) -> usize {
+        if self.tiled { v_head % self.k_heads } else { v_head / (self.v_heads / self.k_heads) }
+    }
+
+    /// The i-th of the value heads that read a key head.
+    pub fn value_head(&self, k_head: usize, i: usize) -> usize {
+        if self.tiled { i * self.k_heads + k_head } else { k_head * (self.v_heads / self.k_heads) + i }
     }
 }
 

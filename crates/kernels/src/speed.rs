@@ -170,7 +170,17 @@ impl Weights<'_> {
         let states = self.tensors([v_heads, dim, dim], DType::F32)?;
         let vector = || Ok(self.activations(1, v_heads)?.reshape([v_heads]));
         let (a_log, dt_bias): (Tensor, Tensor) = (vector()?, vector()?);
-        let delta = GatedDelta { k_heads, v_heads, k_dim: dim, v_dim: dim, per_channel: false, a_log, dt_bias };
+        let delta = GatedDelta {
+            k_heads,
+            v_heads,
+            k_dim: dim,
+            v_dim: dim,
+            per_channel: false,
+            tiled: false,
+            a_log,
+            exponentiated: false,
+            dt_bias,
+        };
         let qkv = self.activations(rows, (2 * k_heads + v_heads) * dim)?;
         let (a, b) = (self.activations(rows, v_heads)?, self.activations(rows, v_heads)?);
         let out = self.activations(rows, v_heads * dim)?.reshape([rows, v_heads, dim]);

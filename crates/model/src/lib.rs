@@ -7,6 +7,7 @@ pub mod blocks;
 pub mod config;
 pub mod experts;
 pub mod families;
+pub mod gguf;
 pub mod packing;
 pub mod registry;
 pub mod state;

@@ -120,13 +120,15 @@ impl Call<'_> {
         let (decays, betas) = rest.split_at_mut(self.decays());
         let of_value_head = decays.len() / self.group;
         for (i, decay) in decays.iter_mut().enumerate() {
-            let (rate, at) = (head * self.group + i / of_value_head, head * self.decays() + i);
-            let rate = element(&self.delta.a_log, rate).exp();
+            let value_head = self.delta.value_head(head, i / of_value_head);
+            let at = value_head * of_value_head + i % of_value_head;
+            let a_log = element(&self.delta.a_log, value_head);
+            let rate = if self.delta.exponentiated { -a_log } else { a_log.exp() };
             let a = self.a[position * self.delta.decays() + at];
             *decay = (-rate * softplus(a + element(&self.delta.dt_bias, at))).exp();
         }
         for (i, beta) in betas.iter_mut().enumerate() {
-            let b = self.b[position * v_heads + head * self.group + i];
+            let b = self.b[position * v_heads + self.delta.value_head(head, i)];
             *beta = 1.0 / (1.0 + (-b).exp());
         }
     }
@@ -222,7 +224,8 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn pass<const FUSED: bool>(&self, state: &State) {
         let (call, GatedDelta { k_heads, v_heads, k_dim, v_dim, .. }) = (self.call, self.call.delta);
-        let (key_head, of_group) = (self.head / call.group, self.head % call.group);
+        let key_head = call.delta.key_head(self.head);
+        let of_group = if call.delta.tiled { self.head / k_heads } else { self.head % call.group };
         for position in self.positions.clone() {
             let part = (position - self.positions.start) * k_heads + key_head;
             let prepared = &self.prepared[part * call.prepared_len()..][..call.prepared_len()];

@@ -5,7 +5,7 @@
 use super::Cpu;
 use super::add_bias::add_bias_at;
 use super::glu::glu_at;
-use super::linear::{Entry, Input, enter, multiply, product, reserve, row_blocks, rows_of_task};
+use super::linear::{Entry, Input, enter, multiply, product, reserve, reserve_widened, row_blocks, rows_of_task};
 use super::pool::lock;
 use crate::host::{self, Shared};
 use crate::{Matrix, Mlp, MlpScratch, Ops, Tensor};
@@ -83,12 +83,14 @@ fn input(cpu: &Cpu, w: &Matrix, plain: Shared<f32>, scratch: &mut Vec<u8>, cols:
 fn halves(cpu: &Cpu, mlp: &Mlp, input: Input, gate: Shared<f32>, up: Shared<f32>) {
     let width = mlp.gate.rows();
     let chunk = rows_of_task(cpu, width, mlp.gate.format().row_bytes(mlp.gate.cols()), input.rows);
-    cpu.pool.run(width.div_ceil(chunk), &|task, _| {
+    reserve_widened(cpu, &mlp.gate);
+    reserve_widened(cpu, &mlp.up);
+    cpu.pool.run(width.div_ceil(chunk), &|task, worker| {
         let columns = task * chunk..width.min((task + 1) * chunk);
         // SAFETY: `input` is what gate and up are multiplied with; these columns are this task's alone.
         unsafe {
-            product(cpu, &mlp.gate, columns.clone(), input, gate);
-            product(cpu, &mlp.up, columns.clone(), input, up);
+            product(cpu, worker, &mlp.gate, columns.clone(), input, gate);
+            product(cpu, worker, &mlp.up, columns.clone(), input, up);
             for row in 0..input.rows {
                 let at = row * width + columns.start;
                 if let Some([gate_bias, up_bias, _]) = &mlp.biases {

@@ -15,16 +15,18 @@ pub(super) fn gated_delta(qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDel
         let (queries, rest) = host::f32s(qkv)[i * width..][..width].split_at(k_heads * k_dim);
         let (keys, values) = rest.split_at(k_heads * k_dim);
         for h in 0..v_heads {
-            let key_head = h / (v_heads / k_heads);
+            let key_head = delta.key_head(h);
             let q = normalised(&queries[key_head * k_dim..][..k_dim], 1.0 / (k_dim as f32).sqrt());
             let k = normalised(&keys[key_head * k_dim..][..k_dim], 1.0);
             let v = &values[h * v_dim..][..v_dim];
             let beta = sigmoid(host::f32s(b)[i * v_heads + h]);
-            let rate = element(&delta.a_log, h).exp();
+            let a_log = element(&delta.a_log, h);
+            let rate = if delta.exponentiated { -a_log } else { a_log.exp() };
             let of_head = delta.decays() / v_heads;
             let decay = |r: usize| {
                 let at = h * of_head + r % of_head;
-                (-rate * softplus(host::f32s(a)[i * delta.decays() + at] + element(&delta.dt_bias, at))).exp()
+                let a = host::f32s(a)[i * delta.decays() + at];
+                (-rate * softplus(a + element(&delta.dt_bias, at))).exp()
             };
             let s = &mut host::f32s_mut(state)[h * k_dim * v_dim..][..k_dim * v_dim];
             let out = &mut host::f32s_mut(out)[(i * v_heads + h) * v_dim..][..v_dim];

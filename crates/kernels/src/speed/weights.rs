@@ -122,6 +122,7 @@ impl<'a> Weights<'a> {
                 let (scales, biases) = (next(groups, DType::Bf16)?, next(groups, DType::Bf16)?);
                 Matrix::affine(bits.into(), group.into(), data, scales, biases)
             }
+            Format::Ggml(blocks) => Matrix::ggml(blocks, next(format.row_bytes(cols), DType::U8)?),
         };
         *used = at;
         Some(matrix)

@@ -19,14 +19,16 @@ struct Case {
     format: Format,
     tail: usize,
     per_channel: bool,
+    /// Tiled heads, and decays as GGUF has them.
+    gguf: bool,
     seed: u64,
 }
 
 fn case() -> impl Strategy<Value = Case> {
     let heads = (1usize..=3, select(vec![1usize, 2, 4]));
     let dims = (select(vec![8usize, 9, 16, 24, 128]), select(vec![8usize, 24, 40, 128]));
-    (1usize..=70, heads, dims, formats(), tails(), any::<bool>(), any::<u64>()).prop_map(
-        |(n, (k_heads, group), (k_dim, v_dim), format, tail, per_channel, seed)| Case {
+    (1usize..=70, heads, dims, formats(), tails(), any::<(bool, bool)>(), any::<u64>()).prop_map(
+        |(n, (k_heads, group), (k_dim, v_dim), format, tail, (per_channel, gguf), seed)| Case {
             n,
             k_heads,
             group: if per_channel { 1 } else { group },
@@ -35,6 +37,7 @@ fn case() -> impl Strategy<Value = Case> {
             v_dim,
             format,
             tail,
+            gguf,
             seed,
         },
     )
@@ -49,6 +52,13 @@ struct Made {
 }
 
 impl Case {
+    /// a_log, or minus its exponential.
+    fn decays(&self, random: &mut Random, v_heads: usize) -> Tensor {
+        let a_log = random.values(v_heads);
+        let stored = if self.gguf { a_log.iter().map(|a| -a.exp()).collect() } else { a_log };
+        bytes_tensor(&encode(&stored, self.format), self.tail, [v_heads], dtype_of(self.format))
+    }
+
     fn make(&self) -> Made {
         let &Case { n, k_heads, k_dim, v_dim, per_channel, .. } = self;
         let (mut random, v_heads) = (Random(self.seed), k_heads * self.group);
@@ -66,7 +76,9 @@ impl Case {
                 k_dim,
                 v_dim,
                 per_channel,
-                a_log: weight(&mut random, [v_heads], self.format, self.tail),
+                tiled: self.gguf,
+                a_log: self.decays(&mut random, v_heads),
+                exponentiated: self.gguf,
                 dt_bias: weight(&mut random, [decays], self.format, self.tail),
             },
         }
@@ -105,7 +117,7 @@ impl Made {
         let mut out = Vec::new();
         for (i, row) in qkv.chunks_exact(self.qkv.dim(1)).enumerate() {
             for (h, s) in state.chunks_exact_mut(k_dim * v_dim).enumerate() {
-                let key_head = h * k_heads / v_heads;
+                let key_head = if self.delta.tiled { h % k_heads } else { h * k_heads / v_heads };
                 let q = unit(&row[key_head * k_dim..][..k_dim]);
                 let k = unit(&row[(k_heads + key_head) * k_dim..][..k_dim]);
                 let v = &row[2 * k_heads * k_dim + h * v_dim..][..v_dim];
@@ -113,7 +125,8 @@ impl Made {
                 let decay = |r: usize| {
                     let at = h * of_head + r % of_head;
                     let step = (a[i * v_heads * of_head + at] + element(&self.delta.dt_bias, at)).exp().ln_1p();
-                    (-element(&self.delta.a_log, h).exp() * step).exp()
+                    let a = element(&self.delta.a_log, h);
+                    (if self.delta.exponentiated { a } else { -a.exp() } * step).exp()
                 };
                 let beta = 1.0 / (1.0 + (-b[i * v_heads + h]).exp());
                 for c in 0..v_dim {
@@ -203,6 +216,7 @@ fn many_positions() {
         format: Format::F32,
         tail: 1,
         per_channel: false,
+        gguf: false,
         seed: 5,
     };
     assert_same_in_pieces(&case, 131);

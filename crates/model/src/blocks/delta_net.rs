@@ -71,18 +71,25 @@ impl Sizes {
 pub struct DeltaNet {
     sizes: Sizes,
     inputs: Inputs,
+    coefficients: Coefficients,
+    runs: PackedRuns,
     conv: Tensor, // [channels, kernel]
     delta: GatedDelta,
     norm: RmsNorm,    // [v_dim]
     out_proj: Matrix, // [hidden, values]
 }
 
-/// How queries, keys, values, gate z and the coefficients a and b are projected.
+/// How queries, keys, values and gate z are projected: in Qwen3.5 by two matrices; in Qwen3-Next by one, whose rows are
+/// grouped by key head, `[q | k | v.. | z..]`.
 enum Inputs {
-    /// Qwen3.5: four matrices.
-    Apart { qkv: Matrix, z: Matrix, a: Matrix, b: Matrix },
-    /// Qwen3-Next: two, whose rows are grouped by key head: `[q | k | v.. | z..]` and `[b.. | a..]`.
-    Packed { qkvz: Matrix, ba: Matrix, runs: PackedRuns },
+    Apart { qkv: Matrix, z: Matrix },
+    Packed { qkvz: Matrix },
+}
+
+/// How the coefficients a and b are projected: the same, and `[b.. | a..]`.
+enum Coefficients {
+    Apart { a: Matrix, b: Matrix },
+    Packed { ba: Matrix },
 }
 
 /// Which columns of the packed projections make which tensor.
@@ -121,16 +128,19 @@ impl DeltaNet {
         let Sizes { hidden, k_heads, v_heads, k_dim, v_dim, kernel } = sizes;
         let (channels, values) = (sizes.channels(), sizes.values());
         let name = |part: &str| format!("{prefix}.{part}");
-        let inputs = if packed {
-            Inputs::Packed {
-                qkvz: weights.matrix(&name("in_proj_qkvz.weight"), channels + values, hidden)?,
-                ba: weights.matrix(&name("in_proj_ba.weight"), 2 * v_heads, hidden)?.exact(),
-                runs: PackedRuns::new(&sizes),
-            }
+        // llama.cpp's newer conversions of Qwen3-Next have queries, keys and values apart from z, and a and b packed.
+        let inputs = if packed && weights.shape_of(&name("in_proj_qkv.weight")).is_none() {
+            Inputs::Packed { qkvz: weights.matrix(&name("in_proj_qkvz.weight"), channels + values, hidden)? }
         } else {
             Inputs::Apart {
                 qkv: weights.matrix(&name("in_proj_qkv.weight"), channels, hidden)?,
                 z: weights.matrix(&name("in_proj_z.weight"), values, hidden)?,
+            }
+        };
+        let coefficients = if packed {
+            Coefficients::Packed { ba: weights.matrix(&name("in_proj_ba.weight"), 2 * v_heads, hidden)?.exact() }
+        } else {
+            Coefficients::Apart {
                 a: weights.matrix(&name("in_proj_a.weight"), v_heads, hidden)?.exact(),
                 b: weights.matrix(&name("in_proj_b.weight"), v_heads, hidden)?.exact(),
             }
@@ -142,6 +152,8 @@ impl DeltaNet {
         Ok(DeltaNet {
             sizes,
             inputs,
+            coefficients,
+            runs: PackedRuns::new(&sizes),
             conv: weights.tensor(&conv_name, &conv_shape)?.reshape([channels, kernel]),
             delta: GatedDelta {
                 k_heads,
@@ -149,6 +161,8 @@ impl DeltaNet {
                 k_dim,
                 v_dim,
                 per_channel: false,
+                tiled: !packed && weights.are_gguf(),
+                exponentiated: weights.are_gguf(),
                 a_log: weights.vector(&name("A_log"), v_heads)?,
                 dt_bias: weights.vector(&name("dt_bias"), v_heads)?,
             },
@@ -160,21 +174,27 @@ impl DeltaNet {
     fn project(&self, x: &Tensor, qkv: &Tensor, z: &Tensor, a: &Tensor, b: &Tensor, run: &mut Run) {
         let (n, ops) = (x.dim(0), run.ops);
         match &self.inputs {
-            Inputs::Apart { qkv: qkv_proj, z: z_proj, a: a_proj, b: b_proj } => {
+            Inputs::Apart { qkv: qkv_proj, z: z_proj } => {
                 ops.linear(x, qkv_proj, qkv);
                 ops.linear(x, z_proj, z);
+            }
+            Inputs::Packed { qkvz } => {
+                let packed = run.workspace.f32([n, qkvz.rows()]);
+                ops.linear(x, qkvz, &packed);
+                ops.copy_columns(&packed, &self.runs.qkv, qkv);
+                ops.copy_columns(&packed, &self.runs.z, z);
+            }
+        }
+        match &self.coefficients {
+            Coefficients::Apart { a: a_proj, b: b_proj } => {
                 ops.linear(x, a_proj, a);
                 ops.linear(x, b_proj, b);
             }
-            Inputs::Packed { qkvz, ba, runs } => {
-                let packed = run.workspace.f32([n, qkvz.rows()]);
-                let coefficients = run.workspace.f32([n, ba.rows()]);
-                ops.linear(x, qkvz, &packed);
-                ops.linear(x, ba, &coefficients);
-                ops.copy_columns(&packed, &runs.qkv, qkv);
-                ops.copy_columns(&packed, &runs.z, z);
-                ops.copy_columns(&coefficients, &runs.a, a);
-                ops.copy_columns(&coefficients, &runs.b, b);
+            Coefficients::Packed { ba } => {
+                let packed = run.workspace.f32([n, ba.rows()]);
+                ops.linear(x, ba, &packed);
+                ops.copy_columns(&packed, &self.runs.a, a);
+                ops.copy_columns(&packed, &self.runs.b, b);
             }
         }
     }

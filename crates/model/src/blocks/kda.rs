@@ -91,6 +91,8 @@ impl Kda {
                 k_dim: head_dim,
                 v_dim: head_dim,
                 per_channel: true,
+                tiled: false,
+                exponentiated: false,
                 a_log: weights.tensor(&name("A_log"), &[1, 1, heads, 1])?.reshape([heads]),
                 dt_bias: weights.vector(&name("dt_bias"), width)?,
             },
