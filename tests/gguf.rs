@@ -37,9 +37,12 @@ fn vocabularies_tokenise_as_hugging_face() {
     let folder = Tokenizer::load(&fixture("text")).expect("a tokenizer");
     let id = folder.token_id(between).expect("a token");
     for some in texts.chunks(100) {
-        let usable = |case: &&&Value| case["text"].as_str().is_some_and(|text| !text.contains(['\0']) && !text.contains(between));
+        let usable = |case: &&&Value| {
+            case["text"].as_str().is_some_and(|text| !text.contains(['\0']) && !text.contains(between))
+        };
         let some: Vec<&&Value> = some.iter().filter(usable).collect();
-        let joined: String = some.iter().map(|case| format!("{}{between}", case["text"].as_str().unwrap_or(""))).collect();
+        let joined: String =
+            some.iter().map(|case| format!("{}{between}", case["text"].as_str().unwrap_or(""))).collect();
         let ids: Vec<u64> = some
             .iter()
             .flat_map(|case| {

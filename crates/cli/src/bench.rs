@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use outpour_engine::bound::{Account, Bound};
 use outpour_engine::sample::{Sampler, Sampling, uniform};
-use outpour_engine::{Engine, EngineError, Inspection, LayerCost, Observer, Progress, Session};
+use outpour_engine::{Engine, EngineError, LayerCost, Observer, Progress, Session};
 use outpour_model::experts::StreamStats;
 use outpour_store::machine::Machine;
 use outpour_store::read::Region;
@@ -88,7 +88,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     if tests.is_empty() || args.repeat == 0 {
         bail!("nothing to measure: give -p or -n a number above 0, and -r at least 1");
     }
-    let inspection = Inspection::open(&args.model, args.load.numerics())?;
+    let inspection = model::open(&args.model, &args.load)?;
     let mut load = args.load.clone();
     load.ctx = load.ctx.or(tests.iter().map(|test| test.context()).max());
     let options = load.options(inspection.probe_bytes())?;

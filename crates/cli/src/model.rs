@@ -11,6 +11,7 @@ use outpour_kernels::reference::Reference;
 use outpour_model::Facts;
 use outpour_model::weights::allocate_region;
 use outpour_store::checkpoint::{Checkpoint, gguf};
+use outpour_store::machine::Machine;
 use outpour_store::read::whole::read_whole;
 use outpour_store::read::{self, Reader, ReaderKind};
 use outpour_store::slab;
@@ -63,6 +64,24 @@ pub fn tokenizer_bytes(checkpoint: &Checkpoint) -> usize {
     file.map_or(0, |metadata| metadata.len() as usize * TOKENIZER_BYTES_PER_BYTE)
 }
 
+/// Opens the model in `path`, and its mirrors.
+///
+/// # Errors
+/// As [`Inspection::open_mirrored`].
+pub fn open(path: &Path, load: &LoadArgs) -> Result<Inspection> {
+    let inspection = Inspection::open_mirrored(path, &load.mirror, load.numerics())?;
+    let drive = |dir: &Path| Machine::here().drive(dir).map(|drive| drive.name);
+    for mirror in &load.mirror {
+        if let (Some(own), Some(other)) = (drive(path), drive(mirror))
+            && own == other
+        {
+            let mirror = mirror.display();
+            term::note(&format!("--mirror {mirror}: is on the same drive, {own}, as the model; it gains nothing."));
+        }
+    }
+    Ok(inspection)
+}
+
 /// The options of a verb that loads a model, with room for its tokenizer.
 ///
 /// # Errors
@@ -83,15 +102,19 @@ pub fn load(inspection: Inspection, options: &Options, reader: ReaderKind) -> Re
     }
     // What parsing left on the heap goes back before the buffers fill.
     slab::trim_heap();
-    let reader = open_reader(reader)?;
+    let reader = open_reader(reader, inspection.checkpoint().copies())?;
     let progress = term::LoadProgress::start();
     let engine = Engine::load(inspection, options, reader, &mut |read, total| progress.read(read, total))?;
     progress.finish();
     Ok(engine)
 }
 
-fn open_reader(kind: ReaderKind) -> Result<Box<dyn Reader>> {
-    read::open(kind).with_context(|| match kind {
+/// A reader of files that lie on so many drives.
+///
+/// # Errors
+/// When there is none of this kind here.
+pub fn open_reader(kind: ReaderKind, drives: usize) -> Result<Box<dyn Reader>> {
+    read::open_mirrored(kind, drives).with_context(|| match kind {
         ReaderKind::Uring => "--reader uring cannot be used here; give --reader pread",
         ReaderKind::Auto | ReaderKind::Pread => "no reader can be started",
     })
@@ -106,7 +129,7 @@ const DRIVE_TIME: Duration = Duration::from_millis(800);
 /// When a read fails, or there is no reader or memory.
 pub fn measure_drive(inspection: &Inspection, reader: ReaderKind) -> Result<f64> {
     let memory = allocate_region(&Reference, inspection.probe_bytes())?;
-    let mut reader = open_reader(reader)?;
+    let mut reader = open_reader(reader, inspection.checkpoint().copies())?;
     reader.register(&memory);
     let speed = inspection.probe_drive(&mut *reader, &memory, DRIVE_TIME)?;
     reader.unregister(&memory);

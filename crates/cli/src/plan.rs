@@ -11,6 +11,7 @@ use outpour_engine::profile::{ComputeOptions, Effort, Profile};
 use outpour_model::synth::{self, Format};
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::cache_dir;
+use outpour_store::pack::MANIFEST;
 use outpour_store::plan::Plan;
 use outpour_store::read::whole::read_whole;
 use serde_json::{Value, json};
@@ -29,7 +30,7 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
     check(args)?;
     let outline = Outline::of(args)?;
     let dir = outline.as_ref().map_or(args.model.as_path(), |outline| &outline.dir);
-    let inspection = Inspection::open(dir, args.load.numerics())?;
+    let inspection = model::open(dir, &args.load)?;
     let options = model::options(&args.load, inspection.checkpoint())?;
     let plan = inspection.plan(&options)?;
     let (profile, stored) = profile(args)?;
@@ -68,7 +69,7 @@ impl Outline {
         let has_weights = |path: &Path| {
             path.extension().is_some_and(|end| ["safetensors", "gguf"].iter().any(|weights| end == *weights))
         };
-        let weights = |entry: &std::fs::DirEntry| has_weights(&entry.path());
+        let weights = |entry: &std::fs::DirEntry| has_weights(&entry.path()) || entry.file_name() == MANIFEST;
         let no_weights = |dir: std::fs::ReadDir| !dir.flatten().any(|entry| weights(&entry));
         if has_weights(path) || path.is_dir() && !(config.is_file() && std::fs::read_dir(path).is_ok_and(no_weights)) {
             if args.format.is_some() {

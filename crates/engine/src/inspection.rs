@@ -1,6 +1,7 @@
 //! A model on disk: checked, measured and planned, with nothing read yet.
 
-use std::path::Path;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,16 +10,19 @@ use outpour_kernels::quant::Q8_BLOCK;
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{DType, Ops, OpsError};
 use outpour_model::config::Config;
-use outpour_model::weights::{ExpertShape, Measured, StoredMatrix, Weights};
-use outpour_model::{Facts, Model, gguf, registry};
+use outpour_model::packing::Affine;
+use outpour_model::weights::{DeclaredKind, ExpertShape, Measured, StoredMatrix, Weights};
+use outpour_model::{Facts, Model, gguf, packing, registry};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout};
+use outpour_store::packer::Packed;
 use outpour_store::plan::{Ask, ClassNeeds, Needs, Plan};
 use outpour_store::probe::{self, ReadSpeed};
 use outpour_store::read::{self, Reader, Region};
 use serde_json::Value;
 
 use crate::error::EngineError;
+use crate::lookahead::LookaheadMode;
 use crate::scratch::Scratch;
 
 /// Which implementation of the operations runs.
@@ -48,6 +52,8 @@ pub struct Options {
     pub precise: bool,
     /// Which operations.
     pub backend: Backend,
+    /// Whether experts are read before they are asked for.
+    pub lookahead: LookaheadMode,
 }
 
 impl Default for Options {
@@ -60,6 +66,7 @@ impl Default for Options {
             threads: None,
             precise: false,
             backend: Backend::Cpu,
+            lookahead: LookaheadMode::Auto,
         }
     }
 }
@@ -123,8 +130,20 @@ impl Inspection {
     /// # Errors
     /// One line that names the file, key or tensor.
     pub fn open(path: &Path, numerics: impl Into<Numerics>) -> Result<Inspection, EngineError> {
+        Inspection::open_mirrored(path, &[], numerics)
+    }
+
+    /// [`Inspection::open`] of a model that lies in the folders `mirrors` too, on other drives.
+    ///
+    /// # Errors
+    /// As [`Inspection::open`], and when a mirror is none.
+    pub fn open_mirrored(
+        path: &Path,
+        mirrors: &[PathBuf],
+        numerics: impl Into<Numerics>,
+    ) -> Result<Inspection, EngineError> {
         let numerics = numerics.into();
-        let checkpoint = Arc::new(gguf::open(path)?);
+        let checkpoint = Arc::new(gguf::open(path, mirrors)?);
         let family = registry::family(&Config(checkpoint.config()))?;
         let top_k_own = Config(checkpoint.config()).text().size_or(TOP_K, 0)?;
         let mut config = checkpoint.config().clone();
@@ -142,6 +161,26 @@ impl Inspection {
         let Measured { trunk_bytes, matrices, layout, shapes } = weights.measured(facts.layers);
         let layout = Arc::new(layout);
         Ok(Inspection { checkpoint, config, top_k_own, facts, trunk_bytes, matrices, layout, shapes, model, kv })
+    }
+
+    /// Packs the model into the folder `out`: see [`packing::pack`].
+    ///
+    /// # Errors
+    /// As [`packing::pack`].
+    pub fn pack(
+        &self,
+        requantise: Option<Affine>,
+        out: &Path,
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<Packed, EngineError> {
+        let config = Config(self.checkpoint.config());
+        let mut weights = Weights::declare();
+        (registry::family(&config)?.build)(&config, &mut weights, self.kv)?;
+        let experts = weights.declared().iter().filter(|declared| declared.kind == DeclaredKind::Experts);
+        let names: Vec<String> = experts.map(|declared| declared.name.clone()).collect();
+        let source =
+            packing::Source { checkpoint: &self.checkpoint, layout: &self.layout, shapes: &self.shapes, names: &names };
+        Ok(packing::pack(&source, requantise, out, progress)?)
     }
 
     /// The files.
@@ -333,5 +372,5 @@ pub(crate) const PROBE_EXPERTS: usize = 8;
 const THREAD_BYTES: usize = 256 << 10;
 /// A tensor's name, shape and place, with its share of the hash table (measured on 18,867 tensors).
 const TENSOR_ENTRY_BYTES: usize = 320;
-/// An expert's extents, slot and list entries.
-const EXPERT_ENTRY_BYTES: usize = 160;
+/// An expert's extents, slot, list entries and checksum.
+const EXPERT_ENTRY_BYTES: usize = 184;

@@ -157,6 +157,65 @@ pub fn affine_q(bits: usize, row: &[u8], index: usize) -> u8 {
     ((pair >> shift) & ((1 << bits) - 1)) as u8
 }
 
+/// The smallest scale that [`affine_pack`] gives, as in MLX.
+const AFFINE_SCALE_MIN: f32 = 1e-7;
+
+/// Quantises plain little-endian `values` of type `dtype`, whole groups of them, as MLX does on the CPU: q's are put behind
+/// `packed`, and each group's scale and bias, rounded to `dtype`, behind `scales` and `biases`. The end of the group that
+/// is farther from 0 is met exactly, and so is 0 where it lies between (mlx `backend/cpu/quantized.cpp`).
+///
+/// # Panics
+/// When there are no such bits or group, or `values` are no plain numbers or no whole groups.
+pub fn affine_pack(
+    bits: usize,
+    group: usize,
+    dtype: DType,
+    values: &[u8],
+    [packed, scales, biases]: [&mut Vec<u8>; 3],
+) {
+    let format = Format::of(dtype).expect("values are plain numbers");
+    assert!(Format::affine(bits, group).is_some(), "no affine format of {bits} bits in groups of {group}");
+    assert!(values.len().is_multiple_of(group * dtype.bytes()), "whole groups are quantised");
+    let last = ((1 << bits) - 1) as f32;
+    let mut memory = [0.0; 128];
+    let floats = &mut memory[..group];
+    for values in values.chunks_exact(group * dtype.bytes()) {
+        floats.iter_mut().enumerate().for_each(|(i, float)| *float = element(format, values, i));
+        let least = floats.iter().copied().fold(f32::INFINITY, f32::min);
+        let most = floats.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let step = ((most - least) / last).max(AFFINE_SCALE_MIN);
+        let (edge, scale) = if least.abs() > most.abs() { (least, step) } else { (most, -step) };
+        // The scale is changed a little, so that 0 is a multiple of it away from the edge.
+        let q_of_0 = (edge / scale).round_ties_even();
+        let (scale, bias) = if q_of_0 != 0.0 { (edge / q_of_0, edge) } else { (scale, 0.0) };
+        pack_bits(bits, floats, |float| ((float - bias) / scale).max(0.0).min(last), packed);
+        put(format, scale, scales);
+        put(format, bias, biases);
+    }
+}
+
+/// Appends the nearest whole numbers to what `q` gives, which is at least 0 and below 256, in `bits` bits each.
+fn pack_bits(bits: usize, floats: &[f32], q: impl Fn(f32) -> f32, packed: &mut Vec<u8>) {
+    /// Added to a number below 2^22, rounds it to a whole one, ties to even, that the lowest bits then hold.
+    const ROUND: f32 = 8_388_608.0;
+    for eight in floats.chunks_exact(8) {
+        let mut word = 0;
+        for (i, &float) in eight.iter().enumerate() {
+            word |= u64::from((q(float) + ROUND).to_bits() & 0xff) << (i * bits);
+        }
+        packed.extend_from_slice(&word.to_le_bytes()[..bits]);
+    }
+}
+
+/// Appends a number in a plain format.
+fn put(format: Format, value: f32, bytes: &mut Vec<u8>) {
+    match format {
+        Format::F16 => bytes.extend_from_slice(&half::f16::from_f32(value).to_le_bytes()),
+        Format::Bf16 => bytes.extend_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
+        _ => bytes.extend_from_slice(&value.to_le_bytes()),
+    }
+}
+
 /// The value of element `index` of plain little-endian `bytes` in `format`, in f32. Exact for all three formats.
 ///
 /// # Panics

@@ -18,6 +18,9 @@ pub enum ModelError {
     /// A tensor that is missing, or is not what the config says.
     #[error("{0}")]
     Tensor(String),
+    /// Every slot that may be taken for a context is taken.
+    #[error("no memory is left for a longer context: raise --ram, or lower --ctx")]
+    NoRoom,
     /// A state that cannot be used here.
     #[error("{0}")]
     State(String),

@@ -12,19 +12,19 @@
 mod config;
 mod names;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use outpour_store::checkpoint::Checkpoint;
 
 use crate::config::ModelError;
 pub use names::on_disk;
 
-/// Opens a model, whatever its files are; of GGUF files, makes the config from what they say.
+/// Opens a model and its mirrors, whatever its files are; of GGUF files, makes the config from what they say.
 ///
 /// # Errors
-/// As [`Checkpoint::open`], and for GGUF files of an architecture that is not supported or that lack a number.
-pub fn open(path: &Path) -> Result<Checkpoint, ModelError> {
-    let mut checkpoint = Checkpoint::open(path)?;
+/// As [`Checkpoint::open_mirrored`], and for GGUF files of an architecture that is not supported or that lack a number.
+pub fn open(path: &Path, mirrors: &[PathBuf]) -> Result<Checkpoint, ModelError> {
+    let mut checkpoint = Checkpoint::open_mirrored(path, mirrors)?;
     if let Some(metadata) = checkpoint.gguf() {
         let config = config::config(metadata, &checkpoint)?;
         let generation = config::generation(metadata);

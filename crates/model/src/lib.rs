@@ -7,6 +7,7 @@ pub mod blocks;
 pub mod config;
 pub mod experts;
 pub mod gguf;
+pub mod packing;
 pub mod qwen3_5_moe;
 pub mod qwen3_moe;
 pub mod registry;

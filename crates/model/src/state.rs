@@ -165,9 +165,7 @@ impl BlockPool {
 
     fn take(&self, kind: Kind, residency: &mut Residency) -> Result<(Arc<Block>, Buffer, usize), ModelError> {
         self.reclaim(residency);
-        let slot = residency.acquire_state(kind as usize).ok_or_else(|| {
-            ModelError::State("no memory is left for a longer context: raise --ram, or lower --ctx".into())
-        })?;
+        let slot = residency.acquire_state(kind as usize).ok_or(ModelError::NoRoom)?;
         let (region, at) = residency.location(slot);
         let region = region
             .memory()

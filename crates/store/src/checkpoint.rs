@@ -11,9 +11,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::pack::{MANIFEST, Manifest};
 use crate::read::whole::read_whole;
 use crate::{Result, StoreError};
 pub use gguf::Metadata;
+use safetensors::Entry;
 pub use source::SourceFile;
 
 /// Largest JSON file of a checkpoint that is read (the largest seen index, of 1T models, has 20 MB).
@@ -71,15 +73,25 @@ pub struct TensorInfo {
     pub file: usize,
     /// First byte within the file.
     pub offset: u64,
-    /// Length in bytes.
+    /// Length in bytes, without what lies between where there is a stride.
     pub bytes: u64,
+    /// Bytes from one element of the first dimension to the next, where others lie between: experts in a pack.
+    pub stride: Option<u64>,
 }
 
-/// A folder of safetensors files with its configuration, or GGUF files.
+impl TensorInfo {
+    /// Bytes from one element of the first dimension to the next.
+    pub fn step(&self) -> u64 {
+        self.stride.unwrap_or_else(|| self.bytes / (self.shape.first().copied().unwrap_or(1).max(1) as u64))
+    }
+}
+
+/// A folder of safetensors files, or a [`Pack`](crate::pack), with its configuration; or GGUF files.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
     config: Value,
+    pack: Option<Manifest>,
     gguf: Option<Gguf>,
     files: Vec<Arc<SourceFile>>,
     tensors: HashMap<String, TensorInfo>,
@@ -94,87 +106,116 @@ struct Gguf {
 
 impl Checkpoint {
     /// Opens a model: a GGUF file or the folder of one (see [`gguf::find`]), or a folder with `config.json` and `model.safetensors`, or the shards that
-    /// `model.safetensors.index.json` lists. Only headers are read.
+    /// `model.safetensors.index.json` lists; or a pack. Only headers are read.
     ///
     /// # Errors
     /// One line that names the file: missing shards, headers that are truncated, overlap or lie about sizes.
     pub fn open(path: &Path) -> Result<Checkpoint> {
+        Checkpoint::open_mirrored(path, &[])
+    }
+
+    /// [`Checkpoint::open`] of a model that lies in the folders `mirrors` too, on other drives.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`] of every folder; and when a mirror's config, files, sizes or headers are others.
+    pub fn open_mirrored(path: &Path, mirrors: &[PathBuf]) -> Result<Checkpoint> {
+        let mirrors = mirrors.iter().map(|mirror| Checkpoint::open(mirror)).collect::<Result<Vec<_>>>()?;
         if !path.join("config.json").exists()
             && let Some(files) = gguf::find(path)?
         {
-            return Checkpoint::open_gguf(&files);
+            let checkpoint = Checkpoint::open_gguf(&files, &mirrors)?;
+            mirrors.iter().try_for_each(|mirror| mirror.check_copy_of(&checkpoint))?;
+            return Ok(checkpoint);
         }
         let dir = model_dir(path)?;
+        let pack = Manifest::find(&dir)?;
         let config = dir.join("config.json");
         if !config.exists() {
             let problem = "is missing; download it, or give the folder that holds it and the .safetensors files";
             return Err(StoreError::Malformed { path: config, problem: problem.into() });
         }
         let config = read_json(&config)?;
-        let (names, listed) = weight_files(&dir)?;
-        let mut checkpoint = Checkpoint { dir, config, gguf: None, files: Vec::new(), tensors: HashMap::new() };
+        let mut checkpoint = Checkpoint { dir, config, pack, gguf: None, files: Vec::new(), tensors: HashMap::new() };
+        match checkpoint.pack.take() {
+            Some(pack) => {
+                checkpoint.add_packed(&pack, &mirrors)?;
+                checkpoint.pack = Some(pack);
+            }
+            None => checkpoint.add_safetensors(&mirrors)?,
+        }
+        mirrors.iter().try_for_each(|mirror| mirror.check_copy_of(&checkpoint))?;
+        Ok(checkpoint)
+    }
+
+    fn add_safetensors(&mut self, mirrors: &[Checkpoint]) -> Result<()> {
+        let (names, listed) = weight_files(&self.dir)?;
         for name in &names {
-            let path = checkpoint.dir.join(name);
-            checkpoint.add_file(&path, safetensors::read_header(&path)?)?;
+            let path = self.dir.join(name);
+            let entries = safetensors::read_header(&path)?;
+            let file = self.files.len();
+            self.files.push(SourceFile::open_with(&path, None, copies(mirrors, name)?)?);
+            for (name, Entry { dtype, shape, offset, bytes }) in entries {
+                self.add_tensor(name, TensorInfo { dtype, shape, file, offset, bytes, stride: None })?;
+            }
         }
         for (tensor, shard) in listed {
-            if !checkpoint.tensors.contains_key(&tensor) {
-                return Err(checkpoint.malformed(
+            if !self.tensors.contains_key(&tensor) {
+                return Err(self.malformed(
                     &shard,
                     format!("has no tensor {tensor}, which model.safetensors.index.json places there; download the file again"),
                 ));
             }
         }
-        Ok(checkpoint)
+        Ok(())
     }
 
-    /// The parts of a GGUF model, in order. Its config is what [`Self::describe`] is told.
-    fn open_gguf(paths: &[PathBuf]) -> Result<Checkpoint> {
-        let dir = paths[0].parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-        let mut checkpoint =
-            Checkpoint { dir, config: Value::Null, gguf: None, files: Vec::new(), tensors: HashMap::new() };
-        let mut claimed = None;
-        for (part, path) in paths.iter().enumerate() {
-            let gguf::Header { metadata, tensors } = gguf::read_header(path)?;
-            let number = |key| metadata.number(key);
-            let (of, index) = (number("split.count").unwrap_or(1).max(1), number("split.no").unwrap_or(0));
-            if (of, index) != (paths.len() as u64, part as u64) {
-                let problem =
-                    format!("says it is part {} of {of}, which its name does not; download the parts again", index + 1);
-                return Err(StoreError::Malformed { path: path.clone(), problem });
+    fn add_packed(&mut self, pack: &Manifest, mirrors: &[Checkpoint]) -> Result<()> {
+        for packed in pack.files.iter().filter(|packed| !packed.tensors.is_empty()) {
+            let path = self.dir.join(&packed.name);
+            let file = self.files.len();
+            let source = SourceFile::open_with(&path, Some(packed.checksums()), copies(mirrors, &packed.name)?)?;
+            if source.bytes() != packed.bytes {
+                let problem = format!(
+                    "has {} bytes, and {MANIFEST} says {}; it is truncated or another pack's: pack the model again",
+                    source.bytes(),
+                    packed.bytes
+                );
+                return Err(StoreError::Malformed { path, problem });
             }
-            claimed = claimed.or(number("split.tensors.count"));
-            checkpoint.add_file(path, tensors)?;
-            checkpoint.gguf.get_or_insert(Gguf { metadata, generation: Value::Null });
-        }
-        let found = checkpoint.tensors.len() as u64;
-        match claimed.filter(|&claimed| claimed != found) {
-            Some(claimed) => Err(StoreError::Malformed {
-                path: paths[0].clone(),
-                problem: format!(
-                    "says the model has {claimed} tensors, and its parts hold {found}; download them again"
-                ),
-            }),
-            None => Ok(checkpoint),
-        }
-    }
-
-    fn add_file(&mut self, path: &Path, entries: Vec<(String, safetensors::Entry)>) -> Result<()> {
-        let file = self.files.len();
-        self.files.push(SourceFile::open(path)?);
-        for (name, entry) in entries {
-            let info =
-                TensorInfo { dtype: entry.dtype, shape: entry.shape, file, offset: entry.offset, bytes: entry.bytes };
-            if let Some(earlier) = self.tensors.get(&name) {
-                let other = self.files[earlier.file].path().display().to_string();
-                return Err(self.malformed(
-                    &path.to_string_lossy(),
-                    format!("tensor {name} is in {other} already; remove the file that does not belong to this model"),
-                ));
+            self.files.push(source);
+            for (name, mut info) in packed.tensor_infos() {
+                info.file = file;
+                self.add_tensor(name, info)?;
             }
-            self.tensors.insert(name, info);
         }
         Ok(())
+    }
+
+    fn add_tensor(&mut self, name: String, info: TensorInfo) -> Result<()> {
+        if let Some(earlier) = self.tensors.get(&name) {
+            let other = self.files[earlier.file].path().display().to_string();
+            return Err(self.malformed(
+                &self.files[info.file].path().to_string_lossy(),
+                format!("tensor {name} is in {other} already; remove the file that does not belong to this model"),
+            ));
+        }
+        self.tensors.insert(name, info);
+        Ok(())
+    }
+
+    /// Refuses a mirror that is another model, or the same folder.
+    fn check_copy_of(&self, model: &Checkpoint) -> Result<()> {
+        let problem = if self.config != model.config {
+            "its config.json is another"
+        } else if self.tensors != model.tensors || self.files.len() != model.files.len() {
+            "its files have other headers"
+        } else if self.dir.canonicalize().ok() == model.dir.canonicalize().ok() {
+            "it is the same folder"
+        } else {
+            return Ok(());
+        };
+        let problem = format!("is no mirror of {}: {problem}; give a copy on another drive", model.dir.display());
+        Err(StoreError::Malformed { path: self.dir.clone(), problem })
     }
 
     /// The folder.
@@ -198,6 +239,16 @@ impl Checkpoint {
         if let Some(gguf) = &mut self.gguf {
             gguf.generation = generation;
         }
+    }
+
+    /// The manifest, of a pack.
+    pub fn pack(&self) -> Option<&Manifest> {
+        self.pack.as_ref()
+    }
+
+    /// Folders that hold the model, this one included.
+    pub fn copies(&self) -> usize {
+        1 + self.files.iter().map(|file| file.copies().len()).min().unwrap_or(0)
     }
 
     /// The weight files.
@@ -239,6 +290,15 @@ impl Checkpoint {
     }
 }
 
+/// The files of this name in mirrors.
+fn copies(mirrors: &[Checkpoint], name: &str) -> Result<Vec<Arc<SourceFile>>> {
+    let of = |mirror: &Checkpoint| {
+        let found = mirror.files.iter().find(|file| file.path().file_name().is_some_and(|own| own == name));
+        found.cloned().ok_or_else(|| mirror.malformed(name, "is missing in the mirror; copy it there".into()))
+    };
+    mirrors.iter().map(of).collect()
+}
+
 fn model_dir(path: &Path) -> Result<PathBuf> {
     if path.is_dir() {
         return Ok(path.to_owned());
@@ -261,7 +321,7 @@ fn model_dir(path: &Path) -> Result<PathBuf> {
     }
 }
 
-fn read_json(path: &Path) -> Result<Value> {
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let malformed = |problem: String| StoreError::Malformed { path: path.to_owned(), problem };
     let bytes = read_whole(path, JSON_BYTES_MAX)?;
     let value: Value = serde_json::from_slice(&bytes)
@@ -314,8 +374,9 @@ fn weight_files(dir: &Path) -> Result<(Vec<String>, Listed)> {
     Ok((names, listed))
 }
 
-fn check_overlap(entries: &[(String, safetensors::Entry)]) -> Result<(), String> {
-    let mut order: Vec<&(String, safetensors::Entry)> = entries.iter().filter(|(_, entry)| entry.bytes > 0).collect();
+/// Refuses tensors that lie in the same bytes.
+fn check_overlap(entries: &[(String, Entry)]) -> Result<(), String> {
+    let mut order: Vec<&(String, Entry)> = entries.iter().filter(|(_, entry)| entry.bytes > 0).collect();
     order.sort_by_key(|(_, entry)| entry.offset);
     match order.windows(2).find(|pair| pair[0].1.offset + pair[0].1.bytes > pair[1].1.offset) {
         Some(pair) => {

@@ -208,7 +208,10 @@ fn parts_make_one_model() {
     write(2, 2, &second);
     for path in [dir.path().to_owned(), dir.path().join("m-00002-of-00002.gguf")] {
         let checkpoint = Checkpoint::open(&path).expect("a model");
-        assert_eq!([checkpoint.tensor("a").map(|t| t.file), checkpoint.tensor("b").map(|t| t.file)], [Some(0), Some(1)]);
+        assert_eq!(
+            [checkpoint.tensor("a").map(|t| t.file), checkpoint.tensor("b").map(|t| t.file)],
+            [Some(0), Some(1)]
+        );
     }
     write(2, 2, &first);
     assert!(problem(dir.path()).contains("says it is part 1 of 2"));

@@ -8,8 +8,10 @@
 #![forbid(unsafe_code)]
 
 mod added;
+mod answer;
 mod bpe;
 mod detokenize;
+mod dialects;
 mod error;
 mod files;
 mod gguf;
@@ -29,11 +31,13 @@ mod tokenizer_load;
 mod tool_calls;
 mod vocab;
 
+pub use answer::{Answer, AnswerStream, Piece, ends_thinking};
 pub use detokenize::Detokenizer;
+pub use dialects::Dialect;
 pub use error::TextError;
 pub use gguf::GgufTokenizer;
 pub use json_schema::{check_schema, same_json};
 pub use stop::{Stop, StopStrings};
 pub use template::{ChatRequest, ChatTemplate};
 pub use tokenizer::Tokenizer;
-pub use tool_calls::{Answer, ToolCall, ends_thinking};
+pub use tool_calls::ToolCall;

@@ -4,6 +4,9 @@
 //! a wave is computed, each expert is applied to all its tokens as one matrix product, and within a wave experts are
 //! computed as they arrive. Their outputs are added to each token in ascending order of expert, whatever came first,
 //! however the waves were cut: so a token's sum has the same bits in a prompt and alone.
+//!
+//! A prompt leaves memory as its tokens would have done one by one: of each layer those experts are kept that its last
+//! tokens chose, and the sweep over all the others passes through what room is left.
 
 use std::ops::Range;
 
@@ -76,6 +79,8 @@ pub struct Choices {
     tokens: Vec<u32>,
     /// Weight of each.
     weights: Vec<f32>,
+    /// The last row of the batch that chose each expert; for [`Self::kept_from`] only.
+    last_rows: Vec<u32>,
     /// For `Ops::combine`.
     contributions: Vec<Contribution>,
 }
@@ -152,6 +157,7 @@ impl Moe {
         let slots = run.experts.available(self.layer);
         // Two waves at a time, unless everything fits at once.
         let experts_max = if choices.experts.len() <= slots { slots } else { (slots / 2).max(1) };
+        let kept_from = choices.kept_from(run.experts.share(self.layer));
         let mut wave = choices.wave(0, rows_max, experts_max);
         run.experts.request(self.layer, &choices.experts[wave.clone()])?;
         if let Some(shared) = &self.shared {
@@ -164,12 +170,16 @@ impl Moe {
             if early {
                 run.experts.request(self.layer, &choices.experts[next.clone()])?;
             }
+            if next.is_empty() && n > 1 {
+                run.experts.sweep_on(self.layer, choices.experts.len())?;
+            }
             let first_row = choices.starts[wave.start];
             while let Some((i, expert)) = run.experts.next_ready(self.layer, &choices.experts[wave.clone()])? {
                 let rows = choices.starts[wave.start + i]..choices.starts[wave.start + i + 1];
                 let out = parts.rows(rows.start - first_row..rows.end - first_row);
+                let kept = choices.tokens[rows.end - 1] >= kept_from;
                 run.ops.mlp(x, &choices.tokens[rows], &expert, &scratch, &out);
-                run.experts.release(choices.experts[wave.start + i]);
+                run.experts.release(choices.experts[wave.start + i], kept);
             }
             choices.contribute(&wave);
             run.ops.combine(&parts, &choices.contributions, into);
@@ -178,7 +188,7 @@ impl Moe {
             }
             wave = next;
         }
-        run.experts.end_layer();
+        run.experts.end_layer(self.layer);
         Ok(())
     }
 }
@@ -225,6 +235,25 @@ impl Choices {
         // Every start has moved to its own end, which is the next one's beginning.
         self.starts.rotate_right(1);
         self.starts[0] = 0;
+    }
+
+    /// What was chosen, `[tokens, top_k]`, in descending order of weight.
+    pub fn chosen(&self) -> &[i32] {
+        &self.choice
+    }
+
+    /// The row from which on a choice keeps an expert in memory, so that at most `share` of them, the last used, stay;
+    /// those of the last row always do.
+    fn kept_from(&mut self, share: usize) -> u32 {
+        if self.experts.len() <= share {
+            return 0;
+        }
+        self.last_rows.clear();
+        self.last_rows.extend(self.starts[1..].iter().map(|&end| self.tokens[end - 1]));
+        let last = self.last_rows.iter().max().copied().unwrap_or(0);
+        // The first of those, by row descending, that do not fit: whatever is as old as it goes too.
+        let (_, first_out, _) = self.last_rows.select_nth_unstable_by(share, |a, b| b.cmp(a));
+        last.min(*first_out + 1)
     }
 
     /// The experts of the wave that begins at `first`.

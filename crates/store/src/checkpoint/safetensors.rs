@@ -16,7 +16,7 @@ use crate::{Result, StoreError};
 /// The format's own limit.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// No model's file is larger (a pebibyte), and sums of sizes below it do not overflow.
-const FILE_BYTES_MAX: u64 = 1 << 50;
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 50;
 
 /// One tensor of a header.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ fn check(name: &str, raw: RawEntry, data_start: u64, data_bytes: u64) -> Result<
 }
 
 /// The type and, where it is known, the bits of one element.
-fn stored_type(name: &str) -> (StoredType, Option<u64>) {
+pub(crate) fn stored_type(name: &str) -> (StoredType, Option<u64>) {
     match name {
         "F32" => (StoredType::F32, Some(32)),
         "F16" => (StoredType::F16, Some(16)),
