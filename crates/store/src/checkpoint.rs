@@ -123,7 +123,9 @@ impl Checkpoint {
         if !path.join("config.json").exists()
             && let Some(files) = gguf::find(path)?
         {
-            return Checkpoint::open_gguf(&files, &mirrors);
+            let checkpoint = Checkpoint::open_gguf(&files, &mirrors)?;
+            mirrors.iter().try_for_each(|mirror| mirror.check_copy_of(&checkpoint))?;
+            return Ok(checkpoint);
         }
         let dir = model_dir(path)?;
         let pack = Manifest::find(&dir)?;
@@ -182,39 +184,6 @@ impl Checkpoint {
             }
         }
         Ok(())
-    }
-
-    /// The parts of a GGUF model, in order. Its config is what [`Self::describe`] is told.
-    fn open_gguf(paths: &[PathBuf], mirrors: &[Checkpoint]) -> Result<Checkpoint> {
-        let dir = paths[0].parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-        let mut checkpoint =
-            Checkpoint { dir, config: Value::Null, pack: None, gguf: None, files: Vec::new(), tensors: HashMap::new() };
-        let mut claimed = None;
-        for (part, path) in paths.iter().enumerate() {
-            let gguf::Header { metadata, tensors } = gguf::read_header(path)?;
-            let number = |key| metadata.number(key);
-            let (of, index) = (number("split.count").unwrap_or(1).max(1), number("split.no").unwrap_or(0));
-            if (of, index) != (paths.len() as u64, part as u64) {
-                let problem =
-                    format!("says it is part {} of {of}, which its name does not; download the parts again", index + 1);
-                return Err(StoreError::Malformed { path: path.clone(), problem });
-            }
-            claimed = claimed.or(number("split.tensors.count"));
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            checkpoint.add_file(path, tensors, copies(mirrors, &name)?)?;
-            checkpoint.gguf.get_or_insert(Gguf { metadata, generation: Value::Null });
-        }
-        mirrors.iter().try_for_each(|mirror| mirror.check_copy_of(&checkpoint))?;
-        let found = checkpoint.tensors.len() as u64;
-        match claimed.filter(|&claimed| claimed != found) {
-            Some(claimed) => Err(StoreError::Malformed {
-                path: paths[0].clone(),
-                problem: format!(
-                    "says the model has {claimed} tensors, and its parts hold {found}; download them again"
-                ),
-            }),
-            None => Ok(checkpoint),
-        }
     }
 
     fn add_file(&mut self, path: &Path, entries: Vec<(String, Entry)>, copies: Vec<Arc<SourceFile>>) -> Result<()> {

@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::safetensors::Entry;
-use super::{StoredType, check_overlap};
+use super::source::SourceFile;
+use super::{Checkpoint, Gguf, StoredType, TensorInfo, check_overlap, copies};
 use crate::read::whole::WholeFile;
 use crate::{Result, StoreError};
 use cursor::Cursor;
@@ -124,6 +125,43 @@ impl Metadata {
         let file = WholeFile::open(&self.path)?;
         let mut cursor = Cursor::new(&file, &self.path, list.at);
         (0..list.len).map(|_| Ok(cursor.scalar(list.kind, key)?.as_i64())).collect::<Result<_>>()
+    }
+}
+
+impl Checkpoint {
+    /// The parts of a GGUF model, in order, and of its mirrors. Its config is what [`Checkpoint::describe`] is told.
+    pub(super) fn open_gguf(paths: &[PathBuf], mirrors: &[Checkpoint]) -> Result<Checkpoint> {
+        let dir = paths[0].parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        let (files, tensors) = (Vec::new(), HashMap::new());
+        let mut checkpoint = Checkpoint { dir, config: Value::Null, pack: None, gguf: None, files, tensors };
+        let mut claimed = None;
+        for (part, path) in paths.iter().enumerate() {
+            let Header { metadata, tensors } = read_header(path)?;
+            let number = |key| metadata.number(key);
+            let (of, index) = (number("split.count").unwrap_or(1).max(1), number("split.no").unwrap_or(0));
+            if (of, index) != (paths.len() as u64, part as u64) {
+                let said = index.saturating_add(1);
+                let problem =
+                    format!("says it is part {said} of {of}, which its name does not; download the parts again");
+                return Err(StoreError::Malformed { path: path.clone(), problem });
+            }
+            claimed = claimed.or(number("split.tensors.count"));
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            checkpoint.files.push(SourceFile::open_with(path, None, copies(mirrors, &name)?)?);
+            for (name, Entry { dtype, shape, offset, bytes }) in tensors {
+                checkpoint.add_tensor(name, TensorInfo { dtype, shape, file: part, offset, bytes, stride: None })?;
+            }
+            checkpoint.gguf.get_or_insert(Gguf { metadata, generation: Value::Null });
+        }
+        let found = checkpoint.tensors.len() as u64;
+        match claimed.filter(|&claimed| claimed != found) {
+            Some(claimed) => {
+                let problem =
+                    format!("says the model has {claimed} tensors, and its parts hold {found}; download them again");
+                Err(StoreError::Malformed { path: paths[0].clone(), problem })
+            }
+            None => Ok(checkpoint),
+        }
     }
 }
 
