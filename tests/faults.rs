@@ -33,15 +33,8 @@ enum Fault {
 const ALL: [Fault; 4] = [Fault::Fails, Fault::Stalls, Fault::Truncates, Fault::Corrupts];
 
 /// Corruption is rarer: what is wrong twice is not read again.
-const MIXED: [Fault; 7] = [
-    Fault::Fails,
-    Fault::Stalls,
-    Fault::Truncates,
-    Fault::Corrupts,
-    Fault::Fails,
-    Fault::Stalls,
-    Fault::Truncates,
-];
+const MIXED: [Fault; 7] =
+    [Fault::Fails, Fault::Stalls, Fault::Truncates, Fault::Corrupts, Fault::Fails, Fault::Stalls, Fault::Truncates];
 
 /// What goes wrong, set by the test while the reader works.
 #[derive(Default)]

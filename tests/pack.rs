@@ -186,7 +186,10 @@ fn every_flipped_bit_is_found() {
         let good = fs::read(&path).expect("the file");
         let experts = name.ends_with(".experts");
         // In the weights of every expert: some will be read. Or in the embedding, which begins the trunk.
-        flip(&path, |bytes| if experts { (0..16).map(|e| bytes / 16 * e + 1000).collect() } else { vec![bytes / 20 * 3] });
+        flip(
+            &path,
+            |bytes| if experts { (0..16).map(|e| bytes / 16 * e + 1000).collect() } else { vec![bytes / 20 * 3] },
+        );
         let found = outpour("verify", &out, &[]);
         let said = String::from_utf8_lossy(&found.stdout).into_owned();
         assert_eq!(found.status.code(), Some(1), "{name}: {found:?}");
@@ -197,7 +200,10 @@ fn every_flipped_bit_is_found() {
             let what = if experts { "expert " } else { "model." };
             assert!([name, what, "at byte", "checksum"].iter().all(|word| ran.stderr.contains(word)), "{}", ran.stderr);
             assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-            assert_eq!(said.matches(if experts { "expert " } else { "tensor model." }).count(), if experts { 16 } else { 1 });
+            assert_eq!(
+                said.matches(if experts { "expert " } else { "tensor model." }).count(),
+                if experts { 16 } else { 1 }
+            );
         }
         fs::write(&path, good).expect("written");
     }
@@ -458,6 +464,8 @@ fn downloads_are_compared_with_the_hashes_of_the_hub() {
     }
     let ran = outpour("verify", &snapshot, &[]);
     assert!(ran.status.success() && !String::from_utf8_lossy(&ran.stdout).contains("Not compared"), "{ran:?}");
-    flip(&fs::canonicalize(snapshot.join("model-00003-of-00003.safetensors")).expect("a blob"), |bytes| vec![bytes - 10]);
+    flip(&fs::canonicalize(snapshot.join("model-00003-of-00003.safetensors")).expect("a blob"), |bytes| {
+        vec![bytes - 10]
+    });
     assert_eq!(outpour("verify", &snapshot, &[]).status.code(), Some(1));
 }
