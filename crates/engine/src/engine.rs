@@ -13,7 +13,7 @@ use outpour_model::weights::{Weights, allocate_region};
 use outpour_model::{Batch, ExpertStream, Facts, Model, Run, State};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::plan::Plan;
-use outpour_store::probe::ReadSpeed;
+use outpour_store::probe::{Flow, ReadSpeed};
 use outpour_store::read::{Reader, Region};
 use outpour_store::residency::Residency;
 use outpour_store::slab::Slab;
@@ -189,7 +189,8 @@ impl Engine {
     /// # Errors
     /// When a read failed.
     pub fn probe_drive(&mut self, memory: &Arc<Region>, budget: Duration, seed: u64) -> Result<ReadSpeed, EngineError> {
-        Ok(self.experts.probe(std::slice::from_ref(memory), PROBE_EXPERTS, budget, seed)?)
+        let flow = Flow::Steady(PROBE_EXPERTS);
+        Ok(self.experts.probe(std::slice::from_ref(memory), flow, budget, seed)?)
     }
 
     /// A new, empty sequence.

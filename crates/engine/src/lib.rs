@@ -10,6 +10,7 @@ pub mod forecast;
 mod inspection;
 mod observe;
 pub mod profile;
+pub mod rehearsal;
 pub mod routing;
 pub mod sample;
 pub mod score;
@@ -18,6 +19,6 @@ mod session;
 
 pub use engine::{Engine, Stats, Work};
 pub use error::EngineError;
-pub use inspection::{Backend, Inspection, Numerics, Options};
+pub use inspection::{Backend, Inspection, Numerics, Options, PROBE_EXPERTS};
 pub use observe::{LayerCost, Observer, Progress, SequenceId};
 pub use session::Session;
