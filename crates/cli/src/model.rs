@@ -5,13 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use outpour_engine::profile::{DepthSpeed, DriveRate};
 use outpour_engine::sample::Sampling;
-use outpour_engine::{Engine, EngineError, Inspection, Options};
+use outpour_engine::{Engine, EngineError, Inspection, Options, PROBE_EXPERTS};
 use outpour_kernels::reference::Reference;
 use outpour_model::Facts;
 use outpour_model::weights::allocate_region;
 use outpour_store::checkpoint::{Checkpoint, gguf};
 use outpour_store::machine::Machine;
+use outpour_store::probe::Flow;
 use outpour_store::read::whole::read_whole;
 use outpour_store::read::{self, Reader, ReaderKind};
 use outpour_store::slab;
@@ -120,20 +122,29 @@ pub fn open_reader(kind: ReaderKind, drives: usize) -> Result<Box<dyn Reader>> {
     })
 }
 
-/// How long [`measure_drive`] takes.
-const DRIVE_TIME: Duration = Duration::from_millis(800);
+/// How long [`measure_drive`] takes for each figure.
+const DRIVE_TIME: Duration = Duration::from_millis(500);
 
 /// What the drive gives in a second, reading the model's own experts.
 ///
 /// # Errors
 /// When a read fails, or there is no reader or memory.
-pub fn measure_drive(inspection: &Inspection, reader: ReaderKind) -> Result<f64> {
+pub fn measure_drive(inspection: &Inspection, reader: ReaderKind) -> Result<DriveRate> {
     let memory = allocate_region(&Reference, inspection.probe_bytes())?;
     let mut reader = open_reader(reader, inspection.checkpoint().copies())?;
     reader.register(&memory);
-    let speed = inspection.probe_drive(&mut *reader, &memory, DRIVE_TIME)?;
+    let mut measure = |flow| inspection.probe_drive(&mut *reader, &memory, flow, DRIVE_TIME);
+    let together = [1, inspection.facts().top_k.clamp(1, PROBE_EXPERTS)];
+    let mut bursts = Vec::new();
+    for depth in together {
+        bursts.push(DepthSpeed { depth, bytes_per_second: measure(Flow::Bursts(depth))?.bytes_per_second() });
+    }
+    // What a rested drive gives at first counts in bursts only.
+    measure(Flow::Steady(PROBE_EXPERTS))?;
+    let steady = measure(Flow::Steady(PROBE_EXPERTS))?;
     reader.unregister(&memory);
-    Ok(speed.bytes_per_second())
+    let cpu_seconds_per_byte = steady.cpu_seconds_per_byte();
+    Ok(DriveRate { steady: steady.bytes_per_second(), bursts, cpu_seconds_per_byte })
 }
 
 /// The model's chat template, if it has one.
