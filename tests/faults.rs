@@ -33,15 +33,8 @@ enum Fault {
 const ALL: [Fault; 4] = [Fault::Fails, Fault::Stalls, Fault::Truncates, Fault::Corrupts];
 
 /// Corruption is rarer: what is wrong twice is not read again.
-const MIXED: [Fault; 7] = [
-    Fault::Fails,
-    Fault::Stalls,
-    Fault::Truncates,
-    Fault::Corrupts,
-    Fault::Fails,
-    Fault::Stalls,
-    Fault::Truncates,
-];
+const MIXED: [Fault; 7] =
+    [Fault::Fails, Fault::Stalls, Fault::Truncates, Fault::Corrupts, Fault::Fails, Fault::Stalls, Fault::Truncates];
 
 /// What goes wrong, set by the test while the reader works.
 #[derive(Default)]
@@ -296,7 +289,10 @@ fn a_drive_that_disappears_and_comes_back() {
         let gone = session.extend(&mut engine, &[next], Work::Step, &mut ());
         let message = gone.expect_err("the drive is gone").to_string();
         assert!(began.elapsed() < Duration::from_secs(2), "reported after {:?}", began.elapsed());
-        assert!(message.contains("expert ") && message.contains("of layer 0") && message.contains(".safetensors"), "{message}");
+        assert!(
+            message.contains("expert ") && message.contains("of layer 0") && message.contains(".safetensors"),
+            "{message}"
+        );
         assert_eq!(session.tokens(), prompt, "the session keeps its past");
     }
     schedule.set_gone(None);

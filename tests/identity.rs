@@ -7,7 +7,7 @@ use std::process::Command;
 
 use common::{engine, fixture, logits, minimum_ram, roomy};
 use outpour_engine::sample::argmax;
-use outpour_engine::{Engine, Options, Session};
+use outpour_engine::{Engine, LookaheadMode, Options, SequenceId, Session, Work};
 use outpour_model::synth;
 use outpour_store::read::ReaderKind;
 use serde_json::json;
@@ -48,9 +48,40 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
             }
         }
     }
+    for lookahead in [LookaheadMode::On, LookaheadMode::Off] {
+        for (ram, step_from) in [(minimum, 1), (half, 1), (half, usize::MAX)] {
+            let options = Options { ram, prefill_chunk: Some(64), lookahead, ..base };
+            ways.push((options, ReaderKind::Auto, step_from));
+        }
+    }
     ways.push((base, ReaderKind::Auto, usize::MAX));
     ways
 }
+
+/// One of every kind of attention and of every way that weights are stored.
+const FIXTURES: [&str; 21] = [
+    "qwen3_moe",
+    "qwen3_moe_odd",
+    "qwen3_next",
+    "qwen3_5_moe",
+    "qwen3_5_moe_mlx4",
+    "qwen3_next_mlx_mixed",
+    "mixtral",
+    "glm4_moe",
+    "minimax_m2",
+    "llama",
+    "qwen3",
+    "gpt_oss",
+    "deepseek_v2",
+    "deepseek_v3",
+    "gemma3",
+    "gemma4",
+    "kimi_linear",
+    "minimax",
+    "qwen3moe_gguf",
+    "qwen35moe_gguf",
+    "qwen3next_gguf",
+];
 
 fn check_identity(model: &Path, precise: bool) {
     let mut first: Option<Vec<f32>> = None;
@@ -71,9 +102,7 @@ fn logits_have_the_same_bits_however_they_are_computed() {
     streamed_model(dir.path());
     for precise in [false, true] {
         check_identity(dir.path(), precise);
-        for name in
-            ["qwen3_moe", "qwen3_moe_odd", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_next_mlx_mixed"]
-        {
+        for name in FIXTURES {
             check_identity(&fixture(name), precise);
         }
     }
@@ -99,6 +128,32 @@ fn less_memory_reads_more() {
     );
     let experts = 32 * 4 * 3 * 96 * 128 * 2;
     assert!(read[2] <= experts * 11 / 10, "with all memory, every expert is read once: {} of {experts}", read[2]);
+}
+
+#[test]
+fn a_prompt_reads_ahead_and_leaves_what_its_last_tokens_used() {
+    let dir = tempfile::tempdir().expect("a folder");
+    streamed_model(dir.path());
+    let base = Options { prefill_chunk: Some(64), ..roomy() };
+    let ram = minimum_ram(dir.path(), &base) + (5 << 20);
+    let passes = |lookahead| {
+        let mut engine = engine(dir.path(), &Options { ram, lookahead, ..base }, ReaderKind::Auto);
+        let passes = [(); 2].map(|()| {
+            let before = engine.stats().stream;
+            logits(&mut engine, &ids(300), 64);
+            engine.stats().stream.since(&before)
+        });
+        assert!(engine.expert_slots() < 128, "not everything fits");
+        passes
+    };
+    let with = passes(LookaheadMode::On);
+    let without = passes(LookaheadMode::Off);
+    assert!(with[0].early > 20 && with[0].early_used * 10 >= with[0].early * 9, "{:?}", with[0]);
+    assert_eq!((without[0].early, without[1].early), (0, 0));
+    // A sweep by the rule of the least recently used finds nothing of the sweep before.
+    for [first, second] in [with, without] {
+        assert!(second.misses * 10 < first.misses * 9, "{first:?} then {second:?}");
+    }
 }
 
 #[test]
@@ -205,4 +260,140 @@ fn contexts_of_many_sessions_leave_room_for_one_token() {
     let mut session = Session::open(&mut engine);
     session.sync(&mut engine, &ids, &[], &mut ()).expect("there is room again");
     assert_eq!(continue_greedily(&mut engine, &mut session, 5), expected);
+}
+
+/// A sequence of the scheduler: a prompt, then greedy steps.
+struct Timeline {
+    id: SequenceId,
+    tokens: Vec<u32>,
+    end: usize,
+}
+
+impl Timeline {
+    fn open(engine: &mut Engine, prompt: &[u32], steps: usize) -> Timeline {
+        let id = engine.open_sequence();
+        engine.enqueue(id, prompt, Work::Prompt).expect("it fits");
+        Timeline { id, tokens: prompt.to_vec(), end: prompt.len() + steps }
+    }
+
+    /// Takes the next token where its logits are there; `false` when it has all.
+    fn advance(&mut self, engine: &mut Engine) -> bool {
+        if let Some(logits) = engine.logits(self.id).filter(|_| self.tokens.len() < self.end) {
+            self.tokens.push(argmax(logits));
+            let step = *self.tokens.last().expect("just pushed");
+            engine.enqueue(self.id, &[step], Work::Step).expect("it fits");
+        }
+        self.tokens.len() < self.end || engine.logits(self.id).is_none()
+    }
+}
+
+/// Prompts of several lengths, the steps after each, and the tick at which it comes.
+const MANY: [(usize, usize, usize); 6] = [(3, 30, 0), (90, 12, 0), (17, 20, 2), (64, 5, 3), (1, 25, 9), (80, 8, 9)];
+
+/// What each of [`MANY`] says, and the bits of its last logits.
+type Said = Vec<(Vec<u32>, Vec<u32>)>;
+
+fn together(engine: &mut Engine, prompts: &[Vec<u32>]) -> Said {
+    let mut timelines: Vec<Timeline> = Vec::new();
+    for tick in 0.. {
+        while let Some(&(_, steps, _)) = MANY.get(timelines.len()).filter(|(_, _, from)| *from <= tick) {
+            timelines.push(Timeline::open(engine, &prompts[timelines.len()], steps));
+        }
+        let more = timelines.iter_mut().fold(false, |more, timeline| timeline.advance(engine) | more);
+        if !more && timelines.len() == MANY.len() {
+            break;
+        }
+        engine.tick(&mut ()).expect("it computes");
+    }
+    let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect();
+    let said = timelines.iter().map(|t| (t.tokens.clone(), bits(engine.logits(t.id).expect("all is computed"))));
+    let said = said.collect();
+    timelines.iter().for_each(|timeline| engine.close_sequence(timeline.id));
+    said
+}
+
+fn alone(engine: &mut Engine, prompts: &[Vec<u32>]) -> Said {
+    let one = |(prompt, (_, steps, _)): (&Vec<u32>, (usize, usize, usize))| {
+        let mut timeline = Timeline::open(engine, prompt, steps);
+        while timeline.advance(engine) {
+            engine.tick(&mut ()).expect("it computes");
+        }
+        let bits = engine.logits(timeline.id).expect("all is computed").iter().map(|logit| logit.to_bits()).collect();
+        engine.close_sequence(timeline.id);
+        (timeline.tokens, bits)
+    };
+    prompts.iter().zip(MANY).map(one).collect()
+}
+
+#[test]
+fn many_sequences_together_say_what_each_says_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    streamed_model(dir.path());
+    let models = [dir.path().to_owned(), fixture("qwen3_5_moe"), fixture("qwen3_next_mlx_mixed")];
+    for model in &models {
+        for chunk in [7, 40, 64] {
+            // Two prompts and all steps have room beside the experts of a few tokens.
+            let base = Options { prefill_chunk: Some(chunk), ctx: Some(512), threads: Some(2), ..roomy() };
+            let mut engine = engine(model, &base, ReaderKind::Auto);
+            let vocab = engine.facts().vocab as u32;
+            let prompts: Vec<Vec<u32>> = MANY
+                .iter()
+                .enumerate()
+                .map(|(i, &(n, ..))| ids(vocab)[..n].iter().map(|id| (id + i as u32) % vocab).collect())
+                .collect();
+            let expected = alone(&mut engine, &prompts);
+            assert!(together(&mut engine, &prompts) == expected, "{} in chunks of {chunk}", model.display());
+        }
+    }
+}
+
+#[test]
+fn steps_of_many_share_the_reads_of_experts() {
+    let dir = tempfile::tempdir().expect("a folder");
+    streamed_model(dir.path());
+    let options = Options { prefill_chunk: Some(16), ..roomy() };
+    let options = Options { ram: minimum_ram(dir.path(), &options) + (1 << 20), ..options };
+    let read = |sequences: u32| {
+        let mut engine = engine(dir.path(), &options, ReaderKind::Auto);
+        let mut timelines: Vec<Timeline> =
+            (0..sequences).map(|i| Timeline::open(&mut engine, &[i + 1, 2 * i + 3], 20)).collect();
+        while timelines.iter_mut().fold(false, |more, timeline| timeline.advance(&mut engine) | more) {
+            engine.tick(&mut ()).expect("it computes");
+        }
+        engine.stats().stream.read_bytes
+    };
+    let (one, eight) = (read(1), read(8));
+    println!("bytes read for 1 sequence {one}, for 8 {eight}");
+    assert!(eight < 6 * one, "8 sequences read {eight} bytes, one reads {one}");
+}
+
+#[test]
+fn a_prompt_under_way_can_be_closed_and_others_go_on() {
+    for name in ["qwen3_moe", "qwen3_next"] {
+        let options = Options { prefill_chunk: Some(32), ..roomy() };
+        let mut engine = engine(&fixture(name), &options, ReaderKind::Auto);
+        let ids = ids(engine.facts().vocab as u32);
+        let mut other = Timeline::open(&mut engine, &ids[..5], 12);
+        while other.advance(&mut engine) {
+            engine.tick(&mut ()).expect("it computes");
+        }
+        let expected = std::mem::take(&mut other.tokens);
+        engine.close_sequence(other.id);
+
+        let long = engine.open_sequence();
+        engine.enqueue(long, &ids, Work::Prompt).expect("it fits");
+        let mut other = Timeline::open(&mut engine, &ids[..5], 12);
+        engine.tick(&mut ()).expect("it computes");
+        assert_eq!(engine.truncate(long, 0), 0);
+        engine.enqueue(long, &ids, Work::Prompt).expect("it fits");
+        engine.tick(&mut ()).expect("it computes");
+        engine.close_sequence(long);
+        while other.advance(&mut engine) {
+            engine.tick(&mut ()).expect("it computes");
+        }
+        assert_eq!(other.tokens, expected, "{name}");
+        let before = engine.stats().prefill_tokens;
+        assert!(!engine.tick(&mut ()).expect("nothing fails"), "no work is left");
+        assert_eq!(engine.stats().prefill_tokens, before);
+    }
 }

@@ -61,7 +61,9 @@ fn packed_gives_the_same_bits_as_in_place() {
             let options = Options { precise, threads: Some(2), prefill_chunk: Some(16), ..roomy() };
             let expected = bits(&model, &options, ReaderKind::Auto);
             let least = Options { ram: minimum_ram(&packed, &options), ..options };
-            for (options, reader) in [(options, ReaderKind::Auto), (options, ReaderKind::Pread), (least, ReaderKind::Auto)] {
+            for (options, reader) in
+                [(options, ReaderKind::Auto), (options, ReaderKind::Pread), (least, ReaderKind::Auto)]
+            {
                 assert!(bits(&packed, &options, reader) == expected, "other bits from a pack of {}", model.display());
             }
             assert!(bits(&repacked, &options, ReaderKind::Auto) == expected, "other bits from a pack of a pack");
@@ -79,7 +81,8 @@ fn an_expert_is_one_read() {
         let reads = |model: &Path| {
             let inspection = Inspection::open(model, false).unwrap_or_else(|error| panic!("{error}"));
             let layout = &inspection.layout;
-            let ids = (0..layout.layers()).flat_map(|layer| (0..layout.experts(layer)).map(move |expert| (layer, expert)));
+            let ids =
+                (0..layout.layers()).flat_map(|layer| (0..layout.experts(layer)).map(move |expert| (layer, expert)));
             let ids = ids.map(|(layer, expert)| ExpertId { layer: layer as u32, expert: expert as u32 });
             let runs = |id| layout.place(id, inspection.checkpoint().files()).runs().len();
             (ids.map(runs).collect::<Vec<_>>(), layout.bytes_total(), inspection.trunk_bytes)
@@ -111,7 +114,8 @@ fn requantised_experts_are_near_the_release() {
     for bits in [4, 5, 6, 8] {
         let out = dir.path().join(format!("affine{bits}"));
         pack(&model, &out, Some(Affine { bits, group: 32 }));
-        let apart = mean_square(values(&out).iter().zip(&expected).map(|(a, b)| f64::from(a - b))) / deviation(&expected);
+        let apart =
+            mean_square(values(&out).iter().zip(&expected).map(|(a, b)| f64::from(a - b))) / deviation(&expected);
         println!("{bits} bits: {apart:.2e} of the logits' variance");
         assert!(apart > 0.0 && apart < before / 2.0, "{bits} bits are {apart} apart, fewer bits {before}");
         before = apart;
@@ -174,14 +178,18 @@ fn every_flipped_bit_is_found() {
     let args = ["--ids", &ids.join(","), "--out", &npy];
     assert!(outpour("verify", &out, &[]).status.success() && outpour("logits", &out, &args).status.success());
     let manifest: Value = serde_json::from_slice(&fs::read(out.join(MANIFEST)).expect("it")).expect("JSON");
-    let files: Vec<&str> = manifest["files"].as_array().expect("files").iter().filter_map(|f| f["name"].as_str()).collect();
+    let files: Vec<&str> =
+        manifest["files"].as_array().expect("files").iter().filter_map(|f| f["name"].as_str()).collect();
     assert!(files.len() >= 6, "{files:?}");
     for name in files {
         let path = out.join(name);
         let good = fs::read(&path).expect("the file");
         let experts = name.ends_with(".experts");
         // In the weights of every expert: some will be read. Or in the embedding, which begins the trunk.
-        flip(&path, |bytes| if experts { (0..16).map(|e| bytes / 16 * e + 1000).collect() } else { vec![bytes / 20 * 3] });
+        flip(
+            &path,
+            |bytes| if experts { (0..16).map(|e| bytes / 16 * e + 1000).collect() } else { vec![bytes / 20 * 3] },
+        );
         let found = outpour("verify", &out, &[]);
         let said = String::from_utf8_lossy(&found.stdout).into_owned();
         assert_eq!(found.status.code(), Some(1), "{name}: {found:?}");
@@ -192,7 +200,10 @@ fn every_flipped_bit_is_found() {
             let what = if experts { "expert " } else { "model." };
             assert!([name, what, "at byte", "checksum"].iter().all(|word| ran.stderr.contains(word)), "{}", ran.stderr);
             assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
-            assert_eq!(said.matches(if experts { "expert " } else { "tensor model." }).count(), if experts { 16 } else { 1 });
+            assert_eq!(
+                said.matches(if experts { "expert " } else { "tensor model." }).count(),
+                if experts { 16 } else { 1 }
+            );
         }
         fs::write(&path, good).expect("written");
     }
@@ -214,14 +225,22 @@ const DAMAGES: &[(&str, Change, &str)] = &[
     ("no record bytes", |m| m["files"][1]["record_bytes"] = json!(0), "records of 0"),
     ("odd record bytes", |m| m["files"][1]["record_bytes"] = json!(1000), "records of 1000"),
     ("small records", |m| m["files"][1]["record_bytes"] = json!(4096), "records of 4096"),
-    ("a shape that overflows", |m| m["files"][1]["tensors"][0]["shape"] = json!([1u64 << 62, 1u64 << 62, 8]), "known type or size"),
+    (
+        "a shape that overflows",
+        |m| m["files"][1]["tensors"][0]["shape"] = json!([1u64 << 62, 1u64 << 62, 8]),
+        "known type or size",
+    ),
     ("no shape", |m| m["files"][1]["tensors"][0]["shape"] = json!([]), "does not fit records"),
     ("an offset that overflows", |m| m["files"][1]["tensors"][0]["offset"] = json!(u64::MAX), "known type or size"),
     ("an offset behind the record", |m| m["files"][1]["tensors"][0]["offset"] = json!(1 << 20), "of a record"),
     ("an offset behind the file", |m| m["files"][0]["tensors"][0]["offset"] = json!(1u64 << 40), "ends at byte"),
     ("an unknown type", |m| m["files"][0]["tensors"][0]["dtype"] = json!("F4"), "known type or size"),
     ("overlapping tensors", |m| m["files"][1]["tensors"][1]["offset"] = json!(64), "overlap"),
-    ("a name of a tensor twice", |m| m["files"][1]["tensors"][1]["name"] = m["files"][1]["tensors"][0]["name"].clone(), "already"),
+    (
+        "a name of a tensor twice",
+        |m| m["files"][1]["tensors"][1]["name"] = m["files"][1]["tensors"][0]["name"].clone(),
+        "already",
+    ),
     ("no checksums", |m| m["files"][1]["xxh3"] = json!(""), "checksums"),
     ("too few checksums", |m| m["files"][1]["xxh3"] = json!("0123456789abcdef"), "checksums"),
     ("checksums that are none", |m| m["files"][1]["xxh3"] = json!("é".repeat(64)), "checksums"),
@@ -250,7 +269,9 @@ fn damaged_manifests_are_refused() {
 /// Every file of a folder.
 fn content(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(dir).expect("a folder").flatten();
-    entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).expect("a file"))).collect()
+    entries
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).expect("a file")))
+        .collect()
 }
 
 #[test]
@@ -274,7 +295,9 @@ fn killed_at_any_point_it_goes_on() {
         let out = dir.path().join(format!("out-{finished}"));
         let mut child = pack(&out).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(Duration::from_secs_f64(took.as_secs_f64() * (state >> 33) as f64 / (1u64 << 31) as f64 * 0.7));
+        std::thread::sleep(Duration::from_secs_f64(
+            took.as_secs_f64() * (state >> 33) as f64 / (1u64 << 31) as f64 * 0.7,
+        ));
         child.kill().expect("killed or over");
         let status = child.wait().expect("waited for");
         if out.join(MANIFEST).exists() {
@@ -303,7 +326,11 @@ fn what_is_whole_is_not_written_again_after_a_full_drive() {
     streamed_model(&model);
     fs::create_dir(&mount).expect("a folder");
     let mounted = |options: &str| {
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&mount).stderr(Stdio::null()).status();
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(&mount)
+            .stderr(Stdio::null())
+            .status();
         status.is_ok_and(|status| status.success())
     };
     // The root, the pack's folder, the manifest, its next version: that leaves three of seven files.
@@ -403,14 +430,17 @@ fn downloads_are_compared_with_the_hashes_of_the_hub() {
     let (code, text) = said("nothing known");
     assert!(code == Some(0) && text.contains("Not compared") && text.contains("model-00002-of-00003.safetensors"));
     let (shard, config) = (model.path().join("model-00001-of-00003.safetensors"), model.path().join("config.json"));
-    let (Some(sha256), Some(git)) = (first_word("sha256sum", &[], &shard), first_word("git", &["hash-object"], &config)) else {
+    let (Some(sha256), Some(git)) =
+        (first_word("sha256sum", &[], &shard), first_word("git", &["hash-object"], &config))
+    else {
         println!("SKIPPED: neither sha256sum nor git here");
         return;
     };
     let folder = model.path().join(".cache/huggingface/download");
     fs::create_dir_all(&folder).expect("a folder");
     let note = |name: &str, hash: &str| {
-        fs::write(folder.join(format!("{name}.metadata")), format!("0123abc\n{hash}\n1700000000.5\n")).expect("written");
+        fs::write(folder.join(format!("{name}.metadata")), format!("0123abc\n{hash}\n1700000000.5\n"))
+            .expect("written");
     };
     note("model-00001-of-00003.safetensors", &sha256);
     note("config.json", &git);
@@ -434,6 +464,8 @@ fn downloads_are_compared_with_the_hashes_of_the_hub() {
     }
     let ran = outpour("verify", &snapshot, &[]);
     assert!(ran.status.success() && !String::from_utf8_lossy(&ran.stdout).contains("Not compared"), "{ran:?}");
-    flip(&fs::canonicalize(snapshot.join("model-00003-of-00003.safetensors")).expect("a blob"), |bytes| vec![bytes - 10]);
+    flip(&fs::canonicalize(snapshot.join("model-00003-of-00003.safetensors")).expect("a blob"), |bytes| {
+        vec![bytes - 10]
+    });
     assert_eq!(outpour("verify", &snapshot, &[]).status.code(), Some(1));
 }

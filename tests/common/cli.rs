@@ -49,6 +49,11 @@ pub fn outpour(verb: &str, model: &Path, args: &[&str]) -> Ran {
 
 /// Waits for a process that must end by itself.
 pub fn wait(mut child: Child) -> ExitStatus {
+    wait_for(&mut child)
+}
+
+/// The same, of a process that is needed afterwards.
+pub fn wait_for(child: &mut Child) -> ExitStatus {
     let began = Instant::now();
     loop {
         if let Some(status) = child.try_wait().expect("the program is waited for") {

@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod damage;
+pub mod http;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

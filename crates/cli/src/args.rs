@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use outpour_engine::{Backend, Numerics, Options};
+use outpour_engine::{Backend, LookaheadMode, Numerics, Options};
 use outpour_kernels::DType;
 use outpour_kernels::cpu::Isa;
 use outpour_model::synth::{Format, Routing};
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::Machine;
 use outpour_store::read::ReaderKind;
+use outpour_store::trace::{Policy, Scope};
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let isa = Isa::available().next().map_or("portable", Isa::name);
@@ -31,6 +32,8 @@ pub struct Cli {
 pub enum Verb {
     /// Answer a prompt
     Run(RunArgs),
+    /// Serve a model over HTTP, to clients of OpenAI's, Anthropic's and Ollama's APIs
+    Serve(ServeArgs),
     /// Make a small random model on the spot and stream it, to see that it works here
     Demo(DemoArgs),
     /// Show what a model is: architecture, experts, bytes
@@ -47,6 +50,9 @@ pub enum Verb {
     Doctor(DoctorArgs),
     /// Write a model with random weights, of any supported family and size
     Synth(SynthArgs),
+    /// Replay recorded routes against caches of other policies and sizes
+    #[command(subcommand)]
+    Routes(RoutesVerb),
     /// Measure what a model can do, and what its numbers cost: perplexity, choices, answers, tool calls
     Eval(EvalArgs),
     /// Copy a model into a folder where each expert is one read, checksummed; and measure what that gains
@@ -86,6 +92,9 @@ pub struct LoadArgs {
     /// Which implementation computes
     #[arg(long, value_enum, default_value_t = BackendArg::Cpu)]
     pub backend: BackendArg,
+    /// Whether experts that are probably needed next are read before they are asked for
+    #[arg(long, value_enum, default_value_t = LookaheadArg::Auto)]
+    pub lookahead: LookaheadArg,
     /// Prompt tokens computed together [default: as many as a quarter of the memory beside the trunk holds, at most 8192]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub prefill_chunk: Option<u32>,
@@ -111,6 +120,17 @@ pub enum KvArg {
     Bf16,
     /// Lossy: 8 bits in blocks of 32 that share a scale; half the memory of f16
     Q8,
+}
+
+/// `--lookahead`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum LookaheadArg {
+    /// Where it is measured to help
+    Auto,
+    /// Always
+    On,
+    /// Never
+    Off,
 }
 
 /// `--backend`.
@@ -144,6 +164,11 @@ impl LoadArgs {
             backend: match self.backend {
                 BackendArg::Cpu => Backend::Cpu,
                 BackendArg::Reference => Backend::Reference,
+            },
+            lookahead: match self.lookahead {
+                LookaheadArg::Auto => LookaheadMode::Auto,
+                LookaheadArg::On => LookaheadMode::On,
+                LookaheadArg::Off => LookaheadMode::Off,
             },
         })
     }
@@ -234,6 +259,40 @@ pub struct RunArgs {
     /// Go on where the model would end
     #[arg(long)]
     pub ignore_eos: bool,
+    /// Write the experts chosen, step by step: `outpour routes replay` reads it
+    #[arg(long, value_name = "FILE")]
+    pub trace_routes: Option<PathBuf>,
+}
+
+/// `serve`.
+#[derive(Args)]
+#[command(
+    after_help = "The same memory, --ram, holds the server too. To end it, press Ctrl-C: answers under way are finished."
+)]
+pub struct ServeArgs {
+    /// Folder of the model
+    pub model: PathBuf,
+    /// Flags of loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Address or name to listen on; 0.0.0.0 lets every machine of the network in
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0 takes any that is free
+    #[arg(long, value_name = "N", default_value_t = 8420)]
+    pub port: u16,
+    /// Answer only requests that bring this key; also as OUTPOUR_API_KEY, which other users of the machine do not see
+    #[arg(long, value_name = "KEY")]
+    pub api_key: Option<String>,
+    /// Let web pages of this origin call, such as https://chat.example; may be given several times; * is all of them
+    #[arg(long, value_name = "ORIGIN")]
+    pub cors: Vec<String>,
+    /// What clients call the model [default: the folder's name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Give the memory back after so long without a request; the next one loads the model again
+    #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..=525_600))]
+    pub idle_release: Option<u32>,
 }
 
 /// `demo`.
@@ -355,6 +414,95 @@ pub enum TableForm {
     Md,
     /// JSON, one object a measurement
     Json,
+}
+
+/// `routes`.
+#[derive(Subcommand)]
+pub enum RoutesVerb {
+    /// How often experts would have been found in memory
+    Replay(ReplayArgs),
+}
+
+/// `routes replay`.
+#[derive(Args)]
+pub struct ReplayArgs {
+    /// A file of `run --trace-routes`, or a NumPy array of bytes [tokens, layers, top_k]
+    pub routes: PathBuf,
+    /// Memory for experts; several, separated by commas
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', conflicts_with = "share")]
+    pub ram: Vec<Bytes>,
+    /// Memory for experts in percent of all of them; several, separated by commas
+    #[arg(long, value_name = "PERCENT", value_delimiter = ',', default_value = "12.5,25,50", value_parser = percent)]
+    pub share: Vec<f64>,
+    /// Which expert makes room; several, separated by commas [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub policy: Vec<PolicyArg>,
+    /// Whether all layers share the memory [default: both]
+    #[arg(long, value_enum)]
+    pub scope: Option<ScopeArg>,
+    /// The first steps fill the memory and are not counted, in percent of all
+    #[arg(long, value_name = "PERCENT", default_value = "25", value_parser = percent)]
+    pub skip: f64,
+    /// Form of the result
+    #[arg(short = 'o', long, value_enum, default_value_t = TableForm::Md)]
+    pub output: TableForm,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("is no number from 0 to 100".into()),
+    }
+}
+
+/// `--policy`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum PolicyArg {
+    /// The least recently used
+    Lru,
+    /// The first that a hand, going round, finds not used since it last came by
+    Clock,
+    /// A tenth for newcomers, the rest for what is used again
+    S3Fifo,
+    /// The least often used
+    Lfu,
+    /// The least often used of late
+    DecayedLfu,
+    /// The one that is not needed for longest: what no policy can beat
+    Belady,
+}
+
+impl PolicyArg {
+    /// As the replay takes it.
+    pub fn policy(self) -> Policy {
+        match self {
+            PolicyArg::Lru => Policy::Lru,
+            PolicyArg::Clock => Policy::Clock,
+            PolicyArg::S3Fifo => Policy::S3Fifo,
+            PolicyArg::Lfu => Policy::Lfu,
+            PolicyArg::DecayedLfu => Policy::DecayedLfu,
+            PolicyArg::Belady => Policy::Belady,
+        }
+    }
+}
+
+/// `--scope`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum ScopeArg {
+    /// All layers share it
+    Global,
+    /// Each layer has the same share
+    PerLayer,
+}
+
+impl ScopeArg {
+    /// As the replay takes it.
+    pub fn scope(self) -> Scope {
+        match self {
+            ScopeArg::Global => Scope::Global,
+            ScopeArg::PerLayer => Scope::PerLayer,
+        }
+    }
 }
 
 /// `doctor`.

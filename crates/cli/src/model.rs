@@ -4,12 +4,13 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use outpour_engine::sample::Sampling;
 use outpour_engine::{Engine, EngineError, Inspection, Options};
 use outpour_kernels::reference::Reference;
 use outpour_model::Facts;
 use outpour_model::weights::allocate_region;
+use outpour_store::checkpoint::{Checkpoint, gguf};
 use outpour_store::machine::Machine;
 use outpour_store::read::whole::read_whole;
 use outpour_store::read::{self, Reader, ReaderKind};
@@ -18,9 +19,9 @@ use outpour_text::{ChatTemplate, Tokenizer};
 use serde_json::Value;
 
 use crate::args::{LoadArgs, SamplingArgs};
-use crate::term;
+use crate::{gguf_text, term};
 
-/// A folder's tokenizer, with what it holds in memory.
+/// A model's tokenizer, with what it holds in memory.
 pub struct Text {
     /// Text to tokens and back.
     pub tokenizer: Tokenizer,
@@ -31,19 +32,36 @@ pub struct Text {
 /// Memory of a loaded tokenizer for each byte of tokenizer.json (measured: see EXPERIMENTS.md).
 const TOKENIZER_BYTES_PER_BYTE: usize = 2;
 
-/// Loads the tokenizer of a model folder.
+/// Loads the tokenizer of a model.
 ///
 /// # Errors
 /// When there is none, or it is damaged or of an unsupported kind.
-pub fn text(dir: &Path) -> Result<Text> {
-    let tokenizer = Tokenizer::load(dir)?;
-    Ok(Text { tokenizer, bytes: tokenizer_bytes(dir) })
+pub fn text(checkpoint: &Checkpoint) -> Result<Text> {
+    let tokenizer = match checkpoint.gguf() {
+        Some(metadata) => gguf_text::tokenizer(metadata)?,
+        None => Tokenizer::load(checkpoint.dir())?,
+    };
+    Ok(Text { tokenizer, bytes: tokenizer_bytes(checkpoint) })
+}
+
+/// Loads the tokenizer of a folder or GGUF file, whatever else it holds.
+///
+/// # Errors
+/// As [`text`].
+pub fn tokenizer(path: &Path) -> Result<Tokenizer> {
+    match gguf::find(path)?.filter(|_| !path.join("tokenizer.json").exists()) {
+        Some(files) => gguf_text::tokenizer(&gguf::read_header(&files[0])?.metadata),
+        None => Ok(Tokenizer::load(path)?),
+    }
 }
 
 /// What a model's tokenizer will take, without loading it.
-pub fn tokenizer_bytes(dir: &Path) -> usize {
-    let file_bytes = std::fs::metadata(dir.join("tokenizer.json")).map_or(0, |metadata| metadata.len());
-    file_bytes as usize * TOKENIZER_BYTES_PER_BYTE
+pub fn tokenizer_bytes(checkpoint: &Checkpoint) -> usize {
+    if let Some(metadata) = checkpoint.gguf() {
+        return gguf_text::tokenizer_bytes(metadata);
+    }
+    let file = std::fs::metadata(checkpoint.dir().join("tokenizer.json"));
+    file.map_or(0, |metadata| metadata.len() as usize * TOKENIZER_BYTES_PER_BYTE)
 }
 
 /// Opens the model in `path`, and its mirrors.
@@ -64,12 +82,12 @@ pub fn open(path: &Path, load: &LoadArgs) -> Result<Inspection> {
     Ok(inspection)
 }
 
-/// The options of a verb that loads the model in `dir`, with room for its tokenizer.
+/// The options of a verb that loads a model, with room for its tokenizer.
 ///
 /// # Errors
 /// As [`LoadArgs::options`].
-pub fn options(load: &LoadArgs, dir: &Path) -> Result<Options> {
-    load.options(tokenizer_bytes(dir))
+pub fn options(load: &LoadArgs, checkpoint: &Checkpoint) -> Result<Options> {
+    load.options(tokenizer_bytes(checkpoint))
 }
 
 /// Loads a model, showing progress on a terminal.
@@ -118,14 +136,14 @@ pub fn measure_drive(inspection: &Inspection, reader: ReaderKind) -> Result<f64>
     Ok(speed.bytes_per_second())
 }
 
-/// The folder's chat template.
+/// The model's chat template, if it has one.
 ///
 /// # Errors
-/// When there is none, or it does not compile.
-pub fn template(dir: &Path) -> Result<ChatTemplate> {
-    match ChatTemplate::load(dir)? {
-        Some(template) => Ok(template),
-        None => bail!("{}: has no chat template: give --raw to continue the prompt as it stands", dir.display()),
+/// When it does not compile.
+pub fn template(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+    match checkpoint.gguf() {
+        Some(metadata) => gguf_text::template(metadata, tokenizer),
+        None => Ok(ChatTemplate::load(checkpoint.dir())?),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `plan`: the size of every buffer for a given `--ram`, and the tokens a second to expect, before anything is loaded.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -31,7 +31,7 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let outline = Outline::of(args)?;
     let dir = outline.as_ref().map_or(args.model.as_path(), |outline| &outline.dir);
     let inspection = model::open(dir, &args.load)?;
-    let options = model::options(&args.load, dir)?;
+    let options = model::options(&args.load, inspection.checkpoint())?;
     let plan = inspection.plan(&options)?;
     let (profile, stored) = profile(args)?;
     let (drive, drive_from) = drive(args, &profile, &inspection, outline.is_some())?;
@@ -66,11 +66,12 @@ impl Outline {
     fn of(args: &PlanArgs) -> Result<Option<Outline>> {
         let path = &args.model;
         let config = if path.is_dir() { path.join("config.json") } else { path.clone() };
-        let weights = |entry: &std::fs::DirEntry| {
-            entry.path().extension().is_some_and(|end| end == "safetensors") || entry.file_name() == MANIFEST
+        let has_weights = |path: &Path| {
+            path.extension().is_some_and(|end| ["safetensors", "gguf"].iter().any(|weights| end == *weights))
         };
+        let weights = |entry: &std::fs::DirEntry| has_weights(&entry.path()) || entry.file_name() == MANIFEST;
         let no_weights = |dir: std::fs::ReadDir| !dir.flatten().any(|entry| weights(&entry));
-        if path.is_dir() && !(config.is_file() && std::fs::read_dir(path).is_ok_and(no_weights)) {
+        if has_weights(path) || path.is_dir() && !(config.is_file() && std::fs::read_dir(path).is_ok_and(no_weights)) {
             if args.format.is_some() {
                 bail!("--format is for a config.json alone: {} holds weights, in their own format", path.display());
             }

@@ -201,7 +201,7 @@ impl PromptProgress {
 impl Observer for PromptProgress {
     fn progress(&mut self, progress: Progress) -> ControlFlow<()> {
         if !self.bar.is_hidden() {
-            let Progress { tokens_done, tokens_total, batch_tokens, layers_done, layers } = progress;
+            let Progress { tokens_done, tokens_total, batch_tokens, layers_done, layers, .. } = progress;
             let done = tokens_done as f64 + batch_tokens as f64 * layers_done as f64 / layers as f64;
             let seconds = self.began.elapsed().as_secs_f64();
             let left = seconds * (tokens_total as f64 - done) / done.max(1e-9);

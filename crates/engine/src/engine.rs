@@ -1,11 +1,10 @@
-//! A loaded model with its residency. It owns the loop over layers; between two layers it reports progress and may be
-//! cancelled.
+//! A loaded model with its residency: what it computes for a batch. Which tokens a batch is made of is `scheduler`'s.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outpour_kernels::Ops;
+use outpour_kernels::{Ops, Tensor};
 use outpour_model::blocks::moe::Choices;
 use outpour_model::experts::StreamStats;
 use outpour_model::state::BlockPool;
@@ -20,7 +19,9 @@ use outpour_store::slab::Slab;
 
 use crate::error::EngineError;
 use crate::inspection::{Inspection, Options, PROBE_EXPERTS};
+use crate::lookahead::{Lookahead, LookaheadMode, LookaheadStats};
 use crate::observe::{LayerCost, Observer, Progress, Routes, SequenceId};
+use crate::scheduler::Scheduler;
 use crate::scratch::{HEAD_ROWS, Scratch};
 
 /// What tokens are enqueued for.
@@ -37,11 +38,11 @@ pub enum Work {
 
 /// A sequence's work.
 #[derive(Default)]
-struct Sequence {
+pub(crate) struct Sequence {
     /// Tokens whose state is not computed yet.
-    pending: Vec<u32>,
+    pub(crate) pending: Vec<u32>,
     /// How many of them are done.
-    done: usize,
+    pub(crate) done: usize,
     /// What the pending tokens are.
     work: Work,
     /// Logits after the last token.
@@ -63,23 +64,25 @@ pub struct Stats {
     pub decode_time: Duration,
     /// Their tokens.
     pub decode_tokens: usize,
+    /// Experts read before they were asked for.
+    pub lookahead: LookaheadStats,
 }
 
 /// A loaded model.
 pub struct Engine {
     ops: Box<dyn Ops>,
-    model: Box<dyn Model>,
+    pub(crate) model: Box<dyn Model>,
     checkpoint: Arc<Checkpoint>,
-    plan: Plan,
-    experts: ExpertStream,
+    pub(crate) plan: Plan,
+    pub(crate) experts: ExpertStream,
     blocks: BlockPool,
-    scratch: Scratch,
+    pub(crate) scratch: Scratch,
     choices: Choices,
-    guess: Vec<i32>,
-    batch: Batch,
+    pub(crate) lookahead: Lookahead,
     wanted: Vec<u32>,
-    states: Vec<State>,
-    sequences: Vec<Option<Sequence>>,
+    pub(crate) states: Vec<State>,
+    pub(crate) sequences: Vec<Option<Sequence>>,
+    pub(crate) scheduler: Scheduler,
     stats: Stats,
     identity: String,
 }
@@ -112,19 +115,24 @@ impl Engine {
         let slab = Slab::new(plan.pieces, plan.piece_bytes, &sizes, |bytes| allocate_region(&*ops, bytes))?;
         let residency = Residency::new(slab, layout.clone(), &plan.class_pieces, model.facts().top_k);
         let scratch = Scratch::new(&*model, plan.chunk, &*ops)?;
+        let lookahead = Lookahead::new(options.lookahead, model.facts().top_k);
+        let mut experts = ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader);
+        if options.lookahead == LookaheadMode::Off {
+            experts.never_sweep_on();
+        }
         Ok(Engine {
-            experts: ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader),
+            experts,
             ops,
             model,
             checkpoint,
             blocks: BlockPool::default(),
             scratch,
             choices: Choices::default(),
-            guess: Vec::new(),
-            batch: Batch::default(),
+            lookahead,
             wanted: Vec::new(),
             states: Vec::new(),
             sequences: Vec::new(),
+            scheduler: Scheduler::default(),
             stats: Stats::default(),
             plan,
             identity,
@@ -143,7 +151,7 @@ impl Engine {
 
     /// What was done so far.
     pub fn stats(&self) -> Stats {
-        Stats { stream: self.experts.stats(), ..self.stats }
+        Stats { stream: self.experts.stats(), lookahead: self.lookahead.stats(), ..self.stats }
     }
 
     /// Experts that memory has room for now, beside the contexts.
@@ -192,9 +200,24 @@ impl Engine {
         Ok(self.experts.probe(std::slice::from_ref(memory), PROBE_EXPERTS, budget, seed)?)
     }
 
+    /// How fast the drive gives experts of this model, read into their own memory, which is empty afterwards: for the time
+    /// before the first sequence is opened. `None` where the model has no experts, or a sequence is open.
+    ///
+    /// # Errors
+    /// When a read failed.
+    pub fn probe_drive_first(&mut self, budget: Duration) -> Result<Option<ReadSpeed>, EngineError> {
+        if self.facts().top_k == 0 || self.sequences.iter().any(Option::is_some) {
+            return Ok(None);
+        }
+        self.drop_experts();
+        let regions: Vec<Arc<Region>> = self.experts.residency().regions().cloned().collect();
+        let depth = PROBE_EXPERTS.min(self.facts().top_k);
+        Ok(Some(self.experts.probe(&regions, depth, budget, 1)?))
+    }
+
     /// A new, empty sequence.
     pub fn open_sequence(&mut self) -> SequenceId {
-        let sequence = Sequence { logits: vec![0.0; self.facts().vocab], ..Sequence::default() };
+        let sequence = Sequence::default();
         let free = self.sequences.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
             self.sequences.push(None);
@@ -208,6 +231,7 @@ impl Engine {
 
     /// Ends a sequence and gives its memory back to the experts.
     pub fn close_sequence(&mut self, id: SequenceId) {
+        self.break_off(id);
         self.states[id.0] = State::default();
         self.sequences[id.0] = None;
         self.blocks.reclaim(self.experts.residency());
@@ -215,6 +239,21 @@ impl Engine {
 
     fn sequence(&mut self, id: SequenceId) -> &mut Sequence {
         self.sequences[id.0].as_mut().expect("invariant: a SequenceId is used between open and close only")
+    }
+
+    /// Bytes of the slab that the state of so many tokens takes.
+    pub fn state_bytes(&self, tokens: usize) -> usize {
+        self.model.state_layout().slots(tokens, self.plan.chunk).into_iter().map(|(bytes, count)| bytes * count).sum()
+    }
+
+    /// Bytes of the memory that experts and states share.
+    pub fn slab_bytes(&self) -> usize {
+        self.plan.pieces * self.plan.piece_bytes
+    }
+
+    /// Whether a state can go back to any earlier position; otherwise only to its beginning.
+    pub fn goes_back(&self) -> bool {
+        self.model.state_layout().goes_back()
     }
 
     /// Tokens whose state is computed.
@@ -255,12 +294,14 @@ impl Engine {
     /// Forgets a sequence's tokens from position `tokens` on, and all its work. Returns how many tokens are left: fewer than
     /// asked for where the model has recurrent states.
     pub fn truncate(&mut self, id: SequenceId, tokens: usize) -> usize {
+        self.break_off(id);
         let left = self.states[id.0].truncate(tokens, self.model.state_layout());
         self.blocks.reclaim(self.experts.residency());
         let sequence = self.sequence(id);
         sequence.pending.clear();
         sequence.done = 0;
         sequence.ready = false;
+        sequence.logits = Vec::new();
         left
     }
 
@@ -268,7 +309,11 @@ impl Engine {
     ///
     /// # Errors
     /// When no memory is left for a copy of its recurrent states.
+    ///
+    /// # Panics
+    /// While a prompt of the sequence is between two layers.
     pub fn fork(&mut self, id: SequenceId) -> Result<SequenceId, EngineError> {
+        assert!(!self.under_way(id.0), "invariant: a sequence is forked between batches");
         let layout = self.model.state_layout();
         let state = self.states[id.0].fork(layout, &self.blocks, self.experts.residency(), &*self.ops)?;
         let fork = self.open_sequence();
@@ -300,113 +345,164 @@ impl Engine {
         Ok(())
     }
 
-    /// Computes the next batch: a chunk of the first sequence that has work. Returns whether there was any.
+    /// Makes room in a sequence's state for the tokens of a batch.
     ///
     /// # Errors
-    /// When an expert cannot be read, a file changed, or the observer stopped it. The batch's tokens stay pending, and the
-    /// sequence is as it was before; one with recurrent states, which have moved on in some layers, is empty.
-    pub fn tick(&mut self, observer: &mut dyn Observer) -> Result<bool, EngineError> {
-        let has_work = |sequence: &Option<Sequence>| sequence.as_ref().is_some_and(|s| s.done < s.pending.len());
-        let Some(index) = self.sequences.iter().position(has_work) else { return Ok(false) };
-        let began = Instant::now();
-        let start = self.states[index].tokens();
-        let tokens = self.fill_batch(index, start);
+    /// When no memory is left.
+    pub(crate) fn reserve(&mut self, index: usize, tokens: usize) -> Result<(), EngineError> {
+        let end = self.states[index].tokens() + tokens;
         let residency = self.experts.residency();
-        self.states[index].reserve(start + tokens, self.model.state_layout(), &self.blocks, residency, &*self.ops)?;
-        let computed = self.forward(index, observer);
-        let computed = computed.and_then(|()| Ok(self.checkpoint.check_unchanged()?));
-        if let Err(error) = computed {
-            self.experts.abandon();
-            self.scratch.workspace.clear();
-            self.states[index].abandon(self.model.state_layout());
-            return Err(error);
-        }
-        self.states[index].advance(tokens);
-        self.head(index, observer);
-        let took = began.elapsed();
-        if self.sequences[index].as_ref().is_some_and(|sequence| sequence.work == Work::Step) {
-            self.stats.decode_tokens += tokens;
-            self.stats.decode_time += took;
-        } else {
-            self.stats.prefill_tokens += tokens;
-            self.stats.prefill_time += took;
-        }
-        Ok(true)
+        Ok(self.states[index].reserve(end, self.model.state_layout(), &self.blocks, residency, &*self.ops)?)
     }
 
-    /// Puts a sequence's next tokens into the batch; returns how many.
-    fn fill_batch(&mut self, index: usize, start: usize) -> usize {
-        let sequence = self.sequences[index].as_ref().expect("invariant: the sequence has work");
-        let left = &sequence.pending[sequence.done..];
-        let tokens = left.len().min(self.plan.chunk);
-        self.batch.clear();
-        self.batch.push(index, start, &left[..tokens]);
-        tokens
+    /// Token ids → residual stream.
+    pub(crate) fn embed(&self, batch: &Batch, x: &Tensor) {
+        self.model.embed(&*self.ops, batch, x);
     }
 
-    fn forward(&mut self, index: usize, observer: &mut dyn Observer) -> Result<(), EngineError> {
-        let facts = self.model.facts();
-        let sequence = self.sequences[index].as_ref().expect("invariant: the sequence has work");
-        let tokens_done = self.states[index].tokens();
-        let tokens_total = tokens_done + sequence.pending.len() - sequence.done;
-        let x = self.scratch.x.rows(0..self.batch.len());
-        self.model.embed(&*self.ops, &self.batch, &x);
-        for layer in 0..facts.layers {
-            let (began, stream_before) = (Instant::now(), self.experts.stats());
-            let mut run = Run {
-                ops: &*self.ops,
-                workspace: &mut self.scratch.workspace,
-                experts: &mut self.experts,
-                choices: &mut self.choices,
-                routes: &mut Routes(observer),
-            };
-            self.model.layer(layer, &self.batch, &mut self.states, &x, &mut run)?;
-            if layer + 1 < facts.layers && observer.wants_guesses() {
-                let (ops, workspace) = (&*self.ops, &mut self.scratch.workspace);
-                self.model.guess(layer + 1, ops, workspace, &x, &mut self.guess);
-                observer.guess(layer + 1, &self.batch.positions, &self.guess);
+    /// One layer of a batch; `Err(Cancelled)` when the observer stops it.
+    pub(crate) fn layer(
+        &mut self,
+        layer: usize,
+        batch: &Batch,
+        x: &Tensor,
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
+        let layers = self.model.facts().layers;
+        let (began, stream_before) = (Instant::now(), self.experts.stats());
+        let mut run = Run {
+            ops: &*self.ops,
+            workspace: &mut self.scratch.workspace,
+            experts: &mut self.experts,
+            choices: &mut self.choices,
+            routes: &mut Routes(observer),
+        };
+        self.model.layer(layer, batch, &mut self.states, x, &mut run)?;
+        let batch_tokens = batch.len();
+        let stream = self.experts.stats().since(&stream_before);
+        let cost = LayerCost { layer, batch_tokens, time: began.elapsed(), stream };
+        self.lookahead.learn(self.choices.chosen(), &cost);
+        if layer + 1 < layers && (self.lookahead.is_on() || observer.wants_guesses()) {
+            self.look_ahead(layer + 1, batch, x, observer)?;
+        }
+        observer.layer(&cost);
+        let first = batch.spans[0].state;
+        let tokens_done = self.states[first].tokens();
+        let sequence = self.sequences[first].as_ref().expect("invariant: a sequence of a batch is open");
+        let progress = Progress {
+            sequence: SequenceId(first),
+            tokens_done,
+            tokens_total: tokens_done + sequence.pending.len() - sequence.done,
+            batch_tokens,
+            layers_done: layer + 1,
+            layers,
+        };
+        // A recurrent state cannot go back, so a single token is finished first; and what several sequences share is not
+        // broken off for one of them.
+        let may_stop = batch.spans.len() == 1 && (batch_tokens > 1 || self.model.state_layout().recurrent_bytes == 0);
+        if observer.progress(progress).is_break() && may_stop {
+            return Err(EngineError::Cancelled);
+        }
+        Ok(())
+    }
+
+    /// Ends a batch that all layers have computed: checks its files, moves its states on, and gives the logits that are wanted.
+    ///
+    /// # Errors
+    /// When a file that was read has changed.
+    pub(crate) fn end_batch(
+        &mut self,
+        batch: &Batch,
+        x: &Tensor,
+        time: Duration,
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
+        let began = Instant::now();
+        self.checkpoint.check_unchanged()?;
+        self.wanted.clear();
+        for span in &batch.spans {
+            self.states[span.state].advance(span.rows.len(), self.model.state_layout());
+            let sequence = self.sequences[span.state].as_mut().expect("invariant: a sequence of a batch is open");
+            sequence.done += span.rows.len();
+            let rows = span.rows.start as u32..span.rows.end as u32;
+            if sequence.work == Work::PromptWithLogits {
+                self.wanted.extend(rows);
+            } else if sequence.done == sequence.pending.len() {
+                self.wanted.push(rows.end - 1);
             }
-            let batch_tokens = self.batch.len();
-            let stream = self.experts.stats().since(&stream_before);
-            observer.layer(&LayerCost { layer, batch_tokens, time: began.elapsed(), stream });
-            let progress =
-                Progress { tokens_done, tokens_total, batch_tokens, layers_done: layer + 1, layers: facts.layers };
-            // A recurrent state cannot go back, so a single token is finished first.
-            let may_stop = batch_tokens > 1 || self.model.state_layout().recurrent_bytes == 0;
-            if observer.progress(progress).is_break() && may_stop {
-                return Err(EngineError::Cancelled);
+        }
+        self.head(batch, x, observer);
+        let time = time + began.elapsed();
+        for span in &batch.spans {
+            let share = time.mul_f64(span.rows.len() as f64 / batch.len() as f64);
+            if self.sequences[span.state].as_ref().is_some_and(|sequence| sequence.work == Work::Step) {
+                self.stats.decode_tokens += span.rows.len();
+                self.stats.decode_time += share;
+            } else {
+                self.stats.prefill_tokens += span.rows.len();
+                self.stats.prefill_time += share;
             }
         }
         Ok(())
     }
 
-    /// Logits of the batch's rows that are wanted.
-    fn head(&mut self, index: usize, observer: &mut dyn Observer) {
-        let vocab = self.model.facts().vocab;
-        let rows = self.batch.len();
-        let sequence = self.sequences[index].as_mut().expect("invariant: the sequence has work");
-        sequence.done += rows;
-        let last = sequence.done == sequence.pending.len();
-        let all_logits = sequence.work == Work::PromptWithLogits;
-        let first = if all_logits { 0 } else { rows - 1 };
-        if !last && !all_logits {
-            return;
+    /// Guesses the experts of a layer to come, from the residual stream x `[n, hidden]` before it, and has them read.
+    fn look_ahead(
+        &mut self,
+        layer: usize,
+        batch: &Batch,
+        x: &Tensor,
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
+        let guess = self.lookahead.guess_for(layer);
+        self.model.guess(layer, &*self.ops, &mut self.scratch.workspace, x, guess);
+        if observer.wants_guesses() {
+            observer.guess(layer, &batch.positions, guess);
         }
-        self.wanted.clear();
-        self.wanted.extend(first as u32..rows as u32);
+        let has_router = !guess.is_empty();
+        if !self.lookahead.is_on() || !has_router {
+            return Ok(());
+        }
+        if self.lookahead.is_step() {
+            let (experts, limits) = self.lookahead.of_step(self.experts.expert_bytes(layer));
+            self.experts.read_early(layer, experts, limits)?;
+        } else {
+            let limits = self.experts.sweep_limits(layer);
+            self.experts.read_early(layer, self.lookahead.of_prompt(self.experts.experts(layer)), limits)?;
+        }
+        Ok(())
+    }
+
+    /// Undoes a batch that failed or was broken off.
+    pub(crate) fn abandon(&mut self, batch: &Batch) {
+        self.experts.abandon();
+        self.scratch.workspace.clear();
+        for span in &batch.spans {
+            self.states[span.state].abandon(self.model.state_layout());
+        }
+    }
+
+    /// Logits of the rows in `wanted`.
+    fn head(&mut self, batch: &Batch, x: &Tensor, observer: &mut dyn Observer) {
+        let vocab = self.model.facts().vocab;
         for some in self.wanted.chunks(HEAD_ROWS) {
-            let x = self.scratch.head_x.rows(0..some.len());
+            let head_x = self.scratch.head_x.rows(0..some.len());
             let logits = self.scratch.logits.rows(0..some.len());
-            self.ops.gather(&self.scratch.x, some, &x);
-            self.model.head(&*self.ops, &mut self.scratch.workspace, &x, &logits);
+            self.ops.gather(x, some, &head_x);
+            self.model.head(&*self.ops, &mut self.scratch.workspace, &head_x, &logits);
             let host = &mut self.scratch.logits_host[..some.len() * vocab];
             self.ops.fetch(&logits, bytemuck::cast_slice_mut(host)).wait();
             for (&row, logits) in some.iter().zip(host.chunks(vocab)) {
-                if all_logits {
-                    observer.logits(SequenceId(index), self.batch.positions[row as usize] as usize, logits);
+                let row = row as usize;
+                let span = batch.spans.iter().find(|span| span.rows.contains(&row));
+                let span = span.expect("invariant: every row of a batch is of a span");
+                let sequence = self.sequences[span.state].as_mut().expect("invariant: a sequence of a batch is open");
+                if sequence.work == Work::PromptWithLogits {
+                    observer.logits(SequenceId(span.state), batch.positions[row] as usize, logits);
                 }
-                if last && row as usize == rows - 1 {
-                    sequence.logits.copy_from_slice(logits);
+                if row + 1 == span.rows.end && sequence.done == sequence.pending.len() {
+                    sequence.logits.clear();
+                    sequence.logits.extend_from_slice(logits);
                     sequence.ready = true;
                 }
             }

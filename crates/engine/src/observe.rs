@@ -13,6 +13,8 @@ pub struct SequenceId(pub(crate) usize);
 /// How far a batch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
+    /// The sequence; the first one of a batch of several.
+    pub sequence: SequenceId,
     /// Tokens of the sequence that are computed, those of this batch not counted.
     pub tokens_done: usize,
     /// Tokens of the sequence.

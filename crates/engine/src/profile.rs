@@ -360,7 +360,7 @@ fn isa_name() -> &'static str {
 
 /// A [`Format`] by its name.
 mod format_name {
-    use outpour_kernels::Format;
+    use outpour_kernels::{Format, GgmlType};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     pub fn serialize<S: Serializer>(format: &Format, to: S) -> Result<S::Ok, S::Error> {
@@ -369,6 +369,7 @@ mod format_name {
             Format::F16 => to.serialize_str("f16"),
             Format::Bf16 => to.serialize_str("bf16"),
             Format::Affine { bits, group } => to.collect_str(&format_args!("affine{bits}g{group}")),
+            Format::Ggml(blocks) => to.serialize_str(blocks.name()),
         }
     }
 
@@ -382,7 +383,9 @@ mod format_name {
             "f32" => Ok(Format::F32),
             "f16" => Ok(Format::F16),
             "bf16" => Ok(Format::Bf16),
-            _ => affine().ok_or_else(|| D::Error::custom(format!("{name:?} is no weight format"))),
+            _ => affine()
+                .or_else(|| GgmlType::named(&name).map(Format::Ggml))
+                .ok_or_else(|| D::Error::custom(format!("{name:?} is no weight format"))),
         }
     }
 }

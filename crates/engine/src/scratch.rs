@@ -5,12 +5,17 @@ use outpour_model::{Model, Workspace};
 
 /// Positions whose logits are computed together at most.
 pub(crate) const HEAD_ROWS: usize = 8;
+/// Rows of a batch of steps at most: tokens of several sequences that are computed together.
+pub(crate) const STEP_ROWS: usize = 32;
 /// Rows of activations that a backend rounds at a time, and then forgets.
 const ROUNDED_ROWS_MAX: usize = 512;
 
 /// Buffers for activations, allocated once.
 pub(crate) struct Scratch {
+    /// The residual stream of a prompt.
     pub x: Tensor,
+    /// That of steps, which are computed between the layers of a prompt.
+    pub step_x: Tensor,
     pub head_x: Tensor,
     pub logits: Tensor,
     pub workspace: Workspace,
@@ -18,11 +23,12 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    fn parts(model: &dyn Model, chunk: usize) -> [usize; 4] {
+    fn parts(model: &dyn Model, chunk: usize) -> [usize; 5] {
         let facts = model.facts();
         let workspace = model.workspace_bytes(chunk).max(Workspace::f32_bytes(HEAD_ROWS * facts.hidden));
         let f32s = Workspace::f32_bytes;
-        [f32s(chunk * facts.hidden), f32s(HEAD_ROWS * facts.hidden), f32s(HEAD_ROWS * facts.vocab), workspace]
+        let steps = f32s(chunk.min(STEP_ROWS) * facts.hidden);
+        [f32s(chunk * facts.hidden), steps, f32s(HEAD_ROWS * facts.hidden), f32s(HEAD_ROWS * facts.vocab), workspace]
     }
 
     /// Device buffers, the host's copy of the logits and what a backend rounds activations into.
@@ -37,10 +43,11 @@ impl Scratch {
 
     pub fn new(model: &dyn Model, chunk: usize, ops: &dyn Ops) -> Result<Scratch, OpsError> {
         let facts = model.facts();
-        let [x, head_x, logits, workspace] = Self::parts(model, chunk);
+        let [x, step_x, head_x, logits, workspace] = Self::parts(model, chunk);
         let tensor = |bytes, shape: [usize; 2]| Ok::<_, OpsError>(Tensor::new(ops.alloc(bytes)?, 0, shape, DType::F32));
         Ok(Scratch {
             x: tensor(x, [chunk, facts.hidden])?,
+            step_x: tensor(step_x, [chunk.min(STEP_ROWS), facts.hidden])?,
             head_x: tensor(head_x, [HEAD_ROWS, facts.hidden])?,
             logits: tensor(logits, [HEAD_ROWS, facts.vocab])?,
             workspace: Workspace::new(ops.alloc(workspace)?),

@@ -40,7 +40,7 @@ pub struct Source<'a> {
 /// `progress` is told bytes written and bytes in all, and may break off.
 ///
 /// # Errors
-/// As [`packer::pack`]; and when experts are to be requantised that are quantised already, or whose rows are no whole
+/// As [`packer::pack`]; for GGUF files; and when experts are to be requantised that are quantised already, or whose rows are no whole
 /// groups.
 pub fn pack(
     source: &Source,
@@ -48,6 +48,12 @@ pub fn pack(
     out: &Path,
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Packed, ModelError> {
+    if source.checkpoint.gguf().is_some() {
+        return Err(ModelError::Config(format!(
+            "{}: is of GGUF files, which are not packed yet; they are read in place, or pack the model's safetensors",
+            source.checkpoint.dir().display()
+        )));
+    }
     let mut names = source.names.iter();
     let layer = |shape: &Option<ExpertShape>| match (shape, shape.as_ref().and_then(|_| names.next())) {
         (Some(shape), Some(name)) => specs(name, shape, requantise),
@@ -88,7 +94,8 @@ fn specs(name: &str, shape: &ExpertShape, requantise: Option<Affine>) -> Result<
         };
         let spec = |(part, ([rows, cols], dtype)): (String, ([usize; 2], DType))| {
             // The operations see packed weights as bytes, files as words of 32 bits.
-            let (dtype, cols) = if dtype == DType::U8 { ("U32".to_owned(), cols / 4) } else { (dtype.to_string(), cols) };
+            let (dtype, cols) =
+                if dtype == DType::U8 { ("U32".to_owned(), cols / 4) } else { (dtype.to_string(), cols) };
             PartSpec { name: part, dtype, shape: [rows, cols] }
         };
         specs.extend(stored.names(&format!("{name}.{matrix}.weight")).zip(stored.views()).map(spec));

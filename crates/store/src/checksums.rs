@@ -34,7 +34,8 @@ pub struct Mismatch {
 impl Checksums {
     /// Of records in ascending order, with their checksums.
     pub fn new(records: impl Iterator<Item = (Range<u64>, u64)>) -> Checksums {
-        let record = |(range, sum): (Range<u64>, u64)| Record { offset: range.start, bytes: range.end - range.start, sum };
+        let record =
+            |(range, sum): (Range<u64>, u64)| Record { offset: range.start, bytes: range.end - range.start, sum };
         Checksums { records: records.map(record).collect() }
     }
 
@@ -63,7 +64,8 @@ mod tests {
     fn only_whole_records_are_checked() {
         let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
         let ranges = [100..300u64, 300..301, 400..900];
-        let sums = Checksums::new(ranges.into_iter().map(|r| (r.clone(), checksum(&bytes[r.start as usize..r.end as usize]))));
+        let sums =
+            Checksums::new(ranges.into_iter().map(|r| (r.clone(), checksum(&bytes[r.start as usize..r.end as usize]))));
         assert_eq!(sums.check(0, &bytes), Ok(()));
         for damaged in 0..1000 {
             let mut read = bytes.clone();

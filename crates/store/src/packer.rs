@@ -159,10 +159,12 @@ fn begun(out: &Path, plan: &Manifest) -> Result<Manifest> {
         }
         return Ok(there);
     }
-    let entries = fs::read_dir(out).map_err(|source| StoreError::Io { path: out.to_owned(), action: "list", source })?;
+    let entries =
+        fs::read_dir(out).map_err(|source| StoreError::Io { path: out.to_owned(), action: "list", source })?;
     match entries.flatten().find(|entry| entry.file_name() != BEING_WRITTEN) {
         Some(entry) => {
-            let problem = format!("the folder holds {} and no pack; name a new one", entry.file_name().to_string_lossy());
+            let problem =
+                format!("the folder holds {} and no pack; name a new one", entry.file_name().to_string_lossy());
             Err(about(out, &problem))
         }
         None => Ok(plan.clone()),
@@ -214,7 +216,8 @@ impl Job<'_> {
         for path in self.copied()? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let metadata = fs::metadata(&path);
-            let bytes = metadata.map_err(|source| StoreError::Io { path: path.clone(), action: "examine", source })?.len();
+            let bytes =
+                metadata.map_err(|source| StoreError::Io { path: path.clone(), action: "examine", source })?.len();
             files.push(PackFile { name, bytes, record_bytes: None, tensors: Vec::new(), xxh3: String::new() });
             contents.push(Content::Copy(path));
         }
@@ -356,12 +359,8 @@ impl Packing<'_> {
         let sums: Vec<AtomicU64> = records.iter().map(|_| AtomicU64::new(0)).collect();
         let new = NewFile::create(&path, file.bytes).map_err(|source| failed(&path, source))?;
         let align = self.job.checkpoint.files().iter().map(|file| file.align()).max().unwrap_or(ALIGN);
-        let memory = || Memory {
-            source: Aligned::new(align),
-            parts: Vec::new(),
-            made: Vec::new(),
-            record: Aligned::new(ALIGN),
-        };
+        let memory =
+            || Memory { source: Aligned::new(align), parts: Vec::new(), made: Vec::new(), record: Aligned::new(ALIGN) };
         let work = |number: usize, memory: &mut Memory| {
             let record = &records[number];
             let bytes = (record.end - record.start) as usize;

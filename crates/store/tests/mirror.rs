@@ -162,7 +162,8 @@ impl Reader for Timed {
     fn submit(&mut self, reads: &[Read]) -> io::Result<()> {
         for read in reads {
             let path = read.file.path().to_string_lossy().into_owned();
-            let drive = (0..self.speeds.len()).find(|drive| path.contains(&format!("drive-{drive}/"))).expect("a drive");
+            let drive =
+                (0..self.speeds.len()).find(|drive| path.contains(&format!("drive-{drive}/"))).expect("a drive");
             let begins = self.busy_until[drive].max(Instant::now());
             let ends = begins + Duration::from_secs_f64(read.bytes as f64 / self.speeds[drive]);
             self.busy_until[drive] = ends;

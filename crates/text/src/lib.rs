@@ -8,10 +8,14 @@
 #![forbid(unsafe_code)]
 
 mod added;
+mod answer;
 mod bpe;
 mod detokenize;
+mod dialects;
 mod error;
 mod files;
+mod gguf;
+mod grammar;
 mod json_schema;
 pub mod made;
 mod python;
@@ -28,10 +32,14 @@ mod tokenizer_load;
 mod tool_calls;
 mod vocab;
 
+pub use answer::{Answer, AnswerStream, Piece, ends_thinking};
 pub use detokenize::Detokenizer;
+pub use dialects::Dialect;
 pub use error::TextError;
+pub use gguf::GgufTokenizer;
+pub use grammar::{Grammar, Grammars};
 pub use json_schema::{check_schema, same_json};
 pub use stop::{Stop, StopStrings};
 pub use template::{ChatRequest, ChatTemplate};
 pub use tokenizer::Tokenizer;
-pub use tool_calls::{Answer, ToolCall, ends_thinking};
+pub use tool_calls::ToolCall;

@@ -84,7 +84,7 @@ impl StopStrings {
 }
 
 /// Length of the longest end of `text` that `stop` begins with, in bytes.
-fn overlap(text: &str, stop: &str) -> usize {
+pub(crate) fn overlap(text: &str, stop: &str) -> usize {
     let starts = stop.char_indices().map(|(at, _)| &stop[..at]);
     starts.filter(|start| text.ends_with(start)).map(str::len).max().unwrap_or(0)
 }

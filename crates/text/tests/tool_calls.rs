@@ -1,6 +1,6 @@
 //! Answers taken apart: thoughts, content, calls in both dialects, and what is no call.
 
-use outpour_text::{Answer, check_schema, ends_thinking, same_json};
+use outpour_text::{Answer, AnswerStream, Dialect, check_schema, ends_thinking, same_json};
 use serde_json::{Value, json};
 
 fn tools() -> Vec<Value> {
@@ -22,7 +22,23 @@ fn tools() -> Vec<Value> {
 }
 
 fn parse(text: &str) -> Answer {
-    Answer::parse(text, false, &tools())
+    parse_in(Dialect::Qwen, text)
+}
+
+/// Takes an answer apart, whole and in pieces.
+fn parse_in(dialect: Dialect, text: &str) -> Answer {
+    let whole = Answer::parse(dialect, text, false, &tools());
+    for pieces in [1, 2, 3, 7] {
+        let mut stream = AnswerStream::new(dialect, false, &tools());
+        let (mut out, mut answer) = (Vec::new(), Answer::default());
+        let chars: Vec<char> = text.chars().collect();
+        chars.chunks(pieces).for_each(|piece| stream.push(&piece.iter().collect::<String>(), &mut out));
+        stream.finish(&mut out);
+        out.into_iter().for_each(|piece| answer.add(piece));
+        answer.unfinished_reasoning = stream.thinks();
+        assert_eq!(answer, whole, "{text:?} in pieces of {pieces} characters");
+    }
+    whole
 }
 
 /// The arguments of the one call of an answer with nothing else.
@@ -60,10 +76,11 @@ fn content_thoughts_and_several_calls() {
     assert!(answer.calls.iter().all(|call| call.check(&tools()).is_ok()));
 
     let prompt = "<|im_start|>assistant\n<think>\n";
-    assert!(ends_thinking(prompt) && !ends_thinking("<think>\n\n</think>\n\n") && !ends_thinking("hello"));
-    let answer = Answer::parse(&format!("a call is {call}\n</think>\n\n4"), true, &tools());
+    let thinks = |prompt| ends_thinking(Dialect::Qwen, prompt);
+    assert!(thinks(prompt) && !thinks("<think>\n\n</think>\n\n") && !thinks("hello"));
+    let answer = Answer::parse(Dialect::Qwen, &format!("a call is {call}\n</think>\n\n4"), true, &tools());
     assert_eq!((answer.content.as_str(), answer.calls.len()), ("4", 0), "what is thought is not called");
-    let answer = Answer::parse("and so on", true, &[]);
+    let answer = Answer::parse(Dialect::Qwen, "and so on", true, &[]);
     assert!(answer.unfinished_reasoning && answer.content.is_empty());
     assert_eq!(parse("<think>\n\n</think>\n\nyes"), Answer { content: "yes".into(), ..Answer::default() });
     assert_eq!(parse("about </think> tags").content, "about </think> tags");
@@ -193,4 +210,92 @@ fn values_are_compared_by_what_they_are_worth() {
     for (a, b) in [(json!(1), json!("1")), (json!({"a": null}), json!({})), (json!([1, 2]), json!([2, 1]))] {
         assert!(!same_json(&a, &b), "{a} {b}");
     }
+}
+
+/// Two calls as each dialect writes them, with thoughts and words before.
+const DIALECTS: [(Dialect, &str); 10] = [
+    (
+        Dialect::Glm,
+        "<think>Oslo?</think>Let me see.\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>\n<tool_call>now</tool_call>",
+    ),
+    (
+        Dialect::DeepSeek,
+        "<think>Oslo?</think>Let me see.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>{\"city\": \"Oslo\", \"days\": 3}<｜tool▁call▁end｜><｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    ),
+    (
+        Dialect::DeepSeek,
+        "<think>Oslo?</think>Let me see.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n```json\n{\"city\": \"Oslo\", \"days\": 3}\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    ),
+    (
+        Dialect::Dsml,
+        "<think>Oslo?</think>Let me see.\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">Oslo</｜DSML｜parameter>\n<｜DSML｜parameter name=\"days\" string=\"false\">3</｜DSML｜parameter>\n</｜DSML｜invoke>\n<｜DSML｜invoke name=\"now\">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+    ),
+    (
+        Dialect::Kimi,
+        "<think>Oslo?</think>Let me see.<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0<|tool_call_argument_begin|>{\"city\": \"Oslo\", \"days\": 3}<|tool_call_end|><|tool_call_begin|>functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
+    ),
+    (
+        Dialect::MiniMax,
+        "<think>Oslo?</think>Let me see.\n<minimax:tool_call>\n<invoke name=\"weather\">\n<parameter name=\"city\">Oslo</parameter>\n<parameter name=\"days\">3</parameter>\n</invoke>\n<invoke name=\"now\">\n</invoke>\n</minimax:tool_call>",
+    ),
+    (
+        Dialect::Mistral,
+        "[THINK]Oslo?[/THINK]Let me see.[TOOL_CALLS][{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\", \"days\": 3}}, {\"name\": \"now\", \"arguments\": {}}]",
+    ),
+    (
+        Dialect::Mistral,
+        "[THINK]Oslo?[/THINK]Let me see.[TOOL_CALLS]weather[ARGS]{\"city\": \"Oslo\", \"days\": 3}[TOOL_CALLS]now[ARGS]{}",
+    ),
+    (
+        Dialect::Llama,
+        "<think>Oslo?</think>Let me see.<|python_tag|>{\"name\": \"weather\", \"parameters\": {\"city\": \"Oslo\", \"days\": 3}}; {\"name\": \"now\", \"parameters\": {}}",
+    ),
+    (
+        Dialect::Harmony,
+        "<|channel|>analysis<|message|>Oslo?<|end|><|start|>assistant<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{\"city\": \"Oslo\", \"days\": 3}<|call|><|start|>assistant<|channel|>commentary to=functions.now <|constrain|>json<|message|>{}",
+    ),
+];
+
+#[test]
+fn every_dialect_says_the_same() {
+    for (dialect, text) in DIALECTS {
+        let answer = parse_in(dialect, text);
+        assert_eq!(answer.reasoning.as_deref(), Some("Oslo?"), "{dialect:?}");
+        assert_eq!(answer.content, "Let me see.", "{dialect:?}");
+        assert_eq!(answer.malformed, [""; 0], "{dialect:?}");
+        let calls: Vec<(&str, Value)> =
+            answer.calls.iter().map(|call| (call.name.as_str(), Value::Object(call.arguments.clone()))).collect();
+        assert_eq!(calls, [("weather", json!({"city": "Oslo", "days": 3})), ("now", json!({}))], "{dialect:?}");
+        // Cut anywhere, it says nothing that is not there, and what it cannot read is content.
+        for cut in (0..text.len()).filter(|&cut| text.is_char_boundary(cut)) {
+            let part = parse_in(dialect, &text[..cut]);
+            assert!(
+                part.calls.len() <= 2 && part.calls.iter().all(|call| call.check(&tools()).is_ok()),
+                "{dialect:?} cut at {cut}"
+            );
+        }
+    }
+}
+
+#[test]
+fn dialects_are_told_by_their_templates() {
+    for (source, dialect) in [
+        ("<tool_call>\n<function=", Dialect::Qwen),
+        ("<tool_call>{name}<arg_key>", Dialect::Glm),
+        ("{{'<｜tool▁calls▁begin｜>'}}", Dialect::DeepSeek),
+        ("<｜DSML｜invoke", Dialect::Dsml),
+        ("<|tool_calls_section_begin|>", Dialect::Kimi),
+        ("<minimax:tool_call>", Dialect::MiniMax),
+        ("[TOOL_CALLS]", Dialect::Mistral),
+        ("<|python_tag|>", Dialect::Llama),
+        ("<|start|>assistant<|channel|>final", Dialect::Harmony),
+        ("nothing of tools", Dialect::Qwen),
+    ] {
+        assert_eq!(Dialect::of_template(source), dialect, "{source}");
+    }
+    let content = "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>Yes.<|return|>";
+    let answer = parse_in(Dialect::Harmony, content);
+    assert_eq!((answer.content.as_str(), answer.reasoning.as_deref()), ("Yes.", Some("a")));
+    let json = "{\"name\": \"Oslo\", \"size\": 3}";
+    assert_eq!(parse_in(Dialect::Llama, json).content, json, "an object that names no tool is content");
 }

@@ -236,6 +236,8 @@ fn count_items(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use outpour_text::Dialect;
+
     use super::*;
 
     fn expect(conditions: Value) -> Expect {
@@ -246,7 +248,7 @@ mod tests {
     fn judged(conditions: Value, answer: &str) -> Verdict {
         let tools =
             [json!({"name": "add", "parameters": {"properties": {"x": {"type": "integer"}}, "required": ["x"]}})];
-        expect(conditions).judge(&Answer::parse(answer, false, &tools), &tools)
+        expect(conditions).judge(&Answer::parse(Dialect::Qwen, answer, false, &tools), &tools)
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use outpour_engine::sample::argmax;
 use outpour_engine::score::{self, log_probability};
 use outpour_engine::{Engine, EngineError, Session, Work};
-use outpour_text::{Answer, ChatRequest, ChatTemplate, Tokenizer, ends_thinking};
+use outpour_text::{Answer, ChatRequest, ChatTemplate, Dialect, Tokenizer, ends_thinking};
 use serde_json::{Map, Value, json};
 
 use super::is_interrupt;
@@ -14,9 +14,6 @@ use super::items::{Dialog, Prompt, Question, Task, What};
 use super::reference::Reference;
 use super::results::{Answered, Choice, Likelihood, Outcome, Results, fingerprint};
 use crate::term::{self, Interruptible, TaskProgress};
-
-/// What [`Answer`] reads besides text.
-const TAGS: [&str; 4] = ["<think>", "</think>", "<tool_call>", "</tool_call>"];
 
 /// What one model did.
 pub struct Measured {
@@ -388,13 +385,14 @@ impl Measuring<'_> {
             }
             tokens.push(token);
         }
+        let dialect = self.template.as_ref().map_or_else(Dialect::default, |t| Dialect::of_template(t.source()));
         // As `run` shows it, but with the tags by which an answer is taken apart, which some tokenizers call special.
         let is_shown = |&id: &u32| {
-            !self.tokenizer.is_special(id) || TAGS.iter().any(|tag| self.tokenizer.token_id(tag) == Some(id))
+            !self.tokenizer.is_special(id) || dialect.marks().any(|mark| self.tokenizer.token_id(mark) == Some(id))
         };
         let shown: Vec<u32> = tokens.iter().copied().filter(is_shown).collect();
         let text = self.tokenizer.decode(&shown);
-        let answer = Answer::parse(&text, ends_thinking(&asked.text), &asked.dialog.tools);
+        let answer = Answer::parse(dialect, &text, ends_thinking(dialect, &asked.text), &asked.dialog.tools);
         let verdict = asked.dialog.expect.judge(&answer, &asked.dialog.tools);
         Ok(Outcome::Answer(Answered {
             kind: asked.dialog.kind.clone(),

@@ -61,7 +61,8 @@ impl SourceFile {
         for copy in &file.copies {
             if copy.bytes() != file.bytes() {
                 let (its, ours) = (copy.bytes(), file.bytes());
-                let problem = format!("has {its} bytes, and {} has {ours}: it is no copy; copy it again", path.display());
+                let problem =
+                    format!("has {its} bytes, and {} has {ours}: it is no copy; copy it again", path.display());
                 return Err(malformed(copy, problem));
             }
             if copy.align() > file.align() {

@@ -1,0 +1,86 @@
+//! `serve`: a model behind HTTP.
+
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use outpour_engine::{Engine, Options};
+use outpour_serve::{Access, Loader, Model, SERVE_BYTES};
+use outpour_store::bytes::Bytes;
+use outpour_store::slab;
+
+use crate::args::{LoadArgs, SamplingArgs, ServeArgs};
+use crate::{model, term};
+
+/// Serves until the process is told to end.
+///
+/// # Errors
+/// One line about the model, the flags or the port, before anything is loaded.
+pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
+    let inspection = model::open(&args.model, &args.load)?;
+    let dir = inspection.checkpoint().dir().to_owned();
+    let options = args.load.options(model::tokenizer_bytes(inspection.checkpoint()) + SERVE_BYTES)?;
+    let plan = inspection.plan(&options)?;
+    let tokenizer = model::text(inspection.checkpoint())?.tokenizer;
+    let folder = std::fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone());
+    let folder = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
+    let served = Model {
+        name: args.name.clone().unwrap_or(folder),
+        stop_tokens: model::stop_tokens(&inspection, &tokenizer)?,
+        template: model::template(inspection.checkpoint(), &tokenizer)?,
+        tokenizer: Arc::new(tokenizer),
+        sampling: model::sampling(&inspection, &SamplingArgs::default())?,
+        vocab: inspection.facts().vocab,
+        ctx: plan.ctx,
+        recurrent: !inspection.model().state_layout().goes_back(),
+    };
+    let access = Access {
+        api_key: args.api_key.clone().or_else(|| std::env::var("OUTPOUR_API_KEY").ok()).filter(|key| !key.is_empty()),
+        hosts: vec![args.host.clone()],
+        origins: args.cors.clone(),
+    };
+    if let Some(what) = inspection.lossy() {
+        term::note(&format!("Lossy, as asked: {what}."));
+    }
+    drop(inspection);
+    let listener = TcpListener::bind((args.host.as_str(), args.port))
+        .with_context(|| format!("cannot listen on {} port {}: give another --host or --port", args.host, args.port))?;
+    announce(&listener, args, &served, options.ram)?;
+    let idle = args.idle_release.map(|minutes| Duration::from_secs(60 * u64::from(minutes)));
+    let load = loader(args.model.clone(), args.load.clone(), options);
+    outpour_serve::serve(listener, served, access, load, idle).map_err(|problem| anyhow!(problem))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The server's address on standard output, and how clients are told of it on standard error.
+fn announce(listener: &TcpListener, args: &ServeArgs, model: &Model, ram: usize) -> Result<()> {
+    let host = if args.host.contains(':') { format!("[{}]", args.host) } else { args.host.clone() };
+    let url = format!("http://{host}:{}", listener.local_addr()?.port());
+    term::note(&format!(
+        "Serving {} with {} of memory and a context of {} tokens. For clients:\n  OPENAI_BASE_URL={url}/v1\n  \
+         ANTHROPIC_BASE_URL={url}\n  OLLAMA_HOST={url}",
+        model.name,
+        Bytes(ram as u64),
+        model.ctx
+    ));
+    if args.api_key.is_none() && args.host != "127.0.0.1" && args.host != "localhost" && args.host != "::1" {
+        term::note("Everybody who reaches this port can use it: --api-key lets in only those who have the key.");
+    }
+    term::show(&format!("{url}\n"))
+}
+
+/// Loads the model, at first and whenever its memory was given back.
+fn loader(path: std::path::PathBuf, flags: LoadArgs, options: Options) -> Loader {
+    Box::new(move |go_on| {
+        let mut load = || -> Result<Engine> {
+            let inspection = model::open(&path, &flags)?;
+            // What parsing left on the heap, or an engine before, goes back before the buffers fill.
+            slab::trim_heap();
+            let reader = model::open_reader(flags.reader(), inspection.checkpoint().copies())?;
+            Ok(Engine::load(inspection, &options, reader, go_on)?)
+        };
+        load().map_err(|error| format!("{error:#}"))
+    })
+}

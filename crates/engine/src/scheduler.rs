@@ -1,0 +1,207 @@
+//! Which tokens are computed next.
+//!
+//! Short work, such as the next token of every answer, is computed together: one read of an expert serves all. A long
+//! prompt is computed in chunks, layer by layer, one prompt at a time in turn; between two of its layers come the steps
+//! of all others, and take no more than half of the time. Which tokens share a batch never shows in a result.
+
+use std::time::{Duration, Instant};
+
+use outpour_model::Batch;
+
+use crate::engine::{Engine, Sequence};
+use crate::error::EngineError;
+use crate::observe::{Observer, SequenceId};
+use crate::scratch::STEP_ROWS;
+
+/// What is under way, and whose turn it is.
+#[derive(Default)]
+pub(crate) struct Scheduler {
+    /// Short work of several sequences; empty between two calls of [`Engine::tick`].
+    steps: Batch,
+    /// A chunk of one prompt; empty when none is under way.
+    prefill: Prefill,
+    /// The sequences that the last error struck.
+    struck: Vec<usize>,
+    /// Sequences whose turn it is, for a step and for a chunk of a prompt.
+    next_step: usize,
+    next_prefill: usize,
+}
+
+/// A chunk of a prompt on its way through the layers.
+#[derive(Default)]
+struct Prefill {
+    batch: Batch,
+    layers_done: usize,
+    /// Time that it took so far.
+    time: Duration,
+}
+
+impl Engine {
+    /// Computes the next tokens of all sequences that have a few, and then a layer or more of a chunk of a long prompt. Returns
+    /// whether there was anything to do.
+    ///
+    /// # Errors
+    /// When an expert cannot be read, a file changed, memory is short, or the observer stopped it. [`Engine::struck`] then
+    /// names the sequences whose batch it was. Their tokens stay pending, and they are as they were before; those with
+    /// recurrent states, which have moved on in some layers, are empty.
+    pub fn tick(&mut self, observer: &mut dyn Observer) -> Result<bool, EngineError> {
+        self.scheduler.struck.clear();
+        let began = Instant::now();
+        let stepped = self.steps(observer)?;
+        let share = if stepped { began.elapsed() } else { Duration::ZERO };
+        let prefilled = self.prefill(share, observer)?;
+        Ok(stepped || prefilled)
+    }
+
+    /// The sequences that the last error of [`Engine::tick`] is about.
+    pub fn struck(&self) -> impl Iterator<Item = SequenceId> + '_ {
+        self.scheduler.struck.iter().map(|&index| SequenceId(index))
+    }
+
+    /// Whether a chunk of this sequence's prompt is between two layers.
+    pub(crate) fn under_way(&self, index: usize) -> bool {
+        self.scheduler.prefill.batch.spans.first().is_some_and(|span| span.state == index)
+    }
+
+    /// Undoes what of a sequence's prompt is under way.
+    pub(crate) fn break_off(&mut self, id: SequenceId) {
+        if self.under_way(id.0) {
+            let batch = std::mem::take(&mut self.scheduler.prefill.batch);
+            self.abandon(&batch);
+            self.keep_prefill(batch);
+        }
+    }
+
+    /// Keeps the memory of a batch that is through.
+    fn keep_prefill(&mut self, mut batch: Batch) {
+        batch.clear();
+        self.scheduler.prefill.batch = batch;
+    }
+
+    fn step_rows(&self) -> usize {
+        STEP_ROWS.min(self.plan.chunk)
+    }
+
+    /// Tokens that a sequence has to be computed, if it has any and none of them is under way.
+    fn left(&self, index: usize) -> Option<usize> {
+        let left = |sequence: &Sequence| sequence.pending.len() - sequence.done;
+        let left = self.sequences[index].as_ref().map_or(0, left);
+        (left > 0 && !self.under_way(index)).then_some(left)
+    }
+
+    /// Computes one batch of short work. Returns whether there was any.
+    fn steps(&mut self, observer: &mut dyn Observer) -> Result<bool, EngineError> {
+        let mut batch = std::mem::take(&mut self.scheduler.steps);
+        let computed = self.fill_steps(&mut batch).and_then(|()| match batch.is_empty() {
+            true => Ok(false),
+            false => self.compute_steps(&batch, observer).map(|()| true),
+        });
+        if computed.is_err() {
+            self.strike(&batch);
+        }
+        batch.clear();
+        self.scheduler.steps = batch;
+        computed
+    }
+
+    /// Takes short work from each sequence in turn. After an error the batch is empty.
+    fn fill_steps(&mut self, batch: &mut Batch) -> Result<(), EngineError> {
+        let (rows, sequences) = (self.step_rows(), self.sequences.len());
+        for turn in 0..sequences {
+            let index = (self.scheduler.next_step + turn) % sequences;
+            let Some(left) = self.left(index).filter(|&left| left <= rows) else { continue };
+            if batch.len() + left > rows {
+                // It goes first the next time.
+                self.scheduler.next_step = index;
+                return Ok(());
+            }
+            self.reserve(index, left).inspect_err(|_| {
+                batch.clear();
+                self.scheduler.struck.push(index);
+            })?;
+            self.push(batch, index, left);
+        }
+        Ok(())
+    }
+
+    fn push(&self, batch: &mut Batch, index: usize, tokens: usize) {
+        let sequence = self.sequences[index].as_ref().expect("invariant: the sequence has work");
+        batch.push(index, self.states[index].tokens(), &sequence.pending[sequence.done..][..tokens]);
+    }
+
+    fn compute_steps(&mut self, batch: &Batch, observer: &mut dyn Observer) -> Result<(), EngineError> {
+        let began = Instant::now();
+        let x = self.scratch.step_x.rows(0..batch.len());
+        let stream_before = self.experts.stats();
+        self.lookahead.begin(true);
+        self.embed(batch, &x);
+        for layer in 0..self.facts().layers {
+            self.layer(layer, batch, &x, observer)?;
+        }
+        self.lookahead.end_step(&self.experts.stats().since(&stream_before));
+        self.end_batch(batch, &x, began.elapsed(), observer)
+    }
+
+    /// Computes a layer of a prompt, and more of them until `share` is over. Returns whether there was a prompt.
+    fn prefill(&mut self, share: Duration, observer: &mut dyn Observer) -> Result<bool, EngineError> {
+        let mut prefill = std::mem::take(&mut self.scheduler.prefill);
+        let computed = self.fill_prefill(&mut prefill).and_then(|()| match prefill.batch.is_empty() {
+            true => Ok(false),
+            false => self.compute_prefill(&mut prefill, share, observer).map(|()| true),
+        });
+        if computed.is_err() {
+            self.strike(&prefill.batch);
+        }
+        if computed.is_err() || prefill.layers_done == self.facts().layers {
+            prefill.batch.clear();
+        }
+        self.scheduler.prefill = prefill;
+        computed
+    }
+
+    /// Begins the next chunk of a prompt where none is under way.
+    fn fill_prefill(&mut self, prefill: &mut Prefill) -> Result<(), EngineError> {
+        let sequences = self.sequences.len();
+        if !prefill.batch.is_empty() {
+            return Ok(());
+        }
+        let turns = (0..sequences).map(|turn| (self.scheduler.next_prefill + turn) % sequences);
+        let long = |index: usize| self.left(index).filter(|&left| left > self.step_rows()).map(|left| (index, left));
+        let Some((index, left)) = turns.into_iter().find_map(long) else { return Ok(()) };
+        self.scheduler.next_prefill = index + 1;
+        let tokens = left.min(self.plan.chunk);
+        self.reserve(index, tokens).inspect_err(|_| self.scheduler.struck.push(index))?;
+        self.push(&mut prefill.batch, index, tokens);
+        (prefill.layers_done, prefill.time) = (0, Duration::ZERO);
+        self.embed(&prefill.batch, &self.scratch.x.rows(0..tokens));
+        Ok(())
+    }
+
+    fn compute_prefill(
+        &mut self,
+        prefill: &mut Prefill,
+        share: Duration,
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
+        let (began, layers) = (Instant::now(), self.facts().layers);
+        let x = self.scratch.x.rows(0..prefill.batch.len());
+        self.lookahead.begin(false);
+        loop {
+            self.layer(prefill.layers_done, &prefill.batch, &x, observer)?;
+            prefill.layers_done += 1;
+            if prefill.layers_done == layers {
+                return self.end_batch(&prefill.batch, &x, prefill.time + began.elapsed(), observer);
+            }
+            if began.elapsed() >= share {
+                prefill.time += began.elapsed();
+                return Ok(());
+            }
+        }
+    }
+
+    /// Undoes a batch and notes whose it was.
+    fn strike(&mut self, batch: &Batch) {
+        self.abandon(batch);
+        self.scheduler.struck.extend(batch.spans.iter().map(|span| span.state));
+    }
+}

@@ -1,0 +1,214 @@
+//! A model behind HTTP: the route table, and what all routes share.
+//!
+//! | route | API |
+//! |---|---|
+//! | `POST /v1/chat/completions`, `/v1/completions`, `/v1/responses`, `GET /v1/models`, `/v1/models/{id}` | OpenAI's |
+//! | `POST /v1/messages`, `/v1/messages/count_tokens` | Anthropic's |
+//! | `POST /api/chat`, `/api/generate`, `GET /api/tags` | Ollama's |
+//! | `POST /tokenize`, `/detokenize`, `/apply-template`, `GET /health`, `/metrics` | plain |
+//!
+//! One thread owns the engine (`worker`); `async` is for connections only.
+
+#![forbid(unsafe_code)]
+
+mod anthropic;
+mod chat;
+mod collected;
+mod connection;
+mod error;
+mod fields;
+mod guard;
+mod ids;
+mod metrics;
+mod ollama;
+mod openai;
+mod plain;
+mod replay;
+mod stream;
+mod turn;
+mod worker;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{Method, Response, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::routing::{MethodRouter, get, post};
+use serde_json::Value;
+
+pub use chat::Model;
+pub use guard::Access;
+pub use worker::Loader;
+
+use connection::Bodies;
+use error::{Api, ApiError};
+use replay::Replay;
+use worker::Door;
+
+/// Bytes that serving itself takes at most, beside the engine: bodies that are read, prompts and answers under way,
+/// connections, threads.
+pub const SERVE_BYTES: usize = 64 << 20;
+
+/// What all routes share.
+struct App {
+    model: Arc<Model>,
+    door: Door,
+    replay: Arc<Replay>,
+    bodies: Bodies,
+    access: Access,
+    began_s: u64,
+}
+
+/// Serves on `listener` until the process is told to end (SIGTERM, Ctrl-C): then no new connection is taken, and the answers
+/// under way are finished. A second Ctrl-C ends them.
+///
+/// # Errors
+/// When the model cannot be loaded, or the system gives no thread or timer.
+pub fn serve(
+    listener: std::net::TcpListener,
+    model: Model,
+    access: Access,
+    load: Loader,
+    idle_release: Option<Duration>,
+) -> Result<(), String> {
+    let (worker, door) = worker::worker(load, model.tokenizer.clone(), model.vocab, idle_release);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4).enable_all().build();
+    let runtime = runtime.map_err(|error| format!("no threads for connections: {error}"))?;
+    let (loaded, failed) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
+        let done = worker.run();
+        // The other side waits for a failure only.
+        let _ = loaded.send(());
+        done
+    });
+    let thread = thread.map_err(|error| format!("no thread for the engine: {error}"))?;
+    let app = Arc::new(App {
+        model: Arc::new(model),
+        door: door.clone(),
+        replay: Arc::default(),
+        bodies: Bodies::default(),
+        access,
+        began_s: ids::now_s(),
+    });
+    runtime
+        .block_on(async {
+            listener.set_nonblocking(true)?;
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            let signals = signals(door.clone())?;
+            let ended = async {
+                tokio::select! {
+                    () = signals => {},
+                    _ = failed => {},
+                }
+            };
+            connection::serve(listener, router(app), ended).await;
+            Ok::<(), std::io::Error>(())
+        })
+        .map_err(|error| format!("cannot serve: {error}"))?;
+    door.stop();
+    drop(door);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    thread.join().map_err(|_| "the engine's thread ended".to_owned())?
+}
+
+/// Resolves at the first signal to end; the second one ends every answer.
+fn signals(door: Door) -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    Ok(async move {
+        let [terminate, interrupt] = &mut signals;
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} };
+        door.drain();
+        tokio::spawn(async move {
+            let [terminate, interrupt] = &mut signals;
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} };
+            door.stop();
+        });
+    })
+}
+
+/// The route table.
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/chat/completions", answers(openai::chat::create))
+        .route("/v1/completions", answers(openai::completions::create))
+        .route("/v1/responses", answers(openai::responses::create))
+        .route("/v1/models", shows(openai::models))
+        .route("/v1/models/{*id}", get(model))
+        .route("/v1/messages", answers(anthropic::create))
+        .route("/v1/messages/count_tokens", answers(anthropic::count_tokens))
+        .route("/api/chat", answers(ollama::chat))
+        .route("/api/generate", answers(ollama::generate))
+        .route("/api/tags", shows(ollama::tags))
+        .route("/tokenize", answers(plain::tokenize))
+        .route("/detokenize", answers(plain::detokenize))
+        .route("/apply-template", answers(plain::apply_template))
+        .route("/health", shows(plain::health))
+        .route("/metrics", shows(plain::metrics))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(app.clone(), guarded))
+        .with_state(app)
+}
+
+/// A route that reads JSON.
+fn answers<F>(answer: fn(Arc<App>, Value) -> F) -> MethodRouter<Arc<App>>
+where
+    F: Future<Output = Result<Response<Body>, ApiError>> + Send + 'static,
+{
+    post(move |State(app): State<Arc<App>>, request: Request| async move {
+        let api = Api::of_path(request.uri().path());
+        let answered = match app.bodies.json(request).await {
+            Ok(body) => answer(app, body).await,
+            Err(error) => Err(error),
+        };
+        answered.unwrap_or_else(|error| error.response(api))
+    })
+}
+
+/// A route that shows something.
+fn shows(show: fn(&App) -> Response<Body>) -> MethodRouter<Arc<App>> {
+    get(move |State(app): State<Arc<App>>| async move { show(&app) })
+}
+
+async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response<Body> {
+    openai::model(&app, &id).unwrap_or_else(|error| error.response(Api::OpenAi))
+}
+
+async fn no_such_path(request: Request) -> Response<Body> {
+    let path = request.uri().path();
+    let (status, problem) = match path {
+        "/v1/embeddings" => {
+            (StatusCode::NOT_IMPLEMENTED, "a language model for answers makes no embeddings".to_owned())
+        }
+        _ => (StatusCode::NOT_FOUND, format!("there is no {path:?} here")),
+    };
+    ApiError::new(status, problem).response(Api::of_path(path))
+}
+
+async fn wrong_method(request: Request) -> Response<Body> {
+    let problem = format!("{:?} does not take {}", request.uri().path(), request.method());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, problem).response(Api::of_path(request.uri().path()))
+}
+
+/// Lets pass who may ask, and answers a web page's question whether it may.
+async fn guarded(State(app): State<Arc<App>>, request: Request, next: Next) -> Response<Body> {
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let path = request.uri().path();
+    let mut response = match app.access.check(request.method(), path, request.headers()) {
+        Err(error) => error.response(Api::of_path(path)),
+        Ok(()) if *request.method() == Method::OPTIONS => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response
+        }
+        Ok(()) => next.run(request).await,
+    };
+    app.access.share(origin.as_ref(), response.headers_mut());
+    response
+}

@@ -1,0 +1,219 @@
+//! `POST /v1/chat/completions`.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Response, StatusCode};
+use outpour_text::{Piece, ToolCall};
+use serde_json::{Value, json};
+
+use super::{Head, chat_score, content_text, finish_reason, join_system, read_thinking, timings, usage};
+use crate::App;
+use crate::chat::{Chat, Model, TOP_LOGPROBS_MAX, Wishes, begin};
+use crate::collected::Collected;
+use crate::error::{Api, ApiError, json_response};
+use crate::fields::Fields;
+use crate::ids;
+use crate::stream::{Broken, COMMENT, EVENTS, Gone, Out, streamed};
+use crate::turn::{Said, Turn};
+
+/// Answers a conversation.
+pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>, ApiError> {
+    let fields = Fields::of(&body, "")?;
+    let head = Head::new(&app, &fields, "chatcmpl-", "chat.completion")?;
+    let chat = read(&fields, &app.model)?;
+    let scores = chat.wishes.top_logprobs.is_some();
+    let stream = fields.flag("stream")?.unwrap_or(false);
+    let options =
+        Fields::of(fields.value("stream_options").unwrap_or(&Value::Object(Default::default())), "stream_options")
+            .and_then(|options| options.flag("include_usage"))?;
+    let progress = fields.flag("return_progress")?.unwrap_or(false);
+    let turn = begin(app.model.clone(), app.door.clone(), app.replay.clone(), chat).await?;
+    if stream {
+        let writer = Writer {
+            head: Head { object: "chat.completion.chunk", ..head },
+            model: app.model.clone(),
+            usage: options.unwrap_or(false),
+            progress,
+            calls: 0,
+        };
+        return streamed(EVENTS, turn, |turn, out| writer.write(turn, out)).await;
+    }
+    let whole = Collected::new(turn, "call_").await?;
+    let message = message(&whole);
+    let shown = |score| chat_score(&app.model, score);
+    let logprobs = scores.then(|| json!({"content": whole.scores.iter().map(shown).collect::<Vec<_>>()}));
+    let finish = finish_reason(whole.done.finish, !whole.calls.is_empty());
+    let choice = json!({"index": 0, "message": message, "logprobs": logprobs, "finish_reason": finish});
+    let body = head.with(json!({"choices": [choice], "usage": usage(&whole.done), "timings": timings(&whole.done)}));
+    Ok(json_response(StatusCode::OK, &body))
+}
+
+/// Reads a request.
+pub(crate) fn read(fields: &Fields, model: &Model) -> Result<Chat, ApiError> {
+    if fields.count("n")?.is_some_and(|n| n != 1) {
+        return Err(ApiError::field("n", "must be 1: ask again for another answer"));
+    }
+    let given = fields.required("messages", fields.list("messages")?)?;
+    let mut messages = Vec::with_capacity(given.len());
+    for (i, message) in given.iter().enumerate() {
+        messages.push(read_message(message, &format!("messages[{i}]"))?);
+    }
+    join_system(&mut messages);
+    let mut chat = Chat { messages, wishes: wishes(fields, model)?, ..Chat::default() };
+    chat.tools = tools(fields)?;
+    read_thinking(fields, &mut chat)?;
+    Ok(chat)
+}
+
+fn wishes(fields: &Fields, model: &Model) -> Result<Wishes, ApiError> {
+    let tokens_max = fields.count("max_completion_tokens")?.or(fields.count("max_tokens")?);
+    let top = fields.count("top_logprobs")?;
+    if top.is_some_and(|top| top > TOP_LOGPROBS_MAX) {
+        return Err(ApiError::field("top_logprobs", &format!("must be at most {TOP_LOGPROBS_MAX}")));
+    }
+    let scores = fields.flag("logprobs")?.unwrap_or(false);
+    let top_logprobs = scores.then(|| top.unwrap_or(0));
+    Ok(Wishes { tokens_max, stop: fields.texts("stop")?, top_logprobs, ..Wishes::read(fields, model)? })
+}
+
+/// The functions that may be called; none where the choice is none.
+fn tools(fields: &Fields) -> Result<Vec<Value>, ApiError> {
+    let mut tools = Vec::new();
+    for (i, tool) in fields.list("tools")?.unwrap_or_default().iter().enumerate() {
+        let place = format!("tools[{i}]");
+        let tool_fields = Fields::of(tool, &place)?;
+        let function = tool_fields.required("function", tool_fields.value("function"))?;
+        let place = format!("{place}.function");
+        let function_fields = Fields::of(function, &place)?;
+        function_fields.required("name", function_fields.text("name")?)?;
+        function_fields.object("parameters")?;
+        tools.push(tool.clone());
+    }
+    match fields.value("tool_choice") {
+        Some(Value::String(choice)) if choice == "none" => Ok(Vec::new()),
+        None => Ok(tools),
+        Some(Value::String(choice)) if choice == "auto" => Ok(tools),
+        Some(_) => Err(ApiError::field("tool_choice", "must be \"auto\" or \"none\"")),
+    }
+}
+
+/// A message as templates take it: content as text, arguments of calls as objects.
+fn read_message(message: &Value, place: &str) -> Result<Value, ApiError> {
+    let fields = Fields::of(message, place)?;
+    let role = fields.required("role", fields.text("role")?)?;
+    let mut out = message.clone();
+    out["role"] = if role == "developer" { "system".into() } else { role.into() };
+    out["content"] = content_text(fields.value("content"), &fields.name("content"))?.into();
+    if let Some(calls) = fields.list("tool_calls")? {
+        let read = |(i, call): (usize, &Value)| read_call(call, &format!("{place}.tool_calls[{i}]"));
+        out["tool_calls"] = calls.iter().enumerate().map(read).collect::<Result<_, _>>()?;
+    } else if let Some(map) = out.as_object_mut() {
+        map.remove("tool_calls");
+    }
+    Ok(out)
+}
+
+fn read_call(call: &Value, place: &str) -> Result<Value, ApiError> {
+    let fields = Fields::of(call, place)?;
+    let function = fields.required("function", fields.value("function"))?;
+    let place = fields.name("function");
+    let function = Fields::of(function, &place)?;
+    let name = function.required("name", function.text("name")?)?;
+    let arguments = arguments(function.value("arguments"));
+    Ok(json!({"type": "function", "id": fields.text("id")?, "function": {"name": name, "arguments": arguments}}))
+}
+
+/// The arguments of a call that comes back: an object, mostly written as a text. What is no JSON stays as it is.
+pub(super) fn arguments(given: Option<&Value>) -> Value {
+    match given {
+        None => json!({}),
+        Some(Value::String(text)) if text.trim().is_empty() => json!({}),
+        Some(Value::String(text)) => serde_json::from_str(text).unwrap_or_else(|_| text.clone().into()),
+        Some(other) => other.clone(),
+    }
+}
+
+fn message(whole: &Collected) -> Value {
+    let content = Some(&whole.answer.content).filter(|text| !text.is_empty() || whole.calls.is_empty());
+    let mut message = json!({"role": "assistant", "content": content});
+    if let Some(thought) = &whole.answer.reasoning {
+        message["reasoning_content"] = thought.clone().into();
+    }
+    if !whole.calls.is_empty() {
+        message["tool_calls"] = whole.calls.iter().map(|(id, call)| call_object(id, call)).collect();
+    }
+    message
+}
+
+fn call_object(id: &str, call: &ToolCall) -> Value {
+    let arguments = Value::Object(call.arguments.clone()).to_string();
+    json!({"id": id, "type": "function", "function": {"name": call.name, "arguments": arguments}})
+}
+
+/// Writes an answer as chunks.
+struct Writer {
+    head: Head,
+    model: Arc<Model>,
+    usage: bool,
+    progress: bool,
+    calls: usize,
+}
+
+impl Writer {
+    async fn write(mut self, mut turn: Turn, out: Out) -> Result<(), Gone> {
+        self.chunk(&out, json!({"role": "assistant", "content": ""}), Value::Null, Value::Null).await?;
+        loop {
+            match out.next(&mut turn, COMMENT).await {
+                Ok(Some(Said::End(done))) => {
+                    turn.remember(&done);
+                    let finish = finish_reason(done.finish, self.calls > 0);
+                    self.chunk(&out, json!({}), finish.into(), Value::Null).await?;
+                    if self.usage {
+                        let last = json!({"choices": [], "usage": usage(&done), "timings": timings(&done)});
+                        out.data(&self.head.with(last)).await?;
+                    }
+                    return out.text("data: [DONE]\n\n").await;
+                }
+                Ok(Some(said)) => self.say(&mut turn, &out, said).await?,
+                Ok(None) | Err(Broken::Gone) => return Ok(()),
+                Err(Broken::Failed(error)) => return out.data(&error.body(Api::OpenAi)).await,
+            }
+        }
+    }
+
+    async fn say(&mut self, turn: &mut Turn, out: &Out, said: Said) -> Result<(), Gone> {
+        match said {
+            Said::Queued(position) => out.text(format!(": waiting, place {position}\n\n")).await,
+            Said::Prompt { done, total, cached } if self.progress => {
+                let progress = json!({"total": total, "cache": cached, "processed": done});
+                out.data(&self.head.with(json!({"choices": [], "prompt_progress": progress}))).await
+            }
+            Said::Prompt { done, total, .. } => out.text(format!(": prompt {done} of {total} tokens\n\n")).await,
+            Said::Piece(Piece::Text(text)) => self.delta(out, json!({"content": text})).await,
+            Said::Piece(Piece::Thought(text)) => self.delta(out, json!({"reasoning_content": text})).await,
+            Said::Piece(Piece::Call(call)) => {
+                let id = ids::name("call_");
+                turn.note_call(&id, &call);
+                let mut object = call_object(&id, &call);
+                object["index"] = self.calls.into();
+                self.calls += 1;
+                self.delta(out, json!({"tool_calls": [object]})).await
+            }
+            Said::Score(score) => {
+                let logprobs = json!({"content": [chat_score(&self.model, &score)]});
+                self.chunk(out, json!({}), Value::Null, logprobs).await
+            }
+            Said::Piece(Piece::Malformed(_)) | Said::PromptScores(_) | Said::End(_) => Ok(()),
+        }
+    }
+
+    async fn delta(&self, out: &Out, delta: Value) -> Result<(), Gone> {
+        self.chunk(out, delta, Value::Null, Value::Null).await
+    }
+
+    async fn chunk(&self, out: &Out, delta: Value, finish: Value, logprobs: Value) -> Result<(), Gone> {
+        let choice = json!({"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish});
+        out.data(&self.head.with(json!({"choices": [choice]}))).await
+    }
+}

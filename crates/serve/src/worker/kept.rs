@@ -1,0 +1,104 @@
+//! States that are kept for requests to come: found by the tokens that they hold. A state of keys and values serves any
+//! prompt that begins alike; a recurrent one only a prompt that begins with all of its tokens, which is why it is saved
+//! at the borders of messages.
+
+use outpour_engine::{Engine, SequenceId};
+
+use super::job::Job;
+
+/// States kept at most.
+const KEPT_MAX: usize = 24;
+
+/// States that are kept, the least recently used first.
+#[derive(Default)]
+pub(crate) struct Kept {
+    states: Vec<State>,
+}
+
+struct State {
+    sequence: SequenceId,
+    tokens: Vec<u32>,
+}
+
+impl State {
+    /// How many of `tokens` need not be computed: the last one always is, as its logits are wanted.
+    fn serves(&self, tokens: &[u32], goes_back: bool) -> usize {
+        let shared = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let shared = shared.min(tokens.len().saturating_sub(1));
+        if goes_back || shared == self.tokens.len() { shared } else { 0 }
+    }
+}
+
+impl Kept {
+    pub(super) fn len(&self) -> usize {
+        self.states.len()
+    }
+
+    /// A sequence that holds as much of `tokens` as is found, and how many that are. Where memory is short it is an empty one.
+    pub(super) fn resume(&mut self, engine: &mut Engine, tokens: &[u32]) -> (SequenceId, usize) {
+        let goes_back = engine.goes_back();
+        let served = |state: &State| state.serves(tokens, goes_back);
+        let best = (0..self.states.len()).max_by_key(|&i| served(&self.states[i]));
+        if let Some(best) = best.filter(|&i| served(&self.states[i]) > 0) {
+            let state = self.states.remove(best);
+            let (sequence, found) = (state.sequence, served(&state));
+            self.states.push(state);
+            if let Ok(fork) = engine.fork(sequence) {
+                return (fork, engine.truncate(fork, found));
+            }
+        }
+        (engine.open_sequence(), 0)
+    }
+
+    /// Keeps a sequence that holds these tokens.
+    pub(super) fn keep(&mut self, engine: &mut Engine, sequence: SequenceId, tokens: &[u32]) {
+        if tokens.is_empty() {
+            engine.close_sequence(sequence);
+            return;
+        }
+        let goes_back = engine.goes_back();
+        let replaced = |old: &mut State| old.tokens == tokens || (goes_back && tokens.starts_with(&old.tokens));
+        for old in self.states.extract_if(.., replaced) {
+            engine.close_sequence(old.sequence);
+        }
+        self.states.push(State { sequence, tokens: tokens.to_vec() });
+        while self.states.len() > KEPT_MAX {
+            self.drop_oldest(engine);
+        }
+    }
+
+    /// Keeps a copy of a sequence that goes on, where there is memory for it.
+    pub(super) fn snapshot(&mut self, engine: &mut Engine, sequence: SequenceId, tokens: &[u32]) {
+        if self.states.iter().any(|state| state.tokens == tokens) {
+            return;
+        }
+        if let Ok(fork) = engine.fork(sequence) {
+            self.keep(engine, fork, tokens);
+        }
+    }
+
+    /// Gives the memory of the least recently used state back; `false` where there is none.
+    pub(super) fn drop_oldest(&mut self, engine: &mut Engine) -> bool {
+        if self.states.is_empty() {
+            return false;
+        }
+        engine.close_sequence(self.states.remove(0).sequence);
+        true
+    }
+
+    /// Gives memory back until what is kept takes no more than `bytes`; what serves the request that comes goes last.
+    pub(super) fn shrink(&mut self, engine: &mut Engine, bytes: usize, coming: &Job) {
+        let goes_back = engine.goes_back();
+        let size = |engine: &Engine, state: &State| engine.state_bytes(state.tokens.len());
+        let mut total: usize = self.states.iter().map(|state| size(engine, state)).sum();
+        let serving = (0..self.states.len()).max_by_key(|&i| self.states[i].serves(&coming.tokens, goes_back));
+        if let Some(serving) = serving {
+            let state = self.states.remove(serving);
+            self.states.push(state);
+        }
+        while total > bytes && !self.states.is_empty() {
+            total -= size(engine, &self.states[0]);
+            self.drop_oldest(engine);
+        }
+    }
+}

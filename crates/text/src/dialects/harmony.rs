@@ -1,0 +1,36 @@
+//! gpt-oss: every part of an answer is a message on a channel. Thoughts are on `analysis`, what is said on `final`, and a
+//! call is a message to a function.
+//!
+//! ```text
+//! <|channel|>analysis<|message|>Oslo, then.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Oslo"}<|call|>
+//! ```
+
+use crate::tool_calls::{ToolCall, json_arguments, read_json};
+
+pub(super) const THOUGHTS: (&str, &str) = ("<|channel|>analysis<|message|>", "<|end|>");
+pub(super) const OPENS: [&str; 3] = ["<|channel|>commentary to=", "<|start|>assistant to=", "<|channel|>analysis to="];
+pub(super) const CLOSE: &str = "<|call|>";
+/// What stands between parts and belongs to none.
+pub(super) const SKIPPED: [&str; 6] = [
+    "<|start|>assistant<|channel|>final<|message|>",
+    "<|channel|>final<|message|>",
+    "<|channel|>commentary<|message|>",
+    "<|start|>assistant",
+    "<|end|>",
+    "<|return|>",
+];
+
+/// Reads a call, and gives what follows it. The token that ends it mostly ends the answer, and then is no part of it.
+pub(super) fn read(text: &str) -> Result<(Vec<ToolCall>, &str), String> {
+    let (head, body) = text.split_once("<|message|>").ok_or("a call has no message")?;
+    let to = head.split_once("to=").ok_or("a call has no name")?.1;
+    let name = to.split(|c: char| c.is_whitespace() || c == '<').next().unwrap_or_default();
+    let name = name.strip_prefix("functions.").unwrap_or(name);
+    if name.is_empty() {
+        return Err("a call has no name".into());
+    }
+    let (arguments, rest) = read_json(body)?;
+    let rest = rest.trim_start();
+    let rest = rest.strip_prefix(CLOSE).or_else(|| rest.strip_prefix("<|end|>")).unwrap_or(rest);
+    Ok((vec![ToolCall { name: name.to_owned(), arguments: json_arguments(name, Some(arguments))? }], rest))
+}
