@@ -328,12 +328,16 @@ pub struct PlanArgs {
     /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
-    /// Share of a token's experts found in memory, 0 to 1 [default: by how many fit, as in traces of real models]
+    /// Share of a token's experts found in memory in the long run, 0 to 1 [default: by how many fit, as in traces of real
+    /// models]
     #[arg(long, value_name = "SHARE")]
     pub hit_rate: Option<f64>,
     /// Length of the prompt to predict for
     #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
     pub prompt: usize,
+    /// Tokens of the answer that begins with no expert in memory
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
+    pub generate: usize,
     /// Flags of loading.
     #[command(flatten)]
     pub load: LoadArgs,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use outpour_engine::sample::Sampling;
 use outpour_store::bytes::Bytes;
 use outpour_text::{ChatRequest, StopStrings};
@@ -30,7 +30,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     let dir = builtin::folder()?;
     let load = LoadArgs { ram: Some(args.load.ram.unwrap_or(RAM_DEFAULT)), ..args.load.clone() };
     let inspection = model::open(&dir, &load)?;
-    let plan = inspection.plan(&model::options(&load, &dir)?)?;
+    let plan = inspection.plan(&model::options(&load, inspection.checkpoint())?)?;
     let bytes: u64 = inspection.checkpoint().files().iter().map(|file| file.bytes()).sum();
     term::note(&format!(
         "demo: a Qwen3.5-MoE of 14.8 million parameters and {}, trained for this. In {} of memory {} of its {} experts fit; \
@@ -76,16 +76,17 @@ fn tools() -> Vec<Value> {
 /// Answers greedily, with nothing in memory from an earlier answer.
 fn answer(dir: &Path, load: &LoadArgs, tokens_max: usize, request: ChatRequest) -> Result<ExitCode> {
     let inspection = model::open(dir, load)?;
-    let text = model::text(dir)?;
+    let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
+    let template = model::template(inspection.checkpoint(), &tokenizer)?.context("the built-in model has no template")?;
     let generation = Generation {
-        tokens: text.tokenizer.encode(&model::template(dir)?.render(&request)?, true)?,
+        tokens: tokenizer.encode(&template.render(&request)?, true)?,
         tokens_max,
-        stop_tokens: model::stop_tokens(&inspection, &text.tokenizer)?,
+        stop_tokens: model::stop_tokens(&inspection, &tokenizer)?,
         stop_strings: StopStrings::new(Vec::new())?,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         routes: None,
     };
-    let options = model::options(load, dir)?;
+    let options = model::options(load, inspection.checkpoint())?;
     let mut engine = model::load(inspection, &options, load.reader())?;
-    generation.run(&mut engine, &text.tokenizer)
+    generation.run(&mut engine, &tokenizer)
 }

@@ -135,7 +135,7 @@ impl Side<'_> {
         results: &mut Results,
     ) -> Result<(Measured, Option<measure::Apart>)> {
         let inspection = Inspection::open_mirrored(self.dir, self.mirrors, self.numerics)?;
-        let mut options = model::options(&args.load, inspection.checkpoint().dir())?;
+        let mut options = model::options(&args.load, inspection.checkpoint())?;
         options.precise = self.precise;
         options.beside += results.bytes() + tasks.iter().map(Task::bytes).sum::<usize>();
         options.beside += ROWS * 8 * inspection.facts().vocab;
@@ -149,9 +149,9 @@ impl Side<'_> {
         if tasks.iter().any(has_texts) && inspection.plan(&options)?.ctx < window {
             options.ctx = Some(window);
         }
-        let text = model::text(self.dir)?;
-        let stop_tokens = model::stop_tokens(&inspection, &text.tokenizer)?;
-        let template = outpour_text::ChatTemplate::load(self.dir)?;
+        let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
+        let stop_tokens = model::stop_tokens(&inspection, &tokenizer)?;
+        let template = model::template(inspection.checkpoint(), &tokenizer)?;
         let weights = results::fingerprint_of_files(inspection.checkpoint())?;
         let engine = model::load(inspection, &options, args.load.reader())?;
         term::note(&format!("{}: {}, in {}", self.dir.display(), engine.identity(), Bytes(options.ram as u64)));
@@ -159,7 +159,7 @@ impl Side<'_> {
             identity: format!("{}, weights {weights}", engine.identity()),
             dir: self.dir.to_owned(),
             engine,
-            tokenizer: text.tokenizer,
+            tokenizer,
             template,
             stop_tokens,
             window,

@@ -19,7 +19,7 @@ use crate::{model, term};
 pub fn logits(args: &LogitsArgs) -> Result<ExitCode> {
     let inspection = model::open(&args.model, &args.load)?;
     let tokens = args.ids.len();
-    let mut options = model::options(&args.load, inspection.checkpoint().dir())?;
+    let mut options = model::options(&args.load, inspection.checkpoint())?;
     if args.routes.is_some() {
         options.beside += Routes::bytes(tokens, inspection.facts());
     }

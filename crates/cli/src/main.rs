@@ -8,6 +8,7 @@ mod builtin;
 mod demo;
 mod doctor;
 mod eval;
+mod gguf_text;
 mod inspect;
 mod logits;
 mod model;

@@ -10,7 +10,7 @@ use outpour_kernels::reference::Reference;
 use outpour_model::packing::Affine;
 use outpour_model::weights::allocate_region;
 use outpour_store::bytes::Bytes;
-use outpour_store::probe::{self, ReadSpeed};
+use outpour_store::probe::{self, Flow, ReadSpeed};
 use outpour_store::read::{ReaderKind, Region};
 
 use crate::args::PackArgs;
@@ -31,16 +31,14 @@ const GAIN_MIN: f64 = 0.05;
 /// One line about the model, the folder or the drive; what was finished stays for the next run.
 pub fn pack(args: &PackArgs) -> Result<ExitCode> {
     let inspection = Inspection::open(&args.model, false)?;
+    if inspection.checkpoint().gguf().is_some() {
+        bail!("{}: is a GGUF model, which cannot be packed: run it where it lies", args.model.display());
+    }
     if inspection.layout.experts_total() == 0 {
         bail!("{}: is a dense model: it has no experts to pack", args.model.display());
     }
     term::catch_interrupt()?;
     let requantise = args.experts.map(|affine| Affine { bits: affine.bits(), group: args.group });
-    if let Some(Affine { bits, group }) = requantise {
-        term::note(&format!(
-            "Lossy, as asked: experts are requantised to {bits} bits in groups of {group}. `outpour eval OUT --against MODEL` measures the cost."
-        ));
-    }
     let progress = term::WriteProgress::start();
     let packed = inspection.pack(requantise, &args.out, &mut |written, total| progress.written(written, total))?;
     let seconds = progress.finish();
@@ -58,6 +56,11 @@ pub fn pack(args: &PackArgs) -> Result<ExitCode> {
             written as f64 / seconds / 1e9
         ),
     });
+    if let Some(Affine { bits, group }) = requantise {
+        term::note(&format!(
+            "Lossy, as asked: its experts are requantised to {bits} bits in groups of {group}. `outpour eval OUT --against MODEL` measures the cost."
+        ));
+    }
     if !args.no_check {
         let packed = Inspection::open(&args.out, false)?;
         term::show(&gain(&inspection, &packed)?)?;
@@ -110,7 +113,7 @@ fn read(model: &Inspection, memory: &Arc<Region>, seed: u64) -> Result<ReadSpeed
     reader.register(memory);
     let regions = std::slice::from_ref(memory);
     let (checkpoint, layout) = (model.checkpoint(), &model.layout);
-    let speed = probe::expert_reads(checkpoint, layout, &mut *reader, regions, DEPTH, ROUND_TIME, seed)?;
+    let speed = probe::expert_reads(checkpoint, layout, &mut *reader, regions, Flow::Steady(DEPTH), ROUND_TIME, seed)?;
     reader.unregister(memory);
     Ok(speed)
 }

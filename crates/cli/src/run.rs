@@ -4,12 +4,13 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use outpour_engine::bound::Running;
 use outpour_engine::sample::{Sampler, Sampling};
 use outpour_engine::{Engine, EngineError, Session};
 use outpour_model::experts::StreamStats;
 use outpour_store::bytes::Bytes;
+use outpour_store::checkpoint::Checkpoint;
 use outpour_store::machine::Machine;
 use outpour_text::{ChatRequest, Detokenizer, Stop, StopStrings, Tokenizer};
 use serde_json::json;
@@ -25,14 +26,13 @@ use crate::watch::{Routes, Watch};
 /// One line about the model, the flags or the prompt; after a read that failed mid-way, the text so far is out.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let inspection = model::open(&args.model, &args.load)?;
-    let dir = inspection.checkpoint().dir().to_owned();
     let sampling = model::sampling(&inspection, &args.sampling)?;
-    let options = model::options(&args.load, &dir)?;
+    let options = model::options(&args.load, inspection.checkpoint())?;
     let plan = inspection.plan(&options)?;
-    let text = model::text(&dir)?;
-    let prompt = model::prompt(args.prompt.as_deref(), prompt_bytes_max(&text.tokenizer, plan.ctx))
+    let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
+    let prompt = model::prompt(args.prompt.as_deref(), prompt_bytes_max(&tokenizer, plan.ctx))
         .with_context(|| format!("a prompt for the context of {} tokens (--ctx)", plan.ctx))?;
-    let tokens = prompt_tokens(args, &dir, &text.tokenizer, &prompt)?;
+    let tokens = prompt_tokens(args, inspection.checkpoint(), &tokenizer, &prompt)?;
     if tokens.is_empty() {
         return Err(EngineError::NoTokens.into());
     }
@@ -45,7 +45,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let generation = Generation {
         tokens,
         tokens_max: args.max_tokens.unwrap_or(usize::MAX),
-        stop_tokens: if args.ignore_eos { Vec::new() } else { model::stop_tokens(&inspection, &text.tokenizer)? },
+        stop_tokens: if args.ignore_eos { Vec::new() } else { model::stop_tokens(&inspection, &tokenizer)? },
         stop_strings: StopStrings::new(args.stop.clone())?,
         sampling,
         routes: args.trace_routes.as_ref().map(|path| Routes::create(path, &inspection)).transpose()?,
@@ -55,7 +55,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     }
     term::catch_interrupt()?;
     let mut engine = model::load(inspection, &options, args.load.reader())?;
-    generation.run(&mut engine, &text.tokenizer)
+    generation.run(&mut engine, &tokenizer)
 }
 
 /// The longest text that could be a prompt of so many tokens; normalisation may shorten a text, to a quarter at most.
@@ -63,14 +63,18 @@ fn prompt_bytes_max(tokenizer: &Tokenizer, ctx: usize) -> usize {
     4 * ctx.saturating_mul(tokenizer.token_bytes_max())
 }
 
-fn prompt_tokens(args: &RunArgs, dir: &std::path::Path, tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
+fn prompt_tokens(args: &RunArgs, checkpoint: &Checkpoint, tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
     if args.raw {
         return Ok(tokenizer.encode_raw(prompt)?);
     }
     let system = args.system.iter().map(|text| json!({"role": "system", "content": text}));
     let messages = system.chain([json!({"role": "user", "content": prompt})]).collect();
     let request = ChatRequest { messages, add_generation_prompt: true, ..ChatRequest::default() };
-    Ok(tokenizer.encode(&model::template(dir)?.render(&request)?, true)?)
+    let Some(template) = model::template(checkpoint, tokenizer)? else {
+        let dir = checkpoint.dir().display();
+        bail!("{dir}: has no chat template: give --raw to continue the prompt as it stands");
+    };
+    Ok(tokenizer.encode(&template.render(&request)?, true)?)
 }
 
 /// One answer to be made.

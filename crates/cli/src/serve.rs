@@ -10,7 +10,6 @@ use outpour_engine::{Engine, Options};
 use outpour_serve::{Access, Loader, Model, SERVE_BYTES};
 use outpour_store::bytes::Bytes;
 use outpour_store::slab;
-use outpour_text::ChatTemplate;
 
 use crate::args::{LoadArgs, SamplingArgs, ServeArgs};
 use crate::{model, term};
@@ -22,20 +21,20 @@ use crate::{model, term};
 pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let inspection = model::open(&args.model, &args.load)?;
     let dir = inspection.checkpoint().dir().to_owned();
-    let options = args.load.options(model::tokenizer_bytes(&dir) + SERVE_BYTES)?;
+    let options = args.load.options(model::tokenizer_bytes(inspection.checkpoint()) + SERVE_BYTES)?;
     let plan = inspection.plan(&options)?;
-    let tokenizer = model::text(&dir)?.tokenizer;
+    let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
     let folder = std::fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone());
     let folder = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
     let served = Model {
         name: args.name.clone().unwrap_or(folder),
         stop_tokens: model::stop_tokens(&inspection, &tokenizer)?,
+        template: model::template(inspection.checkpoint(), &tokenizer)?,
         tokenizer: Arc::new(tokenizer),
-        template: ChatTemplate::load(&dir)?,
         sampling: model::sampling(&inspection, &SamplingArgs::default())?,
         vocab: inspection.facts().vocab,
         ctx: plan.ctx,
-        recurrent: inspection.model().state_layout().recurrent_bytes > 0,
+        recurrent: !inspection.model().state_layout().goes_back(),
     };
     let access = Access {
         api_key: args.api_key.clone().or_else(|| std::env::var("OUTPOUR_API_KEY").ok()).filter(|key| !key.is_empty()),

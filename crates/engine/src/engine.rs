@@ -12,14 +12,14 @@ use outpour_model::weights::{Weights, allocate_region};
 use outpour_model::{Batch, ExpertStream, Facts, Model, Run, State};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::plan::Plan;
-use outpour_store::probe::ReadSpeed;
+use outpour_store::probe::{Flow, ReadSpeed};
 use outpour_store::read::{Reader, Region};
 use outpour_store::residency::Residency;
 use outpour_store::slab::Slab;
 
 use crate::error::EngineError;
 use crate::inspection::{Inspection, Options, PROBE_EXPERTS};
-use crate::lookahead::{Lookahead, LookaheadStats};
+use crate::lookahead::{Lookahead, LookaheadMode, LookaheadStats};
 use crate::observe::{LayerCost, Observer, Progress, Routes, SequenceId};
 use crate::scheduler::Scheduler;
 use crate::scratch::{HEAD_ROWS, Scratch};
@@ -116,8 +116,12 @@ impl Engine {
         let residency = Residency::new(slab, layout.clone(), &plan.class_pieces, model.facts().top_k);
         let scratch = Scratch::new(&*model, plan.chunk, &*ops)?;
         let lookahead = Lookahead::new(options.lookahead, model.facts().top_k);
+        let mut experts = ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader);
+        if options.lookahead == LookaheadMode::Off {
+            experts.never_sweep_on();
+        }
         Ok(Engine {
-            experts: ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader),
+            experts,
             ops,
             model,
             checkpoint,
@@ -193,7 +197,8 @@ impl Engine {
     /// # Errors
     /// When a read failed.
     pub fn probe_drive(&mut self, memory: &Arc<Region>, budget: Duration, seed: u64) -> Result<ReadSpeed, EngineError> {
-        Ok(self.experts.probe(std::slice::from_ref(memory), PROBE_EXPERTS, budget, seed)?)
+        let flow = Flow::Steady(PROBE_EXPERTS);
+        Ok(self.experts.probe(std::slice::from_ref(memory), flow, budget, seed)?)
     }
 
     /// How fast the drive gives experts of this model, read into their own memory, which is empty afterwards: for the time
@@ -207,13 +212,13 @@ impl Engine {
         }
         self.drop_experts();
         let regions: Vec<Arc<Region>> = self.experts.residency().regions().cloned().collect();
-        let depth = PROBE_EXPERTS.min(self.facts().top_k);
-        Ok(Some(self.experts.probe(&regions, depth, budget, 1)?))
+        let flow = Flow::Steady(PROBE_EXPERTS.min(self.facts().top_k));
+        Ok(Some(self.experts.probe(&regions, flow, budget, 1)?))
     }
 
     /// A new, empty sequence.
     pub fn open_sequence(&mut self) -> SequenceId {
-        let sequence = Sequence { logits: vec![0.0; self.facts().vocab], ..Sequence::default() };
+        let sequence = Sequence::default();
         let free = self.sequences.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
             self.sequences.push(None);
@@ -239,8 +244,7 @@ impl Engine {
 
     /// Bytes of the slab that the state of so many tokens takes.
     pub fn state_bytes(&self, tokens: usize) -> usize {
-        let layout = self.model.state_layout();
-        layout.fixed_bytes() + tokens.div_ceil(layout.block_tokens) * layout.block_bytes
+        self.model.state_layout().slots(tokens, self.plan.chunk).into_iter().map(|(bytes, count)| bytes * count).sum()
     }
 
     /// Bytes of the memory that experts and states share.
@@ -250,7 +254,7 @@ impl Engine {
 
     /// Whether a state can go back to any earlier position; otherwise only to its beginning.
     pub fn goes_back(&self) -> bool {
-        self.model.state_layout().recurrent_bytes == 0
+        self.model.state_layout().goes_back()
     }
 
     /// Tokens whose state is computed.
@@ -298,6 +302,7 @@ impl Engine {
         sequence.pending.clear();
         sequence.done = 0;
         sequence.ready = false;
+        sequence.logits = Vec::new();
         left
     }
 
@@ -417,7 +422,7 @@ impl Engine {
         self.checkpoint.check_unchanged()?;
         self.wanted.clear();
         for span in &batch.spans {
-            self.states[span.state].advance(span.rows.len());
+            self.states[span.state].advance(span.rows.len(), self.model.state_layout());
             let sequence = self.sequences[span.state].as_mut().expect("invariant: a sequence of a batch is open");
             sequence.done += span.rows.len();
             let rows = span.rows.start as u32..span.rows.end as u32;
@@ -497,7 +502,8 @@ impl Engine {
                     observer.logits(SequenceId(span.state), batch.positions[row] as usize, logits);
                 }
                 if row + 1 == span.rows.end && sequence.done == sequence.pending.len() {
-                    sequence.logits.copy_from_slice(logits);
+                    sequence.logits.clear();
+                    sequence.logits.extend_from_slice(logits);
                     sequence.ready = true;
                 }
             }

@@ -1,7 +1,10 @@
 //! Weight formats: how a matrix is stored, and what it is worth in f32.
 
+pub mod ggml;
+
 use crate::host;
 use crate::tensor::{DType, Tensor};
+pub use ggml::GgmlType;
 
 /// How the elements of a weight matrix are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +25,8 @@ pub enum Format {
         /// 32, 64 or 128.
         group: u8,
     },
+    /// Blocks that hold their own scales.
+    Ggml(GgmlType),
 }
 
 impl Format {
@@ -47,6 +52,7 @@ impl Format {
             Format::F32 => 4 * cols,
             Format::F16 | Format::Bf16 => 2 * cols,
             Format::Affine { bits, .. } => cols * bits as usize / 8,
+            Format::Ggml(blocks) => cols / blocks.block_weights() * blocks.block_bytes(),
         }
     }
 }
@@ -88,6 +94,17 @@ impl Matrix {
         assert_eq!(scales.dims(), biases.dims(), "biases do not fit their scales");
         assert!(scales.dtype() == biases.dtype() && Format::of(scales.dtype()).is_some(), "scales are plain numbers");
         Matrix { format, rows, cols, data, scales: Some([scales, biases]), exact: false }
+    }
+
+    /// A matrix of blocks: `data` is U8 `[rows, bytes of a row]`.
+    ///
+    /// # Panics
+    /// When a row is no number of whole blocks; a loader has checked it against the file.
+    pub fn ggml(blocks: GgmlType, data: Tensor) -> Self {
+        assert_eq!(data.dtype(), DType::U8, "blocks are bytes");
+        assert!(data.dim(1).is_multiple_of(blocks.block_bytes()), "a row of {blocks} is whole blocks");
+        let (rows, cols) = (data.dim(0), data.dim(1) / blocks.block_bytes() * blocks.block_weights());
+        Matrix { format: Format::Ggml(blocks), rows, cols, data, scales: None, exact: false }
     }
 
     /// The same matrix, multiplied with activations in f32 always: for the small ones whose outputs decide much, such as
@@ -211,8 +228,14 @@ pub fn element(format: Format, bytes: &[u8], index: usize) -> f32 {
         }
         Format::F16 => half::f16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32(),
         Format::Bf16 => half::bf16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32(),
-        Format::Affine { .. } => panic!("a quantised weight has no value without its scale"),
+        Format::Affine { .. } | Format::Ggml(_) => panic!("a quantised weight has no value without its scale"),
     }
+}
+
+/// Element `index` of a plain tensor.
+pub(crate) fn value(tensor: &Tensor, index: usize) -> f32 {
+    let format = Format::of(tensor.dtype()).expect("plain weights are F32, F16 or BF16");
+    element(format, host::bytes(tensor), index)
 }
 
 /// Values of a block of [`DType::Q8`].
@@ -252,6 +275,9 @@ pub(crate) fn dequantise(w: &Matrix, row: usize, values: &mut [f32]) {
     assert!(row < w.rows && values.len() == w.cols, "a row of {} weights, below {}", w.cols, w.rows);
     let row_bytes = w.format.row_bytes(w.cols);
     let bytes = &host::bytes(&w.data)[row * row_bytes..][..row_bytes];
+    if let Format::Ggml(blocks) = w.format {
+        return blocks.dequantise(bytes, values);
+    }
     let (Format::Affine { bits, group }, Some([scales, biases])) = (w.format, &w.scales) else {
         return values.iter_mut().enumerate().for_each(|(i, value)| *value = element(w.format, bytes, i));
     };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use outpour_kernels::{Buffer, Mlp, Tensor};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout, PARTS_MAX, Placement};
-use outpour_store::probe::{self, ReadSpeed};
+use outpour_store::probe::{self, Flow, ReadSpeed};
 use outpour_store::read::{Completion, Read, Reader, Region};
 use outpour_store::residency::{Place, Residency};
 use outpour_store::slab::SlotId;
@@ -86,6 +86,8 @@ pub struct ExpertStream {
     wants: Vec<Want>,
     /// Read, or being read, before anybody asked.
     early: Vec<Early>,
+    /// Whether a sweep may go on to the next layer.
+    sweeps_on: bool,
     /// Slots that stay set aside for them.
     spares_max: usize,
     /// Tag of the next expert's first read.
@@ -162,6 +164,7 @@ impl ExpertStream {
             reader,
             wants: Vec::with_capacity(wants_max),
             early: Vec::with_capacity(wants_max),
+            sweeps_on: true,
             spares_max: 0,
             next_tag: 0,
             reads: Vec::with_capacity(wants_max * PARTS_MAX),
@@ -339,12 +342,17 @@ impl ExpertStream {
     /// When the reader refuses the reads.
     pub fn sweep_on(&mut self, layer: usize, used: usize) -> Result<()> {
         let next = layer + 1;
-        let nearly_all = used as f64 >= SWEEP_SHARE * self.layout.experts(layer) as f64;
+        let nearly_all = self.sweeps_on && used as f64 >= SWEEP_SHARE * self.layout.experts(layer) as f64;
         if !nearly_all || next >= self.layout.layers() {
             return Ok(());
         }
         let limits = self.sweep_limits(next);
         self.read_early(next, 0..self.layout.experts(next) as u32, limits)
+    }
+
+    /// Has [`Self::sweep_on`] do nothing.
+    pub fn never_sweep_on(&mut self) {
+        self.sweeps_on = false;
     }
 
     /// How much of a layer a prompt reads early: a quarter of what memory holds.
@@ -427,10 +435,10 @@ impl ExpertStream {
     ///
     /// # Errors
     /// When a read failed.
-    pub fn probe(&mut self, memory: &[Arc<Region>], depth: usize, budget: Duration, seed: u64) -> Result<ReadSpeed> {
+    pub fn probe(&mut self, memory: &[Arc<Region>], flow: Flow, budget: Duration, seed: u64) -> Result<ReadSpeed> {
         // Nothing else may be in flight.
         self.abandon();
-        probe::expert_reads(&self.checkpoint, &self.layout, &mut *self.reader, memory, depth, budget, seed)
+        probe::expert_reads(&self.checkpoint, &self.layout, &mut *self.reader, memory, flow, budget, seed)
     }
 
     /// Takes in what the reader has finished.
@@ -545,7 +553,7 @@ impl ExpertStream {
             }
             stored.matrix(parts)
         };
-        Mlp { gate: matrix(0), up: matrix(1), down: matrix(2), activation: shape.activation }
+        Mlp { gate: matrix(0), up: matrix(1), down: matrix(2), biases: None, activation: shape.activation }
     }
 }
 

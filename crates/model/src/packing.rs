@@ -40,7 +40,7 @@ pub struct Source<'a> {
 /// `progress` is told bytes written and bytes in all, and may break off.
 ///
 /// # Errors
-/// As [`packer::pack`]; and when experts are to be requantised that are quantised already, or whose rows are no whole
+/// As [`packer::pack`]; for GGUF files; and when experts are to be requantised that are quantised already, or whose rows are no whole
 /// groups.
 pub fn pack(
     source: &Source,
@@ -48,6 +48,12 @@ pub fn pack(
     out: &Path,
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Packed, ModelError> {
+    if source.checkpoint.gguf().is_some() {
+        return Err(ModelError::Config(format!(
+            "{}: is of GGUF files, which are not packed yet; they are read in place, or pack the model's safetensors",
+            source.checkpoint.dir().display()
+        )));
+    }
     let mut names = source.names.iter();
     let layer = |shape: &Option<ExpertShape>| match (shape, shape.as_ref().and_then(|_| names.next())) {
         (Some(shape), Some(name)) => specs(name, shape, requantise),

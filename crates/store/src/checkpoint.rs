@@ -1,5 +1,6 @@
 //! What the user has on disk, read as names → type, shape, file and offset. Never copied to be used.
 
+pub mod gguf;
 pub mod safetensors;
 mod source;
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 use crate::pack::{MANIFEST, Manifest};
 use crate::read::whole::read_whole;
 use crate::{Result, StoreError};
+pub use gguf::Metadata;
 use safetensors::Entry;
 pub use source::SourceFile;
 
@@ -30,8 +32,21 @@ pub enum StoredType {
     Bf16,
     /// Unsigned 32-bit integers, which pack quantised weights.
     U32,
+    /// Blocks of weights with scales of their own.
+    Blocks(BlockType),
     /// Any other type, by the name the file gives it.
     Other(String),
+}
+
+/// A type whose weights come in blocks along the last dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockType {
+    /// What ggml calls it.
+    pub name: &'static str,
+    /// Weights of a block.
+    pub weights: usize,
+    /// Bytes of a block.
+    pub bytes: usize,
 }
 
 impl fmt::Display for StoredType {
@@ -41,6 +56,7 @@ impl fmt::Display for StoredType {
             StoredType::F16 => "F16",
             StoredType::Bf16 => "BF16",
             StoredType::U32 => "U32",
+            StoredType::Blocks(blocks) => blocks.name,
             StoredType::Other(name) => name,
         })
     }
@@ -70,19 +86,27 @@ impl TensorInfo {
     }
 }
 
-/// A folder of safetensors files, or a [`Pack`](crate::pack), with its configuration.
+/// A folder of safetensors files, or a [`Pack`](crate::pack), with its configuration; or GGUF files.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
     config: Value,
     pack: Option<Manifest>,
+    gguf: Option<Gguf>,
     files: Vec<Arc<SourceFile>>,
     tensors: HashMap<String, TensorInfo>,
 }
 
+/// What GGUF files say beside their tensors.
+#[derive(Debug)]
+struct Gguf {
+    metadata: Metadata,
+    generation: Value,
+}
+
 impl Checkpoint {
-    /// Opens a model: a folder with `config.json` and `model.safetensors`, or the shards that
-    /// `model.safetensors.index.json` lists; or a pack. Only headers are read.
+    /// Opens a model: a GGUF file or the folder of one (see [`gguf::find`]); or a folder with `config.json` and
+    /// `model.safetensors`, or the shards that `model.safetensors.index.json` lists; or a pack. Only headers are read.
     ///
     /// # Errors
     /// One line that names the file: missing shards, headers that are truncated, overlap or lie about sizes.
@@ -96,6 +120,13 @@ impl Checkpoint {
     /// As [`Checkpoint::open`] of every folder; and when a mirror's config, files, sizes or headers are others.
     pub fn open_mirrored(path: &Path, mirrors: &[PathBuf]) -> Result<Checkpoint> {
         let mirrors = mirrors.iter().map(|mirror| Checkpoint::open(mirror)).collect::<Result<Vec<_>>>()?;
+        if !path.join("config.json").exists()
+            && let Some(files) = gguf::find(path)?
+        {
+            let checkpoint = Checkpoint::open_gguf(&files, &mirrors)?;
+            mirrors.iter().try_for_each(|mirror| mirror.check_copy_of(&checkpoint))?;
+            return Ok(checkpoint);
+        }
         let dir = model_dir(path)?;
         let pack = Manifest::find(&dir)?;
         let config = dir.join("config.json");
@@ -104,7 +135,7 @@ impl Checkpoint {
             return Err(StoreError::Malformed { path: config, problem: problem.into() });
         }
         let config = read_json(&config)?;
-        let mut checkpoint = Checkpoint { dir, config, pack, files: Vec::new(), tensors: HashMap::new() };
+        let mut checkpoint = Checkpoint { dir, config, pack, gguf: None, files: Vec::new(), tensors: HashMap::new() };
         match checkpoint.pack.take() {
             Some(pack) => {
                 checkpoint.add_packed(&pack, &mirrors)?;
@@ -120,12 +151,7 @@ impl Checkpoint {
         let (names, listed) = weight_files(&self.dir)?;
         for name in &names {
             let path = self.dir.join(name);
-            let entries = safetensors::read_header(&path)?;
-            let file = self.files.len();
-            self.files.push(SourceFile::open_with(&path, None, copies(mirrors, name)?)?);
-            for (name, Entry { dtype, shape, offset, bytes }) in entries {
-                self.add_tensor(name, TensorInfo { dtype, shape, file, offset, bytes, stride: None })?;
-            }
+            self.add_file(&path, safetensors::read_header(&path)?, copies(mirrors, name)?)?;
         }
         for (tensor, shard) in listed {
             if !self.tensors.contains_key(&tensor) {
@@ -156,6 +182,15 @@ impl Checkpoint {
                 info.file = file;
                 self.add_tensor(name, info)?;
             }
+        }
+        Ok(())
+    }
+
+    fn add_file(&mut self, path: &Path, entries: Vec<(String, Entry)>, copies: Vec<Arc<SourceFile>>) -> Result<()> {
+        let file = self.files.len();
+        self.files.push(SourceFile::open_with(path, None, copies)?);
+        for (name, Entry { dtype, shape, offset, bytes }) in entries {
+            self.add_tensor(name, TensorInfo { dtype, shape, file, offset, bytes, stride: None })?;
         }
         Ok(())
     }
@@ -192,7 +227,7 @@ impl Checkpoint {
         &self.dir
     }
 
-    /// `config.json`.
+    /// `config.json`, or of GGUF files what [`Self::describe`] was told.
     pub fn config(&self) -> &Value {
         &self.config
     }
@@ -205,6 +240,19 @@ impl Checkpoint {
     /// Folders that hold the model, this one included.
     pub fn copies(&self) -> usize {
         1 + self.files.iter().map(|file| file.copies().len()).min().unwrap_or(0)
+    }
+
+    /// What GGUF files say beside their tensors; `None` for safetensors.
+    pub fn gguf(&self) -> Option<&Metadata> {
+        self.gguf.as_ref().map(|gguf| &gguf.metadata)
+    }
+
+    /// Says what the metadata of GGUF files are as `config.json` and `generation_config.json`.
+    pub fn describe(&mut self, config: Value, generation: Value) {
+        self.config = config;
+        if let Some(gguf) = &mut self.gguf {
+            gguf.generation = generation;
+        }
     }
 
     /// The weight files.
@@ -222,11 +270,15 @@ impl Checkpoint {
         self.tensors.iter().map(|(name, info)| (name.as_str(), info))
     }
 
-    /// Another JSON file of the folder, such as `generation_config.json`; `None` where there is none.
+    /// Another JSON file of the folder, such as `generation_config.json`, the only one that GGUF files have; `None` where there
+    /// is none.
     ///
     /// # Errors
     /// When it is there and is not a JSON object.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
+        if let Some(gguf) = &self.gguf {
+            return Ok((name == "generation_config.json").then(|| gguf.generation.clone()));
+        }
         let path = self.dir.join(name);
         if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
     }
@@ -261,11 +313,14 @@ fn model_dir(path: &Path) -> Result<PathBuf> {
         Some(parent) => Ok(parent.to_owned()),
         None if path.exists() => Err(StoreError::Malformed {
             path: path.to_owned(),
-            problem: "is no model: give the folder that holds config.json and the .safetensors files".into(),
+            problem: "is no model: give a GGUF file, or the folder that holds config.json and the .safetensors files"
+                .into(),
         }),
         None => Err(StoreError::Malformed {
             path: path.to_owned(),
-            problem: "no such folder: give the folder that holds config.json and the .safetensors files".into(),
+            problem:
+                "no such folder: give a GGUF file, or the folder that holds config.json and the .safetensors files"
+                    .into(),
         }),
     }
 }
@@ -321,4 +376,15 @@ fn weight_files(dir: &Path) -> Result<(Vec<String>, Listed)> {
         return Err(malformed(&dir.join(first), problem));
     }
     Ok((names, listed))
+}
+
+fn check_overlap(entries: &[(String, safetensors::Entry)]) -> Result<(), String> {
+    let mut order: Vec<&(String, safetensors::Entry)> = entries.iter().filter(|(_, entry)| entry.bytes > 0).collect();
+    order.sort_by_key(|(_, entry)| entry.offset);
+    match order.windows(2).find(|pair| pair[0].1.offset + pair[0].1.bytes > pair[1].1.offset) {
+        Some(pair) => {
+            Err(format!("tensors {} and {} overlap; the file is damaged, download it again", pair[0].0, pair[1].0))
+        }
+        None => Ok(()),
+    }
 }

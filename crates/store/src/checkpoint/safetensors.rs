@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{Error, MapAccess, Visitor};
 
-use super::StoredType;
+use super::{StoredType, check_overlap};
 use crate::read::whole::WholeFile;
 use crate::{Result, StoreError};
 
@@ -124,17 +124,6 @@ pub(crate) fn stored_type(name: &str) -> (StoredType, Option<u64>) {
             };
             (StoredType::Other(other.to_owned()), bits)
         }
-    }
-}
-
-fn check_overlap(entries: &[(String, Entry)]) -> Result<(), String> {
-    let mut order: Vec<&(String, Entry)> = entries.iter().filter(|(_, entry)| entry.bytes > 0).collect();
-    order.sort_by_key(|(_, entry)| entry.offset);
-    match order.windows(2).find(|pair| pair[0].1.offset + pair[0].1.bytes > pair[1].1.offset) {
-        Some(pair) => {
-            Err(format!("tensors {} and {} overlap; the file is damaged, download it again", pair[0].0, pair[1].0))
-        }
-        None => Ok(()),
     }
 }
 
