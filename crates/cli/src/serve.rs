@@ -35,7 +35,7 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
         sampling: model::sampling(&inspection, &SamplingArgs::default())?,
         vocab: inspection.facts().vocab,
         ctx: plan.ctx,
-        recurrent: inspection.model().state_layout().recurrent_bytes > 0,
+        recurrent: !inspection.model().state_layout().goes_back(),
     };
     let access = Access {
         api_key: args.api_key.clone().or_else(|| std::env::var("OUTPOUR_API_KEY").ok()).filter(|key| !key.is_empty()),

@@ -19,7 +19,7 @@ use outpour_store::slab::Slab;
 
 use crate::error::EngineError;
 use crate::inspection::{Inspection, Options, PROBE_EXPERTS};
-use crate::lookahead::{Lookahead, LookaheadStats};
+use crate::lookahead::{Lookahead, LookaheadMode, LookaheadStats};
 use crate::observe::{LayerCost, Observer, Progress, Routes, SequenceId};
 use crate::scheduler::Scheduler;
 use crate::scratch::{HEAD_ROWS, Scratch};
@@ -116,8 +116,12 @@ impl Engine {
         let residency = Residency::new(slab, layout.clone(), &plan.class_pieces, model.facts().top_k);
         let scratch = Scratch::new(&*model, plan.chunk, &*ops)?;
         let lookahead = Lookahead::new(options.lookahead, model.facts().top_k);
+        let mut experts = ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader);
+        if options.lookahead == LookaheadMode::Off {
+            experts.never_sweep_on();
+        }
         Ok(Engine {
-            experts: ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader),
+            experts,
             ops,
             model,
             checkpoint,
@@ -239,8 +243,7 @@ impl Engine {
 
     /// Bytes of the slab that the state of so many tokens takes.
     pub fn state_bytes(&self, tokens: usize) -> usize {
-        let layout = self.model.state_layout();
-        layout.fixed_bytes() + tokens.div_ceil(layout.block_tokens) * layout.block_bytes
+        self.model.state_layout().slots(tokens, self.plan.chunk).into_iter().map(|(bytes, count)| bytes * count).sum()
     }
 
     /// Bytes of the memory that experts and states share.
@@ -250,7 +253,7 @@ impl Engine {
 
     /// Whether a state can go back to any earlier position; otherwise only to its beginning.
     pub fn goes_back(&self) -> bool {
-        self.model.state_layout().recurrent_bytes == 0
+        self.model.state_layout().goes_back()
     }
 
     /// Tokens whose state is computed.
@@ -417,7 +420,7 @@ impl Engine {
         self.checkpoint.check_unchanged()?;
         self.wanted.clear();
         for span in &batch.spans {
-            self.states[span.state].advance(span.rows.len());
+            self.states[span.state].advance(span.rows.len(), self.model.state_layout());
             let sequence = self.sequences[span.state].as_mut().expect("invariant: a sequence of a batch is open");
             sequence.done += span.rows.len();
             let rows = span.rows.start as u32..span.rows.end as u32;

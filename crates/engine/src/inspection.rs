@@ -9,6 +9,7 @@ use outpour_kernels::cpu::{Cpu, CpuOptions};
 use outpour_kernels::quant::Q8_BLOCK;
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{DType, Ops, OpsError};
+use outpour_model::blocks::moe::TOP_K;
 use outpour_model::config::Config;
 use outpour_model::packing::Affine;
 use outpour_model::weights::{DeclaredKind, ExpertShape, Measured, StoredMatrix, Weights};
@@ -145,10 +146,11 @@ impl Inspection {
         let numerics = numerics.into();
         let checkpoint = Arc::new(gguf::open(path, mirrors)?);
         let family = registry::family(&Config(checkpoint.config()))?;
-        let top_k_own = Config(checkpoint.config()).text().size_or(TOP_K, 0)?;
+        let text = Config(checkpoint.config()).text();
+        let top_k_own = text.size_or(text.spelling(TOP_K), 0)?;
         let mut config = checkpoint.config().clone();
         if let Some(top_k) = numerics.top_k {
-            choose_fewer_experts(&mut config, top_k, top_k_own)?;
+            choose_fewer_experts(&mut config, text.spelling(TOP_K), top_k, top_k_own)?;
         }
         let kv = numerics.kv.unwrap_or(if numerics.precise { DType::F32 } else { DType::F16 });
         let mut weights = Weights::measure(&checkpoint);
@@ -190,14 +192,9 @@ impl Inspection {
 
     /// Tensors that are not read: those of vision, and the heads for multi-token prediction.
     pub fn skipped(&self) -> [usize; 2] {
-        let count = |of| self.checkpoint.tensors().filter(|(name, _)| self.left_unread(name) == Some(of)).count();
+        let layers = self.facts.layers;
+        let count = |of| self.checkpoint.tensors().filter(|(name, _)| left_unread(name, layers) == Some(of)).count();
         [count(Unread::Vision), count(Unread::Mtp)]
-    }
-
-    /// Why a tensor is left unread, if it is: GGUF files have the heads for multi-token prediction as further layers.
-    fn left_unread(&self, name: &str) -> Option<Unread> {
-        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
-        if layer.is_some_and(|layer| layer >= self.facts.layers) { Some(Unread::Mtp) } else { left_unread(name) }
     }
 
     /// Weights of the model, and the bytes that they take as stored.
@@ -209,7 +206,7 @@ impl Inspection {
         let mut weights = Weights::declare();
         (registry::family(&config)?.build)(&config, &mut weights, self.kv)?;
         let elements = |shape: &[usize]| shape.iter().map(|&dim| dim as u64).product::<u64>();
-        let read = self.checkpoint.tensors().filter(|(name, _)| self.left_unread(name).is_none());
+        let read = self.checkpoint.tensors().filter(|(name, _)| left_unread(name, self.facts.layers).is_none());
         let bytes = read.map(|(_, info)| info.bytes).sum();
         Ok((weights.declared().iter().map(|tensor| elements(&tensor.shape)).sum(), bytes))
     }
@@ -244,10 +241,7 @@ impl Inspection {
             trunk: self.trunk_bytes,
             scratch: &|chunk| Scratch::bytes(&*self.model, chunk),
             classes: self.layout.classes().iter().enumerate().map(class).collect(),
-            block_bytes: state.block_bytes,
-            block_tokens: state.block_tokens,
-            recurrent_bytes: state.recurrent_bytes,
-            recurrent_layers: state.recurrent.iter().flatten().count(),
+            sequence: &|ctx, chunk| state.slots(ctx, chunk),
             context_max: self.facts.context_max,
         };
         Ok(Plan::new(&needs, Ask { ram: options.ram, ctx: options.ctx, chunk: options.prefill_chunk })?)
@@ -333,16 +327,13 @@ impl Inspection {
     }
 }
 
-/// The config's key for the number of experts chosen for each token.
-const TOP_K: &str = "num_experts_per_tok";
-
-fn choose_fewer_experts(config: &mut Value, top_k: usize, own: usize) -> Result<(), EngineError> {
+fn choose_fewer_experts(config: &mut Value, key: &str, top_k: usize, own: usize) -> Result<(), EngineError> {
     if !(1..=own).contains(&top_k) {
         return Err(EngineError::TopK { top_k, own });
     }
     let has_text = config.get("text_config").is_some_and(Value::is_object);
     let text = if has_text { &mut config["text_config"] } else { config };
-    text[TOP_K] = top_k.into();
+    text[key] = top_k.into();
     Ok(())
 }
 
@@ -352,12 +343,17 @@ enum Unread {
     Mtp,
 }
 
+/// The layer that a tensor is of.
+fn layer_of(name: &str) -> Option<usize> {
+    name.split_once("layers.")?.1.split('.').next()?.parse().ok()
+}
+
 /// Why a tensor of a language model's checkpoint is left unread, if it is, by its name.
-fn left_unread(name: &str) -> Option<Unread> {
+fn left_unread(name: &str, layers: usize) -> Option<Unread> {
     let has = |part: &str| name.starts_with(part) || name.contains(&format!(".{part}"));
     if has("visual.") || has("vision_tower.") {
         Some(Unread::Vision)
-    } else if has("mtp.") {
+    } else if has("mtp.") || layer_of(name).is_some_and(|layer| layer >= layers) {
         Some(Unread::Mtp)
     } else {
         None

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use outpour_kernels::cpu::{Cpu, CpuOptions, Isa};
 use outpour_kernels::{
-    Activation, Buffer, DType, Format, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, OpsError, Shape, Tensor,
+    Activation, Attend, Buffer, DType, Format, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, OpsError, Shape,
+    Tensor,
 };
 
 /// Larger than any last-level cache that is likely here.
@@ -146,6 +147,7 @@ fn experts(cpu: &Cpu) -> Result<(), OpsError> {
             gate: view(i * expert_bytes, width, HIDDEN),
             up: view(i * expert_bytes + expert_bytes / 3, width, HIDDEN),
             down: view(i * expert_bytes + 2 * (expert_bytes / 3), HIDDEN, width),
+            biases: None,
             activation: Activation::SwiGlu,
         })
         .collect();
@@ -241,7 +243,7 @@ fn affine_experts(cpu: &Cpu, bits: usize, hidden: usize, width: usize) -> Result
     for _ in 0..WEIGHTS_BYTES / expert_bytes {
         let (gate, up, down) =
             (weights.matrix(width, hidden), weights.matrix(width, hidden), weights.matrix(hidden, width));
-        experts.push(Mlp { gate, up, down, activation: Activation::SwiGlu });
+        experts.push(Mlp { gate, up, down, biases: None, activation: Activation::SwiGlu });
     }
     let (x, out) = (tensor(cpu, [1, hidden], DType::F32)?, tensor(cpu, [1, hidden], DType::F32)?);
     let scratch = MlpScratch {
@@ -272,14 +274,23 @@ fn affine_matrix_matrix(cpu: &Cpu, rows: usize) -> Result<(), OpsError> {
 
 /// 32 query heads on 4 kv heads of 128.
 fn attention(cpu: &Cpu, rows: usize, positions: usize) -> Result<(), OpsError> {
-    let mut layout =
-        KvLayout { dtype: DType::F16, heads: 4, k_dim: 128, v_dim: 128, block_tokens: 64, k_at: 0, v_at: 0 };
+    let mut layout = KvLayout {
+        dtype: DType::F16,
+        heads: 4,
+        k_dim: 128,
+        v_dim: 128,
+        block_tokens: 64,
+        k_at: 0,
+        v_at: 0,
+        v_in_k: false,
+    };
     layout.v_at = layout.bytes() / 2;
     let blocks: Result<Vec<Tensor>, OpsError> =
         (0..positions / 64).map(|_| tensor(cpu, [layout.bytes() / 2], DType::F16)).collect();
     let blocks = blocks?;
     let (q, out) = (tensor(cpu, [rows, 32, 128], DType::F32)?, tensor(cpu, [rows, 32, 128], DType::F32)?);
-    let [time] = best(5, [&mut || cpu.attention(&q, 0.09, &layout, &blocks, positions - rows, &out)]);
+    let attend = Attend { scale: 0.09, window: None, sinks: None };
+    let [time] = best(5, [&mut || cpu.attention(&q, &attend, &layout, &blocks, positions - rows, &out)]);
     let seen = (positions - rows) as f64 + (rows as f64 + 1.0) / 2.0;
     println!(
         "  attention, {rows} rows at {positions}: {:.2} ms, {:.0} Gflop/s, keys and values read at {:.1} GB/s or more",
@@ -295,8 +306,17 @@ fn gated_delta(cpu: &Cpu, rows: usize) -> Result<(), OpsError> {
     let (k_heads, v_heads, dim) = (16, 64, 128);
     let weight = || tensor(cpu, [v_heads], DType::F32);
     let (a_log, dt_bias) = (weight()?, weight()?);
-    let delta =
-        GatedDelta { k_heads, v_heads, k_dim: dim, v_dim: dim, tiled: false, a_log, exponentiated: false, dt_bias };
+    let delta = GatedDelta {
+        k_heads,
+        v_heads,
+        k_dim: dim,
+        v_dim: dim,
+        tiled: false,
+        per_channel: false,
+        a_log,
+        exponentiated: false,
+        dt_bias,
+    };
     let states: Result<Vec<Tensor>, OpsError> =
         (0..if rows == 1 { 32 } else { 2 }).map(|_| tensor(cpu, [v_heads, dim, dim], DType::F32)).collect();
     let states = states?;

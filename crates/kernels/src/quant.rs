@@ -232,6 +232,12 @@ pub fn element(format: Format, bytes: &[u8], index: usize) -> f32 {
     }
 }
 
+/// Element `index` of a plain tensor.
+pub(crate) fn value(tensor: &Tensor, index: usize) -> f32 {
+    let format = Format::of(tensor.dtype()).expect("plain weights are F32, F16 or BF16");
+    element(format, host::bytes(tensor), index)
+}
+
 /// Values of a block of [`DType::Q8`].
 pub const Q8_BLOCK: usize = 32;
 /// Bytes of one: a scale of binary16, then the values divided by it, one signed byte each.

@@ -86,6 +86,8 @@ pub struct ExpertStream {
     wants: Vec<Want>,
     /// Read, or being read, before anybody asked.
     early: Vec<Early>,
+    /// Whether a sweep may go on to the next layer.
+    sweeps_on: bool,
     /// Slots that stay set aside for them.
     spares_max: usize,
     /// Tag of the next expert's first read.
@@ -162,6 +164,7 @@ impl ExpertStream {
             reader,
             wants: Vec::with_capacity(wants_max),
             early: Vec::with_capacity(wants_max),
+            sweeps_on: true,
             spares_max: 0,
             next_tag: 0,
             reads: Vec::with_capacity(wants_max * PARTS_MAX),
@@ -339,12 +342,17 @@ impl ExpertStream {
     /// When the reader refuses the reads.
     pub fn sweep_on(&mut self, layer: usize, used: usize) -> Result<()> {
         let next = layer + 1;
-        let nearly_all = used as f64 >= SWEEP_SHARE * self.layout.experts(layer) as f64;
+        let nearly_all = self.sweeps_on && used as f64 >= SWEEP_SHARE * self.layout.experts(layer) as f64;
         if !nearly_all || next >= self.layout.layers() {
             return Ok(());
         }
         let limits = self.sweep_limits(next);
         self.read_early(next, 0..self.layout.experts(next) as u32, limits)
+    }
+
+    /// Has [`Self::sweep_on`] do nothing.
+    pub fn never_sweep_on(&mut self) {
+        self.sweeps_on = false;
     }
 
     /// How much of a layer a prompt reads early: a quarter of what memory holds.
@@ -545,7 +553,7 @@ impl ExpertStream {
             }
             stored.matrix(parts)
         };
-        Mlp { gate: matrix(0), up: matrix(1), down: matrix(2), activation: shape.activation }
+        Mlp { gate: matrix(0), up: matrix(1), down: matrix(2), biases: None, activation: shape.activation }
     }
 }
 

@@ -72,7 +72,7 @@ impl Norms {
     /// When its weight is missing, or has another shape.
     pub fn load(self, weights: &mut Weights, name: &str, elements: usize) -> Result<RmsNorm, ModelError> {
         let weight = weights.norm(name, elements, self.plus_one)?;
-        Ok(RmsNorm { weight, plus_one: self.plus_one, eps: self.eps })
+        Ok(RmsNorm { weight: Some(weight), plus_one: self.plus_one, eps: self.eps })
     }
 }
 

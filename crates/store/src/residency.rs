@@ -324,19 +324,22 @@ impl Residency {
         if self.slab.slots_of(piece).all(|slot| self.slots[slot.index()].holds == Holds::Nothing) {
             self.slab.unassign(piece);
             let class = self.largest_class();
-            if self.slab.assign(class) {
+            if self.state_class > 0 && self.slab.assign(class) {
                 self.ends[class].available += self.slab.slots_per_piece(class);
             }
         }
     }
 
-    /// The class with the most experts: it lends pieces to states and gets them back.
+    /// The class with the most experts, if there are any: it lends pieces to states and gets them back.
     fn largest_class(&self) -> usize {
         (0..self.state_class).max_by_key(|&class| self.layout.experts_of_class(class)).unwrap_or(0)
     }
 
     /// The piece of the largest class with nothing pinned whose experts were used least recently.
     fn emptiest_piece(&self) -> Option<usize> {
+        if self.state_class == 0 {
+            return None;
+        }
         let class = self.largest_class();
         if self.ends[class].available < self.slab.slots_per_piece(class) + self.keep {
             return None;

@@ -20,17 +20,19 @@ struct Case {
     tail: usize,
     /// Tiled heads, and decays as GGUF has them.
     gguf: bool,
+    per_channel: bool,
     seed: u64,
 }
 
 fn case() -> impl Strategy<Value = Case> {
     let heads = (1usize..=3, select(vec![1usize, 2, 4]));
     let dims = (select(vec![8usize, 9, 16, 24, 128]), select(vec![8usize, 24, 40, 128]));
-    (1usize..=70, heads, dims, formats(), tails(), any::<bool>(), any::<u64>()).prop_map(
-        |(n, (k_heads, group), (k_dim, v_dim), format, tail, gguf, seed)| Case {
+    (1usize..=70, heads, dims, formats(), tails(), any::<(bool, bool)>(), any::<u64>()).prop_map(
+        |(n, (k_heads, group), (k_dim, v_dim), format, tail, (per_channel, gguf), seed)| Case {
             n,
             k_heads,
-            group,
+            group: if per_channel { 1 } else { group },
+            per_channel,
             k_dim,
             v_dim,
             format,
@@ -58,13 +60,14 @@ impl Case {
     }
 
     fn make(&self) -> Made {
-        let &Case { n, k_heads, k_dim, v_dim, .. } = self;
+        let &Case { n, k_heads, k_dim, v_dim, per_channel, .. } = self;
         let (mut random, v_heads) = (Random(self.seed), k_heads * self.group);
+        let decays = v_heads * if per_channel { k_dim } else { 1 };
         let steep = |values: Vec<f32>| values.into_iter().map(|x| 4.0 * x * x * x).collect::<Vec<f32>>();
         Made {
             qkv: random.tensor([n, 2 * k_heads * k_dim + v_heads * v_dim]),
             // Between -32 and 32: some beyond where softplus is linear.
-            a: f32_tensor(&steep(random.values(n * v_heads)), [n, v_heads]),
+            a: f32_tensor(&steep(random.values(n * decays)), [n, decays]),
             b: random.tensor([n, v_heads]),
             state: random.tensor([v_heads, k_dim, v_dim]),
             delta: GatedDelta {
@@ -73,9 +76,10 @@ impl Case {
                 k_dim,
                 v_dim,
                 tiled: self.gguf,
+                per_channel,
                 a_log: self.decays(&mut random, v_heads),
                 exponentiated: self.gguf,
-                dt_bias: weight(&mut random, [v_heads], self.format, self.tail),
+                dt_bias: weight(&mut random, [decays], self.format, self.tail),
             },
         }
     }
@@ -117,12 +121,17 @@ impl Made {
                 let q = unit(&row[key_head * k_dim..][..k_dim]);
                 let k = unit(&row[(k_heads + key_head) * k_dim..][..k_dim]);
                 let v = &row[2 * k_heads * k_dim + h * v_dim..][..v_dim];
-                let step = (a[i * v_heads + h] + element(&self.delta.dt_bias, h)).exp().ln_1p();
-                let a = element(&self.delta.a_log, h);
-                let decay = (if self.delta.exponentiated { a } else { -a.exp() } * step).exp();
+                let of_head = self.delta.decays() / v_heads;
+                let decay = |r: usize| {
+                    let at = h * of_head + r % of_head;
+                    let step = (a[i * v_heads * of_head + at] + element(&self.delta.dt_bias, at)).exp().ln_1p();
+                    let a = element(&self.delta.a_log, h);
+                    (if self.delta.exponentiated { a } else { -a.exp() } * step).exp()
+                };
                 let beta = 1.0 / (1.0 + (-b[i * v_heads + h]).exp());
                 for c in 0..v_dim {
-                    let mut column: Vec<f64> = s[c..].iter().step_by(v_dim).map(|s| s * decay).collect();
+                    let column = s[c..].iter().step_by(v_dim).enumerate();
+                    let mut column: Vec<f64> = column.map(|(r, s)| s * decay(r)).collect();
                     let recalled: f64 = column.iter().zip(&k).map(|(s, k)| s * k).sum();
                     column.iter_mut().zip(&k).for_each(|(s, k)| *s += k * beta * (v[c] - recalled));
                     let mixed: f64 = column.iter().zip(&q).map(|(s, q)| s * q).sum();
@@ -207,6 +216,7 @@ fn many_positions() {
         format: Format::F32,
         tail: 1,
         gguf: false,
+        per_channel: false,
         seed: 5,
     };
     assert_same_in_pieces(&case, 131);

@@ -162,7 +162,8 @@ pub fn weight(random: &mut Random, shape: impl Into<Shape>, format: Format, tail
 /// A norm over `d` elements of random weights.
 pub fn norm(random: &mut Random, d: usize, format: Format, tail: usize) -> RmsNorm {
     let plus_one = random.below(2) == 1;
-    RmsNorm { weight: weight(random, [d], format, tail), plus_one, eps: 1e-6 }
+    let weight = (random.below(4) > 0).then(|| weight(random, [d], format, tail));
+    RmsNorm { weight, plus_one, eps: 1e-6 }
 }
 
 /// A copy of an f32 tensor: what an operation works on in place.

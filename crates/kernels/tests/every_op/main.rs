@@ -7,6 +7,7 @@ mod causal_conv;
 mod gated_delta;
 mod gates;
 mod ggml;
+mod linear_attention;
 mod machine;
 mod near;
 mod same_bits;

@@ -2,10 +2,11 @@
 
 use outpour_kernels::{ColumnRun, GatedDelta, Matrix, RmsNorm, Tensor};
 
+use super::mixer::{At, Mixer};
 use crate::config::{Config, ModelError};
 use crate::state::RecurrentLayout;
 use crate::weights::Weights;
-use crate::{Batch, Run, State, Workspace};
+use crate::{Run, Workspace};
 
 /// Sizes of a layer.
 #[derive(Clone, Copy, Debug)]
@@ -60,18 +61,9 @@ impl Sizes {
         2 * self.keys() + self.values()
     }
 
-    /// What a layer keeps of a sequence.
-    pub fn recurrent(&self) -> RecurrentLayout {
+    fn recurrent(&self) -> RecurrentLayout {
         let Sizes { kernel, v_heads, k_dim, v_dim, .. } = *self;
         RecurrentLayout { kernel, channels: self.channels(), heads: v_heads, k_dim, v_dim }
-    }
-
-    /// Bytes of workspace of [`DeltaNet::forward`] for `n` tokens.
-    pub fn workspace_bytes(&self, n: usize) -> usize {
-        let f32s = Workspace::f32_bytes;
-        let packed = f32s(n * (self.channels() + self.values())) + f32s(n * 2 * self.v_heads);
-        let apart = 2 * f32s(n * self.channels()) + 2 * f32s(n * self.v_heads);
-        packed + apart + 2 * f32s(n * self.values()) + f32s(n * self.hidden)
     }
 }
 
@@ -170,37 +162,13 @@ impl DeltaNet {
                 v_dim,
                 tiled: !packed && weights.are_gguf(),
                 exponentiated: weights.are_gguf(),
+                per_channel: false,
                 a_log: weights.vector(&name("A_log"), v_heads)?,
                 dt_bias: weights.vector(&name("dt_bias"), v_heads)?,
             },
-            norm: RmsNorm { weight: weights.norm(&name("norm.weight"), v_dim, false)?, plus_one: false, eps },
+            norm: RmsNorm { weight: Some(weights.norm(&name("norm.weight"), v_dim, false)?), plus_one: false, eps },
             out_proj: weights.matrix(&name("out_proj.weight"), hidden, values)?,
         })
-    }
-
-    /// `into += delta_net(x)`: x and into `[n, hidden]`.
-    pub fn forward(&self, layer: usize, batch: &Batch, states: &[State], x: &Tensor, into: &Tensor, run: &mut Run) {
-        let Sizes { hidden, v_heads, v_dim, .. } = self.sizes;
-        let (n, ops) = (batch.len(), run.ops);
-        let qkv = run.workspace.f32([n, self.sizes.channels()]);
-        let mixed = run.workspace.f32([n, self.sizes.channels()]);
-        let z = run.workspace.f32([n, self.sizes.values()]);
-        let a = run.workspace.f32([n, v_heads]);
-        let b = run.workspace.f32([n, v_heads]);
-        let values = run.workspace.f32([n, v_heads, v_dim]);
-        let out = run.workspace.f32([n, hidden]);
-
-        self.project(x, &qkv, &z, &a, &b, run);
-        let layout = self.sizes.recurrent();
-        for span in &batch.spans {
-            let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let state = states[span.state].recurrent(layer);
-            ops.causal_conv(&rows(&qkv), &self.conv, &layout.tail(state), &rows(&mixed));
-            ops.gated_delta(&rows(&mixed), &rows(&a), &rows(&b), &self.delta, &layout.matrices(state), &rows(&values));
-        }
-        ops.rms_norm_gated(&values, &z, &self.norm, &values);
-        ops.linear(&values.reshape([n, v_heads * v_dim]), &self.out_proj, &out);
-        ops.add(&out, into);
     }
 
     fn project(&self, x: &Tensor, qkv: &Tensor, z: &Tensor, a: &Tensor, b: &Tensor, run: &mut Run) {
@@ -229,5 +197,51 @@ impl DeltaNet {
                 ops.copy_columns(&packed, &self.runs.b, b);
             }
         }
+    }
+}
+
+impl Mixer for DeltaNet {
+    fn forward(&self, at: &At, x: &Tensor, into: &Tensor, run: &mut Run) {
+        let Sizes { hidden, v_heads, v_dim, .. } = self.sizes;
+        let (n, ops) = (at.batch.len(), run.ops);
+        let qkv = run.workspace.f32([n, self.sizes.channels()]);
+        let mixed = run.workspace.f32([n, self.sizes.channels()]);
+        let z = run.workspace.f32([n, self.sizes.values()]);
+        let a = run.workspace.f32([n, v_heads]);
+        let b = run.workspace.f32([n, v_heads]);
+        let values = run.workspace.f32([n, v_heads, v_dim]);
+        let out = run.workspace.f32([n, hidden]);
+
+        self.project(x, &qkv, &z, &a, &b, run);
+        let layout = self.sizes.recurrent();
+        for span in &at.batch.spans {
+            let rows = |t: &Tensor| t.rows(span.rows.clone());
+            let state = at.states[span.state].recurrent(at.layer);
+            ops.causal_conv(&rows(&qkv), &self.conv, None, &layout.tail(state), &rows(&mixed));
+            ops.gated_delta(&rows(&mixed), &rows(&a), &rows(&b), &self.delta, &layout.matrices(state), &rows(&values));
+        }
+        ops.rms_norm_gated(&values, &z, &self.norm, &values);
+        ops.linear(&values.reshape([n, v_heads * v_dim]), &self.out_proj, &out);
+        ops.add(&out, into);
+    }
+
+    fn workspace_bytes(&self, n: usize) -> usize {
+        let Sizes { hidden, v_heads, .. } = self.sizes;
+        let (channels, values) = (self.sizes.channels(), self.sizes.values());
+        let f32s = Workspace::f32_bytes;
+        let packed = match &self.inputs {
+            Inputs::Apart { .. } => 0,
+            Inputs::Packed { .. } => f32s(n * (channels + values)) + f32s(n * 2 * v_heads),
+        };
+        let apart = 2 * f32s(n * channels) + 2 * f32s(n * v_heads);
+        packed + apart + 2 * f32s(n * values) + f32s(n * hidden)
+    }
+
+    fn recurrent(&self) -> Option<RecurrentLayout> {
+        Some(self.sizes.recurrent())
+    }
+
+    fn letter(&self) -> (char, &'static str) {
+        ('D', "Gated DeltaNet")
     }
 }

@@ -79,8 +79,12 @@ impl Stored {
     fn find(checkpoint: &Checkpoint, of: &ExpertsOf) -> Result<Vec<Stored>, ModelError> {
         let prefix = &of.prefix;
         let pick = |stem: &str, matrices| {
+            // Mixtral's names, which MiniMax and Kimi took over.
+            let numbered = [("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")];
+            let numbered = numbered.into_iter().find(|(named, _)| *named == stem).map_or(stem, |(_, w)| w);
             let names = [
                 format!("{prefix}.experts.{{}}.{stem}.weight"),
+                format!("{prefix}.experts.{{}}.{numbered}.weight"),
                 format!("{prefix}.experts.{stem}"),
                 format!("{prefix}.experts.{stem}.weight"),
                 format!("{prefix}.switch_mlp.{stem}.weight"),
