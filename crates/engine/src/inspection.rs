@@ -343,9 +343,10 @@ enum Unread {
     Mtp,
 }
 
-/// The layer that a tensor is of.
+/// The layer that a tensor is of; GGUF files call layers `blk`.
 fn layer_of(name: &str) -> Option<usize> {
-    name.split_once("layers.")?.1.split('.').next()?.parse().ok()
+    let rest = name.strip_prefix("blk.").or_else(|| Some(name.split_once("layers.")?.1))?;
+    rest.split('.').next()?.parse().ok()
 }
 
 /// Why a tensor of a language model's checkpoint is left unread, if it is, by its name.
