@@ -16,9 +16,6 @@ const FIXTURES: [(&str, f32); 21] = [
     ("qwen3_5_moe", 1e-3),
     ("qwen3_5_moe_mlx4", 1e-3),
     ("qwen3_next_mlx_mixed", 1e-3),
-    ("qwen3moe_gguf", 1e-3),
-    ("qwen35moe_gguf", 1e-3),
-    ("qwen3next_gguf", 1e-3),
     ("mixtral", 2e-4),
     ("glm4_moe", 2e-4),
     ("minimax_m2", 2e-4),
@@ -31,6 +28,9 @@ const FIXTURES: [(&str, f32); 21] = [
     ("gemma4", 2e-4),
     ("kimi_linear", 1e-3),
     ("minimax", 1e-3),
+    ("qwen3moe_gguf", 1e-3),
+    ("qwen35moe_gguf", 1e-3),
+    ("qwen3next_gguf", 1e-3),
 ];
 
 /// What the reference says of a fixture.

@@ -39,11 +39,6 @@ pub fn pack(args: &PackArgs) -> Result<ExitCode> {
     }
     term::catch_interrupt()?;
     let requantise = args.experts.map(|affine| Affine { bits: affine.bits(), group: args.group });
-    if let Some(Affine { bits, group }) = requantise {
-        term::note(&format!(
-            "Lossy, as asked: experts are requantised to {bits} bits in groups of {group}. `outpour eval OUT --against MODEL` measures the cost."
-        ));
-    }
     let progress = term::WriteProgress::start();
     let packed = inspection.pack(requantise, &args.out, &mut |written, total| progress.written(written, total))?;
     let seconds = progress.finish();
@@ -61,6 +56,11 @@ pub fn pack(args: &PackArgs) -> Result<ExitCode> {
             written as f64 / seconds / 1e9
         ),
     });
+    if let Some(Affine { bits, group }) = requantise {
+        term::note(&format!(
+            "Lossy, as asked: its experts are requantised to {bits} bits in groups of {group}. `outpour eval OUT --against MODEL` measures the cost."
+        ));
+    }
     if !args.no_check {
         let packed = Inspection::open(&args.out, false)?;
         term::show(&gain(&inspection, &packed)?)?;

@@ -26,12 +26,11 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let tokenizer = model::text(inspection.checkpoint())?.tokenizer;
     let folder = std::fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone());
     let folder = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
-    let template = model::template(inspection.checkpoint(), &tokenizer)?;
     let served = Model {
         name: args.name.clone().unwrap_or(folder),
         stop_tokens: model::stop_tokens(&inspection, &tokenizer)?,
+        template: model::template(inspection.checkpoint(), &tokenizer)?,
         tokenizer: Arc::new(tokenizer),
-        template,
         sampling: model::sampling(&inspection, &SamplingArgs::default())?,
         vocab: inspection.facts().vocab,
         ctx: plan.ctx,

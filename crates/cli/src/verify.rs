@@ -33,10 +33,10 @@ pub fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     let checkpoint = Checkpoint::open(dir)?;
     let (verified, seconds) = measured(|progress| verify::download(checkpoint.dir(), progress))?;
     let weights: Vec<PathBuf> = checkpoint.files().iter().map(|file| file.path().to_owned()).collect();
-    let whole = format!(
-        "{} weight files have the sizes that their headers want, and the hub's hashes fit every file that it left one for",
-        weights.len()
-    );
+    let mut whole = format!("{} weight files have the sizes that their headers want", weights.len());
+    if verified.bytes > 0 {
+        whole += ", and what the hub left a hash of has that hash";
+    }
     report(&verified, seconds, &whole, &weights)
 }
 
@@ -64,8 +64,10 @@ fn report(verified: &Verified, seconds: f64, whole: &str, weights: &[PathBuf]) -
     if verified.damages.is_empty() {
         text += &format!("{whole}.\n");
     }
-    let speed = verified.bytes as f64 / seconds.max(1e-9) / 1e9;
-    text += &format!("Compared {} at {speed:.2} GB/s.\n", Bytes(verified.bytes));
+    if verified.bytes > 0 {
+        let speed = verified.bytes as f64 / seconds.max(1e-9) / 1e9;
+        text += &format!("Compared {} at {speed:.2} GB/s.\n", Bytes(verified.bytes));
+    }
     let unknown: Vec<String> = weights
         .iter()
         .filter(|path| verified.unknown.contains(path))

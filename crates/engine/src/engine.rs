@@ -217,7 +217,7 @@ impl Engine {
 
     /// A new, empty sequence.
     pub fn open_sequence(&mut self) -> SequenceId {
-        let sequence = Sequence { logits: vec![0.0; self.facts().vocab], ..Sequence::default() };
+        let sequence = Sequence::default();
         let free = self.sequences.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
             self.sequences.push(None);
@@ -301,6 +301,7 @@ impl Engine {
         sequence.pending.clear();
         sequence.done = 0;
         sequence.ready = false;
+        sequence.logits = Vec::new();
         left
     }
 
@@ -500,7 +501,8 @@ impl Engine {
                     observer.logits(SequenceId(span.state), batch.positions[row] as usize, logits);
                 }
                 if row + 1 == span.rows.end && sequence.done == sequence.pending.len() {
-                    sequence.logits.copy_from_slice(logits);
+                    sequence.logits.clear();
+                    sequence.logits.extend_from_slice(logits);
                     sequence.ready = true;
                 }
             }

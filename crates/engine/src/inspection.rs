@@ -192,9 +192,18 @@ impl Inspection {
 
     /// Tensors that are not read: those of vision, and the heads for multi-token prediction.
     pub fn skipped(&self) -> [usize; 2] {
-        let layers = self.facts.layers;
-        let count = |of| self.checkpoint.tensors().filter(|(name, _)| left_unread(name, layers) == Some(of)).count();
+        let count = |of| self.checkpoint.tensors().filter(|(name, _)| self.left_unread(name) == Some(of)).count();
         [count(Unread::Vision), count(Unread::Mtp)]
+    }
+
+    /// Why a tensor is left unread, if it is: GGUF files have the heads for multi-token prediction as further layers.
+    fn left_unread(&self, name: &str) -> Option<Unread> {
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        if layer.is_some_and(|layer| layer >= self.facts.layers) {
+            Some(Unread::Mtp)
+        } else {
+            left_unread(name, self.facts.layers)
+        }
     }
 
     /// Weights of the model, and the bytes that they take as stored.
@@ -206,7 +215,7 @@ impl Inspection {
         let mut weights = Weights::declare();
         (registry::family(&config)?.build)(&config, &mut weights, self.kv)?;
         let elements = |shape: &[usize]| shape.iter().map(|&dim| dim as u64).product::<u64>();
-        let read = self.checkpoint.tensors().filter(|(name, _)| left_unread(name, self.facts.layers).is_none());
+        let read = self.checkpoint.tensors().filter(|(name, _)| self.left_unread(name).is_none());
         let bytes = read.map(|(_, info)| info.bytes).sum();
         Ok((weights.declared().iter().map(|tensor| elements(&tensor.shape)).sum(), bytes))
     }
@@ -343,10 +352,9 @@ enum Unread {
     Mtp,
 }
 
-/// The layer that a tensor is of; GGUF files call layers `blk`.
+/// The layer that a tensor is of.
 fn layer_of(name: &str) -> Option<usize> {
-    let rest = name.strip_prefix("blk.").or_else(|| Some(name.split_once("layers.")?.1))?;
-    rest.split('.').next()?.parse().ok()
+    name.split_once("layers.")?.1.split('.').next()?.parse().ok()
 }
 
 /// Why a tensor of a language model's checkpoint is left unread, if it is, by its name.

@@ -103,6 +103,13 @@ pub struct Sampler {
     generated: Vec<u32>,
     /// Whether each token was seen, prompt included; empty unless a penalty asks for it.
     seen: Vec<bool>,
+    /// Its own, unless it is lent one for each choice.
+    scratch: Scratch,
+}
+
+/// Memory for one choice: 12 bytes a token of the vocabulary. Several samplers may share one.
+#[derive(Default)]
+pub struct Scratch {
     /// Logits after penalties and bias.
     adjusted: Vec<f32>,
     /// Tokens that may be chosen, with their logits.
@@ -112,13 +119,18 @@ pub struct Sampler {
 impl Sampler {
     /// A sampler over a vocabulary. Everything it will need is allocated here.
     pub fn new(sampling: Sampling, vocab: usize) -> Self {
+        let scratch = Scratch { adjusted: Vec::with_capacity(vocab), candidates: Vec::with_capacity(vocab) };
+        Sampler { scratch, ..Sampler::lean(sampling, vocab) }
+    }
+
+    /// A sampler that is lent its memory for each choice.
+    pub fn lean(sampling: Sampling, vocab: usize) -> Self {
         let counts = sampling.presence_penalty != 0.0 || sampling.frequency_penalty != 0.0;
         let sees = sampling.repetition_penalty != 1.0;
         Sampler {
             generated: vec![0; if counts { vocab } else { 0 }],
             seen: vec![false; if sees { vocab } else { 0 }],
-            adjusted: Vec::with_capacity(vocab),
-            candidates: Vec::with_capacity(vocab),
+            scratch: Scratch::default(),
             sampling,
         }
     }
@@ -134,14 +146,23 @@ impl Sampler {
 
     /// Chooses the token at `position` and counts it.
     pub fn choose(&mut self, logits: &[f32], position: usize) -> u32 {
-        self.adjusted.clear();
-        self.adjusted.extend_from_slice(logits);
-        self.adjust();
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let token = self.choose_in(&mut scratch, logits, position);
+        self.scratch = scratch;
+        token
+    }
+
+    /// The same, with memory that it is lent.
+    pub fn choose_in(&mut self, scratch: &mut Scratch, logits: &[f32], position: usize) -> u32 {
+        let Scratch { adjusted, candidates } = scratch;
+        adjusted.clear();
+        adjusted.extend_from_slice(logits);
+        self.adjust(adjusted);
         let token = if self.sampling.temperature == 0.0 {
-            argmax(&self.adjusted)
+            argmax(adjusted)
         } else {
-            self.narrow();
-            self.draw(uniform(self.sampling.seed, position as u64))
+            self.narrow(adjusted, candidates);
+            draw(candidates, uniform(self.sampling.seed, position as u64))
         };
         self.see(&[token]);
         if let Some(count) = self.generated.get_mut(token as usize) {
@@ -150,63 +171,63 @@ impl Sampler {
         token
     }
 
-    fn adjust(&mut self) {
+    fn adjust(&self, adjusted: &mut [f32]) {
         let Sampling { repetition_penalty, presence_penalty, frequency_penalty, ref logit_bias, .. } = self.sampling;
-        for (logit, _) in self.adjusted.iter_mut().zip(&self.seen).filter(|(_, seen)| **seen) {
+        for (logit, _) in adjusted.iter_mut().zip(&self.seen).filter(|(_, seen)| **seen) {
             *logit = if *logit > 0.0 { *logit / repetition_penalty } else { *logit * repetition_penalty };
         }
-        for (logit, &count) in self.adjusted.iter_mut().zip(&self.generated).filter(|(_, count)| **count > 0) {
+        for (logit, &count) in adjusted.iter_mut().zip(&self.generated).filter(|(_, count)| **count > 0) {
             *logit -= presence_penalty + frequency_penalty * count as f32;
         }
         for &(token, bias) in logit_bias {
-            if let Some(logit) = self.adjusted.get_mut(token as usize) {
+            if let Some(logit) = adjusted.get_mut(token as usize) {
                 *logit += bias;
             }
         }
     }
 
     /// Leaves the candidates that top-k, top-p and min-p allow, most likely first.
-    fn narrow(&mut self) {
+    fn narrow(&self, adjusted: &[f32], candidates: &mut Vec<(f32, u32)>) {
         let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
         let by_logit = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-        self.candidates.clear();
-        self.candidates
-            .extend(self.adjusted.iter().enumerate().map(|(token, &logit)| (logit / temperature, token as u32)));
-        if top_k > 0 && top_k < self.candidates.len() {
-            self.candidates.select_nth_unstable_by(top_k - 1, by_logit);
-            self.candidates.truncate(top_k);
+        candidates.clear();
+        candidates.extend(adjusted.iter().enumerate().map(|(token, &logit)| (logit / temperature, token as u32)));
+        if top_k > 0 && top_k < candidates.len() {
+            candidates.select_nth_unstable_by(top_k - 1, by_logit);
+            candidates.truncate(top_k);
         }
-        self.candidates.sort_unstable_by(by_logit);
-        let best = self.candidates[0].0;
+        candidates.sort_unstable_by(by_logit);
+        let best = candidates[0].0;
         // Probabilities in place of logits, not yet divided by their sum.
-        self.candidates.iter_mut().for_each(|candidate| candidate.0 = (candidate.0 - best).exp());
+        candidates.iter_mut().for_each(|candidate| candidate.0 = (candidate.0 - best).exp());
         if top_p < 1.0 {
-            let total: f32 = self.candidates.iter().map(|candidate| candidate.0).sum();
+            let total: f32 = candidates.iter().map(|candidate| candidate.0).sum();
             let mut sum = 0.0;
-            let keep = self.candidates.iter().take_while(|candidate| {
+            let keep = candidates.iter().take_while(|candidate| {
                 let before = sum;
                 sum += candidate.0 / total;
                 before < top_p
             });
             let keep = keep.count().max(1);
-            self.candidates.truncate(keep);
+            candidates.truncate(keep);
         }
         // The first has probability 1 before the division, so that min_p compares with it.
-        let keep = self.candidates.iter().take_while(|candidate| candidate.0 >= min_p).count().max(1);
-        self.candidates.truncate(keep);
+        let keep = candidates.iter().take_while(|candidate| candidate.0 >= min_p).count().max(1);
+        candidates.truncate(keep);
     }
+}
 
-    fn draw(&self, uniform: f32) -> u32 {
-        let total: f32 = self.candidates.iter().map(|candidate| candidate.0).sum();
-        let mut left = uniform * total;
-        for &(probability, token) in &self.candidates {
-            left -= probability;
-            if left < 0.0 {
-                return token;
-            }
+/// The candidate at which the sum of probabilities passes `uniform` of the whole.
+fn draw(candidates: &[(f32, u32)], uniform: f32) -> u32 {
+    let total: f32 = candidates.iter().map(|candidate| candidate.0).sum();
+    let mut left = uniform * total;
+    for &(probability, token) in candidates {
+        left -= probability;
+        if left < 0.0 {
+            return token;
         }
-        self.candidates[self.candidates.len() - 1].1
     }
+    candidates[candidates.len() - 1].1
 }
 
 /// The most likely token; of equals, the first.

@@ -285,6 +285,11 @@ pub struct GatedDelta {
 }
 
 impl GatedDelta {
+    /// Decays of a position.
+    pub fn decays(&self) -> usize {
+        self.v_heads * if self.per_channel { self.k_dim } else { 1 }
+    }
+
     /// The key head that a value head reads.
     pub fn key_head(&self, v_head: usize) -> usize {
         if self.tiled { v_head % self.k_heads } else { v_head / (self.v_heads / self.k_heads) }
@@ -293,11 +298,6 @@ impl GatedDelta {
     /// The i-th of the value heads that read a key head.
     pub fn value_head(&self, k_head: usize, i: usize) -> usize {
         if self.tiled { i * self.k_heads + k_head } else { k_head * (self.v_heads / self.k_heads) + i }
-    }
-
-    /// Decays of a position.
-    pub fn decays(&self) -> usize {
-        self.v_heads * if self.per_channel { self.k_dim } else { 1 }
     }
 }
 

@@ -19,7 +19,8 @@ use outpour_store::checkpoint::Checkpoint;
 use crate::config::ModelError;
 pub use names::on_disk;
 
-/// Opens a model and its mirrors, whatever its files are; of GGUF files, makes the config from what they say.
+/// Opens a model that lies in the folders `mirrors` too, whatever its files are; of GGUF files, makes the config from what
+/// they say.
 ///
 /// # Errors
 /// As [`Checkpoint::open_mirrored`], and for GGUF files of an architecture that is not supported or that lack a number.

@@ -105,8 +105,8 @@ struct Gguf {
 }
 
 impl Checkpoint {
-    /// Opens a model: a GGUF file or the folder of one (see [`gguf::find`]), or a folder with `config.json` and `model.safetensors`, or the shards that
-    /// `model.safetensors.index.json` lists; or a pack. Only headers are read.
+    /// Opens a model: a GGUF file or the folder of one (see [`gguf::find`]); or a folder with `config.json` and
+    /// `model.safetensors`, or the shards that `model.safetensors.index.json` lists; or a pack. Only headers are read.
     ///
     /// # Errors
     /// One line that names the file: missing shards, headers that are truncated, overlap or lie about sizes.
@@ -151,12 +151,7 @@ impl Checkpoint {
         let (names, listed) = weight_files(&self.dir)?;
         for name in &names {
             let path = self.dir.join(name);
-            let entries = safetensors::read_header(&path)?;
-            let file = self.files.len();
-            self.files.push(SourceFile::open_with(&path, None, copies(mirrors, name)?)?);
-            for (name, Entry { dtype, shape, offset, bytes }) in entries {
-                self.add_tensor(name, TensorInfo { dtype, shape, file, offset, bytes, stride: None })?;
-            }
+            self.add_file(&path, safetensors::read_header(&path)?, copies(mirrors, name)?)?;
         }
         for (tensor, shard) in listed {
             if !self.tensors.contains_key(&tensor) {
@@ -187,6 +182,15 @@ impl Checkpoint {
                 info.file = file;
                 self.add_tensor(name, info)?;
             }
+        }
+        Ok(())
+    }
+
+    fn add_file(&mut self, path: &Path, entries: Vec<(String, Entry)>, copies: Vec<Arc<SourceFile>>) -> Result<()> {
+        let file = self.files.len();
+        self.files.push(SourceFile::open_with(path, None, copies)?);
+        for (name, Entry { dtype, shape, offset, bytes }) in entries {
+            self.add_tensor(name, TensorInfo { dtype, shape, file, offset, bytes, stride: None })?;
         }
         Ok(())
     }
@@ -228,6 +232,16 @@ impl Checkpoint {
         &self.config
     }
 
+    /// The manifest, of a pack.
+    pub fn pack(&self) -> Option<&Manifest> {
+        self.pack.as_ref()
+    }
+
+    /// Folders that hold the model, this one included.
+    pub fn copies(&self) -> usize {
+        1 + self.files.iter().map(|file| file.copies().len()).min().unwrap_or(0)
+    }
+
     /// What GGUF files say beside their tensors; `None` for safetensors.
     pub fn gguf(&self) -> Option<&Metadata> {
         self.gguf.as_ref().map(|gguf| &gguf.metadata)
@@ -239,16 +253,6 @@ impl Checkpoint {
         if let Some(gguf) = &mut self.gguf {
             gguf.generation = generation;
         }
-    }
-
-    /// The manifest, of a pack.
-    pub fn pack(&self) -> Option<&Manifest> {
-        self.pack.as_ref()
-    }
-
-    /// Folders that hold the model, this one included.
-    pub fn copies(&self) -> usize {
-        1 + self.files.iter().map(|file| file.copies().len()).min().unwrap_or(0)
     }
 
     /// The weight files.
@@ -374,9 +378,8 @@ fn weight_files(dir: &Path) -> Result<(Vec<String>, Listed)> {
     Ok((names, listed))
 }
 
-/// Refuses tensors that lie in the same bytes.
-fn check_overlap(entries: &[(String, Entry)]) -> Result<(), String> {
-    let mut order: Vec<&(String, Entry)> = entries.iter().filter(|(_, entry)| entry.bytes > 0).collect();
+fn check_overlap(entries: &[(String, safetensors::Entry)]) -> Result<(), String> {
+    let mut order: Vec<&(String, safetensors::Entry)> = entries.iter().filter(|(_, entry)| entry.bytes > 0).collect();
     order.sort_by_key(|(_, entry)| entry.offset);
     match order.windows(2).find(|pair| pair[0].1.offset + pair[0].1.bytes > pair[1].1.offset) {
         Some(pair) => {

@@ -181,23 +181,25 @@ fn unknown_type(tensor: &str, dtype: &str) -> StoreError {
 
 /// Says of a full drive what to do.
 fn full(error: StoreError, out: &Path, left: u64) -> StoreError {
+    let free = free_bytes(out).unwrap_or(0);
     match error {
         StoreError::Io { source, .. }
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
         {
-            no_room(out, left, free_bytes(out).unwrap_or(0))
+            if free < left + MARGIN_BYTES {
+                return no_room(out, left, free);
+            }
+            about(out, &format!("the drive takes no more ({source}): free some, or its quota; {GOES_ON}"))
         }
         error => error,
     }
 }
 
+const GOES_ON: &str = "run the same again, and it goes on where it was";
+
 fn no_room(out: &Path, needed: u64, free: u64) -> StoreError {
-    let problem = format!(
-        "the drive is full: {} more are needed, and {} are free; free some, and run the same again: it goes on where it was",
-        Bytes(needed + MARGIN_BYTES),
-        Bytes(free)
-    );
-    about(out, &problem)
+    let (needed, free) = (Bytes(needed + MARGIN_BYTES), Bytes(free));
+    about(out, &format!("the drive is full: {needed} more are needed, and {free} are free; free some; {GOES_ON}"))
 }
 
 impl Job<'_> {

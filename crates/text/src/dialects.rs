@@ -80,6 +80,11 @@ impl Dialect {
         }
     }
 
+    /// The text that begins a call.
+    pub fn call_mark(self) -> &'static str {
+        self.opens()[0]
+    }
+
     /// Texts that may end calls; none where only the end of the answer does.
     pub(crate) fn closes(self) -> &'static [&'static str] {
         match self {

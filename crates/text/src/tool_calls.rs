@@ -34,8 +34,24 @@ pub(crate) fn find<'a>(tools: &'a [Value], name: &str) -> Option<&'a Value> {
 
 /// The schema of a tool's parameter, where there is one.
 pub(crate) fn parameter_schema<'a>(tools: &'a [Value], name: &str, parameter: &str) -> Option<&'a Value> {
-    find(tools, name)?.get("parameters")?.get("properties")?.get(parameter)
+    let schema = find(tools, name)?.get("parameters")?;
+    Some(resolve(schema.get("properties")?.get(parameter)?, schema))
 }
+
+/// What a schema that only refers to another part of `root` stands for.
+pub(crate) fn resolve<'a>(mut schema: &'a Value, root: &'a Value) -> &'a Value {
+    for _ in 0..REFERENCES_MAX {
+        let target = schema.get("$ref").and_then(Value::as_str).and_then(|to| root.pointer(to.strip_prefix('#')?));
+        match target {
+            Some(target) => schema = target,
+            None => break,
+        }
+    }
+    schema
+}
+
+/// A schema may refer to itself.
+const REFERENCES_MAX: usize = 8;
 
 /// Reads the JSON value that `text` begins with, and gives what follows it.
 pub(crate) fn read_json(text: &str) -> Result<(Value, &str), String> {

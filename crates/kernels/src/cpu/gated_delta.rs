@@ -120,9 +120,9 @@ impl Call<'_> {
         let (decays, betas) = rest.split_at_mut(self.decays());
         let of_value_head = decays.len() / self.group;
         for (i, decay) in decays.iter_mut().enumerate() {
-            let v_head = self.delta.value_head(head, i / of_value_head);
-            let at = v_head * of_value_head + i % of_value_head;
-            let a_log = element(&self.delta.a_log, v_head);
+            let value_head = self.delta.value_head(head, i / of_value_head);
+            let at = value_head * of_value_head + i % of_value_head;
+            let a_log = element(&self.delta.a_log, value_head);
             let rate = if self.delta.exponentiated { -a_log } else { a_log.exp() };
             let a = self.a[position * self.delta.decays() + at];
             *decay = (-rate * softplus(a + element(&self.delta.dt_bias, at))).exp();

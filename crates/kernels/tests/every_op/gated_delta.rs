@@ -18,9 +18,9 @@ struct Case {
     v_dim: usize,
     format: Format,
     tail: usize,
+    per_channel: bool,
     /// Tiled heads, and decays as GGUF has them.
     gguf: bool,
-    per_channel: bool,
     seed: u64,
 }
 
@@ -75,8 +75,8 @@ impl Case {
                 v_heads,
                 k_dim,
                 v_dim,
-                tiled: self.gguf,
                 per_channel,
+                tiled: self.gguf,
                 a_log: self.decays(&mut random, v_heads),
                 exponentiated: self.gguf,
                 dt_bias: weight(&mut random, [decays], self.format, self.tail),
@@ -215,8 +215,8 @@ fn many_positions() {
         v_dim: 128,
         format: Format::F32,
         tail: 1,
-        gguf: false,
         per_channel: false,
+        gguf: false,
         seed: 5,
     };
     assert_same_in_pieces(&case, 131);

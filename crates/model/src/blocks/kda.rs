@@ -93,6 +93,8 @@ impl Kda {
                 tiled: false,
                 exponentiated: false,
                 per_channel: true,
+                tiled: false,
+                exponentiated: false,
                 a_log: weights.tensor(&name("A_log"), &[1, 1, heads, 1])?.reshape([heads]),
                 dt_bias: weights.vector(&name("dt_bias"), width)?,
             },

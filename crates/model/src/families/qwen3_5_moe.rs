@@ -44,7 +44,7 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
         Router { renormalise: config.flag_or("norm_topk_prob", true)?, ..Router::new(top_k, RouterScore::Softmax) };
     let rope = rope::partial(config, sizes.head_dim, 0.25, 10_000_000.0)?;
     let kind = Kind { qk_norm: QkNorm::PerHead, gated: true, ..Kind::plain(rope) };
-    // MLX's exports and GGUF files have the 1 added to norm weights; MLX's convolutions are [channels, kernel, 1].
+    // MLX's exports and GGUF files have the 1 added to norm weights already; MLX's convolutions are [channels, kernel, 1].
     let linear = is_full.iter().position(|full| !full);
     let conv = linear.and_then(|l| weights.shape_of(&format!("model.layers.{l}.linear_attn.conv1d.weight")));
     let mlx = conv.is_some_and(|shape| shape.last() == Some(&1) && shape.get(1) != Some(&1));

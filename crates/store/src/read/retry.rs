@@ -35,6 +35,8 @@ struct Attempt {
     read: Read,
     /// Retries so far.
     retries: usize,
+    /// How often it brought other bytes than were written.
+    mismatches: usize,
 }
 
 impl Retrying {
@@ -72,17 +74,16 @@ impl Retrying {
     /// Hands a result on, or puts the read aside for another try.
     fn sort(&mut self, completion: Completion, done: &mut Vec<Completion>) {
         let slot = completion.tag as usize;
-        let Attempt { read, retries } = self.slots[slot].as_ref().expect("a completed read was in flight");
-        let (retries, result) = (*retries, completion.result.and_then(|bytes| checked(read, bytes)));
-        let retries_max = |error: &io::Error| match error.kind() {
-            // Bytes that are wrong twice are wrong on the drive; each copy gets its chance.
-            io::ErrorKind::InvalidData => self.inner.copies(),
-            _ => BACKOFF.len(),
-        };
+        let attempt = self.slots[slot].as_mut().expect("a completed read was in flight");
+        let result = completion.result.and_then(|bytes| checked(&attempt.read, bytes));
+        let wrong = matches!(&result, Err(error) if error.kind() == io::ErrorKind::InvalidData);
+        attempt.mismatches += usize::from(wrong);
+        let retries = attempt.retries;
+        // Bytes that are wrong twice are wrong on the drive; each copy gets its chance.
+        let hopeless = wrong && attempt.mismatches > self.inner.copies();
         match result {
-            Err(error) if can_heal(&error) && retries < retries_max(&error) => {
-                let wait = BACKOFF[retries.min(BACKOFF.len() - 1)];
-                self.waiting.push((Instant::now() + wait, slot));
+            Err(error) if can_heal(&error) && retries < BACKOFF.len() && !hopeless => {
+                self.waiting.push((Instant::now() + BACKOFF[retries], slot));
             }
             result => self.finish(slot, result, done),
         }
@@ -143,7 +144,7 @@ impl Reader for Retrying {
                 self.slots.push(None);
                 self.slots.len() - 1
             });
-            self.slots[slot] = Some(Attempt { read: read.clone(), retries: 0 });
+            self.slots[slot] = Some(Attempt { read: read.clone(), retries: 0, mismatches: 0 });
             self.outgoing.push(Read { tag: slot as u64, ..read.clone() });
         }
         let submitted = self.inner.submit(&self.outgoing);

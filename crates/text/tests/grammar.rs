@@ -1,0 +1,126 @@
+//! Answers held to a form: whatever a model would rather say, what comes out fits.
+
+use outpour_text::{Answer, Dialect, Grammar, Grammars, Tokenizer, check_schema};
+use serde_json::{Value, json};
+
+/// A model that says anything: logits are noise.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    /// The text that noise says under a grammar, and whether it ended; eagerness to end what can be ended is 1 in `end`.
+    fn say(&mut self, tokenizer: &Tokenizer, grammar: &mut Grammar, end: u32, tokens_max: usize) -> (String, bool) {
+        let mut ids = Vec::new();
+        for _ in 0..tokens_max {
+            let mut logits: Vec<f32> = (0..tokenizer.vocab_size()).map(|_| (self.next() % 1000) as f32).collect();
+            grammar.mask(&mut logits).expect("a mask");
+            let likeliest = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("tokens");
+            assert!(logits[likeliest] > f32::NEG_INFINITY, "something can be said");
+            let token = if logits[end as usize] > f32::NEG_INFINITY { end } else { likeliest as u32 };
+            grammar.accept(token).expect("it was allowed");
+            if token == end {
+                return (tokenizer.decode(&ids), true);
+            }
+            ids.push(token);
+        }
+        (tokenizer.decode(&ids), false)
+    }
+}
+
+fn tokenizer() -> (Tokenizer, u32) {
+    let json = include_bytes!("../../../tests/fixtures/text/tokenizer.json");
+    let tokenizer = Tokenizer::from_json(json, None).expect("the fixture");
+    let end = tokenizer.token_id("<|im_end|>").expect("a token that ends answers");
+    (tokenizer, end)
+}
+
+/// Schemas whose values are of bounded length: a hundred of them, from a few parts put together.
+fn schemas() -> Vec<Value> {
+    let parts = [
+        json!({"type": "boolean"}),
+        json!({"type": "null"}),
+        json!({"type": "integer", "minimum": -5, "maximum": 120}),
+        json!({"type": "number", "minimum": 0, "maximum": 1}),
+        json!({"type": "string", "maxLength": 12}),
+        json!({"type": "string", "pattern": "^[a-z]{2,6}-[0-9]{2}$"}),
+        json!({"enum": ["red", "green", 7, null]}),
+        json!({"const": {"kind": "fixed"}}),
+        json!({"type": "string", "format": "date"}),
+        json!({"anyOf": [{"type": "integer", "minimum": 0, "maximum": 9}, {"type": "string", "maxLength": 4}]}),
+    ];
+    let mut schemas = parts.to_vec();
+    for (i, a) in parts.iter().enumerate() {
+        schemas.push(json!({"type": "array", "items": a, "minItems": 1, "maxItems": 3}));
+        for (k, b) in parts.iter().enumerate().skip(i) {
+            schemas.push(json!({
+                "type": "object", "additionalProperties": false,
+                "properties": {"a": a, "b": b, "c": {"$ref": "#/$defs/leaf"}},
+                "required": if k % 2 == 0 { json!(["a", "b"]) } else { json!(["a"]) },
+                "$defs": {"leaf": {"type": "object", "additionalProperties": false, "properties": {"n": a}, "required": ["n"]}},
+            }));
+            if (i + k) % 3 == 0 {
+                schemas.push(json!({
+                    "type": "object", "additionalProperties": false, "required": ["list"],
+                    "properties": {"list": {"type": "array", "maxItems": 2, "items": {
+                        "type": "object", "additionalProperties": false, "properties": {"x": a, "y": b}, "required": ["x", "y"],
+                    }}},
+                }));
+            }
+        }
+    }
+    schemas
+}
+
+#[test]
+fn noise_becomes_json_of_every_schema() {
+    let (tokenizer, end) = tokenizer();
+    let grammars = Grammars::new(&tokenizer, Dialect::Qwen, tokenizer.vocab_size(), &[end]).expect("grammars");
+    let (schemas, mut noise, mut ended) = (schemas(), Noise(1), 0);
+    assert!(schemas.len() >= 90, "{}", schemas.len());
+    for schema in &schemas {
+        let mut grammar = grammars.json(schema).unwrap_or_else(|problem| panic!("{schema}: {problem}"));
+        let (text, done) = noise.say(&tokenizer, &mut grammar, end, 400);
+        if done {
+            ended += 1;
+            let value: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{schema}: {text}: {error}"));
+            check_schema(schema, &value).unwrap_or_else(|problem| panic!("{schema}: {text}: {problem}"));
+        }
+    }
+    println!("{ended} of {} answers ended", schemas.len());
+    assert!(ended * 100 >= schemas.len() * 99, "{ended} of {} ended", schemas.len());
+}
+
+#[test]
+fn noise_becomes_calls_that_fit_their_tools() {
+    let (tokenizer, end) = tokenizer();
+    let grammars = Grammars::new(&tokenizer, Dialect::Qwen, tokenizer.vocab_size(), &[end]).expect("grammars");
+    let tools = [
+        json!({"type": "function", "function": {"name": "weather", "parameters": {
+            "type": "object", "additionalProperties": false, "required": ["city", "days"],
+            "properties": {
+                "city": {"enum": ["Oslo", "Bergen"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9},
+                "place": {"$ref": "#/$defs/place"},
+            },
+            "$defs": {"place": {"type": "object", "additionalProperties": false, "properties": {"x": {"type": "boolean"}}}},
+        }}}),
+        json!({"name": "now"}),
+    ];
+    let mut noise = Noise(2);
+    for tagged in [false, true] {
+        for _ in 0..40 {
+            let mut grammar = grammars.calls(Dialect::Qwen, tagged, &tools[..1], true).expect("a grammar");
+            let (text, done) = noise.say(&tokenizer, &mut grammar, end, 400);
+            assert!(done, "{text}");
+            let answer = Answer::parse(Dialect::Qwen, &text, false, &tools);
+            assert_eq!((answer.calls.len(), answer.content.as_str()), (1, ""), "{text}: {:?}", answer.malformed);
+            assert_eq!(answer.calls[0].check(&tools), Ok(()), "{text}");
+        }
+    }
+    assert!(grammars.calls(Dialect::Kimi, false, &tools, false).is_err());
+    let nonsense = grammars.json(&json!({"type": "no such type"}));
+    assert!(nonsense.is_err_and(|problem| problem.lines().count() == 1));
+}
