@@ -90,8 +90,6 @@ impl Kda {
                 v_heads: heads,
                 k_dim: head_dim,
                 v_dim: head_dim,
-                tiled: false,
-                exponentiated: false,
                 per_channel: true,
                 tiled: false,
                 exponentiated: false,
