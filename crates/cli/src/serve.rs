@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use outpour_engine::{Engine, Inspection, Numerics, Options};
-use outpour_serve::{Access, Loader, Model, SERVE_BYTES};
+use outpour_serve::{Access, Loader, Model, serve_bytes};
 use outpour_store::bytes::Bytes;
 use outpour_store::slab;
 use outpour_text::ChatTemplate;
@@ -22,7 +22,7 @@ use crate::{model, term};
 pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let inspection = Inspection::open(&args.model, args.load.numerics())?;
     let dir = inspection.checkpoint().dir().to_owned();
-    let options = args.load.options(model::tokenizer_bytes(&dir) + SERVE_BYTES)?;
+    let options = args.load.options(model::tokenizer_bytes(&dir) + serve_bytes(inspection.facts().vocab))?;
     let plan = inspection.plan(&options)?;
     let tokenizer = model::text(&dir)?.tokenizer;
     let folder = std::fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone());
