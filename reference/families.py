@@ -27,6 +27,9 @@ class Family:
     layout: Callable[[Path, Tensors], None]  # writes the *.safetensors under the names of the released checkpoint
     embed_std: float = 1.0  # small where the head is tied, or every token predicts itself
     norms_from_zero: bool = False  # RMSNorm multiplies by 1 + weight, but for the one inside linear attention
+    transposed: Callable[[str], bool] = lambda name: False  # which matrices are [..., in, out]
+    # Back to the names of transformers' model, where it cannot read the layout itself.
+    restore: Callable[[Tensors], Tensors] | None = None
     # Tensors of the released checkpoint that no text model reads, with made-up shapes: a loader has to pass over them.
     unread: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -59,8 +62,12 @@ def write_shards(folder: Path, tensors: Tensors, shard_bytes_max: int, file_name
     write_json(folder / "model.safetensors.index.json", index)
 
 
-def per_expert_shards(folder: Path, tensors: Tensors) -> None:
-    """The layout of most released MoE checkpoints: a tensor per expert and matrix."""
+def write_one(folder: Path, tensors: Tensors) -> None:
+    save_file({name: t.contiguous() for name, t in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+
+
+def per_expert(tensors: Tensors, gate="gate_proj", up="up_proj", down="down_proj") -> Tensors:
+    """A tensor per expert and matrix."""
     flat = {}
     for name, t in tensors.items():
         prefix, _, leaf = name.partition(".experts.")
@@ -68,9 +75,72 @@ def per_expert_shards(folder: Path, tensors: Tensors) -> None:
             flat[name] = t
             continue
         for e, matrix in enumerate(t):
-            parts = zip(("gate_proj", "up_proj"), matrix.chunk(2)) if leaf == "gate_up_proj" else [(leaf, matrix)]
+            parts = zip((gate, up), matrix.chunk(2)) if leaf == "gate_up_proj" else [(down, matrix)]
             flat |= {f"{prefix}.experts.{e}.{part}.weight": p for part, p in parts}
-    write_shards(folder, flat, 150_000, "model-{:05}-of-{:05}.safetensors")
+    return flat
+
+
+def per_expert_shards(folder: Path, tensors: Tensors) -> None:
+    """The layout of most released MoE checkpoints: a tensor per expert and matrix."""
+    write_shards(folder, per_expert(tensors), 150_000, "model-{:05}-of-{:05}.safetensors")
+
+
+def per_expert_one(folder: Path, tensors: Tensors) -> None:
+    """The same in one file."""
+    write_one(folder, per_expert(tensors))
+
+
+def numbered_one(folder: Path, tensors: Tensors) -> None:
+    """Mixtral's names, which MiniMax took over: `block_sparse_moe`, experts' matrices w1, w3, w2."""
+    flat = per_expert(tensors, "w1", "w3", "w2")
+    write_one(folder, {name.replace(".mlp.", ".block_sparse_moe."): t for name, t in flat.items()})
+
+
+def kimi_linear_one(folder: Path, tensors: Tensors) -> None:
+    """Released Kimi-Linear: a convolution for each of queries, keys and values, and `block_sparse_moe` in sparse layers."""
+    flat = {}
+    for name, t in per_expert(tensors, "w1", "w3", "w2").items():
+        name = name.replace(".forget_gate.", ".")
+        if name.endswith("self_attn.conv1d.weight"):
+            parts = zip("qkv", t.chunk(3))
+            flat |= {name.replace("conv1d", f"{part}_conv1d"): p for part, p in parts}
+        else:
+            flat[re.sub(r"\.mlp\.(gate|experts|shared_experts)\.", r".block_sparse_moe.\1.", name)] = t
+    write_one(folder, flat)
+
+
+def gpt_oss_apart(folder: Path, tensors: Tensors) -> None:
+    """gpt-oss in BF16 as MLX's exports have it: [out, in], gate and up apart. (transformers has them transposed, with columns
+    that alternate; the release is MXFP4.)"""
+    flat = {}
+    for name, t in tensors.items():
+        prefix, _, leaf = name.partition(".experts.")
+        stem, kind = leaf.removesuffix("_bias"), "bias" if leaf.endswith("_bias") else "weight"
+        t = t.transpose(1, 2) if leaf and kind == "weight" else t
+        if stem == "gate_up_proj":
+            parts = (t[:, first::2] for first in (0, 1))
+            flat |= {f"{prefix}.experts.{part}.{kind}": p for part, p in zip(("gate_proj", "up_proj"), parts)}
+        else:
+            flat[f"{prefix}.experts.{stem}.{kind}" if leaf else name] = t
+    write_one(folder, flat)
+
+
+def gpt_oss_joined(tensors: Tensors) -> Tensors:
+    """Back from gpt_oss_apart."""
+    joined = {}
+    for name, t in tensors.items():
+        prefix, _, leaf = name.partition(".experts.")
+        if not leaf:
+            joined[name] = t
+            continue
+        stem, kind = leaf.split(".")
+        suffix = "_bias" if kind == "bias" else ""
+        if stem == "gate_proj":
+            t = torch.stack([t, tensors[f"{prefix}.experts.up_proj.{kind}"]], 2).flatten(1, 2)
+        if stem != "up_proj":
+            stem = "gate_up_proj" if stem == "gate_proj" else stem
+            joined[f"{prefix}.experts.{stem}{suffix}"] = t if suffix else t.transpose(1, 2)
+    return joined
 
 
 def fused_language_model(folder: Path, tensors: Tensors) -> None:
@@ -92,6 +162,17 @@ def fused_unpadded(folder: Path, tensors: Tensors) -> None:
     text += b" " * (1 - len(text) % 2)
     data = b"".join(t.contiguous().view(torch.uint8).numpy().tobytes() for t in tensors.values())
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+GENERATION = dict(
+    bos_token_id=1, do_sample=True, eos_token_id=[2, 1], pad_token_id=1, temperature=0.6, top_p=0.95,
+    transformers_version="4.57.0",
+)
+
+
+def bf16_but_biases(name: str) -> torch.dtype:
+    """What releases keep in F32: the router's learnt bias."""
+    return F32 if name.endswith("e_score_correction_bias") else BF16
 
 
 # ---------------------------------------------------------------------------------------------------------- families
@@ -222,5 +303,227 @@ FAMILIES = {
             "model.visual.patch_embed.proj.weight": (8, 3, 2, 2, 2),
             "model.visual.pos_embed.weight": (4, 8),
         },
+    ),
+    # Mixtral: numbered experts; sizes that are no powers of two.
+    "mixtral": Family(
+        config=dict(
+            architectures=["MixtralForCausalLM"], attention_dropout=0.0, bos_token_id=1, eos_token_id=2, head_dim=24,
+            hidden_act="silu", hidden_size=48, initializer_range=0.02, intermediate_size=12,
+            max_position_embeddings=4096, model_type="mixtral", num_attention_heads=2, num_experts_per_tok=3,
+            num_hidden_layers=2, num_key_value_heads=1, num_local_experts=12, output_router_logits=False,
+            rms_norm_eps=1e-05, rope_theta=1000000.0, router_aux_loss_coef=0.02, sliding_window=None,
+            tie_word_embeddings=False, torch_dtype="bfloat16", transformers_version="4.36.0", use_cache=True,
+            vocab_size=104,
+        ),
+        generation=GENERATION, prompt=80, decode=16, dtype=lambda name: BF16, layout=numbered_one,
+    ),
+    # GLM-4.5: a dense layer first, biases of queries, keys and values, RoPE on half of a head, an ungated shared expert; a
+    # further layer predicts further tokens, and is not read.
+    "glm4_moe": Family(
+        config=dict(
+            architectures=["Glm4MoeForCausalLM"], attention_bias=True, attention_dropout=0.0, eos_token_id=[2, 1],
+            first_k_dense_replace=1, head_dim=24, hidden_act="silu", hidden_size=48, initializer_range=0.02,
+            intermediate_size=40, max_position_embeddings=4096, model_type="glm4_moe", moe_intermediate_size=12,
+            n_group=1, n_routed_experts=8, n_shared_experts=1, norm_topk_prob=True, num_attention_heads=2,
+            num_experts_per_tok=2, num_hidden_layers=3, num_key_value_heads=1, num_nextn_predict_layers=1,
+            pad_token_id=1, partial_rotary_factor=0.5, rms_norm_eps=1e-05, rope_scaling=None, rope_theta=1000000,
+            routed_scaling_factor=2.5, tie_word_embeddings=False, topk_group=1, torch_dtype="bfloat16",
+            transformers_version="4.54.0", use_cache=True, use_qk_norm=True, vocab_size=96,
+        ),
+        generation=GENERATION, prompt=80, decode=16, dtype=bf16_but_biases, layout=per_expert_one,
+        unread={
+            "model.layers.3.eh_proj.weight": (6, 12),
+            "model.layers.3.enorm.weight": (6,),
+            "model.layers.3.input_layernorm.weight": (6,),
+            "model.layers.3.mlp.experts.0.down_proj.weight": (6, 4),
+            "model.layers.3.mlp.gate.e_score_correction_bias": (8,),
+            "model.layers.3.self_attn.q_proj.weight": (8, 6),
+            "model.layers.3.shared_head.norm.weight": (6,),
+        },
+    ),
+    # MiniMax-M2: norms over all heads together, RoPE on half of a head, sigmoid scores with a learnt bias.
+    "minimax_m2": Family(
+        config=dict(
+            architectures=["MiniMaxM2ForCausalLM"], attention_dropout=0.0, bos_token_id=None, eos_token_id=2,
+            head_dim=24, hidden_act="silu", hidden_size=96, initializer_range=0.02, intermediate_size=6,
+            max_position_embeddings=4096, model_type="minimax_m2", num_attention_heads=2, num_experts_per_tok=3,
+            num_hidden_layers=2, num_key_value_heads=1, num_local_experts=12, output_router_logits=False,
+            qk_norm_type="per_layer", rms_norm_eps=1e-06, rope_theta=5000000, rotary_dim=12,
+            router_aux_loss_coef=0.001, scoring_func="sigmoid", sliding_window=None, tie_word_embeddings=False,
+            transformers_version="4.46.1", use_cache=True, use_qk_norm=True, use_routing_bias=True, vocab_size=64,
+        ),
+        generation=GENERATION, prompt=48, decode=12, dtype=bf16_but_biases, layout=numbered_one,
+    ),
+    # Llama 3.1: dense, with its own scaling of RoPE.
+    "llama": Family(
+        config=dict(
+            architectures=["LlamaForCausalLM"], attention_bias=False, attention_dropout=0.0, bos_token_id=1,
+            eos_token_id=[2, 1], hidden_act="silu", hidden_size=60, initializer_range=0.02, intermediate_size=96,
+            max_position_embeddings=4096, mlp_bias=False, model_type="llama", num_attention_heads=6,
+            num_hidden_layers=2, num_key_value_heads=2, pretraining_tp=1, rms_norm_eps=1e-05,
+            rope_scaling=dict(
+                factor=8.0, high_freq_factor=4.0, low_freq_factor=1.0, original_max_position_embeddings=32,
+                rope_type="llama3",
+            ),
+            rope_theta=10000.0, tie_word_embeddings=False, torch_dtype="bfloat16", transformers_version="4.43.0",
+            use_cache=True, vocab_size=120,
+        ),
+        generation=GENERATION, prompt=80, decode=16, dtype=lambda name: BF16, layout=write_one,
+    ),
+    # Qwen3, dense: norms of each head, the head tied to the embedding, YaRN for long contexts.
+    "qwen3": Family(
+        config=dict(
+            architectures=["Qwen3ForCausalLM"], attention_bias=False, attention_dropout=0.0, bos_token_id=1,
+            eos_token_id=2, head_dim=20, hidden_act="silu", hidden_size=48, initializer_range=0.02,
+            intermediate_size=80, max_position_embeddings=4096, max_window_layers=2, model_type="qwen3",
+            num_attention_heads=4, num_hidden_layers=2, num_key_value_heads=2, rms_norm_eps=1e-06,
+            rope_scaling=dict(factor=4.0, original_max_position_embeddings=32, rope_type="yarn"),
+            rope_theta=10000.0, sliding_window=None, tie_word_embeddings=True, torch_dtype="bfloat16",
+            transformers_version="4.51.0", use_cache=True, use_sliding_window=False, vocab_size=120,
+        ),
+        generation=GENERATION, prompt=80, decode=16, dtype=lambda name: BF16, layout=write_one, embed_std=0.1,
+    ),
+    # gpt-oss: every other layer within a window, sinks, biases everywhere, a clamped activation, YaRN without rounding.
+    "gpt_oss": Family(
+        config=dict(
+            architectures=["GptOssForCausalLM"], attention_bias=True, attention_dropout=0.0, eos_token_id=2,
+            experts_per_token=2, head_dim=24, hidden_act="silu", hidden_size=48, initial_context_length=32,
+            initializer_range=0.02, intermediate_size=12,
+            layer_types=["sliding_attention", "full_attention"] * 2, max_position_embeddings=4096,
+            model_type="gpt_oss", num_attention_heads=2, num_experts_per_tok=2, num_hidden_layers=4,
+            num_key_value_heads=1, num_local_experts=5, output_router_logits=False, pad_token_id=1,
+            rms_norm_eps=1e-05,
+            rope_scaling=dict(
+                beta_fast=32.0, beta_slow=1.0, factor=8.0, original_max_position_embeddings=32, rope_type="yarn",
+                truncate=False,
+            ),
+            rope_theta=150000, router_aux_loss_coef=0.9, sliding_window=20, swiglu_limit=7.0,
+            tie_word_embeddings=False, transformers_version="4.55.0", use_cache=True, vocab_size=72,
+        ),
+        generation=GENERATION, prompt=100, decode=16, dtype=lambda name: BF16, layout=gpt_oss_apart,
+        transposed=lambda name: name.endswith(("experts.gate_up_proj", "experts.down_proj")),
+        restore=gpt_oss_joined,
+    ),
+    # DeepSeek-V3 (Kimi-K2, Moonlight): latent attention with low-rank queries, a dense layer first, groups of experts of which
+    # the best are kept, YaRN in the scale of attention.
+    "deepseek_v3": Family(
+        config=dict(
+            architectures=["DeepseekV3ForCausalLM"], attention_bias=False, attention_dropout=0.0, bos_token_id=1,
+            eos_token_id=2, ep_size=1, first_k_dense_replace=1, hidden_act="silu", hidden_size=48,
+            initializer_range=0.02, intermediate_size=60, kv_lora_rank=24, max_position_embeddings=4096,
+            model_type="deepseek_v3", moe_intermediate_size=8, moe_layer_freq=1, n_group=4, n_routed_experts=12,
+            n_shared_experts=1, norm_topk_prob=True, num_attention_heads=3, num_experts_per_tok=3,
+            num_hidden_layers=3, num_key_value_heads=3, num_nextn_predict_layers=1, q_lora_rank=20,
+            qk_nope_head_dim=12, qk_rope_head_dim=8, rms_norm_eps=1e-05,
+            rope_scaling=dict(
+                beta_fast=32, beta_slow=1, factor=8, mscale=1.0, mscale_all_dim=1.0,
+                original_max_position_embeddings=32, type="yarn",
+            ),
+            rope_theta=10000, routed_scaling_factor=2.5, scoring_func="sigmoid", tie_word_embeddings=False,
+            topk_group=2, topk_method="noaux_tc", torch_dtype="bfloat16", transformers_version="4.33.1",
+            use_cache=True, v_head_dim=16, vocab_size=80,
+        ),
+        generation=GENERATION, prompt=80, decode=16, dtype=bf16_but_biases, layout=per_expert_one,
+        unread={
+            "model.layers.3.eh_proj.weight": (6, 12),
+            "model.layers.3.embed_tokens.weight": (6, 6),
+            "model.layers.3.input_layernorm.weight": (6,),
+            "model.layers.3.mlp.experts.0.down_proj.weight": (6, 4),
+            "model.layers.3.shared_head.head.weight": (6, 6),
+        },
+    ),
+    # DeepSeek-V2: queries without a low rank (as in Lite), softmax scores, a group as good as its best expert.
+    "deepseek_v2": Family(
+        config=dict(
+            architectures=["DeepseekV2ForCausalLM"], attention_bias=False, attention_dropout=0.0, aux_loss_alpha=0.001,
+            bos_token_id=1, eos_token_id=2, ep_size=1, first_k_dense_replace=1, hidden_act="silu", hidden_size=48,
+            initializer_range=0.02, intermediate_size=60, kv_lora_rank=24, max_position_embeddings=4096,
+            model_type="deepseek_v2", moe_intermediate_size=8, moe_layer_freq=1, n_group=4, n_routed_experts=8,
+            n_shared_experts=2, norm_topk_prob=False, num_attention_heads=3, num_experts_per_tok=2,
+            num_hidden_layers=3, num_key_value_heads=3, q_lora_rank=None, qk_nope_head_dim=12, qk_rope_head_dim=8,
+            rms_norm_eps=1e-06,
+            rope_scaling=dict(
+                beta_fast=32, beta_slow=1, factor=8, mscale=0.707, mscale_all_dim=0.707,
+                original_max_position_embeddings=32, type="yarn",
+            ),
+            rope_theta=10000, routed_scaling_factor=1.5, scoring_func="softmax", seq_aux=True,
+            tie_word_embeddings=False, topk_group=2, topk_method="group_limited_greedy", torch_dtype="bfloat16",
+            transformers_version="4.33.1", use_cache=True, v_head_dim=16, vocab_size=96,
+        ),
+        generation=GENERATION, prompt=80, decode=16, dtype=lambda name: BF16, layout=per_expert_one,
+    ),
+    # Kimi-Linear: Kimi Delta Attention, and one layer of latent attention without positions; a dense layer first.
+    "kimi_linear": Family(
+        config=dict(
+            architectures=["KimiLinearForCausalLM"], bos_token_id=1, eos_token_id=2, first_k_dense_replace=1,
+            head_dim=24, hidden_act="silu", hidden_size=48, initializer_range=0.02, intermediate_size=60,
+            kv_lora_rank=24,
+            linear_attn_config=dict(
+                full_attn_layers=[3], head_dim=16, kda_layers=[1, 2, 4], num_heads=2, short_conv_kernel_size=4,
+            ),
+            mla_use_nope=True, model_max_length=4096, model_type="kimi_linear", moe_intermediate_size=8,
+            moe_layer_freq=1, moe_renormalize=True, moe_router_activation_func="sigmoid", num_attention_heads=2,
+            num_expert_group=1, num_experts=6, num_experts_per_token=2, num_hidden_layers=4, num_key_value_heads=2,
+            num_nextn_predict_layers=0, num_shared_experts=1, pad_token_id=1, q_lora_rank=None, qk_nope_head_dim=12,
+            qk_rope_head_dim=8, rms_norm_eps=1e-05, rope_scaling=None, rope_theta=10000.0,
+            routed_scaling_factor=2.446, tie_word_embeddings=False, topk_group=1, transformers_version="4.56.1",
+            use_cache=True, use_grouped_topk=True, v_head_dim=16, vocab_size=64,
+        ),
+        generation=GENERATION, prompt=80, decode=16,
+        dtype=lambda name: F32 if name.endswith(("A_log", "dt_bias", "e_score_correction_bias")) else BF16,
+        layout=kimi_linear_one,
+    ),
+    # Gemma 3: dense, a window in five of six layers, norms stored as their distance from 1, linear scaling in full layers.
+    "gemma3": Family(
+        config=dict(
+            architectures=["Gemma3ForCausalLM"], attention_bias=False, attention_dropout=0.0,
+            attn_logit_softcapping=None, bos_token_id=1, eos_token_id=2, final_logit_softcapping=None, head_dim=24,
+            hidden_activation="gelu_pytorch_tanh", hidden_size=48, initializer_range=0.02, intermediate_size=36,
+            max_position_embeddings=4096, model_type="gemma3_text", num_attention_heads=2, num_hidden_layers=6,
+            num_key_value_heads=1, pad_token_id=1, query_pre_attn_scalar=20, rms_norm_eps=1e-06,
+            rope_local_base_freq=10000, rope_scaling=dict(factor=8.0, rope_type="linear"), rope_theta=1000000,
+            sliding_window=20, sliding_window_pattern=6, torch_dtype="bfloat16", transformers_version="4.50.0",
+            use_cache=True, vocab_size=72,
+        ),
+        generation=GENERATION, prompt=100, decode=16, dtype=lambda name: BF16, layout=write_one, embed_std=0.1,
+        norms_from_zero=True,
+    ),
+    # Gemma 4: an MLP and experts side by side, wider heads in full layers, whose values are their keys, capped logits.
+    "gemma4": Family(
+        config=dict(
+            architectures=["Gemma4ForCausalLM"], attention_bias=False, attention_dropout=0.0, attention_k_eq_v=True,
+            bos_token_id=1, dtype="bfloat16", enable_moe_block=True, eos_token_id=2, final_logit_softcapping=30.0,
+            global_head_dim=32, head_dim=24, hidden_activation="gelu_pytorch_tanh", hidden_size=48,
+            hidden_size_per_layer_input=0, initializer_range=0.02, intermediate_size=24,
+            layer_types=["sliding_attention", "full_attention"] * 2, max_position_embeddings=4096,
+            model_type="gemma4_text", moe_intermediate_size=8, num_attention_heads=2, num_experts=6,
+            num_global_key_value_heads=1, num_hidden_layers=4, num_key_value_heads=1, num_kv_shared_layers=0,
+            pad_token_id=1, rms_norm_eps=1e-06,
+            rope_parameters=dict(
+                full_attention=dict(partial_rotary_factor=0.25, rope_theta=1000000.0, rope_type="proportional"),
+                sliding_attention=dict(rope_theta=10000.0, rope_type="default"),
+            ),
+            sliding_window=20, tie_word_embeddings=True, top_k_experts=2, transformers_version="5.5.0",
+            use_bidirectional_attention=None, use_cache=True, use_double_wide_mlp=False, vocab_size=72,
+            vocab_size_per_layer_input=72,
+        ),
+        generation=GENERATION, prompt=76, decode=16, dtype=lambda name: BF16, layout=write_one, embed_std=0.1,
+    ),
+    # MiniMax-Text-01: Lightning Attention, each half added to its normed input; decays lie in the files too, and are not read.
+    "minimax": Family(
+        config=dict(
+            architectures=["MiniMaxForCausalLM"], attention_dropout=0.0, block_size=8, bos_token_id=1, eos_token_id=2,
+            full_attn_alpha_factor=3.5565588200778455, full_attn_beta_factor=1.0, head_dim=16, hidden_act="silu",
+            hidden_size=48, initializer_range=0.02, intermediate_size=8,
+            layer_types=["linear_attention"] * 3 + ["full_attention"], linear_attn_alpha_factor=3.5565588200778455,
+            linear_attn_beta_factor=1.0, max_position_embeddings=4096, mlp_alpha_factor=3.5565588200778455,
+            mlp_beta_factor=1.0, model_type="minimax", num_attention_heads=2, num_experts_per_tok=2,
+            num_hidden_layers=4, num_key_value_heads=1, num_local_experts=6, output_router_logits=False,
+            rms_norm_eps=1e-05, rope_theta=1000000, router_aux_loss_coef=0.001, router_jitter_noise=0.0,
+            sliding_window=None, tie_word_embeddings=False, transformers_version="4.53.0", use_cache=True,
+            vocab_size=72,
+        ),
+        generation=GENERATION, prompt=80, decode=16,
+        dtype=lambda name: F32 if name.endswith(("slope_rate", "_decay")) else BF16, layout=numbered_one,
     ),
 }

@@ -161,7 +161,8 @@ def reference(folder: Path, prompt: np.ndarray, decode: int) -> tuple[dict[str, 
         logits = torch.from_numpy(router.latest)
         weights, indices = logits.softmax(-1).topk(k)
         layers[i] = logits, weights / weights.sum(-1, keepdim=True), indices
-    return models.describe(prompt, greedy, torch.from_numpy(full), torch.from_numpy(np.stack(cached)), layers)
+    gap = models.softmax_gap(layers)
+    return models.describe(prompt, greedy, torch.from_numpy(full), torch.from_numpy(np.stack(cached)), layers, gap)
 
 
 # --------------------------------------------------------------------------------------------------- without MLX
@@ -239,24 +240,62 @@ def affine() -> dict[str, np.ndarray]:
     return arrays
 
 
+def rows_to_quantise(dtype: mx.Dtype) -> np.ndarray:
+    """f32 [8, 128] of values that `dtype` has: what is hard to quantise, then random rows."""
+    rows = models.rng_of(7, f"quantise {dtype}").standard_normal((8, 128)).astype(np.float32)
+    rows[0] = 0
+    rows[1] = 1.5
+    rows[2] = np.abs(rows[2]) + 3  # one sign, far from 0
+    rows[3] = -np.abs(rows[3]) / 100
+    rows[4, ::2] = -rows[4, 1::2]  # the smallest and the largest are of one size
+    rows[5] *= 1e-9 if dtype == mx.float32 else 1e-6  # below what a scale may be
+    return np.array(mx.array(rows).astype(dtype).astype(mx.float32))
+
+
+def quantised() -> dict[str, np.ndarray]:
+    """mlx.core.quantize of the same rows in each type, in every group and width."""
+    arrays = {}
+    for label, dtype in (("f32", mx.float32), ("bf16", mx.bfloat16), ("f16", mx.float16)):
+        source = rows_to_quantise(dtype)
+        packed = np.zeros((len(GROUPS), len(BITS), *source.shape[:1], 128 * max(BITS) // 32), np.uint32)
+        scales, biases = np.zeros((2, len(GROUPS), len(BITS), *source.shape[:1], 128 // min(GROUPS)), np.float32)
+        for g, group in enumerate(GROUPS):
+            for b, bits in enumerate(BITS):
+                made = mx.quantize(mx.array(source).astype(dtype), group_size=group, bits=bits)
+                assert made[1].dtype == dtype and made[2].dtype == dtype
+                for into, array in zip((packed, scales, biases), made):
+                    array = np.array(array if array.dtype == mx.uint32 else array.astype(mx.float32))
+                    into[g, b, :, : array.shape[-1]] = array
+        arrays |= {f"quantise_{label}_{part}": a for part, a in
+                   dict(source=source, packed=packed, scales=scales, biases=biases).items()}
+    return arrays
+
+
 def write_affine() -> str:
-    """tests/fixtures/mlx_affine: how MLX packs. For each group size of 32, 64, 128, and row i of the first dimension for
+    """tests/fixtures/mlx_affine: how MLX packs, and how it quantises. For each group size of 32, 64, 128, and row i of the first dimension for
     the i-th of 2, 3, 4, 5, 6, 8 bits:
 
         g<group>_packed.npy  u32 [6, 2, 64]           the words of a row, 8 * bits of them, then zeros
         g<group>_scales.npy  u16 [6, 2, 256 / group]  bit patterns, of bf16 for groups of 32 and 64, of f16 for 128
         g<group>_biases.npy  u16 [6, 2, 256 / group]
         g<group>_values.npy  f32 [6, 2, 256]          scale * q + bias, rounded once; the product is exact in float32
+
+    And for each type of f32, bf16, f16, by group and width, the rows ending in zeros:
+
+        quantise_<type>_source.npy  f32 [8, 128]        values of that type
+        quantise_<type>_packed.npy  u32 [3, 6, 8, 32]   words
+        quantise_<type>_scales.npy  f32 [3, 6, 8, 4]    values of that type
+        quantise_<type>_biases.npy  f32 [3, 6, 8, 4]
     """
     models.clear(AFFINE)
-    for stem, array in affine().items():
+    for stem, array in (affine() | quantised()).items():
         models.write_array(AFFINE / f"{stem}.npy", array)
     return f"{AFFINE.name}: {sum(f.stat().st_size for f in AFFINE.iterdir()):,} bytes"
 
 
 def check_affine() -> str:
     stored = {f.stem: np.load(f) for f in AFFINE.glob("*.npy")}
-    return f"{AFFINE.name}: ok, max |d| " + models.compare(AFFINE.name, stored, affine(), 0)
+    return f"{AFFINE.name}: ok, max |d| " + models.compare(AFFINE.name, stored, affine() | quantised(), 0)
 
 
 # ----------------------------------------------------------------------------------------------------------- commands

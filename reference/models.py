@@ -13,8 +13,8 @@ length of the prompt, D the number of tokens decoded, V the vocabulary size, k t
     logits_full.npy    f32 [P+D, V]              one forward over prompt and continuation, no cache
     logits_cached.npy  f32 [D, V]                positions P-1 .. P+D-2 from prefill, then one token at a time with a
                                                  cache; row i predicts greedy_ids[i]
-    router_idx.npy     i32 [moe_layers, P+D, k]  experts chosen in the forward of logits_full, largest weight first
-    router_w.npy       f32 [moe_layers, P+D, k]  and the weights that multiply their outputs
+    router_idx.npy     i32 [moe_layers, P+D, k]  experts chosen in the forward of logits_full, largest weight first;
+    router_w.npy       f32 [moe_layers, P+D, k]  and the weights that multiply their outputs: none of both in a dense model
     meta.json          versions, seed, MoE layers, dtypes on disk, logits_std, smallest gaps, max |full - cached|
 
 Every parameter is drawn anew from a generator keyed by (seed, crc32(parameter name)), norm weights included, so a tensor
@@ -37,6 +37,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from families import F32, FAMILIES, SAFETENSORS_NAMES, Family, Tensors, text_config, write_json
@@ -63,16 +64,26 @@ def rng_of(seed: int, name: str) -> np.random.Generator:
 
 def draw(name: str, shape: tuple[int, ...], seed: int, family: Family) -> torch.Tensor:
     """The float64 value of a parameter. It depends on nothing but the arguments."""
-    mean, std = 0.0, shape[-1] ** -0.5  # a matrix: [..., out, in]
+    mean, std = 0.0, shape[-2 if family.transposed(name) else -1] ** -0.5  # a matrix: [..., out, in]
     if name.endswith("A_log"):  # heads that forget at once and heads that remember all of the prompt
         return torch.from_numpy(rng_of(seed, name).uniform(np.log(0.05), np.log(8.0), shape))
     if name.endswith("dt_bias"):
         return torch.from_numpy(rng_of(seed, name).uniform(-4.0, 1.0, shape))
-    if "norm" in name:
+    if name.endswith("e_score_correction_bias"):
+        std = 0.1
+    elif name.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
+        mean, std = 1.0, 0.15
+    elif name.endswith("router.proj.weight"):  # its input is divided by the root of its width
+        std = 2.0
+    elif name.endswith("sinks"):
+        std = 1.0
+    elif name.endswith("bias"):
+        std = 0.2
+    elif "norm" in name:
         mean, std = 0.0 if family.norms_from_zero and "linear_attn.norm" not in name else 1.0, 0.2
     elif name.endswith("embed_tokens.weight"):
         std = family.embed_std
-    elif name.endswith(".mlp.gate.weight"):  # the router: clear choices
+    elif name.endswith((".gate.weight", ".router.weight")):  # the router: clear choices
         std *= 2.0
     elif name == "lm_head.weight":
         std *= 1.5
@@ -84,7 +95,10 @@ def build(folder: Path, family: Family, seed: int) -> tuple[torch.nn.Module, Ten
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **EAGER).eval()
     stored = {}
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        # Some weights are buffers.
+        stored |= {n: b for n, b in model.named_buffers() if n.endswith(("slope_rate", "_decay"))}  # constants
+        learnt = ((n, b) for n, b in model.named_buffers() if n.endswith(("e_score_correction_bias", "layer_scalar")))
+        for name, parameter in [*model.named_parameters(), *learnt]:
             stored[name] = draw(name, tuple(parameter.shape), seed, family).to(family.dtype(name))
             parameter.copy_(stored[name])
     unread = {name: draw(name, shape, seed, family).to(family.dtype(name)) for name, shape in family.unread.items()}
@@ -112,31 +126,67 @@ def reference(model, prompt: np.ndarray, decode: int) -> tuple[dict[str, np.ndar
     routers = {n: m for n, m in model.named_modules() if type(m).__name__.endswith("Router")}
     routed = {}  # name -> (logits, weights, indices), each [P+D, .]
     hooks = [m.register_forward_hook(lambda _m, _in, out, n=n: routed.update({n: out})) for n, m in routers.items()]
-    full = forward(model, np.concatenate([prompt, greedy])).logits[0]
+    with TopkGaps() as gaps:
+        full = forward(model, np.concatenate([prompt, greedy])).logits[0]
+    gap = gaps.least
     for hook in hooks:
         hook.remove()
     layers = {int(re.search(r"layers\.(\d+)\.", n)[1]): routed[n] for n in routers}
-    return describe(prompt, greedy, full, torch.stack(cached), layers)
+    return describe(prompt, greedy, full, torch.stack(cached), layers, gap)
 
 
-def describe(prompt, greedy, full, cached, layers: dict[int, tuple]) -> tuple[dict[str, np.ndarray], dict]:
-    """What reference() returns. `layers` has the router's (logits, weights, indices) by layer, each [P+D, .]."""
+class TopkGaps:
+    """The least distance between neighbours among the k+1 largest values of every choice that is made meanwhile."""
+
+    def __enter__(self):
+        self.least, self.kept = float("inf"), (torch.topk, torch.Tensor.topk)
+        torch.topk, torch.Tensor.topk = (self.watched(topk) for topk in self.kept)
+        return self
+
+    def watched(self, topk):
+        def watched(x, k, dim=-1, **more):
+            values = x.detach().double().sort(dim, descending=True).values[..., : k + 1]
+            gaps = -values.diff(dim=dim)
+            if (real := gaps.isfinite()).any():
+                self.least = min(self.least, float(gaps[real].min()))
+            return topk(x, k, dim, **more)
+
+        return watched
+
+    def __exit__(self, *_):
+        torch.topk, torch.Tensor.topk = self.kept
+
+
+def softmax_gap(layers: dict[int, tuple]) -> float:
+    """The same of routers that choose by softmax, from their logits."""
     k = next(iter(layers.values()))[2].shape[-1]
     probabilities = torch.stack([r[0].double().softmax(-1) for r in layers.values()]).sort(descending=True).values
+    return float(-probabilities[..., : k + 1].diff().max())
+
+
+def by_weight(route: tuple) -> tuple:
+    """A router's (weights, indices), the largest weight first."""
+    weights, order = route[1].sort(descending=True)
+    return weights, route[2].gather(-1, order)
+
+
+def describe(prompt, greedy, full, cached, layers: dict[int, tuple], gap: float) -> tuple[dict[str, np.ndarray], dict]:
+    """What reference() returns. `layers` has the router's (logits, weights, indices) by layer, each [P+D, .]; `gap` is the
+    least one of its choices."""
     top2 = cached.topk(2).values
     arrays = dict(
         prompt_ids=np.asarray(prompt, np.int64),
         greedy_ids=np.asarray(greedy, np.int64),
         logits_full=full.numpy(),
         logits_cached=cached.numpy(),
-        router_idx=torch.stack([r[2] for r in layers.values()]).numpy().astype(np.int32),
-        router_w=torch.stack([r[1] for r in layers.values()]).numpy(),
     )
-    assert (np.diff(arrays["router_w"]) < 0).all(), "router weights are not in descending order"
+    if layers:
+        weights, indices = zip(*map(by_weight, layers.values()))
+        arrays |= dict(router_idx=torch.stack(indices).numpy().astype(np.int32), router_w=torch.stack(weights).numpy())
     meta = dict(
         moe_layers=list(layers),
         logits_std=float(full.std()),
-        router_gap_min=float(-probabilities[..., : k + 1].diff().max()),
+        router_gap_min=gap if layers else None,
         greedy_gap_min=float((top2[:, 0] - top2[:, 1]).min()),
         full_cached_diff_max=float((full[len(prompt) - 1 : -1] - cached).abs().max()),
     )
@@ -145,7 +195,7 @@ def describe(prompt, greedy, full, cached, layers: dict[int, tuple]) -> tuple[di
 
 def rejected(arrays: dict[str, np.ndarray], meta: dict, eos: set[int]) -> str | None:
     """Why this seed will not do, if so."""
-    if meta["router_gap_min"] < GAPS["router"]:
+    if meta["moe_layers"] and meta["router_gap_min"] < GAPS["router"]:
         return f"router gap {meta['router_gap_min']:.1e}"
     if meta["greedy_gap_min"] < GAPS["greedy"] * meta["logits_std"]:
         return f"greedy gap {meta['greedy_gap_min']:.1e}"
@@ -214,12 +264,26 @@ def summary(name: str, seed: int, meta: dict) -> str:
 def check(name: str) -> str:
     """Load the checkpoint from disk with transformers' own loader and compare every array; one line if all is well."""
     folder = FIXTURES / name
-    model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **EAGER)
-    if bad := {k: v for k, v in loading.items() if v}:
-        raise SystemExit(f"{name}: the checkpoint does not fit the model: {bad}")
+    model = reload(folder, FAMILIES[name])
     stored = {f.stem: np.load(f) for f in folder.glob("*.npy")}
     arrays, meta = reference(model.eval(), stored["prompt_ids"], len(stored["greedy_ids"]))
     return f"{name}: ok, max |d| " + compare(name, stored, arrays, TOLERANCE * meta["logits_std"])
+
+
+def reload(folder: Path, family: Family) -> torch.nn.Module:
+    """The checkpoint on disk, loaded by transformers, or, where it cannot read the layout, under names restored by ours."""
+    if family.restore:
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **EAGER)
+        tensors = {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
+        model.load_state_dict({k: v.to(F32) for k, v in family.restore(tensors).items()})
+        return model
+    model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **EAGER)
+    # Layers beyond the last, which predict further tokens, are passed over.
+    beyond = f"model.layers.{model.config.get_text_config().num_hidden_layers}."
+    loading["unexpected_keys"] = {key for key in loading["unexpected_keys"] if not key.startswith(beyond)}
+    if bad := {k: v for k, v in loading.items() if v}:
+        raise SystemExit(f"{folder.name}: the checkpoint does not fit the model: {bad}")
+    return model
 
 
 def compare(name: str, stored: dict[str, np.ndarray], arrays: dict[str, np.ndarray], tolerance: float) -> str:

@@ -151,6 +151,26 @@ fn logits_and_routes_keep_ram_too() {
 }
 
 #[test]
+fn bench_keeps_ram_too() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let model = demo_model(dir.path());
+    // With 64 MiB there is no room to measure memory; with 320 MiB there is, before the model is loaded.
+    for ram in [RAM, 5 * RAM] {
+        let Some(group) = Group::new(&format!("bench-{}", ram / MIB), ram + ram / 20) else {
+            println!("SKIPPED: this user may not make memory cgroups; run as root to test --ram under one");
+            return;
+        };
+        let given = ram.to_string();
+        let args = ["bench", &model, "--ram", &given, "-p", "128", "-n", "8", "-r", "1", "-o", "json"];
+        let output = group.run(None, &args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        println!("bench: peak {:.3} of --ram", group.peak_bytes() as f64 / ram as f64);
+        assert!(group.peak_bytes() <= ram + ram / 20, "peak {} of --ram {ram}", group.peak_bytes());
+        assert_eq!(group.limit_hits(), 0, "the limit was hit");
+    }
+}
+
+#[test]
 fn mlx_models_keep_ram_too() {
     for (model_type, format) in [("qwen3_5_moe_text", "mlx4"), ("qwen3_5_moe_text", "mlx8"), ("qwen3_next", "mlx3")] {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");

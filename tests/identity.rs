@@ -7,7 +7,7 @@ use std::process::Command;
 
 use common::{engine, fixture, logits, minimum_ram, roomy};
 use outpour_engine::sample::argmax;
-use outpour_engine::{Engine, Options, SequenceId, Session, Work};
+use outpour_engine::{Engine, LookaheadMode, Options, SequenceId, Session, Work};
 use outpour_model::synth;
 use outpour_store::read::ReaderKind;
 use serde_json::json;
@@ -48,9 +48,40 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
             }
         }
     }
+    for lookahead in [LookaheadMode::On, LookaheadMode::Off] {
+        for (ram, step_from) in [(minimum, 1), (half, 1), (half, usize::MAX)] {
+            let options = Options { ram, prefill_chunk: Some(64), lookahead, ..base };
+            ways.push((options, ReaderKind::Auto, step_from));
+        }
+    }
     ways.push((base, ReaderKind::Auto, usize::MAX));
     ways
 }
+
+/// One of every kind of attention and of every way that weights are stored.
+const FIXTURES: [&str; 21] = [
+    "qwen3_moe",
+    "qwen3_moe_odd",
+    "qwen3_next",
+    "qwen3_5_moe",
+    "qwen3_5_moe_mlx4",
+    "qwen3_next_mlx_mixed",
+    "mixtral",
+    "glm4_moe",
+    "minimax_m2",
+    "llama",
+    "qwen3",
+    "gpt_oss",
+    "deepseek_v2",
+    "deepseek_v3",
+    "gemma3",
+    "gemma4",
+    "kimi_linear",
+    "minimax",
+    "qwen3moe_gguf",
+    "qwen35moe_gguf",
+    "qwen3next_gguf",
+];
 
 fn check_identity(model: &Path, precise: bool) {
     let mut first: Option<Vec<f32>> = None;
@@ -71,9 +102,7 @@ fn logits_have_the_same_bits_however_they_are_computed() {
     streamed_model(dir.path());
     for precise in [false, true] {
         check_identity(dir.path(), precise);
-        for name in
-            ["qwen3_moe", "qwen3_moe_odd", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_next_mlx_mixed"]
-        {
+        for name in FIXTURES {
             check_identity(&fixture(name), precise);
         }
     }
@@ -99,6 +128,32 @@ fn less_memory_reads_more() {
     );
     let experts = 32 * 4 * 3 * 96 * 128 * 2;
     assert!(read[2] <= experts * 11 / 10, "with all memory, every expert is read once: {} of {experts}", read[2]);
+}
+
+#[test]
+fn a_prompt_reads_ahead_and_leaves_what_its_last_tokens_used() {
+    let dir = tempfile::tempdir().expect("a folder");
+    streamed_model(dir.path());
+    let base = Options { prefill_chunk: Some(64), ..roomy() };
+    let ram = minimum_ram(dir.path(), &base) + (5 << 20);
+    let passes = |lookahead| {
+        let mut engine = engine(dir.path(), &Options { ram, lookahead, ..base }, ReaderKind::Auto);
+        let passes = [(); 2].map(|()| {
+            let before = engine.stats().stream;
+            logits(&mut engine, &ids(300), 64);
+            engine.stats().stream.since(&before)
+        });
+        assert!(engine.expert_slots() < 128, "not everything fits");
+        passes
+    };
+    let with = passes(LookaheadMode::On);
+    let without = passes(LookaheadMode::Off);
+    assert!(with[0].early > 20 && with[0].early_used * 10 >= with[0].early * 9, "{:?}", with[0]);
+    assert_eq!((without[0].early, without[1].early), (0, 0));
+    // A sweep by the rule of the least recently used finds nothing of the sweep before.
+    for [first, second] in [with, without] {
+        assert!(second.misses * 10 < first.misses * 9, "{first:?} then {second:?}");
+    }
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn config_values() {
         ("rope_theta", "0", &["above 0"]),
         ("rope_theta", "1e300", &["above 0"]),
         ("rope_scaling", "\"yarn\"", &["a JSON object"]),
-        ("rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 4}", &["yarn"]),
+        ("rope_scaling", "{\"rope_type\": \"longrope\", \"factor\": 4}", &["longrope"]),
         ("norm_topk_prob", "\"yes\"", &["true or false"]),
         ("attention_bias", "true", &["attention_bias"]),
         ("mlp_only_layers", "[-1]", &["a list of layer numbers"]),

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use outpour_engine::{Backend, Numerics, Options};
+use outpour_engine::{Backend, LookaheadMode, Numerics, Options};
 use outpour_kernels::DType;
 use outpour_kernels::cpu::Isa;
 use outpour_model::synth::{Format, Routing};
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::Machine;
 use outpour_store::read::ReaderKind;
+use outpour_store::trace::{Policy, Scope};
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {
     let isa = Isa::available().next().map_or("portable", Isa::name);
@@ -49,8 +50,15 @@ pub enum Verb {
     Doctor(DoctorArgs),
     /// Write a model with random weights, of any supported family and size
     Synth(SynthArgs),
+    /// Replay recorded routes against caches of other policies and sizes
+    #[command(subcommand)]
+    Routes(RoutesVerb),
     /// Measure what a model can do, and what its numbers cost: perplexity, choices, answers, tool calls
     Eval(EvalArgs),
+    /// Copy a model into a folder where each expert is one read, checksummed; and measure what that gains
+    Pack(PackArgs),
+    /// Compare every byte of a pack with its checksums, of a download with the hub's hashes
+    Verify(VerifyArgs),
 }
 
 /// Flags of every verb that loads a model.
@@ -65,6 +73,9 @@ pub struct LoadArgs {
     /// How the drive is read [default: uring where the kernel allows it, else pread]
     #[arg(long, value_enum)]
     pub reader: Option<ReaderArg>,
+    /// A copy of the model's folder on another drive: reads are spread over both. May be given several times
+    #[arg(long, value_name = "DIR")]
+    pub mirror: Vec<PathBuf>,
     /// Longest context, prompt and answer together [default: what an eighth of the memory for experts holds, at most
     /// 32768 and the model's own]
     #[arg(long, value_name = "N")]
@@ -81,6 +92,9 @@ pub struct LoadArgs {
     /// Which implementation computes
     #[arg(long, value_enum, default_value_t = BackendArg::Cpu)]
     pub backend: BackendArg,
+    /// Whether experts that are probably needed next are read before they are asked for
+    #[arg(long, value_enum, default_value_t = LookaheadArg::Auto)]
+    pub lookahead: LookaheadArg,
     /// Prompt tokens computed together [default: as many as a quarter of the memory beside the trunk holds, at most 8192]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub prefill_chunk: Option<u32>,
@@ -106,6 +120,17 @@ pub enum KvArg {
     Bf16,
     /// Lossy: 8 bits in blocks of 32 that share a scale; half the memory of f16
     Q8,
+}
+
+/// `--lookahead`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum LookaheadArg {
+    /// Where it is measured to help
+    Auto,
+    /// Always
+    On,
+    /// Never
+    Off,
 }
 
 /// `--backend`.
@@ -139,6 +164,11 @@ impl LoadArgs {
             backend: match self.backend {
                 BackendArg::Cpu => Backend::Cpu,
                 BackendArg::Reference => Backend::Reference,
+            },
+            lookahead: match self.lookahead {
+                LookaheadArg::Auto => LookaheadMode::Auto,
+                LookaheadArg::On => LookaheadMode::On,
+                LookaheadArg::Off => LookaheadMode::Off,
             },
         })
     }
@@ -229,6 +259,9 @@ pub struct RunArgs {
     /// Go on where the model would end
     #[arg(long)]
     pub ignore_eos: bool,
+    /// Write the experts chosen, step by step: `outpour routes replay` reads it
+    #[arg(long, value_name = "FILE")]
+    pub trace_routes: Option<PathBuf>,
 }
 
 /// `serve`.
@@ -298,12 +331,16 @@ pub struct PlanArgs {
     /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
-    /// Share of a token's experts found in memory, 0 to 1 [default: by how many fit, as in traces of real models]
+    /// Share of a token's experts found in memory in the long run, 0 to 1 [default: by how many fit, as in traces of real
+    /// models]
     #[arg(long, value_name = "SHARE")]
     pub hit_rate: Option<f64>,
     /// Length of the prompt to predict for
     #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
     pub prompt: usize,
+    /// Tokens of the answer that begins with no expert in memory
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
+    pub generate: usize,
     /// Flags of loading.
     #[command(flatten)]
     pub load: LoadArgs,
@@ -383,6 +420,95 @@ pub enum TableForm {
     Json,
 }
 
+/// `routes`.
+#[derive(Subcommand)]
+pub enum RoutesVerb {
+    /// How often experts would have been found in memory
+    Replay(ReplayArgs),
+}
+
+/// `routes replay`.
+#[derive(Args)]
+pub struct ReplayArgs {
+    /// A file of `run --trace-routes`, or a NumPy array of bytes [tokens, layers, top_k]
+    pub routes: PathBuf,
+    /// Memory for experts; several, separated by commas
+    #[arg(long, value_name = "BYTES", value_delimiter = ',', conflicts_with = "share")]
+    pub ram: Vec<Bytes>,
+    /// Memory for experts in percent of all of them; several, separated by commas
+    #[arg(long, value_name = "PERCENT", value_delimiter = ',', default_value = "12.5,25,50", value_parser = percent)]
+    pub share: Vec<f64>,
+    /// Which expert makes room; several, separated by commas [default: all]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub policy: Vec<PolicyArg>,
+    /// Whether all layers share the memory [default: both]
+    #[arg(long, value_enum)]
+    pub scope: Option<ScopeArg>,
+    /// The first steps fill the memory and are not counted, in percent of all
+    #[arg(long, value_name = "PERCENT", default_value = "25", value_parser = percent)]
+    pub skip: f64,
+    /// Form of the result
+    #[arg(short = 'o', long, value_enum, default_value_t = TableForm::Md)]
+    pub output: TableForm,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(percent),
+        _ => Err("is no number from 0 to 100".into()),
+    }
+}
+
+/// `--policy`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum PolicyArg {
+    /// The least recently used
+    Lru,
+    /// The first that a hand, going round, finds not used since it last came by
+    Clock,
+    /// A tenth for newcomers, the rest for what is used again
+    S3Fifo,
+    /// The least often used
+    Lfu,
+    /// The least often used of late
+    DecayedLfu,
+    /// The one that is not needed for longest: what no policy can beat
+    Belady,
+}
+
+impl PolicyArg {
+    /// As the replay takes it.
+    pub fn policy(self) -> Policy {
+        match self {
+            PolicyArg::Lru => Policy::Lru,
+            PolicyArg::Clock => Policy::Clock,
+            PolicyArg::S3Fifo => Policy::S3Fifo,
+            PolicyArg::Lfu => Policy::Lfu,
+            PolicyArg::DecayedLfu => Policy::DecayedLfu,
+            PolicyArg::Belady => Policy::Belady,
+        }
+    }
+}
+
+/// `--scope`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum ScopeArg {
+    /// All layers share it
+    Global,
+    /// Each layer has the same share
+    PerLayer,
+}
+
+impl ScopeArg {
+    /// As the replay takes it.
+    pub fn scope(self) -> Scope {
+        match self {
+            ScopeArg::Global => Scope::Global,
+            ScopeArg::PerLayer => Scope::PerLayer,
+        }
+    }
+}
+
 /// `doctor`.
 #[derive(Args)]
 pub struct DoctorArgs {
@@ -429,6 +555,61 @@ pub struct SynthArgs {
     /// Do not run the model to measure its choice of experts
     #[arg(long)]
     pub no_check: bool,
+}
+
+/// `pack`.
+#[derive(Args)]
+pub struct PackArgs {
+    /// Folder of the model
+    pub model: PathBuf,
+    /// The folder to pack it into: new, or of the same pack that was broken off
+    pub out: PathBuf,
+    /// Lossy: requantise experts that are BF16, F16 or F32, as mlx-lm would
+    #[arg(long, value_enum)]
+    pub experts: Option<AffineArg>,
+    /// Weights that share a scale: 32, 64 or 128
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "experts", value_parser = parse_group)]
+    pub group: usize,
+    /// Do not measure what the pack gains over reading in place
+    #[arg(long)]
+    pub no_check: bool,
+}
+
+fn parse_group(text: &str) -> Result<usize, String> {
+    let group = text.parse().ok().filter(|group| [32, 64, 128].contains(group));
+    group.ok_or_else(|| "give 32, 64 or 128".to_owned())
+}
+
+/// `--experts`.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum AffineArg {
+    /// 4 bits
+    Affine4,
+    /// 5 bits
+    Affine5,
+    /// 6 bits
+    Affine6,
+    /// 8 bits
+    Affine8,
+}
+
+impl AffineArg {
+    /// Bits of a weight.
+    pub fn bits(self) -> usize {
+        match self {
+            AffineArg::Affine4 => 4,
+            AffineArg::Affine5 => 5,
+            AffineArg::Affine6 => 6,
+            AffineArg::Affine8 => 8,
+        }
+    }
+}
+
+/// `verify`.
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Folder of the model
+    pub model: PathBuf,
 }
 
 /// `eval`.
@@ -479,7 +660,8 @@ pub struct EvalArgs {
     /// Write each result as it comes; what the file holds of this model and these items already is not computed again
     #[arg(long, value_name = "FILE.jsonl")]
     pub out: Option<PathBuf>,
-    /// Flags of loading. Those that change numbers, --precise, --kv and --top-k-experts, are for MODEL and not for OTHER.
+    /// Flags of loading. Those that change numbers, --precise, --kv and --top-k-experts, and --mirror are for MODEL and not
+    /// for OTHER.
     #[command(flatten)]
     pub load: LoadArgs,
 }

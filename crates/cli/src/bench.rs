@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use outpour_engine::bound::{Account, Bound};
 use outpour_engine::sample::{Sampler, Sampling, uniform};
-use outpour_engine::{Engine, EngineError, Inspection, LayerCost, Observer, Progress, Session};
+use outpour_engine::{Engine, EngineError, LayerCost, Observer, Progress, Session};
 use outpour_model::experts::StreamStats;
 use outpour_store::machine::Machine;
 use outpour_store::read::Region;
@@ -88,7 +88,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     if tests.is_empty() || args.repeat == 0 {
         bail!("nothing to measure: give -p or -n a number above 0, and -r at least 1");
     }
-    let inspection = Inspection::open(&args.model, args.load.numerics())?;
+    let inspection = model::open(&args.model, &args.load)?;
     let mut load = args.load.clone();
     load.ctx = load.ctx.or(tests.iter().map(|test| test.context()).max());
     let options = load.options(inspection.probe_bytes())?;
@@ -103,6 +103,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
         engine: &mut engine,
         watch: Watch::default(),
         cold: args.cold,
+        warm: false,
         seed: 1,
     };
     let progress = term::Steps::start();
@@ -110,6 +111,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     let mut interrupted = false;
     'tests: for &test in &tests {
         let mut repetitions = Vec::with_capacity(args.repeat);
+        bench.warm = false;
         for i in 0..args.repeat {
             // Ctrl-C breaks off within the repetition.
             let _ = progress.next(&format!("{} {}/{}", test.name(), i + 1, args.repeat));
@@ -135,15 +137,17 @@ struct Bench<'e> {
     memory: Arc<Region>,
     watch: Watch,
     cold: bool,
+    /// Whether this test has run before.
+    warm: bool,
     seed: u64,
 }
 
 impl Bench<'_> {
-    /// One repetition: with `--cold` from a memory without experts, else after an unmeasured one.
+    /// One repetition: with `--cold` from a memory without experts, else after an unmeasured one of the same test.
     fn repeat(&mut self, test: Test) -> Result<Repetition, EngineError> {
         if self.cold {
             self.forget();
-        } else if self.watch.trace.is_empty() {
+        } else if !std::mem::replace(&mut self.warm, true) {
             self.run(test)?;
         }
         let before = self.probe()?;

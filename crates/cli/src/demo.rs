@@ -34,6 +34,9 @@ const RAM_DEFAULT: Bytes = Bytes(80 << 20);
 /// # Errors
 /// When the model cannot be written, or `--ram` is too small.
 pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
+    if !args.load.mirror.is_empty() {
+        bail!("--mirror names a copy of a model, and the demo makes its own; leave it out");
+    }
     let ram = args.load.ram.unwrap_or(RAM_DEFAULT);
     if ram < RAM_MIN {
         bail!("--ram {ram} is too small for the demo: give at least {RAM_MIN}");
@@ -58,7 +61,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
         Bytes(bytes),
         began.elapsed().as_secs_f64()
     ));
-    let text = model::text(&dir)?;
+    let text = model::text(inspection.checkpoint())?;
     let options = LoadArgs { ram: Some(ram), ..args.load.clone() }.options(text.bytes)?;
     let plan = inspection.plan(&options)?;
     term::note(&format!(
@@ -73,6 +76,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
         stop_tokens: Vec::new(),
         stop_strings: StopStrings::new(Vec::new())?,
         sampling: Sampling { temperature: 0.8, top_k: 40, seed: 1, ..Sampling::default() },
+        routes: None,
     };
     let mut engine = model::load(inspection, &options, args.load.reader())?;
     generation.run(&mut engine, &text.tokenizer)

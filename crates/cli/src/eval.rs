@@ -34,9 +34,11 @@ pub fn eval(args: &EvalArgs) -> Result<ExitCode> {
     let mut results = Results::open(args.out.as_deref())?;
     check(args)?;
     term::catch_interrupt()?;
-    let own = Side { dir: &args.model, numerics: args.load.numerics(), precise: args.load.precise };
+    let (numerics, precise) = (args.load.numerics(), args.load.precise);
+    let own = Side { dir: &args.model, mirrors: &args.load.mirror, numerics, precise };
     let other = args.against.as_deref().map(|dir| Side {
         dir,
+        mirrors: &[],
         numerics: Numerics::from(args.against_precise),
         precise: args.against_precise,
     });
@@ -131,6 +133,7 @@ fn check_comparable(own: &Side, other: &Side) -> Result<()> {
 /// A model and its numbers.
 struct Side<'a> {
     dir: &'a Path,
+    mirrors: &'a [PathBuf],
     numerics: Numerics,
     precise: bool,
 }
@@ -144,8 +147,8 @@ impl Side<'_> {
         divergence: Divergence,
         results: &mut Results,
     ) -> Result<(Measured, Option<measure::Apart>)> {
-        let inspection = Inspection::open(self.dir, self.numerics)?;
-        let mut options = model::options(&args.load, inspection.checkpoint().dir())?;
+        let inspection = Inspection::open_mirrored(self.dir, self.mirrors, self.numerics)?;
+        let mut options = model::options(&args.load, inspection.checkpoint())?;
         options.precise = self.precise;
         options.beside += results.bytes() + tasks.iter().map(Task::bytes).sum::<usize>();
         options.beside += ROWS * 8 * inspection.facts().vocab;
@@ -159,9 +162,9 @@ impl Side<'_> {
         if tasks.iter().any(has_texts) && inspection.plan(&options)?.ctx < window {
             options.ctx = Some(window);
         }
-        let text = model::text(self.dir)?;
+        let text = model::text(inspection.checkpoint())?;
         let stop_tokens = model::stop_tokens(&inspection, &text.tokenizer)?;
-        let template = outpour_text::ChatTemplate::load(self.dir)?;
+        let template = model::template(inspection.checkpoint(), &text.tokenizer)?;
         let weights = results::fingerprint_of_files(inspection.checkpoint())?;
         let engine = model::load(inspection, &options, args.load.reader())?;
         term::note(&format!("{}: {}, in {}", self.dir.display(), engine.identity(), Bytes(options.ram as u64)));

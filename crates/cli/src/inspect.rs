@@ -64,6 +64,7 @@ fn report(inspection: &Inspection) -> Result<Value> {
         "mtp_tensors_skipped": inspection.skipped()[1],
         "chat_template": template(checkpoint)?,
         "tokenizer": tokenizer(checkpoint),
+        "gguf": gguf(checkpoint),
     }))
 }
 
@@ -81,13 +82,20 @@ fn dtypes(checkpoint: &Checkpoint) -> Value {
 }
 
 fn template(checkpoint: &Checkpoint) -> Result<Value> {
-    Ok(match ChatTemplate::load(checkpoint.dir())? {
-        Some(template) => json!({"bytes": template.source().len(), "tools": template.source().contains("tools")}),
-        None => Value::Null,
-    })
+    let source = match checkpoint.gguf() {
+        Some(metadata) => metadata.text("tokenizer.chat_template").map(str::to_owned),
+        None => ChatTemplate::load(checkpoint.dir())?.map(|template| template.source().to_owned()),
+    };
+    Ok(source.map_or(Value::Null, |source| json!({"bytes": source.len(), "tools": source.contains("tools")})))
 }
 
 fn tokenizer(checkpoint: &Checkpoint) -> Value {
+    if let Some(metadata) = checkpoint.gguf() {
+        let kind = [metadata.text("tokenizer.ggml.model"), metadata.text("tokenizer.ggml.pre")];
+        let kind: Vec<&str> = kind.into_iter().flatten().collect();
+        let Some(vocab) = metadata.list_len("tokenizer.ggml.tokens") else { return Value::Null };
+        return json!({"kind": kind.join(" "), "vocab": vocab, "added_tokens": 0});
+    }
     let dir = checkpoint.dir();
     let Some(file) = model::glance(dir, "tokenizer.json") else { return Value::Null };
     let vocab = match &file["model"]["vocab"] {
@@ -97,6 +105,13 @@ fn tokenizer(checkpoint: &Checkpoint) -> Value {
     };
     let added = file["added_tokens"].as_array().map_or(0, Vec::len);
     json!({"kind": file["model"]["type"], "vocab": vocab, "added_tokens": added})
+}
+
+/// Everything that a GGUF file says beside its tensors, but for templates and long lists.
+fn gguf(checkpoint: &Checkpoint) -> Value {
+    let Some(metadata) = checkpoint.gguf() else { return Value::Null };
+    let short = |value: &Value| value.as_str().is_none_or(|text| text.len() < 200);
+    metadata.values().filter(|(_, value)| short(value)).map(|(key, value)| (key.to_owned(), value.clone())).collect()
 }
 
 fn describe(report: &Value) -> String {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use outpour_engine::{Engine, EngineError, Inspection, Observer, Progress, SequenceId, Session, Work};
+use outpour_engine::{Engine, EngineError, Observer, Progress, SequenceId, Session, Work};
 use outpour_model::Facts;
 
 use crate::args::LogitsArgs;
@@ -17,9 +17,9 @@ use crate::{model, term};
 /// # Errors
 /// One line about the model, the flags or the files; nothing half-written is left.
 pub fn logits(args: &LogitsArgs) -> Result<ExitCode> {
-    let inspection = Inspection::open(&args.model, args.load.numerics())?;
+    let inspection = model::open(&args.model, &args.load)?;
     let tokens = args.ids.len();
-    let mut options = model::options(&args.load, inspection.checkpoint().dir())?;
+    let mut options = model::options(&args.load, inspection.checkpoint())?;
     if args.routes.is_some() {
         options.beside += Routes::bytes(tokens, inspection.facts());
     }

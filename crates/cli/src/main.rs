@@ -7,20 +7,25 @@ mod bench;
 mod demo;
 mod doctor;
 mod eval;
+mod gguf_text;
 mod inspect;
 mod logits;
 mod model;
 mod npy;
+mod pack;
 mod plan;
+mod routes;
 mod run;
 mod serve;
 mod synth;
 mod term;
 mod tokenize;
+mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
-use args::{Cli, Verb};
+use args::{Cli, RoutesVerb, Verb};
 use clap::Parser;
 use outpour_engine::EngineError;
 use outpour_store::StoreError;
@@ -41,7 +46,10 @@ fn main() -> ExitCode {
         Verb::Bench(args) => bench::bench(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Synth(args) => synth::synth(&args),
+        Verb::Routes(RoutesVerb::Replay(args)) => routes::replay(&args),
         Verb::Eval(args) => eval::eval(&args),
+        Verb::Pack(args) => pack::pack(&args),
+        Verb::Verify(args) => verify::verify(&args),
     };
     match done {
         Ok(code) => code,

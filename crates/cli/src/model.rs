@@ -4,12 +4,16 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use outpour_engine::profile::{DepthSpeed, DriveRate};
 use outpour_engine::sample::Sampling;
-use outpour_engine::{Engine, EngineError, Inspection, Options};
+use outpour_engine::{Engine, EngineError, Inspection, Options, PROBE_EXPERTS};
 use outpour_kernels::reference::Reference;
 use outpour_model::Facts;
 use outpour_model::weights::allocate_region;
+use outpour_store::checkpoint::{Checkpoint, gguf};
+use outpour_store::machine::Machine;
+use outpour_store::probe::Flow;
 use outpour_store::read::whole::read_whole;
 use outpour_store::read::{self, Reader, ReaderKind};
 use outpour_store::slab;
@@ -17,9 +21,9 @@ use outpour_text::{ChatTemplate, Tokenizer};
 use serde_json::Value;
 
 use crate::args::{LoadArgs, SamplingArgs};
-use crate::term;
+use crate::{gguf_text, term};
 
-/// A folder's tokenizer, with what it holds in memory.
+/// A model's tokenizer, with what it holds in memory.
 pub struct Text {
     /// Text to tokens and back.
     pub tokenizer: Tokenizer,
@@ -30,27 +34,62 @@ pub struct Text {
 /// Memory of a loaded tokenizer for each byte of tokenizer.json (measured: see EXPERIMENTS.md).
 const TOKENIZER_BYTES_PER_BYTE: usize = 2;
 
-/// Loads the tokenizer of a model folder.
+/// Loads the tokenizer of a model.
 ///
 /// # Errors
 /// When there is none, or it is damaged or of an unsupported kind.
-pub fn text(dir: &Path) -> Result<Text> {
-    let tokenizer = Tokenizer::load(dir)?;
-    Ok(Text { tokenizer, bytes: tokenizer_bytes(dir) })
+pub fn text(checkpoint: &Checkpoint) -> Result<Text> {
+    let tokenizer = match checkpoint.gguf() {
+        Some(metadata) => gguf_text::tokenizer(metadata)?,
+        None => Tokenizer::load(checkpoint.dir())?,
+    };
+    Ok(Text { tokenizer, bytes: tokenizer_bytes(checkpoint) })
+}
+
+/// Loads the tokenizer of a folder or GGUF file, whatever else it holds.
+///
+/// # Errors
+/// As [`text`].
+pub fn tokenizer(path: &Path) -> Result<Tokenizer> {
+    match gguf::find(path)?.filter(|_| !path.join("tokenizer.json").exists()) {
+        Some(files) => gguf_text::tokenizer(&gguf::read_header(&files[0])?.metadata),
+        None => Ok(Tokenizer::load(path)?),
+    }
 }
 
 /// What a model's tokenizer will take, without loading it.
-pub fn tokenizer_bytes(dir: &Path) -> usize {
-    let file_bytes = std::fs::metadata(dir.join("tokenizer.json")).map_or(0, |metadata| metadata.len());
-    file_bytes as usize * TOKENIZER_BYTES_PER_BYTE
+pub fn tokenizer_bytes(checkpoint: &Checkpoint) -> usize {
+    if let Some(metadata) = checkpoint.gguf() {
+        return gguf_text::tokenizer_bytes(metadata);
+    }
+    let file = std::fs::metadata(checkpoint.dir().join("tokenizer.json"));
+    file.map_or(0, |metadata| metadata.len() as usize * TOKENIZER_BYTES_PER_BYTE)
 }
 
-/// The options of a verb that loads the model in `dir`, with room for its tokenizer.
+/// Opens the model in `path`, and its mirrors.
+///
+/// # Errors
+/// As [`Inspection::open_mirrored`].
+pub fn open(path: &Path, load: &LoadArgs) -> Result<Inspection> {
+    let inspection = Inspection::open_mirrored(path, &load.mirror, load.numerics())?;
+    let drive = |dir: &Path| Machine::here().drive(dir).map(|drive| drive.name);
+    for mirror in &load.mirror {
+        if let (Some(own), Some(other)) = (drive(path), drive(mirror))
+            && own == other
+        {
+            let mirror = mirror.display();
+            term::note(&format!("--mirror {mirror}: is on the same drive, {own}, as the model; it gains nothing."));
+        }
+    }
+    Ok(inspection)
+}
+
+/// The options of a verb that loads a model, with room for its tokenizer.
 ///
 /// # Errors
 /// As [`LoadArgs::options`].
-pub fn options(load: &LoadArgs, dir: &Path) -> Result<Options> {
-    load.options(tokenizer_bytes(dir))
+pub fn options(load: &LoadArgs, checkpoint: &Checkpoint) -> Result<Options> {
+    load.options(tokenizer_bytes(checkpoint))
 }
 
 /// Loads a model, showing progress on a terminal.
@@ -65,48 +104,57 @@ pub fn load(inspection: Inspection, options: &Options, reader: ReaderKind) -> Re
     }
     // What parsing left on the heap goes back before the buffers fill.
     slab::trim_heap();
-    let reader = open_reader(reader)?;
+    let reader = open_reader(reader, inspection.checkpoint().copies())?;
     let progress = term::LoadProgress::start();
     let engine = Engine::load(inspection, options, reader, &mut |read, total| progress.read(read, total))?;
     progress.finish();
     Ok(engine)
 }
 
-/// Starts a reader.
+/// A reader of files that lie on so many drives.
 ///
 /// # Errors
-/// When this machine has none of this kind.
-pub fn open_reader(kind: ReaderKind) -> Result<Box<dyn Reader>> {
-    read::open(kind).with_context(|| match kind {
+/// When there is none of this kind here.
+pub fn open_reader(kind: ReaderKind, drives: usize) -> Result<Box<dyn Reader>> {
+    read::open_mirrored(kind, drives).with_context(|| match kind {
         ReaderKind::Uring => "--reader uring cannot be used here; give --reader pread",
         ReaderKind::Auto | ReaderKind::Pread => "no reader can be started",
     })
 }
 
-/// How long [`measure_drive`] takes.
-const DRIVE_TIME: Duration = Duration::from_millis(800);
+/// How long [`measure_drive`] takes for each figure.
+const DRIVE_TIME: Duration = Duration::from_millis(500);
 
 /// What the drive gives in a second, reading the model's own experts.
 ///
 /// # Errors
 /// When a read fails, or there is no reader or memory.
-pub fn measure_drive(inspection: &Inspection, reader: ReaderKind) -> Result<f64> {
+pub fn measure_drive(inspection: &Inspection, reader: ReaderKind) -> Result<DriveRate> {
     let memory = allocate_region(&Reference, inspection.probe_bytes())?;
-    let mut reader = open_reader(reader)?;
+    let mut reader = open_reader(reader, inspection.checkpoint().copies())?;
     reader.register(&memory);
-    let speed = inspection.probe_drive(&mut *reader, &memory, DRIVE_TIME)?;
+    let mut measure = |flow| inspection.probe_drive(&mut *reader, &memory, flow, DRIVE_TIME);
+    let together = [1, inspection.facts().top_k.clamp(1, PROBE_EXPERTS)];
+    let mut bursts = Vec::new();
+    for depth in together {
+        bursts.push(DepthSpeed { depth, bytes_per_second: measure(Flow::Bursts(depth))?.bytes_per_second() });
+    }
+    // What a rested drive gives at first counts in bursts only.
+    measure(Flow::Steady(PROBE_EXPERTS))?;
+    let steady = measure(Flow::Steady(PROBE_EXPERTS))?;
     reader.unregister(&memory);
-    Ok(speed.bytes_per_second())
+    let cpu_seconds_per_byte = steady.cpu_seconds_per_byte();
+    Ok(DriveRate { steady: steady.bytes_per_second(), bursts, cpu_seconds_per_byte })
 }
 
-/// The folder's chat template.
+/// The model's chat template, if it has one.
 ///
 /// # Errors
-/// When there is none, or it does not compile.
-pub fn template(dir: &Path) -> Result<ChatTemplate> {
-    match ChatTemplate::load(dir)? {
-        Some(template) => Ok(template),
-        None => bail!("{}: has no chat template: give --raw to continue the prompt as it stands", dir.display()),
+/// When it does not compile.
+pub fn template(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+    match checkpoint.gguf() {
+        Some(metadata) => gguf_text::template(metadata, tokenizer),
+        None => Ok(ChatTemplate::load(checkpoint.dir())?),
     }
 }
 

@@ -2,12 +2,15 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use outpour_engine::bound::Running;
 use outpour_engine::sample::{Sampler, Sampling};
-use outpour_engine::{Engine, EngineError, Inspection, Session};
+use outpour_engine::{Engine, EngineError, Session};
+use outpour_model::experts::StreamStats;
 use outpour_store::bytes::Bytes;
+use outpour_store::checkpoint::Checkpoint;
 use outpour_store::machine::Machine;
 use outpour_text::{ChatRequest, Detokenizer, Stop, StopStrings, Tokenizer};
 use serde_json::json;
@@ -15,21 +18,21 @@ use serde_json::json;
 use crate::args::RunArgs;
 use crate::model;
 use crate::term::{self, INTERRUPTED, Interruptible, PromptProgress, stopped};
+use crate::watch::{Routes, Watch};
 
 /// Answers a prompt.
 ///
 /// # Errors
 /// One line about the model, the flags or the prompt; after a read that failed mid-way, the text so far is out.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
-    let inspection = Inspection::open(&args.model, args.load.numerics())?;
-    let dir = inspection.checkpoint().dir().to_owned();
+    let inspection = model::open(&args.model, &args.load)?;
     let sampling = model::sampling(&inspection, &args.sampling)?;
-    let options = model::options(&args.load, &dir)?;
+    let options = model::options(&args.load, inspection.checkpoint())?;
     let plan = inspection.plan(&options)?;
-    let text = model::text(&dir)?;
+    let text = model::text(inspection.checkpoint())?;
     let prompt = model::prompt(args.prompt.as_deref(), prompt_bytes_max(&text.tokenizer, plan.ctx))
         .with_context(|| format!("a prompt for the context of {} tokens (--ctx)", plan.ctx))?;
-    let tokens = prompt_tokens(args, &dir, &text.tokenizer, &prompt)?;
+    let tokens = prompt_tokens(args, inspection.checkpoint(), &text.tokenizer, &prompt)?;
     if tokens.is_empty() {
         return Err(EngineError::NoTokens.into());
     }
@@ -45,6 +48,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         stop_tokens: if args.ignore_eos { Vec::new() } else { model::stop_tokens(&inspection, &text.tokenizer)? },
         stop_strings: StopStrings::new(args.stop.clone())?,
         sampling,
+        routes: args.trace_routes.as_ref().map(|path| Routes::create(path, &inspection)).transpose()?,
     };
     if inspection.skipped()[0] > 0 {
         term::note("This model's vision is not used: it is given text only.");
@@ -59,14 +63,18 @@ fn prompt_bytes_max(tokenizer: &Tokenizer, ctx: usize) -> usize {
     4 * ctx.saturating_mul(tokenizer.token_bytes_max())
 }
 
-fn prompt_tokens(args: &RunArgs, dir: &std::path::Path, tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
+fn prompt_tokens(args: &RunArgs, checkpoint: &Checkpoint, tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
     if args.raw {
         return Ok(tokenizer.encode_raw(prompt)?);
     }
     let system = args.system.iter().map(|text| json!({"role": "system", "content": text}));
     let messages = system.chain([json!({"role": "user", "content": prompt})]).collect();
     let request = ChatRequest { messages, add_generation_prompt: true, ..ChatRequest::default() };
-    Ok(tokenizer.encode(&model::template(dir)?.render(&request)?, true)?)
+    let Some(template) = model::template(checkpoint, tokenizer)? else {
+        let dir = checkpoint.dir().display();
+        bail!("{dir}: has no chat template: give --raw to continue the prompt as it stands");
+    };
+    Ok(tokenizer.encode(&template.render(&request)?, true)?)
 }
 
 /// One answer to be made.
@@ -81,7 +89,12 @@ pub struct Generation {
     pub stop_strings: StopStrings,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// Where the experts chosen are written.
+    pub routes: Option<Routes>,
 }
+
+/// How long the drive is measured, before the first token.
+const PROBE_TIME: Duration = Duration::from_millis(150);
 
 /// Why an answer ended.
 #[derive(Debug)]
@@ -102,11 +115,10 @@ struct Done {
     end: End,
     /// Bytes that the drive gave for the prompt, and for the answer.
     read_bytes: [u64; 2],
-    /// Experts found in memory and read while decoding.
-    hits: u64,
-    misses: u64,
-    /// Time of decoding in which nothing could be computed because reads were awaited.
-    blocked: Duration,
+    /// What streaming did while decoding.
+    stream: StreamStats,
+    /// What the prompt, and the answer, could have taken. `None` of a model without experts.
+    bounds: Option<[Running; 2]>,
 }
 
 impl Generation {
@@ -115,10 +127,14 @@ impl Generation {
     /// # Errors
     /// When a token cannot be computed; the text so far is out.
     pub fn run(mut self, engine: &mut Engine, tokenizer: &Tokenizer) -> Result<ExitCode> {
+        let limit = engine.probe_drive_first(PROBE_TIME)?.map(|speed| speed.bytes_per_second());
         let mut session = Session::open(engine);
-        let done = self.answer(engine, &mut session, tokenizer)?;
+        let done = self.answer(engine, &mut session, tokenizer, limit)?;
         session.close(engine);
         self.summary(engine, &done);
+        if let Some(routes) = self.routes.take() {
+            routes.finish()?;
+        }
         match done.end {
             End::Failed(error) => Err(error.into()),
             End::Unwritten(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -129,31 +145,37 @@ impl Generation {
         }
     }
 
-    fn answer(&mut self, engine: &mut Engine, session: &mut Session, tokenizer: &Tokenizer) -> Result<Done> {
+    fn answer(
+        &mut self,
+        engine: &mut Engine,
+        session: &mut Session,
+        tokenizer: &Tokenizer,
+        drive_limit: Option<f64>,
+    ) -> Result<Done> {
         let drive = || Machine::here().drive_read_bytes();
         let before = drive();
+        let layers = engine.facts().layers;
+        let mut bounds = [(); 2].map(|()| Running::new(drive_limit.unwrap_or(f64::INFINITY), layers));
+        let began = Instant::now();
         let mut progress = PromptProgress::start();
-        let prefilled = session.sync(engine, &self.tokens, &[], &mut progress);
+        let mut watch = Watch { inner: &mut progress, bound: &mut bounds[0], routes: self.routes.as_mut() };
+        let prefilled = session.sync(engine, &self.tokens, &[], &mut watch);
         progress.finish();
+        bounds[0].step(began.elapsed());
         let prefill_stream = engine.stats().stream;
         let between = drive();
-        let mut done =
-            Done { generated: 0, end: End::Length, read_bytes: [0; 2], hits: 0, misses: 0, blocked: Duration::ZERO };
-        done.end = match prefilled {
-            Ok(()) => self.decode(engine, session, tokenizer, &mut done.generated)?,
+        let mut generated = 0;
+        let end = match prefilled {
+            Ok(()) => self.decode(engine, session, tokenizer, &mut generated, &mut bounds[1])?,
             Err(EngineError::Cancelled) => End::Interrupted,
             Err(error) => End::Failed(error),
         };
-        let stream = engine.stats().stream;
+        let stream = engine.stats().stream.since(&prefill_stream);
         // Where the kernel does not count, the reader does.
         let counted = |from: Option<u64>, to: Option<u64>, ours: u64| from.zip(to).map_or(ours, |(from, to)| to - from);
-        done.read_bytes = [
-            counted(before, between, prefill_stream.read_bytes),
-            counted(between, drive(), stream.read_bytes - prefill_stream.read_bytes),
-        ];
-        (done.hits, done.misses) = (stream.hits - prefill_stream.hits, stream.misses - prefill_stream.misses);
-        done.blocked = stream.blocked - prefill_stream.blocked;
-        Ok(done)
+        let read_bytes =
+            [counted(before, between, prefill_stream.read_bytes), counted(between, drive(), stream.read_bytes)];
+        Ok(Done { generated, end, read_bytes, stream, bounds: drive_limit.map(|_| bounds) })
     }
 
     fn decode(
@@ -162,6 +184,7 @@ impl Generation {
         session: &mut Session,
         tokenizer: &Tokenizer,
         generated: &mut usize,
+        bound: &mut Running,
     ) -> Result<End> {
         let mut sampler = Sampler::new(self.sampling.clone(), engine.facts().vocab);
         sampler.see(&self.tokens);
@@ -176,7 +199,14 @@ impl Generation {
             if stopped() {
                 break End::Interrupted;
             }
-            let token = match session.step(engine, &mut Interruptible, &mut choose) {
+            let began = Instant::now();
+            let mut watch = Watch { inner: &mut Interruptible, bound, routes: self.routes.as_mut() };
+            let stepped = session.step(engine, &mut watch, &mut choose);
+            if *generated > 0 {
+                // The first token came with the prompt.
+                bound.step(began.elapsed());
+            }
+            let token = match stepped {
                 Ok(token) => token,
                 Err(EngineError::ContextFull { .. }) => break End::ContextFull,
                 Err(EngineError::Cancelled) => break End::Interrupted,
@@ -222,12 +252,12 @@ impl Generation {
         let used = Machine::here()
             .resident()
             .map_or("unknown".to_owned(), |resident| Bytes(resident.total_bytes()).to_string());
-        let experts = done.hits + done.misses;
+        let experts = done.stream.hits + done.stream.misses;
         let hits = match experts {
             0 => "no experts".to_owned(),
             _ => {
-                let waited = 100.0 * done.blocked.as_secs_f64() / stats.decode_time.as_secs_f64().max(1e-9);
-                let hits = 100.0 * done.hits as f64 / experts as f64;
+                let waited = 100.0 * done.stream.blocked.as_secs_f64() / stats.decode_time.as_secs_f64().max(1e-9);
+                let hits = 100.0 * done.stream.hits as f64 / experts as f64;
                 format!("{hits:.0} % of experts hit, {waited:.0} % of decoding waited for the drive")
             }
         };
@@ -253,5 +283,44 @@ impl Generation {
             Bytes(done.read_bytes[0]),
             Bytes(done.read_bytes[1] / stats.decode_tokens.max(1) as u64),
         ));
+        if let Some(bounds) = &done.bounds {
+            bound_summary(engine, &done.stream, bounds);
+        }
     }
+}
+
+/// What of this was the machine, and what was not: a line for the prompt and the answer.
+fn bound_summary(engine: &Engine, stream: &StreamStats, bounds: &[Running; 2]) {
+    let parts: Vec<String> = ["prompt", "answer"]
+        .iter()
+        .zip(bounds)
+        .filter_map(|(name, bound)| Some((name, bound, bound.share()?)))
+        .map(|(name, bound, share)| format!("{name} {:.0} % (bound by {})", 100.0 * share, bound.bound_by().phrase()))
+        .collect();
+    if parts.is_empty() {
+        return;
+    }
+    let given = match stream.reading.as_secs_f64() {
+        reading if stream.read_bytes > 0 && reading > 0.0 => format!("{:.2}", stream.read_bytes as f64 / reading / 1e9),
+        _ => "nothing".to_owned(),
+    };
+    let guesses = engine.stats().lookahead;
+    let lookahead = match guesses.guessed {
+        0 => String::new(),
+        guessed => {
+            let gain = guesses.gain.map_or(String::new(), |gain| format!(", {gain:.2} times less waiting in a trial"));
+            format!(
+                " · the next layer's experts guessed right {:.0} %, {} of {} read ahead of their use{gain}",
+                100.0 * guesses.right as f64 / guessed as f64,
+                stream.early_used,
+                stream.misses,
+            )
+        }
+    };
+    term::note(&format!(
+        "Of what this drive, this RAM and these routes allow: {} · the answer's reads came at {given} of the {:.2} GB/s that the \
+         drive gave at the start{lookahead}",
+        parts.join(", "),
+        bounds[0].drive_bytes_per_second() / 1e9,
+    ));
 }

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use outpour_engine::{Engine, Inspection, Numerics, Options};
+use outpour_engine::{Engine, Options};
 use outpour_serve::{Access, Loader, Model, serve_bytes};
 use outpour_store::bytes::Bytes;
 use outpour_store::slab;
-use outpour_text::ChatTemplate;
 
-use crate::args::{SamplingArgs, ServeArgs};
+use crate::args::{LoadArgs, SamplingArgs, ServeArgs};
 use crate::{model, term};
 
 /// Serves until the process is told to end.
@@ -20,22 +19,23 @@ use crate::{model, term};
 /// # Errors
 /// One line about the model, the flags or the port, before anything is loaded.
 pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
-    let inspection = Inspection::open(&args.model, args.load.numerics())?;
+    let inspection = model::open(&args.model, &args.load)?;
     let dir = inspection.checkpoint().dir().to_owned();
-    let options = args.load.options(model::tokenizer_bytes(&dir) + serve_bytes(inspection.facts().vocab))?;
+    let own_bytes = model::tokenizer_bytes(inspection.checkpoint()) + serve_bytes(inspection.facts().vocab);
+    let options = args.load.options(own_bytes)?;
     let plan = inspection.plan(&options)?;
-    let tokenizer = model::text(&dir)?.tokenizer;
+    let tokenizer = model::text(inspection.checkpoint())?.tokenizer;
     let folder = std::fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone());
     let folder = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
     let served = Model {
         name: args.name.clone().unwrap_or(folder),
         stop_tokens: model::stop_tokens(&inspection, &tokenizer)?,
+        template: model::template(inspection.checkpoint(), &tokenizer)?,
         tokenizer: Arc::new(tokenizer),
-        template: ChatTemplate::load(&dir)?,
         sampling: model::sampling(&inspection, &SamplingArgs::default())?,
         vocab: inspection.facts().vocab,
         ctx: plan.ctx,
-        recurrent: inspection.model().state_layout().recurrent_bytes > 0,
+        recurrent: !inspection.model().state_layout().goes_back(),
     };
     let access = Access {
         api_key: args.api_key.clone().or_else(|| std::env::var("OUTPOUR_API_KEY").ok()).filter(|key| !key.is_empty()),
@@ -50,7 +50,7 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
         .with_context(|| format!("cannot listen on {} port {}: give another --host or --port", args.host, args.port))?;
     announce(&listener, args, &served, options.ram)?;
     let idle = args.idle_release.map(|minutes| Duration::from_secs(60 * u64::from(minutes)));
-    let load = loader(dir, args.load.numerics(), options, args.load.reader());
+    let load = loader(args.model.clone(), args.load.clone(), options);
     outpour_serve::serve(listener, served, access, load, idle).map_err(|problem| anyhow!(problem))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -73,18 +73,13 @@ fn announce(listener: &TcpListener, args: &ServeArgs, model: &Model, ram: usize)
 }
 
 /// Loads the model, at first and whenever its memory was given back.
-fn loader(
-    dir: std::path::PathBuf,
-    numerics: Numerics,
-    options: Options,
-    reader: outpour_store::read::ReaderKind,
-) -> Loader {
+fn loader(path: std::path::PathBuf, flags: LoadArgs, options: Options) -> Loader {
     Box::new(move |go_on| {
         let mut load = || -> Result<Engine> {
-            let inspection = Inspection::open(&dir, numerics)?;
+            let inspection = model::open(&path, &flags)?;
             // What parsing left on the heap, or an engine before, goes back before the buffers fill.
             slab::trim_heap();
-            let reader = model::open_reader(reader)?;
+            let reader = model::open_reader(flags.reader(), inspection.checkpoint().copies())?;
             Ok(Engine::load(inspection, &options, reader, go_on)?)
         };
         load().map_err(|error| format!("{error:#}"))

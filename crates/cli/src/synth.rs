@@ -150,7 +150,7 @@ fn measure(dir: &Path, seed: u64) -> Result<Option<(Measured, usize)>> {
     let ram = Machine::here().default_ram_bytes().context("the system does not tell how much memory is free")?;
     let options = Options {
         ram: usize::try_from(ram)?,
-        beside: model::tokenizer_bytes(dir),
+        beside: model::tokenizer_bytes(inspection.checkpoint()),
         ctx: Some(CHECK_TOKENS_MAX.min(inspection.facts().context_max)),
         ..Options::default()
     };

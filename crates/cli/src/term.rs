@@ -115,7 +115,7 @@ impl LoadProgress {
     }
 }
 
-/// A model on its way to the drive.
+/// A model on its way to the drive, or from it.
 pub struct WriteProgress {
     bar: ProgressBar,
     began: Instant,
@@ -124,15 +124,20 @@ pub struct WriteProgress {
 impl WriteProgress {
     /// Begins.
     pub fn start() -> Self {
-        WriteProgress { bar: bar(1, "writing [{bar:16}] {msg}"), began: Instant::now() }
+        WriteProgress::start_of("writing")
     }
 
-    /// Bytes written so far, and in all. Breaks off after Ctrl-C.
+    /// Begins something else that is done byte by byte.
+    pub fn start_of(what: &'static str) -> Self {
+        WriteProgress { bar: bar(1, "{prefix} [{bar:16}] {msg}").with_prefix(what), began: Instant::now() }
+    }
+
+    /// Bytes done so far, and in all. Breaks off after Ctrl-C.
     pub fn written(&self, written: u64, total: u64) -> ControlFlow<()> {
         let speed = written as f64 / self.began.elapsed().as_secs_f64().max(1e-6);
         self.bar.set_length(total);
         self.bar.set_position(written);
-        let left = (total - written) as f64 / speed.max(1.0);
+        let left = total.saturating_sub(written) as f64 / speed.max(1.0);
         self.bar.set_message(format!(
             "{} of {}, {:.2} GB/s, {left:.0} s left",
             Bytes(written),

@@ -14,7 +14,7 @@ use crate::{model, term};
 /// # Errors
 /// When the model has no tokenizer, or one that is damaged.
 pub fn tokenize(args: &TokenizeArgs) -> Result<ExitCode> {
-    let tokenizer = Tokenizer::load(&args.model)?;
+    let tokenizer = model::tokenizer(&args.model)?;
     let ids = tokenizer.encode(&model::prompt(args.text.as_deref(), Tokenizer::TEXT_BYTES_MAX)?, true)?;
     let piece = |&id: &u32| String::from_utf8_lossy(tokenizer.token_bytes(id).unwrap_or_default()).into_owned();
     if args.json {

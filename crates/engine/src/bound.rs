@@ -135,6 +135,55 @@ impl Account {
     }
 }
 
+/// The bound of work that goes on for long, on a drive whose limit is known: what is over is added up.
+#[derive(Clone, Debug)]
+pub struct Running {
+    drive_bytes_per_second: f64,
+    /// Of the step under way.
+    account: Account,
+    seconds: f64,
+    bound_seconds: f64,
+    /// Seconds of the bound's steps by what bounds them: drive, experts, trunk.
+    by: [f64; 3],
+}
+
+impl Running {
+    /// Nothing yet, on a drive that gives so much.
+    pub fn new(drive_bytes_per_second: f64, layers: usize) -> Running {
+        let account = Account::with_capacity(layers);
+        Running { drive_bytes_per_second, account, seconds: 0.0, bound_seconds: 0.0, by: [0.0; 3] }
+    }
+
+    /// Adds a layer of the step under way.
+    pub fn layer(&mut self, cost: &LayerCost) {
+        self.account.add(cost);
+    }
+
+    /// Ends a step that took `time` in all.
+    pub fn step(&mut self, time: Duration) {
+        let bound = self.account.bound(time, self.drive_bytes_per_second);
+        self.account.clear();
+        self.seconds += time.as_secs_f64();
+        self.bound_seconds += bound.seconds;
+        self.by[bound.by as usize] += bound.seconds;
+    }
+
+    /// What the drive gives at most, in bytes a second.
+    pub fn drive_bytes_per_second(&self) -> f64 {
+        self.drive_bytes_per_second
+    }
+
+    /// The bound as a share of the time that it took: 1 is as fast as it can be; `None` before the first step.
+    pub fn share(&self) -> Option<f64> {
+        (self.seconds > 0.0).then(|| self.bound_seconds / self.seconds)
+    }
+
+    /// What bounds most of it.
+    pub fn bound_by(&self) -> BoundBy {
+        BoundBy::largest(self.by[0], self.by[1], self.by[2])
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use outpour_model::experts::StreamStats;
@@ -146,6 +195,19 @@ mod tests {
         let stream =
             StreamStats { read_bytes, computing: ms(computing), blocked: ms(blocked), ..StreamStats::default() };
         LayerCost { layer: 0, batch_tokens: 1, time: ms(time), stream }
+    }
+
+    #[test]
+    fn a_running_bound_adds_up_its_steps() {
+        let mut running = Running::new(1e6, 2);
+        assert!(running.share().is_none());
+        running.layer(&cost(10, 2, 4, 6_000)); // bound: trunk 4, reading 6
+        running.step(Duration::from_millis(20)); // and 10 outside the layers
+        running.layer(&cost(10, 7, 1, 1_000)); // bound: trunk 2, experts 7
+        running.step(Duration::from_millis(20)); // and 10 outside
+        let share = running.share().expect("two steps");
+        assert!((share - (20.0 + 19.0) / 40.0).abs() < 1e-9, "{share}");
+        assert_eq!(running.bound_by(), BoundBy::Trunk);
     }
 
     #[test]

@@ -12,13 +12,14 @@ use outpour_model::weights::{Weights, allocate_region};
 use outpour_model::{Batch, ExpertStream, Facts, Model, Run, State};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::plan::Plan;
-use outpour_store::probe::ReadSpeed;
+use outpour_store::probe::{Flow, ReadSpeed};
 use outpour_store::read::{Reader, Region};
 use outpour_store::residency::Residency;
 use outpour_store::slab::Slab;
 
 use crate::error::EngineError;
 use crate::inspection::{Inspection, Options, PROBE_EXPERTS};
+use crate::lookahead::{Lookahead, LookaheadMode, LookaheadStats};
 use crate::observe::{LayerCost, Observer, Progress, Routes, SequenceId};
 use crate::scheduler::Scheduler;
 use crate::scratch::{HEAD_ROWS, Scratch};
@@ -63,6 +64,8 @@ pub struct Stats {
     pub decode_time: Duration,
     /// Their tokens.
     pub decode_tokens: usize,
+    /// Experts read before they were asked for.
+    pub lookahead: LookaheadStats,
 }
 
 /// A loaded model.
@@ -71,11 +74,11 @@ pub struct Engine {
     pub(crate) model: Box<dyn Model>,
     checkpoint: Arc<Checkpoint>,
     pub(crate) plan: Plan,
-    experts: ExpertStream,
+    pub(crate) experts: ExpertStream,
     blocks: BlockPool,
     pub(crate) scratch: Scratch,
     choices: Choices,
-    guess: Vec<i32>,
+    pub(crate) lookahead: Lookahead,
     wanted: Vec<u32>,
     pub(crate) states: Vec<State>,
     pub(crate) sequences: Vec<Option<Sequence>>,
@@ -112,15 +115,20 @@ impl Engine {
         let slab = Slab::new(plan.pieces, plan.piece_bytes, &sizes, |bytes| allocate_region(&*ops, bytes))?;
         let residency = Residency::new(slab, layout.clone(), &plan.class_pieces, model.facts().top_k);
         let scratch = Scratch::new(&*model, plan.chunk, &*ops)?;
+        let lookahead = Lookahead::new(options.lookahead, model.facts().top_k);
+        let mut experts = ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader);
+        if options.lookahead == LookaheadMode::Off {
+            experts.never_sweep_on();
+        }
         Ok(Engine {
-            experts: ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader),
+            experts,
             ops,
             model,
             checkpoint,
             blocks: BlockPool::default(),
             scratch,
             choices: Choices::default(),
-            guess: Vec::new(),
+            lookahead,
             wanted: Vec::new(),
             states: Vec::new(),
             sequences: Vec::new(),
@@ -143,7 +151,7 @@ impl Engine {
 
     /// What was done so far.
     pub fn stats(&self) -> Stats {
-        Stats { stream: self.experts.stats(), ..self.stats }
+        Stats { stream: self.experts.stats(), lookahead: self.lookahead.stats(), ..self.stats }
     }
 
     /// Experts that memory has room for now, beside the contexts.
@@ -189,7 +197,23 @@ impl Engine {
     /// # Errors
     /// When a read failed.
     pub fn probe_drive(&mut self, memory: &Arc<Region>, budget: Duration, seed: u64) -> Result<ReadSpeed, EngineError> {
-        Ok(self.experts.probe(std::slice::from_ref(memory), PROBE_EXPERTS, budget, seed)?)
+        let flow = Flow::Steady(PROBE_EXPERTS);
+        Ok(self.experts.probe(std::slice::from_ref(memory), flow, budget, seed)?)
+    }
+
+    /// How fast the drive gives experts of this model, read into their own memory, which is empty afterwards: for the time
+    /// before the first sequence is opened. `None` where the model has no experts, or a sequence is open.
+    ///
+    /// # Errors
+    /// When a read failed.
+    pub fn probe_drive_first(&mut self, budget: Duration) -> Result<Option<ReadSpeed>, EngineError> {
+        if self.facts().top_k == 0 || self.sequences.iter().any(Option::is_some) {
+            return Ok(None);
+        }
+        self.drop_experts();
+        let regions: Vec<Arc<Region>> = self.experts.residency().regions().cloned().collect();
+        let flow = Flow::Steady(PROBE_EXPERTS.min(self.facts().top_k));
+        Ok(Some(self.experts.probe(&regions, flow, budget, 1)?))
     }
 
     /// A new, empty sequence.
@@ -220,8 +244,7 @@ impl Engine {
 
     /// Bytes of the slab that the state of so many tokens takes.
     pub fn state_bytes(&self, tokens: usize) -> usize {
-        let layout = self.model.state_layout();
-        layout.fixed_bytes() + tokens.div_ceil(layout.block_tokens) * layout.block_bytes
+        self.model.state_layout().slots(tokens, self.plan.chunk).into_iter().map(|(bytes, count)| bytes * count).sum()
     }
 
     /// Bytes of the memory that experts and states share.
@@ -231,7 +254,7 @@ impl Engine {
 
     /// Whether a state can go back to any earlier position; otherwise only to its beginning.
     pub fn goes_back(&self) -> bool {
-        self.model.state_layout().recurrent_bytes == 0
+        self.model.state_layout().goes_back()
     }
 
     /// Tokens whose state is computed.
@@ -356,14 +379,14 @@ impl Engine {
             routes: &mut Routes(observer),
         };
         self.model.layer(layer, batch, &mut self.states, x, &mut run)?;
-        if layer + 1 < layers && observer.wants_guesses() {
-            let (ops, workspace) = (&*self.ops, &mut self.scratch.workspace);
-            self.model.guess(layer + 1, ops, workspace, x, &mut self.guess);
-            observer.guess(layer + 1, &batch.positions, &self.guess);
-        }
         let batch_tokens = batch.len();
         let stream = self.experts.stats().since(&stream_before);
-        observer.layer(&LayerCost { layer, batch_tokens, time: began.elapsed(), stream });
+        let cost = LayerCost { layer, batch_tokens, time: began.elapsed(), stream };
+        self.lookahead.learn(self.choices.chosen(), &cost);
+        if layer + 1 < layers && (self.lookahead.is_on() || observer.wants_guesses()) {
+            self.look_ahead(layer + 1, batch, x, observer)?;
+        }
+        observer.layer(&cost);
         let first = batch.spans[0].state;
         let tokens_done = self.states[first].tokens();
         let sequence = self.sequences[first].as_ref().expect("invariant: a sequence of a batch is open");
@@ -399,7 +422,7 @@ impl Engine {
         self.checkpoint.check_unchanged()?;
         self.wanted.clear();
         for span in &batch.spans {
-            self.states[span.state].advance(span.rows.len());
+            self.states[span.state].advance(span.rows.len(), self.model.state_layout());
             let sequence = self.sequences[span.state].as_mut().expect("invariant: a sequence of a batch is open");
             sequence.done += span.rows.len();
             let rows = span.rows.start as u32..span.rows.end as u32;
@@ -420,6 +443,33 @@ impl Engine {
                 self.stats.prefill_tokens += span.rows.len();
                 self.stats.prefill_time += share;
             }
+        }
+        Ok(())
+    }
+
+    /// Guesses the experts of a layer to come, from the residual stream x `[n, hidden]` before it, and has them read.
+    fn look_ahead(
+        &mut self,
+        layer: usize,
+        batch: &Batch,
+        x: &Tensor,
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
+        let guess = self.lookahead.guess_for(layer);
+        self.model.guess(layer, &*self.ops, &mut self.scratch.workspace, x, guess);
+        if observer.wants_guesses() {
+            observer.guess(layer, &batch.positions, guess);
+        }
+        let has_router = !guess.is_empty();
+        if !self.lookahead.is_on() || !has_router {
+            return Ok(());
+        }
+        if self.lookahead.is_step() {
+            let (experts, limits) = self.lookahead.of_step(self.experts.expert_bytes(layer));
+            self.experts.read_early(layer, experts, limits)?;
+        } else {
+            let limits = self.experts.sweep_limits(layer);
+            self.experts.read_early(layer, self.lookahead.of_prompt(self.experts.experts(layer)), limits)?;
         }
         Ok(())
     }

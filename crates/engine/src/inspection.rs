@@ -1,6 +1,7 @@
 //! A model on disk: checked, measured and planned, with nothing read yet.
 
-use std::path::Path;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,17 +9,21 @@ use outpour_kernels::cpu::{Cpu, CpuOptions};
 use outpour_kernels::quant::Q8_BLOCK;
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{DType, Ops, OpsError};
+use outpour_model::blocks::moe::TOP_K;
 use outpour_model::config::Config;
-use outpour_model::weights::{ExpertShape, Measured, StoredMatrix, Weights};
-use outpour_model::{Facts, Model, registry};
+use outpour_model::packing::Affine;
+use outpour_model::weights::{DeclaredKind, ExpertShape, Measured, StoredMatrix, Weights};
+use outpour_model::{Facts, Model, gguf, packing, registry};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout};
+use outpour_store::packer::Packed;
 use outpour_store::plan::{Ask, ClassNeeds, Needs, Plan};
-use outpour_store::probe::{self, ReadSpeed};
+use outpour_store::probe::{self, Flow, ReadSpeed};
 use outpour_store::read::{self, Reader, Region};
 use serde_json::Value;
 
 use crate::error::EngineError;
+use crate::lookahead::LookaheadMode;
 use crate::scratch::Scratch;
 
 /// Which implementation of the operations runs.
@@ -48,6 +53,8 @@ pub struct Options {
     pub precise: bool,
     /// Which operations.
     pub backend: Backend,
+    /// Whether experts are read before they are asked for.
+    pub lookahead: LookaheadMode,
 }
 
 impl Default for Options {
@@ -60,6 +67,7 @@ impl Default for Options {
             threads: None,
             precise: false,
             backend: Backend::Cpu,
+            lookahead: LookaheadMode::Auto,
         }
     }
 }
@@ -107,6 +115,7 @@ pub struct Inspection {
     facts: Facts,
     /// Bytes of the trunk buffer.
     pub trunk_bytes: usize,
+    pub(crate) largest_tensor_bytes: usize,
     /// The trunk's matrices, by name.
     pub(crate) matrices: Vec<(String, StoredMatrix)>,
     /// Where the experts lie.
@@ -123,13 +132,26 @@ impl Inspection {
     /// # Errors
     /// One line that names the file, key or tensor.
     pub fn open(path: &Path, numerics: impl Into<Numerics>) -> Result<Inspection, EngineError> {
+        Inspection::open_mirrored(path, &[], numerics)
+    }
+
+    /// [`Inspection::open`] of a model that lies in the folders `mirrors` too, on other drives.
+    ///
+    /// # Errors
+    /// As [`Inspection::open`], and when a mirror is none.
+    pub fn open_mirrored(
+        path: &Path,
+        mirrors: &[PathBuf],
+        numerics: impl Into<Numerics>,
+    ) -> Result<Inspection, EngineError> {
         let numerics = numerics.into();
-        let checkpoint = Arc::new(Checkpoint::open(path)?);
+        let checkpoint = Arc::new(gguf::open(path, mirrors)?);
         let family = registry::family(&Config(checkpoint.config()))?;
-        let top_k_own = Config(checkpoint.config()).text().size_or(TOP_K, 0)?;
+        let text = Config(checkpoint.config()).text();
+        let top_k_own = text.size_or(text.spelling(TOP_K), 0)?;
         let mut config = checkpoint.config().clone();
         if let Some(top_k) = numerics.top_k {
-            choose_fewer_experts(&mut config, top_k, top_k_own)?;
+            choose_fewer_experts(&mut config, text.spelling(TOP_K), top_k, top_k_own)?;
         }
         let kv = numerics.kv.unwrap_or(if numerics.precise { DType::F32 } else { DType::F16 });
         let mut weights = Weights::measure(&checkpoint);
@@ -139,9 +161,40 @@ impl Inspection {
         if let Some(width) = widths.into_iter().find(|width| kv == DType::Q8 && !width.is_multiple_of(Q8_BLOCK)) {
             return Err(EngineError::Q8Width { width });
         }
-        let Measured { trunk_bytes, matrices, layout, shapes } = weights.measured(facts.layers);
-        let layout = Arc::new(layout);
-        Ok(Inspection { checkpoint, config, top_k_own, facts, trunk_bytes, matrices, layout, shapes, model, kv })
+        let Measured { trunk_bytes, largest_tensor_bytes, matrices, layout, shapes } = weights.measured(facts.layers);
+        Ok(Inspection {
+            checkpoint,
+            config,
+            top_k_own,
+            facts,
+            trunk_bytes,
+            largest_tensor_bytes,
+            matrices,
+            layout: Arc::new(layout),
+            shapes,
+            model,
+            kv,
+        })
+    }
+
+    /// Packs the model into the folder `out`: see [`packing::pack`].
+    ///
+    /// # Errors
+    /// As [`packing::pack`].
+    pub fn pack(
+        &self,
+        requantise: Option<Affine>,
+        out: &Path,
+        progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
+    ) -> Result<Packed, EngineError> {
+        let config = Config(self.checkpoint.config());
+        let mut weights = Weights::declare();
+        (registry::family(&config)?.build)(&config, &mut weights, self.kv)?;
+        let experts = weights.declared().iter().filter(|declared| declared.kind == DeclaredKind::Experts);
+        let names: Vec<String> = experts.map(|declared| declared.name.clone()).collect();
+        let source =
+            packing::Source { checkpoint: &self.checkpoint, layout: &self.layout, shapes: &self.shapes, names: &names };
+        Ok(packing::pack(&source, requantise, out, progress)?)
     }
 
     /// The files.
@@ -151,8 +204,18 @@ impl Inspection {
 
     /// Tensors that are not read: those of vision, and the heads for multi-token prediction.
     pub fn skipped(&self) -> [usize; 2] {
-        let count = |of| self.checkpoint.tensors().filter(|(name, _)| left_unread(name) == Some(of)).count();
+        let count = |of| self.checkpoint.tensors().filter(|(name, _)| self.left_unread(name) == Some(of)).count();
         [count(Unread::Vision), count(Unread::Mtp)]
+    }
+
+    /// Why a tensor is left unread, if it is: GGUF files have the heads for multi-token prediction as further layers.
+    fn left_unread(&self, name: &str) -> Option<Unread> {
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+        if layer.is_some_and(|layer| layer >= self.facts.layers) {
+            Some(Unread::Mtp)
+        } else {
+            left_unread(name, self.facts.layers)
+        }
     }
 
     /// Weights of the model, and the bytes that they take as stored.
@@ -164,7 +227,7 @@ impl Inspection {
         let mut weights = Weights::declare();
         (registry::family(&config)?.build)(&config, &mut weights, self.kv)?;
         let elements = |shape: &[usize]| shape.iter().map(|&dim| dim as u64).product::<u64>();
-        let read = self.checkpoint.tensors().filter(|(name, _)| left_unread(name).is_none());
+        let read = self.checkpoint.tensors().filter(|(name, _)| self.left_unread(name).is_none());
         let bytes = read.map(|(_, info)| info.bytes).sum();
         Ok((weights.declared().iter().map(|tensor| elements(&tensor.shape)).sum(), bytes))
     }
@@ -184,28 +247,37 @@ impl Inspection {
     /// # Errors
     /// When the memory is too small.
     pub fn plan(&self, options: &Options) -> Result<Plan, EngineError> {
+        let scratch = |chunk| Scratch::bytes(&*self.model, chunk);
+        let sequence = |ctx, chunk| self.model.state_layout().slots(ctx, chunk);
+        let ask = Ask { ram: options.ram, ctx: options.ctx, chunk: options.prefill_chunk };
+        Ok(Plan::new(&self.needs(options, self.trunk_bytes, &scratch, &sequence), ask)?)
+    }
+
+    /// What the model needs, with a trunk of so many bytes; see [`Needs`] for `scratch` and `sequence`.
+    pub(crate) fn needs<'a>(
+        &self,
+        options: &Options,
+        trunk: usize,
+        scratch: &'a dyn Fn(usize) -> usize,
+        sequence: &'a dyn Fn(usize, usize) -> Vec<(usize, usize)>,
+    ) -> Needs<'a> {
         let class = |(class, &slot_bytes): (usize, &usize)| ClassNeeds {
             slot_bytes,
             experts: self.layout.experts_of_class(class),
             at_once: self.facts.top_k,
         };
-        let state = self.model.state_layout();
-        let needs = Needs {
+        Needs {
             process: PROCESS_BYTES
                 + options.beside
                 + self.tables_bytes()
                 + self.window_bytes()
                 + options.threads.unwrap_or(1) * THREAD_BYTES,
-            trunk: self.trunk_bytes,
-            scratch: &|chunk| Scratch::bytes(&*self.model, chunk),
+            trunk,
+            scratch,
             classes: self.layout.classes().iter().enumerate().map(class).collect(),
-            block_bytes: state.block_bytes,
-            block_tokens: state.block_tokens,
-            recurrent_bytes: state.recurrent_bytes,
-            recurrent_layers: state.recurrent.iter().flatten().count(),
+            sequence,
             context_max: self.facts.context_max,
-        };
-        Ok(Plan::new(&needs, Ask { ram: options.ram, ctx: options.ctx, chunk: options.prefill_chunk })?)
+        }
     }
 
     /// Page cache that reads in flight hold, where the file system refuses direct I/O.
@@ -242,10 +314,11 @@ impl Inspection {
         &self,
         reader: &mut dyn Reader,
         memory: &Arc<Region>,
+        flow: Flow,
         budget: Duration,
     ) -> Result<ReadSpeed, EngineError> {
         let memory = std::slice::from_ref(memory);
-        Ok(probe::expert_reads(&self.checkpoint, &self.layout, reader, memory, PROBE_EXPERTS, budget, 1)?)
+        Ok(probe::expert_reads(&self.checkpoint, &self.layout, reader, memory, flow, budget, 1)?)
     }
 
     /// Builds the model over other weights of the same checkpoint.
@@ -288,16 +361,13 @@ impl Inspection {
     }
 }
 
-/// The config's key for the number of experts chosen for each token.
-const TOP_K: &str = "num_experts_per_tok";
-
-fn choose_fewer_experts(config: &mut Value, top_k: usize, own: usize) -> Result<(), EngineError> {
+fn choose_fewer_experts(config: &mut Value, key: &str, top_k: usize, own: usize) -> Result<(), EngineError> {
     if !(1..=own).contains(&top_k) {
         return Err(EngineError::TopK { top_k, own });
     }
     let has_text = config.get("text_config").is_some_and(Value::is_object);
     let text = if has_text { &mut config["text_config"] } else { config };
-    text[TOP_K] = top_k.into();
+    text[key] = top_k.into();
     Ok(())
 }
 
@@ -307,12 +377,17 @@ enum Unread {
     Mtp,
 }
 
+/// The layer that a tensor is of.
+fn layer_of(name: &str) -> Option<usize> {
+    name.split_once("layers.")?.1.split('.').next()?.parse().ok()
+}
+
 /// Why a tensor of a language model's checkpoint is left unread, if it is, by its name.
-fn left_unread(name: &str) -> Option<Unread> {
+fn left_unread(name: &str, layers: usize) -> Option<Unread> {
     let has = |part: &str| name.starts_with(part) || name.contains(&format!(".{part}"));
     if has("visual.") || has("vision_tower.") {
         Some(Unread::Vision)
-    } else if has("mtp.") {
+    } else if has("mtp.") || layer_of(name).is_some_and(|layer| layer >= layers) {
         Some(Unread::Mtp)
     } else {
         None
@@ -322,10 +397,10 @@ fn left_unread(name: &str) -> Option<Unread> {
 /// Code, stacks, allocator and kernel tables of a process that runs a small model (measured: see EXPERIMENTS.md).
 const PROCESS_BYTES: usize = 12 << 20;
 /// Experts in flight together while the drive is measured.
-pub(crate) const PROBE_EXPERTS: usize = 8;
+pub const PROBE_EXPERTS: usize = 8;
 /// Stack and scratch of a thread that computes.
 const THREAD_BYTES: usize = 256 << 10;
 /// A tensor's name, shape and place, with its share of the hash table (measured on 18,867 tensors).
 const TENSOR_ENTRY_BYTES: usize = 320;
-/// An expert's extents, slot and list entries.
-const EXPERT_ENTRY_BYTES: usize = 160;
+/// An expert's extents, slot, list entries and checksum.
+const EXPERT_ENTRY_BYTES: usize = 184;

@@ -132,10 +132,13 @@ impl Engine {
     fn compute_steps(&mut self, batch: &Batch, observer: &mut dyn Observer) -> Result<(), EngineError> {
         let began = Instant::now();
         let x = self.scratch.step_x.rows(0..batch.len());
+        let stream_before = self.experts.stats();
+        self.lookahead.begin(true);
         self.embed(batch, &x);
         for layer in 0..self.facts().layers {
             self.layer(layer, batch, &x, observer)?;
         }
+        self.lookahead.end_step(&self.experts.stats().since(&stream_before));
         self.end_batch(batch, &x, began.elapsed(), observer)
     }
 
@@ -182,6 +185,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let (began, layers) = (Instant::now(), self.facts().layers);
         let x = self.scratch.x.rows(0..prefill.batch.len());
+        self.lookahead.begin(false);
         loop {
             self.layer(prefill.layers_done, &prefill.batch, &x, observer)?;
             prefill.layers_done += 1;

@@ -5,6 +5,7 @@
 //! weights widened exactly.
 
 mod add;
+mod add_bias;
 mod add_gated;
 mod attention;
 mod causal_conv;
@@ -13,17 +14,21 @@ mod copy_columns;
 mod embed;
 mod gated_delta;
 mod gather;
+mod glu;
 mod isa;
 mod kv_write;
 mod linear;
+mod linear_attention;
+mod linear_heads;
 mod mlp;
 mod pool;
 mod rms_norm;
 mod rms_norm_gated;
 mod rope;
 mod route;
+mod scale;
 mod sigmoid_gate;
-mod swiglu;
+mod softcap;
 mod topology;
 mod vectorised;
 
@@ -35,8 +40,8 @@ pub use topology::{default_threads, last_level_cache_bytes};
 
 use crate::host::{self, HostMemory};
 use crate::{
-    Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, OpsError, RmsNorm,
-    Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, LinearAttention, Matrix,
+    Mlp, MlpScratch, Ops, OpsError, RmsNorm, Rope, Router, Tensor,
 };
 use isa::Kernels;
 use pool::{Pool, lock};
@@ -186,8 +191,33 @@ impl Ops for Cpu {
         copy_columns::copy_columns(self, x, runs, out);
     }
 
-    fn causal_conv(&self, x: &Tensor, weight: &Tensor, tail: &Tensor, out: &Tensor) {
-        causal_conv::causal_conv(self, x, weight, tail, out);
+    fn causal_conv(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor) {
+        causal_conv::causal_conv(self, x, weight, bias, tail, out);
+    }
+
+    fn zero(&self, x: &Tensor) {
+        host::bytes_mut(x).fill(0);
+    }
+
+    fn scale(&self, x: &Tensor, factor: f32, by: Option<&Tensor>) {
+        scale::scale(self, x, factor, by);
+    }
+
+    fn softcap(&self, x: &Tensor, cap: f32) {
+        softcap::softcap(self, x, cap);
+    }
+
+    fn linear_attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        dt: Option<&Tensor>,
+        attention: &LinearAttention,
+        state: &Tensor,
+        out: &Tensor,
+    ) {
+        linear_attention::linear_attention(self, q, k, v, dt, attention, state, out);
     }
 
     fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor) {
@@ -202,8 +232,20 @@ impl Ops for Cpu {
         add::add(self, x, into);
     }
 
-    fn swiglu(&self, gate: &Tensor, up: &Tensor, out: &Tensor) {
-        swiglu::swiglu(self, gate, up, out);
+    fn add_bias(&self, x: &Tensor, bias: &Bias) {
+        add_bias::add_bias(self, x, bias);
+    }
+
+    fn glu(&self, gate: &Tensor, up: &Tensor, activation: Activation, out: &Tensor) {
+        glu::glu(self, gate, up, activation, out);
+    }
+
+    fn linear_heads(&self, x: &Tensor, w: &Matrix, first: usize, out: &Tensor) {
+        linear_heads::linear_heads(self, x, w, first, out);
+    }
+
+    fn linear_heads_transposed(&self, x: &Tensor, w: &Matrix, first: usize, out: &Tensor) {
+        linear_heads::linear_heads_transposed(self, x, w, first, out);
     }
 
     fn rope(&self, x: &Tensor, positions: &[u32], rope: &Rope) {
@@ -214,8 +256,8 @@ impl Ops for Cpu {
         kv_write::kv_write(self, k, v, layout, blocks, start);
     }
 
-    fn attention(&self, q: &Tensor, scale: f32, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor) {
-        attention::attention(self, q, scale, layout, blocks, start, out);
+    fn attention(&self, q: &Tensor, attend: &Attend, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor) {
+        attention::attention(self, q, attend, layout, blocks, start, out);
     }
 
     fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {

@@ -12,7 +12,7 @@ pub mod speed;
 pub mod tensor;
 
 pub use host::allocated_bytes;
-pub use quant::{Format, Matrix};
+pub use quant::{Format, GgmlType, Matrix};
 pub use tensor::{Buffer, DType, Memory, Shape, Tensor};
 
 /// What a backend can fail at. Shapes are the caller's contract and asserted, never returned.
@@ -96,41 +96,103 @@ pub struct KvLayout {
     pub k_at: usize,
     /// First byte of V within the block.
     pub v_at: usize,
+    /// Whether a value is the beginning of its key, and is stored once: MLA's latent vector. `v_at` is then `k_at`.
+    pub v_in_k: bool,
 }
 
 impl KvLayout {
     /// Bytes of K and V of this layer in one block.
     pub fn bytes(&self) -> usize {
-        self.heads * self.block_tokens * (self.dtype.row_bytes(self.k_dim) + self.dtype.row_bytes(self.v_dim))
+        let v_bytes = if self.v_in_k { 0 } else { self.dtype.row_bytes(self.v_dim) };
+        self.heads * self.block_tokens * (self.dtype.row_bytes(self.k_dim) + v_bytes)
+    }
+
+    /// Bytes from a value to the next one.
+    pub fn v_stride(&self) -> usize {
+        self.dtype.row_bytes(if self.v_in_k { self.k_dim } else { self.v_dim })
     }
 }
 
+/// What of the past a query sees, and how.
+#[derive(Clone, Debug)]
+pub struct Attend {
+    /// Multiplies the products of queries and keys.
+    pub scale: f32,
+    /// Positions that a query sees, its own included; all of the past where there is none.
+    pub window: Option<usize>,
+    /// `[q_heads]` of F32, F16 or BF16: a logit for each head that takes its share of the softmax and adds nothing (gpt-oss,
+    /// arXiv 2309.17453).
+    pub sinks: Option<Tensor>,
+}
+
 /// How router logits become a choice of experts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Router {
     /// Experts chosen for each token.
     pub top_k: usize,
     /// Score of a logit.
     pub score: RouterScore,
+    /// `[experts]` of F32, F16 or BF16: added to the scores for the choice, not to the weights (`e_score_correction_bias`).
+    pub bias: Option<Tensor>,
+    /// Where only experts of some groups may be chosen.
+    pub groups: Option<RouterGroups>,
     /// Divide the chosen scores by their sum (`norm_topk_prob`).
     pub renormalise: bool,
+    /// Multiplies the weights at last (`routed_scaling_factor`).
+    pub scale: f32,
+    /// `[experts]` of F32, F16 or BF16: multiplies each expert's weight (Gemma 4's `per_expert_scale`).
+    pub expert_scale: Option<Tensor>,
+}
+
+impl Router {
+    /// A plain router: no bias, no groups, weights as they are.
+    pub fn new(top_k: usize, score: RouterScore) -> Self {
+        Router { top_k, score, bias: None, groups: None, renormalise: false, scale: 1.0, expert_scale: None }
+    }
 }
 
 /// The score function of a [`Router`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouterScore {
-    /// softmax over all experts, in f32.
+    /// softmax over all experts.
     Softmax,
+    /// softmax over the chosen experts only; the choice is by logits.
+    SoftmaxOfChosen,
+    /// sigmoid of each.
+    Sigmoid,
+}
+
+/// Groups of consecutive experts, of which the best are kept (DeepSeek-V2, arXiv 2405.04434; V3, arXiv 2412.19437).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouterGroups {
+    /// Number of groups, all of one size.
+    pub count: usize,
+    /// How many of them are kept.
+    pub keep: usize,
+    /// How many of a group's best scores make up its own: 1 in DeepSeek-V2, 2 in V3.
+    pub best: usize,
 }
 
 /// The activation between the two halves of a gated MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Activation {
     /// `silu(gate) · up`, with `silu(z) = z / (1 + e^-z)`.
     SwiGlu,
+    /// `(u + 1) · g · sigmoid(alpha · g)` with `g = min(gate, limit)` and `u = clamp(up, -limit, limit)` (gpt-oss).
+    SwiGluClamped {
+        /// 1.702.
+        alpha: f32,
+        /// 7.
+        limit: f32,
+    },
+    /// `silu(gate)`: up is not read.
+    Silu,
+    /// `gelu(gate) · up`, with gelu's approximation by tanh (Gemma).
+    GeGlu,
 }
 
-/// A gated MLP: `down( act(gate·x, up·x) )`. One routed expert, a shared one, or a dense layer's.
+/// A gated MLP: `down( act(gate·x, up·x) )`, with biases where there are any. One routed expert, a shared one, or a dense
+/// layer's.
 #[derive(Clone, Debug)]
 pub struct Mlp {
     /// `[width, hidden]`.
@@ -139,8 +201,28 @@ pub struct Mlp {
     pub up: Matrix,
     /// `[hidden, width]`.
     pub down: Matrix,
+    /// Added to the products with gate, up and down.
+    pub biases: Option<[Bias; 3]>,
     /// Between them.
     pub activation: Activation,
+}
+
+/// What is added to every row of a product.
+#[derive(Clone, Debug)]
+pub struct Bias {
+    /// F32, F16 or BF16.
+    pub values: Tensor,
+    /// The value for the first column.
+    pub first: usize,
+    /// From there to the value for the next column: 2 where those of gate and up alternate.
+    pub step: usize,
+}
+
+impl Bias {
+    /// The values one after the other.
+    pub fn plain(values: Tensor) -> Self {
+        Bias { values, first: 0, step: 1 }
+    }
 }
 
 /// Room for [`Ops::mlp`]: f32 tensors with at least as many rows as are computed at once.
@@ -168,8 +250,9 @@ pub struct Contribution {
 /// Root-mean-square normalisation over the last dimension (arXiv 1910.07467).
 #[derive(Clone, Debug)]
 pub struct RmsNorm {
-    /// `[d]` of F32, F16 or BF16.
-    pub weight: Tensor,
+    /// `[d]` of F32, F16 or BF16, or `[groups · d]` in [`Ops::rms_norm`], where row i takes those of group `i % groups`; 1
+    /// where there is none.
+    pub weight: Option<Tensor>,
     /// Whether the weight is stored as its distance from 1 (Gemma, Qwen3-Next, Qwen3.5).
     pub plus_one: bool,
     /// Added to the mean of squares.
@@ -181,16 +264,73 @@ pub struct RmsNorm {
 pub struct GatedDelta {
     /// Heads of queries and keys.
     pub k_heads: usize,
+    /// Heads of values, a multiple of `k_heads`.
+    pub v_heads: usize,
+    /// Value head h reads key head `h / (v_heads / k_heads)`, or, where heads are tiled, as llama.cpp's converter orders
+    /// those of Qwen3.5, `h % k_heads`.
+    pub tiled: bool,
+    /// Width of a query and of a key.
+    pub k_dim: usize,
+    /// Width of a value.
+    pub v_dim: usize,
+    /// Whether each channel of a key has a decay of its own (Kimi Delta Attention, arXiv 2510.26692): a and `dt_bias` then
+    /// have `k_dim` values a head, and there are as many value heads as key heads.
+    pub per_channel: bool,
+    /// `[v_heads]` of F32, F16 or BF16.
+    pub a_log: Tensor,
+    /// Whether `a_log` is stored as `−exp(a_log)`, as in GGUF files.
+    pub exponentiated: bool,
+    /// `[v_heads]`, or `[v_heads · k_dim]`, of F32, F16 or BF16.
+    pub dt_bias: Tensor,
+}
+
+impl GatedDelta {
+    /// Decays of a position.
+    pub fn decays(&self) -> usize {
+        self.v_heads * if self.per_channel { self.k_dim } else { 1 }
+    }
+
+    /// The key head that a value head reads.
+    pub fn key_head(&self, v_head: usize) -> usize {
+        if self.tiled { v_head % self.k_heads } else { v_head / (self.v_heads / self.k_heads) }
+    }
+
+    /// The i-th of the value heads that read a key head.
+    pub fn value_head(&self, k_head: usize, i: usize) -> usize {
+        if self.tiled { i * self.k_heads + k_head } else { k_head * (self.v_heads / self.k_heads) + i }
+    }
+}
+
+/// How a linear attention forgets.
+#[derive(Clone, Debug)]
+pub enum Decay {
+    /// Each head at a rate of its own, the same always: `g = e^-rate` (Lightning Attention, arXiv 2401.04658).
+    Rates(Vec<f32>),
+    /// By the input (Mamba-2, arXiv 2405.21060): with `Δ = softplus(dt + dt_bias)`, `g = exp(−exp(a_log) · Δ)`, v is multiplied
+    /// by Δ, and `d · v` is added to the output. All are `[heads]` of F32, F16 or BF16.
+    Selective {
+        /// Logarithm of the rate.
+        a_log: Tensor,
+        /// Added to dt.
+        dt_bias: Tensor,
+        /// What of a value goes to the output at once.
+        d: Tensor,
+    },
+}
+
+/// Sizes of a linear attention, and how it forgets.
+#[derive(Clone, Debug)]
+pub struct LinearAttention {
+    /// Heads of queries and keys.
+    pub k_heads: usize,
     /// Heads of values, a multiple of `k_heads`; value head h reads key head `h / (v_heads / k_heads)`.
     pub v_heads: usize,
     /// Width of a query and of a key.
     pub k_dim: usize,
     /// Width of a value.
     pub v_dim: usize,
-    /// `[v_heads]` of F32, F16 or BF16.
-    pub a_log: Tensor,
-    /// `[v_heads]` of F32, F16 or BF16.
-    pub dt_bias: Tensor,
+    /// How it forgets.
+    pub decay: Decay,
 }
 
 /// A run of columns that [`Ops::copy_columns`] moves.
@@ -240,7 +380,7 @@ pub trait Ops: Send + Sync {
     /// `out[i] = x[rows[i]]`: x `[n, d]`, out `[rows.len(), d]`.
     fn gather(&self, x: &Tensor, rows: &[u32], out: &Tensor);
 
-    /// `out = x · rsqrt(mean(x²) + eps) · w` over the last dimension, w the weight or 1 + the weight: x and out `[.., d]`.
+    /// `out = x · rsqrt(mean(x²) + eps) · w` over the last dimension, w the weight, 1 + the weight, or 1: x and out `[.., d]`.
     /// `out` may be `x` (in place).
     fn rms_norm(&self, x: &Tensor, norm: &RmsNorm, out: &Tensor);
 
@@ -254,17 +394,27 @@ pub trait Ops: Send + Sync {
     /// `into[i] += sigmoid(gate[i]) · x[i]`, one gate a row: x and into `[n, d]`, gate `[n, 1]`.
     fn add_gated(&self, x: &Tensor, gate: &Tensor, into: &Tensor);
 
+    /// `x = 0`.
+    fn zero(&self, x: &Tensor);
+
+    /// `x *= factor`, and `· by[0]` where there is such a tensor `[1]` of F32, F16 or BF16, in place.
+    fn scale(&self, x: &Tensor, factor: f32, by: Option<&Tensor>);
+
+    /// `x = cap · tanh(x / cap)`, in place (Gemma's logits).
+    fn softcap(&self, x: &Tensor, cap: f32);
+
     /// Moves runs of columns: `out[i][to..to + len] = x[i][from..from + len]` for every row; x `[n, a]`, out `[n, b]`.
     fn copy_columns(&self, x: &Tensor, runs: &[ColumnRun], out: &Tensor);
 
-    /// Causal depthwise convolution and silu: `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] )`, where
-    /// `in` is x preceded by `tail`. x and out `[n, channels]`; weight `[channels, kernel]` of F32, F16 or BF16; tail
-    /// `[kernel − 1, channels]` f32 holds the inputs before x, zero at the beginning, and afterwards the last ones.
-    fn causal_conv(&self, x: &Tensor, weight: &Tensor, tail: &Tensor, out: &Tensor);
+    /// Causal depthwise convolution and silu: `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] + bias[c] )`,
+    /// where `in` is x preceded by `tail`. x and out `[n, channels]`; weight `[channels, kernel]` and bias `[channels]`, if there
+    /// is one, of F32, F16 or BF16; tail `[kernel − 1, channels]` f32 holds the inputs before x, zero at the beginning, and
+    /// afterwards the last ones.
+    fn causal_conv(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor);
 
     /// The gated delta rule over consecutive positions of one sequence. qkv `[n, 2·k_heads·k_dim + v_heads·v_dim]` holds all
-    /// queries, then all keys, then all values; a and b `[n, v_heads]`; state `[v_heads, k_dim, v_dim]` f32 is updated; out
-    /// `[n, v_heads, v_dim]`. For each position and value head, in f32:
+    /// queries, then all keys, then all values; a `[n, decays]` and b `[n, v_heads]`; state `[v_heads, k_dim, v_dim]` f32 is
+    /// updated; out `[n, v_heads, v_dim]`. For each position and value head, in f32, g being one number or one a row of S:
     ///
     /// ```text
     /// q ← q · rsqrt(Σq² + 1e-6) · k_dim^-½      k ← k · rsqrt(Σk² + 1e-6)
@@ -275,30 +425,60 @@ pub trait Ops: Send + Sync {
     /// The same bits however the positions are cut into calls.
     fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor);
 
+    /// Linear attention with decay over consecutive positions of one sequence. q and k `[n, k_heads · k_dim]`, v
+    /// `[n, v_heads · v_dim]`, dt `[n, v_heads]` where the decay is selective; state `[v_heads, k_dim, v_dim]` f32 is updated; out
+    /// `[n, v_heads, v_dim]`. For each position and value head, in f32: `S ← g·S + k ⊗ v`, `out = Sᵀq`. The same bits however
+    /// the positions are cut into calls.
+    #[allow(clippy::too_many_arguments)]
+    fn linear_attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        dt: Option<&Tensor>,
+        attention: &LinearAttention,
+        state: &Tensor,
+        out: &Tensor,
+    );
+
     /// `out = x · wᵀ`: x `[n, cols]`, w `[rows, cols]`, out `[n, rows]`.
     fn linear(&self, x: &Tensor, w: &Matrix, out: &Tensor);
+
+    /// `out[i][h] = W_h · x[i][h]`, where W_h is rows `h·stride + first ..` of w, as many as out is wide: x `[n, heads, cols]`,
+    /// w `[heads · stride, cols]`, out `[n, heads, r]`. In f32 always: MLA's values out of the latent vector.
+    fn linear_heads(&self, x: &Tensor, w: &Matrix, first: usize, out: &Tensor);
+
+    /// `out[i][h] = W_hᵀ · x[i][h]`, where W_h is rows `h·stride + first ..` of w, as many as x is wide: x `[n, heads, r]`,
+    /// w `[heads · stride, cols]`, out `[n, heads, cols]`. In f32 always: MLA's queries into the latent space.
+    fn linear_heads_transposed(&self, x: &Tensor, w: &Matrix, first: usize, out: &Tensor);
 
     /// `into += x`, elementwise, same shape.
     fn add(&self, x: &Tensor, into: &Tensor);
 
-    /// `out = silu(gate) · up`, elementwise; `out` may be `gate` or `up` (in place).
-    fn swiglu(&self, gate: &Tensor, up: &Tensor, out: &Tensor);
+    /// `x[i] += bias` for every row, in place: x `[n, d]`.
+    fn add_bias(&self, x: &Tensor, bias: &Bias);
+
+    /// `out = act(gate, up)`, elementwise; `out` may be `gate` or `up` (in place).
+    fn glu(&self, gate: &Tensor, up: &Tensor, activation: Activation, out: &Tensor);
 
     /// Turns the pairs of each head by `position · θ`, in place: x `[n, heads, dim]`, one position a row.
     /// `(a, b) → (a·cos − b·sin, b·cos + a·sin)`, with angle, cos and sin in f32.
     fn rope(&self, x: &Tensor, positions: &[u32], rope: &Rope);
 
     /// Writes keys `[n, heads, k_dim]` and values `[n, heads, v_dim]` of consecutive positions from `start` on into
-    /// the sequence's blocks, rounding to `layout.dtype`. Position p lies in `blocks[p / block_tokens]`.
+    /// the sequence's blocks, rounding to `layout.dtype`. Position p lies in `blocks[p / block_tokens]`. Where values lie in
+    /// their keys, v is not read.
     fn kv_write(&self, k: &Tensor, v: &Tensor, layout: &KvLayout, blocks: &[Tensor], start: usize);
 
     /// Causal softmax attention of consecutive queries from position `start` on over the sequence's blocks: q
-    /// `[n, q_heads, k_dim]`, out `[n, q_heads, v_dim]`. Query head h reads kv head `h / (q_heads / kv_heads)`; the
-    /// query at position p sees keys 0..=p: `out = softmax(scale · q·Kᵀ) · V` (arXiv 1706.03762, 2305.13245).
-    fn attention(&self, q: &Tensor, scale: f32, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor);
+    /// `[n, q_heads, k_dim]`, out `[n, q_heads, v_dim]`. Query head h reads kv head `h / (q_heads / kv_heads)`; the query at
+    /// position p sees keys 0..=p, or the last `window` of them: `out = softmax(scale · q·Kᵀ) · V` (arXiv 1706.03762,
+    /// 2305.13245), with a sink's `e^sink` in the softmax's sum.
+    fn attention(&self, q: &Tensor, attend: &Attend, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor);
 
     /// The router's choice: logits `[n, experts]` f32 → `choice` `[n, k]` I32 and `weights` `[n, k]` f32, in
-    /// descending order of score; equal scores go to the lower index.
+    /// descending order of score + bias; equal ones go to the lower index. Where there are groups, only experts of the
+    /// best ones are chosen, a group's score being the sum of its `best` highest scores + biases.
     fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor);
 
     /// One gated MLP over some rows: `out[i] = down(act(gate·x[rows[i]], up·x[rows[i]]))`; out `[rows.len(), hidden]`.
@@ -306,13 +486,17 @@ pub trait Ops: Send + Sync {
     fn mlp(&self, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
         let n = rows.len();
         let (inputs, gate, up) = (scratch.x.rows(0..n), scratch.gate.rows(0..n), scratch.up.rows(0..n));
+        let biased = |x: &Tensor, w: &Matrix, which: usize, out: &Tensor| {
+            self.linear(x, w, out);
+            if let Some(biases) = &mlp.biases {
+                self.add_bias(out, &biases[which]);
+            }
+        };
         self.gather(x, rows, &inputs);
-        self.linear(&inputs, &mlp.gate, &gate);
-        self.linear(&inputs, &mlp.up, &up);
-        match mlp.activation {
-            Activation::SwiGlu => self.swiglu(&gate, &up, &gate),
-        }
-        self.linear(&gate, &mlp.down, out);
+        biased(&inputs, &mlp.gate, 0, &gate);
+        biased(&inputs, &mlp.up, 1, &up);
+        self.glu(&gate, &up, mlp.activation, &gate);
+        biased(&gate, &mlp.down, 2, out);
     }
 
     /// Adds experts' outputs to their tokens, in the order given: parts `[r, hidden]`, into `[n, hidden]`.

@@ -1,7 +1,10 @@
 //! Weight formats: how a matrix is stored, and what it is worth in f32.
 
+pub mod ggml;
+
 use crate::host;
 use crate::tensor::{DType, Tensor};
+pub use ggml::GgmlType;
 
 /// How the elements of a weight matrix are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +25,8 @@ pub enum Format {
         /// 32, 64 or 128.
         group: u8,
     },
+    /// Blocks that hold their own scales.
+    Ggml(GgmlType),
 }
 
 impl Format {
@@ -47,6 +52,7 @@ impl Format {
             Format::F32 => 4 * cols,
             Format::F16 | Format::Bf16 => 2 * cols,
             Format::Affine { bits, .. } => cols * bits as usize / 8,
+            Format::Ggml(blocks) => cols / blocks.block_weights() * blocks.block_bytes(),
         }
     }
 }
@@ -88,6 +94,17 @@ impl Matrix {
         assert_eq!(scales.dims(), biases.dims(), "biases do not fit their scales");
         assert!(scales.dtype() == biases.dtype() && Format::of(scales.dtype()).is_some(), "scales are plain numbers");
         Matrix { format, rows, cols, data, scales: Some([scales, biases]), exact: false }
+    }
+
+    /// A matrix of blocks: `data` is U8 `[rows, bytes of a row]`.
+    ///
+    /// # Panics
+    /// When a row is no number of whole blocks; a loader has checked it against the file.
+    pub fn ggml(blocks: GgmlType, data: Tensor) -> Self {
+        assert_eq!(data.dtype(), DType::U8, "blocks are bytes");
+        assert!(data.dim(1).is_multiple_of(blocks.block_bytes()), "a row of {blocks} is whole blocks");
+        let (rows, cols) = (data.dim(0), data.dim(1) / blocks.block_bytes() * blocks.block_weights());
+        Matrix { format: Format::Ggml(blocks), rows, cols, data, scales: None, exact: false }
     }
 
     /// The same matrix, multiplied with activations in f32 always: for the small ones whose outputs decide much, such as
@@ -140,6 +157,65 @@ pub fn affine_q(bits: usize, row: &[u8], index: usize) -> u8 {
     ((pair >> shift) & ((1 << bits) - 1)) as u8
 }
 
+/// The smallest scale that [`affine_pack`] gives, as in MLX.
+const AFFINE_SCALE_MIN: f32 = 1e-7;
+
+/// Quantises plain little-endian `values` of type `dtype`, whole groups of them, as MLX does on the CPU: q's are put behind
+/// `packed`, and each group's scale and bias, rounded to `dtype`, behind `scales` and `biases`. The end of the group that
+/// is farther from 0 is met exactly, and so is 0 where it lies between (mlx `backend/cpu/quantized.cpp`).
+///
+/// # Panics
+/// When there are no such bits or group, or `values` are no plain numbers or no whole groups.
+pub fn affine_pack(
+    bits: usize,
+    group: usize,
+    dtype: DType,
+    values: &[u8],
+    [packed, scales, biases]: [&mut Vec<u8>; 3],
+) {
+    let format = Format::of(dtype).expect("values are plain numbers");
+    assert!(Format::affine(bits, group).is_some(), "no affine format of {bits} bits in groups of {group}");
+    assert!(values.len().is_multiple_of(group * dtype.bytes()), "whole groups are quantised");
+    let last = ((1 << bits) - 1) as f32;
+    let mut memory = [0.0; 128];
+    let floats = &mut memory[..group];
+    for values in values.chunks_exact(group * dtype.bytes()) {
+        floats.iter_mut().enumerate().for_each(|(i, float)| *float = element(format, values, i));
+        let least = floats.iter().copied().fold(f32::INFINITY, f32::min);
+        let most = floats.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let step = ((most - least) / last).max(AFFINE_SCALE_MIN);
+        let (edge, scale) = if least.abs() > most.abs() { (least, step) } else { (most, -step) };
+        // The scale is changed a little, so that 0 is a multiple of it away from the edge.
+        let q_of_0 = (edge / scale).round_ties_even();
+        let (scale, bias) = if q_of_0 != 0.0 { (edge / q_of_0, edge) } else { (scale, 0.0) };
+        pack_bits(bits, floats, |float| ((float - bias) / scale).max(0.0).min(last), packed);
+        put(format, scale, scales);
+        put(format, bias, biases);
+    }
+}
+
+/// Appends the nearest whole numbers to what `q` gives, which is at least 0 and below 256, in `bits` bits each.
+fn pack_bits(bits: usize, floats: &[f32], q: impl Fn(f32) -> f32, packed: &mut Vec<u8>) {
+    /// Added to a number below 2^22, rounds it to a whole one, ties to even, that the lowest bits then hold.
+    const ROUND: f32 = 8_388_608.0;
+    for eight in floats.chunks_exact(8) {
+        let mut word = 0;
+        for (i, &float) in eight.iter().enumerate() {
+            word |= u64::from((q(float) + ROUND).to_bits() & 0xff) << (i * bits);
+        }
+        packed.extend_from_slice(&word.to_le_bytes()[..bits]);
+    }
+}
+
+/// Appends a number in a plain format.
+fn put(format: Format, value: f32, bytes: &mut Vec<u8>) {
+    match format {
+        Format::F16 => bytes.extend_from_slice(&half::f16::from_f32(value).to_le_bytes()),
+        Format::Bf16 => bytes.extend_from_slice(&half::bf16::from_f32(value).to_le_bytes()),
+        _ => bytes.extend_from_slice(&value.to_le_bytes()),
+    }
+}
+
 /// The value of element `index` of plain little-endian `bytes` in `format`, in f32. Exact for all three formats.
 ///
 /// # Panics
@@ -152,8 +228,14 @@ pub fn element(format: Format, bytes: &[u8], index: usize) -> f32 {
         }
         Format::F16 => half::f16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32(),
         Format::Bf16 => half::bf16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32(),
-        Format::Affine { .. } => panic!("a quantised weight has no value without its scale"),
+        Format::Affine { .. } | Format::Ggml(_) => panic!("a quantised weight has no value without its scale"),
     }
+}
+
+/// Element `index` of a plain tensor.
+pub(crate) fn value(tensor: &Tensor, index: usize) -> f32 {
+    let format = Format::of(tensor.dtype()).expect("plain weights are F32, F16 or BF16");
+    element(format, host::bytes(tensor), index)
 }
 
 /// Values of a block of [`DType::Q8`].
@@ -193,6 +275,9 @@ pub(crate) fn dequantise(w: &Matrix, row: usize, values: &mut [f32]) {
     assert!(row < w.rows && values.len() == w.cols, "a row of {} weights, below {}", w.cols, w.rows);
     let row_bytes = w.format.row_bytes(w.cols);
     let bytes = &host::bytes(&w.data)[row * row_bytes..][..row_bytes];
+    if let Format::Ggml(blocks) = w.format {
+        return blocks.dequantise(bytes, values);
+    }
     let (Format::Affine { bits, group }, Some([scales, biases])) = (w.format, &w.scales) else {
         return values.iter_mut().enumerate().for_each(|(i, value)| *value = element(w.format, bytes, i));
     };

@@ -2,6 +2,7 @@
 //! formula. Every other backend is tested against it.
 
 mod add;
+mod add_bias;
 mod add_gated;
 mod attention;
 mod causal_conv;
@@ -10,18 +11,23 @@ mod copy_columns;
 mod embed;
 mod gated_delta;
 mod gather;
+mod glu;
 mod kv_write;
 mod linear;
+mod linear_attention;
+mod linear_heads;
 mod rms_norm;
 mod rms_norm_gated;
 mod rope;
 mod route;
+mod scale;
 mod sigmoid_gate;
-mod swiglu;
+mod softcap;
 
 use crate::host::{self, HostMemory};
 use crate::{
-    Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, Matrix, Ops, OpsError, RmsNorm, Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, LinearAttention, Matrix,
+    Ops, OpsError, RmsNorm, Rope, Router, Tensor,
 };
 
 /// The backend that defines the others.
@@ -82,8 +88,33 @@ impl Ops for Reference {
         copy_columns::copy_columns(x, runs, out);
     }
 
-    fn causal_conv(&self, x: &Tensor, weight: &Tensor, tail: &Tensor, out: &Tensor) {
-        causal_conv::causal_conv(x, weight, tail, out);
+    fn causal_conv(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor) {
+        causal_conv::causal_conv(x, weight, bias, tail, out);
+    }
+
+    fn zero(&self, x: &Tensor) {
+        host::bytes_mut(x).fill(0);
+    }
+
+    fn scale(&self, x: &Tensor, factor: f32, by: Option<&Tensor>) {
+        scale::scale(x, factor, by);
+    }
+
+    fn softcap(&self, x: &Tensor, cap: f32) {
+        softcap::softcap(x, cap);
+    }
+
+    fn linear_attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        dt: Option<&Tensor>,
+        attention: &LinearAttention,
+        state: &Tensor,
+        out: &Tensor,
+    ) {
+        linear_attention::linear_attention(q, k, v, dt, attention, state, out);
     }
 
     fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor) {
@@ -98,8 +129,20 @@ impl Ops for Reference {
         add::add(x, into);
     }
 
-    fn swiglu(&self, gate: &Tensor, up: &Tensor, out: &Tensor) {
-        swiglu::swiglu(gate, up, out);
+    fn add_bias(&self, x: &Tensor, bias: &Bias) {
+        add_bias::add_bias(x, bias);
+    }
+
+    fn glu(&self, gate: &Tensor, up: &Tensor, activation: Activation, out: &Tensor) {
+        glu::glu(gate, up, activation, out);
+    }
+
+    fn linear_heads(&self, x: &Tensor, w: &Matrix, first: usize, out: &Tensor) {
+        linear_heads::linear_heads(x, w, first, out);
+    }
+
+    fn linear_heads_transposed(&self, x: &Tensor, w: &Matrix, first: usize, out: &Tensor) {
+        linear_heads::linear_heads_transposed(x, w, first, out);
     }
 
     fn rope(&self, x: &Tensor, positions: &[u32], rope: &Rope) {
@@ -110,8 +153,8 @@ impl Ops for Reference {
         kv_write::kv_write(k, v, layout, blocks, start);
     }
 
-    fn attention(&self, q: &Tensor, scale: f32, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor) {
-        attention::attention(q, scale, layout, blocks, start, out);
+    fn attention(&self, q: &Tensor, attend: &Attend, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor) {
+        attention::attention(q, attend, layout, blocks, start, out);
     }
 
     fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {

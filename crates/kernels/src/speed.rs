@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub use peaks::{Peaks, peaks};
 pub use weights::{FORMATS, Weights, weights_bytes};
 
-use crate::{DType, Format, GatedDelta, KvLayout, Mlp, MlpScratch, Ops, OpsError, RmsNorm, Tensor};
+use crate::{Attend, DType, Format, GatedDelta, KvLayout, Mlp, MlpScratch, Ops, OpsError, RmsNorm, Tensor};
 
 /// Rows and columns of the matrices of [`Weights::product`].
 pub const PRODUCT_DIM: usize = 2048;
@@ -44,31 +44,8 @@ pub struct AttentionSpeed {
     pub flops_per_second: f64,
 }
 
-/// Matrix products of `rows` rows with weights of this format, in matrices of 2048 × 2048, many of them.
-///
-/// # Errors
-/// When there is no memory for them.
-pub fn product(ops: &dyn Ops, format: Format, rows: usize, budget: Duration) -> Result<ProductSpeed, OpsError> {
-    Weights::new(ops, weights_bytes())?.product(format, rows, budget)
-}
-
-/// `rows` tokens through each of many experts of `hidden` × `width`, by [`Ops::mlp`].
-///
-/// # Errors
-/// When there is no memory for them.
-pub fn experts(
-    ops: &dyn Ops,
-    format: Format,
-    hidden: usize,
-    width: usize,
-    rows: usize,
-    budget: Duration,
-) -> Result<ProductSpeed, OpsError> {
-    Weights::new(ops, weights_bytes())?.experts(format, hidden, width, rows, budget)
-}
-
 impl Weights<'_> {
-    /// [`product`] with these weights.
+    /// Matrix products of `rows` rows with weights of this format, in matrices of 2048 × 2048, many of them.
     ///
     /// # Errors
     /// When there is no memory for activations.
@@ -84,7 +61,7 @@ impl Weights<'_> {
         })
     }
 
-    /// [`experts`] with these weights.
+    /// `rows` tokens through each of many experts of `hidden` × `width`, by [`Ops::mlp`].
     ///
     /// # Errors
     /// When there is no memory for activations.
@@ -134,6 +111,7 @@ impl Weights<'_> {
             block_tokens: 64,
             k_at: 0,
             v_at: 0,
+            v_in_k: false,
         };
         layout.v_at = layout.bytes() / 2;
         // Each call is another layer, with keys and values of its own.
@@ -141,7 +119,14 @@ impl Weights<'_> {
         let heads = |rows| Ok(self.activations(rows, Q_HEADS * HEAD_DIM)?.reshape([rows, Q_HEADS, HEAD_DIM]));
         let (q, out): (Tensor, Tensor) = (heads(rows)?, heads(rows)?);
         let work = |i: usize| {
-            self.ops().attention(&q, 0.09, &layout, &layers[i % layers.len()], positions - rows, &out);
+            self.ops().attention(
+                &q,
+                &Attend { scale: 0.09, window: None, sinks: None },
+                &layout,
+                &layers[i % layers.len()],
+                positions - rows,
+                &out,
+            );
         };
         let seconds = typical_seconds(budget, work);
         let seen = (positions - rows) as f64 + (rows as f64 + 1.0) / 2.0;
@@ -162,7 +147,17 @@ impl Weights<'_> {
         let states = self.tensors([v_heads, dim, dim], DType::F32)?;
         let vector = || Ok(self.activations(1, v_heads)?.reshape([v_heads]));
         let (a_log, dt_bias): (Tensor, Tensor) = (vector()?, vector()?);
-        let delta = GatedDelta { k_heads, v_heads, k_dim: dim, v_dim: dim, a_log, dt_bias };
+        let delta = GatedDelta {
+            k_heads,
+            v_heads,
+            k_dim: dim,
+            v_dim: dim,
+            per_channel: false,
+            tiled: false,
+            a_log,
+            exponentiated: false,
+            dt_bias,
+        };
         let qkv = self.activations(rows, (2 * k_heads + v_heads) * dim)?;
         let (a, b) = (self.activations(rows, v_heads)?, self.activations(rows, v_heads)?);
         let out = self.activations(rows, v_heads * dim)?.reshape([rows, v_heads, dim]);
@@ -170,22 +165,6 @@ impl Weights<'_> {
         let seconds = typical_seconds(budget, work);
         Ok((rows * states[0].bytes()) as f64 / seconds)
     }
-}
-
-/// [`Weights::attention`] with weights of its own.
-///
-/// # Errors
-/// When there is no memory for them.
-pub fn attention(ops: &dyn Ops, rows: usize, positions: usize, budget: Duration) -> Result<AttentionSpeed, OpsError> {
-    Weights::new(ops, weights_bytes())?.attention(rows, positions, budget)
-}
-
-/// [`Weights::delta`] with states of its own.
-///
-/// # Errors
-/// When there is no memory for them.
-pub fn delta(ops: &dyn Ops, rows: usize, budget: Duration) -> Result<f64, OpsError> {
-    Weights::new(ops, weights_bytes())?.delta(rows, budget)
 }
 
 /// What an operation costs that has hardly any work: a norm of one row of 2048, in seconds.
@@ -196,7 +175,7 @@ pub fn small_op_seconds(ops: &dyn Ops) -> Result<f64, OpsError> {
     const CALLS: usize = 64;
     let small = Weights::new(ops, 1 << 20)?;
     let weight = small.activations(1, PRODUCT_DIM)?.reshape([PRODUCT_DIM]);
-    let norm = RmsNorm { weight, plus_one: false, eps: 1e-6 };
+    let norm = RmsNorm { weight: Some(weight), plus_one: false, eps: 1e-6 };
     let (x, out) = (small.activations(1, PRODUCT_DIM)?, small.activations(1, PRODUCT_DIM)?);
     let many = |_| (0..CALLS).for_each(|_| ops.rms_norm(&x, &norm, &out));
     Ok(typical_seconds(Duration::from_millis(20), many) / CALLS as f64)

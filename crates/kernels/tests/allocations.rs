@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use outpour_kernels::cpu::{Cpu, CpuOptions};
 use outpour_kernels::{
-    Activation, ColumnRun, Contribution, DType, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, RmsNorm, Rope,
-    RopePairs, Router, RouterScore, Shape, Tensor,
+    Activation, Attend, ColumnRun, Contribution, DType, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, RmsNorm,
+    Rope, RopePairs, Router, RouterScore, Shape, Tensor,
 };
 
 struct Counting;
@@ -70,12 +70,20 @@ impl Layer {
             let scales = || tensor([HIDDEN, HIDDEN / 64].into(), DType::Bf16);
             Matrix::affine(4, 64, tensor([HIDDEN, HIDDEN / 2].into(), DType::U8), scales(), scales())
         };
-        let mut layout =
-            KvLayout { dtype: DType::F16, heads: HEADS, k_dim: DIM, v_dim: DIM, block_tokens: 64, k_at: 0, v_at: 0 };
+        let mut layout = KvLayout {
+            dtype: DType::F16,
+            heads: HEADS,
+            k_dim: DIM,
+            v_dim: DIM,
+            block_tokens: 64,
+            k_at: 0,
+            v_at: 0,
+            v_in_k: false,
+        };
         layout.v_at = layout.bytes() / 2;
         Layer {
             x: rows(HIDDEN),
-            norm: RmsNorm { weight: tensor([HIDDEN].into(), DType::Bf16), plus_one: true, eps: 1e-6 },
+            norm: RmsNorm { weight: Some(tensor([HIDDEN].into(), DType::Bf16)), plus_one: true, eps: 1e-6 },
             w: matrix(),
             q: tensor([1, 4, DIM].into(), DType::F32),
             out: rows(HIDDEN),
@@ -83,8 +91,14 @@ impl Layer {
             choice: tensor([1, 8].into(), DType::I32),
             weights: rows(8),
             scratch: MlpScratch { x: rows(HIDDEN), gate: rows(HIDDEN), up: rows(HIDDEN) },
-            mlp: Mlp { gate: matrix(), up: matrix(), down: matrix(), activation: Activation::SwiGlu },
-            quantised: Mlp { gate: quantised(), up: quantised(), down: quantised(), activation: Activation::SwiGlu },
+            mlp: Mlp { gate: matrix(), up: matrix(), down: matrix(), biases: None, activation: Activation::SwiGlu },
+            quantised: Mlp {
+                gate: quantised(),
+                up: quantised(),
+                down: quantised(),
+                biases: None,
+                activation: Activation::SwiGlu,
+            },
             layout,
             blocks: (0..4).map(|_| tensor([layout.bytes()].into(), DType::U8)).collect(),
             delta: GatedDelta {
@@ -92,7 +106,10 @@ impl Layer {
                 v_heads: HEADS,
                 k_dim: DIM,
                 v_dim: DIM,
+                per_channel: false,
+                tiled: false,
                 a_log: tensor([HEADS].into(), DType::F32),
+                exponentiated: false,
                 dt_bias: tensor([HEADS].into(), DType::Bf16),
             },
             state: tensor([HEADS, DIM, DIM].into(), DType::F32),
@@ -112,9 +129,10 @@ impl Layer {
         let (k, v) = (self.out.view(0, [1, HEADS, DIM], DType::F32), self.x.view(0, [1, HEADS, DIM], DType::F32));
         cpu.kv_write(&k, &v, &self.layout, &self.blocks, position);
         let out = self.out.reshape([1, 4, DIM]);
-        cpu.attention(&self.q, 0.125, &self.layout, &self.blocks, position, &out);
+        let attend = Attend { scale: 0.125, window: Some(100), sinks: None };
+        cpu.attention(&self.q, &attend, &self.layout, &self.blocks, position, &out);
         cpu.add(&self.out, &self.x);
-        let router = Router { top_k: 8, score: RouterScore::Softmax, renormalise: true };
+        let router = Router { renormalise: true, ..Router::new(8, RouterScore::Softmax) };
         cpu.route(&self.logits, &router, &self.choice, &self.weights);
         let mut choice = [0; 32];
         cpu.fetch(&self.choice, &mut choice).wait();
@@ -132,7 +150,7 @@ impl Layer {
         let (gate, qkv) = (self.out.view(0, [1, 1], DType::F32), self.x.reshape([1, 4 * DIM]));
         let (a, b) = (self.out.view(0, [1, HEADS], DType::F32), self.out.view(64, [1, HEADS], DType::F32));
         cpu.copy_columns(&self.out, &[ColumnRun { from: 0, to: DIM, len: DIM }], &self.x);
-        cpu.causal_conv(&self.out, &self.conv, &self.conv_tail, &self.x);
+        cpu.causal_conv(&self.out, &self.conv, None, &self.conv_tail, &self.x);
         cpu.gated_delta(&qkv, &a, &b, &self.delta, &self.state, &self.q.view(0, [1, HEADS, DIM], DType::F32));
         cpu.rms_norm_gated(&self.x, &self.out, &self.norm, &self.x);
         cpu.sigmoid_gate(&self.x, &self.out);

@@ -1,8 +1,10 @@
-//! Dequantisation against MLX's own: matrices that `mlx.core.quantize` made, and the values that they stand for.
+//! Quantisation and dequantisation against MLX's own: matrices that `mlx.core.quantize` made, of what, and the values that
+//! they stand for.
 
 use std::path::Path;
 
 use outpour_kernels::cpu::{Cpu, CpuOptions};
+use outpour_kernels::quant::affine_pack;
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{DType, Matrix, Ops, Tensor};
 
@@ -48,5 +50,47 @@ fn values_are_those_of_mlx_bit_for_bit() {
                 assert!(got == of_bits(&values), "{bits} bits in groups of {group} on {}", ops.describe());
             }
         }
+    }
+}
+
+/// The f32s of a file in another type that holds them all, as stored.
+fn stored(floats: &[u8], dtype: DType) -> Vec<u8> {
+    let floats = floats.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    match dtype {
+        DType::F16 => floats.flat_map(|value| half::f16::from_f32(value).to_le_bytes()).collect(),
+        DType::Bf16 => floats.flat_map(|value| half::bf16::from_f32(value).to_le_bytes()).collect(),
+        _ => floats.flat_map(f32::to_le_bytes).collect(),
+    }
+}
+
+#[test]
+fn quantised_as_by_mlx_bit_for_bit() {
+    const ROWS: usize = 8;
+    const COLS: usize = 128;
+    for (name, dtype) in [("f32", DType::F32), ("bf16", DType::Bf16), ("f16", DType::F16)] {
+        let [source, packed, scales, biases] =
+            ["source", "packed", "scales", "biases"].map(|part| npy(&format!("quantise_{name}_{part}.npy")));
+        let source = stored(&source, dtype);
+        let mut compared = 0;
+        for (g, group) in [32, 64, 128].into_iter().enumerate() {
+            for (b, bits) in BITS.into_iter().enumerate() {
+                let [mut q, mut scale, mut bias] = [const { Vec::new() }; 3];
+                affine_pack(bits, group, dtype, &source, [&mut q, &mut scale, &mut bias]);
+                let row = |all: &[u8], r: usize, bytes: usize| {
+                    let stride = all.len() / (3 * BITS.len() * ROWS);
+                    all[((g * BITS.len() + b) * ROWS + r) * stride..][..bytes].to_vec()
+                };
+                for r in 0..ROWS {
+                    let what = format!("row {r} of {name} in {bits} bits, groups of {group}");
+                    let own = |made: &[u8]| made[r * made.len() / ROWS..(r + 1) * made.len() / ROWS].to_vec();
+                    let floats = |all: &[u8]| stored(&row(all, r, 4 * COLS / group), dtype);
+                    assert_eq!(own(&scale), floats(&scales), "scales of {what}");
+                    assert_eq!(own(&bias), floats(&biases), "biases of {what}");
+                    assert_eq!(own(&q), row(&packed, r, COLS * bits / 8), "{what}");
+                    compared += 1;
+                }
+            }
+        }
+        assert_eq!(compared, 3 * 6 * ROWS);
     }
 }

@@ -1,8 +1,14 @@
 //! What architectures are built from. Each block says what workspace it takes for `n` tokens.
 
 pub mod attention;
+pub mod decoder;
+pub mod deepseek_moe;
 pub mod delta_net;
 pub mod feed_forward;
+pub mod kda;
+pub mod lightning;
+pub mod mixer;
+pub mod mla;
 pub mod mlp;
 pub mod moe;
 pub mod rope;

@@ -57,9 +57,8 @@ impl<'a> Config<'a> {
     }
 
     /// A size under the first of these spellings that is there.
-    pub fn size_of(&self, keys: &[&str]) -> Result<usize, ModelError> {
-        let key = keys.iter().find(|key| self.get(key).is_some()).unwrap_or(&keys[0]);
-        self.size(key)
+    pub fn size_of(&self, keys: &[&'static str]) -> Result<usize, ModelError> {
+        self.size(self.spelling(keys))
     }
 
     /// A size with a default.
@@ -67,11 +66,26 @@ impl<'a> Config<'a> {
         Ok(self.size_or_none(key)?.unwrap_or(default))
     }
 
-    fn size_or_none(&self, key: &str) -> Result<Option<usize>, ModelError> {
+    /// A size, if there is one.
+    pub fn size_or_none(&self, key: &str) -> Result<Option<usize>, ModelError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match value.as_u64() {
             Some(size) if (1..SIZE_MAX).contains(&size) => Ok(Some(size as usize)),
             _ => Err(wrong(key, value, &format!("a whole number from 1 to {}", SIZE_MAX - 1))),
+        }
+    }
+
+    /// The first of these spellings that is there, or else the first of all.
+    pub fn spelling(&self, keys: &[&'static str]) -> &'static str {
+        keys.iter().find(|key| self.get(key).is_some()).unwrap_or(&keys[0])
+    }
+
+    /// A number of things, which may be 0, with a default.
+    pub fn count_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        match value.as_u64() {
+            Some(count) if count < SIZE_MAX => Ok(count as usize),
+            _ => Err(wrong(key, value, &format!("a whole number from 0 to {}", SIZE_MAX - 1))),
         }
     }
 
@@ -91,6 +105,19 @@ impl<'a> Config<'a> {
         } else {
             let value = self.get(key).unwrap_or(&Value::Null);
             Err(wrong(key, value, &format!("above 0 and at most {:e}", f32::MAX)))
+        }
+    }
+
+    /// A part of the config that is an object of its own; empty where there is none.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn part(&self, key: &str) -> Result<Config<'a>, ModelError> {
+        static NONE: Value = Value::Null;
+        match self.get(key) {
+            None => Ok(Config(&NONE)),
+            Some(value) if value.is_object() => Ok(Config(value)),
+            Some(value) => Err(wrong(key, value, "a JSON object")),
         }
     }
 
@@ -116,11 +143,46 @@ impl<'a> Config<'a> {
         list.flatten().map(Some).ok_or_else(|| wrong(key, value, "a list of texts"))
     }
 
+    /// Which of `num_hidden_layers` layers see all of the past: those that `layer_types` calls `full_attention`, the others
+    /// being `other`; or, where there is no such list, those that `default` says.
+    pub fn layer_types(&self, other: &str, default: impl Fn(usize) -> bool) -> Result<Vec<bool>, ModelError> {
+        let layers = self.size("num_hidden_layers")?;
+        let Some(types) = self.texts("layer_types")? else { return Ok((0..layers).map(default).collect()) };
+        if types.len() != layers {
+            let n = types.len();
+            return Err(ModelError::Config(format!("layer_types names {n} layers of {layers}; download it again")));
+        }
+        let is_full = |kind: &&str| match *kind {
+            "full_attention" => Ok(true),
+            kind if kind == other => Ok(false),
+            kind => {
+                Err(ModelError::Config(format!("layer_types has {kind:?}; supported are full_attention and {other}")))
+            }
+        };
+        types.iter().map(is_full).collect()
+    }
+
     /// A text, with a default.
     pub fn text_or(&self, key: &str, default: &'a str) -> Result<&'a str, ModelError> {
         match self.get(key) {
             None => Ok(default),
             Some(value) => value.as_str().ok_or_else(|| wrong(key, value, "a text")),
+        }
+    }
+
+    /// Refuses a key that has another value than the one that every released model of the family has.
+    pub fn only(&self, key: &str, value: &str) -> Result<(), ModelError> {
+        match self.text_or(key, value)? {
+            found if found == value => Ok(()),
+            found => Err(ModelError::Config(format!("{key} {found:?} is not this family's {value}"))),
+        }
+    }
+
+    /// Refuses a switch that no released model of the family has on.
+    pub fn never(&self, key: &str) -> Result<(), ModelError> {
+        match self.flag_or(key, false)? {
+            true => Err(ModelError::Config(format!("{key} is true, which no released model of this family has"))),
+            false => Ok(()),
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use outpour_kernels::{Buffer, Mlp, Tensor};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout, PARTS_MAX, Placement};
-use outpour_store::probe::{self, ReadSpeed};
+use outpour_store::probe::{self, Flow, ReadSpeed};
 use outpour_store::read::{Completion, Read, Reader, Region};
 use outpour_store::residency::{Place, Residency};
 use outpour_store::slab::SlotId;
@@ -41,6 +41,10 @@ pub struct StreamStats {
     pub needed_bytes: u64,
     /// Bytes read from the drive, rounding to its alignment included.
     pub read_bytes: u64,
+    /// Experts read before they were asked for.
+    pub early: u64,
+    /// Those of them that were asked for then; they count among `misses`.
+    pub early_used: u64,
     /// Time in which nothing could be computed because reads were awaited.
     pub blocked: Duration,
     /// Time in which reads were in flight.
@@ -57,12 +61,20 @@ impl StreamStats {
             misses: self.misses - earlier.misses,
             needed_bytes: self.needed_bytes - earlier.needed_bytes,
             read_bytes: self.read_bytes - earlier.read_bytes,
+            early: self.early - earlier.early,
+            early_used: self.early_used - earlier.early_used,
             blocked: self.blocked - earlier.blocked,
             reading: self.reading - earlier.reading,
             computing: self.computing - earlier.computing,
         }
     }
 }
+
+/// Share of a layer's experts from which on its neighbour is taken to use all of its own.
+const SWEEP_SHARE: f64 = 0.98;
+
+/// Of an expert that is not read.
+const NO_TAG: u64 = u64::MAX;
 
 /// The routed experts of a model.
 pub struct ExpertStream {
@@ -72,6 +84,14 @@ pub struct ExpertStream {
     residency: Residency,
     reader: Box<dyn Reader>,
     wants: Vec<Want>,
+    /// Read, or being read, before anybody asked.
+    early: Vec<Early>,
+    /// Whether a sweep may go on to the next layer.
+    sweeps_on: bool,
+    /// Slots that stay set aside for them.
+    spares_max: usize,
+    /// Tag of the next expert's first read.
+    next_tag: u64,
     reads: Vec<Read>,
     done: Vec<Completion>,
     stats: StreamStats,
@@ -86,10 +106,34 @@ struct Want {
     id: ExpertId,
     slot: SlotId,
     placement: Placement,
+    /// Tag of its first read; the others' follow.
+    tag: u64,
     /// Reads still to come.
     reads_left: usize,
     /// Where it is in its life.
     stage: Stage,
+}
+
+/// An expert in a spare slot.
+struct Early {
+    id: ExpertId,
+    slot: SlotId,
+    placement: Placement,
+    /// Tag of its first read; the others' follow.
+    tag: u64,
+    /// Reads still to come.
+    reads_left: usize,
+    /// Whether it is of no use: nobody asked for it, or it could not be read.
+    dropped: bool,
+}
+
+/// Which experts to read early, at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EarlyLimits {
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Slots that may be set aside for it.
+    pub slots: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +163,10 @@ impl ExpertStream {
             residency,
             reader,
             wants: Vec::with_capacity(wants_max),
+            early: Vec::with_capacity(wants_max),
+            sweeps_on: true,
+            spares_max: 0,
+            next_tag: 0,
             reads: Vec::with_capacity(wants_max * PARTS_MAX),
             done: Vec::with_capacity(wants_max * PARTS_MAX),
             stats: StreamStats::default(),
@@ -142,6 +190,22 @@ impl ExpertStream {
         self.reader.describe()
     }
 
+    /// Routed experts of a layer.
+    pub fn experts(&self, layer: usize) -> usize {
+        self.layout.experts(layer)
+    }
+
+    /// Bytes of each of a layer's experts, as stored; 0 where there are none.
+    pub fn expert_bytes(&self, layer: usize) -> u64 {
+        let first = ExpertId { layer: layer as u32, expert: 0 };
+        if self.layout.experts(layer) > 0 { self.layout.expert_bytes(first) } else { 0 }
+    }
+
+    /// Experts of a layer that stay in memory when every layer gets the same share.
+    pub fn share(&self, layer: usize) -> usize {
+        self.residency.share(layer)
+    }
+
     /// Experts of a layer that could be asked for now.
     pub fn available(&self, layer: usize) -> usize {
         self.residency.available(layer)
@@ -161,30 +225,37 @@ impl ExpertStream {
             let id = ExpertId { layer: layer as u32, expert };
             if let Place::Host(slot) | Place::Device(slot) = self.residency.locate(id) {
                 self.residency.pin(slot);
-                self.want(id, slot, Stage::Ready);
-                self.stats.hits += 1;
+                self.want_resident(id, slot);
             }
         }
         for &expert in experts {
             let id = ExpertId { layer: layer as u32, expert };
             if self.residency.locate(id) == Place::Drive {
-                self.fill(id);
+                match self.early.iter().position(|early| early.id == id && !early.dropped) {
+                    Some(early) => self.adopt(early),
+                    None => self.fill(id),
+                }
             }
         }
+        self.send("experts")
+    }
+
+    /// Sends the noted reads out.
+    fn send(&mut self, what: &str) -> Result<()> {
         if self.reads.is_empty() {
             return Ok(());
         }
         self.reading_since.get_or_insert_with(Instant::now);
         let sent = self.reader.submit(&self.reads);
-        sent.map_err(|why| read_error(&self.reads[0], "experts".into(), why.to_string()))
+        sent.map_err(|why| read_error(&self.reads[0], what.into(), why.to_string()))
     }
 
-    fn want(&mut self, id: ExpertId, slot: SlotId, stage: Stage) -> &Want {
+    /// Notes that a resident expert is wanted.
+    fn want_resident(&mut self, id: ExpertId, slot: SlotId) {
         let placement = self.layout.place(id, self.checkpoint.files());
+        self.stats.hits += 1;
         self.stats.needed_bytes += self.layout.expert_bytes(id);
-        let reads_left = if stage == Stage::Reading { placement.runs().len() } else { 0 };
-        self.wants.push(Want { id, slot, placement, reads_left, stage });
-        self.wants.last().expect("invariant: just pushed")
+        self.wants.push(Want { id, slot, placement, tag: NO_TAG, reads_left: 0, stage: Stage::Ready });
     }
 
     /// Begins the fill of a missing expert and notes its reads.
@@ -192,12 +263,21 @@ impl ExpertStream {
         let Some(slot) = self.residency.begin_fill(id) else {
             unreachable!("invariant: callers ask for no more experts than available() says");
         };
+        let placement = self.layout.place(id, self.checkpoint.files());
         self.stats.misses += 1;
-        let placement = self.want(id, slot, Stage::Reading).placement;
+        self.stats.needed_bytes += self.layout.expert_bytes(id);
+        let tag = self.push_reads(slot, &placement);
+        self.wants.push(Want { id, slot, placement, tag, reads_left: placement.runs().len(), stage: Stage::Reading });
+    }
+
+    /// Notes the reads that fill a slot; returns the first one's tag.
+    fn push_reads(&mut self, slot: SlotId, placement: &Placement) -> u64 {
+        let tag = self.next_tag;
+        self.next_tag += PARTS_MAX as u64;
         let (region, at) = self.residency.location(slot);
         for (i, run) in placement.runs().iter().enumerate() {
             self.reads.push(Read {
-                tag: (self.layout.index(id) * PARTS_MAX + i) as u64,
+                tag: tag + i as u64,
                 file: self.checkpoint.files()[run.file].clone(),
                 offset: run.offset,
                 bytes: run.bytes,
@@ -206,6 +286,91 @@ impl ExpertStream {
                 at: at + run.at,
             });
         }
+        tag
+    }
+
+    /// Asks for an expert that is being read already, or was.
+    fn adopt(&mut self, early: usize) {
+        let Early { id, slot, placement, tag, reads_left, .. } = self.early.swap_remove(early);
+        self.residency.adopt(slot, id);
+        self.stats.misses += 1;
+        self.stats.early_used += 1;
+        self.stats.needed_bytes += self.layout.expert_bytes(id);
+        let stage = if reads_left == 0 { Stage::Ready } else { Stage::Reading };
+        if reads_left == 0 {
+            self.residency.end_fill(slot);
+        }
+        self.wants.push(Want { id, slot, placement, tag, reads_left, stage });
+    }
+
+    /// Sends out the reads of experts of a layer to come, those first that are likeliest to be asked for. Those that are
+    /// there or on their way already are passed over. Nothing that was asked for is evicted before `limits` are reached.
+    ///
+    /// # Errors
+    /// When the reader refuses them.
+    pub fn read_early(
+        &mut self,
+        layer: usize,
+        experts: impl IntoIterator<Item = u32>,
+        limits: EarlyLimits,
+    ) -> Result<()> {
+        self.reads.clear();
+        let mut bytes = 0;
+        for expert in experts {
+            let id = ExpertId { layer: layer as u32, expert };
+            if self.residency.locate(id) != Place::Drive || self.early.iter().any(|early| early.id == id) {
+                continue;
+            }
+            bytes += self.layout.expert_bytes(id);
+            if bytes > limits.bytes {
+                break;
+            }
+            let Some(slot) = self.residency.begin_early(id, limits.slots) else { break };
+            let placement = self.layout.place(id, self.checkpoint.files());
+            let tag = self.push_reads(slot, &placement);
+            self.early.push(Early { id, slot, placement, tag, reads_left: placement.runs().len(), dropped: false });
+            self.stats.early += 1;
+        }
+        self.spares_max = limits.slots;
+        self.send("experts ahead of their use")
+    }
+
+    /// Goes on to the next layer as a sweep does, where so many experts of this one are `used` that nearly all of the next
+    /// one's will be: its first experts are read while the last ones of this layer are computed.
+    ///
+    /// # Errors
+    /// When the reader refuses the reads.
+    pub fn sweep_on(&mut self, layer: usize, used: usize) -> Result<()> {
+        let next = layer + 1;
+        let nearly_all = self.sweeps_on && used as f64 >= SWEEP_SHARE * self.layout.experts(layer) as f64;
+        if !nearly_all || next >= self.layout.layers() {
+            return Ok(());
+        }
+        let limits = self.sweep_limits(next);
+        self.read_early(next, 0..self.layout.experts(next) as u32, limits)
+    }
+
+    /// Has [`Self::sweep_on`] do nothing.
+    pub fn never_sweep_on(&mut self) {
+        self.sweeps_on = false;
+    }
+
+    /// How much of a layer a prompt reads early: a quarter of what memory holds.
+    pub fn sweep_limits(&self, layer: usize) -> EarlyLimits {
+        let slots = if self.layout.experts(layer) > 0 { self.residency.slots(layer) / 4 } else { 0 };
+        EarlyLimits { bytes: u64::MAX, slots }
+    }
+
+    /// Frees the slots of early experts that are of no use and not in flight.
+    fn sweep_early(&mut self) {
+        let (residency, spares_max) = (&mut self.residency, self.spares_max);
+        self.early.retain(|early| {
+            let over = early.dropped && early.reads_left == 0;
+            if over {
+                residency.drop_early(early.slot, spares_max);
+            }
+            !over
+        });
     }
 
     /// The next of `experts` (those of an earlier [`Self::request`]) that can be used, waiting for the drive if none
@@ -240,17 +405,27 @@ impl ExpertStream {
         }
     }
 
-    /// Gives an expert back that [`Self::next_ready`] handed out: it stays resident until its room is needed.
-    pub fn release(&mut self, expert: u32) {
+    /// Gives an expert back that [`Self::next_ready`] handed out: it stays resident until its room is needed, which, if it
+    /// is not to be `kept`, is soon.
+    pub fn release(&mut self, expert: u32, kept: bool) {
         let found = self.wants.iter_mut().find(|want| want.id.expert == expert && want.stage == Stage::InUse);
         if let Some(want) = found {
             want.stage = Stage::Released;
             self.residency.unpin(want.slot);
+            if !kept {
+                self.residency.demote(want.slot);
+            }
         }
     }
 
-    /// Ends a layer: all of its experts are computed.
-    pub fn end_layer(&mut self) {
+    /// Ends a layer: all of its experts are computed. What was read early for it in vain leaves.
+    pub fn end_layer(&mut self, layer: usize) {
+        self.stop_layer_clock();
+        self.early.iter_mut().filter(|early| early.id.layer as usize == layer).for_each(|early| early.dropped = true);
+        self.sweep_early();
+    }
+
+    fn stop_layer_clock(&mut self) {
         if let Some((since, blocked_before)) = self.layer_since.take() {
             self.stats.computing += since.elapsed().saturating_sub(self.stats.blocked - blocked_before);
         }
@@ -260,8 +435,10 @@ impl ExpertStream {
     ///
     /// # Errors
     /// When a read failed.
-    pub fn probe(&mut self, memory: &[Arc<Region>], depth: usize, budget: Duration, seed: u64) -> Result<ReadSpeed> {
-        probe::expert_reads(&self.checkpoint, &self.layout, &mut *self.reader, memory, depth, budget, seed)
+    pub fn probe(&mut self, memory: &[Arc<Region>], flow: Flow, budget: Duration, seed: u64) -> Result<ReadSpeed> {
+        // Nothing else may be in flight.
+        self.abandon();
+        probe::expert_reads(&self.checkpoint, &self.layout, &mut *self.reader, memory, flow, budget, seed)
     }
 
     /// Takes in what the reader has finished.
@@ -295,34 +472,45 @@ impl ExpertStream {
     }
 
     fn complete(&mut self, completion: Completion) -> Result<()> {
-        let reading = |want: &&mut Want| want.stage == Stage::Reading;
-        let (layout, tag) = (&self.layout, completion.tag as usize);
-        let want = self.wants.iter_mut().filter(reading).find(|want| layout.index(want.id) == tag / PARTS_MAX);
-        let Some(want) = want else { return Ok(()) };
-        match completion.result {
-            Ok(bytes) => {
-                self.stats.read_bytes += bytes as u64;
-                want.reads_left -= 1;
-                if want.reads_left == 0 {
-                    want.stage = Stage::Ready;
-                    self.residency.end_fill(want.slot);
+        let tag = completion.tag - completion.tag % PARTS_MAX as u64;
+        if let Some(want) = self.wants.iter_mut().find(|want| want.tag == tag) {
+            return match completion.result {
+                Ok(bytes) => {
+                    self.stats.read_bytes += bytes as u64;
+                    want.reads_left -= 1;
+                    if want.reads_left == 0 {
+                        want.stage = Stage::Ready;
+                        self.residency.end_fill(want.slot);
+                    }
+                    Ok(())
                 }
-                Ok(())
+                Err(why) => {
+                    let run = want.placement.runs()[(completion.tag - tag) as usize];
+                    let file = &self.checkpoint.files()[run.file];
+                    // That the file was cut short says more than that a read of it came back short.
+                    file.check_unchanged()?;
+                    Err(StoreError::Read {
+                        path: file.path().to_owned(),
+                        what: format!("expert {} of layer {}", want.id.expert, want.id.layer),
+                        offset: run.offset,
+                        bytes: run.bytes,
+                        why: why.to_string(),
+                    })
+                }
+            };
+        }
+        if let Some(early) = self.early.iter_mut().find(|early| early.tag == tag) {
+            early.reads_left -= 1;
+            match completion.result {
+                Ok(bytes) => self.stats.read_bytes += bytes as u64,
+                // Nobody has asked for it: whoever does has it read again, and is told.
+                Err(_) => early.dropped = true,
             }
-            Err(why) => {
-                let run = want.placement.runs()[tag % PARTS_MAX];
-                let file = &self.checkpoint.files()[run.file];
-                // That the file was cut short says more than that a read of it came back short.
-                file.check_unchanged()?;
-                Err(StoreError::Read {
-                    path: file.path().to_owned(),
-                    what: format!("expert {} of layer {}", want.id.expert, want.id.layer),
-                    offset: run.offset,
-                    bytes: run.bytes,
-                    why: why.to_string(),
-                })
+            if early.dropped {
+                self.sweep_early();
             }
         }
+        Ok(())
     }
 
     /// Ends every read in flight and releases every expert, after a failure.
@@ -334,7 +522,10 @@ impl ExpertStream {
         }
         self.done.clear();
         self.stop_clock();
-        self.end_layer();
+        self.stop_layer_clock();
+        for early in self.early.drain(..) {
+            self.residency.drop_early(early.slot, self.spares_max);
+        }
         for want in self.wants.drain(..) {
             match want.stage {
                 Stage::Reading => self.residency.abort_fill(want.slot),
@@ -362,7 +553,7 @@ impl ExpertStream {
             }
             stored.matrix(parts)
         };
-        Mlp { gate: matrix(0), up: matrix(1), down: matrix(2), activation: shape.activation }
+        Mlp { gate: matrix(0), up: matrix(1), down: matrix(2), biases: None, activation: shape.activation }
     }
 }
 

@@ -6,8 +6,9 @@
 pub mod blocks;
 pub mod config;
 pub mod experts;
-pub mod qwen3_5_moe;
-pub mod qwen3_moe;
+pub mod families;
+pub mod gguf;
+pub mod packing;
 pub mod registry;
 pub mod state;
 pub mod synth;
@@ -145,5 +146,5 @@ pub struct Facts {
     /// One letter a layer, for people: see [`Facts::legend`].
     pub pattern: String,
     /// What the letters mean.
-    pub legend: &'static str,
+    pub legend: String,
 }

@@ -1,12 +1,17 @@
-//! `model_type` → the file that implements it.
+//! `model_type` → the file that implements it, and what people want to know of each family.
 
 use outpour_kernels::DType;
+use serde_json::Value;
 
 use crate::Model;
+use crate::blocks::attention::QkNorm;
+use crate::blocks::deepseek_moe::Choice;
 use crate::config::{Config, ModelError};
-use crate::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
-use crate::qwen3_5_moe::Qwen35Moe;
-use crate::qwen3_moe::Qwen3Moe;
+use crate::families::gemma::{self, Gemma};
+use crate::families::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
+use crate::families::{
+    deepseek, glm4_moe, gpt_oss, kimi_linear, llama, minimax, minimax_m2, mixtral, qwen3_5_moe, qwen3_moe,
+};
 use crate::weights::Weights;
 
 type Build = fn(&Config, &mut Weights, DType) -> Result<Box<dyn Model>, ModelError>;
@@ -17,10 +22,29 @@ pub struct Family {
     pub model_type: &'static str,
     /// Released models.
     pub models: &'static str,
-    /// Whether releases stack a layer's experts, gate and up joined, in two tensors without `.weight`.
-    pub stacked: bool,
+    /// How positions are mixed.
+    pub attention: &'static str,
+    /// Its fixtures in `tests/fixtures`: of the release's layout first, then of MLX's exports.
+    pub fixtures: &'static [&'static str],
+    /// How releases name and store experts.
+    pub experts: ExpertNames,
     /// Builds it from config and weights, keeping keys and values in the type given.
     pub build: Build,
+}
+
+/// How a release in BF16 names a layer's experts, behind `{prefix}.experts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpertNames {
+    /// There are none.
+    Dense,
+    /// A tensor for each expert and matrix: `.N.gate_proj.weight`, `.N.up_proj.weight`, `.N.down_proj.weight`.
+    OneByOne,
+    /// The same as `.N.w1.weight`, `.N.w3.weight`, `.N.w2.weight`.
+    Numbered,
+    /// A tensor for each matrix, all experts stacked: `.gate_proj.weight`, `.up_proj.weight`, `.down_proj.weight`.
+    Stacked,
+    /// Two, gate and up joined: `.gate_up_proj` and `.down_proj`.
+    Joined,
 }
 
 /// Every family.
@@ -28,26 +52,170 @@ pub const FAMILIES: &[Family] = &[
     Family {
         model_type: "qwen3_moe",
         models: "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder",
-        stacked: false,
-        build: |config, weights, kv| Ok(Box::new(Qwen3Moe::build(config, weights, kv)?)),
+        attention: "GQA",
+        fixtures: &["qwen3_moe", "qwen3_moe_odd"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(qwen3_moe::build(config, weights, kv)?)),
     },
     Family {
         model_type: "qwen3_next",
         models: "Qwen3-Next-80B-A3B, Qwen3-Coder-Next",
-        stacked: false,
-        build: |config, weights, kv| Ok(Box::new(Qwen35Moe::build(Qwen3Next, config, weights, kv)?)),
+        attention: "3 Gated DeltaNet to 1 gated GQA",
+        fixtures: &["qwen3_next", "qwen3_next_mlx_mixed"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(qwen3_5_moe::build(Qwen3Next, config, weights, kv)?)),
     },
     Family {
         model_type: "qwen3_5_moe",
         models: "Qwen3.5-35B-A3B, Qwen3.5-122B-A10B, Qwen3.5-397B-A17B",
-        stacked: true,
-        build: |config, weights, kv| Ok(Box::new(Qwen35Moe::build(Qwen35, config, weights, kv)?)),
+        attention: "3 Gated DeltaNet to 1 gated GQA",
+        fixtures: &["qwen3_5_moe", "qwen3_5_moe_mlx4"],
+        experts: ExpertNames::Joined,
+        build: |config, weights, kv| Ok(Box::new(qwen3_5_moe::build(Qwen35, config, weights, kv)?)),
     },
     Family {
         model_type: "qwen3_5_moe_text",
         models: "the same without a wrapper",
-        stacked: true,
-        build: |config, weights, kv| Ok(Box::new(Qwen35Moe::build(Qwen35, config, weights, kv)?)),
+        attention: "3 Gated DeltaNet to 1 gated GQA",
+        fixtures: &["qwen3_5_moe", "qwen3_5_moe_mlx4"],
+        experts: ExpertNames::Joined,
+        build: |config, weights, kv| Ok(Box::new(qwen3_5_moe::build(Qwen35, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "mixtral",
+        models: "Mixtral-8x7B, Mixtral-8x22B",
+        attention: "GQA",
+        fixtures: &["mixtral"],
+        experts: ExpertNames::Numbered,
+        build: |config, weights, kv| Ok(Box::new(mixtral::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "glm4_moe",
+        models: "GLM-4.5, GLM-4.5-Air, GLM-4.6, GLM-4.7",
+        attention: "GQA",
+        fixtures: &["glm4_moe"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(glm4_moe::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "minimax_m2",
+        models: "MiniMax-M2, M2.1, M2.5, M2.7",
+        attention: "GQA",
+        fixtures: &["minimax_m2"],
+        experts: ExpertNames::Numbered,
+        build: |config, weights, kv| Ok(Box::new(minimax_m2::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "llama",
+        models: "Llama 2, 3, 3.1, 3.2, 3.3 (dense)",
+        attention: "GQA",
+        fixtures: &["llama"],
+        experts: ExpertNames::Dense,
+        build: |config, weights, kv| Ok(Box::new(llama::build("llama", QkNorm::None, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "qwen3",
+        models: "Qwen3-0.6B to 32B (dense)",
+        attention: "GQA",
+        fixtures: &["qwen3"],
+        experts: ExpertNames::Dense,
+        build: |config, weights, kv| Ok(Box::new(llama::build("qwen3", QkNorm::PerHead, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "gpt_oss",
+        models: "gpt-oss-20b, gpt-oss-120b",
+        attention: "1 GQA within a window to 1 GQA, sinks",
+        fixtures: &["gpt_oss"],
+        experts: ExpertNames::Stacked,
+        build: |config, weights, kv| Ok(Box::new(gpt_oss::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "deepseek_v2",
+        models: "DeepSeek-V2, V2.5, V2-Lite, Coder-V2",
+        attention: "MLA",
+        fixtures: &["deepseek_v2"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| {
+            Ok(Box::new(deepseek::build("deepseek_v2", Choice::Softmax, config, weights, kv)?))
+        },
+    },
+    Family {
+        model_type: "deepseek_v3",
+        models: "DeepSeek-V3, V3.1, R1, Moonlight-16B-A3B",
+        attention: "MLA",
+        fixtures: &["deepseek_v3"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| {
+            Ok(Box::new(deepseek::build("deepseek_v3", Choice::SigmoidBiased, config, weights, kv)?))
+        },
+    },
+    Family {
+        model_type: "kimi_k2",
+        models: "Kimi-K2, Kimi-K2-Thinking",
+        attention: "MLA",
+        fixtures: &["deepseek_v3"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| {
+            Ok(Box::new(deepseek::build("kimi_k2", Choice::SigmoidBiased, config, weights, kv)?))
+        },
+    },
+    Family {
+        model_type: "kimi_k25",
+        models: "Kimi-K2.5, Kimi-K2.6 (text)",
+        attention: "MLA",
+        fixtures: &["deepseek_v3"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| {
+            Ok(Box::new(deepseek::build("kimi_k25", Choice::SigmoidBiased, config, weights, kv)?))
+        },
+    },
+    Family {
+        model_type: "gemma3",
+        models: "Gemma 3 4B, 12B, 27B (dense, text)",
+        attention: "5 GQA within a window to 1 GQA",
+        fixtures: &["gemma3"],
+        experts: ExpertNames::Dense,
+        build: |config, weights, kv| Ok(Box::new(Gemma::build(gemma::Family::Gemma3, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "gemma3_text",
+        models: "Gemma 3 270M, 1B (dense)",
+        attention: "5 GQA within a window to 1 GQA",
+        fixtures: &["gemma3"],
+        experts: ExpertNames::Dense,
+        build: |config, weights, kv| Ok(Box::new(Gemma::build(gemma::Family::Gemma3, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "gemma4",
+        models: "Gemma 4 26B-A4B, 31B (dense) (text)",
+        attention: "5 GQA within a window to 1 GQA",
+        fixtures: &["gemma4"],
+        experts: ExpertNames::Joined,
+        build: |config, weights, kv| Ok(Box::new(Gemma::build(gemma::Family::Gemma4, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "gemma4_text",
+        models: "the same without a wrapper",
+        attention: "5 GQA within a window to 1 GQA",
+        fixtures: &["gemma4"],
+        experts: ExpertNames::Joined,
+        build: |config, weights, kv| Ok(Box::new(Gemma::build(gemma::Family::Gemma4, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "minimax",
+        models: "MiniMax-Text-01",
+        attention: "7 Lightning Attention to 1 GQA",
+        fixtures: &["minimax"],
+        experts: ExpertNames::Numbered,
+        build: |config, weights, kv| Ok(Box::new(minimax::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "kimi_linear",
+        models: "Kimi-Linear-48B-A3B",
+        attention: "3 Kimi Delta Attention to 1 MLA without positions",
+        fixtures: &["kimi_linear"],
+        experts: ExpertNames::Numbered,
+        build: |config, weights, kv| Ok(Box::new(kimi_linear::build(config, weights, kv)?)),
     },
 ];
 
@@ -57,11 +225,62 @@ pub const FAMILIES: &[Family] = &[
 /// Names the architecture that is not supported, and those that are.
 pub fn family(config: &Config) -> Result<&'static Family, ModelError> {
     let model_type = config.model_type()?;
-    FAMILIES.iter().find(|family| family.model_type == model_type).ok_or_else(|| {
+    let family = FAMILIES.iter().find(|family| family.model_type == model_type).ok_or_else(|| {
         let supported: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
         ModelError::Config(format!(
             "model_type {model_type:?} is not supported; supported are: {}",
             supported.join(", ")
         ))
-    })
+    })?;
+    check_counts(&config.text())?;
+    Ok(family)
 }
+
+/// Layers, and experts in all layers, beyond which tables would be made for what is no model.
+const LAYERS_MAX: usize = 4096;
+const EXPERTS_MAX: u64 = 1 << 20;
+
+fn check_counts(config: &Config) -> Result<(), ModelError> {
+    let layers = config.size_or("num_hidden_layers", 1)?;
+    if layers > LAYERS_MAX {
+        return Err(ModelError::Config(format!(
+            "num_hidden_layers is {layers}, and at most {LAYERS_MAX} are supported; download it again"
+        )));
+    }
+    for key in ["num_experts", "num_local_experts", "n_routed_experts"] {
+        let experts = config.0.get(key).and_then(Value::as_u64).unwrap_or(0);
+        if experts.saturating_mul(layers as u64) > EXPERTS_MAX {
+            return Err(ModelError::Config(format!(
+                "{key} is {experts} in {layers} layers, and at most {EXPERTS_MAX} in all are supported; download it again"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// `docs/models.md`: every family, from the table above.
+pub fn page() -> String {
+    let mut page = PAGE_HEAD.to_owned();
+    for family in FAMILIES {
+        let Family { model_type, models, attention, fixtures, .. } = family;
+        let formats = if fixtures.iter().any(|fixture| fixture.contains("mlx")) { "BF16, MLX" } else { "BF16" };
+        let fixtures: Vec<String> = fixtures.iter().map(|fixture| format!("`{fixture}`")).collect();
+        page += &format!("| `{model_type}` | {models} | {attention} | {formats} | {} |\n", fixtures.join(", "));
+    }
+    page
+}
+
+const PAGE_HEAD: &str = "\
+# Models
+
+This page is made from `crates/model/src/registry.rs` by `cargo run -p outpour-model --example models_page > docs/models.md`.
+
+Every family reads safetensors in BF16, F16 and F32, and MLX's affine quantisation where an export has the release's names.
+*Tested* says which of them a fixture was made of. A fixture is a tiny model with random weights in the layout of the release,
+and what `transformers` (of MLX's exports `mlx-lm`) computes from it: `tests/fixtures.rs` compares the logits of a whole
+forward pass, of a prompt in chunks and of single steps, the experts chosen and the greedy tokens, with the plain and the fast
+operations; `tests/identity.rs` asserts the same bits over memory sizes, readers, threads and chunks. No test runs released weights.
+
+| `model_type` | released models | attention | tested | fixtures |
+|---|---|---|---|---|
+";

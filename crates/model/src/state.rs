@@ -1,8 +1,9 @@
 //! What a sequence carries: keys and values in blocks of positions, reference counted, and the recurrent states of layers
 //! that have one; all taken from the slab.
 //!
-//! A block holds the keys and values of all layers for [`StateLayout::block_tokens`] positions, at absolute positions.
-//! Forks share blocks; a shared block is copied before it is written to.
+//! Layers that see as much of the past have their blocks together: a block holds the keys and values of those layers for
+//! [`BLOCK_TOKENS`] positions, at absolute positions. Blocks that lie wholly behind a window are given back. Forks share
+//! blocks; a shared block is copied before it is written to.
 
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
@@ -17,19 +18,45 @@ use crate::weights::BackendRegion;
 /// Positions in a block.
 pub const BLOCK_TOKENS: usize = 64;
 
+/// Positions that a windowed layer keeps beyond its window, so that a sequence can go back a little.
+const WINDOW_SLACK: usize = 64;
+
 /// What each layer keeps of a sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateLayout {
     /// Keys and values by layer; `None` for a layer that keeps none.
     pub kv: Vec<Option<KvLayout>>,
-    /// Bytes of a block.
-    pub block_bytes: usize,
-    /// Positions in a block.
-    pub block_tokens: usize,
+    /// In the blocks of which pool they lie, by layer.
+    pool_of: Vec<usize>,
+    /// Kinds of blocks: that of layers which see all of the past first.
+    pub pools: Vec<Pool>,
     /// Recurrent states by layer; `None` for a layer that has none.
     pub recurrent: Vec<Option<RecurrentLayout>>,
     /// Bytes of the largest of them; 0 where there is none.
     pub recurrent_bytes: usize,
+}
+
+/// Blocks of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Bytes of a block; 0 where no layer keeps anything in it.
+    pub block_bytes: usize,
+    /// Positions that its layers see; all of the past where there is none.
+    pub window: Option<usize>,
+}
+
+impl Pool {
+    /// Blocks that need not be kept of a sequence of `tokens` tokens.
+    fn gone(&self, tokens: usize) -> usize {
+        let keep = self.window.map_or(usize::MAX, |window| window - 1 + WINDOW_SLACK);
+        tokens.saturating_sub(keep) / BLOCK_TOKENS
+    }
+
+    /// Blocks held at most by a sequence of `ctx` tokens that grows by `chunk` of them at a time.
+    pub fn blocks(&self, ctx: usize, chunk: usize) -> usize {
+        let held = self.window.map_or(usize::MAX, |window| window - 1 + WINDOW_SLACK + chunk + BLOCK_TOKENS);
+        if self.block_bytes == 0 { 0 } else { ctx.min(held).div_ceil(BLOCK_TOKENS) }
+    }
 }
 
 /// The recurrent state of one layer, f32: the convolution's last inputs `[kernel − 1, channels]`, then, at the next multiple
@@ -63,6 +90,12 @@ impl RecurrentLayout {
         slot.view(0, [self.kernel - 1, self.channels], DType::F32)
     }
 
+    /// The same of one of several convolutions of as many channels each, whose tails lie one behind the other.
+    pub fn tail_of(&self, slot: &Tensor, part: usize, parts: usize) -> Tensor {
+        let channels = self.channels / parts;
+        slot.view(part * 4 * (self.kernel - 1) * channels, [self.kernel - 1, channels], DType::F32)
+    }
+
     /// The matrices, in a slot of this layout.
     pub fn matrices(&self, slot: &Tensor) -> Tensor {
         slot.view(self.tail_bytes(), [self.heads, self.k_dim, self.v_dim], DType::F32)
@@ -78,53 +111,74 @@ pub struct KvWidth {
     pub k_dim: usize,
     /// Width of a value.
     pub v_dim: usize,
+    /// Whether a value is the beginning of its key, and stored once.
+    pub v_in_k: bool,
+    /// Positions that a query sees; all of the past where there is none.
+    pub window: Option<usize>,
 }
 
 impl StateLayout {
-    /// Places the keys and values of all layers in a block, stored as `dtype`; `recurrent` are the recurrent states of all
+    /// Places the keys and values of all layers in blocks, stored as `dtype`; `recurrent` are the recurrent states of all
     /// layers, or empty.
     pub fn new(layers: &[Option<KvWidth>], recurrent: Vec<Option<RecurrentLayout>>, dtype: DType) -> StateLayout {
-        let mut at = 0;
-        let kv = layers
-            .iter()
-            .map(|width| {
-                let KvWidth { heads, k_dim, v_dim } = (*width)?;
-                let kv = KvLayout {
-                    dtype,
-                    heads,
-                    k_dim,
-                    v_dim,
-                    block_tokens: BLOCK_TOKENS,
-                    k_at: at,
-                    v_at: at + heads * BLOCK_TOKENS * dtype.row_bytes(k_dim),
-                };
-                at = (at + kv.bytes()).next_multiple_of(64);
-                Some(kv)
-            })
-            .collect();
+        let mut pools = vec![Pool { block_bytes: 0, window: None }];
+        let mut pool_of = Vec::new();
+        let place = |width: &Option<KvWidth>| {
+            let window = width.and_then(|width| width.window);
+            let known = pools.iter().position(|pool| pool.window == window);
+            let pool = known.unwrap_or_else(|| {
+                pools.push(Pool { block_bytes: 0, window });
+                pools.len() - 1
+            });
+            pool_of.push(pool);
+            let KvWidth { heads, k_dim, v_dim, v_in_k, .. } = (*width)?;
+            let k_at = pools[pool].block_bytes;
+            let v_at = if v_in_k { k_at } else { k_at + heads * BLOCK_TOKENS * dtype.row_bytes(k_dim) };
+            let kv = KvLayout { dtype, heads, k_dim, v_dim, block_tokens: BLOCK_TOKENS, k_at, v_at, v_in_k };
+            pools[pool].block_bytes = (k_at + kv.bytes()).next_multiple_of(64);
+            Some(kv)
+        };
+        let kv = layers.iter().map(place).collect();
+        pools.iter_mut().for_each(|pool| pool.block_bytes = pool.block_bytes.next_multiple_of(4096));
         let recurrent_bytes = recurrent.iter().flatten().map(RecurrentLayout::bytes).max().unwrap_or(0);
-        StateLayout {
-            kv,
-            block_bytes: at.max(64).next_multiple_of(4096),
-            block_tokens: BLOCK_TOKENS,
-            recurrent,
-            recurrent_bytes: recurrent_bytes.next_multiple_of(4096),
-        }
+        StateLayout { kv, pool_of, pools, recurrent, recurrent_bytes: recurrent_bytes.next_multiple_of(4096) }
     }
 
-    /// Slot sizes of states in the slab: of a block, and of a recurrent state where there are any.
+    /// Slot sizes of states in the slab: of the blocks of each pool, and of a recurrent state. What no layer has is as large as
+    /// the largest of the others, so that it makes no slot smaller.
     pub fn slot_bytes(&self) -> impl Iterator<Item = usize> {
-        [self.block_bytes, self.recurrent_bytes].into_iter().filter(|&bytes| bytes > 0)
+        let all = || self.pools.iter().map(|pool| pool.block_bytes).chain([self.recurrent_bytes]);
+        let largest = all().max().unwrap_or(0).max(4096);
+        all().map(move |bytes| if bytes == 0 { largest } else { bytes })
     }
 
-    /// Bytes that a sequence costs, however short.
+    /// Bytes that a sequence costs, however short: recurrent states, and what windows hold when they are full.
     pub fn fixed_bytes(&self) -> usize {
-        self.recurrent.iter().flatten().map(RecurrentLayout::bytes).sum()
+        let recurrent: usize = self.recurrent.iter().flatten().map(RecurrentLayout::bytes).sum();
+        let windowed = |(kv, pool): (&Option<KvLayout>, &usize)| match (kv, self.pools[*pool].window) {
+            (Some(kv), Some(window)) => kv.bytes() / kv.block_tokens * window,
+            _ => 0,
+        };
+        recurrent + self.kv.iter().zip(&self.pool_of).map(windowed).sum::<usize>()
     }
 
-    /// Bytes that one more token costs.
+    /// Whether a state can go back to any earlier position. One with a recurrent state or a window can not, though a window
+    /// lets it go back a little.
+    pub fn goes_back(&self) -> bool {
+        self.recurrent_bytes == 0 && self.pools.iter().all(|pool| pool.window.is_none())
+    }
+
+    /// Bytes that one more token costs, once windows are full.
     pub fn bytes_per_token(&self) -> usize {
-        self.kv.iter().flatten().map(|kv| kv.bytes() / kv.block_tokens).sum()
+        let unbounded = self.kv.iter().zip(&self.pool_of).filter(|(_, pool)| self.pools[**pool].window.is_none());
+        unbounded.filter_map(|(kv, _)| kv.as_ref()).map(|kv| kv.bytes() / kv.block_tokens).sum()
+    }
+
+    /// Slots of a sequence of `ctx` tokens that grows by `chunk` of them at a time: size, and how many of them.
+    pub fn slots(&self, ctx: usize, chunk: usize) -> Vec<(usize, usize)> {
+        let blocks = self.pools.iter().map(|pool| pool.blocks(ctx, chunk));
+        let counts = blocks.chain([self.recurrent.iter().flatten().count()]);
+        self.slot_bytes().zip(counts).collect()
     }
 }
 
@@ -135,13 +189,6 @@ type Returned = Arc<Mutex<Vec<SlotId>>>;
 #[derive(Clone, Default)]
 pub struct BlockPool {
     returned: Returned,
-}
-
-/// Which slots of the slab: the order of [`StateLayout::slot_bytes`].
-#[derive(Clone, Copy)]
-enum Kind {
-    Block = 0,
-    Recurrent = 1,
 }
 
 /// A slot of the slab: a block of positions, or a layer's recurrent state.
@@ -163,9 +210,10 @@ impl BlockPool {
         returned.drain(..).for_each(|slot| residency.release_state(slot));
     }
 
-    fn take(&self, kind: Kind, residency: &mut Residency) -> Result<(Arc<Block>, Buffer, usize), ModelError> {
+    /// A slot of the kind-th size of [`StateLayout::slot_bytes`].
+    fn take(&self, kind: usize, residency: &mut Residency) -> Result<(Arc<Block>, Buffer, usize), ModelError> {
         self.reclaim(residency);
-        let slot = residency.acquire_state(kind as usize).ok_or(ModelError::NoRoom)?;
+        let slot = residency.acquire_state(kind).ok_or(ModelError::NoRoom)?;
         let (region, at) = residency.location(slot);
         let region = region
             .memory()
@@ -174,13 +222,23 @@ impl BlockPool {
         Ok((Arc::new(Block { slot, returned: self.returned.clone() }), region.buffer().clone(), at))
     }
 
-    fn take_block(&self, residency: &mut Residency, layout: &StateLayout) -> Result<(Arc<Block>, Tensor), ModelError> {
-        let (block, buffer, at) = self.take(Kind::Block, residency)?;
-        Ok((block, Tensor::new(buffer, at, [layout.block_bytes], DType::U8)))
+    fn take_block(
+        &self,
+        residency: &mut Residency,
+        layout: &StateLayout,
+        pool: usize,
+    ) -> Result<(Arc<Block>, Tensor), ModelError> {
+        let (block, buffer, at) = self.take(pool, residency)?;
+        Ok((block, Tensor::new(buffer, at, [layout.pools[pool].block_bytes], DType::U8)))
     }
 
-    fn take_recurrent(&self, residency: &mut Residency, layout: &RecurrentLayout) -> Result<Recurrent, ModelError> {
-        let (slot, buffer, at) = self.take(Kind::Recurrent, residency)?;
+    fn take_recurrent(
+        &self,
+        residency: &mut Residency,
+        pools: usize,
+        layout: &RecurrentLayout,
+    ) -> Result<Recurrent, ModelError> {
+        let (slot, buffer, at) = self.take(pools, residency)?;
         Ok(Recurrent { _slot: slot, tensor: Tensor::new(buffer, at, [layout.bytes()], DType::U8) })
     }
 }
@@ -194,12 +252,45 @@ struct Recurrent {
 /// The state of one sequence.
 #[derive(Default)]
 pub struct State {
-    blocks: Vec<Arc<Block>>,
-    /// The blocks' memory, in the same order, as operations take it.
-    tensors: Vec<Tensor>,
+    /// By pool; empty before the first token.
+    held: Vec<Held>,
     /// By layer; empty before the first token.
     recurrent: Vec<Option<Recurrent>>,
     tokens: usize,
+}
+
+/// The blocks of one pool.
+#[derive(Clone, Default)]
+struct Held {
+    /// Blocks that were given back, before those that are held.
+    gone: usize,
+    blocks: Vec<Arc<Block>>,
+    /// Their memory, in the same order, as operations take it.
+    tensors: Vec<Tensor>,
+}
+
+impl Held {
+    fn end(&self) -> usize {
+        self.gone + self.blocks.len()
+    }
+
+    /// Gives blocks back until so many are gone.
+    fn forget(&mut self, gone: usize) {
+        let some = gone.saturating_sub(self.gone).min(self.blocks.len());
+        self.blocks.drain(..some);
+        self.tensors.drain(..some);
+        self.gone += some;
+    }
+}
+
+/// Keys and values of one layer, for the operations.
+pub struct LayerKv<'a> {
+    /// Where they lie in a block.
+    pub layout: &'a KvLayout,
+    /// The blocks that are held.
+    pub blocks: &'a [Tensor],
+    /// The position that the first of them begins at: operations count from there.
+    pub first: usize,
 }
 
 impl State {
@@ -223,7 +314,7 @@ impl State {
             let zeros = vec![0; layout.recurrent_bytes];
             let take = |layer: &Option<RecurrentLayout>| {
                 let Some(layer) = layer else { return Ok(None) };
-                let recurrent = pool.take_recurrent(residency, layer)?;
+                let recurrent = pool.take_recurrent(residency, layout.pools.len(), layer)?;
                 ops.write(&zeros[..layer.bytes()], &recurrent.tensor);
                 Ok(Some(recurrent))
             };
@@ -237,9 +328,14 @@ impl State {
         self.tokens
     }
 
-    /// The blocks, for the operations.
-    pub fn blocks(&self) -> &[Tensor] {
-        &self.tensors
+    /// A layer's keys and values.
+    ///
+    /// # Panics
+    /// For a layer that keeps none.
+    pub fn kv<'a>(&'a self, layer: usize, layout: &'a StateLayout) -> LayerKv<'a> {
+        let held = &self.held[layout.pool_of[layer]];
+        let kv = layout.kv[layer].as_ref().expect("invariant: an attention layer has keys and values in the layout");
+        LayerKv { layout: kv, blocks: &held.tensors, first: held.gone * BLOCK_TOKENS }
     }
 
     /// Makes room for positions below `tokens`, and makes the blocks from the present end on its own.
@@ -255,39 +351,54 @@ impl State {
         ops: &dyn Ops,
     ) -> Result<(), ModelError> {
         self.reserve_recurrent(layout, pool, residency, ops)?;
-        let first_written = self.tokens / layout.block_tokens;
-        for i in first_written..self.blocks.len() {
-            if Arc::strong_count(&self.blocks[i]) > 1 {
-                let (block, tensor) = pool.take_block(residency, layout)?;
-                ops.copy(&self.tensors[i], &tensor);
-                (self.blocks[i], self.tensors[i]) = (block, tensor);
+        self.held.resize_with(layout.pools.len(), Held::default);
+        let first_written = self.tokens / BLOCK_TOKENS;
+        for (index, held) in self.held.iter_mut().enumerate() {
+            if layout.pools[index].block_bytes == 0 {
+                continue;
             }
-        }
-        while self.blocks.len() * layout.block_tokens < tokens {
-            let (block, tensor) = pool.take_block(residency, layout)?;
-            self.blocks.push(block);
-            self.tensors.push(tensor);
+            for i in first_written..held.end() {
+                let i = i - held.gone;
+                if Arc::strong_count(&held.blocks[i]) > 1 {
+                    let (block, tensor) = pool.take_block(residency, layout, index)?;
+                    ops.copy(&held.tensors[i], &tensor);
+                    (held.blocks[i], held.tensors[i]) = (block, tensor);
+                }
+            }
+            while held.end() * BLOCK_TOKENS < tokens {
+                let (block, tensor) = pool.take_block(residency, layout, index)?;
+                held.blocks.push(block);
+                held.tensors.push(tensor);
+            }
         }
         Ok(())
     }
 
-    /// Notes that the next `tokens` positions were written by all layers.
-    pub fn advance(&mut self, tokens: usize) {
+    /// Notes that the next `tokens` positions were written by all layers, and gives back what no window sees any more.
+    pub fn advance(&mut self, tokens: usize, layout: &StateLayout) {
         self.tokens += tokens;
+        for (held, pool) in self.held.iter_mut().zip(&layout.pools) {
+            held.forget(pool.gone(self.tokens));
+        }
     }
 
     /// Forgets everything from position `tokens` on, and returns how many are left: `tokens`, or none where the layout has
-    /// recurrent states, which hold no earlier position. Rejected drafts go this way.
+    /// recurrent states, which hold no earlier position, or a window's blocks are gone. Rejected drafts go this way.
     pub fn truncate(&mut self, tokens: usize, layout: &StateLayout) -> usize {
         if tokens < self.tokens {
-            self.tokens = if layout.recurrent_bytes > 0 { 0 } else { tokens };
+            let seen = |pool: &Pool| pool.window.map_or(0, |window| (tokens + 1).saturating_sub(window));
+            let kept = self.held.iter().zip(&layout.pools).all(|(held, pool)| held.gone * BLOCK_TOKENS <= seen(pool));
+            self.tokens = if layout.recurrent_bytes == 0 && kept { tokens } else { 0 };
         }
         if self.tokens == 0 {
             self.recurrent.clear();
+            self.held.clear();
         }
-        let blocks = self.tokens.div_ceil(layout.block_tokens);
-        self.blocks.truncate(blocks);
-        self.tensors.truncate(blocks);
+        for held in &mut self.held {
+            let blocks = self.tokens.div_ceil(BLOCK_TOKENS) - held.gone;
+            held.blocks.truncate(blocks);
+            held.tensors.truncate(blocks);
+        }
         self.tokens
     }
 
@@ -311,20 +422,22 @@ impl State {
         residency: &mut Residency,
         ops: &dyn Ops,
     ) -> Result<State, ModelError> {
+        let pools = layout.pools.len();
         let copy = |(recurrent, layout): (&Option<Recurrent>, &Option<RecurrentLayout>)| {
             let (Some(recurrent), Some(layout)) = (recurrent, layout) else { return Ok(None) };
-            let copy = pool.take_recurrent(residency, layout)?;
+            let copy = pool.take_recurrent(residency, pools, layout)?;
             ops.copy(&recurrent.tensor, &copy.tensor);
             Ok(Some(copy))
         };
         let recurrent = self.recurrent.iter().zip(&layout.recurrent).map(copy).collect::<Result<_, ModelError>>()?;
-        Ok(State { blocks: self.blocks.clone(), tensors: self.tensors.clone(), recurrent, tokens: self.tokens })
+        Ok(State { held: self.held.clone(), recurrent, tokens: self.tokens })
     }
 
-    /// What is saved, in order: blocks, then recurrent states.
-    fn saved_tensors(&self, layout: &StateLayout) -> impl Iterator<Item = &Tensor> {
-        let blocks = self.tokens.div_ceil(layout.block_tokens);
-        self.tensors[..blocks].iter().chain(self.recurrent.iter().flatten().map(|recurrent| &recurrent.tensor))
+    /// What is saved, in order: the blocks of each pool, then recurrent states.
+    fn saved_tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let end = self.tokens.div_ceil(BLOCK_TOKENS);
+        let blocks = self.held.iter().flat_map(move |held| &held.tensors[..held.blocks.len().min(end - held.gone)]);
+        blocks.chain(self.recurrent.iter().flatten().map(|recurrent| &recurrent.tensor))
     }
 
     /// Writes the state: a line of JSON, then the bytes of blocks and recurrent states. `identity` names model and numerics.
@@ -342,12 +455,12 @@ impl State {
             format: SAVED_FORMAT.into(),
             identity: identity.into(),
             tokens: self.tokens,
-            block_bytes: layout.block_bytes,
-            block_tokens: layout.block_tokens,
+            blocks_gone: self.held.iter().map(|held| held.gone).collect(),
+            block_bytes: layout.pools.iter().map(|pool| pool.block_bytes).collect(),
         };
         writeln!(out, "{}", serde_json::to_string(&header)?)?;
         let mut bytes = Vec::new();
-        for tensor in self.saved_tensors(layout) {
+        for tensor in self.saved_tensors() {
             bytes.resize(tensor.bytes(), 0);
             ops.fetch(tensor, &mut bytes).wait();
             out.write_all(&bytes)?;
@@ -373,19 +486,25 @@ impl State {
         if header.format != SAVED_FORMAT {
             return problem(format!("has the format {:?}, not {SAVED_FORMAT:?}", header.format));
         }
-        if header.identity != identity
-            || (header.block_bytes, header.block_tokens) != (layout.block_bytes, layout.block_tokens)
-        {
+        if header.identity != identity || !layout.pools.iter().map(|pool| &pool.block_bytes).eq(&header.block_bytes) {
             return problem(format!("is of {:?}, and this is {identity:?}: start anew", header.identity));
         }
         if header.tokens > tokens_max {
             return problem(format!("holds {} tokens, more than --ctx {tokens_max}: raise --ctx", header.tokens));
         }
+        // As many blocks are gone as may be, and no more.
+        let may_be_gone = |(gone, pool): (&usize, &Pool)| *gone <= pool.gone(header.tokens);
+        if header.blocks_gone.len() != layout.pools.len()
+            || !header.blocks_gone.iter().zip(&layout.pools).all(may_be_gone)
+        {
+            return problem("is damaged (it lacks blocks that are seen): start anew".into());
+        }
         let mut state = State::default();
+        state.held = header.blocks_gone.iter().map(|&gone| Held { gone, ..Held::default() }).collect();
         state.reserve(header.tokens, layout, pool, residency, ops)?;
         state.tokens = header.tokens;
         let mut bytes = Vec::new();
-        for tensor in state.saved_tensors(layout) {
+        for tensor in state.saved_tensors() {
             bytes.resize(tensor.bytes(), 0);
             if let Err(error) = input.read_exact(&mut bytes) {
                 return problem(format!("is damaged ({error}): start anew"));
@@ -396,7 +515,7 @@ impl State {
     }
 }
 
-const SAVED_FORMAT: &str = "outpour state 2";
+const SAVED_FORMAT: &str = "outpour state 3";
 /// Longest first line of a saved state.
 const HEADER_BYTES_MAX: usize = 4096;
 
@@ -405,8 +524,8 @@ struct SavedHeader {
     format: String,
     identity: String,
     tokens: usize,
-    block_bytes: usize,
-    block_tokens: usize,
+    blocks_gone: Vec<usize>,
+    block_bytes: Vec<usize>,
 }
 
 fn read_header(input: &mut dyn Read) -> Result<SavedHeader, ModelError> {

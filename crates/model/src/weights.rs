@@ -3,7 +3,8 @@
 //!
 //! A family is built twice from the same lines. First over [`Weights::measure`]: nothing is read, sizes and layouts
 //! become known, and the plan is made from them. Then over [`Weights::load`], which places every tensor in a trunk
-//! buffer and reads it. [`Weights::declare`] needs no checkpoint at all: it collects names and shapes.
+//! buffer and reads it. [`Weights::declare`] needs no checkpoint at all: it collects names and shapes; and
+//! [`Weights::fold`] lets tensors share a smaller buffer, to measure how long computing with such shapes takes.
 
 mod experts;
 mod region;
@@ -12,7 +13,7 @@ mod stored;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use outpour_kernels::{Buffer, DType, Matrix, RmsNorm, Tensor};
+use outpour_kernels::{Buffer, DType, GgmlType, Matrix, RmsNorm, Tensor};
 use outpour_store::checkpoint::{Checkpoint, StoredType, TensorInfo};
 use outpour_store::layout::{ExpertLayout, Extent};
 use outpour_store::read::{Completion, Read, Reader};
@@ -23,6 +24,7 @@ pub use region::{BackendRegion, allocate_region};
 pub use stored::StoredMatrix;
 
 use crate::config::ModelError;
+use crate::gguf;
 use region::backend_region;
 
 /// Reads of the trunk in flight together.
@@ -71,7 +73,7 @@ impl Norms {
     /// When its weight is missing, or has another shape.
     pub fn load(self, weights: &mut Weights, name: &str, elements: usize) -> Result<RmsNorm, ModelError> {
         let weight = weights.norm(name, elements, self.plus_one)?;
-        Ok(RmsNorm { weight, plus_one: self.plus_one, eps: self.eps })
+        Ok(RmsNorm { weight: Some(weight), plus_one: self.plus_one, eps: self.eps })
     }
 }
 
@@ -80,6 +82,8 @@ pub struct Weights<'a> {
     checkpoint: Option<&'a Checkpoint>,
     trunk: Option<Buffer>,
     trunk_bytes: usize,
+    /// Whether tensors that reach behind the trunk's end begin at its start again.
+    folded: bool,
     reads: Vec<TrunkRead>,
     declared: Vec<Declared>,
     matrices: Vec<(String, StoredMatrix)>,
@@ -99,6 +103,8 @@ struct TrunkRead {
 pub struct Measured {
     /// Bytes of the trunk buffer.
     pub trunk_bytes: usize,
+    /// Bytes of its largest tensor, rounding to alignment included: what [`Weights::fold`] needs at least.
+    pub largest_tensor_bytes: usize,
     /// The trunk's matrices, by the names that the family asked for.
     pub matrices: Vec<(String, StoredMatrix)>,
     /// Where the experts lie.
@@ -123,11 +129,18 @@ impl<'a> Weights<'a> {
         Weights::new(Some(checkpoint), Some(trunk))
     }
 
+    /// Places the trunk in `trunk`, which holds its largest tensor at least: what does not fit behind the last one begins at
+    /// the start again, over what lies there. Shapes and types are the checkpoint's, values are whatever the buffer holds.
+    pub fn fold(checkpoint: &'a Checkpoint, trunk: Buffer) -> Self {
+        Weights { folded: true, ..Weights::new(Some(checkpoint), Some(trunk)) }
+    }
+
     fn new(checkpoint: Option<&'a Checkpoint>, trunk: Option<Buffer>) -> Self {
         Weights {
             checkpoint,
             trunk,
             trunk_bytes: 0,
+            folded: false,
             reads: Vec::new(),
             declared: Vec::new(),
             matrices: Vec::new(),
@@ -140,13 +153,19 @@ impl<'a> Weights<'a> {
         Some(&resolve(self.checkpoint?, name)?.1.shape)
     }
 
-    /// Checks that the files hold no layer beyond the `layers` of the config.
+    /// Whether the tensors are those of GGUF files: see [`gguf`] for what differs.
+    pub fn are_gguf(&self) -> bool {
+        self.checkpoint.is_some_and(|checkpoint| checkpoint.gguf().is_some())
+    }
+
+    /// Checks that the files hold no layer beyond the `layers` of the config. GGUF files say themselves how many there are, and
+    /// may hold heads for multi-token prediction behind them.
     ///
     /// # Errors
     /// Names the first tensor of such a layer.
     pub fn check_layers(&self, layers: usize) -> Result<(), ModelError> {
         let beyond = format!("model.layers.{layers}.input_layernorm.weight");
-        match self.shape_of(&beyond).is_some() {
+        match self.shape_of(&beyond).is_some() && !self.are_gguf() {
             true => Err(ModelError::Config(format!(
                 "num_hidden_layers is {layers}, and the files hold {beyond} too; one of the two is another model's"
             ))),
@@ -217,8 +236,12 @@ impl<'a> Weights<'a> {
     fn place(&mut self, name: &str, info: &TensorInfo, shape: &[usize], dtype: DType) -> Tensor {
         let align = self.checkpoint.map_or(1, |checkpoint| checkpoint.files()[info.file].align()) as u64;
         let (start, end) = (info.offset / align * align, (info.offset + info.bytes).next_multiple_of(align));
-        let at = self.trunk_bytes.next_multiple_of(align as usize);
+        let mut at = self.trunk_bytes.next_multiple_of(align as usize);
         let within = (info.offset - start) as usize;
+        let room = self.trunk.as_ref().filter(|_| self.folded).map_or(usize::MAX, Buffer::bytes);
+        if at + (end - start) as usize > room {
+            at = 0;
+        }
         self.trunk_bytes = at + (end - start) as usize;
         self.reads.push(TrunkRead {
             name: name.to_owned(),
@@ -273,6 +296,7 @@ impl<'a> Weights<'a> {
         let files = self.checkpoint.map_or(&[][..], Checkpoint::files);
         Measured {
             trunk_bytes: self.trunk_bytes,
+            largest_tensor_bytes: self.reads.iter().map(|read| read.bytes).max().unwrap_or(0),
             matrices: self.matrices,
             layout: ExpertLayout::new(extents, files),
             shapes,
@@ -334,23 +358,41 @@ impl<'a> Weights<'a> {
 /// A tensor under the name it has on disk: multimodal checkpoints put the language model's tensors under a prefix of
 /// their own, `model.language_model.` as released or `language_model.` in MLX's exports.
 fn resolve<'c>(checkpoint: &'c Checkpoint, name: &str) -> Option<(String, &'c TensorInfo)> {
+    let found = |name: String| checkpoint.tensor(&name).map(|info| (name, info));
+    if checkpoint.gguf().is_some() {
+        return gguf::on_disk(name).find_map(found);
+    }
     let wrapped = name.strip_prefix("model.").map(|rest| format!("model.language_model.{rest}"));
     let names = [Some(name.to_owned()), wrapped, Some(format!("language_model.{name}"))];
-    names.into_iter().flatten().find_map(|name| checkpoint.tensor(&name).map(|info| (name, info)))
+    names.into_iter().flatten().find_map(found)
 }
 
 fn missing(checkpoint: &Checkpoint, name: &str) -> ModelError {
-    ModelError::Tensor(format!(
-        "{}: has no tensor {name}; the download is incomplete, or config.json is another model's",
-        checkpoint.dir().display()
-    ))
+    ModelError::Tensor(match checkpoint.gguf() {
+        None => format!(
+            "{}: has no tensor {name}; the download is incomplete, or config.json is another model's",
+            checkpoint.dir().display()
+        ),
+        Some(metadata) => format!(
+            "{}: has no tensor {}; the download is incomplete, or the file was made for another program",
+            metadata.path().display(),
+            gguf::on_disk(name).next().as_deref().unwrap_or(name)
+        ),
+    })
 }
 
 fn wrong_type(path: &Path, name: &str, dtype: &StoredType) -> ModelError {
     let path = path.display();
+    let blocks: Vec<&str> = GgmlType::ALL.into_iter().map(GgmlType::name).collect();
     ModelError::Tensor(format!(
-        "{path}: tensor {name} has the type {dtype}; supported are BF16, F16 and F32, and MLX's affine quantisation"
+        "{path}: tensor {name} has the type {dtype}; supported are BF16, F16 and F32, MLX's affine quantisation, and of GGUF {}",
+        blocks.join(", ")
     ))
+}
+
+/// Whether a tensor's shape is the one expected.
+fn fits(checkpoint: &Checkpoint, on_disk: &[usize], expected: &[usize]) -> bool {
+    on_disk == expected || checkpoint.gguf().is_some() && gguf::same_shape(on_disk, expected)
 }
 
 fn wrong_shape(path: &Path, name: &str, shape: &[usize], expected: &[usize]) -> ModelError {
@@ -364,7 +406,7 @@ fn wrong_shape(path: &Path, name: &str, shape: &[usize], expected: &[usize]) -> 
 fn find<'c>(checkpoint: &'c Checkpoint, name: &str, shape: &[usize]) -> Result<(&'c TensorInfo, DType), ModelError> {
     let (name, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
     let path = checkpoint.files()[info.file].path();
-    if info.shape != shape {
+    if !fits(checkpoint, &info.shape, shape) {
         return Err(wrong_shape(path, &name, &info.shape, shape));
     }
     match plain(&info.dtype) {
@@ -379,6 +421,6 @@ fn plain(dtype: &StoredType) -> Option<DType> {
         StoredType::F32 => Some(DType::F32),
         StoredType::F16 => Some(DType::F16),
         StoredType::Bf16 => Some(DType::Bf16),
-        StoredType::U32 | StoredType::Other(_) => None,
+        StoredType::U32 | StoredType::Blocks(_) | StoredType::Other(_) => None,
     }
 }

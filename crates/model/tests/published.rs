@@ -9,7 +9,7 @@ use outpour_model::weights::{DeclaredKind, Weights};
 use serde_json::Value;
 
 /// Name, parameters in billions as published, bytes of an expert at MLX's 4 bits, experts.
-const PUBLISHED: [(&str, f64, usize, usize); 6] = [
+const PUBLISHED: [(&str, f64, usize, usize); 22] = [
     ("Qwen3-30B-A3B", 30.5, 2_654_208, 6_144),
     ("Qwen3-235B-A22B", 235.0, 10_616_832, 12_032),
     // Its maker's 80 with the heads for multi-token prediction, which are not read.
@@ -17,6 +17,22 @@ const PUBLISHED: [(&str, f64, usize, usize); 6] = [
     ("Qwen3.5-35B-A3B", 34.7, 1_769_472, 10_240),
     ("Qwen3.5-122B-A10B", 122.0, 5_308_416, 12_288),
     ("Qwen3.5-397B-A17B", 397.0, 7_077_888, 30_720),
+    ("Mixtral-8x7B", 46.7, 99_090_432, 256),
+    ("Llama-3.1-8B", 8.03, 0, 0),
+    ("Qwen3-8B", 8.19, 0, 0),
+    ("GLM-4.5-Air", 106.0, 9_732_096, 5_760),
+    ("GLM-4.5", 355.0, 13_271_040, 14_240),
+    ("MiniMax-M2", 230.0, 7_962_624, 15_872),
+    ("gpt-oss-20b", 20.9, 13_996_800, 768),
+    ("gpt-oss-120b", 116.8, 13_996_800, 4_608),
+    ("DeepSeek-V2-Lite", 15.7, 4_866_048, 1_664),
+    ("DeepSeek-V3", 671.0, 24_772_608, 14_848),
+    ("Moonlight-16B-A3B", 16.0, 4_866_048, 1_664),
+    ("Kimi-K2", 1026.0, 24_772_608, 23_040),
+    ("Kimi-Linear-48B-A3B", 49.1, 3_981_312, 6_656),
+    ("MiniMax-Text-01", 456.0, 95_551_488, 2_560),
+    ("Gemma-3-27B", 27.0, 0, 0),
+    ("Gemma-4-26B-A4B", 25.2, 3_345_408, 3_840),
 ];
 
 #[test]
@@ -38,7 +54,18 @@ fn every_config_builds_with_the_parameters_published() {
         let of_experts: Vec<_> = declared.iter().filter(|tensor| tensor.kind == DeclaredKind::Experts).collect();
         assert_eq!(of_experts.iter().map(|tensor| tensor.shape[0]).sum::<usize>(), experts, "{name}");
         // 4 bits, and a scale and a bias of 2 bytes for 64 weights.
-        assert_eq!(elements(&of_experts[0].shape[1..]) * 9 / 16, expert_bytes, "{name}");
+        let bytes = of_experts.first().map_or(0, |tensor| elements(&tensor.shape[1..]) * 9 / 16);
+        assert_eq!(bytes, expert_bytes, "{name}");
     }
     assert_eq!(7_077_888u64 * 30_720 / 100_000_000, 2174, "the 397B's experts take 217.4 GB");
+}
+
+#[test]
+fn the_page_of_models_is_up_to_date_and_every_family_has_its_fixtures() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let page = std::fs::read_to_string(root.join("docs/models.md")).expect("docs/models.md");
+    assert!(page == registry::page(), "cargo run -p outpour-model --example models_page > docs/models.md");
+    for fixture in registry::FAMILIES.iter().flat_map(|family| family.fixtures) {
+        assert!(root.join("tests/fixtures").join(fixture).join("logits_full.npy").is_file(), "{fixture}");
+    }
 }

@@ -1,5 +1,6 @@
 //! What the user has on disk, read as names → type, shape, file and offset. Never copied to be used.
 
+pub mod gguf;
 pub mod safetensors;
 mod source;
 
@@ -10,8 +11,11 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::pack::{MANIFEST, Manifest};
 use crate::read::whole::read_whole;
 use crate::{Result, StoreError};
+pub use gguf::Metadata;
+use safetensors::Entry;
 pub use source::SourceFile;
 
 /// Largest JSON file of a checkpoint that is read (the largest seen index, of 1T models, has 20 MB).
@@ -28,8 +32,21 @@ pub enum StoredType {
     Bf16,
     /// Unsigned 32-bit integers, which pack quantised weights.
     U32,
+    /// Blocks of weights with scales of their own.
+    Blocks(BlockType),
     /// Any other type, by the name the file gives it.
     Other(String),
+}
+
+/// A type whose weights come in blocks along the last dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockType {
+    /// What ggml calls it.
+    pub name: &'static str,
+    /// Weights of a block.
+    pub weights: usize,
+    /// Bytes of a block.
+    pub bytes: usize,
 }
 
 impl fmt::Display for StoredType {
@@ -39,6 +56,7 @@ impl fmt::Display for StoredType {
             StoredType::F16 => "F16",
             StoredType::Bf16 => "BF16",
             StoredType::U32 => "U32",
+            StoredType::Blocks(blocks) => blocks.name,
             StoredType::Other(name) => name,
         })
     }
@@ -55,66 +73,153 @@ pub struct TensorInfo {
     pub file: usize,
     /// First byte within the file.
     pub offset: u64,
-    /// Length in bytes.
+    /// Length in bytes, without what lies between where there is a stride.
     pub bytes: u64,
+    /// Bytes from one element of the first dimension to the next, where others lie between: experts in a pack.
+    pub stride: Option<u64>,
 }
 
-/// A folder of safetensors files with its configuration.
+impl TensorInfo {
+    /// Bytes from one element of the first dimension to the next.
+    pub fn step(&self) -> u64 {
+        self.stride.unwrap_or_else(|| self.bytes / (self.shape.first().copied().unwrap_or(1).max(1) as u64))
+    }
+}
+
+/// A folder of safetensors files, or a [`Pack`](crate::pack), with its configuration; or GGUF files.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
     config: Value,
+    pack: Option<Manifest>,
+    gguf: Option<Gguf>,
     files: Vec<Arc<SourceFile>>,
     tensors: HashMap<String, TensorInfo>,
 }
 
+/// What GGUF files say beside their tensors.
+#[derive(Debug)]
+struct Gguf {
+    metadata: Metadata,
+    generation: Value,
+}
+
 impl Checkpoint {
-    /// Opens a model: a folder with `config.json` and `model.safetensors`, or the shards that
-    /// `model.safetensors.index.json` lists. Only headers are read.
+    /// Opens a model: a GGUF file or the folder of one (see [`gguf::find`]); or a folder with `config.json` and
+    /// `model.safetensors`, or the shards that `model.safetensors.index.json` lists; or a pack. Only headers are read.
     ///
     /// # Errors
     /// One line that names the file: missing shards, headers that are truncated, overlap or lie about sizes.
     pub fn open(path: &Path) -> Result<Checkpoint> {
+        Checkpoint::open_mirrored(path, &[])
+    }
+
+    /// [`Checkpoint::open`] of a model that lies in the folders `mirrors` too, on other drives.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`] of every folder; and when a mirror's config, files, sizes or headers are others.
+    pub fn open_mirrored(path: &Path, mirrors: &[PathBuf]) -> Result<Checkpoint> {
+        let mirrors = mirrors.iter().map(|mirror| Checkpoint::open(mirror)).collect::<Result<Vec<_>>>()?;
+        if !path.join("config.json").exists()
+            && let Some(files) = gguf::find(path)?
+        {
+            let checkpoint = Checkpoint::open_gguf(&files, &mirrors)?;
+            mirrors.iter().try_for_each(|mirror| mirror.check_copy_of(&checkpoint))?;
+            return Ok(checkpoint);
+        }
         let dir = model_dir(path)?;
+        let pack = Manifest::find(&dir)?;
         let config = dir.join("config.json");
         if !config.exists() {
             let problem = "is missing; download it, or give the folder that holds it and the .safetensors files";
             return Err(StoreError::Malformed { path: config, problem: problem.into() });
         }
         let config = read_json(&config)?;
-        let (names, listed) = weight_files(&dir)?;
-        let mut checkpoint = Checkpoint { dir, config, files: Vec::new(), tensors: HashMap::new() };
+        let mut checkpoint = Checkpoint { dir, config, pack, gguf: None, files: Vec::new(), tensors: HashMap::new() };
+        match checkpoint.pack.take() {
+            Some(pack) => {
+                checkpoint.add_packed(&pack, &mirrors)?;
+                checkpoint.pack = Some(pack);
+            }
+            None => checkpoint.add_safetensors(&mirrors)?,
+        }
+        mirrors.iter().try_for_each(|mirror| mirror.check_copy_of(&checkpoint))?;
+        Ok(checkpoint)
+    }
+
+    fn add_safetensors(&mut self, mirrors: &[Checkpoint]) -> Result<()> {
+        let (names, listed) = weight_files(&self.dir)?;
         for name in &names {
-            checkpoint.add_file(&checkpoint.dir.join(name))?;
+            let path = self.dir.join(name);
+            self.add_file(&path, safetensors::read_header(&path)?, copies(mirrors, name)?)?;
         }
         for (tensor, shard) in listed {
-            if !checkpoint.tensors.contains_key(&tensor) {
-                return Err(checkpoint.malformed(
+            if !self.tensors.contains_key(&tensor) {
+                return Err(self.malformed(
                     &shard,
                     format!("has no tensor {tensor}, which model.safetensors.index.json places there; download the file again"),
                 ));
             }
         }
-        Ok(checkpoint)
+        Ok(())
     }
 
-    fn add_file(&mut self, path: &Path) -> Result<()> {
-        let entries = safetensors::read_header(path)?;
-        let file = self.files.len();
-        self.files.push(SourceFile::open(path)?);
-        for (name, entry) in entries {
-            let info =
-                TensorInfo { dtype: entry.dtype, shape: entry.shape, file, offset: entry.offset, bytes: entry.bytes };
-            if let Some(earlier) = self.tensors.get(&name) {
-                let other = self.files[earlier.file].path().display().to_string();
-                return Err(self.malformed(
-                    &path.to_string_lossy(),
-                    format!("tensor {name} is in {other} already; remove the file that does not belong to this model"),
-                ));
+    fn add_packed(&mut self, pack: &Manifest, mirrors: &[Checkpoint]) -> Result<()> {
+        for packed in pack.files.iter().filter(|packed| !packed.tensors.is_empty()) {
+            let path = self.dir.join(&packed.name);
+            let file = self.files.len();
+            let source = SourceFile::open_with(&path, Some(packed.checksums()), copies(mirrors, &packed.name)?)?;
+            if source.bytes() != packed.bytes {
+                let problem = format!(
+                    "has {} bytes, and {MANIFEST} says {}; it is truncated or another pack's: pack the model again",
+                    source.bytes(),
+                    packed.bytes
+                );
+                return Err(StoreError::Malformed { path, problem });
             }
-            self.tensors.insert(name, info);
+            self.files.push(source);
+            for (name, mut info) in packed.tensor_infos() {
+                info.file = file;
+                self.add_tensor(name, info)?;
+            }
         }
         Ok(())
+    }
+
+    fn add_file(&mut self, path: &Path, entries: Vec<(String, Entry)>, copies: Vec<Arc<SourceFile>>) -> Result<()> {
+        let file = self.files.len();
+        self.files.push(SourceFile::open_with(path, None, copies)?);
+        for (name, Entry { dtype, shape, offset, bytes }) in entries {
+            self.add_tensor(name, TensorInfo { dtype, shape, file, offset, bytes, stride: None })?;
+        }
+        Ok(())
+    }
+
+    fn add_tensor(&mut self, name: String, info: TensorInfo) -> Result<()> {
+        if let Some(earlier) = self.tensors.get(&name) {
+            let other = self.files[earlier.file].path().display().to_string();
+            return Err(self.malformed(
+                &self.files[info.file].path().to_string_lossy(),
+                format!("tensor {name} is in {other} already; remove the file that does not belong to this model"),
+            ));
+        }
+        self.tensors.insert(name, info);
+        Ok(())
+    }
+
+    /// Refuses a mirror that is another model, or the same folder.
+    fn check_copy_of(&self, model: &Checkpoint) -> Result<()> {
+        let problem = if self.config != model.config {
+            "its config.json is another"
+        } else if self.tensors != model.tensors || self.files.len() != model.files.len() {
+            "its files have other headers"
+        } else if self.dir.canonicalize().ok() == model.dir.canonicalize().ok() {
+            "it is the same folder"
+        } else {
+            return Ok(());
+        };
+        let problem = format!("is no mirror of {}: {problem}; give a copy on another drive", model.dir.display());
+        Err(StoreError::Malformed { path: self.dir.clone(), problem })
     }
 
     /// The folder.
@@ -122,9 +227,32 @@ impl Checkpoint {
         &self.dir
     }
 
-    /// `config.json`.
+    /// `config.json`, or of GGUF files what [`Self::describe`] was told.
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// The manifest, of a pack.
+    pub fn pack(&self) -> Option<&Manifest> {
+        self.pack.as_ref()
+    }
+
+    /// Folders that hold the model, this one included.
+    pub fn copies(&self) -> usize {
+        1 + self.files.iter().map(|file| file.copies().len()).min().unwrap_or(0)
+    }
+
+    /// What GGUF files say beside their tensors; `None` for safetensors.
+    pub fn gguf(&self) -> Option<&Metadata> {
+        self.gguf.as_ref().map(|gguf| &gguf.metadata)
+    }
+
+    /// Says what the metadata of GGUF files are as `config.json` and `generation_config.json`.
+    pub fn describe(&mut self, config: Value, generation: Value) {
+        self.config = config;
+        if let Some(gguf) = &mut self.gguf {
+            gguf.generation = generation;
+        }
     }
 
     /// The weight files.
@@ -142,11 +270,15 @@ impl Checkpoint {
         self.tensors.iter().map(|(name, info)| (name.as_str(), info))
     }
 
-    /// Another JSON file of the folder, such as `generation_config.json`; `None` where there is none.
+    /// Another JSON file of the folder, such as `generation_config.json`, the only one that GGUF files have; `None` where there
+    /// is none.
     ///
     /// # Errors
     /// When it is there and is not a JSON object.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
+        if let Some(gguf) = &self.gguf {
+            return Ok((name == "generation_config.json").then(|| gguf.generation.clone()));
+        }
         let path = self.dir.join(name);
         if path.exists() { read_json(&path).map(Some) } else { Ok(None) }
     }
@@ -162,6 +294,15 @@ impl Checkpoint {
     }
 }
 
+/// The files of this name in mirrors.
+fn copies(mirrors: &[Checkpoint], name: &str) -> Result<Vec<Arc<SourceFile>>> {
+    let of = |mirror: &Checkpoint| {
+        let found = mirror.files.iter().find(|file| file.path().file_name().is_some_and(|own| own == name));
+        found.cloned().ok_or_else(|| mirror.malformed(name, "is missing in the mirror; copy it there".into()))
+    };
+    mirrors.iter().map(of).collect()
+}
+
 fn model_dir(path: &Path) -> Result<PathBuf> {
     if path.is_dir() {
         return Ok(path.to_owned());
@@ -172,16 +313,19 @@ fn model_dir(path: &Path) -> Result<PathBuf> {
         Some(parent) => Ok(parent.to_owned()),
         None if path.exists() => Err(StoreError::Malformed {
             path: path.to_owned(),
-            problem: "is no model: give the folder that holds config.json and the .safetensors files".into(),
+            problem: "is no model: give a GGUF file, or the folder that holds config.json and the .safetensors files"
+                .into(),
         }),
         None => Err(StoreError::Malformed {
             path: path.to_owned(),
-            problem: "no such folder: give the folder that holds config.json and the .safetensors files".into(),
+            problem:
+                "no such folder: give a GGUF file, or the folder that holds config.json and the .safetensors files"
+                    .into(),
         }),
     }
 }
 
-fn read_json(path: &Path) -> Result<Value> {
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let malformed = |problem: String| StoreError::Malformed { path: path.to_owned(), problem };
     let bytes = read_whole(path, JSON_BYTES_MAX)?;
     let value: Value = serde_json::from_slice(&bytes)
@@ -232,4 +376,15 @@ fn weight_files(dir: &Path) -> Result<(Vec<String>, Listed)> {
         return Err(malformed(&dir.join(first), problem));
     }
     Ok((names, listed))
+}
+
+fn check_overlap(entries: &[(String, safetensors::Entry)]) -> Result<(), String> {
+    let mut order: Vec<&(String, safetensors::Entry)> = entries.iter().filter(|(_, entry)| entry.bytes > 0).collect();
+    order.sort_by_key(|(_, entry)| entry.offset);
+    match order.windows(2).find(|pair| pair[0].1.offset + pair[0].1.bytes > pair[1].1.offset) {
+        Some(pair) => {
+            Err(format!("tensors {} and {} overlap; the file is damaged, download it again", pair[0].0, pair[1].0))
+        }
+        None => Ok(()),
+    }
 }

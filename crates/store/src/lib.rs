@@ -5,14 +5,19 @@
 
 pub mod bytes;
 pub mod checkpoint;
+pub mod checksums;
 pub mod layout;
 pub mod machine;
+pub mod pack;
+pub mod packer;
+mod parallel;
 pub mod plan;
 pub mod probe;
 pub mod read;
 pub mod residency;
 pub mod slab;
 pub mod trace;
+pub mod verify;
 pub mod write;
 
 use std::path::PathBuf;

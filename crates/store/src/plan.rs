@@ -23,14 +23,8 @@ pub struct Needs<'a> {
     pub scratch: &'a dyn Fn(usize) -> usize,
     /// Experts by slot size.
     pub classes: Vec<ClassNeeds>,
-    /// One block of a sequence's keys and values.
-    pub block_bytes: usize,
-    /// Positions in a block.
-    pub block_tokens: usize,
-    /// The largest recurrent state of a layer; 0 where there is none.
-    pub recurrent_bytes: usize,
-    /// Layers that have one.
-    pub recurrent_layers: usize,
+    /// Slots of a sequence of so many tokens, given how many it grows by at a time: their sizes, and how many of each.
+    pub sequence: &'a dyn Fn(usize, usize) -> Vec<(usize, usize)>,
     /// The model's longest context.
     pub context_max: usize,
 }
@@ -118,7 +112,7 @@ impl Plan {
             );
             return Err(StoreError::Other(problem));
         }
-        let slab_min = needs.pieces_min(piece_min, ctx_min) * piece_min;
+        let slab_min = needs.pieces_min(piece_min, ctx_min, chunk_min) * piece_min;
         let fixed_min = needs.process + needs.trunk + (needs.scratch)(chunk_min);
         let minimum_ram = fixed_min + slab_min;
         if ask.ram < minimum_ram {
@@ -150,7 +144,7 @@ impl Plan {
         });
         let scratch = (needs.scratch)(chunk);
         let slab = beside_trunk - scratch;
-        let ctx = ask.ctx.unwrap_or_else(|| needs.default_context(slab, ctx_min));
+        let ctx = ask.ctx.unwrap_or_else(|| needs.default_context(slab, ctx_min, chunk));
         needs.divide(ask.ram, minimum_ram, ctx, chunk, scratch, slab)
     }
 
@@ -166,45 +160,47 @@ impl Needs<'_> {
         self.classes
             .iter()
             .map(|class| class.slot_bytes)
+            .chain((self.sequence)(1, 1).into_iter().map(|(bytes, _)| bytes))
             .max()
             .unwrap_or(0)
-            .max(self.block_bytes)
-            .max(self.recurrent_bytes)
     }
 
-    fn blocks(&self, ctx: usize) -> usize {
-        ctx.div_ceil(self.block_tokens)
-    }
-
-    /// Pieces of one sequence: its recurrent states, and keys and values of `ctx` tokens.
-    fn context_pieces(&self, piece_bytes: usize, ctx: usize) -> usize {
-        let recurrent = match self.recurrent_bytes {
-            0 => 0,
-            bytes => self.recurrent_layers.div_ceil(piece_bytes / bytes),
-        };
-        recurrent + self.blocks(ctx).div_ceil(piece_bytes / self.block_bytes)
+    /// Pieces of one sequence of `ctx` tokens.
+    fn context_pieces(&self, piece_bytes: usize, ctx: usize, chunk: usize) -> usize {
+        (self.sequence)(ctx, chunk).into_iter().map(|(bytes, count)| count.div_ceil(piece_bytes / bytes)).sum()
     }
 
     /// Pieces without which one token cannot be computed at the end of the context.
-    fn pieces_min(&self, piece_bytes: usize, ctx: usize) -> usize {
+    fn pieces_min(&self, piece_bytes: usize, ctx: usize, chunk: usize) -> usize {
         let experts: usize =
             self.classes.iter().map(|class| class.at_once.div_ceil(piece_bytes / class.slot_bytes)).sum();
-        experts + self.context_pieces(piece_bytes, ctx)
+        experts + self.context_pieces(piece_bytes, ctx, chunk)
     }
 
     /// Pieces beyond which nothing more could be held.
-    fn pieces_max(&self, piece_bytes: usize, ctx: usize) -> usize {
+    fn pieces_max(&self, piece_bytes: usize, ctx: usize, chunk: usize) -> usize {
         let experts: usize =
             self.classes.iter().map(|class| class.experts.div_ceil(piece_bytes / class.slot_bytes)).sum();
-        experts + self.context_pieces(piece_bytes, ctx)
+        experts + self.context_pieces(piece_bytes, ctx, chunk)
     }
 
     /// What an eighth of the slab holds, and no more than the experts of one token leave.
-    fn default_context(&self, slab: usize, ctx_min: usize) -> usize {
+    fn default_context(&self, slab: usize, ctx_min: usize, chunk: usize) -> usize {
         let piece_min = self.piece_min();
-        let beside_experts = slab / piece_min - self.pieces_min(piece_min, 0);
-        let blocks = (slab / 8 / self.block_bytes).min(beside_experts * (piece_min / self.block_bytes));
-        (blocks * self.block_tokens).min(CONTEXT_DEFAULT_MAX).min(self.context_max).max(ctx_min)
+        let beside_experts = slab / piece_min - self.pieces_min(piece_min, 0, chunk);
+        let fits = |ctx: usize| {
+            let bytes: usize = (self.sequence)(ctx, chunk).into_iter().map(|(bytes, count)| bytes * count).sum();
+            bytes <= slab / 8 && self.context_pieces(piece_min, ctx, chunk) <= beside_experts
+        };
+        let (mut ctx, most) = (ctx_min, CONTEXT_DEFAULT_MAX.min(self.context_max));
+        let mut step = most.next_power_of_two();
+        while step > 0 {
+            if ctx + step <= most && fits(ctx + step) {
+                ctx += step;
+            }
+            step /= 2;
+        }
+        ctx
     }
 
     fn divide(
@@ -216,11 +212,11 @@ impl Needs<'_> {
         scratch: usize,
         slab: usize,
     ) -> Result<Plan> {
-        let (piece_bytes, pieces) = self.pieces(slab, ctx);
-        let pieces = pieces.min(self.pieces_max(piece_bytes, ctx));
+        let (piece_bytes, pieces) = self.pieces(slab, ctx, chunk);
+        let pieces = pieces.min(self.pieces_max(piece_bytes, ctx, chunk));
         let mut class_pieces: Vec<usize> =
             self.classes.iter().map(|class| class.at_once.div_ceil(piece_bytes / class.slot_bytes)).collect();
-        let context = self.context_pieces(piece_bytes, ctx);
+        let context = self.context_pieces(piece_bytes, ctx, chunk);
         let spare = pieces - context - class_pieces.iter().sum::<usize>();
         for _ in 0..spare {
             // To the class of whose experts the smallest share fits.
@@ -245,7 +241,7 @@ impl Needs<'_> {
             Line { name: "scratch", bytes: scratch },
             Line { name: "slab", bytes: pieces * piece_bytes },
         ];
-        let context_bytes = self.context_pieces(piece_bytes, ctx) * piece_bytes;
+        let context_bytes = self.context_pieces(piece_bytes, ctx, chunk) * piece_bytes;
         Ok(Plan {
             ram,
             minimum_ram,
@@ -262,17 +258,17 @@ impl Needs<'_> {
 
     /// Piece size and number of pieces for a slab of so many bytes: about [`PIECES`] of them, whole experts in each,
     /// down to one slot a piece where memory is short.
-    fn pieces(&self, slab: usize, ctx: usize) -> (usize, usize) {
+    fn pieces(&self, slab: usize, ctx: usize, chunk: usize) -> (usize, usize) {
         let piece_min = self.piece_min();
         let common = self.classes.iter().max_by_key(|class| class.experts);
-        let unit = common.map_or(self.block_bytes, |class| class.slot_bytes);
+        let unit = common.map_or(piece_min, |class| class.slot_bytes);
         // The smallest piece that wastes nothing on the commonest class.
         let whole_min = piece_min.div_ceil(unit) * unit;
         let mut piece = (slab / PIECES).clamp(whole_min, PIECE_BYTES_MAX.max(whole_min)) / unit * unit;
-        while piece > whole_min && slab / piece < self.pieces_min(piece, ctx) {
+        while piece > whole_min && slab / piece < self.pieces_min(piece, ctx, chunk) {
             piece = (piece / 2).max(whole_min) / unit * unit;
         }
-        if piece > PIECE_BYTES_MAX || slab / piece < self.pieces_min(piece, ctx) {
+        if piece > PIECE_BYTES_MAX || slab / piece < self.pieces_min(piece, ctx, chunk) {
             piece = piece_min;
         }
         (piece, slab / piece)
@@ -294,10 +290,7 @@ mod tests {
                 ClassNeeds { slot_bytes: 2 * MIB, experts: 1000, at_once: 8 },
                 ClassNeeds { slot_bytes: 3 * MIB, experts: 100, at_once: 8 },
             ],
-            block_bytes: MIB,
-            block_tokens: 64,
-            recurrent_bytes: 0,
-            recurrent_layers: 0,
+            sequence: &|ctx, _| vec![(MIB, ctx.div_ceil(64))],
             context_max: 40_960,
         }
     }

@@ -5,6 +5,7 @@
 //! outwards to make it so, and a read that ends behind the end of the file may come back short by that much.
 
 pub(crate) mod direct;
+mod mirror;
 mod parts;
 pub mod pread;
 mod retry;
@@ -18,6 +19,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 pub use crate::checkpoint::SourceFile;
+pub use mirror::Mirror;
 pub use retry::Retrying;
 
 /// Memory that reads may land in: its address stays valid, and is the host's, until it is dropped.
@@ -114,6 +116,21 @@ pub trait Reader: Send {
     /// `InvalidInput` for a read that is not aligned or not inside its region. None of the reads is in flight then.
     fn submit(&mut self, reads: &[Read]) -> io::Result<()>;
 
+    /// Sends out a read once more that failed, or whose bytes were wrong; `attempt` counts from 1. A reader of several
+    /// drives asks another one each time.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    fn submit_again(&mut self, read: &Read, attempt: usize) -> io::Result<()> {
+        let _ = attempt;
+        self.submit(std::slice::from_ref(read))
+    }
+
+    /// How many copies of each file it reads from.
+    fn copies(&self) -> usize {
+        1
+    }
+
     /// Appends completions to `done`, in any order. With `wait`, blocks until there is at least one, unless nothing is
     /// in flight.
     fn collect(&mut self, wait: bool, done: &mut Vec<Completion>) -> io::Result<()>;
@@ -146,21 +163,26 @@ pub enum ReaderKind {
 
 /// Opens a reader of this kind, with retries around it. `Uring` fails where the kernel refuses io_uring.
 pub fn open(kind: ReaderKind) -> io::Result<Box<dyn Reader>> {
+    open_mirrored(kind, 1)
+}
+
+/// [`open`] of a reader that takes each file from so many drives: see [`SourceFile::copies`].
+pub fn open_mirrored(kind: ReaderKind, drives: usize) -> io::Result<Box<dyn Reader>> {
     let raw: Box<dyn Reader> = match kind {
-        ReaderKind::Pread => Box::new(pread::Pread::new()?),
+        ReaderKind::Pread => Box::new(pread::Pread::new(drives)?),
         #[cfg(target_os = "linux")]
         ReaderKind::Uring => Box::new(uring::Uring::new()?),
         #[cfg(target_os = "linux")]
         ReaderKind::Auto => match uring::Uring::new() {
             Ok(uring) => Box::new(uring),
-            Err(_) => Box::new(pread::Pread::new()?),
+            Err(_) => Box::new(pread::Pread::new(drives)?),
         },
         #[cfg(not(target_os = "linux"))]
         ReaderKind::Uring => {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring is Linux only; use --reader pread"));
         }
         #[cfg(not(target_os = "linux"))]
-        ReaderKind::Auto => Box::new(pread::Pread::new()?),
+        ReaderKind::Auto => Box::new(pread::Pread::new(drives)?),
     };
-    Ok(Box::new(Retrying::new(raw)))
+    Ok(Box::new(Retrying::new(if drives > 1 { Box::new(Mirror::new(raw, drives)) } else { raw })))
 }

@@ -3,6 +3,9 @@
 //! A slot's life: [`Residency::begin_fill`] gives an expert a slot, evicting if it must; reads fill it; after
 //! [`Residency::end_fill`] the expert is resident. A pinned slot is never evicted. What sequences carry comes from the
 //! same slab: [`Residency::acquire_state`] takes whole pieces from the experts as a context grows.
+//!
+//! An expert that is read before anybody asked for it lands in a spare slot ([`Residency::begin_early`]) and evicts nothing
+//! that was asked for: it becomes resident when it is ([`Residency::adopt`]), or leaves again ([`Residency::drop_early`]).
 
 use crate::layout::{ExpertId, ExpertLayout};
 use crate::read::Region;
@@ -26,6 +29,8 @@ enum Holds {
     Nothing,
     Filling(ExpertId),
     Expert(ExpertId),
+    /// An expert that nobody asked for yet, or nothing. Pinned.
+    Spare,
     State,
 }
 
@@ -62,6 +67,15 @@ pub struct Residency {
     state_class: usize,
     /// Experts of a class that always find room.
     keep: usize,
+    /// By class: slots set aside for experts that are read early.
+    spares: Vec<Spares>,
+}
+
+#[derive(Clone, Default)]
+struct Spares {
+    free: Vec<SlotId>,
+    /// Those in use.
+    used: usize,
 }
 
 impl Residency {
@@ -86,6 +100,7 @@ impl Residency {
             ends,
             state_class: classes,
             keep,
+            spares: vec![Spares::default(); classes],
             slab,
             layout,
         }
@@ -130,6 +145,23 @@ impl Residency {
         }
     }
 
+    /// Slots of a layer's size, whatever they hold.
+    pub fn slots(&self, layer: usize) -> usize {
+        self.slab.slots(self.layout.class(layer))
+    }
+
+    /// Experts of a layer that stay resident when every layer of its size gets the same share.
+    pub fn share(&self, layer: usize) -> usize {
+        let class = self.layout.class(layer);
+        self.slab.slots(class) * self.layout.experts(layer) / self.layout.experts_of_class(class).max(1)
+    }
+
+    /// Marks a resident expert as the next one to be evicted.
+    pub fn demote(&mut self, slot: SlotId) {
+        self.unlink(slot);
+        self.link_oldest(slot);
+    }
+
     /// Takes one pin back.
     pub fn unpin(&mut self, slot: SlotId) {
         let state = &mut self.slots[slot.index()];
@@ -171,6 +203,64 @@ impl Residency {
         self.slab.release(slot);
     }
 
+    /// A slot for an expert that nobody asked for yet. `spares_max` slots of its size are set aside for that at most; one
+    /// more is taken from the experts used least recently, as long as those of a token still find room. `None` when all of
+    /// them are in use.
+    pub fn begin_early(&mut self, id: ExpertId, spares_max: usize) -> Option<SlotId> {
+        let class = self.layout.class(id.layer as usize);
+        let slot = match self.spares[class].free.pop() {
+            Some(slot) => slot,
+            None => {
+                let room = self.spares[class].used < spares_max && self.ends[class].available > 2 * self.keep;
+                let slot = room.then(|| self.slab.acquire(class).or_else(|| self.evict_oldest(class))).flatten()?;
+                self.slots[slot.index()] =
+                    Slot { holds: Holds::Spare, pins: 1, class: class as u32, newer: NONE, older: NONE };
+                self.ends[class].available -= 1;
+                slot
+            }
+        };
+        self.spares[class].used += 1;
+        Some(slot)
+    }
+
+    /// Makes a spare slot the one that is filled with an expert, as [`Self::begin_fill`] would: pinned, and used now.
+    pub fn adopt(&mut self, slot: SlotId, id: ExpertId) {
+        let state = &mut self.slots[slot.index()];
+        debug_assert_eq!(state.holds, Holds::Spare);
+        state.holds = Holds::Filling(id);
+        let class = state.class as usize;
+        self.slot_of[self.layout.index(id)] = slot.index() as u32;
+        self.spares[class].used -= 1;
+        self.link(slot);
+    }
+
+    /// Forgets what was read early into a slot, which stays spare if no more than `spares_max` are.
+    pub fn drop_early(&mut self, slot: SlotId, spares_max: usize) {
+        let class = self.slots[slot.index()].class as usize;
+        self.spares[class].used -= 1;
+        if self.spares[class].used + self.spares[class].free.len() < spares_max {
+            self.spares[class].free.push(slot);
+        } else {
+            self.release_spare(class, slot);
+        }
+    }
+
+    /// Gives the spare slots that are not in use back to the experts.
+    fn release_spares(&mut self) {
+        for class in 0..self.state_class {
+            while let Some(slot) = self.spares[class].free.pop() {
+                self.release_spare(class, slot);
+            }
+        }
+    }
+
+    fn release_spare(&mut self, class: usize, slot: SlotId) {
+        self.slots[slot.index()].holds = Holds::Nothing;
+        self.slots[slot.index()].pins = 0;
+        self.ends[class].available += 1;
+        self.slab.release(slot);
+    }
+
     /// Experts that there is room for now, beside the states.
     pub fn expert_slots(&self) -> usize {
         (0..self.state_class).map(|class| self.slab.slots(class)).sum()
@@ -178,6 +268,7 @@ impl Residency {
 
     /// Evicts every expert that is not pinned.
     pub fn clear(&mut self) {
+        self.release_spares();
         for class in 0..self.state_class {
             while let Some(slot) = self.evict_oldest(class) {
                 self.slab.release(slot);
@@ -212,6 +303,7 @@ impl Residency {
             Some(slot) => slot,
             None => {
                 if !self.slab.assign(class) {
+                    self.release_spares();
                     let piece = self.emptiest_piece()?;
                     self.vacate(piece);
                     self.slab.assign(class);
@@ -232,19 +324,22 @@ impl Residency {
         if self.slab.slots_of(piece).all(|slot| self.slots[slot.index()].holds == Holds::Nothing) {
             self.slab.unassign(piece);
             let class = self.largest_class();
-            if self.slab.assign(class) {
+            if self.state_class > 0 && self.slab.assign(class) {
                 self.ends[class].available += self.slab.slots_per_piece(class);
             }
         }
     }
 
-    /// The class with the most experts: it lends pieces to states and gets them back.
+    /// The class with the most experts, if there are any: it lends pieces to states and gets them back.
     fn largest_class(&self) -> usize {
         (0..self.state_class).max_by_key(|&class| self.layout.experts_of_class(class)).unwrap_or(0)
     }
 
     /// The piece of the largest class with nothing pinned whose experts were used least recently.
     fn emptiest_piece(&self) -> Option<usize> {
+        if self.state_class == 0 {
+            return None;
+        }
         let class = self.largest_class();
         if self.ends[class].available < self.slab.slots_per_piece(class) + self.keep {
             return None;
@@ -291,6 +386,20 @@ impl Residency {
             newest => self.slots[newest as usize].newer = index,
         }
         self.ends[class].newest = index;
+    }
+
+    /// Puts a slot at the end of its class's list.
+    fn link_oldest(&mut self, slot: SlotId) {
+        let index = slot.index() as u32;
+        let class = self.slots[slot.index()].class as usize;
+        let oldest = self.ends[class].oldest;
+        self.slots[slot.index()].older = NONE;
+        self.slots[slot.index()].newer = oldest;
+        match oldest {
+            NONE => self.ends[class].newest = index,
+            oldest => self.slots[oldest as usize].older = index,
+        }
+        self.ends[class].oldest = index;
     }
 
     fn unlink(&mut self, slot: SlotId) {

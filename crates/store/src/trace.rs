@@ -1,7 +1,12 @@
-//! Which experts were used, in order, and what a cache would have made of it under another policy or size: the drive is
+//! Which experts were used, in order: kept in a file, and replayed against caches of other policies and sizes. The drive is
 //! not touched.
 
-use std::collections::{BTreeSet, HashMap};
+pub mod file;
+mod policy;
+mod replay;
+
+pub use policy::Policy;
+pub use replay::{Replay, Scope, replay, replay_by};
 
 /// Experts that were used, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,166 +55,6 @@ impl Trace {
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
     }
-}
-
-/// Which expert makes room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// The least recently used.
-    Lru,
-    /// The least often used since the start; of several, the least recently used.
-    Lfu,
-    /// The one whose next use is farthest away: no policy hits more (Belady, 1966). It knows the future.
-    Belady,
-}
-
-/// What a cache did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Replay {
-    /// Experts found in it.
-    pub hits: u64,
-    /// Experts that were not.
-    pub misses: u64,
-}
-
-impl Replay {
-    /// Hits as a share of all uses; 0 of none.
-    pub fn hit_rate(&self) -> f64 {
-        self.hits as f64 / (self.hits + self.misses).max(1) as f64
-    }
-}
-
-/// What a cache of `slots` experts (global over layers, empty at first) would have hit; steps before `from` fill it and
-/// are not counted.
-///
-/// All experts of a step are held while it runs. Experts for which no slot is left then are used and not kept.
-pub fn replay(trace: &Trace, slots: usize, policy: Policy, from: usize) -> Replay {
-    let mut cache = Cache::new(trace, slots, policy);
-    let mut replay = Replay::default();
-    let mut first = 0;
-    for (step, (_, experts)) in trace.steps().enumerate() {
-        let uses = first..first + experts.len();
-        first = uses.end;
-        let hits = cache.step(uses);
-        if step >= from {
-            replay.hits += hits as u64;
-            replay.misses += (experts.len() - hits) as u64;
-        }
-    }
-    replay
-}
-
-/// A key that no expert outside the cache has.
-const ABSENT: u64 = u64::MAX;
-
-struct Cache {
-    policy: Policy,
-    slots: usize,
-    /// Dense number of the expert of each use.
-    expert_of: Vec<u32>,
-    /// The step in which each use's expert is used again; of Belady only.
-    next_step: Vec<u64>,
-    /// How often each expert was used.
-    counts: Vec<u64>,
-    /// Key of each expert in `order`, or [`ABSENT`].
-    keys: Vec<u64>,
-    /// Experts in the cache, those that make room first in front.
-    order: BTreeSet<(u64, u32)>,
-    /// Uses so far.
-    clock: u64,
-    missing: Vec<usize>,
-    held: Vec<usize>,
-}
-
-impl Cache {
-    fn new(trace: &Trace, slots: usize, policy: Policy) -> Cache {
-        let (mut numbers, mut expert_of) = (HashMap::new(), Vec::with_capacity(trace.experts.len()));
-        for (layer, experts) in trace.steps() {
-            for &expert in experts {
-                let next = numbers.len() as u32;
-                expert_of.push(*numbers.entry((layer, expert)).or_insert(next));
-            }
-        }
-        let next_step = if policy == Policy::Belady { next_steps(trace, &expert_of) } else { Vec::new() };
-        Cache {
-            policy,
-            slots,
-            next_step,
-            counts: vec![0; numbers.len()],
-            keys: vec![ABSENT; numbers.len()],
-            order: BTreeSet::new(),
-            clock: 0,
-            missing: Vec::new(),
-            held: Vec::new(),
-            expert_of,
-        }
-    }
-
-    /// Uses the experts of one step; returns how many were there.
-    fn step(&mut self, uses: std::ops::Range<usize>) -> usize {
-        // Out of the order, so that they make room for nothing.
-        let (mut missing, mut held) = (std::mem::take(&mut self.missing), std::mem::take(&mut self.held));
-        for at in uses {
-            let expert = self.expert_of[at];
-            match std::mem::replace(&mut self.keys[expert as usize], ABSENT) {
-                ABSENT => missing.push(at),
-                key => {
-                    self.order.remove(&(key, expert));
-                    held.push(at);
-                }
-            }
-        }
-        let hits = held.len();
-        for at in missing.drain(..) {
-            if held.len() + self.order.len() >= self.slots {
-                let Some((_, victim)) = self.order.pop_first() else {
-                    self.count(at);
-                    continue;
-                };
-                self.keys[victim as usize] = ABSENT;
-            }
-            held.push(at);
-        }
-        for at in held.drain(..) {
-            let expert = self.expert_of[at];
-            let key = self.count(at);
-            self.keys[expert as usize] = key;
-            self.order.insert((key, expert));
-        }
-        (self.missing, self.held) = (missing, held);
-        hits
-    }
-
-    /// Counts a use; gives the expert's place in the order from now on.
-    fn count(&mut self, at: usize) -> u64 {
-        let count = &mut self.counts[self.expert_of[at] as usize];
-        *count += 1;
-        self.clock += 1;
-        match self.policy {
-            Policy::Lru => self.clock,
-            Policy::Lfu => *count << 36 | self.clock,
-            Policy::Belady => NEVER - self.next_step[at],
-        }
-    }
-}
-
-/// A step behind every trace's end.
-const NEVER: u64 = u64::MAX >> 1;
-
-/// For each use, the step in which its expert is used next, or [`NEVER`].
-fn next_steps(trace: &Trace, expert_of: &[u32]) -> Vec<u64> {
-    let experts = expert_of.iter().max().map_or(0, |&last| last as usize + 1);
-    let (mut upcoming, mut next) = (vec![NEVER; experts], vec![NEVER; expert_of.len()]);
-    let mut start = expert_of.len();
-    let lengths: Vec<usize> = trace.steps().map(|(_, experts)| experts.len()).collect();
-    for (step, length) in lengths.into_iter().enumerate().rev() {
-        let uses = start - length..start;
-        start = uses.start;
-        for at in uses {
-            next[at] = std::mem::replace(&mut upcoming[expert_of[at] as usize], step as u64);
-        }
-    }
-    next
 }
 
 #[cfg(test)]
@@ -275,11 +120,47 @@ mod tests {
     #[test]
     fn what_finds_no_slot_is_not_kept() {
         let wide = trace(&[(0, &[1, 2, 3]), (0, &[1, 2, 3])]);
-        for policy in [Policy::Lru, Policy::Lfu, Policy::Belady] {
-            assert_eq!(hits(&wide, 2, policy), 2);
+        for policy in Policy::ALL {
+            assert_eq!(hits(&wide, 2, policy), 2, "{}", policy.name());
             assert_eq!(hits(&wide, 0, policy), 0);
             assert_eq!(hits(&wide, 9, policy), 3);
         }
+    }
+
+    #[test]
+    fn clock_gives_what_was_used_a_second_chance() {
+        // 1 was used again, so 2 goes for 3; then 1 and 3 are there.
+        assert_eq!(hits(&single(&[1, 2, 1, 3, 1, 3, 2]), 2, Policy::Clock), 3);
+        // Without a second use it is first in, first out.
+        assert_eq!(hits(&single(&[1, 2, 3, 1, 2, 3]), 2, Policy::Clock), 0);
+    }
+
+    #[test]
+    fn s3_fifo_lets_what_is_used_once_pass() {
+        // Twenty that are used often, then a scan of two hundred, then the twenty again.
+        let often: Vec<u32> = (0..20).collect();
+        let scan: Vec<u32> = (100..300).collect();
+        let pages = single(&[&often[..], &often, &often, &often, &scan, &often].concat());
+        assert_eq!(hits(&pages, 40, Policy::S3Fifo), 80);
+        assert_eq!(hits(&pages, 40, Policy::Lru), 60);
+    }
+
+    #[test]
+    fn decayed_counts_forget_what_was_popular() {
+        let past: Vec<u32> = vec![1; 50];
+        let now: Vec<u32> = [2, 3].repeat(20);
+        let pages = single(&[&past[..], &now].concat());
+        // By counts since the start 1 never goes, and 2 and 3 take turns in the other slot.
+        assert_eq!(hits(&pages, 2, Policy::Lfu), 49);
+        assert!(hits(&pages, 2, Policy::DecayedLfu) > 80);
+    }
+
+    #[test]
+    fn a_layers_own_share_is_its_own() {
+        // Layer 0 uses one expert, layer 1 two: with a slot for each layer the second one's take turns.
+        let steps = trace(&[(0, &[1]), (1, &[1]), (0, &[1]), (1, &[2]), (0, &[1]), (1, &[1]), (0, &[1]), (1, &[2])]);
+        let per_layer = |slots| replay_by(&steps, slots, Policy::Lru, Scope::PerLayer, 0).hits;
+        assert_eq!((per_layer(2), per_layer(4), hits(&steps, 3, Policy::Lru)), (3, 5, 5));
     }
 
     #[test]
@@ -330,7 +211,7 @@ mod tests {
                 steps.iter().for_each(|experts| trace.push(0, experts));
                 let belady = hits(&trace, slots, Policy::Belady);
                 assert_eq!(belady, best(&steps, slots, 0), "{steps:?} in {slots} slots");
-                assert!(hits(&trace, slots, Policy::Lru) <= belady && hits(&trace, slots, Policy::Lfu) <= belady);
+                assert!(Policy::ALL.into_iter().all(|policy| hits(&trace, slots, policy) <= belady));
             }
         }
     }
@@ -342,7 +223,7 @@ mod tests {
             let experts: Vec<u32> = (0..10).map(|i| (step / 60 * 7 + i * i * 13) % 512).collect();
             trace.push(step % 60, &experts);
         }
-        for policy in [Policy::Lru, Policy::Lfu, Policy::Belady] {
+        for policy in Policy::ALL {
             let began = std::time::Instant::now();
             hits(&trace, 7680, policy);
             let took = began.elapsed();

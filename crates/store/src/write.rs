@@ -10,28 +10,46 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Bytes of a block, and what their offsets are multiples of.
 pub const BLOCK_BYTES: usize = 4 << 20;
 /// What direct writes are aligned to: the largest sector in use, and a page.
-const ALIGN: usize = 4096;
+pub const ALIGN: usize = 4096;
 /// Page cache that is written back at once, where writes are buffered.
 const BUFFERED_BYTES_MAX: u64 = 128 << 20;
 
-/// Memory for a block, aligned for direct writes.
-pub struct Block {
+/// Memory aligned for direct reads and writes.
+pub struct Aligned {
     memory: Vec<u8>,
     start: usize,
+    align: usize,
 }
+
+impl Aligned {
+    /// No bytes yet; the first of them will lie on a multiple of `align`, a power of two.
+    pub fn new(align: usize) -> Aligned {
+        Aligned { memory: Vec::new(), start: 0, align }
+    }
+
+    /// The first `bytes` bytes, with whatever was in them; new ones are zero.
+    pub fn bytes(&mut self, bytes: usize) -> &mut [u8] {
+        if self.memory.len() < self.start + bytes || self.memory.is_empty() {
+            self.memory = vec![0; bytes + self.align];
+            self.start = self.memory.as_ptr().align_offset(self.align);
+        }
+        &mut self.memory[self.start..self.start + bytes]
+    }
+}
+
+/// Memory for a block, aligned for direct writes.
+pub struct Block(Aligned);
 
 impl Default for Block {
     fn default() -> Self {
-        let memory = vec![0; BLOCK_BYTES + ALIGN];
-        let start = memory.as_ptr().align_offset(ALIGN);
-        Block { memory, start }
+        Block(Aligned::new(ALIGN))
     }
 }
 
 impl Block {
     /// The bytes, [`BLOCK_BYTES`] of them.
     pub fn bytes(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + BLOCK_BYTES]
+        self.0.bytes(BLOCK_BYTES)
     }
 }
 
@@ -75,9 +93,17 @@ impl NewFile {
         let bytes = (self.bytes - offset).min(BLOCK_BYTES as u64) as usize;
         // A direct write is a whole number of sectors; what that adds to the end of the file is cut off at the end.
         let written = if self.direct { bytes.next_multiple_of(ALIGN) } else { bytes };
-        self.file.write_all_at(&block.bytes()[..written], offset)?;
-        if !self.direct && self.buffered.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64 > BUFFERED_BYTES_MAX
-        {
+        self.write_at(offset, &block.bytes()[..written])
+    }
+
+    /// Writes bytes that lie in [`Aligned`] memory; their number and `offset` are multiples of [`ALIGN`].
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)?;
+        let bytes = bytes.len() as u64;
+        if !self.direct && self.buffered.fetch_add(bytes, Ordering::Relaxed) + bytes > BUFFERED_BYTES_MAX {
             self.buffered.store(0, Ordering::Relaxed);
             self.file.sync_data()?;
             forget(&self.file);

@@ -69,6 +69,21 @@ impl ChatTemplate {
         ChatTemplate::compile(source.file, source.default, source.tool_use, special_tokens(&config)).map(Some)
     }
 
+    /// Templates that a file holds: that of every conversation, and one for those with tools where there is one. `config` is
+    /// what a `tokenizer_config.json` would say of special tokens.
+    ///
+    /// # Errors
+    /// [`TextError::TemplateSyntax`].
+    pub fn of_file(
+        file: &str,
+        default: &str,
+        tool_use: Option<&str>,
+        config: &Map<String, Json>,
+    ) -> Result<ChatTemplate, TextError> {
+        let tool_use = tool_use.map(str::to_owned);
+        ChatTemplate::compile(file.to_owned(), default.to_owned(), tool_use, special_tokens(config))
+    }
+
     /// A template given as text. `config` is a `tokenizer_config.json`, read for its special tokens.
     ///
     /// # Errors

@@ -3,7 +3,6 @@
 use crate::added::{Added, AddedSet};
 use crate::bpe::{Bpe, Merged, Merges, pair};
 use crate::schema::{self, Decoder, Document, Normalizer, Piece, PostProcessor};
-use crate::schema_flat;
 use crate::split::Splitter;
 use crate::tokenizer::{Form, normalize};
 use crate::vocab::{ByteAlphabet, Vocab, byte_letters};
@@ -30,29 +29,22 @@ impl Tokenizer {
         let ignore_merges = document.model.ignore_merges;
         let (bpe, (vocab, added_only)) = {
             let known: Known = document.model.vocab.iter().collect();
-            (build_bpe(file, &document.model.merges, &known)?, build_vocab(file, &known, &added)?)
+            (
+                build_bpe(file, document.model.merges.len(), document.model.merges.iter(), &known)?,
+                build_vocab(file, &known, &added)?,
+            )
         };
         drop(document);
         let special = added.iter().filter(|token| token.special).map(|token| token.id).collect();
-        let (mut raw, mut normalized) = (Vec::new(), Vec::new());
-        for token in added {
-            if token.single_word {
-                return Err(TextError::unsupported(file, format!("the single_word token {:?}", token.content)));
-            }
-            let schema::AddedToken { id, lstrip, rstrip, special, .. } = token;
-            let content =
-                if token.normalized { normalize(&normalizer, &token.content).into_owned() } else { token.content };
-            let list = if token.normalized { &mut normalized } else { &mut raw };
-            list.push(Added { id, content, special, lstrip, rstrip });
-        }
+        let (added_raw, added_normalized) = added_sets(file, added, &normalizer)?;
         let mut tokenizer = Tokenizer {
             vocab,
             bpe,
             ignore_merges,
             splitter,
             normalizer,
-            added_raw: AddedSet::new(raw),
-            added_normalized: AddedSet::new(normalized),
+            added_raw,
+            added_normalized,
             special,
             added_only,
             prefix,
@@ -175,10 +167,35 @@ fn add_from_config(config: Option<&Value>, added: &mut Vec<schema::AddedToken>) 
     }
 }
 
-/// The model's vocabulary as written: letters of [`byte_letters`], not bytes.
-type Known<'a> = HashMap<&'a str, u32>;
+/// The added tokens that are searched in a text as given, and in the normalized one.
+pub(crate) fn added_sets(
+    file: &str,
+    added: Vec<schema::AddedToken>,
+    normalizer: &[Form],
+) -> Result<(AddedSet, AddedSet), TextError> {
+    let (mut raw, mut normalized) = (Vec::new(), Vec::new());
+    for token in added {
+        if token.single_word {
+            return Err(TextError::unsupported(file, format!("the single_word token {:?}", token.content)));
+        }
+        let schema::AddedToken { id, lstrip, rstrip, special, .. } = token;
+        let content = if token.normalized { normalize(normalizer, &token.content).into_owned() } else { token.content };
+        let list = if token.normalized { &mut normalized } else { &mut raw };
+        list.push(Added { id, content, special, lstrip, rstrip });
+    }
+    Ok((AddedSet::new(raw), AddedSet::new(normalized)))
+}
 
-fn build_bpe(file: &str, rules: &schema_flat::Merges, known: &Known) -> Result<Bpe, TextError> {
+/// The model's vocabulary as written: letters of [`byte_letters`], not bytes.
+pub(crate) type Known<'a> = HashMap<&'a str, u32>;
+
+/// Single bytes, and merges of two tokens each, the first ones first.
+pub(crate) fn build_bpe<'a>(
+    file: &str,
+    count: usize,
+    rules: impl Iterator<Item = (&'a str, &'a str)>,
+    known: &Known,
+) -> Result<Bpe, TextError> {
     let find = |what: &str, token: &str| {
         let missing = || TextError::invalid(file, format!("the {what} {token:?} is not in its vocabulary"));
         known.get(token).copied().ok_or_else(missing)
@@ -187,9 +204,9 @@ fn build_bpe(file: &str, rules: &schema_flat::Merges, known: &Known) -> Result<B
     for (id, letter) in byte_ids.iter_mut().zip(byte_letters()) {
         *id = find("byte", letter.encode_utf8(&mut [0; 4]))?;
     }
-    let mut merges = Merges::with_capacity_and_hasher(rules.len(), Default::default());
+    let mut merges = Merges::with_capacity_and_hasher(count, Default::default());
     let mut joined = String::new();
-    for ((left, right), rank) in rules.iter().zip(0u32..) {
+    for ((left, right), rank) in rules.zip(0u32..) {
         joined.clear();
         joined.push_str(left);
         joined.push_str(right);
@@ -200,7 +217,11 @@ fn build_bpe(file: &str, rules: &schema_flat::Merges, known: &Known) -> Result<B
 }
 
 /// Lays out all tokens; also returns the ids of the added tokens that the model's vocabulary does not have.
-fn build_vocab(file: &str, known: &Known, added: &[schema::AddedToken]) -> Result<(Vocab, HashSet<u32>), TextError> {
+pub(crate) fn build_vocab(
+    file: &str,
+    known: &Known,
+    added: &[schema::AddedToken],
+) -> Result<(Vocab, HashSet<u32>), TextError> {
     let alphabet = ByteAlphabet::new();
     let mut tokens: Vec<(u32, &str)> = known.iter().map(|(&token, &id)| (id, token)).collect();
     let mut added_only = HashSet::new();

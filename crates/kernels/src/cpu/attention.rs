@@ -9,8 +9,8 @@ use std::ops::Range;
 use super::Cpu;
 use super::isa::{Dots, Kernels, Mix};
 use crate::host::{self, Shared};
-use crate::quant::q8_unpack;
-use crate::{DType, Format, KvLayout, Tensor};
+use crate::quant::{self, q8_unpack};
+use crate::{Attend, DType, Format, KvLayout, Tensor};
 
 /// Positions between two rescalings. Divides `block_tokens`.
 const STEP: usize = 64;
@@ -21,7 +21,7 @@ const TILE_QUERIES: usize = 64;
 pub(super) fn attention(
     cpu: &Cpu,
     q: &Tensor,
-    scale: f32,
+    attend: &Attend,
     layout: &KvLayout,
     blocks: &[Tensor],
     start: usize,
@@ -32,9 +32,12 @@ pub(super) fn attention(
     assert_eq!(out.dims(), [n, q_heads, layout.v_dim], "attention: out does not fit q and the layout");
     assert_eq!(q_heads % layout.heads, 0, "attention: every kv head serves as many query heads");
     assert_eq!(layout.block_tokens % STEP, 0, "attention: blocks of a multiple of {STEP} positions");
+    assert!(attend.window != Some(0), "attention: a window holds the query's own position");
+    assert!(!layout.v_in_k || layout.v_dim <= k_dim, "attention: a value inside its key is no wider");
     for block in &blocks[..(start + n).div_ceil(layout.block_tokens)] {
-        let plane_bytes = |dim| layout.heads * layout.block_tokens * layout.dtype.row_bytes(dim);
-        let end = (layout.k_at + plane_bytes(k_dim)).max(layout.v_at + plane_bytes(layout.v_dim));
+        let plane_bytes = |stride| layout.heads * layout.block_tokens * stride;
+        let k_end = layout.k_at + plane_bytes(layout.dtype.row_bytes(k_dim));
+        let end = k_end.max(layout.v_at + plane_bytes(layout.v_stride()));
         assert!(end <= block.bytes(), "attention: the layout leaves its block");
     }
     let group = q_heads / layout.heads;
@@ -50,7 +53,7 @@ pub(super) fn attention(
         unpacked,
         q: Shared::new(host::f32_address(q)),
         out: Shared::new(host::f32_address(out)),
-        scale,
+        attend,
         layout,
         blocks,
         start,
@@ -74,7 +77,7 @@ struct Call<'a> {
     unpacked: usize,
     q: Shared<f32>,
     out: Shared<f32>,
-    scale: f32,
+    attend: &'a Attend,
     layout: &'a KvLayout,
     blocks: &'a [Tensor],
     start: usize,
@@ -112,18 +115,24 @@ impl<'a> Tile<'a> {
     }
 
     fn compute(mut self) {
-        let (start, group) = (self.call.start, self.call.group);
+        let (start, group, rows) = (self.call.start, self.call.group, self.rows.clone());
+        let window = self.call.attend.window.unwrap_or(usize::MAX);
         self.begin();
-        let end = start + self.rows.end;
-        for base in (0..end).step_by(STEP) {
-            // Row i sees positions up to start + i: the whole step, from this row on.
-            let whole = (base + STEP - 1).saturating_sub(start).clamp(self.rows.start, self.rows.end);
-            let query = |row: usize| (row - self.rows.start) * group;
-            let (first, last) = (query(whole), query(self.rows.end));
-            self.step(first..last, base, STEP);
-            for row in self.rows.start.max(base.saturating_sub(start))..whole {
-                let first = (row - self.rows.start) * group;
-                self.step(first..first + group, base, start + row + 1 - base);
+        // Row i sees positions from first_seen(i) up to start + i.
+        let first_seen = |row: usize| (start + row + 1).saturating_sub(window);
+        let first_base = first_seen(rows.start) / STEP * STEP;
+        for base in (first_base..start + rows.end).step_by(STEP) {
+            // The whole step is seen by rows from `whole` on that do not begin behind its first position.
+            let whole = (base + STEP - 1).saturating_sub(start).clamp(rows.start, rows.end);
+            let behind = base.saturating_add(window).saturating_sub(start).clamp(whole, rows.end);
+            let query = |row: usize| (row - rows.start) * group;
+            self.step(query(whole)..query(behind), base..base + STEP);
+            let parted = (rows.start.max(base.saturating_sub(start))..whole).chain(behind..rows.end);
+            for row in parted {
+                let seen = base.max(first_seen(row))..(base + STEP).min(start + row + 1);
+                if !seen.is_empty() {
+                    self.step(query(row)..query(row) + group, seen);
+                }
             }
         }
         self.finish();
@@ -148,20 +157,34 @@ impl<'a> Tile<'a> {
             let at = (row * self.call.layout.heads + self.head) * width;
             // SAFETY: these heads of this row, in out [n, q_heads, v_dim], are this tile's alone.
             let out = unsafe { self.call.out.slice_mut(at, width) };
-            for (d, out) in out.iter_mut().enumerate() {
-                *out = self.mixed[i * width + d] / self.sum[i * self.call.group + d / v_dim];
+            for (j, out) in out.chunks_exact_mut(v_dim).enumerate() {
+                let query = i * self.call.group + j;
+                let (factor, sum) = self.last(query, self.head * self.call.group + j);
+                let mixed = &self.mixed[query * v_dim..][..v_dim];
+                out.iter_mut().zip(mixed).for_each(|(out, mixed)| *out = mixed * factor / sum);
             }
         }
     }
 
-    /// Takes in `positions` positions from `base` on, for some queries.
-    fn step(&mut self, queries: Range<usize>, base: usize, positions: usize) {
+    /// What a query's output is multiplied with, and divided by: with a sink the maximum may rise once more.
+    fn last(&self, query: usize, q_head: usize) -> (f32, f32) {
+        let (max, sum) = (self.max[query], self.sum[query]);
+        let Some(sinks) = &self.call.attend.sinks else { return (1.0, sum) };
+        let sink = quant::value(sinks, q_head);
+        let highest = max.max(sink);
+        let factor = (max - highest).exp();
+        (factor, sum * factor + (sink - highest).exp())
+    }
+
+    /// Takes in some positions of one step, for some queries.
+    fn step(&mut self, queries: Range<usize>, seen: Range<usize>) {
         if queries.is_empty() {
             return;
         }
+        let (base, positions) = (seen.start, seen.len());
         let (k_dim, v_dim) = (self.call.layout.k_dim, self.call.layout.v_dim);
         let kernels = &self.call.cpu.kernels;
-        let (k, k_bytes) = self.plane(base, positions, self.call.layout.k_at, k_dim);
+        let (k, k_bytes) = self.plane(base, positions, self.call.layout.k_at, k_dim, k_dim);
         let dots = Dots {
             w: k,
             w_stride: k_bytes,
@@ -176,11 +199,19 @@ impl<'a> Tile<'a> {
         // SAFETY: `positions` keys from `base` on lie in one block, which the layout fits, or in `unpacked`, which is not
         // written before the next plane is asked for; x and out are slices.
         unsafe { (kernels.dots.of(self.call.format))(&dots) };
-        let (v, v_bytes) = self.plane(base, positions, self.call.layout.v_at, v_dim);
+        let v_width = if self.call.layout.v_in_k { k_dim } else { v_dim };
+        let (v, v_bytes) = self.plane(base, positions, self.call.layout.v_at, v_width, v_dim);
         let scores = &mut self.scores[queries.start * STEP..queries.end * STEP];
         for (i, scores) in queries.clone().zip(scores.chunks_exact_mut(STEP)) {
             let mixed = &mut self.mixed[i * v_dim..(i + 1) * v_dim];
-            rescale(kernels, &mut scores[..positions], self.call.scale, &mut self.max[i], &mut self.sum[i], mixed);
+            rescale(
+                kernels,
+                &mut scores[..positions],
+                self.call.attend.scale,
+                &mut self.max[i],
+                &mut self.sum[i],
+                mixed,
+            );
         }
         let mix = Mix {
             p: scores.as_ptr(),
@@ -197,11 +228,11 @@ impl<'a> Tile<'a> {
         unsafe { (kernels.mix.of(self.call.format))(&mix) };
     }
 
-    /// Where `positions` keys or values of this head lie from position `base` on, and the bytes of one; unpacked if need be,
-    /// until the next call.
-    fn plane(&mut self, base: usize, positions: usize, at: usize, dim: usize) -> (*const u8, usize) {
+    /// Where `positions` keys or values of this head lie from position `base` on, of `width` elements each, and the bytes from
+    /// one to the next; their first `dim` elements unpacked if need be, until the next call.
+    fn plane(&mut self, base: usize, positions: usize, at: usize, width: usize, dim: usize) -> (*const u8, usize) {
         let layout = self.call.layout;
-        let bytes = layout.dtype.row_bytes(dim);
+        let bytes = layout.dtype.row_bytes(width);
         let (block, slot) = (base / layout.block_tokens, base % layout.block_tokens);
         let start = host::address(&self.call.blocks[block]);
         let start = start.wrapping_add(at + (self.head * layout.block_tokens + slot) * bytes).cast_const();
@@ -211,7 +242,9 @@ impl<'a> Tile<'a> {
         // SAFETY: these positions lie in one block, which the layout fits, and which nobody writes meanwhile.
         let stored = unsafe { std::slice::from_raw_parts(start, positions * bytes) };
         let unpacked = &mut self.unpacked[..positions * dim];
-        q8_unpack(stored, unpacked);
+        for (stored, unpacked) in stored.chunks_exact(bytes).zip(unpacked.chunks_exact_mut(dim)) {
+            q8_unpack(&stored[..layout.dtype.row_bytes(dim)], unpacked);
+        }
         (unpacked.as_ptr().cast(), 4 * dim)
     }
 }

@@ -1,14 +1,14 @@
-//! `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] )`, where `in` is x preceded by `tail`
+//! `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] + bias[c] )`, where `in` is x preceded by `tail`
 
 use super::Cpu;
 use super::vectorised::{Loop, silu};
 use crate::host::{self, Shared};
-use crate::{Format, Tensor};
+use crate::{Format, Tensor, quant};
 
 /// Channels of one task: 1 KiB of every row.
 const BLOCK: usize = 256;
 
-pub(super) fn causal_conv(cpu: &Cpu, x: &Tensor, weight: &Tensor, tail: &Tensor, out: &Tensor) {
+pub(super) fn causal_conv(cpu: &Cpu, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor) {
     let (n, channels) = host::rows_of(x);
     let &[rows, kernel] = weight.dims() else { panic!("causal_conv: weight is [channels, kernel], not {weight:?}") };
     assert_eq!(x.dims(), out.dims(), "causal_conv: shapes differ");
@@ -30,7 +30,7 @@ pub(super) fn causal_conv(cpu: &Cpu, x: &Tensor, weight: &Tensor, tail: &Tensor,
             // SAFETY: the weights of channels `first..first + len`; a backend has only kernels that run here.
             unsafe { (cpu.kernels.widen.of(format))(from, stored.as_mut_ptr().cast(), stored.len()) };
             cpu.vectorised(Transpose { stored, weight: &mut *weight, kernel });
-            cpu.vectorised(Block { n, channels, first, len, kernel, x, weight, tail, out });
+            cpu.vectorised(Block { n, channels, first, len, kernel, x, weight, bias, tail, out });
         }
     });
 }
@@ -73,6 +73,7 @@ struct Block<'a> {
     x: &'a [f32],
     /// `[kernel, len]`
     weight: &'a [f32],
+    bias: Option<&'a Tensor>,
     tail: Shared<f32>,
     out: Shared<f32>,
 }
@@ -116,6 +117,9 @@ impl Loop for Block<'_> {
                 for ((out, x), weight) in out.iter_mut().zip(self.input(i + j)).zip(weight) {
                     *out += weight * x;
                 }
+            }
+            if let Some(bias) = self.bias {
+                out.iter_mut().enumerate().for_each(|(c, out)| *out += quant::value(bias, self.first + c));
             }
             out.iter_mut().for_each(|out| *out = silu(*out));
         }

@@ -14,7 +14,7 @@ pub(super) fn embed(cpu: &Cpu, table: &Matrix, ids: &[u32], out: &Tensor) {
             let id = ids[i] as usize;
             assert!(id < table.rows(), "embed: token {id} of a vocabulary of {}", table.rows());
             match table.format() {
-                Format::Affine { .. } => {
+                Format::Affine { .. } | Format::Ggml(_) => {
                     // SAFETY: row i of `out` belongs to this range alone.
                     quant::dequantise(table, id, unsafe { out.slice_mut(i * hidden, hidden) });
                 }

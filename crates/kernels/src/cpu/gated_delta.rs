@@ -45,9 +45,10 @@ pub(super) fn gated_delta(
     let (n, width) = host::rows_of(qkv);
     assert_eq!(v_heads % k_heads, 0, "gated_delta: every key head serves as many value heads");
     assert_eq!(width, 2 * k_heads * k_dim + v_heads * v_dim, "gated_delta: qkv does not fit the heads");
-    assert_eq!((host::rows_of(a), host::rows_of(b)), ((n, v_heads), (n, v_heads)), "gated_delta: a and b");
+    assert_eq!((host::rows_of(a), host::rows_of(b)), ((n, delta.decays()), (n, v_heads)), "gated_delta: a and b");
+    assert!(!delta.per_channel || v_heads == k_heads, "gated_delta: decays of channels are of as many heads");
     assert_eq!(delta.a_log.elements(), v_heads, "gated_delta: one a_log a head");
-    assert_eq!(delta.dt_bias.elements(), v_heads, "gated_delta: one dt_bias a head");
+    assert_eq!(delta.dt_bias.elements(), delta.decays(), "gated_delta: one dt_bias a decay");
     assert_eq!(state.elements(), v_heads * k_dim * v_dim, "gated_delta: state is [v_heads, k_dim, v_dim]");
     assert_eq!(out.elements(), n * v_heads * v_dim, "gated_delta: out is [n, v_heads, v_dim]");
     let call = Call {
@@ -86,9 +87,14 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// What is prepared of a position and a key head: q and k, then decay and β of each of its value heads.
+    /// What is prepared of a position and a key head: q and k, then the decays and β of each of its value heads.
     fn prepared_len(&self) -> usize {
-        2 * self.delta.k_dim + 2 * self.group
+        2 * self.delta.k_dim + self.decays() + self.group
+    }
+
+    /// Decays of a key head: one for each of its value heads, or one for each channel of its value head.
+    fn decays(&self) -> usize {
+        if self.delta.per_channel { self.delta.k_dim } else { self.group }
     }
 
     fn prepare(&self, positions: Range<usize>, prepared: &mut [f32]) {
@@ -111,13 +117,19 @@ impl Call<'_> {
         let (k, rest) = rest.split_at_mut(k_dim);
         normalise(&row[head * k_dim..][..k_dim], 1.0 / (k_dim as f32).sqrt(), q);
         normalise(&row[(k_heads + head) * k_dim..][..k_dim], 1.0, k);
-        let (decays, betas) = rest.split_at_mut(self.group);
-        for i in 0..self.group {
-            let head = head * self.group + i;
-            let (a, b) = (self.a[position * v_heads + head], self.b[position * v_heads + head]);
-            let rate = element(&self.delta.a_log, head).exp();
-            decays[i] = (-rate * softplus(a + element(&self.delta.dt_bias, head))).exp();
-            betas[i] = 1.0 / (1.0 + (-b).exp());
+        let (decays, betas) = rest.split_at_mut(self.decays());
+        let of_value_head = decays.len() / self.group;
+        for (i, decay) in decays.iter_mut().enumerate() {
+            let value_head = self.delta.value_head(head, i / of_value_head);
+            let at = value_head * of_value_head + i % of_value_head;
+            let a_log = element(&self.delta.a_log, value_head);
+            let rate = if self.delta.exponentiated { -a_log } else { a_log.exp() };
+            let a = self.a[position * self.delta.decays() + at];
+            *decay = (-rate * softplus(a + element(&self.delta.dt_bias, at))).exp();
+        }
+        for (i, beta) in betas.iter_mut().enumerate() {
+            let b = self.b[position * v_heads + self.delta.value_head(head, i)];
+            *beta = 1.0 / (1.0 + (-b).exp());
         }
     }
 
@@ -160,7 +172,7 @@ fn normalise(x: &[f32], scale: f32, out: &mut [f32]) {
 }
 
 /// `ln(1 + e^x)`, and x itself above 20, where they are the same in f32.
-fn softplus(x: f32) -> f32 {
+pub(super) fn softplus(x: f32) -> f32 {
     if x > 20.0 { x } else { x.exp().ln_1p() }
 }
 
@@ -212,18 +224,28 @@ impl Block<'_> {
     #[inline(always)]
     unsafe fn pass<const FUSED: bool>(&self, state: &State) {
         let (call, GatedDelta { k_heads, v_heads, k_dim, v_dim, .. }) = (self.call, self.call.delta);
-        let (key_head, of_group) = (self.head / call.group, self.head % call.group);
+        let key_head = call.delta.key_head(self.head);
+        let of_group = if call.delta.tiled { self.head / k_heads } else { self.head % call.group };
         for position in self.positions.clone() {
             let part = (position - self.positions.start) * k_heads + key_head;
             let prepared = &self.prepared[part * call.prepared_len()..][..call.prepared_len()];
             let (q, rest) = prepared.split_at(*k_dim);
             let (k, rest) = rest.split_at(*k_dim);
-            let (decay, beta) = (rest[of_group], rest[call.group + of_group]);
+            let (decays, betas) = rest.split_at(call.decays());
+            let beta = betas[of_group];
             let values = &call.qkv[position * call.row_len() + 2 * k_heads * k_dim + self.head * v_dim + self.first..];
             let mut columns = [0f32; WIDTH];
             columns[..self.width].copy_from_slice(&values[..self.width]);
             // SAFETY: the caller's promise; q and k have `k_dim` elements.
-            let mixed = unsafe { state.step::<FUSED>(q, k, &columns, decay, beta) };
+            let mixed = unsafe {
+                match call.delta.per_channel {
+                    false => {
+                        let decay = decays[of_group];
+                        state.step::<FUSED>(q, k, &columns, |r| k[r], decay, |_| decay, beta)
+                    }
+                    true => state.step::<FUSED>(q, k, &columns, |r| k[r] * decays[r], 1.0, |r| decays[r], beta),
+                }
+            };
             // SAFETY: these columns of this position and head are this block's alone.
             let out = unsafe { call.out.slice_mut((position * v_heads + self.head) * v_dim + self.first, self.width) };
             out.copy_from_slice(&mixed[..self.width]);
@@ -238,23 +260,33 @@ struct State {
 }
 
 impl State {
-    /// Takes in one position and returns its output. Even and odd rows are summed apart, so that more sums are under
-    /// way at once than one addition takes steps.
+    /// Takes in one position and returns its output. What is recalled is `recalled · Σ recall(r) · s`, by the state before it
+    /// decays. Even and odd rows are summed apart, so that more sums are under way at once than one addition takes steps.
     ///
     /// # Safety
     /// There are as many rows as q and k have elements, and no one else uses them.
     #[inline(always)]
-    unsafe fn step<const FUSED: bool>(&self, q: &[f32], k: &[f32], v: &Columns, decay: f32, beta: f32) -> Columns {
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn step<const FUSED: bool>(
+        &self,
+        q: &[f32],
+        k: &[f32],
+        v: &Columns,
+        recall: impl Fn(usize) -> f32,
+        recalled: f32,
+        decay: impl Fn(usize) -> f32,
+        beta: f32,
+    ) -> Columns {
         let rows = k.len();
         let (mut even, mut odd) = ([0f32; WIDTH], [0f32; WIDTH]);
         // SAFETY: rows below `rows`, the caller's promise, here and below.
         unsafe {
             for r in (0..rows - rows % 2).step_by(2) {
-                self.recall::<FUSED>(r, k[r], &mut even);
-                self.recall::<FUSED>(r + 1, k[r + 1], &mut odd);
+                self.recall::<FUSED>(r, recall(r), &mut even);
+                self.recall::<FUSED>(r + 1, recall(r + 1), &mut odd);
             }
             if rows % 2 == 1 {
-                self.recall::<FUSED>(rows - 1, k[rows - 1], &mut even);
+                self.recall::<FUSED>(rows - 1, recall(rows - 1), &mut even);
             }
         }
         // A loop of its own: within the next one, rustc 1.95 cuts the odd sums above into vectors of unequal widths.
@@ -263,17 +295,17 @@ impl State {
         }
         let mut correction = *v;
         for c in 0..WIDTH {
-            correction[c] = beta * (correction[c] - decay * even[c]);
+            correction[c] = beta * (correction[c] - recalled * even[c]);
         }
         let (mut even, mut odd) = ([0f32; WIDTH], [0f32; WIDTH]);
         // SAFETY: as above.
         unsafe {
             for r in (0..rows - rows % 2).step_by(2) {
-                self.update::<FUSED>(r, decay, k[r], &correction, q[r], &mut even);
-                self.update::<FUSED>(r + 1, decay, k[r + 1], &correction, q[r + 1], &mut odd);
+                self.update::<FUSED>(r, decay(r), k[r], &correction, q[r], &mut even);
+                self.update::<FUSED>(r + 1, decay(r + 1), k[r + 1], &correction, q[r + 1], &mut odd);
             }
             if rows % 2 == 1 {
-                self.update::<FUSED>(rows - 1, decay, k[rows - 1], &correction, q[rows - 1], &mut even);
+                self.update::<FUSED>(rows - 1, decay(rows - 1), k[rows - 1], &correction, q[rows - 1], &mut even);
             }
         }
         for c in 0..WIDTH {

@@ -10,6 +10,7 @@ mod affine;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod ggml;
 pub(super) mod group;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -19,7 +20,7 @@ mod tile;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
-use crate::Format;
+use crate::{Format, GgmlType};
 
 /// An instruction set that the `cpu` backend has kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,7 +123,7 @@ pub(super) struct Dots {
 }
 
 /// [`Dots`] of affine-quantised weights: `w[r][k] = scale · q + bias`, with scales and biases `[rows, k / group]`.
-/// Activation rows are what [`AffineKernels`] makes of them.
+/// Activation rows are what [`QuantisedKernels`] makes of them.
 #[derive(Clone, Copy)]
 pub(super) struct AffineDots {
     pub dots: Dots,
@@ -132,6 +133,14 @@ pub(super) struct AffineDots {
     pub scales: [*const u8; 2],
     /// F32, F16 or BF16.
     pub scale_format: Format,
+}
+
+/// [`Dots`] of blocks. Activation rows are what [`group::round`] makes of them for eight bits and the type's groups; k is a
+/// multiple of the type's blocks.
+#[derive(Clone, Copy)]
+pub(super) struct GgmlDots {
+    pub dots: Dots,
+    pub format: GgmlType,
 }
 
 /// Weighted sums of rows: `out[c · out_stride + d] += Σ_t p[c · p_stride + t] · v[t][d]`, in ascending t.
@@ -165,7 +174,7 @@ impl<F: Copy> ByFormat<F> {
             Format::F32 => self.f32,
             Format::F16 => self.f16,
             Format::Bf16 => self.bf16,
-            Format::Affine { .. } => panic!("quantised weights have kernels of their own"),
+            Format::Affine { .. } | Format::Ggml(_) => panic!("quantised weights have kernels of their own"),
         }
     }
 }
@@ -179,8 +188,8 @@ pub(super) struct Kernels {
     /// Dot products of bf16 weights with bf16 activations, where the instruction set multiplies them, and what rounds
     /// f32 activations to them.
     pub bf16: Option<Bf16Kernels>,
-    /// Dot products with affine-quantised weights.
-    pub affine: AffineKernels,
+    /// Dot products with quantised weights.
+    pub quantised: QuantisedKernels,
     /// Weighted sums.
     pub mix: ByFormat<unsafe fn(&Mix)>,
     /// A step of a softmax: see [`tile::softmax`].
@@ -201,13 +210,15 @@ pub(super) struct Bf16Kernels {
 /// Makes a row of activations what a product takes: (activations, bits and group of the weights, to).
 pub(super) type Group = unsafe fn(&[f32], usize, usize, *mut u8);
 
-/// Products with affine-quantised weights.
+/// Products with quantised weights.
 #[derive(Clone, Copy)]
-pub(super) struct AffineKernels {
+pub(super) struct QuantisedKernels {
     /// With activations that `round` made.
     pub rounded: unsafe fn(&AffineDots),
     /// With activations that `sum` made.
     pub precise: unsafe fn(&AffineDots),
+    /// Of blocks, with activations that `round` made.
+    pub ggml: unsafe fn(&GgmlDots),
     /// To int8: see [`group::round`].
     pub round: Group,
     /// In f32: see [`group::sum`].

@@ -8,10 +8,11 @@ use crate::{DType, Format, KvLayout, Tensor};
 pub(super) fn kv_write(cpu: &Cpu, k: &Tensor, v: &Tensor, layout: &KvLayout, blocks: &[Tensor], start: usize) {
     let n = k.dim(0);
     assert_eq!(k.dims(), [n, layout.heads, layout.k_dim], "kv_write: keys do not fit the layout");
-    assert_eq!(v.dims(), [n, layout.heads, layout.v_dim], "kv_write: values do not fit the layout");
+    assert!(layout.v_in_k || v.dims() == [n, layout.heads, layout.v_dim], "kv_write: values do not fit the layout");
     let narrow = Format::of(layout.dtype).map(|format| cpu.kernels.narrow.of(format));
     assert!(narrow.is_some() || layout.dtype == DType::Q8, "kv_write: keys and values of F32, F16, BF16 or Q8");
-    for (from, at, dim) in [(k, layout.k_at, layout.k_dim), (v, layout.v_at, layout.v_dim)] {
+    let both = [(k, layout.k_at, layout.k_dim), (v, layout.v_at, layout.v_dim)];
+    for &(from, at, dim) in &both[..if layout.v_in_k { 1 } else { 2 }] {
         let (from, row_bytes) = (host::f32s(from), layout.dtype.row_bytes(dim));
         let plane_bytes = layout.heads * layout.block_tokens * row_bytes;
         cpu.split(n, layout.heads * (row_bytes + 4 * dim), |range, _| {

@@ -3,10 +3,10 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::isa::{AffineDots, Dots, group};
+use super::isa::{AffineDots, Dots, GgmlDots, group};
 use super::pool::lock;
 use crate::host::{self, Shared};
-use crate::{Format, Matrix, Tensor};
+use crate::{Format, GgmlType, Matrix, Tensor};
 
 /// Activation rows that are multiplied at once. Bounds the scratch of rounded activations, and is enough for the
 /// arithmetic to outweigh reading the weights once for every so many rows.
@@ -24,7 +24,7 @@ pub(super) enum Entry {
     F32,
     /// Rounded to bf16.
     Bf16,
-    /// Rounded to int8, for affine-quantised weights: see [`group::round`].
+    /// Rounded to int8, for quantised weights: see [`group::round`].
     Int8 { bits: usize, group: usize },
     /// In f32 with their groups' sums, for affine-quantised weights: see [`group::sum`].
     Summed { bits: usize, group: usize },
@@ -112,8 +112,8 @@ pub(super) unsafe fn enter(
                 match entry {
                     Entry::F32 => to.cast::<f32>().copy_from_nonoverlapping(from, cols),
                     Entry::Bf16 => (cpu.kernels.bf16.expect("bf16 products").round)(from.cast(), to, cols),
-                    Entry::Int8 { bits, group } => (cpu.kernels.affine.round)(x, bits, group, to),
-                    Entry::Summed { bits, group } => (cpu.kernels.affine.sum)(x, bits, group, to),
+                    Entry::Int8 { bits, group } => (cpu.kernels.quantised.round)(x, bits, group, to),
+                    Entry::Summed { bits, group } => (cpu.kernels.quantised.sum)(x, bits, group, to),
                 }
             }
         }
@@ -123,19 +123,20 @@ pub(super) unsafe fn enter(
 /// The whole product of one block of rows: out is `[input.rows, w.rows]`.
 pub(super) fn multiply(cpu: &Cpu, w: &Matrix, input: Input, out: Shared<f32>) {
     let chunk = rows_of_task(cpu, w.rows(), w.format().row_bytes(w.cols()), input.rows);
-    cpu.pool.run(w.rows().div_ceil(chunk), &|task, _| {
+    reserve_widened(cpu, w);
+    cpu.pool.run(w.rows().div_ceil(chunk), &|task, worker| {
         let rows = task * chunk..w.rows().min((task + 1) * chunk);
         // SAFETY: the columns `rows` of the output are this task's alone.
-        unsafe { product(cpu, w, rows, input, out) };
+        unsafe { product(cpu, worker, w, rows, input, out) };
     });
 }
 
-/// Outputs `rows` of the product, for every row of the input.
+/// Outputs `rows` of the product, for every row of the input. The worker has room for [`reserve_widened`].
 ///
 /// # Safety
 /// The input holds rows of `w.cols()` elements of the type that `w` is multiplied with, `out` is `[input.rows, w.rows]`, and no
 /// one else uses its columns `rows`.
-pub(super) unsafe fn product(cpu: &Cpu, w: &Matrix, rows: Range<usize>, input: Input, out: Shared<f32>) {
+pub(super) unsafe fn product(cpu: &Cpu, worker: usize, w: &Matrix, rows: Range<usize>, input: Input, out: Shared<f32>) {
     assert!(rows.end <= w.rows());
     let w_stride = w.format().row_bytes(w.cols());
     let dots = Dots {
@@ -155,11 +156,42 @@ pub(super) unsafe fn product(cpu: &Cpu, w: &Matrix, rows: Range<usize>, input: I
             (entry, Format::Affine { bits, group }) => {
                 let dots = affine(w, rows.start, dots, bits.into(), group.into());
                 let precise = matches!(entry, Entry::Summed { .. });
-                (if precise { cpu.kernels.affine.precise } else { cpu.kernels.affine.rounded })(&dots);
+                (if precise { cpu.kernels.quantised.precise } else { cpu.kernels.quantised.rounded })(&dots);
             }
+            (Entry::Int8 { .. }, Format::Ggml(format)) => (cpu.kernels.quantised.ggml)(&GgmlDots { dots, format }),
+            (_, Format::Ggml(format)) => widened(cpu, worker, format, &dots),
             (Entry::Bf16, _) => (cpu.kernels.bf16.expect("bf16 products").dots)(&dots),
             (_, plain) => (cpu.kernels.dots.of(plain))(&dots),
         }
+    }
+}
+
+/// Rows of blocks that are multiplied with f32 activations at once.
+const WIDENED_ROWS: usize = 4;
+
+/// Makes room for [`WIDENED_ROWS`] of a matrix in every worker's scratch, where it is one whose rows are widened.
+pub(super) fn reserve_widened(cpu: &Cpu, w: &Matrix) {
+    if matches!((cpu.entry(w), w.format()), (Entry::F32, Format::Ggml(_))) {
+        cpu.reserve_scratch(WIDENED_ROWS * w.cols());
+    }
+}
+
+/// The product of blocks with f32 activations: rows are widened to what they are worth, some at a time.
+///
+/// # Safety
+/// The addresses hold what `Dots` says, with f32 activations.
+unsafe fn widened(cpu: &Cpu, worker: usize, format: GgmlType, d: &Dots) {
+    let mut scratch = cpu.scratch_of(worker);
+    for first in (0..d.rows).step_by(WIDENED_ROWS) {
+        let rows = WIDENED_ROWS.min(d.rows - first);
+        for (row, values) in scratch[..rows * d.k].chunks_exact_mut(d.k).enumerate() {
+            // SAFETY: row `first + row` of the weights.
+            let blocks = unsafe { std::slice::from_raw_parts(d.w.add((first + row) * d.w_stride), d.w_stride) };
+            format.dequantise(blocks, values);
+        }
+        let (w, w_stride, out) = (scratch.as_ptr().cast(), 4 * d.k, d.out.wrapping_add(first));
+        // SAFETY: these rows, widened, and their outputs.
+        unsafe { (cpu.kernels.dots.of(Format::F32))(&Dots { w, w_stride, rows, out, ..*d }) };
     }
 }
 
@@ -192,8 +224,9 @@ impl Cpu {
         match w.format() {
             Format::Affine { bits, group } if precise => Entry::Summed { bits: bits.into(), group: group.into() },
             Format::Affine { bits, group } => Entry::Int8 { bits: bits.into(), group: group.into() },
+            Format::Ggml(blocks) if !precise => Entry::Int8 { bits: 8, group: blocks.group() },
             Format::Bf16 if self.kernels.bf16.is_some() && !precise => Entry::Bf16,
-            Format::F32 | Format::F16 | Format::Bf16 => Entry::F32,
+            Format::F32 | Format::F16 | Format::Bf16 | Format::Ggml(_) => Entry::F32,
         }
     }
 }

@@ -3,11 +3,12 @@
 //! The same arithmetic as the operations it is made of, with two regions instead of five.
 
 use super::Cpu;
-use super::linear::{Entry, Input, enter, multiply, product, reserve, row_blocks, rows_of_task};
+use super::add_bias::add_bias_at;
+use super::glu::glu_at;
+use super::linear::{Entry, Input, enter, multiply, product, reserve, reserve_widened, row_blocks, rows_of_task};
 use super::pool::lock;
-use super::swiglu::swiglu_at;
 use crate::host::{self, Shared};
-use crate::{Activation, Matrix, Mlp, MlpScratch, Ops, Tensor};
+use crate::{Matrix, Mlp, MlpScratch, Ops, Tensor};
 
 pub(super) fn mlp(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
     let (tokens, hidden) = host::rows_of(x);
@@ -24,6 +25,7 @@ pub(super) fn mlp(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpS
     if cpu.entry(&mlp.gate) != cpu.entry(&mlp.up) {
         return composed(cpu, x, rows, mlp, scratch, out);
     }
+    let out_tensor = out;
     let (x, out) = (host::f32s(x), Shared::new(host::f32_address(out)));
     let [gathered, gate, up] =
         [&scratch.x, &scratch.gate, &scratch.up].map(|tensor| Shared::new(host::f32_address(tensor)));
@@ -43,19 +45,26 @@ pub(super) fn mlp(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpS
         }
         multiply(cpu, &mlp.down, gated, Shared::new(out.at(block.start * hidden)));
     }
+    if let Some([.., down]) = &mlp.biases {
+        cpu.add_bias(out_tensor, down);
+    }
 }
 
 /// The same where gate and up take their activations differently.
 fn composed(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
     let n = rows.len();
     let (inputs, gate, up) = (scratch.x.rows(0..n), scratch.gate.rows(0..n), scratch.up.rows(0..n));
+    let biased = |x: &Tensor, w: &Matrix, which: usize, out: &Tensor| {
+        cpu.linear(x, w, out);
+        if let Some(biases) = &mlp.biases {
+            cpu.add_bias(out, &biases[which]);
+        }
+    };
     cpu.gather(x, rows, &inputs);
-    cpu.linear(&inputs, &mlp.gate, &gate);
-    cpu.linear(&inputs, &mlp.up, &up);
-    match mlp.activation {
-        Activation::SwiGlu => cpu.swiglu(&gate, &up, &gate),
-    }
-    cpu.linear(&gate, &mlp.down, out);
+    biased(&inputs, &mlp.gate, 0, &gate);
+    biased(&inputs, &mlp.up, 1, &up);
+    cpu.glu(&gate, &up, mlp.activation, &gate);
+    biased(&gate, &mlp.down, 2, out);
 }
 
 /// Where the activations lie that `w` is multiplied with: in an f32 tensor as they are, otherwise in
@@ -74,17 +83,21 @@ fn input(cpu: &Cpu, w: &Matrix, plain: Shared<f32>, scratch: &mut Vec<u8>, cols:
 fn halves(cpu: &Cpu, mlp: &Mlp, input: Input, gate: Shared<f32>, up: Shared<f32>) {
     let width = mlp.gate.rows();
     let chunk = rows_of_task(cpu, width, mlp.gate.format().row_bytes(mlp.gate.cols()), input.rows);
-    cpu.pool.run(width.div_ceil(chunk), &|task, _| {
+    reserve_widened(cpu, &mlp.gate);
+    reserve_widened(cpu, &mlp.up);
+    cpu.pool.run(width.div_ceil(chunk), &|task, worker| {
         let columns = task * chunk..width.min((task + 1) * chunk);
         // SAFETY: `input` is what gate and up are multiplied with; these columns are this task's alone.
         unsafe {
-            product(cpu, &mlp.gate, columns.clone(), input, gate);
-            product(cpu, &mlp.up, columns.clone(), input, up);
+            product(cpu, worker, &mlp.gate, columns.clone(), input, gate);
+            product(cpu, worker, &mlp.up, columns.clone(), input, up);
             for row in 0..input.rows {
                 let at = row * width + columns.start;
-                match mlp.activation {
-                    Activation::SwiGlu => swiglu_at(gate.at(at), up.at(at), gate.at(at), columns.len()),
+                if let Some([gate_bias, up_bias, _]) = &mlp.biases {
+                    add_bias_at(gate.slice_mut(at, columns.len()), gate_bias, columns.clone());
+                    add_bias_at(up.slice_mut(at, columns.len()), up_bias, columns.clone());
                 }
+                glu_at(gate.at(at), up.at(at), mlp.activation, gate.at(at), columns.len());
             }
         }
     });

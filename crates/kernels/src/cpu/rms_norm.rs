@@ -11,11 +11,13 @@ pub(super) fn rms_norm(cpu: &Cpu, x: &Tensor, norm: &RmsNorm, out: &Tensor) {
     let (n, d) = host::rows_of(x);
     assert_eq!(x.dims(), out.dims(), "rms_norm: shapes differ");
     let (x, out) = (Shared::new(host::f32_address(x)), Shared::new(host::f32_address(out)));
-    cpu.reserve_scratch(d);
+    let groups = groups(norm, d);
+    cpu.reserve_scratch(groups * d);
     cpu.split(n, 8 * d, |range, worker| {
-        let weight = &mut cpu.scratch_of(worker)[..d];
-        widen(cpu, norm, weight);
+        let weights = &mut cpu.scratch_of(worker)[..groups * d];
+        widen(cpu, norm, weights);
         for row in range {
+            let weight = &weights[row % groups * d..][..d];
             // SAFETY: row `row` of x; it is written below at the earliest, if `out` is `x`.
             let rsqrt = rsqrt(unsafe { x.slice(row * d, d) }, norm.eps);
             let (x, out) = (x.at(row * d), out.at(row * d));
@@ -27,12 +29,20 @@ pub(super) fn rms_norm(cpu: &Cpu, x: &Tensor, norm: &RmsNorm, out: &Tensor) {
     });
 }
 
+/// Rows that have weights of their own.
+fn groups(norm: &RmsNorm, d: usize) -> usize {
+    let weights = norm.weight.as_ref().map_or(d, Tensor::elements);
+    assert!(weights > 0 && weights % d == 0, "rms_norm: one weight an element of a row");
+    weights / d
+}
+
 /// The factors of a norm, in f32.
 pub(super) fn widen(cpu: &Cpu, norm: &RmsNorm, weight: &mut [f32]) {
-    assert_eq!(norm.weight.elements(), weight.len(), "rms_norm: one weight an element of a row");
-    let format = Format::of(norm.weight.dtype()).expect("rms_norm: a weight of F32, F16 or BF16");
+    let Some(stored) = &norm.weight else { return weight.fill(1.0) };
+    assert_eq!(stored.elements(), weight.len(), "rms_norm: one weight an element of a row");
+    let format = Format::of(stored.dtype()).expect("rms_norm: a weight of F32, F16 or BF16");
     // SAFETY: as many elements in both, and a backend has only kernels that run here.
-    unsafe { (cpu.kernels.widen.of(format))(host::address(&norm.weight), weight.as_mut_ptr().cast(), weight.len()) };
+    unsafe { (cpu.kernels.widen.of(format))(host::address(stored), weight.as_mut_ptr().cast(), weight.len()) };
     if norm.plus_one {
         weight.iter_mut().for_each(|weight| *weight += 1.0);
     }

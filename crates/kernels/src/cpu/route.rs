@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use super::Cpu;
 use crate::host::{self, Shared};
-use crate::{Router, RouterScore, Tensor};
+use crate::{Router, RouterGroups, RouterScore, Tensor, quant};
 
 /// Below every score, whatever it is, in the order of `f32::total_cmp`.
 const TAKEN: f32 = f32::from_bits(u32::MAX);
@@ -15,32 +15,47 @@ pub(super) fn route(cpu: &Cpu, logits: &Tensor, router: &Router, choice: &Tensor
     assert!(k <= experts, "route: {k} of {experts} experts");
     assert_eq!(host::rows_of(choice), (n, k), "route: choice does not fit");
     assert_eq!(host::rows_of(weights), (n, k), "route: weights do not fit");
+    let groups = router.groups.map_or(0, |groups| groups.count);
     let logits = host::f32s(logits);
     let choice = Shared::new(host::i32s_mut(choice).as_mut_ptr());
     let weights = Shared::new(host::f32_address(weights));
-    cpu.reserve_scratch(experts);
+    cpu.reserve_scratch(2 * experts + 2 * groups);
     cpu.split(n, experts * (32 + 4 * k), |range, worker| {
-        let scores = &mut cpu.scratch_of(worker)[..experts];
+        let mut scratch = cpu.scratch_of(worker);
+        let (scores, scratch) = scratch.split_at_mut(experts);
+        let (biased, scratch) = scratch.split_at_mut(experts);
         for row in range {
+            let logits = &logits[row * experts..][..experts];
             match router.score {
-                RouterScore::Softmax => softmax(&logits[row * experts..][..experts], scores),
+                RouterScore::Softmax => softmax(logits, scores),
+                RouterScore::SoftmaxOfChosen => scores.copy_from_slice(logits),
+                RouterScore::Sigmoid => {
+                    scores.iter_mut().zip(logits).for_each(|(score, logit)| *score = 1.0 / (1.0 + (-logit).exp()));
+                }
+            }
+            for (expert, (biased, score)) in biased.iter_mut().zip(&*scores).enumerate() {
+                // A sum with nothing too, as the reference does: it has no -0.
+                *biased = score + router.bias.as_ref().map_or(0.0, |bias| quant::value(bias, expert));
+            }
+            if let Some(groups) = &router.groups {
+                drop_groups(biased, groups, &mut scratch[..2 * groups.count]);
             }
             // SAFETY: row `row` of both outputs belongs to this range alone.
             let (choice, weights) = unsafe { (choice.slice_mut(row * k, k), weights.slice_mut(row * k, k)) };
-            take_best(scores, choice, weights);
-            if router.renormalise {
-                let sum: f32 = weights.iter().sum();
-                weights.iter_mut().for_each(|weight| *weight /= sum);
-            }
+            take_best(biased, choice);
+            weigh(scores, router, choice, weights);
         }
     });
 }
 
 fn softmax(logits: &[f32], scores: &mut [f32]) {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for (score, logit) in scores.iter_mut().zip(logits) {
-        *score = (logit - max).exp();
-    }
+    scores.copy_from_slice(logits);
+    softmax_in_place(scores);
+}
+
+fn softmax_in_place(scores: &mut [f32]) {
+    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    scores.iter_mut().for_each(|score| *score = (*score - max).exp());
     let sum: f32 = scores.iter().sum();
     // Where a logit is no number, or infinite, no score is one. All get the same NaN, lest one of them be TAKEN.
     match sum.is_nan() {
@@ -49,16 +64,77 @@ fn softmax(logits: &[f32], scores: &mut [f32]) {
     }
 }
 
-/// The best scores, descending, the lower index first among equals; marks them as taken.
-fn take_best(scores: &mut [f32], choice: &mut [i32], weights: &mut [f32]) {
-    for (choice, weight) in choice.iter_mut().zip(weights) {
-        let mut best = 0;
-        for i in 1..scores.len() {
-            if scores[i].total_cmp(&scores[best]) == Ordering::Greater {
-                best = i;
-            }
+/// Marks the experts of all but the best groups as taken. `scratch` has room for two numbers a group.
+fn drop_groups(scores: &mut [f32], groups: &RouterGroups, scratch: &mut [f32]) {
+    assert_eq!(scores.len() % groups.count, 0, "route: groups of one size");
+    let size = scores.len() / groups.count;
+    let (of_groups, kept) = scratch.split_at_mut(groups.count);
+    for (score, group) in of_groups.iter_mut().zip(scores.chunks_exact(size)) {
+        *score = sum_of_best(group, groups.best.min(size));
+    }
+    kept.fill(0.0);
+    for _ in 0..groups.keep {
+        let best = best(of_groups);
+        (of_groups[best], kept[best]) = (TAKEN, 1.0);
+    }
+    for (group, kept) in scores.chunks_exact_mut(size).zip(kept) {
+        if *kept == 0.0 {
+            group.fill(TAKEN);
         }
-        (*choice, *weight) = (best as i32, scores[best]);
+    }
+}
+
+/// The sum of the `count` highest, the highest first.
+fn sum_of_best(scores: &[f32], count: usize) -> f32 {
+    let mut sum = 0.0;
+    let mut last: Option<(f32, usize)> = None;
+    for _ in 0..count {
+        // The next one in the order of falling scores and then of rising indices.
+        let after = |i: usize| {
+            last.is_none_or(|(score, at)| match scores[i].total_cmp(&score) {
+                Ordering::Less => true,
+                Ordering::Equal => i > at,
+                Ordering::Greater => false,
+            })
+        };
+        let next = (0..scores.len())
+            .filter(|&i| after(i))
+            .reduce(|a, b| if scores[b].total_cmp(&scores[a]) == Ordering::Greater { b } else { a });
+        let Some(next) = next else { break };
+        sum += scores[next];
+        last = Some((scores[next], next));
+    }
+    sum
+}
+
+fn best(scores: &[f32]) -> usize {
+    let mut best = 0;
+    for i in 1..scores.len() {
+        if scores[i].total_cmp(&scores[best]) == Ordering::Greater {
+            best = i;
+        }
+    }
+    best
+}
+
+/// The best scores, descending, the lower index first among equals; marks them as taken.
+fn take_best(scores: &mut [f32], choice: &mut [i32]) {
+    for choice in choice {
+        let best = best(scores);
+        *choice = best as i32;
         scores[best] = TAKEN;
+    }
+}
+
+/// The weights of the chosen experts.
+fn weigh(scores: &[f32], router: &Router, choice: &[i32], weights: &mut [f32]) {
+    weights.iter_mut().zip(choice).for_each(|(weight, &expert)| *weight = scores[expert as usize]);
+    if router.score == RouterScore::SoftmaxOfChosen {
+        softmax_in_place(weights);
+    }
+    let sum = if router.renormalise { weights.iter().sum::<f32>() + 1e-20 } else { 1.0 };
+    for (weight, &expert) in weights.iter_mut().zip(choice) {
+        let own = router.expert_scale.as_ref().map_or(1.0, |scale| quant::value(scale, expert as usize));
+        *weight = *weight / sum * router.scale * own;
     }
 }

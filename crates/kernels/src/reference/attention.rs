@@ -1,16 +1,15 @@
 //! `out = softmax(scale · q·Kᵀ) · V`, causal (arXiv 1706.03762), grouped heads (arXiv 2305.13245)
 
-use crate::{DType, Format, KvLayout, Tensor, host, quant};
+use crate::{Attend, DType, Format, KvLayout, Tensor, host, quant};
 
-pub(super) fn attention(q: &Tensor, scale: f32, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor) {
+pub(super) fn attention(q: &Tensor, attend: &Attend, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor) {
     let &[n, q_heads, k_dim] = q.dims() else { panic!("attention: q is [n, q_heads, k_dim], not {q:?}") };
     let v_dim = layout.v_dim;
     assert_eq!(k_dim, layout.k_dim, "attention: q does not fit the layout");
     assert_eq!(out.dims(), [n, q_heads, v_dim], "attention: out does not fit q and the layout");
     assert_eq!(q_heads % layout.heads, 0, "attention: every kv head serves as many query heads");
-    let element = |position: usize, at: usize, head: usize, dim: usize, d: usize| {
+    let element = |position: usize, at: usize, head: usize, row_bytes: usize, d: usize| {
         let (block, slot) = (position / layout.block_tokens, position % layout.block_tokens);
-        let row_bytes = layout.dtype.row_bytes(dim);
         let row = at + (head * layout.block_tokens + slot) * row_bytes;
         let row = &host::bytes(&blocks[block])[row..][..row_bytes];
         match Format::of(layout.dtype) {
@@ -24,17 +23,22 @@ pub(super) fn attention(q: &Tensor, scale: f32, layout: &KvLayout, blocks: &[Ten
         }
     };
     let (q, out) = (host::f32s(q), host::f32s_mut(out));
+    let (k_bytes, v_bytes) = (layout.dtype.row_bytes(k_dim), layout.v_stride());
     for i in 0..n {
         for h in 0..q_heads {
             let head = h / (q_heads / layout.heads);
             let q = &q[(i * q_heads + h) * k_dim..][..k_dim];
-            let score = |p| (0..k_dim).map(|d| q[d] * element(p, layout.k_at, head, k_dim, d)).sum::<f32>();
-            let scores: Vec<f32> = (0..=start + i).map(|p| scale * score(p)).collect();
-            let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let end = start + i + 1;
+            let seen = end.saturating_sub(attend.window.unwrap_or(end))..end;
+            let score = |p| (0..k_dim).map(|d| q[d] * element(p, layout.k_at, head, k_bytes, d)).sum::<f32>();
+            let scores: Vec<f32> = seen.clone().map(|p| attend.scale * score(p)).collect();
+            let sink = attend.sinks.as_ref().map(|sinks| quant::value(sinks, h));
+            let max = scores.iter().copied().chain(sink).fold(f32::NEG_INFINITY, f32::max);
             let exp: Vec<f32> = scores.iter().map(|score| (score - max).exp()).collect();
-            let sum: f32 = exp.iter().sum();
+            let sum: f32 = exp.iter().copied().chain(sink.map(|sink| (sink - max).exp())).sum();
             for d in 0..v_dim {
-                let mixed: f32 = (0..=start + i).map(|p| exp[p] * element(p, layout.v_at, head, v_dim, d)).sum();
+                let mixed: f32 =
+                    seen.clone().zip(&exp).map(|(p, exp)| exp * element(p, layout.v_at, head, v_bytes, d)).sum();
                 out[(i * q_heads + h) * v_dim + d] = mixed / sum;
             }
         }

@@ -8,23 +8,32 @@ pub(super) fn gated_delta(qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDel
     let (n, width) = host::rows_of(qkv);
     assert_eq!(v_heads % k_heads, 0, "gated_delta: every key head serves as many value heads");
     assert_eq!(width, 2 * k_heads * k_dim + v_heads * v_dim, "gated_delta: qkv does not fit the heads");
-    assert_eq!((host::rows_of(a), host::rows_of(b)), ((n, v_heads), (n, v_heads)), "gated_delta: a and b");
+    assert_eq!((host::rows_of(a), host::rows_of(b)), ((n, delta.decays()), (n, v_heads)), "gated_delta: a and b");
     assert_eq!(state.elements(), v_heads * k_dim * v_dim, "gated_delta: state is [v_heads, k_dim, v_dim]");
     assert_eq!(out.elements(), n * v_heads * v_dim, "gated_delta: out is [n, v_heads, v_dim]");
     for i in 0..n {
         let (queries, rest) = host::f32s(qkv)[i * width..][..width].split_at(k_heads * k_dim);
         let (keys, values) = rest.split_at(k_heads * k_dim);
         for h in 0..v_heads {
-            let key_head = h / (v_heads / k_heads);
+            let key_head = delta.key_head(h);
             let q = normalised(&queries[key_head * k_dim..][..k_dim], 1.0 / (k_dim as f32).sqrt());
             let k = normalised(&keys[key_head * k_dim..][..k_dim], 1.0);
             let v = &values[h * v_dim..][..v_dim];
             let beta = sigmoid(host::f32s(b)[i * v_heads + h]);
-            let rate = element(&delta.a_log, h).exp();
-            let decay = (-rate * softplus(host::f32s(a)[i * v_heads + h] + element(&delta.dt_bias, h))).exp();
+            let a_log = element(&delta.a_log, h);
+            let rate = if delta.exponentiated { -a_log } else { a_log.exp() };
+            let of_head = delta.decays() / v_heads;
+            let decay = |r: usize| {
+                let at = h * of_head + r % of_head;
+                let a = host::f32s(a)[i * delta.decays() + at];
+                (-rate * softplus(a + element(&delta.dt_bias, at))).exp()
+            };
             let s = &mut host::f32s_mut(state)[h * k_dim * v_dim..][..k_dim * v_dim];
             let out = &mut host::f32s_mut(out)[(i * v_heads + h) * v_dim..][..v_dim];
-            s.iter_mut().for_each(|s| *s *= decay);
+            for (r, row) in s.chunks_exact_mut(v_dim).enumerate() {
+                let decay = decay(r);
+                row.iter_mut().for_each(|s| *s *= decay);
+            }
             for c in 0..v_dim {
                 let recalled: f32 = (0..k_dim).map(|r| s[r * v_dim + c] * k[r]).sum();
                 let correction = beta * (v[c] - recalled);
@@ -42,7 +51,7 @@ fn normalised(x: &[f32], scale: f32) -> Vec<f32> {
 }
 
 /// `ln(1 + e^x)`, and x itself above 20, where they are the same in f32.
-fn softplus(x: f32) -> f32 {
+pub(super) fn softplus(x: f32) -> f32 {
     if x > 20.0 { x } else { x.exp().ln_1p() }
 }
 

@@ -7,8 +7,9 @@ use crate::{DType, KvLayout, Tensor, host, quant};
 pub(super) fn kv_write(k: &Tensor, v: &Tensor, layout: &KvLayout, blocks: &[Tensor], start: usize) {
     let n = k.dim(0);
     assert_eq!(k.dims(), [n, layout.heads, layout.k_dim], "kv_write: keys do not fit the layout");
-    assert_eq!(v.dims(), [n, layout.heads, layout.v_dim], "kv_write: values do not fit the layout");
-    for (from, at, dim) in [(k, layout.k_at, layout.k_dim), (v, layout.v_at, layout.v_dim)] {
+    assert!(layout.v_in_k || v.dims() == [n, layout.heads, layout.v_dim], "kv_write: values do not fit the layout");
+    let both = [(k, layout.k_at, layout.k_dim), (v, layout.v_at, layout.v_dim)];
+    for &(from, at, dim) in &both[..if layout.v_in_k { 1 } else { 2 }] {
         let from = host::f32s(from);
         for i in 0..n {
             let (block, slot) = ((start + i) / layout.block_tokens, (start + i) % layout.block_tokens);

@@ -1,6 +1,6 @@
 //! The router's choice: the `top_k` best scores of a row, and their weights
 
-use crate::{Router, RouterScore, Tensor, host};
+use crate::{Router, RouterGroups, RouterScore, Tensor, host, quant};
 
 pub(super) fn route(logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {
     let (n, experts) = host::rows_of(logits);
@@ -10,19 +10,46 @@ pub(super) fn route(logits: &Tensor, router: &Router, choice: &Tensor, weights: 
     assert_eq!(host::rows_of(weights), (n, k), "route: weights do not fit");
     let (logits, choice, weights) = (host::f32s(logits), host::i32s_mut(choice), host::f32s_mut(weights));
     for row in 0..n {
+        let logits = &logits[row * experts..][..experts];
         let scores = match router.score {
-            RouterScore::Softmax => softmax(&logits[row * experts..][..experts]),
+            RouterScore::Softmax => softmax(logits),
+            RouterScore::SoftmaxOfChosen => logits.to_vec(),
+            RouterScore::Sigmoid => logits.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect(),
         };
-        let mut order: Vec<usize> = (0..experts).collect();
+        let bias = |expert| router.bias.as_ref().map_or(0.0, |bias| quant::value(bias, expert));
+        let biased: Vec<f32> = scores.iter().enumerate().map(|(expert, score)| score + bias(expert)).collect();
+        let mut order: Vec<usize> = match &router.groups {
+            None => (0..experts).collect(),
+            Some(groups) => kept(&biased, groups),
+        };
         // A stable sort: equal scores stay in the order of their indices.
-        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
-        let chosen = &order[..k];
-        let sum = if router.renormalise { chosen.iter().map(|&e| scores[e]).sum() } else { 1.0 };
-        for (slot, &expert) in chosen.iter().enumerate() {
-            choice[row * k + slot] = expert as i32;
-            weights[row * k + slot] = scores[expert] / sum;
+        order.sort_by(|&a, &b| biased[b].total_cmp(&biased[a]));
+        let chosen: Vec<f32> = order[..k].iter().map(|&expert| scores[expert]).collect();
+        let chosen = if router.score == RouterScore::SoftmaxOfChosen { softmax(&chosen) } else { chosen };
+        // As transformers: were all scores 0, so would the weights be.
+        let sum = if router.renormalise { chosen.iter().sum::<f32>() + 1e-20 } else { 1.0 };
+        for slot in 0..k {
+            choice[row * k + slot] = order[slot] as i32;
+            let own = router.expert_scale.as_ref().map_or(1.0, |scale| quant::value(scale, order[slot]));
+            weights[row * k + slot] = chosen[slot] / sum * router.scale * own;
         }
     }
+}
+
+/// Experts of the best groups, in the order of their indices.
+fn kept(scores: &[f32], groups: &RouterGroups) -> Vec<usize> {
+    assert_eq!(scores.len() % groups.count, 0, "route: groups of one size");
+    let size = scores.len() / groups.count;
+    let of_group = |group: usize| {
+        let mut scores = scores[group * size..][..size].to_vec();
+        scores.sort_by(|a, b| b.total_cmp(a));
+        scores[..groups.best.min(size)].iter().sum::<f32>()
+    };
+    let of_groups: Vec<f32> = (0..groups.count).map(of_group).collect();
+    let mut order: Vec<usize> = (0..groups.count).collect();
+    order.sort_by(|&a, &b| of_groups[b].total_cmp(&of_groups[a]));
+    let kept = &order[..groups.keep];
+    (0..scores.len()).filter(|expert| kept.contains(&(expert / size))).collect()
 }
 
 fn softmax(logits: &[f32]) -> Vec<f32> {

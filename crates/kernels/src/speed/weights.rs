@@ -72,7 +72,7 @@ impl<'a> Weights<'a> {
             let gate = self.matrix(format, width, hidden, &mut used)?;
             let up = self.matrix(format, width, hidden, &mut used)?;
             let down = self.matrix(format, hidden, width, &mut used)?;
-            Some(Mlp { gate, up, down, activation: Activation::SwiGlu })
+            Some(Mlp { gate, up, down, biases: None, activation: Activation::SwiGlu })
         });
         self.some(experts.collect())
     }
@@ -122,6 +122,7 @@ impl<'a> Weights<'a> {
                 let (scales, biases) = (next(groups, DType::Bf16)?, next(groups, DType::Bf16)?);
                 Matrix::affine(bits.into(), group.into(), data, scales, biases)
             }
+            Format::Ggml(blocks) => Matrix::ggml(blocks, next(format.row_bytes(cols), DType::U8)?),
         };
         *used = at;
         Some(matrix)

@@ -72,7 +72,7 @@ fn norms(x: &Tensor, w: &Matrix) -> Vec<f32> {
 }
 
 /// A copy of activations, rounded to int8 in blocks of 32.
-fn rounded_to_int8(x: &Tensor) -> Tensor {
+pub fn rounded_to_int8(x: &Tensor) -> Tensor {
     let block = |x: &[f32]| {
         let max = x.iter().fold(0f32, |max, x| max.max(x.abs()));
         let (scale, per_step) = if max == 0.0 { (0.0, 0.0) } else { (max / 127.0, 127.0 / max) };
@@ -82,7 +82,7 @@ fn rounded_to_int8(x: &Tensor) -> Tensor {
 }
 
 /// Random activations, some blocks of which are zero and some large.
-fn activations(random: &mut Random, n: usize, cols: usize) -> Tensor {
+pub fn activations(random: &mut Random, n: usize, cols: usize) -> Tensor {
     let mut values = random.values(n * cols);
     for block in values.chunks_exact_mut(32) {
         let factor = [1.0, 1.0, 1.0, 0.0, 1e-3, 1e3][random.below(6)];
@@ -154,7 +154,7 @@ proptest! {
             if plain == i { matrix(&mut random, rows, cols, format, 1) } else { stored[i].matrix(&mut random, rows, cols) }
         };
         let (gate, up, down) = (make(0, width, hidden), make(1, width, hidden), make(2, hidden, width));
-        let mlp = Mlp { gate, up, down, activation: Activation::SwiGlu };
+        let mlp = Mlp { gate, up, down, biases: None, activation: Activation::SwiGlu };
         let x = activations(&mut random, n, hidden);
         let rows: Vec<u32> = (0..n).map(|_| random.below(n) as u32).collect();
         let scratch = MlpScratch { x: empty([n, hidden]), gate: empty([n, width]), up: empty([n, width]) };

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use outpour_kernels::reference::Reference;
-use outpour_kernels::{DType, KvLayout, Ops, Tensor};
+use outpour_kernels::{Attend, DType, Format, KvLayout, Ops, Tensor};
 
 use crate::cases;
 use crate::machine::*;
@@ -26,9 +26,9 @@ impl Sequence {
         ops.kv_write(k, v, &self.layout, &self.blocks, start);
     }
 
-    fn attend(&self, ops: &dyn Ops, q: &Tensor, start: usize) -> Tensor {
+    fn attend(&self, ops: &dyn Ops, q: &Tensor, attend: &Attend, start: usize) -> Tensor {
         let out = empty([q.dim(0), q.dim(1), self.layout.v_dim]);
-        ops.attention(q, 1.0 / (self.layout.k_dim as f32).sqrt(), &self.layout, &self.blocks, start, &out);
+        ops.attention(q, attend, &self.layout, &self.blocks, start, &out);
         out
     }
 
@@ -43,6 +43,8 @@ struct Case {
     group: usize,
     start: usize,
     n: usize,
+    window: Option<usize>,
+    sinks: bool,
     seed: u64,
 }
 
@@ -51,29 +53,36 @@ fn layouts() -> impl Strategy<Value = KvLayout> {
     let plain = (dims, select(vec![DType::F16, DType::F32, DType::Bf16]));
     let q8 = (select(vec![(32, 32), (64, 96), (128, 128)]), Just(DType::Q8));
     let widths = prop_oneof![3 => plain, 1 => q8];
-    (widths, 1usize..=3, select(vec![64, 128]), select(vec![0, 1, 6])).prop_map(
-        |(((k_dim, v_dim), dtype), heads, block_tokens, k_at)| {
-            let v_at = k_at + heads * block_tokens * dtype.row_bytes(k_dim) + 3;
-            KvLayout { dtype, heads, k_dim, v_dim, block_tokens, k_at, v_at }
+    (widths, 1usize..=3, select(vec![64, 128]), select(vec![0, 1, 6]), any::<bool>()).prop_map(
+        |(((k_dim, v_dim), dtype), heads, block_tokens, k_at, v_in_k)| {
+            let v_in_k = v_in_k && v_dim <= k_dim;
+            let v_at = if v_in_k { k_at } else { k_at + heads * block_tokens * dtype.row_bytes(k_dim) + 3 };
+            KvLayout { dtype, heads, k_dim, v_dim, block_tokens, k_at, v_at, v_in_k }
         },
     )
 }
 
 fn case() -> impl Strategy<Value = Case> {
     let starts = select(vec![0usize, 1, 5, 62, 63, 64, 65, 127, 200, 317]);
-    (layouts(), select(vec![1, 2, 3, 8]), starts, select(vec![1, 2, 9, 17, 65, 90]), any::<u64>())
-        .prop_map(|(layout, group, start, n, seed)| Case { layout, group, start, n, seed })
+    let windows = select(vec![None, None, Some(1), Some(24), Some(64), Some(100), Some(1000)]);
+    let n = select(vec![1, 2, 9, 17, 65, 90]);
+    (layouts(), select(vec![1, 2, 3, 8]), starts, n, windows, any::<bool>(), any::<u64>()).prop_map(
+        |(layout, group, start, n, window, sinks, seed)| Case { layout, group, start, n, window, sinks, seed },
+    )
 }
 
 impl Case {
-    /// A sequence of `start + n` random positions, and queries for the last n.
-    fn make(&self) -> (Sequence, Tensor) {
+    /// A sequence of `start + n` random positions, queries for the last n, and how they attend.
+    fn make(&self) -> (Sequence, Tensor, Attend) {
         let (layout, positions, mut random) = (self.layout, self.start + self.n, Random(self.seed));
         let sequence = Sequence::new(layout, positions);
         let k = random.tensor([positions, layout.heads, layout.k_dim]);
         let v = random.tensor([positions, layout.heads, layout.v_dim]);
         sequence.write(&Reference, &k, &v, 0);
-        (sequence, random.tensor([self.n, layout.heads * self.group, layout.k_dim]))
+        let q_heads = layout.heads * self.group;
+        let q = random.tensor([self.n, q_heads, layout.k_dim]);
+        let sinks = self.sinks.then(|| weight(&mut random, [q_heads], Format::Bf16, 1));
+        (sequence, q, Attend { scale: 1.0 / (layout.k_dim as f32).sqrt(), window: self.window, sinks })
     }
 }
 
@@ -96,11 +105,11 @@ proptest! {
 
     #[test]
     fn attention(case in case()) {
-        let (sequence, q) = case.make();
-        let expected = sequence.attend(&Reference, &q, case.start);
+        let (sequence, q, attend) = case.make();
+        let expected = sequence.attend(&Reference, &q, &attend, case.start);
         for backend in backends() {
             // Values are at most 2 in size, and the weights' sum is 1.
-            assert_near(backend, &sequence.attend(&backend.ops, &q, case.start), &expected, |_| 1e-5);
+            assert_near(backend, &sequence.attend(&backend.ops, &q, &attend, case.start), &expected, |_| 1e-5);
         }
     }
 
@@ -108,20 +117,20 @@ proptest! {
     /// other numbers of threads.
     #[test]
     fn attention_is_batch_invariant(case in case(), cut in 0usize..90) {
-        let (sequence, q) = case.make();
+        let (sequence, q, attend) = case.make();
         let cut = cut.min(case.n);
         for backends in backends().chunks_exact(3) {
-            let whole = sequence.attend(&backends[0].ops, &q, case.start);
+            let whole = sequence.attend(&backends[0].ops, &q, &attend, case.start);
             for backend in &backends[1..] {
-                assert_same_bits(backend, "threads", &sequence.attend(&backend.ops, &q, case.start), &whole);
+                assert_same_bits(backend, "threads", &sequence.attend(&backend.ops, &q, &attend, case.start), &whole);
             }
             let backend = &backends[1];
             for rows in [0..cut, cut..case.n] {
-                let part = sequence.attend(&backend.ops, &q.rows(rows.clone()), case.start + rows.start);
+                let part = sequence.attend(&backend.ops, &q.rows(rows.clone()), &attend, case.start + rows.start);
                 assert_same_bits(backend, "two chunks", &part, &whole.rows(rows));
             }
             for row in 0..case.n {
-                let alone = sequence.attend(&backend.ops, &q.rows(row..row + 1), case.start + row);
+                let alone = sequence.attend(&backend.ops, &q.rows(row..row + 1), &attend, case.start + row);
                 assert_same_bits(backend, "alone", &alone, &whole.rows(row..row + 1));
             }
         }
@@ -130,11 +139,26 @@ proptest! {
     /// Nor does it depend on the size of the KV blocks.
     #[test]
     fn attention_does_not_depend_on_blocks(case in case()) {
-        let wide = Case { layout: KvLayout { block_tokens: 192, v_at: 1 << 20, ..case.layout }, ..case.clone() };
-        let ((sequence, q), (in_wide_blocks, _)) = (case.make(), wide.make());
+        let v_at = if case.layout.v_in_k { case.layout.k_at } else { 1 << 20 };
+        let wide = Case { layout: KvLayout { block_tokens: 192, v_at, ..case.layout }, ..case.clone() };
+        let ((sequence, q, attend), (in_wide_blocks, ..)) = (case.make(), wide.make());
         for backend in backends_of_two_threads() {
-            let out = in_wide_blocks.attend(&backend.ops, &q, case.start);
-            assert_same_bits(backend, "blocks of 192", &out, &sequence.attend(&backend.ops, &q, case.start));
+            let out = in_wide_blocks.attend(&backend.ops, &q, &attend, case.start);
+            assert_same_bits(backend, "blocks of 192", &out, &sequence.attend(&backend.ops, &q, &attend, case.start));
+        }
+    }
+
+    /// Blocks that lie wholly behind the window may be gone: positions then count from the first one that is there.
+    #[test]
+    fn attention_reads_no_block_behind_its_window(case in case()) {
+        let Some(window) = case.window else { return Ok(()) };
+        let (sequence, q, attend) = case.make();
+        let gone = (case.start + 1).saturating_sub(window) / case.layout.block_tokens;
+        let (left, start) = (sequence.blocks[gone..].to_vec(), case.start - gone * case.layout.block_tokens);
+        let shorter = Sequence { layout: case.layout, blocks: left };
+        for backend in backends_of_two_threads() {
+            let whole = sequence.attend(&backend.ops, &q, &attend, case.start);
+            assert_same_bits(backend, "fewer blocks", &shorter.attend(&backend.ops, &q, &attend, start), &whole);
         }
     }
 }

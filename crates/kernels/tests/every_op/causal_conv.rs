@@ -29,6 +29,7 @@ fn case() -> impl Strategy<Value = Case> {
 struct Made {
     x: Tensor,
     weight: Tensor,
+    bias: Option<Tensor>,
     tail: Tensor,
 }
 
@@ -38,6 +39,7 @@ impl Case {
         Made {
             x: random.tensor([self.n, self.channels]),
             weight: weight(&mut random, [self.channels, self.kernel], self.format, self.tail),
+            bias: (self.seed % 2 == 0).then(|| weight(&mut random, [self.channels], self.format, self.tail)),
             tail: random.tensor([self.kernel - 1, self.channels]),
         }
     }
@@ -50,7 +52,7 @@ impl Made {
         let mut first = 0;
         for length in lengths {
             let rows = first..first + length;
-            ops.causal_conv(&self.x.rows(rows.clone()), &self.weight, &tail, &out.rows(rows));
+            ops.causal_conv(&self.x.rows(rows.clone()), &self.weight, self.bias.as_ref(), &tail, &out.rows(rows));
             first += length;
         }
         assert_eq!(first, self.x.dim(0));
@@ -96,7 +98,8 @@ fn causal_conv_by_the_formula() {
     let (n, channels, kernel) = (6, 5, 4);
     let mut random = Random(3);
     let weight = weight(&mut random, [channels, kernel], Format::F32, 0);
-    let made = Made { x: random.tensor([n, channels]), weight, tail: f32_tensor(&[0.0; 15], [3, 5]) };
+    let bias = Some(f32_tensor(&[0.25; 5], [channels]));
+    let made = Made { x: random.tensor([n, channels]), weight, bias, tail: f32_tensor(&[0.0; 15], [3, 5]) };
     let (x, w) = (to_f32(&made.x), to_f32(&made.weight));
     let every: Vec<&dyn Ops> =
         std::iter::once(&Reference as &dyn Ops).chain(backends().iter().map(|b| &b.ops as _)).collect();
@@ -106,6 +109,7 @@ fn causal_conv_by_the_formula() {
             let (row, c) = (i / channels, i % channels);
             let ago = |back: usize| if back > row { 0.0 } else { f64::from(x[(row - back) * channels + c]) };
             let sum: f64 = (0..kernel).map(|j| f64::from(w[c * kernel + j]) * ago(kernel - 1 - j)).sum();
+            let sum = sum + 0.25;
             let expected = sum / (1.0 + (-sum).exp());
             assert!((f64::from(out) - expected).abs() < 1e-6, "{}: {out:e}, not {expected:e}", ops.describe());
         }

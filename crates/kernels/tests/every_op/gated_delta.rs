@@ -18,21 +18,26 @@ struct Case {
     v_dim: usize,
     format: Format,
     tail: usize,
+    per_channel: bool,
+    /// Tiled heads, and decays as GGUF has them.
+    gguf: bool,
     seed: u64,
 }
 
 fn case() -> impl Strategy<Value = Case> {
     let heads = (1usize..=3, select(vec![1usize, 2, 4]));
     let dims = (select(vec![8usize, 9, 16, 24, 128]), select(vec![8usize, 24, 40, 128]));
-    (1usize..=70, heads, dims, formats(), tails(), any::<u64>()).prop_map(
-        |(n, (k_heads, group), (k_dim, v_dim), format, tail, seed)| Case {
+    (1usize..=70, heads, dims, formats(), tails(), any::<(bool, bool)>(), any::<u64>()).prop_map(
+        |(n, (k_heads, group), (k_dim, v_dim), format, tail, (per_channel, gguf), seed)| Case {
             n,
             k_heads,
-            group,
+            group: if per_channel { 1 } else { group },
+            per_channel,
             k_dim,
             v_dim,
             format,
             tail,
+            gguf,
             seed,
         },
     )
@@ -47,14 +52,22 @@ struct Made {
 }
 
 impl Case {
+    /// a_log, or minus its exponential.
+    fn decays(&self, random: &mut Random, v_heads: usize) -> Tensor {
+        let a_log = random.values(v_heads);
+        let stored = if self.gguf { a_log.iter().map(|a| -a.exp()).collect() } else { a_log };
+        bytes_tensor(&encode(&stored, self.format), self.tail, [v_heads], dtype_of(self.format))
+    }
+
     fn make(&self) -> Made {
-        let &Case { n, k_heads, k_dim, v_dim, .. } = self;
+        let &Case { n, k_heads, k_dim, v_dim, per_channel, .. } = self;
         let (mut random, v_heads) = (Random(self.seed), k_heads * self.group);
+        let decays = v_heads * if per_channel { k_dim } else { 1 };
         let steep = |values: Vec<f32>| values.into_iter().map(|x| 4.0 * x * x * x).collect::<Vec<f32>>();
         Made {
             qkv: random.tensor([n, 2 * k_heads * k_dim + v_heads * v_dim]),
             // Between -32 and 32: some beyond where softplus is linear.
-            a: f32_tensor(&steep(random.values(n * v_heads)), [n, v_heads]),
+            a: f32_tensor(&steep(random.values(n * decays)), [n, decays]),
             b: random.tensor([n, v_heads]),
             state: random.tensor([v_heads, k_dim, v_dim]),
             delta: GatedDelta {
@@ -62,8 +75,11 @@ impl Case {
                 v_heads,
                 k_dim,
                 v_dim,
-                a_log: weight(&mut random, [v_heads], self.format, self.tail),
-                dt_bias: weight(&mut random, [v_heads], self.format, self.tail),
+                per_channel,
+                tiled: self.gguf,
+                a_log: self.decays(&mut random, v_heads),
+                exponentiated: self.gguf,
+                dt_bias: weight(&mut random, [decays], self.format, self.tail),
             },
         }
     }
@@ -101,15 +117,21 @@ impl Made {
         let mut out = Vec::new();
         for (i, row) in qkv.chunks_exact(self.qkv.dim(1)).enumerate() {
             for (h, s) in state.chunks_exact_mut(k_dim * v_dim).enumerate() {
-                let key_head = h * k_heads / v_heads;
+                let key_head = if self.delta.tiled { h % k_heads } else { h * k_heads / v_heads };
                 let q = unit(&row[key_head * k_dim..][..k_dim]);
                 let k = unit(&row[(k_heads + key_head) * k_dim..][..k_dim]);
                 let v = &row[2 * k_heads * k_dim + h * v_dim..][..v_dim];
-                let step = (a[i * v_heads + h] + element(&self.delta.dt_bias, h)).exp().ln_1p();
-                let decay = (-element(&self.delta.a_log, h).exp() * step).exp();
+                let of_head = self.delta.decays() / v_heads;
+                let decay = |r: usize| {
+                    let at = h * of_head + r % of_head;
+                    let step = (a[i * v_heads * of_head + at] + element(&self.delta.dt_bias, at)).exp().ln_1p();
+                    let a = element(&self.delta.a_log, h);
+                    (if self.delta.exponentiated { a } else { -a.exp() } * step).exp()
+                };
                 let beta = 1.0 / (1.0 + (-b[i * v_heads + h]).exp());
                 for c in 0..v_dim {
-                    let mut column: Vec<f64> = s[c..].iter().step_by(v_dim).map(|s| s * decay).collect();
+                    let column = s[c..].iter().step_by(v_dim).enumerate();
+                    let mut column: Vec<f64> = column.map(|(r, s)| s * decay(r)).collect();
                     let recalled: f64 = column.iter().zip(&k).map(|(s, k)| s * k).sum();
                     column.iter_mut().zip(&k).for_each(|(s, k)| *s += k * beta * (v[c] - recalled));
                     let mixed: f64 = column.iter().zip(&q).map(|(s, q)| s * q).sum();
@@ -185,7 +207,18 @@ fn assert_same_in_pieces(case: &Case, cut: usize) {
 /// Beyond what is prepared at once, with work for several tasks a thread.
 #[test]
 fn many_positions() {
-    let case = Case { n: 200, k_heads: 2, group: 4, k_dim: 128, v_dim: 128, format: Format::F32, tail: 1, seed: 5 };
+    let case = Case {
+        n: 200,
+        k_heads: 2,
+        group: 4,
+        k_dim: 128,
+        v_dim: 128,
+        format: Format::F32,
+        tail: 1,
+        per_channel: false,
+        gguf: false,
+        seed: 5,
+    };
     assert_same_in_pieces(&case, 131);
     let made = case.make();
     let (out, state) = made.in_f64();

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use outpour_kernels::reference::Reference;
-use outpour_kernels::{ColumnRun, Ops};
+use outpour_kernels::{ColumnRun, Format, Ops};
 
 use crate::machine::*;
 use crate::same_bits::assert_batch_invariant;
@@ -62,6 +62,26 @@ proptest! {
             backend.ops.sigmoid_gate(&out, &gate.rows(range));
             out
         });
+    }
+
+    #[test]
+    fn scale_and_softcap(n in 1usize..=9, d in select(vec![1usize, 31, 1000, 9000]), own: bool, seed: u64) {
+        let mut random = Random(seed);
+        let (x, by) = (random.tensor([n, d]), own.then(|| weight(&mut random, [1], Format::Bf16, 1)));
+        let (scaled, capped) = (copy(&x), copy(&x));
+        Reference.scale(&scaled, 1.75, by.as_ref());
+        Reference.softcap(&capped, 0.7);
+        prop_assert!(to_f32(&capped).iter().all(|x| x.abs() <= 0.7));
+        for backend in backends() {
+            let out = copy(&x);
+            backend.ops.scale(&out, 1.75, by.as_ref());
+            assert_same_bits(backend, "scale", &out, &scaled);
+            let out = copy(&x);
+            backend.ops.softcap(&out, 0.7);
+            assert_same_bits(backend, "softcap", &out, &capped);
+            backend.ops.zero(&out);
+            prop_assert!(to_bytes(&out).iter().all(|&byte| byte == 0));
+        }
     }
 
     #[test]

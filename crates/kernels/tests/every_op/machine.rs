@@ -133,7 +133,7 @@ pub fn encode(values: &[f32], format: Format) -> Vec<u8> {
         Format::F32 => value.to_le_bytes().to_vec(),
         Format::F16 => f16::from_f32(*value).to_le_bytes().to_vec(),
         Format::Bf16 => bf16::from_f32(*value).to_le_bytes().to_vec(),
-        Format::Affine { .. } => panic!("not a format of single elements"),
+        Format::Affine { .. } | Format::Ggml(_) => panic!("not a format of single elements"),
     };
     values.iter().flat_map(one).collect()
 }
@@ -143,7 +143,7 @@ pub fn dtype_of(format: Format) -> DType {
         Format::F32 => DType::F32,
         Format::F16 => DType::F16,
         Format::Bf16 => DType::Bf16,
-        Format::Affine { .. } => DType::U8,
+        Format::Affine { .. } | Format::Ggml(_) => DType::U8,
     }
 }
 
@@ -162,7 +162,8 @@ pub fn weight(random: &mut Random, shape: impl Into<Shape>, format: Format, tail
 /// A norm over `d` elements of random weights.
 pub fn norm(random: &mut Random, d: usize, format: Format, tail: usize) -> RmsNorm {
     let plus_one = random.below(2) == 1;
-    RmsNorm { weight: weight(random, [d], format, tail), plus_one, eps: 1e-6 }
+    let weight = (random.below(4) > 0).then(|| weight(random, [d], format, tail));
+    RmsNorm { weight, plus_one, eps: 1e-6 }
 }
 
 /// A copy of an f32 tensor: what an operation works on in place.

@@ -6,6 +6,8 @@ mod attention;
 mod causal_conv;
 mod gated_delta;
 mod gates;
+mod ggml;
+mod linear_attention;
 mod machine;
 mod near;
 mod same_bits;

@@ -4,8 +4,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use outpour_kernels::reference::Reference;
-use outpour_kernels::{Activation, Contribution, DType, Format, Matrix, Mlp, MlpScratch, Ops, Rope, RopePairs};
-use outpour_kernels::{Router, RouterScore, Tensor};
+use outpour_kernels::{
+    Activation, Bias, Contribution, DType, Format, Matrix, Mlp, MlpScratch, Ops, RmsNorm, Rope, RopePairs,
+};
+use outpour_kernels::{Router, RouterGroups, RouterScore, Tensor};
 
 use crate::machine::*;
 use crate::{cases, formats, tails, widths};
@@ -42,7 +44,7 @@ proptest! {
 
     #[test]
     fn mlp(tokens in 1usize..=9, hidden in widths(), width in select(vec![1, 7, 24, 33, 96]),
-           formats in (formats(), formats(), formats()), tail in tails(), seed: u64) {
+           formats in (formats(), formats(), formats()), tail in tails(), kind in mlp_kinds(), seed: u64) {
         let mut random = Random(seed);
         let x = random.tensor([tokens, hidden]);
         let rows: Vec<u32> = (0..1 + random.below(2 * tokens)).map(|_| random.below(tokens) as u32).collect();
@@ -50,7 +52,8 @@ proptest! {
             gate: matrix(&mut random, width, hidden, formats.0, tail),
             up: matrix(&mut random, width, hidden, formats.1, tail),
             down: matrix(&mut random, hidden, width, formats.2, tail),
-            activation: Activation::SwiGlu,
+            biases: kind.1.then(|| biases(&mut random, width, hidden)),
+            activation: kind.0,
         };
         let n = rows.len();
         let scratch = || MlpScratch { x: empty([n + 1, hidden]), gate: empty([n + 1, width]), up: empty([n + 1, width]) };
@@ -78,6 +81,27 @@ proptest! {
         }
     }
 
+    /// Rows of several groups, each with weights of its own: as one norm a group.
+    #[test]
+    fn rms_norm_of_groups(n in 1usize..=9, groups in 1usize..=4, d in widths(), format in formats(), seed: u64) {
+        let mut random = Random(seed);
+        let x = random.tensor([n, groups, d]);
+        let all = weight(&mut random, [groups * d], format, 1);
+        let norm = |weight: &Tensor| RmsNorm { weight: Some(weight.clone()), plus_one: false, eps: 1e-5 };
+        let every: Vec<&dyn Ops> =
+            std::iter::once(&Reference as &dyn Ops).chain(backends_of_two_threads().map(|b| &b.ops as _)).collect();
+        for ops in every {
+            let out = empty([n, groups, d]);
+            ops.rms_norm(&x, &norm(&all), &out);
+            for row in 0..n * groups {
+                let of = |t: &Tensor| t.reshape([n * groups, d]).rows(row..row + 1);
+                let (group, alone) = (row % groups, empty([1, d]));
+                ops.rms_norm(&of(&x), &norm(&all.rows(group * d..(group + 1) * d)), &alone);
+                prop_assert_eq!(to_bytes(&of(&out)), to_bytes(&alone));
+            }
+        }
+    }
+
     #[test]
     fn rope(n in 1usize..=9, heads in 1usize..=5, dim in select(vec![16, 24, 128]), half: bool, part in 0usize..3,
             start in select(vec![0u32, 1, 63, 100_000]), seed: u64) {
@@ -101,14 +125,14 @@ proptest! {
     }
 
     #[test]
-    fn route(n in 1usize..=9, experts in select(vec![1usize, 7, 60, 128, 512]), k in 1usize..=8, renormalise: bool,
+    fn route(n in 1usize..=9, experts in select(vec![1usize, 8, 60, 128, 512]), k in 1usize..=8, kind in routers(),
              ties: bool, seed: u64) {
         let mut random = Random(seed);
         let coarse = |x: f32| if ties { (2.0 * x).round() } else { 4.0 * x };
         let logits: Vec<f32> = random.values(n * experts).into_iter().map(coarse).collect();
         let logits = f32_tensor(&logits, [n, experts]);
-        let k = k.min(experts);
-        let router = Router { top_k: k, score: RouterScore::Softmax, renormalise };
+        let router = kind.router(&mut random, experts, k);
+        let k = router.top_k;
         let (choice, weights) = (i32_tensor([n, k]), empty([n, k]));
         Reference.route(&logits, &router, &choice, &weights);
         for backend in backends() {
@@ -120,23 +144,48 @@ proptest! {
     }
 
     #[test]
+    fn linear_heads(n in select(vec![1usize, 3, 66]), heads in 1usize..=4, cols in widths(), nope in 1usize..=20,
+                    v in 1usize..=20, format in formats(), tail in tails(), seed: u64) {
+        let mut random = Random(seed);
+        let w = matrix(&mut random, heads * (nope + v), cols, format, tail);
+        let (latent, q) = (random.tensor([n, heads, cols]), random.tensor([n, heads, nope]));
+        let (values, queries) = (empty([n, heads, v]), empty([n, heads, cols]));
+        Reference.linear_heads(&latent, &w, nope, &values);
+        Reference.linear_heads_transposed(&q, &w, 0, &queries);
+        for backend in backends() {
+            let (values_here, queries_here) = (empty([n, heads, v]), empty([n, heads, cols]));
+            backend.ops.linear_heads(&latent, &w, nope, &values_here);
+            backend.ops.linear_heads_transposed(&q, &w, 0, &queries_here);
+            // Factors are at most 2 in size.
+            assert_near(backend, &values_here, &values, |_| REORDERED * 4.0 * (cols as f32).sqrt());
+            assert_near(backend, &queries_here, &queries, |_| REORDERED * 4.0 * (nope as f32).sqrt());
+        }
+    }
+
+    #[test]
     fn elementwise(n in 1usize..=9, d in select(vec![1usize, 31, 1000, 9000]), seed: u64) {
         let mut random = Random(seed);
         let (a, b) = (random.tensor([n, d]), random.tensor([n, d]));
         let (added, gated) = (copy(&b), empty([n, d]));
+        let (activation, bias) = (activation(&mut random), bias(&mut random, d));
+        let biased = copy(&a);
         Reference.add(&a, &added);
-        Reference.swiglu(&a, &b, &gated);
+        Reference.add_bias(&biased, &bias);
+        Reference.glu(&a, &b, activation, &gated);
         for backend in backends() {
             let out = copy(&b);
             backend.ops.add(&a, &out);
             assert_same_bits(backend, "add", &out, &added);
             let (out, as_gate, as_up) = (empty([n, d]), copy(&a), copy(&b));
-            backend.ops.swiglu(&a, &b, &out);
-            backend.ops.swiglu(&as_gate, &b, &as_gate);
-            backend.ops.swiglu(&a, &as_up, &as_up);
+            backend.ops.glu(&a, &b, activation, &out);
+            backend.ops.glu(&as_gate, &b, activation, &as_gate);
+            backend.ops.glu(&a, &as_up, activation, &as_up);
             for out in [&out, &as_gate, &as_up] {
-                assert_same_bits(backend, "swiglu", out, &gated);
+                assert_same_bits(backend, "glu", out, &gated);
             }
+            let out = copy(&a);
+            backend.ops.add_bias(&out, &bias);
+            assert_same_bits(backend, "add_bias", &out, &biased);
             backend.ops.copy(&a, &out);
             assert_same_bits(backend, "copy", &out, &a);
             let mut fetched = vec![0; out.bytes()];
@@ -184,15 +233,82 @@ pub fn contributions(random: &mut Random, count: usize, tokens: usize, parts: us
     (0..count).map(one).collect()
 }
 
+/// What draws an MLP's activation, and whether it has biases.
+fn mlp_kinds() -> impl Strategy<Value = (Activation, bool)> {
+    let activations =
+        select(vec![Activation::SwiGlu, Activation::SwiGluClamped { alpha: 1.702, limit: 1.5 }, Activation::GeGlu]);
+    (activations, any::<bool>())
+}
+
+fn activation(random: &mut Random) -> Activation {
+    [Activation::SwiGlu, Activation::SwiGluClamped { alpha: 1.702, limit: 1.0 }, Activation::GeGlu, Activation::Silu]
+        [random.below(4)]
+}
+
+/// A bias over `d` columns, its values some apart.
+fn bias(random: &mut Random, d: usize) -> Bias {
+    let (first, step) = (random.below(3), 1 + random.below(2));
+    Bias { values: weight(random, [first + step * d], Format::Bf16, 1), first, step }
+}
+
+fn biases(random: &mut Random, width: usize, hidden: usize) -> [Bias; 3] {
+    [width, width, hidden].map(|d| bias(random, d))
+}
+
+/// What draws a router.
+#[derive(Clone, Copy, Debug)]
+struct RouterKind {
+    score: RouterScore,
+    bias: bool,
+    groups: bool,
+    best: usize,
+    renormalise: bool,
+    scale: f32,
+    own: bool,
+}
+
+fn routers() -> impl Strategy<Value = RouterKind> {
+    let scores = select(vec![RouterScore::Softmax, RouterScore::SoftmaxOfChosen, RouterScore::Sigmoid]);
+    let scales = (select(vec![1.0, 2.5]), any::<bool>());
+    (scores, any::<bool>(), any::<bool>(), 1usize..=2, any::<bool>(), scales).prop_map(
+        |(score, bias, groups, best, renormalise, (scale, own))| RouterKind {
+            score,
+            bias,
+            groups,
+            best,
+            renormalise,
+            scale,
+            own,
+        },
+    )
+}
+
+impl RouterKind {
+    fn router(self, random: &mut Random, experts: usize, k: usize) -> Router {
+        let RouterKind { score, bias, groups, best, renormalise, scale, own } = self;
+        let groups = (groups && experts.is_multiple_of(4)).then_some(RouterGroups { count: 4, keep: 2, best });
+        let candidates = if groups.is_some() { experts / 2 } else { experts };
+        let bias = bias.then(|| weight(random, [experts], Format::F32, 0));
+        let expert_scale = own.then(|| weight(random, [experts], Format::Bf16, 1));
+        Router { top_k: k.min(candidates), score, bias, groups, renormalise, scale, expert_scale }
+    }
+}
+
 /// The trait's own definition of `mlp`, which a backend may override.
 pub fn mlp_of_operations(backend: &Backend, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
     let n = rows.len();
     let (inputs, gate, up) = (scratch.x.rows(0..n), scratch.gate.rows(0..n), scratch.up.rows(0..n));
+    let biased = |x: &Tensor, w: &Matrix, which: usize, out: &Tensor| {
+        backend.ops.linear(x, w, out);
+        if let Some(biases) = &mlp.biases {
+            backend.ops.add_bias(out, &biases[which]);
+        }
+    };
     backend.ops.gather(x, rows, &inputs);
-    backend.ops.linear(&inputs, &mlp.gate, &gate);
-    backend.ops.linear(&inputs, &mlp.up, &up);
-    backend.ops.swiglu(&gate, &up, &gate);
-    backend.ops.linear(&gate, &mlp.down, out);
+    biased(&inputs, &mlp.gate, 0, &gate);
+    biased(&inputs, &mlp.up, 1, &up);
+    backend.ops.glu(&gate, &up, mlp.activation, &gate);
+    biased(&gate, &mlp.down, 2, out);
 }
 
 /// What `reference` makes of an MLP with activations rounded where the backend rounds them, and how far each output may
@@ -203,21 +319,28 @@ fn mlp_of_reference(backend: &Backend, x: &Tensor, rows: &[u32], mlp: &Mlp) -> (
     let round = |x: &Tensor, w: &Matrix| if backend.rounds(w.format()) { rounded(x) } else { x.clone() };
     let (inputs, gated, out) = (empty([n, hidden]), empty([n, width]), empty([n, hidden]));
     Reference.gather(x, rows, &inputs);
-    let half = |w: &Matrix| {
+    let add_bias = |out: &Tensor, which: usize| {
+        if let Some(biases) = &mlp.biases {
+            Reference.add_bias(out, &biases[which]);
+        }
+    };
+    let half = |w: &Matrix, which: usize| {
         let (input, out) = (round(&inputs, w), empty([n, width]));
         Reference.linear(&input, w, &out);
+        add_bias(&out, which);
         (norms(&input, w), out)
     };
-    let ((gate_norms, gate), (up_norms, up)) = (half(&mlp.gate), half(&mlp.up));
-    Reference.swiglu(&gate, &up, &gated);
+    let ((gate_norms, gate), (up_norms, up)) = (half(&mlp.gate, 0), half(&mlp.up, 1));
+    Reference.glu(&gate, &up, mlp.activation, &gated);
     let entering = round(&gated, &mlp.down);
     Reference.linear(&entering, &mlp.down, &out);
+    add_bias(&out, 2);
     let (gate, up, entering_values) = (to_f32(&gate), to_f32(&up), to_f32(&entering));
     let half_a_bit = if backend.rounds(mlp.down.format()) { 1.0 / 256.0 } else { 1e-6 };
-    // silu has a slope of at most 1.1 and is at most |z|.
+    // silu has a slope of at most 1.1 and is at most |z|; the clamped one takes up + 1.
     let off = |i: usize| {
-        let reordered = REORDERED * (1.1 * gate_norms[i] * up[i].abs() + gate[i].abs() * up_norms[i]);
-        reordered + half_a_bit * entering_values[i].abs()
+        let reordered = 1.1 * gate_norms[i] * (up[i].abs() + 1.0) + gate[i].abs() * up_norms[i] + gate[i].abs();
+        REORDERED * reordered + half_a_bit * entering_values[i].abs()
     };
     let (off, norms, down) =
         ((0..n * width).map(off).collect::<Vec<_>>(), norms(&entering, &mlp.down), dequantised(&mlp.down));
@@ -252,7 +375,7 @@ fn large_linear() {
 #[test]
 fn equal_scores_go_to_the_lower_index() {
     let logits = f32_tensor(&[1.0, 3.0, 2.0, 3.0, 2.0, 3.0, 2.0], [1, 7]);
-    let router = Router { top_k: 5, score: RouterScore::Softmax, renormalise: true };
+    let router = Router { renormalise: true, ..Router::new(5, RouterScore::Softmax) };
     let every: Vec<&dyn Ops> =
         std::iter::once(&Reference as &dyn Ops).chain(backends().iter().map(|b| &b.ops as _)).collect();
     for ops in every {
@@ -268,7 +391,7 @@ fn equal_scores_go_to_the_lower_index() {
 #[test]
 fn a_router_fed_with_nan_still_chooses_experts_that_exist() {
     let logits = f32_tensor(&[f32::NAN; 6], [1, 6]);
-    let router = Router { top_k: 6, score: RouterScore::Softmax, renormalise: false };
+    let router = Router { renormalise: false, ..Router::new(6, RouterScore::Softmax) };
     for backend in backends() {
         let (choice, weights) = (i32_tensor([1, 6]), empty([1, 6]));
         backend.ops.route(&logits, &router, &choice, &weights);

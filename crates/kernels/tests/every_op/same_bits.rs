@@ -56,7 +56,7 @@ proptest! {
             gate: matrix(&mut random, width, hidden, formats.0, tail),
             up: matrix(&mut random, width, hidden, formats.1, tail),
             down: matrix(&mut random, hidden, width, formats.2, tail),
-            activation: Activation::SwiGlu,
+            biases: None, activation: Activation::SwiGlu,
         };
         let scratch = MlpScratch { x: empty([n, hidden]), gate: empty([n, width]), up: empty([n, width]) };
         assert_batch_invariant(n, cut, |backend, range| {
@@ -80,11 +80,29 @@ proptest! {
     #[test]
     fn route(n in 1usize..=30, cut in 0usize..30, experts in select(vec![8usize, 60, 512]), seed: u64) {
         let logits = Random(seed).tensor([n, experts]);
-        let router = Router { top_k: 8, score: RouterScore::Softmax, renormalise: true };
+        let router = Router { renormalise: true, ..Router::new(8, RouterScore::Softmax) };
         assert_batch_invariant(n, cut, |backend, range| {
             let (choice, weights) = (i32_tensor([range.len(), 8]), empty([range.len(), 8]));
             backend.ops.route(&logits.rows(range), &router, &choice, &weights);
             weights
+        });
+    }
+
+    #[test]
+    fn linear_heads(n in 1usize..=80, cut in 0usize..80, heads in 1usize..=4, cols in widths(), rows in 1usize..=20,
+                    format in formats(), tail in tails(), seed: u64) {
+        let mut random = Random(seed);
+        let w = matrix(&mut random, heads * (rows + 3), cols, format, tail);
+        let (x, q) = (random.tensor([n, heads, cols]), random.tensor([n, heads, rows]));
+        assert_batch_invariant(n, cut, |backend, range| {
+            let out = empty([range.len(), heads, rows]);
+            backend.ops.linear_heads(&x.rows(range), &w, 3, &out);
+            out
+        });
+        assert_batch_invariant(n, cut, |backend, range| {
+            let out = empty([range.len(), heads, cols]);
+            backend.ops.linear_heads_transposed(&q.rows(range), &w, 3, &out);
+            out
         });
     }
 

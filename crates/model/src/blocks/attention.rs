@@ -1,12 +1,15 @@
-//! Grouped-query attention with per-head norms of queries and keys and rotary positions (arXiv 2305.13245, 2505.09388),
-//! and, in Qwen3-Next and Qwen3.5, an output gate beside each query.
+//! Grouped-query attention with rotary positions (arXiv 2305.13245), and what families add to it: norms of queries and keys,
+//! biases, a window, sinks, an output gate beside each query.
 
-use outpour_kernels::{ColumnRun, Matrix, RmsNorm, Rope, Tensor};
+use std::sync::Arc;
 
-use crate::config::{ModelError, SIZE_MAX};
+use outpour_kernels::{Attend, Bias, ColumnRun, Matrix, RmsNorm, Rope, Tensor};
+
+use super::mixer::{At, Mixer};
+use crate::config::{Config, ModelError, SIZE_MAX};
 use crate::state::KvWidth;
 use crate::weights::{Norms, Weights};
-use crate::{Batch, Run, State, StateLayout, Workspace};
+use crate::{Run, Workspace};
 
 /// Sizes of an attention layer.
 #[derive(Clone, Copy, Debug)]
@@ -19,12 +22,33 @@ pub struct Sizes {
     pub kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Whether each query comes with a gate: `q_proj` gives `[query | gate]` for each head, and the head's output is multiplied
-    /// by sigmoid(gate).
-    pub gated: bool,
 }
 
 impl Sizes {
+    /// Reads `hidden_size`, `num_attention_heads`, `num_key_value_heads` and `head_dim` of the config.
+    ///
+    /// # Errors
+    /// When a key is missing, or they do not fit each other.
+    pub fn read(config: &Config) -> Result<Self, ModelError> {
+        let heads = config.size("num_attention_heads")?;
+        Self::read_or(config, [heads, heads, config.size("hidden_size")? / heads])
+    }
+
+    /// The same where heads, key-value heads and the width of a head have defaults.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_or(config: &Config, [heads, kv_heads, head_dim]: [usize; 3]) -> Result<Self, ModelError> {
+        let sizes = Sizes {
+            hidden: config.size("hidden_size")?,
+            heads: config.size_or("num_attention_heads", heads)?,
+            kv_heads: config.size_or("num_key_value_heads", kv_heads)?,
+            head_dim: config.size_or("head_dim", head_dim)?,
+        };
+        sizes.check()?;
+        Ok(sizes)
+    }
+
     /// Checks that they fit each other.
     ///
     /// # Errors
@@ -42,114 +66,246 @@ impl Sizes {
         };
         Err(ModelError::Config(format!("{problem}; download it again")))
     }
+}
 
-    /// What a layer keeps of each position.
-    pub fn kv(&self) -> KvWidth {
-        KvWidth { heads: self.kv_heads, k_dim: self.head_dim, v_dim: self.head_dim }
+/// What a family's attention has beside four matrices.
+#[derive(Clone, Debug)]
+pub struct Kind {
+    /// Norms of queries and keys.
+    pub qk_norm: QkNorm,
+    /// Whether the projections to queries, keys and values have biases.
+    pub qkv_bias: bool,
+    /// Whether the output projection has one.
+    pub o_bias: bool,
+    /// Whether each query comes with a gate: `q_proj` gives `[query | gate]` for each head, and the head's output is multiplied
+    /// by sigmoid(gate).
+    pub gated: bool,
+    /// Whether each head has a sink: a logit that takes part in its softmax and adds nothing.
+    pub sinks: bool,
+    /// Positions that a query sees, if not all.
+    pub window: Option<usize>,
+    /// Rotary positions, if there are any.
+    pub rope: Option<Arc<Rope>>,
+    /// What products of queries and keys are multiplied with, if not `head_dim^-½`.
+    pub scale: Option<f32>,
+    /// Whether values are normalised over each head, without weights.
+    pub v_norm: bool,
+    /// Whether values are what keys are before their norm: there is no `v_proj`.
+    pub v_from_k: bool,
+}
+
+impl Kind {
+    /// Four matrices and RoPE.
+    pub fn plain(rope: Rope) -> Self {
+        Kind {
+            qk_norm: QkNorm::None,
+            qkv_bias: false,
+            o_bias: false,
+            gated: false,
+            sinks: false,
+            window: None,
+            rope: Some(Arc::new(rope)),
+            scale: None,
+            v_norm: false,
+            v_from_k: false,
+        }
+    }
+}
+
+/// Norms of queries and keys, before they are turned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QkNorm {
+    /// There are none.
+    None,
+    /// Over each head (Qwen3).
+    PerHead,
+    /// Over all heads together (MiniMax-M2).
+    Whole,
+}
+
+/// A projection and its bias.
+struct Projection {
+    matrix: Matrix,
+    bias: Option<Bias>,
+}
+
+impl Projection {
+    fn load(weights: &mut Weights, name: &str, rows: usize, cols: usize, biased: bool) -> Result<Self, ModelError> {
+        let bias = |weights: &mut Weights| weights.vector(&format!("{name}.bias"), rows).map(Bias::plain);
+        Ok(Projection {
+            matrix: weights.matrix(&format!("{name}.weight"), rows, cols)?,
+            bias: biased.then(|| bias(weights)).transpose()?,
+        })
     }
 
-    /// Bytes of workspace of [`Attention::forward`] for `n` tokens.
-    pub fn workspace_bytes(&self, n: usize) -> usize {
-        let queries = Workspace::f32_bytes(n * self.heads * self.head_dim);
-        let gates = if self.gated { queries + Workspace::f32_bytes(2 * n * self.heads * self.head_dim) } else { 0 };
-        gates
-            + 2 * queries
-            + 2 * Workspace::f32_bytes(n * self.kv_heads * self.head_dim)
-            + Workspace::f32_bytes(n * self.hidden)
+    /// x `[n, cols]` → out `[n, rows]`, of whatever shape.
+    fn apply(&self, x: &Tensor, out: &Tensor, run: &Run) {
+        let out = out.reshape([x.dim(0), self.matrix.rows()]);
+        run.ops.linear(x, &self.matrix, &out);
+        if let Some(bias) = &self.bias {
+            run.ops.add_bias(&out, bias);
+        }
     }
 }
 
 /// The weights of one attention layer.
 pub struct Attention {
     sizes: Sizes,
-    q_proj: Matrix,
-    k_proj: Matrix,
-    v_proj: Matrix,
-    o_proj: Matrix,
-    q_norm: RmsNorm,
-    k_norm: RmsNorm,
+    q: Projection,
+    k: Projection,
+    v: Option<Projection>,
+    o: Projection,
+    v_norm: Option<RmsNorm>,
+    qk_norm: Option<[RmsNorm; 2]>,
+    norm_whole: bool,
+    rope: Option<Arc<Rope>>,
+    attend: Attend,
     /// Columns of `q_proj`'s output that are queries, and gates.
     gate_runs: Option<[Vec<ColumnRun>; 2]>,
 }
 
 impl Attention {
-    /// Loads `{prefix}.{q,k,v,o}_proj.weight` and `{prefix}.{q,k}_norm.weight`.
+    /// Loads `{prefix}.{q,k,v,o}_proj`, and what `kind` says there is of `{prefix}.{q,k}_norm` and `{prefix}.sinks`.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
-    pub fn load(weights: &mut Weights, prefix: &str, sizes: Sizes, norms: Norms) -> Result<Self, ModelError> {
-        let Sizes { hidden, heads, kv_heads, head_dim, gated } = sizes;
-        let q_rows = if gated { 2 * heads * head_dim } else { heads * head_dim };
+    pub fn load(
+        weights: &mut Weights,
+        prefix: &str,
+        sizes: Sizes,
+        kind: &Kind,
+        norms: Norms,
+    ) -> Result<Self, ModelError> {
+        let Sizes { hidden, heads, kv_heads, head_dim } = sizes;
+        let (q_dim, kv_dim) = (heads * head_dim, kv_heads * head_dim);
+        let q_rows = if kind.gated { 2 * q_dim } else { q_dim };
         let runs = |first: usize| {
             let run = |head| ColumnRun { from: (2 * head + first) * head_dim, to: head * head_dim, len: head_dim };
             (0..heads).map(run).collect()
         };
+        let name = |part: &str| format!("{prefix}.{part}");
+        let [q_normed, k_normed] = match kind.qk_norm {
+            QkNorm::Whole => [q_dim, kv_dim],
+            QkNorm::None | QkNorm::PerHead => [head_dim, head_dim],
+        };
+        let mut projection = |part, rows, cols, biased| Projection::load(weights, &name(part), rows, cols, biased);
+        let q = projection("q_proj", q_rows, hidden, kind.qkv_bias)?;
+        let k = projection("k_proj", kv_dim, hidden, kind.qkv_bias)?;
+        let v = (!kind.v_from_k).then(|| projection("v_proj", kv_dim, hidden, kind.qkv_bias)).transpose()?;
+        let o = projection("o_proj", hidden, q_dim, kind.o_bias)?;
+        let mut norm = |part, elements| norms.load(weights, &name(part), elements);
+        let qk_norm = match kind.qk_norm {
+            QkNorm::None => None,
+            QkNorm::PerHead | QkNorm::Whole => {
+                Some([norm("q_norm.weight", q_normed)?, norm("k_norm.weight", k_normed)?])
+            }
+        };
+        let sinks = kind.sinks.then(|| weights.vector(&name("sinks"), heads)).transpose()?;
         Ok(Attention {
             sizes,
-            gate_runs: gated.then(|| [runs(0), runs(1)]),
-            q_proj: weights.matrix(&format!("{prefix}.q_proj.weight"), q_rows, hidden)?,
-            k_proj: weights.matrix(&format!("{prefix}.k_proj.weight"), kv_heads * head_dim, hidden)?,
-            v_proj: weights.matrix(&format!("{prefix}.v_proj.weight"), kv_heads * head_dim, hidden)?,
-            o_proj: weights.matrix(&format!("{prefix}.o_proj.weight"), hidden, heads * head_dim)?,
-            q_norm: norms.load(weights, &format!("{prefix}.q_norm.weight"), head_dim)?,
-            k_norm: norms.load(weights, &format!("{prefix}.k_norm.weight"), head_dim)?,
+            q,
+            k,
+            v,
+            o,
+            v_norm: kind.v_norm.then_some(RmsNorm { weight: None, plus_one: false, eps: norms.eps }),
+            qk_norm,
+            norm_whole: kind.qk_norm == QkNorm::Whole,
+            rope: kind.rope.clone(),
+            attend: Attend { scale: kind.scale.unwrap_or((head_dim as f32).powf(-0.5)), window: kind.window, sinks },
+            gate_runs: kind.gated.then(|| [runs(0), runs(1)]),
         })
     }
 
-    /// `into += attention(x)`: x and into `[n, hidden]`.
-    #[allow(clippy::too_many_arguments)]
-    pub fn forward(
-        &self,
-        layer: usize,
-        rope: &Rope,
-        layout: &StateLayout,
-        batch: &Batch,
-        states: &[State],
-        x: &Tensor,
-        into: &Tensor,
-        run: &mut Run,
-    ) {
-        let Sizes { hidden, heads, kv_heads, head_dim, .. } = self.sizes;
-        let kv = layout.kv[layer].as_ref().expect("invariant: an attention layer has keys and values in the layout");
-        let (n, ops) = (batch.len(), run.ops);
+    /// Queries into `q` `[n, heads, head_dim]`; returns their gates, of as many elements, where there are any.
+    fn queries(&self, x: &Tensor, q: &Tensor, run: &mut Run) -> Option<Tensor> {
+        let Some([queries, gates]) = &self.gate_runs else {
+            self.q.apply(x, q, run);
+            return None;
+        };
+        let (n, width) = (q.dim(0), q.dim(1) * q.dim(2));
+        let gate = run.workspace.f32([n, width]);
+        let both = run.workspace.f32([n, 2 * width]);
+        self.q.apply(x, &both, run);
+        run.ops.copy_columns(&both, queries, &q.reshape([n, width]));
+        run.ops.copy_columns(&both, gates, &gate);
+        Some(gate)
+    }
+
+    /// Norms of queries and keys, in place.
+    fn normalise(&self, q: &Tensor, k: &Tensor, run: &Run) {
+        let Some([q_norm, k_norm]) = &self.qk_norm else { return };
+        for (x, norm) in [(q, q_norm), (k, k_norm)] {
+            let x = if self.norm_whole { x.reshape([x.dim(0), x.dim(1) * x.dim(2)]) } else { x.clone() };
+            run.ops.rms_norm(&x, norm, &x);
+        }
+    }
+}
+
+impl Attention {
+    /// `attention(x)` in the workspace: x `[n, hidden]`.
+    pub fn apply(&self, at: &At, x: &Tensor, run: &mut Run) -> Tensor {
+        let Sizes { hidden, heads, kv_heads, head_dim } = self.sizes;
+        let (n, ops) = (at.batch.len(), run.ops);
         let q = run.workspace.f32([n, heads, head_dim]);
         let k = run.workspace.f32([n, kv_heads, head_dim]);
         let v = run.workspace.f32([n, kv_heads, head_dim]);
         let mixed = run.workspace.f32([n, heads, head_dim]);
         let out = run.workspace.f32([n, hidden]);
 
-        let gate = self.queries(x, &q.reshape([n, heads * head_dim]), run);
-        ops.linear(x, &self.k_proj, &k.reshape([n, kv_heads * head_dim]));
-        ops.linear(x, &self.v_proj, &v.reshape([n, kv_heads * head_dim]));
-        ops.rms_norm(&q, &self.q_norm, &q);
-        ops.rms_norm(&k, &self.k_norm, &k);
-        ops.rope(&q, &batch.positions, rope);
-        ops.rope(&k, &batch.positions, rope);
-        let scale = (head_dim as f32).powf(-0.5);
-        for span in &batch.spans {
+        let gate = self.queries(x, &q, run);
+        self.k.apply(x, &k, run);
+        match &self.v {
+            Some(v_proj) => v_proj.apply(x, &v, run),
+            None => ops.copy(&k, &v),
+        }
+        if let Some(norm) = &self.v_norm {
+            ops.rms_norm(&v, norm, &v);
+        }
+        self.normalise(&q, &k, run);
+        if let Some(rope) = &self.rope {
+            ops.rope(&q, &at.batch.positions, rope);
+            ops.rope(&k, &at.batch.positions, rope);
+        }
+        for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let blocks = states[span.state].blocks();
-            ops.kv_write(&rows(&k), &rows(&v), kv, blocks, span.start);
-            ops.attention(&rows(&q), scale, kv, blocks, span.start, &rows(&mixed));
+            let kv = at.states[span.state].kv(at.layer, at.layout);
+            let start = span.start - kv.first;
+            ops.kv_write(&rows(&k), &rows(&v), kv.layout, kv.blocks, start);
+            ops.attention(&rows(&q), &self.attend, kv.layout, kv.blocks, start, &rows(&mixed));
         }
         if let Some(gate) = gate {
             ops.sigmoid_gate(&mixed, &gate);
         }
-        ops.linear(&mixed.reshape([n, heads * head_dim]), &self.o_proj, &out);
-        ops.add(&out, into);
+        self.o.apply(&mixed.reshape([n, heads * head_dim]), &out, run);
+        out
+    }
+}
+
+impl Mixer for Attention {
+    fn forward(&self, at: &At, x: &Tensor, into: &Tensor, run: &mut Run) {
+        let out = self.apply(at, x, run);
+        run.ops.add(&out, into);
     }
 
-    /// Queries into `q` `[n, heads · head_dim]`; returns their gates, of the same shape, where there are any.
-    fn queries(&self, x: &Tensor, q: &Tensor, run: &mut Run) -> Option<Tensor> {
-        let Some([queries, gates]) = &self.gate_runs else {
-            run.ops.linear(x, &self.q_proj, q);
-            return None;
-        };
-        let gate = run.workspace.f32([q.dim(0), q.dim(1)]);
-        let both = run.workspace.f32([q.dim(0), 2 * q.dim(1)]);
-        run.ops.linear(x, &self.q_proj, &both);
-        run.ops.copy_columns(&both, queries, q);
-        run.ops.copy_columns(&both, gates, &gate);
-        Some(gate)
+    fn workspace_bytes(&self, n: usize) -> usize {
+        let Sizes { hidden, heads, kv_heads, head_dim } = self.sizes;
+        let queries = Workspace::f32_bytes(n * heads * head_dim);
+        let gated = self.gate_runs.is_some();
+        let gates = if gated { queries + Workspace::f32_bytes(2 * n * heads * head_dim) } else { 0 };
+        gates + 2 * queries + 2 * Workspace::f32_bytes(n * kv_heads * head_dim) + Workspace::f32_bytes(n * hidden)
+    }
+
+    fn kv(&self) -> Option<KvWidth> {
+        let Sizes { kv_heads, head_dim, .. } = self.sizes;
+        let window = self.attend.window;
+        Some(KvWidth { heads: kv_heads, k_dim: head_dim, v_dim: head_dim, v_in_k: false, window })
+    }
+
+    fn letter(&self) -> (char, &'static str) {
+        match (self.attend.window, self.gate_runs.is_some()) {
+            (Some(_), _) => ('W', "attention within a window"),
+            (None, true) => ('A', "gated attention"),
+            (None, false) => ('A', "attention"),
+        }
     }
 }

@@ -2,10 +2,11 @@
 
 use outpour_kernels::{ColumnRun, GatedDelta, Matrix, RmsNorm, Tensor};
 
+use super::mixer::{At, Mixer};
 use crate::config::{Config, ModelError};
 use crate::state::RecurrentLayout;
 use crate::weights::Weights;
-use crate::{Batch, Run, State, Workspace};
+use crate::{Run, Workspace};
 
 /// Sizes of a layer.
 #[derive(Clone, Copy, Debug)]
@@ -60,18 +61,9 @@ impl Sizes {
         2 * self.keys() + self.values()
     }
 
-    /// What a layer keeps of a sequence.
-    pub fn recurrent(&self) -> RecurrentLayout {
+    fn recurrent(&self) -> RecurrentLayout {
         let Sizes { kernel, v_heads, k_dim, v_dim, .. } = *self;
         RecurrentLayout { kernel, channels: self.channels(), heads: v_heads, k_dim, v_dim }
-    }
-
-    /// Bytes of workspace of [`DeltaNet::forward`] for `n` tokens.
-    pub fn workspace_bytes(&self, n: usize) -> usize {
-        let f32s = Workspace::f32_bytes;
-        let packed = f32s(n * (self.channels() + self.values())) + f32s(n * 2 * self.v_heads);
-        let apart = 2 * f32s(n * self.channels()) + 2 * f32s(n * self.v_heads);
-        packed + apart + 2 * f32s(n * self.values()) + f32s(n * self.hidden)
     }
 }
 
@@ -79,18 +71,25 @@ impl Sizes {
 pub struct DeltaNet {
     sizes: Sizes,
     inputs: Inputs,
+    coefficients: Coefficients,
+    runs: PackedRuns,
     conv: Tensor, // [channels, kernel]
     delta: GatedDelta,
     norm: RmsNorm,    // [v_dim]
     out_proj: Matrix, // [hidden, values]
 }
 
-/// How queries, keys, values, gate z and the coefficients a and b are projected.
+/// How queries, keys, values and gate z are projected: in Qwen3.5 by two matrices; in Qwen3-Next by one, whose rows are
+/// grouped by key head, `[q | k | v.. | z..]`.
 enum Inputs {
-    /// Qwen3.5: four matrices.
-    Apart { qkv: Matrix, z: Matrix, a: Matrix, b: Matrix },
-    /// Qwen3-Next: two, whose rows are grouped by key head: `[q | k | v.. | z..]` and `[b.. | a..]`.
-    Packed { qkvz: Matrix, ba: Matrix, runs: PackedRuns },
+    Apart { qkv: Matrix, z: Matrix },
+    Packed { qkvz: Matrix },
+}
+
+/// How the coefficients a and b are projected: the same, and `[b.. | a..]`.
+enum Coefficients {
+    Apart { a: Matrix, b: Matrix },
+    Packed { ba: Matrix },
 }
 
 /// Which columns of the packed projections make which tensor.
@@ -129,16 +128,19 @@ impl DeltaNet {
         let Sizes { hidden, k_heads, v_heads, k_dim, v_dim, kernel } = sizes;
         let (channels, values) = (sizes.channels(), sizes.values());
         let name = |part: &str| format!("{prefix}.{part}");
-        let inputs = if packed {
-            Inputs::Packed {
-                qkvz: weights.matrix(&name("in_proj_qkvz.weight"), channels + values, hidden)?,
-                ba: weights.matrix(&name("in_proj_ba.weight"), 2 * v_heads, hidden)?.exact(),
-                runs: PackedRuns::new(&sizes),
-            }
+        // llama.cpp's newer conversions of Qwen3-Next have queries, keys and values apart from z, and a and b packed.
+        let inputs = if packed && weights.shape_of(&name("in_proj_qkv.weight")).is_none() {
+            Inputs::Packed { qkvz: weights.matrix(&name("in_proj_qkvz.weight"), channels + values, hidden)? }
         } else {
             Inputs::Apart {
                 qkv: weights.matrix(&name("in_proj_qkv.weight"), channels, hidden)?,
                 z: weights.matrix(&name("in_proj_z.weight"), values, hidden)?,
+            }
+        };
+        let coefficients = if packed {
+            Coefficients::Packed { ba: weights.matrix(&name("in_proj_ba.weight"), 2 * v_heads, hidden)?.exact() }
+        } else {
+            Coefficients::Apart {
                 a: weights.matrix(&name("in_proj_a.weight"), v_heads, hidden)?.exact(),
                 b: weights.matrix(&name("in_proj_b.weight"), v_heads, hidden)?.exact(),
             }
@@ -150,24 +152,58 @@ impl DeltaNet {
         Ok(DeltaNet {
             sizes,
             inputs,
+            coefficients,
+            runs: PackedRuns::new(&sizes),
             conv: weights.tensor(&conv_name, &conv_shape)?.reshape([channels, kernel]),
             delta: GatedDelta {
                 k_heads,
                 v_heads,
                 k_dim,
                 v_dim,
+                per_channel: false,
+                tiled: !packed && weights.are_gguf(),
+                exponentiated: weights.are_gguf(),
                 a_log: weights.vector(&name("A_log"), v_heads)?,
                 dt_bias: weights.vector(&name("dt_bias"), v_heads)?,
             },
-            norm: RmsNorm { weight: weights.norm(&name("norm.weight"), v_dim, false)?, plus_one: false, eps },
+            norm: RmsNorm { weight: Some(weights.norm(&name("norm.weight"), v_dim, false)?), plus_one: false, eps },
             out_proj: weights.matrix(&name("out_proj.weight"), hidden, values)?,
         })
     }
 
-    /// `into += delta_net(x)`: x and into `[n, hidden]`.
-    pub fn forward(&self, layer: usize, batch: &Batch, states: &[State], x: &Tensor, into: &Tensor, run: &mut Run) {
+    fn project(&self, x: &Tensor, qkv: &Tensor, z: &Tensor, a: &Tensor, b: &Tensor, run: &mut Run) {
+        let (n, ops) = (x.dim(0), run.ops);
+        match &self.inputs {
+            Inputs::Apart { qkv: qkv_proj, z: z_proj } => {
+                ops.linear(x, qkv_proj, qkv);
+                ops.linear(x, z_proj, z);
+            }
+            Inputs::Packed { qkvz } => {
+                let packed = run.workspace.f32([n, qkvz.rows()]);
+                ops.linear(x, qkvz, &packed);
+                ops.copy_columns(&packed, &self.runs.qkv, qkv);
+                ops.copy_columns(&packed, &self.runs.z, z);
+            }
+        }
+        match &self.coefficients {
+            Coefficients::Apart { a: a_proj, b: b_proj } => {
+                ops.linear(x, a_proj, a);
+                ops.linear(x, b_proj, b);
+            }
+            Coefficients::Packed { ba } => {
+                let packed = run.workspace.f32([n, ba.rows()]);
+                ops.linear(x, ba, &packed);
+                ops.copy_columns(&packed, &self.runs.a, a);
+                ops.copy_columns(&packed, &self.runs.b, b);
+            }
+        }
+    }
+}
+
+impl Mixer for DeltaNet {
+    fn forward(&self, at: &At, x: &Tensor, into: &Tensor, run: &mut Run) {
         let Sizes { hidden, v_heads, v_dim, .. } = self.sizes;
-        let (n, ops) = (batch.len(), run.ops);
+        let (n, ops) = (at.batch.len(), run.ops);
         let qkv = run.workspace.f32([n, self.sizes.channels()]);
         let mixed = run.workspace.f32([n, self.sizes.channels()]);
         let z = run.workspace.f32([n, self.sizes.values()]);
@@ -178,10 +214,10 @@ impl DeltaNet {
 
         self.project(x, &qkv, &z, &a, &b, run);
         let layout = self.sizes.recurrent();
-        for span in &batch.spans {
+        for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let state = states[span.state].recurrent(layer);
-            ops.causal_conv(&rows(&qkv), &self.conv, &layout.tail(state), &rows(&mixed));
+            let state = at.states[span.state].recurrent(at.layer);
+            ops.causal_conv(&rows(&qkv), &self.conv, None, &layout.tail(state), &rows(&mixed));
             ops.gated_delta(&rows(&mixed), &rows(&a), &rows(&b), &self.delta, &layout.matrices(state), &rows(&values));
         }
         ops.rms_norm_gated(&values, &z, &self.norm, &values);
@@ -189,25 +225,23 @@ impl DeltaNet {
         ops.add(&out, into);
     }
 
-    fn project(&self, x: &Tensor, qkv: &Tensor, z: &Tensor, a: &Tensor, b: &Tensor, run: &mut Run) {
-        let (n, ops) = (x.dim(0), run.ops);
-        match &self.inputs {
-            Inputs::Apart { qkv: qkv_proj, z: z_proj, a: a_proj, b: b_proj } => {
-                ops.linear(x, qkv_proj, qkv);
-                ops.linear(x, z_proj, z);
-                ops.linear(x, a_proj, a);
-                ops.linear(x, b_proj, b);
-            }
-            Inputs::Packed { qkvz, ba, runs } => {
-                let packed = run.workspace.f32([n, qkvz.rows()]);
-                let coefficients = run.workspace.f32([n, ba.rows()]);
-                ops.linear(x, qkvz, &packed);
-                ops.linear(x, ba, &coefficients);
-                ops.copy_columns(&packed, &runs.qkv, qkv);
-                ops.copy_columns(&packed, &runs.z, z);
-                ops.copy_columns(&coefficients, &runs.a, a);
-                ops.copy_columns(&coefficients, &runs.b, b);
-            }
-        }
+    fn workspace_bytes(&self, n: usize) -> usize {
+        let Sizes { hidden, v_heads, .. } = self.sizes;
+        let (channels, values) = (self.sizes.channels(), self.sizes.values());
+        let f32s = Workspace::f32_bytes;
+        let packed = match &self.inputs {
+            Inputs::Apart { .. } => 0,
+            Inputs::Packed { .. } => f32s(n * (channels + values)) + f32s(n * 2 * v_heads),
+        };
+        let apart = 2 * f32s(n * channels) + 2 * f32s(n * v_heads);
+        packed + apart + 2 * f32s(n * values) + f32s(n * hidden)
+    }
+
+    fn recurrent(&self) -> Option<RecurrentLayout> {
+        Some(self.sizes.recurrent())
+    }
+
+    fn letter(&self) -> (char, &'static str) {
+        ('D', "Gated DeltaNet")
     }
 }

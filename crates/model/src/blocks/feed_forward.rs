@@ -30,6 +30,22 @@ impl FeedForward {
         }
     }
 
+    /// Experts chosen for each token, where there are any.
+    pub fn top_k(&self) -> Option<usize> {
+        match self {
+            FeedForward::Dense(_) => None,
+            FeedForward::Sparse(moe) => Some(moe.top_k()),
+        }
+    }
+
+    /// Bytes of workspace of [`Self::forward`] for `n` tokens.
+    pub fn workspace_bytes(&self, n: usize) -> usize {
+        match self {
+            FeedForward::Dense(dense) => mlp::workspace_bytes(n, dense.gate.cols(), dense.gate.rows()),
+            FeedForward::Sparse(moe) => moe.workspace_bytes(n),
+        }
+    }
+
     /// What [`Moe::guess`] says; nothing where there is no router.
     pub fn guess(&self, norm: &RmsNorm, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>) {
         match self {

@@ -18,6 +18,7 @@ pub fn load(weights: &mut Weights, prefix: &str, hidden: usize, width: usize) ->
         gate: matrix("gate", width, hidden)?,
         up: matrix("up", width, hidden)?,
         down: matrix("down", hidden, width)?,
+        biases: None,
         activation: Activation::SwiGlu,
     })
 }
@@ -51,7 +52,7 @@ pub fn apply(mlp: &Mlp, x: &Tensor, run: &mut Run) -> Tensor {
     let out = run.workspace.f32([n, hidden]);
     run.ops.linear(x, &mlp.gate, &gate);
     run.ops.linear(x, &mlp.up, &up);
-    run.ops.swiglu(&gate, &up, &gate);
+    run.ops.glu(&gate, &up, mlp.activation, &gate);
     run.ops.linear(&gate, &mlp.down, &out);
     out
 }

@@ -4,19 +4,66 @@
 //! a wave is computed, each expert is applied to all its tokens as one matrix product, and within a wave experts are
 //! computed as they arrive. Their outputs are added to each token in ascending order of expert, whatever came first,
 //! however the waves were cut: so a token's sum has the same bits in a prompt and alone.
+//!
+//! A prompt leaves memory as its tokens would have done one by one: of each layer those experts are kept that its last
+//! tokens chose, and the sweep over all the others passes through what room is left.
 
 use std::ops::Range;
 
-use outpour_kernels::{Contribution, Matrix, Mlp, Ops, RmsNorm, Router, Tensor};
+use outpour_kernels::{Bias, Contribution, Matrix, Mlp, Ops, RmsNorm, Router, Tensor};
 use outpour_store::StoreError;
 
 use super::mlp;
-use crate::config::ModelError;
+use crate::config::{Config, ModelError};
 use crate::weights::{ExpertsOf, Weights};
 use crate::{Batch, Run, Workspace};
 
 /// Rows of expert output that a wave makes at most, where a batch has fewer tokens than that.
 const WAVE_ROWS: usize = 1024;
+
+/// The config's key for the number of experts chosen for each token, as families spell it.
+pub const TOP_K: &[&str] = &["num_experts_per_tok", "num_experts_per_token", "top_k_experts"];
+
+/// Sizes of a sparse layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Experts in the layer.
+    pub experts: usize,
+    /// Experts chosen for each token.
+    pub top_k: usize,
+    /// Width of an expert.
+    pub width: usize,
+}
+
+impl Sizes {
+    /// Reads the number of experts under the first of `experts` that is there, `num_experts_per_tok`, and the width of an
+    /// expert.
+    ///
+    /// # Errors
+    /// When a key is missing, or there are fewer experts than are chosen.
+    pub fn read(config: &Config, experts: &[&'static str], width: &str) -> Result<Self, ModelError> {
+        let sizes =
+            Sizes { experts: config.size_of(experts)?, top_k: config.size_of(TOP_K)?, width: config.size(width)? };
+        let Sizes { experts: count, top_k, .. } = sizes;
+        match top_k > count {
+            true => Err(ModelError::Config(format!(
+                "{} {top_k} is more than {} {count}; download it again",
+                config.spelling(TOP_K),
+                experts[0]
+            ))),
+            false => Ok(sizes),
+        }
+    }
+}
+
+/// Which layers are sparse: those that `mlp_only_layers` does not name, `decoder_sparse_step` apart (Qwen).
+///
+/// # Errors
+/// When a key has the wrong type.
+pub fn sparse_layers(config: &Config) -> Result<impl Fn(usize) -> bool + use<>, ModelError> {
+    let (dense, step) = (config.layers("mlp_only_layers")?, config.size_or("decoder_sparse_step", 1)?);
+    Ok(move |layer: usize| !dense.contains(&layer) && (layer + 1).is_multiple_of(step))
+}
 
 /// One sparse layer.
 pub struct Moe {
@@ -26,39 +73,56 @@ pub struct Moe {
     experts: usize,
     router: Router,
     gate: Matrix,
+    gate_bias: Option<Bias>,
+    gate_scale: f32,
+    biases: Option<[Bias; 3]>,
     shared: Option<SharedExpert>,
 }
 
-/// An expert that every token goes through, weighted by sigmoid(gate · x).
+/// An expert that every token goes through.
 pub struct SharedExpert {
     mlp: Mlp,
-    gate: Matrix, // [1, hidden]
+    /// `[1, hidden]`: its output is weighted by sigmoid(gate · x), where there is one.
+    gate: Option<Matrix>,
 }
 
 impl SharedExpert {
-    /// Loads `{prefix}.shared_expert.*` and `{prefix}.shared_expert_gate.weight`.
+    /// Loads `{prefix}.shared_expert.*` and `{prefix}.shared_expert_gate.weight` (Qwen).
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
-    pub fn load(weights: &mut Weights, prefix: &str, hidden: usize, width: usize) -> Result<Self, ModelError> {
+    pub fn gated(weights: &mut Weights, prefix: &str, hidden: usize, width: usize) -> Result<Self, ModelError> {
         Ok(SharedExpert {
             mlp: mlp::load(weights, &format!("{prefix}.shared_expert"), hidden, width)?,
-            gate: weights.matrix(&format!("{prefix}.shared_expert_gate.weight"), 1, hidden)?.exact(),
+            gate: Some(weights.matrix(&format!("{prefix}.shared_expert_gate.weight"), 1, hidden)?.exact()),
         })
     }
 
-    /// Bytes of workspace of [`Self::forward`] for `n` tokens.
-    fn workspace_bytes(n: usize, hidden: usize, width: usize) -> usize {
-        mlp::workspace_bytes(n, hidden, width) + Workspace::f32_bytes(n)
+    /// Loads `{prefix}.shared_experts.*` (DeepSeek).
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn plain(weights: &mut Weights, prefix: &str, hidden: usize, width: usize) -> Result<Self, ModelError> {
+        Ok(SharedExpert { mlp: mlp::load(weights, &format!("{prefix}.shared_experts"), hidden, width)?, gate: None })
     }
 
-    /// `into += sigmoid(gate · x) · mlp(x)`.
+    /// Bytes of workspace of [`Self::forward`] for `n` tokens.
+    fn workspace_bytes(&self, n: usize) -> usize {
+        mlp::workspace_bytes(n, self.mlp.gate.cols(), self.mlp.gate.rows()) + Workspace::f32_bytes(n)
+    }
+
+    /// `into += mlp(x)`, or `sigmoid(gate · x) · mlp(x)`.
     fn forward(&self, x: &Tensor, into: &Tensor, run: &mut Run) {
         let mark = run.workspace.mark();
-        let gate = run.workspace.f32([x.dim(0), 1]);
         let out = mlp::apply(&self.mlp, x, run);
-        run.ops.linear(x, &self.gate, &gate);
-        run.ops.add_gated(&out, &gate, into);
+        match &self.gate {
+            None => run.ops.add(&out, into),
+            Some(matrix) => {
+                let gate = run.workspace.f32([x.dim(0), 1]);
+                run.ops.linear(x, matrix, &gate);
+                run.ops.add_gated(&out, &gate, into);
+            }
+        }
         run.workspace.release(mark);
     }
 }
@@ -76,35 +140,76 @@ pub struct Choices {
     tokens: Vec<u32>,
     /// Weight of each.
     weights: Vec<f32>,
+    /// The last row of the batch that chose each expert; for [`Self::kept_from`] only.
+    last_rows: Vec<u32>,
     /// For `Ops::combine`.
     contributions: Vec<Contribution>,
 }
 
 impl Moe {
-    /// Loads the router `{prefix}.gate.weight`, takes the shared expert if there is one, and notes where the experts lie.
+    /// Takes the router's matrix `gate` `[experts, hidden]` and the shared expert if there is one, and notes where the
+    /// experts lie. The caller has loaded `gate` before: its shape confirms the number of experts before tables are made
+    /// for them.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
     pub fn load(
         weights: &mut Weights,
         of: &ExpertsOf,
+        gate: Matrix,
         router: Router,
         shared: Option<SharedExpert>,
     ) -> Result<Self, ModelError> {
-        // The router first: its shape confirms the number of experts before tables are made for them.
-        let gate = weights.matrix(&format!("{}.gate.weight", of.prefix), of.experts, of.hidden)?.exact();
         weights.experts(of)?;
-        Ok(Moe { layer: of.layer, hidden: of.hidden, width: of.width, experts: of.experts, router, gate, shared })
+        Ok(Moe {
+            layer: of.layer,
+            hidden: of.hidden,
+            width: of.width,
+            experts: of.experts,
+            router,
+            gate: gate.exact(),
+            gate_bias: None,
+            gate_scale: 1.0,
+            biases: None,
+            shared,
+        })
     }
 
-    /// Bytes of workspace of [`Self::forward`] for `n` tokens, with a shared expert of this width or none (0).
-    pub fn workspace_bytes(n: usize, of: &ExpertsOf, top_k: usize, shared_width: usize) -> usize {
-        let shared = if shared_width > 0 { SharedExpert::workspace_bytes(n, of.hidden, shared_width) } else { 0 };
-        shared
-            + Workspace::f32_bytes(n * of.experts)
+    /// The same with a bias of the router's matrix, and biases of the experts' gate, up and down, each `[experts, ..]`.
+    pub fn biased(self, gate_bias: Bias, biases: [Bias; 3]) -> Self {
+        Moe { gate_bias: Some(gate_bias), biases: Some(biases), ..self }
+    }
+
+    /// The same with logits multiplied by `gate_scale`.
+    pub fn scaled(self, gate_scale: f32) -> Self {
+        Moe { gate_scale, ..self }
+    }
+
+    /// Experts chosen for each token.
+    pub fn top_k(&self) -> usize {
+        self.router.top_k
+    }
+
+    /// Bytes of workspace of [`Self::forward`] for `n` tokens.
+    pub fn workspace_bytes(&self, n: usize) -> usize {
+        let top_k = self.router.top_k;
+        self.shared.as_ref().map_or(0, |shared| shared.workspace_bytes(n))
+            + Workspace::f32_bytes(n * self.experts)
             + 2 * Workspace::f32_bytes(n * top_k)
-            + mlp::scratch_bytes(n, of.hidden, of.width)
-            + Workspace::f32_bytes(wave_rows(n, top_k) * of.hidden)
+            + mlp::scratch_bytes(n, self.hidden, self.width)
+            + Workspace::f32_bytes(wave_rows(n, top_k) * self.hidden)
+    }
+
+    /// x `[n, hidden]` → logits `[n, experts]`, and by them choice and weights `[n, top_k]`.
+    fn route(&self, ops: &dyn Ops, x: &Tensor, logits: &Tensor, choice: &Tensor, weights: &Tensor) {
+        ops.linear(x, &self.gate, logits);
+        if let Some(bias) = &self.gate_bias {
+            ops.add_bias(logits, bias);
+        }
+        if self.gate_scale != 1.0 {
+            ops.scale(logits, self.gate_scale, None);
+        }
+        ops.route(logits, &self.router, choice, weights);
     }
 
     /// `into += Σ weight · expert(x)`: x and into `[n, hidden]`.
@@ -112,12 +217,26 @@ impl Moe {
     /// # Errors
     /// When an expert cannot be read.
     pub fn forward(&self, batch: &Batch, x: &Tensor, into: &Tensor, run: &mut Run) -> Result<(), StoreError> {
+        self.forward_routed(batch, x, x, into, run)
+    }
+
+    /// The same where the router reads something else than the experts: router_x `[n, hidden]`.
+    ///
+    /// # Errors
+    /// When an expert cannot be read.
+    pub fn forward_routed(
+        &self,
+        batch: &Batch,
+        router_x: &Tensor,
+        x: &Tensor,
+        into: &Tensor,
+        run: &mut Run,
+    ) -> Result<(), StoreError> {
         let (n, k) = (batch.len(), self.router.top_k);
         let logits = run.workspace.f32([n, self.experts]);
         let choice = run.workspace.i32([n, k]);
         let weights = run.workspace.f32([n, k]);
-        run.ops.linear(x, &self.gate, &logits);
-        run.ops.route(&logits, &self.router, &choice, &weights);
+        self.route(run.ops, router_x, &logits, &choice, &weights);
         let mut choices = std::mem::take(run.choices);
         choices.fetch(run.ops, &choice, &weights);
         run.routes.chosen(self.layer, &batch.positions, &choices.choice, &choices.weight);
@@ -137,11 +256,16 @@ impl Moe {
         let choice = workspace.i32([n, k]);
         let weights = workspace.f32([n, k]);
         ops.rms_norm(x, norm, &normed);
-        ops.linear(&normed, &self.gate, &logits);
-        ops.route(&logits, &self.router, &choice, &weights);
+        self.route(ops, &normed, &logits, &choice, &weights);
         experts.resize(n * k, 0);
         ops.fetch(&choice, bytemuck::cast_slice_mut(experts)).wait();
         workspace.release(mark);
+    }
+
+    fn biases_of(&self, expert: u32) -> Option<[Bias; 3]> {
+        let row = expert as usize..expert as usize + 1;
+        let of = |bias: &Bias| Bias { values: bias.values.rows(row.clone()), ..*bias };
+        self.biases.as_ref().map(|biases| biases.each_ref().map(of))
     }
 
     fn waves(&self, choices: &mut Choices, x: &Tensor, into: &Tensor, run: &mut Run) -> Result<(), StoreError> {
@@ -152,6 +276,7 @@ impl Moe {
         let slots = run.experts.available(self.layer);
         // Two waves at a time, unless everything fits at once.
         let experts_max = if choices.experts.len() <= slots { slots } else { (slots / 2).max(1) };
+        let kept_from = choices.kept_from(run.experts.share(self.layer));
         let mut wave = choices.wave(0, rows_max, experts_max);
         run.experts.request(self.layer, &choices.experts[wave.clone()])?;
         if let Some(shared) = &self.shared {
@@ -164,12 +289,17 @@ impl Moe {
             if early {
                 run.experts.request(self.layer, &choices.experts[next.clone()])?;
             }
+            if next.is_empty() && n > 1 {
+                run.experts.sweep_on(self.layer, choices.experts.len())?;
+            }
             let first_row = choices.starts[wave.start];
-            while let Some((i, expert)) = run.experts.next_ready(self.layer, &choices.experts[wave.clone()])? {
+            while let Some((i, mut expert)) = run.experts.next_ready(self.layer, &choices.experts[wave.clone()])? {
+                expert.biases = self.biases_of(choices.experts[wave.start + i]);
                 let rows = choices.starts[wave.start + i]..choices.starts[wave.start + i + 1];
                 let out = parts.rows(rows.start - first_row..rows.end - first_row);
+                let kept = choices.tokens[rows.end - 1] >= kept_from;
                 run.ops.mlp(x, &choices.tokens[rows], &expert, &scratch, &out);
-                run.experts.release(choices.experts[wave.start + i]);
+                run.experts.release(choices.experts[wave.start + i], kept);
             }
             choices.contribute(&wave);
             run.ops.combine(&parts, &choices.contributions, into);
@@ -178,7 +308,7 @@ impl Moe {
             }
             wave = next;
         }
-        run.experts.end_layer();
+        run.experts.end_layer(self.layer);
         Ok(())
     }
 }
@@ -225,6 +355,25 @@ impl Choices {
         // Every start has moved to its own end, which is the next one's beginning.
         self.starts.rotate_right(1);
         self.starts[0] = 0;
+    }
+
+    /// What was chosen, `[tokens, top_k]`, in descending order of weight.
+    pub fn chosen(&self) -> &[i32] {
+        &self.choice
+    }
+
+    /// The row from which on a choice keeps an expert in memory, so that at most `share` of them, the last used, stay;
+    /// those of the last row always do.
+    fn kept_from(&mut self, share: usize) -> u32 {
+        if self.experts.len() <= share {
+            return 0;
+        }
+        self.last_rows.clear();
+        self.last_rows.extend(self.starts[1..].iter().map(|&end| self.tokens[end - 1]));
+        let last = self.last_rows.iter().max().copied().unwrap_or(0);
+        // The first of those, by row descending, that do not fit: whatever is as old as it goes too.
+        let (_, first_out, _) = self.last_rows.select_nth_unstable_by(share, |a, b| b.cmp(a));
+        last.min(*first_out + 1)
     }
 
     /// The experts of the wave that begins at `first`.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::routing::{self, Role, Rows};
 use super::values::Content;
 use crate::config::{Config, ModelError};
-use crate::registry::Family;
+use crate::registry::{ExpertNames, Family};
 use crate::weights::{Declared, DeclaredKind};
 
 /// Weights that share a scale and a bias.
@@ -42,11 +42,19 @@ impl Format {
     ];
 
     /// The format that a config speaks of.
-    pub fn of_config(config: &Value) -> Format {
-        match config["quantization"]["bits"].as_u64() {
-            Some(bits) => Format::Mlx { bits: bits as usize },
-            None => Format::Bf16,
-        }
+    ///
+    /// # Errors
+    /// When it is none of [`Format::ALL`].
+    pub fn of_config(config: &Value) -> Result<Format, ModelError> {
+        let bits = match &config["quantization"]["bits"] {
+            Value::Null => return Ok(Format::Bf16),
+            bits => bits,
+        };
+        let known =
+            |format: &Format| matches!(format, Format::Mlx { bits: known } if bits.as_u64() == Some(*known as u64));
+        Format::ALL.into_iter().find(known).ok_or_else(|| {
+            ModelError::Config(format!("quantization.bits is {bits}; supported are 2, 3, 4, 5, 6 and 8"))
+        })
     }
 }
 
@@ -93,16 +101,17 @@ pub(super) struct Naming {
     format: Format,
     /// Whether the language model is wrapped in a multimodal one.
     wrapped: bool,
-    /// Whether the release stacks experts.
-    stacked: bool,
+    /// How the release names experts.
+    names: ExpertNames,
 }
 
-/// The parts of an expert.
+/// The parts of an expert, and their numbers where they have numbers.
 const PARTS: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+const NUMBERED: [&str; 3] = ["w1", "w3", "w2"];
 
 impl Naming {
     pub fn new(format: Format, config: &Value, family: &Family) -> Naming {
-        Naming { format, wrapped: config["text_config"].is_object(), stacked: family.stacked }
+        Naming { format, wrapped: config["text_config"].is_object(), names: family.experts }
     }
 
     /// A declared name as the files have it.
@@ -185,26 +194,28 @@ impl Naming {
             unreachable!("invariant: only embedding, head and routers have structure");
         };
         let random = |cols: usize| Role::Random { mean: 0.0, deviation: 1.0 / (cols as f32).sqrt() };
+        let names = if self.format == Format::Bf16 && self.names == ExpertNames::Numbered { NUMBERED } else { PARTS };
         let parts = [
-            (PARTS[0], width, hidden, random(hidden)),
-            (PARTS[1], width, hidden, random(hidden)),
-            (PARTS[2], hidden, width, Role::Random { mean: 0.0, deviation: down }),
+            (names[0], width, hidden, random(hidden)),
+            (names[1], width, hidden, random(hidden)),
+            (names[2], hidden, width, Role::Random { mean: 0.0, deviation: down }),
         ];
-        match self.format {
-            Format::Mlx { .. } => {
-                let stem = prefix.strip_suffix("experts").unwrap_or(prefix);
-                let of = |(part, rows, cols, role): &(&str, usize, usize, Role)| {
-                    self.matrix(&format!("{stem}switch_mlp.{part}.weight"), &[experts], *rows, *cols, role)
-                };
-                parts.iter().flat_map(of).collect()
-            }
-            Format::Bf16 if self.stacked => {
+        let stacked = |stem: &str| {
+            let of = |(part, rows, cols, role): &(&str, usize, usize, Role)| {
+                self.matrix(&format!("{stem}.{part}.weight"), &[experts], *rows, *cols, role)
+            };
+            parts.iter().flat_map(of).collect()
+        };
+        match (self.format, self.names) {
+            (_, ExpertNames::Stacked) => stacked(prefix),
+            (Format::Mlx { .. }, _) => stacked(&prefix.replace(".experts", ".switch_mlp")),
+            (Format::Bf16, ExpertNames::Joined) => {
                 let gate_up =
                     self.matrix(&format!("{prefix}.gate_up_proj"), &[experts], 2 * width, hidden, &parts[0].3);
                 let down = self.matrix(&format!("{prefix}.down_proj"), &[experts], hidden, width, &parts[2].3);
                 [gate_up, down].concat()
             }
-            Format::Bf16 => {
+            (Format::Bf16, ExpertNames::Dense | ExpertNames::OneByOne | ExpertNames::Numbered) => {
                 let of = |expert: usize| {
                     let parts = &parts;
                     parts.iter().flat_map(move |(part, rows, cols, role)| {
@@ -263,7 +274,7 @@ impl Naming {
 }
 
 fn is_router(name: &str) -> bool {
-    name.ends_with("mlp.gate.weight") || name.ends_with("shared_expert_gate.weight")
+    routing::is_router(name) || name.ends_with("shared_expert_gate.weight")
 }
 
 fn plain(name: String, dtype: &'static str, shape: &[usize], mean: f32, deviation: f32) -> Stored {

@@ -223,7 +223,7 @@ impl Roles {
             self.embedding()
         } else if ends("lm_head.weight") {
             self.head()
-        } else if ends("mlp.gate.weight") {
+        } else if is_router(name) {
             self.router(name)
         } else if let Some(gain) = self.output_gain(name, *kind) {
             let stream = self.scale() * self.power(layer_of(name)).sqrt();
@@ -247,7 +247,11 @@ impl Roles {
             DeclaredKind::Experts => Some(experts / 0.3),
             _ if name.ends_with("o_proj.weight") => Some(1.0 / if self.shared { 0.4 } else { 0.7 }),
             _ if name.ends_with("out_proj.weight") => Some(1.0 / 0.6),
-            _ if name.ends_with("shared_expert.down_proj.weight") => Some(experts / 0.3),
+            _ if name.ends_with("shared_expert.down_proj.weight")
+                || name.ends_with("shared_experts.down_proj.weight") =>
+            {
+                Some(experts / 0.3)
+            }
             _ if name.ends_with("down_proj.weight") => Some(EXPERTS_SHARE / 0.6),
             _ => None,
         }
@@ -319,6 +323,11 @@ impl Roles {
 /// mean over all of the past, which weights of 1 come near to, would be the same for every token.
 pub(super) fn norm_mean(name: &str) -> f32 {
     if name.ends_with("q_norm.weight") || name.ends_with("k_norm.weight") { 1.7 } else { 1.0 }
+}
+
+/// Whether a matrix chooses experts.
+pub(super) fn is_router(name: &str) -> bool {
+    name.ends_with(".gate.weight") || name.ends_with(".router.weight")
 }
 
 /// The layer that a tensor is of.

@@ -79,8 +79,12 @@ impl Stored {
     fn find(checkpoint: &Checkpoint, of: &ExpertsOf) -> Result<Vec<Stored>, ModelError> {
         let prefix = &of.prefix;
         let pick = |stem: &str, matrices| {
+            // Mixtral's names, which MiniMax and Kimi took over.
+            let numbered = [("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")];
+            let numbered = numbered.into_iter().find(|(named, _)| *named == stem).map_or(stem, |(_, w)| w);
             let names = [
                 format!("{prefix}.experts.{{}}.{stem}.weight"),
+                format!("{prefix}.experts.{{}}.{numbered}.weight"),
                 format!("{prefix}.experts.{stem}"),
                 format!("{prefix}.experts.{stem}.weight"),
                 format!("{prefix}.switch_mlp.{stem}.weight"),
@@ -123,7 +127,6 @@ impl Stored {
         shape: &ExpertShape,
         extents: &mut [Extent],
     ) -> Result<(), ModelError> {
-        let joined = self.matrices.len();
         for expert in 0..of.experts {
             let name = self.name_of(expert);
             let matrix = shape.matrices[self.matrices[0]];
@@ -141,9 +144,9 @@ impl Stored {
                         "tensor {name}: an expert of {bytes} bytes is larger than 4 GiB"
                     )));
                 };
-                let first = if self.one_by_one() { 0 } else { expert * bytes * joined };
+                let first = if self.one_by_one() { 0 } else { expert as u64 * info.step() };
                 for (i, &m) in self.matrices.iter().enumerate() {
-                    let offset = info.offset + (first + i * bytes) as u64;
+                    let offset = info.offset + first + (i * bytes) as u64;
                     extents[expert * shape.parts() + shape.first_part(m) + part] =
                         Extent { offset, bytes: extent_bytes, file: info.file as u32 };
                 }

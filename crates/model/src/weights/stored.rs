@@ -1,13 +1,13 @@
-//! How a matrix lies on disk: plain, or affine-quantised as MLX writes it (`X.weight` packed into U32, `X.scales`,
-//! `X.biases`).
+//! How a matrix lies on disk: plain, in the blocks of GGUF files, or affine-quantised as MLX writes it (`X.weight` packed into
+//! U32, `X.scales`, `X.biases`).
 
 use std::fmt;
 
-use outpour_kernels::{DType, Format, Matrix, Tensor};
+use outpour_kernels::{DType, Format, GgmlType, Matrix, Tensor};
 use outpour_store::checkpoint::{Checkpoint, StoredType};
 use serde_json::Value;
 
-use super::{missing, plain, resolve, wrong_shape, wrong_type};
+use super::{fits, missing, plain, resolve, wrong_shape, wrong_type};
 use crate::config::ModelError;
 
 /// A matrix's shape and storage.
@@ -19,7 +19,7 @@ pub struct StoredMatrix {
     pub cols: usize,
     /// How its weights are stored.
     pub format: Format,
-    /// Element type of a plain matrix, or of a quantised one's scales.
+    /// Element type of a plain matrix, or of a quantised one's scales where they are tensors of their own.
     pub dtype: DType,
 }
 
@@ -27,6 +27,7 @@ impl fmt::Display for StoredMatrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.format {
             Format::Affine { bits, group } => write!(f, "{bits} bits in groups of {group} with {} scales", self.dtype),
+            Format::Ggml(blocks) => blocks.fmt(f),
             _ => self.dtype.fmt(f),
         }
     }
@@ -47,10 +48,12 @@ impl StoredMatrix {
         let (on_disk, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
         let path = checkpoint.files()[info.file].path();
         let shape = |last: usize| [stack, &[rows, last]].concat();
-        if let Some(dtype) = plain(&info.dtype) {
-            let format = Format::of(dtype).expect("invariant: plain types are formats");
+        let dtype = plain(&info.dtype).or(blocks(&info.dtype).map(|_| DType::U8));
+        if let Some(dtype) = dtype {
+            let format = Format::of(dtype).or(blocks(&info.dtype).map(Format::Ggml));
+            let format = format.expect("invariant: plain types and blocks are formats");
             let stored = StoredMatrix { rows, cols, format, dtype };
-            return if info.shape == shape(cols) {
+            return if fits(checkpoint, &info.shape, &shape(cols)) {
                 Ok(stored)
             } else {
                 Err(wrong_shape(path, &on_disk, &info.shape, &shape(cols)))
@@ -89,7 +92,7 @@ impl StoredMatrix {
     /// Shape and type of its tensors, as the operations see them: weights, or packed weights, scales and biases.
     pub fn views(&self) -> impl Iterator<Item = ([usize; 2], DType)> + use<> {
         let weights = match self.format {
-            Format::Affine { .. } => ([self.rows, self.format.row_bytes(self.cols)], DType::U8),
+            Format::Affine { .. } | Format::Ggml(_) => ([self.rows, self.format.row_bytes(self.cols)], DType::U8),
             _ => ([self.rows, self.cols], self.dtype),
         };
         let scales = ([self.rows, self.groups()], self.dtype);
@@ -132,10 +135,20 @@ impl StoredMatrix {
             (Format::Affine { bits, group }, [Some(data), Some(scales), Some(biases)]) => {
                 Matrix::affine(bits as usize, group as usize, data, scales, biases)
             }
+            (Format::Ggml(blocks), [Some(data), ..]) => Matrix::ggml(blocks, data),
             (_, [Some(data), ..]) => Matrix::dense(data),
             (_, [None, ..]) => unreachable!("invariant: a matrix has weights"),
         }
     }
+}
+
+/// The blocks of a stored type, where there are products with them.
+fn blocks(dtype: &StoredType) -> Option<GgmlType> {
+    let StoredType::Blocks(stored) = dtype else { return None };
+    let blocks = GgmlType::named(stored.name)?;
+    let size = (blocks.block_weights(), blocks.block_bytes());
+    assert_eq!(size, (stored.weights, stored.bytes), "invariant: {blocks} is one type for files and products");
+    Some(blocks)
 }
 
 /// The name of a quantised matrix's scales or biases.

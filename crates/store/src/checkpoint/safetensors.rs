@@ -9,14 +9,14 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::{Error, MapAccess, Visitor};
 
-use super::StoredType;
+use super::{StoredType, check_overlap};
 use crate::read::whole::WholeFile;
 use crate::{Result, StoreError};
 
 /// The format's own limit.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// No model's file is larger (a pebibyte), and sums of sizes below it do not overflow.
-const FILE_BYTES_MAX: u64 = 1 << 50;
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 50;
 
 /// One tensor of a header.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ fn check(name: &str, raw: RawEntry, data_start: u64, data_bytes: u64) -> Result<
 }
 
 /// The type and, where it is known, the bits of one element.
-fn stored_type(name: &str) -> (StoredType, Option<u64>) {
+pub(crate) fn stored_type(name: &str) -> (StoredType, Option<u64>) {
     match name {
         "F32" => (StoredType::F32, Some(32)),
         "F16" => (StoredType::F16, Some(16)),
@@ -124,17 +124,6 @@ fn stored_type(name: &str) -> (StoredType, Option<u64>) {
             };
             (StoredType::Other(other.to_owned()), bits)
         }
-    }
-}
-
-fn check_overlap(entries: &[(String, Entry)]) -> Result<(), String> {
-    let mut order: Vec<&(String, Entry)> = entries.iter().filter(|(_, entry)| entry.bytes > 0).collect();
-    order.sort_by_key(|(_, entry)| entry.offset);
-    match order.windows(2).find(|pair| pair[0].1.offset + pair[0].1.bytes > pair[1].1.offset) {
-        Some(pair) => {
-            Err(format!("tensors {} and {} overlap; the file is damaged, download it again", pair[0].0, pair[1].0))
-        }
-        None => Ok(()),
     }
 }
 

@@ -1,11 +1,15 @@
 //! A weight file, open for reading.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::checksums::Checksums;
 use crate::read::direct;
+use crate::write::Aligned;
 use crate::{Result, StoreError};
 
 /// An open weight file: for direct I/O where the file system allows it, else buffered.
@@ -16,6 +20,8 @@ pub struct SourceFile {
     align: usize,
     direct: bool,
     stamp: Stamp,
+    checksums: Option<Checksums>,
+    copies: Vec<Arc<SourceFile>>,
 }
 
 /// What must not change while the file is open.
@@ -26,7 +32,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(file: &File) -> std::io::Result<Stamp> {
+    fn of(file: &File) -> io::Result<Stamp> {
         let metadata = file.metadata()?;
         Ok(Stamp { bytes: metadata.len(), modified: metadata.modified().ok() })
     }
@@ -38,7 +44,37 @@ impl SourceFile {
     /// # Errors
     /// When the file is missing or unreadable.
     pub fn open(path: &Path) -> Result<Arc<SourceFile>> {
-        SourceFile::opened(path, direct::open(path))
+        SourceFile::opened(path, direct::open(path), None, Vec::new())
+    }
+
+    /// Opens `path` with what its bytes must be, where that is known, and the same file on other drives.
+    ///
+    /// # Errors
+    /// As [`SourceFile::open`], and when a copy has another size or wants reads aligned to more.
+    pub fn open_with(
+        path: &Path,
+        checksums: Option<Checksums>,
+        copies: Vec<Arc<SourceFile>>,
+    ) -> Result<Arc<SourceFile>> {
+        let file = SourceFile::opened(path, direct::open(path), checksums, copies)?;
+        let malformed = |copy: &SourceFile, problem: String| StoreError::Malformed { path: copy.path.clone(), problem };
+        for copy in &file.copies {
+            if copy.bytes() != file.bytes() {
+                let (its, ours) = (copy.bytes(), file.bytes());
+                let problem =
+                    format!("has {its} bytes, and {} has {ours}: it is no copy; copy it again", path.display());
+                return Err(malformed(copy, problem));
+            }
+            if copy.align() > file.align() {
+                let problem = format!(
+                    "its drive wants reads aligned to {} bytes, more than that of {}; give its folder as the model, and the other as --mirror",
+                    copy.align(),
+                    path.display()
+                );
+                return Err(malformed(copy, problem));
+            }
+        }
+        Ok(file)
     }
 
     /// Opens `path` to be read through the page cache, to compare.
@@ -46,14 +82,19 @@ impl SourceFile {
     /// # Errors
     /// When the file is missing or unreadable.
     pub fn open_buffered(path: &Path) -> Result<Arc<SourceFile>> {
-        SourceFile::opened(path, direct::open_buffered(path))
+        SourceFile::opened(path, direct::open_buffered(path), None, Vec::new())
     }
 
-    fn opened(path: &Path, opened: std::io::Result<direct::Opened>) -> Result<Arc<SourceFile>> {
+    fn opened(
+        path: &Path,
+        opened: io::Result<direct::Opened>,
+        checksums: Option<Checksums>,
+        copies: Vec<Arc<SourceFile>>,
+    ) -> Result<Arc<SourceFile>> {
         let io = |source| StoreError::Io { path: path.to_owned(), action: "open", source };
         let direct::Opened { file, align, direct } = opened.map_err(io)?;
         let stamp = Stamp::of(&file).map_err(io)?;
-        Ok(Arc::new(SourceFile { path: path.to_owned(), file, align, direct, stamp }))
+        Ok(Arc::new(SourceFile { path: path.to_owned(), file, align, direct, stamp, checksums, copies }))
     }
 
     /// Where it lies.
@@ -81,11 +122,75 @@ impl SourceFile {
         self.file.as_fd()
     }
 
-    /// Checks that the file is still the one that was opened.
+    /// What its bytes must be, where that is known.
+    pub fn checksums(&self) -> Option<&Checksums> {
+        self.checksums.as_ref()
+    }
+
+    /// The same file on other drives.
+    pub fn copies(&self) -> &[Arc<SourceFile>] {
+        &self.copies
+    }
+
+    /// Size and time of modification when it was opened, in nanoseconds since 1970; 0 where there is no such time.
+    pub fn stamp(&self) -> (u64, u64) {
+        let since = self.stamp.modified.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+        (self.stamp.bytes, since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// Reads `bytes` bytes from `offset` on, at once and on this thread, into `memory`, which is grown as needed and
+    /// aligned to [`Self::align`].
+    ///
+    /// # Errors
+    /// What the system answers; `UnexpectedEof` when the file ends before.
+    pub fn read<'m>(&self, offset: u64, bytes: usize, memory: &'m mut Aligned) -> io::Result<&'m [u8]> {
+        let align = self.align as u64;
+        let first = offset / align * align;
+        let end = (offset + bytes as u64).next_multiple_of(align);
+        let (from, needed) = ((offset - first) as usize, (offset - first) as usize + bytes);
+        let room = memory.bytes((end - first) as usize);
+        let mut arrived = 0;
+        while arrived < needed {
+            match self.file.read_at(&mut room[arrived..], first + arrived as u64) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                // A direct read goes on at a multiple of the alignment.
+                Ok(more) if arrived + more < needed && self.direct => {
+                    let whole = (arrived + more) / self.align * self.align;
+                    if whole == arrived {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    arrived = whole;
+                }
+                Ok(more) => arrived += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(&room[from..needed])
+    }
+
+    /// Checks that the file, and every copy of it, is still the one that was opened. Of a drive that does not answer any
+    /// more nothing new is read: what came from it before stands, as long as another copy can be asked.
     ///
     /// # Errors
     /// When its size or time of modification is another.
     pub fn check_unchanged(&self) -> Result<()> {
+        let mut silent = None;
+        let mut answered = false;
+        for file in std::iter::once(self).chain(self.copies.iter().map(|copy| &**copy)) {
+            match file.check_own() {
+                Ok(()) => answered = true,
+                Err(error @ StoreError::Io { .. }) => silent = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match silent {
+            Some(error) if !answered => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_own(&self) -> Result<()> {
         let now = Stamp::of(&self.file).map_err(|source| StoreError::Io {
             path: self.path.clone(),
             action: "examine",

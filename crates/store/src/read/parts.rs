@@ -235,7 +235,7 @@ fn rest(read: &Read, part: Part, arrived: usize) -> Rest {
 }
 
 /// Refuses a read that is not wholly inside its region, or that its file cannot be asked for.
-fn check(read: &Read) -> io::Result<()> {
+pub(super) fn check(read: &Read) -> io::Result<()> {
     let refuse = |problem: String| Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
     let Read { offset, bytes, needed, at, .. } = *read;
     let room = read.region.bytes();

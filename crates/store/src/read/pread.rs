@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use super::parts::{Flights, PART_BYTES_MAX, Part, drop_behind};
 use super::{Completion, Read, Reader, ReaderCounts, Region};
 
-/// Threads of the pool, and so parts in flight.
+/// Threads for each drive, and so parts in flight.
 const THREADS: usize = 8;
 
 /// Address space of a thread's stack, of which two pages are touched.
@@ -44,15 +44,15 @@ impl Shared {
 }
 
 impl Pread {
-    /// Starts the threads.
+    /// Starts the threads for so many drives.
     ///
     /// # Errors
     /// When the system has no more threads to give.
-    pub fn new() -> io::Result<Pread> {
+    pub fn new(drives: usize) -> io::Result<Pread> {
         let state = Mutex::new(State { flights: Flights::new(), ending: false });
         let shared = Arc::new(Shared { state, work: Condvar::new(), completed: Condvar::new() });
-        let mut pool = Pread { shared, threads: Vec::with_capacity(THREADS) };
-        for _ in 0..THREADS {
+        let mut pool = Pread { shared, threads: Vec::with_capacity(drives * THREADS) };
+        for _ in 0..drives * THREADS {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name("outpour-read".to_owned()).stack_size(STACK_BYTES);
             pool.threads.push(thread.spawn(move || work(&shared))?);
@@ -122,7 +122,7 @@ fn pread(read: &Read, part: Part) -> io::Result<usize> {
 
 impl Reader for Pread {
     fn describe(&self) -> String {
-        format!("pread, {THREADS} threads{}", self.shared.lock().flights.mode())
+        format!("pread, {} threads{}", self.threads.len(), self.shared.lock().flights.mode())
     }
 
     fn register(&mut self, _region: &Arc<Region>) {}

@@ -1,4 +1,4 @@
-//! A reader around a reader, that tries failed reads again.
+//! A reader around a reader, that tries reads again that failed, and those that brought other bytes than were written.
 
 use std::io;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::{Completion, Read, Reader, ReaderCounts, Region};
+use crate::checksums::Mismatch;
 
 /// How long to wait before each retry of a read: a link that resets or a network file system that stutters is back by
 /// then, and a drive that is gone is reported within a quarter of a second.
@@ -34,6 +35,8 @@ struct Attempt {
     read: Read,
     /// Retries so far.
     retries: usize,
+    /// How often it brought other bytes than were written.
+    mismatches: usize,
 }
 
 impl Retrying {
@@ -61,8 +64,8 @@ impl Retrying {
             let attempt = self.slots[slot].as_mut().expect("a read that waits is in flight");
             attempt.retries += 1;
             self.counts.retries += 1;
-            let read = Read { tag: slot as u64, ..attempt.read.clone() };
-            if let Err(error) = self.inner.submit(&[read]) {
+            let (read, retries) = (Read { tag: slot as u64, ..attempt.read.clone() }, attempt.retries);
+            if let Err(error) = self.inner.submit_again(&read, retries) {
                 self.finish(slot, Err(error), done);
             }
         }
@@ -71,9 +74,15 @@ impl Retrying {
     /// Hands a result on, or puts the read aside for another try.
     fn sort(&mut self, completion: Completion, done: &mut Vec<Completion>) {
         let slot = completion.tag as usize;
-        let retries = self.slots[slot].as_ref().expect("a completed read was in flight").retries;
-        match completion.result {
-            Err(error) if can_heal(&error) && retries < BACKOFF.len() => {
+        let attempt = self.slots[slot].as_mut().expect("a completed read was in flight");
+        let result = completion.result.and_then(|bytes| checked(&attempt.read, bytes));
+        let wrong = matches!(&result, Err(error) if error.kind() == io::ErrorKind::InvalidData);
+        attempt.mismatches += usize::from(wrong);
+        let retries = attempt.retries;
+        // Bytes that are wrong twice are wrong on the drive; each copy gets its chance.
+        let hopeless = wrong && attempt.mismatches > self.inner.copies();
+        match result {
+            Err(error) if can_heal(&error) && retries < BACKOFF.len() && !hopeless => {
                 self.waiting.push((Instant::now() + BACKOFF[retries], slot));
             }
             result => self.finish(slot, result, done),
@@ -89,6 +98,24 @@ impl Retrying {
         }
         done.push(Completion { tag: attempt.read.tag, result });
     }
+}
+
+/// Checks what arrived, where it is known what must have.
+fn checked(read: &Read, bytes: usize) -> io::Result<usize> {
+    let Some(checksums) = read.file.checksums() else { return Ok(bytes) };
+    let bytes = bytes.min(read.bytes);
+    // SAFETY: the read was checked to lie inside its region, whose memory stays valid while `read` holds it. It has
+    // completed, and until its caller is told so nothing else writes to where it went.
+    let arrived = unsafe {
+        let first = read.region.address().as_ptr().add(read.at);
+        std::slice::from_raw_parts(first, bytes)
+    };
+    checksums.check(read.offset, arrived).map(|()| bytes).map_err(|Mismatch { offset }| {
+        let problem = format!(
+            "the record at byte {offset} is not what was written, as its checksum tells; `outpour verify` finds all such records"
+        );
+        io::Error::new(io::ErrorKind::InvalidData, problem)
+    })
 }
 
 /// Whether another try may give another result. A wrong address, argument or file stays wrong.
@@ -117,7 +144,7 @@ impl Reader for Retrying {
                 self.slots.push(None);
                 self.slots.len() - 1
             });
-            self.slots[slot] = Some(Attempt { read: read.clone(), retries: 0 });
+            self.slots[slot] = Some(Attempt { read: read.clone(), retries: 0, mismatches: 0 });
             self.outgoing.push(Read { tag: slot as u64, ..read.clone() });
         }
         let submitted = self.inner.submit(&self.outgoing);

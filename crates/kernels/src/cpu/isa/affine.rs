@@ -6,7 +6,7 @@
 //! [`lone`] multiplies each weight row where it lies and adds across lanes, for the weights are read once and unpacking
 //! them is most of the work; for more, [`tile`] unpacks as many weight rows as a vector has lanes to a panel, four bytes of
 //! a row to a lane, that serves all of them. Everything here is inlined into functions that enable the instructions: those
-//! that [`affine_kernels_of`] makes.
+//! that [`quantised_kernels_of`] makes.
 
 // A tile is indexed by column of fixed number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
@@ -59,13 +59,25 @@ pub(super) trait Bytes {
     unsafe fn rows<const BITS: usize>(_rows: &[*const u8; LANES_MAX], _x: *const u8) -> [Self::I; STEP_BLOCKS_MAX] {
         unreachable!("no step of {BITS} bits")
     }
-    /// Dot products of a block, unpacked at `w`, with those at `x` and every so many bytes.
-    unsafe fn block<const BITS: usize, const C: usize>(w: *const u8, x: *const u8, x_stride: usize) -> [Self::I; C];
+    /// The same of weights that lie in a byte each, of 8 bits or of 7, for as many blocks as of 8 bits; or of each half of these
+    /// blocks, vector h half h's.
+    unsafe fn unpacked<const BITS: usize, const HALVES: bool>(
+        _rows: &[*const u8; LANES_MAX],
+        _x: *const u8,
+    ) -> [Self::I; STEP_BLOCKS_MAX] {
+        unreachable!("no step of bytes")
+    }
+    /// Dot products of so many words of weights, unpacked at `w`, with those at `x` and every so many bytes: 8 are a block.
+    unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
+        w: *const u8,
+        x: *const u8,
+        x_stride: usize,
+    ) -> [Self::I; C];
 }
 
 /// Outputs of a panel's rows and `C` columns: those of earlier panels, or zeros.
 #[inline(always)]
-unsafe fn load<L: Lanes, const C: usize>(d: &Dots, at: Place, c: usize) -> [L; C] {
+pub(super) unsafe fn load<L: Lanes, const C: usize>(d: &Dots, at: Place, c: usize) -> [L; C] {
     // SAFETY: the caller's outputs are inside `d`; fewer than a vector's are copied to one.
     unsafe {
         let mut sums = [L::zero(); C];
@@ -86,7 +98,7 @@ unsafe fn load<L: Lanes, const C: usize>(d: &Dots, at: Place, c: usize) -> [L; C
 }
 
 #[inline(always)]
-unsafe fn store<L: Lanes, const C: usize>(d: &Dots, at: Place, c: usize, sums: [L; C]) {
+pub(super) unsafe fn store<L: Lanes, const C: usize>(d: &Dots, at: Place, c: usize, sums: [L; C]) {
     // SAFETY: as for `load`.
     unsafe {
         for j in 0..C {
@@ -104,7 +116,7 @@ unsafe fn store<L: Lanes, const C: usize>(d: &Dots, at: Place, c: usize, sums: [
 
 /// f32 number `index` behind `bytes` bytes of an activation row, in all lanes.
 #[inline(always)]
-unsafe fn number<L: Lanes>(row: *const u8, bytes: usize, index: usize) -> L {
+pub(super) unsafe fn number<L: Lanes>(row: *const u8, bytes: usize, index: usize) -> L {
     // SAFETY: the caller's row holds it.
     unsafe { L::splat(row.add(bytes).cast::<f32>().add(index).read_unaligned()) }
 }
@@ -121,7 +133,7 @@ unsafe fn rounded_tile<B: Bytes, const BITS: usize, const C: usize>(d: &AffineDo
             let mut parts = [<B::I as Ints>::F::zero(); C];
             for b in g * blocks..(g + 1) * blocks {
                 let w = p.q.as_ptr().cast::<u8>().add(b * BLOCK * lanes);
-                let dots = B::block::<BITS, C>(w, x.add(at.k + b * BLOCK), stride);
+                let dots = B::words::<BITS, 8, C>(w, x.add(at.k + b * BLOCK), stride);
                 for j in 0..C {
                     parts[j] = parts[j].fma(dots[j].to_f32(), number(x.add(j * stride), k, at.k / BLOCK + b));
                 }
@@ -167,7 +179,7 @@ unsafe fn precise_tile<I: Ints, const C: usize>(d: &AffineDots, p: &Panel, at: P
 }
 
 /// Bytes of activations that pass over a panel: they stay in a second-level cache while all panels of a task do.
-const X_BYTES_MAX: usize = 256 << 10;
+pub(super) const X_BYTES_MAX: usize = 256 << 10;
 
 /// All outputs, panel by panel: `C` activation rows at once, then four, two, one.
 ///
@@ -310,11 +322,11 @@ unsafe fn lone<B: Bytes, const BITS: usize>(d: &AffineDots, panel: &Panel, at: P
     }
 }
 
-/// Makes `affine()`, the products of one instruction set with affine-quantised weights: `$bytes` multiplies, so many
+/// Makes the products of one instruction set with quantised weights: `$bytes` multiplies, so many
 /// activation rows at once, rounded or precise, in functions that enable the instructions given.
-macro_rules! affine_kernels_of {
+macro_rules! quantised_kernels_of {
     ($bytes:ty, rounded: $rounded:literal, precise: $precise:literal $(, $features:literal)?) => {{
-        use $crate::cpu::isa::{AffineDots, AffineKernels, affine, group};
+        use $crate::cpu::isa::{AffineDots, GgmlDots, QuantisedKernels, affine, ggml, group};
 
         $(#[target_feature(enable = $features)])?
         unsafe fn rounded(d: &AffineDots) {
@@ -327,6 +339,11 @@ macro_rules! affine_kernels_of {
             unsafe { affine::dots::<$bytes, $precise, true>(d) }
         }
         $(#[target_feature(enable = $features)])?
+        unsafe fn of_blocks(d: &GgmlDots) {
+            // SAFETY: as above.
+            unsafe { ggml::dots::<$bytes, $rounded>(d) }
+        }
+        $(#[target_feature(enable = $features)])?
         unsafe fn round(x: &[f32], bits: usize, group: usize, to: *mut u8) {
             // SAFETY: as above.
             unsafe { group::round(x, bits, group, to) }
@@ -336,7 +353,7 @@ macro_rules! affine_kernels_of {
             // SAFETY: as above.
             unsafe { group::sum(x, bits, group, to) }
         }
-        AffineKernels { rounded, precise, round, sum }
+        QuantisedKernels { rounded, precise, ggml: of_blocks, round, sum }
     }};
 }
-pub(super) use affine_kernels_of;
+pub(super) use quantised_kernels_of;

@@ -222,18 +222,40 @@ impl Bytes for InPairs {
         }
     }
     #[inline(always)]
-    unsafe fn block<const BITS: usize, const C: usize>(w: *const u8, x: *const u8, x_stride: usize) -> [Words; C] {
+    unsafe fn unpacked<const BITS: usize, const HALVES: bool>(
+        rows: &[*const u8; 16],
+        x: *const u8,
+    ) -> [Words; STEP_BLOCKS_MAX] {
+        // SAFETY: AVX2, and a block of bytes at each address.
+        unsafe {
+            let (low, high) = (eight_of_bytes::<BITS>(&rows[..8], x), eight_of_bytes::<BITS>(&rows[8..], x));
+            let mut dots = [Words::splat(0); STEP_BLOCKS_MAX];
+            if HALVES {
+                (dots[0], dots[1]) = (Words(low[0], high[0]), Words(low[1], high[1]));
+            } else {
+                dots[0] = Words(_mm256_add_epi32(low[0], low[1]), _mm256_add_epi32(high[0], high[1]));
+            }
+            dots
+        }
+    }
+    #[inline(always)]
+    unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
+        w: *const u8,
+        x: *const u8,
+        x_stride: usize,
+    ) -> [Words; C] {
         let words = match BITS {
-            2..=4 => 8,
+            2..=4 => WORDS,
             5 => 4,
             6 => 2,
             _ => 1,
         };
-        // SAFETY: AVX2, a block at `w`, and 32 activations every `x_stride` bytes.
+        let in_loop = words > 1 && words < WORDS;
+        // SAFETY: AVX2, the words at `w`, and as many activations every `x_stride` bytes.
         unsafe {
             let one = _mm256_set1_epi16(1);
             let mut dots = [Words::splat(0); C];
-            let (mut first, end) = (0, if matches!(words, 1 | 8) { 8 } else { black_box(8) });
+            let (mut first, end) = (0, if in_loop { black_box(WORDS) } else { WORDS });
             while first < end {
                 let sums = words_of_block::<BITS, C>(w, x, x_stride, first, words);
                 for j in 0..C {
@@ -298,19 +320,40 @@ unsafe fn eight<const BITS: usize>(rows: &[*const u8], x: *const u8) -> [__m256i
         match BITS {
             2 => eight_of_crumbs(rows, x),
             4 => eight_of_nibbles(rows, x),
+            8 => {
+                let [first, second] = eight_of_bytes::<8>(rows, x);
+                let zero = _mm256_setzero_si256();
+                [_mm256_add_epi32(first, second), zero, zero, zero]
+            }
             _ => {
                 let mut sums = [_mm256_setzero_si256(); 8];
                 let (x, one) = (_mm256_loadu_si256(x.cast()), _mm256_set1_epi16(1));
                 for row in 0..8 {
-                    let w = match BITS {
-                        8 => _mm256_xor_si256(_mm256_loadu_si256(rows[row].cast()), _mm256_set1_epi8(-128)),
-                        _ => spread::<BITS>(rows[row]),
-                    };
-                    sums[row] = _mm256_madd_epi16(products::<BITS>(w, x), one);
+                    sums[row] = _mm256_madd_epi16(products::<BITS>(spread::<BITS>(rows[row]), x), one);
                 }
-                [sums_of_eight(sums), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()]
+                let [first, second] = sums_of_eight(sums);
+                let zero = _mm256_setzero_si256();
+                [_mm256_add_epi32(first, second), zero, zero, zero]
             }
         }
+    }
+}
+
+/// The dot products of a block of bytes of eight weight rows with one of activations: of its first half, and of its second.
+#[inline(always)]
+unsafe fn eight_of_bytes<const BITS: usize>(rows: &[*const u8], x: *const u8) -> [__m256i; 2] {
+    // SAFETY: AVX2, and a block at each address: the caller's promise.
+    unsafe {
+        let mut sums = [_mm256_setzero_si256(); 8];
+        let (x, one) = (_mm256_loadu_si256(x.cast()), _mm256_set1_epi16(1));
+        for row in 0..8 {
+            let mut w = _mm256_loadu_si256(rows[row].cast());
+            if BITS == 8 {
+                w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+            }
+            sums[row] = _mm256_madd_epi16(products::<BITS>(w, x), one);
+        }
+        sums_of_eight(sums)
     }
 }
 
@@ -442,9 +485,9 @@ impl Fields {
     }
 }
 
-/// The sums of eight vectors' eight integers.
+/// The sums of the four integers in the lower halves of eight vectors, and of those in the upper.
 #[inline(always)]
-unsafe fn sums_of_eight(v: [__m256i; 8]) -> __m256i {
+unsafe fn sums_of_eight(v: [__m256i; 8]) -> [__m256i; 2] {
     // SAFETY: AVX2.
     unsafe {
         let mut fours = [_mm256_setzero_si256(); 2];
@@ -455,7 +498,7 @@ unsafe fn sums_of_eight(v: [__m256i; 8]) -> __m256i {
             fours[half] = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
         }
         let [a, b] = fours;
-        _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b))
+        [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b)]
     }
 }
 

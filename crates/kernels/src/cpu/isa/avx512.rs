@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::affine::{Bytes, Ints, STEP_BLOCKS_MAX, affine_kernels_of};
+use super::affine::{Bytes, Ints, STEP_BLOCKS_MAX, quantised_kernels_of};
 use super::avx2::sums_of_four;
 use super::tile::{self, Lanes, Product, kernels_of};
 use super::{Bf16Kernels, Dots, Kernels, vnni};
@@ -174,18 +174,22 @@ impl Bytes for InPairs {
     type I = __m512i;
     const SIGNED: bool = true;
     #[inline(always)]
-    unsafe fn block<const BITS: usize, const C: usize>(w: *const u8, x: *const u8, x_stride: usize) -> [__m512i; C] {
+    unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
+        w: *const u8,
+        x: *const u8,
+        x_stride: usize,
+    ) -> [__m512i; C] {
         let pairs = match BITS {
-            2..=4 => 8,
+            2..=4 => WORDS,
             5 => 4,
             6 => 2,
             _ => 1,
         };
-        // SAFETY: AVX-512, a block at `w`, and 32 activations every `x_stride` bytes.
+        // SAFETY: AVX-512, the words at `w`, and as many activations every `x_stride` bytes.
         unsafe {
             let (one, half) = (_mm512_set1_epi16(1), _mm512_set1_epi8(-128));
             let mut dots = [_mm512_setzero_si512(); C];
-            for first in (0..8).step_by(pairs) {
+            for first in (0..WORDS).step_by(pairs) {
                 let mut sums = [_mm512_setzero_si512(); C];
                 for word in first..first + pairs {
                     let mut w = __m512i::load(w.add(64 * word));
@@ -232,11 +236,23 @@ impl Bytes for Vnni {
         unsafe { vnni::sixteen::<BITS>(rows, x) }
     }
     #[inline(always)]
-    unsafe fn block<const BITS: usize, const C: usize>(w: *const u8, x: *const u8, x_stride: usize) -> [__m512i; C] {
+    unsafe fn unpacked<const BITS: usize, const HALVES: bool>(
+        rows: &[*const u8; 16],
+        x: *const u8,
+    ) -> [__m512i; STEP_BLOCKS_MAX] {
+        // SAFETY: AVX-512 with VNNI, and a step of bytes at each address.
+        unsafe { vnni::unpacked::<HALVES>(rows, x) }
+    }
+    #[inline(always)]
+    unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
+        w: *const u8,
+        x: *const u8,
+        x_stride: usize,
+    ) -> [__m512i; C] {
         // SAFETY: AVX-512.
         let mut dots = [unsafe { _mm512_setzero_si512() }; C];
-        for word in 0..8 {
-            // SAFETY: AVX512-VNNI, a block at `w`, and 32 activations every `x_stride` bytes.
+        for word in 0..WORDS {
+            // SAFETY: AVX512-VNNI, the words at `w`, and as many activations every `x_stride` bytes.
             unsafe {
                 let w = __m512i::load(w.add(64 * word));
                 for j in 0..C {
@@ -294,8 +310,8 @@ pub(super) fn with_bf16() -> Kernels {
         // SAFETY: the caller's promise.
         unsafe { tile::dots::<Pairs, 4, 6, 1>(d) }
     }
-    let affine = affine_kernels_of!(Vnni, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
-    Kernels { bf16: Some(Bf16Kernels { dots, round }), affine, ..kernels() }
+    let quantised = quantised_kernels_of!(Vnni, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
+    Kernels { bf16: Some(Bf16Kernels { dots, round }), quantised, ..kernels() }
 }
 
 /// Rounds `n` f32 to bf16, to nearest even.

@@ -57,18 +57,21 @@ unsafe fn round_in<const SHARE: usize>(x: &[f32], group: usize, to: *mut u8) {
             1e-36..f32::INFINITY => (max / 127.0, 127.0 / max),
             _ => (f32::NAN, 0.0),
         };
-        let (mut x8, mut total) = ([0u8; BLOCK], 0);
+        let (mut x8, mut totals) = ([0u8; BLOCK], [0; 2]);
         for i in 0..BLOCK {
             let whole = (block[i] * per_step + ROUND).to_bits().wrapping_sub(ROUND.to_bits());
-            total += whole.cast_signed();
+            totals[2 * i / BLOCK] += whole.cast_signed();
             x8[i] = whole as u8;
         }
-        sum += scale * total as f32;
+        sum += scale * (totals[0] + totals[1]) as f32;
         // SAFETY: block b of the row, its scale, and its group's sum.
         unsafe {
             to.add(b * BLOCK).cast::<[u8; BLOCK]>().write_unaligned(dealt::<SHARE>(&x8));
             scales.cast::<f32>().add(b).write_unaligned(scale);
-            if ((b + 1) * BLOCK).is_multiple_of(group) {
+            if group < BLOCK {
+                let halves = totals.map(|total| scale * total as f32);
+                sums.cast::<[f32; 2]>().add(b).write_unaligned(halves);
+            } else if ((b + 1) * BLOCK).is_multiple_of(group) {
                 sums.cast::<f32>().add(b * BLOCK / group).write_unaligned(sum);
                 sum = 0.0;
             }

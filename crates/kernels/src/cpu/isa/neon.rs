@@ -176,11 +176,36 @@ impl Bytes for Widening {
         }
     }
     #[inline(always)]
-    unsafe fn block<const BITS: usize, const C: usize>(w: *const u8, x: *const u8, x_stride: usize) -> [Words; C] {
-        // SAFETY: as above, a block at `w`, and 32 activations every `x_stride` bytes.
+    unsafe fn unpacked<const BITS: usize, const HALVES: bool>(
+        rows: &[*const u8; 16],
+        x: *const u8,
+    ) -> [Words; STEP_BLOCKS_MAX] {
+        // SAFETY: as above, and a block of bytes at each address.
+        unsafe {
+            let mut dots = [Words::splat(0); STEP_BLOCKS_MAX];
+            for half in 0..2 {
+                let of = |rows: &[*const u8]| {
+                    // SAFETY: half a block at each address.
+                    unsafe { half_of_four::<BITS>(rows, 16 * half, vreinterpretq_s8_u8(vld1q_u8(x.add(16 * half)))) }
+                };
+                dots[half] = Words(of(&rows[..4]), of(&rows[4..8]));
+            }
+            if !HALVES {
+                dots[0] = Words(vaddq_u32(dots[0].0, dots[1].0), vaddq_u32(dots[0].1, dots[1].1));
+            }
+            dots
+        }
+    }
+    #[inline(always)]
+    unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
+        w: *const u8,
+        x: *const u8,
+        x_stride: usize,
+    ) -> [Words; C] {
+        // SAFETY: as above, the words at `w`, and as many activations every `x_stride` bytes.
         unsafe {
             let mut sums = [[vdupq_n_s32(0); 2]; C];
-            for word in 0..8 {
+            for word in 0..WORDS {
                 let w = [signed::<BITS>(vld1q_u8(w.add(32 * word))), signed::<BITS>(vld1q_u8(w.add(32 * word + 16)))];
                 for j in 0..C {
                     let x = vdupq_n_s32(x.add(j * x_stride + 4 * word).cast::<i32>().read_unaligned());
@@ -208,22 +233,29 @@ unsafe fn signed<const BITS: usize>(w: uint8x16_t) -> int8x16_t {
     unsafe { vreinterpretq_s8_u8(if BITS == 8 { veorq_u8(w, vdupq_n_u8(128)) } else { w }) }
 }
 
+/// Dot products of 16 bytes of four weight rows, from byte `at` on, with as many activations.
+#[inline(always)]
+unsafe fn half_of_four<const BITS: usize>(rows: &[*const u8], at: usize, x: int8x16_t) -> uint32x4_t {
+    // SAFETY: as above, and 16 bytes at each address.
+    unsafe {
+        let mut sums = [vdupq_n_s32(0); 4];
+        for row in 0..4 {
+            let w = signed::<BITS>(vld1q_u8(rows[row].add(at)));
+            let products = vmull_s8(vget_low_s8(w), vget_low_s8(x));
+            sums[row] = vpaddlq_s16(vmlal_high_s8(products, w, x));
+        }
+        let [a, b, c, d] = sums;
+        vreinterpretq_u32_s32(vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)))
+    }
+}
+
 /// Dot products of a block of four weight rows, of four or eight bits, with one of activations.
 #[inline(always)]
 unsafe fn four<const BITS: usize>(rows: &[*const u8], x: [int8x16_t; 2]) -> uint32x4_t {
     // SAFETY: as above, and a block at each address.
     unsafe {
         if BITS == 8 {
-            let mut sums = [vdupq_n_s32(0); 4];
-            for row in 0..4 {
-                for half in 0..2 {
-                    let (w, x) = (signed::<8>(vld1q_u8(rows[row].add(16 * half))), x[half]);
-                    let products = vmull_s8(vget_low_s8(w), vget_low_s8(x));
-                    sums[row] = vpadalq_s16(sums[row], vmlal_high_s8(products, w, x));
-                }
-            }
-            let [a, b, c, d] = sums;
-            return vreinterpretq_u32_s32(vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)));
+            return vaddq_u32(half_of_four::<8>(rows, 0, x[0]), half_of_four::<8>(rows, 16, x[1]));
         }
         // 16 bits hold 16 products with weights of four.
         let mut sums = [vdupq_n_s16(0); 4];

@@ -166,7 +166,7 @@ pub(super) unsafe fn unpack_all<I: Ints>(d: &AffineDots, at: Place, to: *mut u8)
 }
 
 #[inline(always)]
-unsafe fn unpack_rows<I: Ints, const BITS: usize>(d: &Dots, at: Place, to: *mut u8) {
+pub(super) unsafe fn unpack_rows<I: Ints, const BITS: usize>(d: &Dots, at: Place, to: *mut u8) {
     let (blocks, at_once) = (at.len / BLOCK, I::WORDS / BITS);
     let (first_byte, block_bytes) = (at.k * BITS / 8, BLOCK * BITS / 8);
     let rows = rows_at::<I>(at.rows, |row| d.w.wrapping_add((at.row + row) * d.w_stride + first_byte));

@@ -433,7 +433,7 @@ macro_rules! kernels_of {
      affine: $bytes:ty, $rounded:literal, $precise:literal $(, $features:literal)?) => {
         /// The kernels of this instruction set.
         pub(super) fn kernels() -> $crate::cpu::isa::Kernels {
-            use $crate::cpu::isa::affine::affine_kernels_of;
+            use $crate::cpu::isa::affine::quantised_kernels_of;
             use $crate::cpu::isa::tile::{self, Bf16, F16, F32, Widened};
             use $crate::cpu::isa::{ByFormat, Dots, Kernels, Mix};
 
@@ -459,7 +459,7 @@ macro_rules! kernels_of {
             Kernels {
                 dots: ByFormat { f32: dots::<F32>, f16: dots::<F16>, bf16: dots::<Bf16> },
                 bf16: None,
-                affine: affine_kernels_of!($bytes, rounded: $rounded, precise: $precise $(, $features)?),
+                quantised: quantised_kernels_of!($bytes, rounded: $rounded, precise: $precise $(, $features)?),
                 mix: ByFormat { f32: mix::<F32>, f16: mix::<F16>, bf16: mix::<Bf16> },
                 widen: ByFormat { f32: convert::<F32, F32>, f16: convert::<F16, F32>, bf16: convert::<Bf16, F32> },
                 narrow: ByFormat { f32: convert::<F32, F32>, f16: convert::<F32, F16>, bf16: convert::<F32, Bf16> },

@@ -52,6 +52,37 @@ unsafe fn of_nibbles(rows: &[*const u8; 16], x: *const u8) -> [__m512i; STEP_BLO
 /// Two blocks of eight bits, or of fewer that two instructions move to bytes of their own: eight weights to each 64 bits.
 #[inline(always)]
 unsafe fn of_bytes<const BITS: usize>(rows: &[*const u8; 16], x: *const u8) -> [__m512i; STEP_BLOCKS_MAX] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let fours = fours_of_bytes::<BITS>(rows, x);
+        let (low, high) = (halves(fours[0], fours[1]), halves(fours[2], fours[3]));
+        let mut dots = [_mm512_setzero_si512(); STEP_BLOCKS_MAX];
+        dots[0] = _mm512_shuffle_i32x4::<0x88>(low, high);
+        dots[1] = _mm512_shuffle_i32x4::<0xdd>(low, high);
+        dots
+    }
+}
+
+/// Two blocks of bytes, or, one by one, the halves of both.
+///
+/// # Safety
+/// As for [`sixteen`], with 64 bytes at each address.
+#[inline(always)]
+pub(super) unsafe fn unpacked<const HALVES: bool>(rows: &[*const u8; 16], x: *const u8) -> [__m512i; STEP_BLOCKS_MAX] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if !HALVES {
+            return of_bytes::<8>(rows, x);
+        }
+        let [a, b, c, d] = by_quarter(fours_of_bytes::<8>(rows, x));
+        let zero = _mm512_setzero_si512();
+        [a, b, c, d, zero, zero, zero, zero]
+    }
+}
+
+/// The dot products of each sixteen of two blocks: of four rows to a vector, of a sixteen to a quarter.
+#[inline(always)]
+unsafe fn fours_of_bytes<const BITS: usize>(rows: &[*const u8; 16], x: *const u8) -> [__m512i; 4] {
     // SAFETY: the instructions, and 64 weights or activations at each address; masked bytes are not read.
     unsafe {
         let x = _mm512_loadu_si512(x.cast());
@@ -74,11 +105,7 @@ unsafe fn of_bytes<const BITS: usize>(rows: &[*const u8; 16], x: *const u8) -> [
             }
             fours[four] = sums_of_four(sums);
         }
-        let (low, high) = (halves(fours[0], fours[1]), halves(fours[2], fours[3]));
-        let mut dots = [_mm512_setzero_si512(); STEP_BLOCKS_MAX];
-        dots[0] = _mm512_shuffle_i32x4::<0x88>(low, high);
-        dots[1] = _mm512_shuffle_i32x4::<0xdd>(low, high);
-        dots
+        fours
     }
 }
 

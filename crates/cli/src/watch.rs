@@ -1,0 +1,86 @@
+//! What verbs watch while the engine works: routes into a file, and the bound of the work done.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use anyhow::Result;
+use outpour_engine::bound::Running;
+use outpour_engine::{Inspection, LayerCost, Observer, Progress};
+use outpour_store::trace::file::{Shape, push_line};
+
+use crate::npy::WholeOrNothing;
+
+/// An observer with others beside it.
+pub struct Watch<'a> {
+    /// Shows progress, and may break off.
+    pub inner: &'a mut dyn Observer,
+    /// Adds up what the work could have taken.
+    pub bound: &'a mut Running,
+    /// Is told every choice of experts.
+    pub routes: Option<&'a mut Routes>,
+}
+
+impl Observer for Watch<'_> {
+    fn routes(&mut self, layer: usize, positions: &[u32], choice: &[i32], weights: &[f32]) {
+        self.inner.routes(layer, positions, choice, weights);
+        if let Some(routes) = &mut self.routes {
+            routes.push(layer, choice);
+        }
+    }
+
+    fn layer(&mut self, cost: &LayerCost) {
+        self.bound.layer(cost);
+    }
+
+    fn progress(&mut self, progress: Progress) -> ControlFlow<()> {
+        self.inner.progress(progress)
+    }
+}
+
+/// A file of routes under way.
+pub struct Routes {
+    out: WholeOrNothing,
+    experts: Vec<u32>,
+    line: String,
+    failed: Option<anyhow::Error>,
+}
+
+impl Routes {
+    /// Begins the file `path`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn create(path: &Path, inspection: &Inspection) -> Result<Routes> {
+        let inputs: Vec<&Path> = inspection.checkpoint().files().iter().map(|file| file.path()).collect();
+        let mut out = WholeOrNothing::create(path, &inputs)?;
+        let layout = &inspection.layout;
+        let (experts, bytes) = (layout.experts_total(), layout.bytes_total());
+        let shape = Shape { layers: layout.layers(), experts, expert_bytes: bytes / experts.max(1) as u64 };
+        out.write(shape.head().as_bytes())?;
+        Ok(Routes { out, experts: Vec::new(), line: String::new(), failed: None })
+    }
+
+    fn push(&mut self, layer: usize, choice: &[i32]) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.experts.clear();
+        self.experts.extend(choice.iter().map(|&expert| expert as u32));
+        self.experts.sort_unstable();
+        self.experts.dedup();
+        self.line.clear();
+        push_line(layer, &self.experts, &mut self.line);
+        self.failed = self.out.write(self.line.as_bytes()).err();
+    }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// When any of it could not be written.
+    pub fn finish(self) -> Result<()> {
+        match self.failed {
+            Some(error) => Err(error),
+            None => self.out.finish(),
+        }
+    }
+}

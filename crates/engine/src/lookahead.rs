@@ -1,0 +1,284 @@
+//! Reading experts before they are asked for: the router of the next layer, applied to the output of this one, mostly
+//! names those that it will choose after the layer's attention too. They are read while that attention is computed,
+//! and the drive would idle.
+//!
+//! Only timing changes. A guess that is wrong costs its bytes, and holds up what is really wanted while it is in flight; so no more
+//! is read than arrives by the time the router has chosen, only ranks of the guess that have proved right are believed, and
+//! generated tokens go with and without it in turn now and then: what waits less for each expert missing, stays.
+
+use outpour_model::experts::{EarlyLimits, StreamStats};
+
+use crate::observe::LayerCost;
+
+/// Whether experts are read before they are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LookaheadMode {
+    /// Where it was measured to help.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// What it did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LookaheadStats {
+    /// Experts guessed for generated tokens.
+    pub guessed: u64,
+    /// Those that were chosen then.
+    pub right: u64,
+    /// The last trial's time blocked for each expert missing, without over with; `None` before there was one.
+    pub gain: Option<f64>,
+}
+
+/// Generated tokens of a trial: with and without, ABBA.
+const TRIAL_TOKENS: u32 = 16;
+/// Generated tokens between two trials.
+const SETTLED_TOKENS: u32 = 256;
+/// Of a rank of the guess, the share of right ones from which on it is believed.
+const BELIEVED: f64 = 0.5;
+/// How much of an average the latest value makes.
+const FRESH: f64 = 0.1;
+
+pub(crate) struct Lookahead {
+    mode: LookaheadMode,
+    stats: LookaheadStats,
+    /// The layer that `guess` is for.
+    layer: Option<usize>,
+    /// `[rows, top_k]`.
+    guess: Vec<i32>,
+    /// By rank of the guess.
+    ranks: Vec<Rank>,
+    top_k: usize,
+    /// Seconds of a layer in which the drive has nothing to do.
+    idle_seconds: f64,
+    drive_bytes_per_second: f64,
+    trial: Trial,
+    /// Whether the present batch reads early, and whether it is of generated tokens.
+    on: bool,
+    step: bool,
+    /// For a prompt: how many rows guessed each expert.
+    counts: Vec<u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Rank {
+    guessed: f64,
+    right: f64,
+}
+
+/// Time blocked, and experts missing, without and with.
+#[derive(Default)]
+struct Trial {
+    tokens: u32,
+    blocked_seconds: [f64; 2],
+    missing: [f64; 2],
+    /// Tokens left until the next one; while there are, `winner` decides.
+    settled: u32,
+    winner: bool,
+}
+
+impl Lookahead {
+    pub fn new(mode: LookaheadMode, top_k: usize) -> Lookahead {
+        Lookahead {
+            mode,
+            stats: LookaheadStats::default(),
+            layer: None,
+            guess: Vec::new(),
+            // Believed until they prove wrong.
+            ranks: vec![Rank { guessed: 4.0, right: 3.0 }; top_k],
+            top_k,
+            idle_seconds: 0.0,
+            drive_bytes_per_second: 0.0,
+            trial: Trial::default(),
+            on: false,
+            step: false,
+            counts: Vec::new(),
+        }
+    }
+
+    pub fn stats(&self) -> LookaheadStats {
+        self.stats
+    }
+
+    /// Begins a batch, of generated tokens or the next layers of a prompt. A prompt always reads on: its guesses are counted over many rows, and hardly ever wrong.
+    pub fn begin(&mut self, is_step: bool) {
+        self.layer = None;
+        self.step = is_step;
+        self.on = self.top_k > 0
+            && match self.mode {
+                LookaheadMode::Off => false,
+                LookaheadMode::On => true,
+                LookaheadMode::Auto => !is_step || self.trial.is_on(),
+            };
+    }
+
+    /// Whether guesses are wanted for the present batch.
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
+    /// Whether the present batch is of generated tokens.
+    pub fn is_step(&self) -> bool {
+        self.step
+    }
+
+    /// Takes a layer's choices and costs in: `chosen` is `[rows, top_k]`, empty where the layer has no router.
+    pub fn learn(&mut self, chosen: &[i32], cost: &LayerCost) {
+        if self.layer == Some(cost.layer) && chosen.len() == self.guess.len() {
+            for (guess, chosen) in self.guess.chunks(self.top_k).zip(chosen.chunks(self.top_k)) {
+                for (rank, expert) in self.ranks.iter_mut().zip(guess) {
+                    let right = chosen.contains(expert);
+                    rank.guessed += 1.0;
+                    rank.right += f64::from(u8::from(right));
+                    self.stats.guessed += 1;
+                    self.stats.right += u64::from(right);
+                }
+            }
+        }
+        let StreamStats { computing, blocked, read_bytes, reading, .. } = cost.stream;
+        let idle = cost.time.saturating_sub(computing + blocked).as_secs_f64();
+        self.idle_seconds += FRESH * (idle - self.idle_seconds);
+        if read_bytes > 0 && !reading.is_zero() {
+            let speed = read_bytes as f64 / reading.as_secs_f64();
+            self.drive_bytes_per_second += FRESH * (speed - self.drive_bytes_per_second);
+        }
+    }
+
+    /// Ends a generated token.
+    pub fn end_step(&mut self, stream: &StreamStats) {
+        if self.mode == LookaheadMode::Auto && self.top_k > 0 {
+            if let Some(gain) = self.trial.end_token(stream.blocked.as_secs_f64(), stream.misses as f64) {
+                self.stats.gain = Some(gain);
+            }
+        }
+    }
+
+    /// The guess for a layer, to be filled by the model; see [`outpour_model::Model::guess`].
+    pub fn guess_for(&mut self, layer: usize) -> &mut Vec<i32> {
+        self.layer = Some(layer);
+        &mut self.guess
+    }
+
+    /// Which experts of a token's guess to read, the likeliest first, and how much of them.
+    pub fn of_step(&self, expert_bytes: u64) -> (impl Iterator<Item = u32> + '_, EarlyLimits) {
+        let ranks = self.ranks.iter().enumerate().filter(|(_, rank)| rank.right >= BELIEVED * rank.guessed);
+        let experts = ranks.flat_map(|(rank, _)| self.guess.iter().skip(rank).step_by(self.top_k));
+        let arriving = self.idle_seconds * self.drive_bytes_per_second;
+        // An expert that has half arrived is half an expert less to wait for.
+        let whole = (arriving / expert_bytes.max(1) as f64).round();
+        (
+            experts.map(|&expert| expert as u32),
+            EarlyLimits { bytes: whole as u64 * expert_bytes, slots: self.guess.len() },
+        )
+    }
+
+    /// Which experts of a prompt's guesses to read, in the order of a sweep: those that several rows name.
+    pub fn of_prompt(&mut self, experts: usize) -> impl Iterator<Item = u32> + '_ {
+        self.counts.clear();
+        self.counts.resize(experts, 0);
+        self.guess.iter().for_each(|&expert| self.counts[expert as usize] += 1);
+        self.counts.iter().enumerate().filter(|&(_, &count)| count > 1).map(|(expert, _)| expert as u32)
+    }
+}
+
+impl Trial {
+    fn is_on(&self) -> bool {
+        if self.settled > 0 { self.winner } else { matches!(self.tokens % 4, 1 | 2) }
+    }
+
+    /// The gain, when a trial ends with this token.
+    fn end_token(&mut self, blocked_seconds: f64, missing: f64) -> Option<f64> {
+        if self.settled > 0 {
+            self.settled -= 1;
+            return None;
+        }
+        let on = usize::from(self.is_on());
+        self.blocked_seconds[on] += blocked_seconds;
+        self.missing[on] += missing;
+        self.tokens += 1;
+        if self.tokens < TRIAL_TOKENS {
+            return None;
+        }
+        let waited = |on: usize| self.blocked_seconds[on] / self.missing[on].max(1.0);
+        let gain = waited(0) / waited(1).max(f64::MIN_POSITIVE);
+        let missed = self.missing.iter().all(|&experts| experts > 0.0);
+        *self = Trial { settled: SETTLED_TOKENS, winner: missed && gain > 1.0, ..Trial::default() };
+        missed.then_some(gain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A token that misses an expert and waits so long.
+    fn token(lookahead: &mut Lookahead, blocked_ms: u64) {
+        let stream = StreamStats { misses: 1, blocked: Duration::from_millis(blocked_ms), ..StreamStats::default() };
+        lookahead.end_step(&stream);
+    }
+
+    #[test]
+    fn a_trial_decides_by_what_is_waited_for_an_expert() {
+        for (with, without) in [(5, 10), (10, 5)] {
+            let mut lookahead = Lookahead::new(LookaheadMode::Auto, 2);
+            let mut tried = [0, 0];
+            for _ in 0..TRIAL_TOKENS {
+                lookahead.begin(true);
+                tried[usize::from(lookahead.is_on())] += 1;
+                let waited = if lookahead.is_on() { with } else { without };
+                token(&mut lookahead, waited);
+            }
+            assert_eq!(tried, [TRIAL_TOKENS / 2; 2]);
+            for _ in 0..SETTLED_TOKENS {
+                lookahead.begin(true);
+                assert_eq!(lookahead.is_on(), with < without);
+                token(&mut lookahead, 1);
+            }
+            let gain = lookahead.stats().gain.expect("a trial has ended");
+            assert!((gain - without as f64 / with as f64).abs() < 1e-9, "{gain}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_early_where_nothing_is_missing() {
+        let mut lookahead = Lookahead::new(LookaheadMode::Auto, 2);
+        for _ in 0..TRIAL_TOKENS {
+            lookahead.end_step(&StreamStats::default());
+        }
+        lookahead.begin(true);
+        assert!(!lookahead.is_on() && lookahead.stats().gain.is_none());
+        lookahead.begin(false);
+        assert!(lookahead.is_on(), "a prompt always reads on");
+    }
+
+    #[test]
+    fn ranks_that_prove_wrong_are_not_believed_and_no_more_is_read_than_arrives() {
+        let mut lookahead = Lookahead::new(LookaheadMode::On, 3);
+        let ms = Duration::from_millis;
+        // The drive gives 1000 bytes a ms, and a layer leaves it 4 ms to itself.
+        let stream = StreamStats {
+            computing: ms(2),
+            blocked: ms(3),
+            read_bytes: 5000,
+            reading: ms(5),
+            ..StreamStats::default()
+        };
+        for _ in 0..100 {
+            lookahead.begin(true);
+            lookahead.guess_for(1).splice(.., [7, 8, 9]);
+            lookahead.learn(&[7, 1, 9], &LayerCost { layer: 1, batch_tokens: 1, time: ms(9), stream });
+        }
+        lookahead.guess_for(2).splice(.., [4, 5, 6]);
+        let (experts, limits) = lookahead.of_step(2000);
+        assert_eq!(experts.collect::<Vec<_>>(), [4, 6]);
+        assert_eq!(limits, EarlyLimits { bytes: 4000, slots: 3 });
+        assert_eq!((lookahead.stats().guessed, lookahead.stats().right), (300, 200));
+        lookahead.guess_for(2).splice(.., [4, 5, 6, 5, 6, 1]);
+        assert_eq!(lookahead.of_prompt(8).collect::<Vec<_>>(), [5, 6]);
+    }
+}

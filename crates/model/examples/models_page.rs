@@ -1,0 +1,5 @@
+//! Prints `docs/models.md`.
+
+fn main() {
+    print!("{}", outpour_model::registry::page());
+}

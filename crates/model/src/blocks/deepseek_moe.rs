@@ -1,0 +1,112 @@
+//! The feed-forward halves of DeepSeek (DeepSeekMoE, arXiv 2401.06066; V2, 2405.04434; V3, 2412.19437), which GLM, Kimi, Ling
+//! and others took over: MLPs in the first layers, then many small experts, chosen within groups, and shared ones beside.
+
+use outpour_kernels::{Activation, Router, RouterGroups, RouterScore};
+
+use super::feed_forward::FeedForward;
+use super::mlp;
+use super::moe::{Moe, SharedExpert, Sizes};
+use crate::config::{Config, ModelError};
+use crate::weights::{ExpertsOf, Weights};
+
+/// How experts are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// By softmax; a group is as good as its best expert (V2).
+    Softmax,
+    /// By sigmoid and a learnt bias; a group is as good as its two best experts (V3).
+    SigmoidBiased,
+}
+
+/// What a config says of all layers.
+pub struct DeepSeekMoe {
+    hidden: usize,
+    sizes: Sizes,
+    shared_width: usize,
+    dense_width: usize,
+    dense_layers: usize,
+    choice: Choice,
+    router: Router,
+    /// Module that a sparse layer's tensors lie under.
+    pub module: &'static str,
+    /// The learnt bias, behind the module.
+    pub bias: &'static str,
+}
+
+impl DeepSeekMoe {
+    /// Reads `n_routed_experts`, `num_experts_per_tok`, `moe_intermediate_size`, `n_shared_experts`, `first_k_dense_replace`,
+    /// `intermediate_size`, `n_group`, `topk_group`, `norm_topk_prob` and `routed_scaling_factor`.
+    ///
+    /// # Errors
+    /// When a key is missing, or they do not fit each other.
+    pub fn read(config: &Config, choice: Choice) -> Result<Self, ModelError> {
+        config.only("hidden_act", "silu")?;
+        if config.size_or("moe_layer_freq", 1)? != 1 {
+            return Err(ModelError::Config(
+                "moe_layer_freq is not 1, as in every released model of this family".into(),
+            ));
+        }
+        let sizes =
+            Sizes::read(config, &["n_routed_experts", "num_experts", "num_local_experts"], "moe_intermediate_size")?;
+        let (score, best) = match choice {
+            Choice::Softmax => (RouterScore::Softmax, 1),
+            Choice::SigmoidBiased => (RouterScore::Sigmoid, 2),
+        };
+        let router = Router {
+            groups: groups(config, &sizes, best)?,
+            renormalise: config
+                .flag_or(config.spelling(&["norm_topk_prob", "moe_renormalize"]), choice == Choice::SigmoidBiased)?,
+            scale: config.positive_or("routed_scaling_factor", 1.0)? as f32,
+            ..Router::new(sizes.top_k, score)
+        };
+        Ok(DeepSeekMoe {
+            hidden: config.size("hidden_size")?,
+            sizes,
+            shared_width: config.count_or(config.spelling(&["n_shared_experts", "num_shared_experts"]), 0)?
+                * sizes.width,
+            dense_width: config.size_or("intermediate_size", 1)?,
+            dense_layers: config.count_or("first_k_dense_replace", 0)?,
+            choice,
+            router,
+            module: "mlp",
+            bias: "gate.e_score_correction_bias",
+        })
+    }
+
+    /// Loads the half of a layer whose tensors begin with `prefix`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(&self, layer: usize, prefix: &str, weights: &mut Weights) -> Result<FeedForward, ModelError> {
+        if layer < self.dense_layers {
+            let mlp = mlp::load(weights, &format!("{prefix}.mlp"), self.hidden, self.dense_width)?;
+            return Ok(FeedForward::Dense(mlp));
+        }
+        let (prefix, hidden, Sizes { experts, width, .. }) =
+            (format!("{prefix}.{}", self.module), self.hidden, self.sizes);
+        let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
+        let bias = match self.choice {
+            Choice::Softmax => None,
+            Choice::SigmoidBiased => Some(weights.vector(&format!("{prefix}.{}", self.bias), experts)?),
+        };
+        let shared = match self.shared_width {
+            0 => None,
+            width => Some(SharedExpert::plain(weights, &prefix, hidden, width)?),
+        };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+        Ok(FeedForward::Sparse(Moe::load(weights, &of, gate, Router { bias, ..self.router.clone() }, shared)?))
+    }
+}
+
+/// The groups that experts are chosen within, where there are more than are kept.
+fn groups(config: &Config, sizes: &Sizes, best: usize) -> Result<Option<RouterGroups>, ModelError> {
+    let (count, keep) =
+        (config.size_or(config.spelling(&["n_group", "num_expert_group"]), 1)?, config.size_or("topk_group", 1)?);
+    let Sizes { experts, top_k, .. } = *sizes;
+    if !experts.is_multiple_of(count) || keep > count || top_k > experts / count * keep {
+        return Err(ModelError::Config(format!(
+            "n_group {count} and topk_group {keep} do not divide {experts} experts so that {top_k} can be chosen; download it again"
+        )));
+    }
+    Ok((count > keep).then_some(RouterGroups { count, keep, best }))
+}

@@ -1,0 +1,40 @@
+//! What mixes positions in a layer: attention, or a recurrence in its place.
+
+use outpour_kernels::Tensor;
+
+use crate::state::{KvWidth, RecurrentLayout};
+use crate::{Batch, Run, State, StateLayout};
+
+/// Where a mixer computes.
+pub struct At<'a> {
+    /// Layer of the model.
+    pub layer: usize,
+    /// How states are laid out.
+    pub layout: &'a StateLayout,
+    /// The tokens, and whose they are.
+    pub batch: &'a Batch,
+    /// What each sequence carries.
+    pub states: &'a [State],
+}
+
+/// A layer's first half.
+pub trait Mixer: Send + Sync {
+    /// `into += mixer(x)`: x and into `[n, hidden]`.
+    fn forward(&self, at: &At, x: &Tensor, into: &Tensor, run: &mut Run);
+
+    /// Bytes of workspace of [`Self::forward`] for `n` tokens.
+    fn workspace_bytes(&self, n: usize) -> usize;
+
+    /// What it keeps of each position, if anything.
+    fn kv(&self) -> Option<KvWidth> {
+        None
+    }
+
+    /// What it keeps of a sequence, if anything.
+    fn recurrent(&self) -> Option<RecurrentLayout> {
+        None
+    }
+
+    /// A capital for the pattern of layers, and what it stands for.
+    fn letter(&self) -> (char, &'static str);
+}

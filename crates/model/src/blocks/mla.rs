@@ -1,0 +1,258 @@
+//! Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434) in its absorbed form: what is kept of a position is one latent
+//! vector and one rotary key for all heads. A query is taken into the latent space by its head's part of `kv_b_proj`, attends
+//! there, and what it mixes is brought out by the other part. A prompt is computed as a token is, so that both have the same
+//! bits.
+
+use outpour_kernels::{Attend, ColumnRun, Matrix, RmsNorm, Rope, Tensor};
+
+use super::mixer::{At, Mixer};
+use crate::config::{Config, ModelError, SIZE_MAX};
+use crate::state::KvWidth;
+use crate::weights::{Norms, Weights};
+use crate::{Run, Workspace};
+
+/// Tokens that attend together: a head's query in the latent space is several times as wide as outside.
+const ROWS: usize = 64;
+/// Norms of the low-rank vectors add this, whatever `rms_norm_eps` says.
+const LOW_RANK_EPS: f32 = 1e-6;
+
+/// Sizes of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Width of the low-rank vector that queries are made of, if they are.
+    pub q_rank: Option<usize>,
+    /// Width of the latent vector.
+    pub kv_rank: usize,
+    /// Width of a head's query and key without positions.
+    pub nope_dim: usize,
+    /// Width of the part with rotary positions.
+    pub rope_dim: usize,
+    /// Width of a head's value.
+    pub v_dim: usize,
+}
+
+impl Sizes {
+    /// Reads `q_lora_rank`, `kv_lora_rank`, `qk_nope_head_dim`, `qk_rope_head_dim` and `v_head_dim` of the config.
+    ///
+    /// # Errors
+    /// When a key is missing, or they do not fit each other.
+    pub fn read(config: &Config) -> Result<Self, ModelError> {
+        let sizes = Sizes {
+            hidden: config.size("hidden_size")?,
+            heads: config.size("num_attention_heads")?,
+            q_rank: config.size_or_none("q_lora_rank")?,
+            kv_rank: config.size("kv_lora_rank")?,
+            nope_dim: config.size("qk_nope_head_dim")?,
+            rope_dim: config.size("qk_rope_head_dim")?,
+            v_dim: config.size("v_head_dim")?,
+        };
+        let Sizes { heads, kv_rank, nope_dim, rope_dim, v_dim, .. } = sizes;
+        let widest = (nope_dim + v_dim).max(nope_dim + rope_dim).max(kv_rank + rope_dim) as u64;
+        if heads as u64 * widest >= SIZE_MAX {
+            return Err(ModelError::Config(format!(
+                "num_attention_heads {heads} with kv_lora_rank {kv_rank} make no attention; download it again"
+            )));
+        }
+        if !rope_dim.is_multiple_of(2) {
+            return Err(ModelError::Config(format!(
+                "qk_rope_head_dim {rope_dim} is odd, and RoPE turns pairs; download it again"
+            )));
+        }
+        Ok(sizes)
+    }
+
+    fn q_dim(&self) -> usize {
+        self.nope_dim + self.rope_dim
+    }
+
+    fn latent_dim(&self) -> usize {
+        self.kv_rank + self.rope_dim
+    }
+}
+
+/// The weights of one layer.
+pub struct Mla {
+    sizes: Sizes,
+    queries: Queries,
+    kv_a: Matrix, // [kv_rank + rope_dim, hidden]
+    kv_a_norm: RmsNorm,
+    kv_b: Matrix, // [heads · (nope_dim + v_dim), kv_rank]
+    o_proj: Matrix,
+    /// Of queries and of keys, where they have positions.
+    ropes: Option<[Rope; 2]>,
+    attend: Attend,
+    runs: Runs,
+}
+
+/// How queries are made.
+enum Queries {
+    Whole(Matrix),                                   // [heads · q_dim, hidden]
+    LowRank { a: Matrix, norm: RmsNorm, b: Matrix }, // [q_rank, hidden], [q_rank], [heads · q_dim, q_rank]
+}
+
+/// Which columns go where.
+struct Runs {
+    /// Of a token's queries: their parts without positions, one behind the other.
+    nope: Vec<ColumnRun>,
+    /// Of the same: their rotary parts, behind each head's query in the latent space.
+    rotary: Vec<ColumnRun>,
+    /// A head's query in the latent space, to where attention takes it.
+    absorbed: Vec<ColumnRun>,
+    /// Of `kv_a`'s output: the latent vector.
+    latent: [ColumnRun; 1],
+    /// And the rotary key.
+    key: [ColumnRun; 1],
+}
+
+impl Runs {
+    fn new(sizes: &Sizes) -> Self {
+        let Sizes { heads, kv_rank, nope_dim, rope_dim, .. } = *sizes;
+        let (q_dim, latent_dim) = (sizes.q_dim(), sizes.latent_dim());
+        let runs = |of: &dyn Fn(usize) -> ColumnRun| (0..heads).map(of).collect::<Vec<_>>();
+        let run = |from, to, len| ColumnRun { from, to, len };
+        Runs {
+            nope: runs(&|h| run(h * q_dim, h * nope_dim, nope_dim)),
+            rotary: runs(&|h| run(h * q_dim + nope_dim, h * latent_dim + kv_rank, rope_dim)),
+            absorbed: runs(&|h| run(h * kv_rank, h * latent_dim, kv_rank)),
+            latent: [run(0, 0, kv_rank)],
+            key: [run(kv_rank, kv_rank, rope_dim)],
+        }
+    }
+}
+
+impl Mla {
+    /// Loads `{prefix}.{q_proj, or q_a_proj, q_a_layernorm and q_b_proj; kv_a_proj_with_mqa, kv_a_layernorm, kv_b_proj,
+    /// o_proj}`. `rope` is of the rotary part alone; `scale` multiplies the usual scale of attention.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(
+        weights: &mut Weights,
+        prefix: &str,
+        sizes: Sizes,
+        rope: Option<&Rope>,
+        scale: f32,
+    ) -> Result<Self, ModelError> {
+        let Sizes { hidden, heads, q_rank, kv_rank, nope_dim, v_dim, .. } = sizes;
+        let norms = Norms { eps: LOW_RANK_EPS, plus_one: false };
+        let name = |part: &str| format!("{prefix}.{part}.weight");
+        let queries = match q_rank {
+            None => Queries::Whole(weights.matrix(&name("q_proj"), heads * sizes.q_dim(), hidden)?),
+            Some(rank) => Queries::LowRank {
+                a: weights.matrix(&name("q_a_proj"), rank, hidden)?,
+                norm: norms.load(weights, &name("q_a_layernorm"), rank)?,
+                b: weights.matrix(&name("q_b_proj"), heads * sizes.q_dim(), rank)?,
+            },
+        };
+        Ok(Mla {
+            sizes,
+            queries,
+            kv_a: weights.matrix(&name("kv_a_proj_with_mqa"), sizes.latent_dim(), hidden)?,
+            kv_a_norm: norms.load(weights, &name("kv_a_layernorm"), kv_rank)?,
+            kv_b: weights.matrix(&name("kv_b_proj"), heads * (nope_dim + v_dim), kv_rank)?,
+            o_proj: weights.matrix(&name("o_proj"), hidden, heads * v_dim)?,
+            ropes: rope.map(|rope| [nope_dim, kv_rank].map(|first| Rope { first, ..rope.clone() })),
+            attend: Attend { scale: (sizes.q_dim() as f32).powf(-0.5) * scale, window: None, sinks: None },
+            runs: Runs::new(&sizes),
+        })
+    }
+
+    /// x `[n, hidden]` → q `[n, heads · q_dim]`.
+    fn queries(&self, x: &Tensor, q: &Tensor, run: &mut Run) {
+        match &self.queries {
+            Queries::Whole(q_proj) => run.ops.linear(x, q_proj, q),
+            Queries::LowRank { a, norm, b } => {
+                let low_rank = run.workspace.f32([x.dim(0), a.rows()]);
+                run.ops.linear(x, a, &low_rank);
+                run.ops.rms_norm(&low_rank, norm, &low_rank);
+                run.ops.linear(&low_rank, b, q);
+            }
+        }
+    }
+
+    /// x `[n, hidden]` → key `[n, 1, kv_rank + rope_dim]`: the latent vector, which is the value too, and the rotary key.
+    fn keys(&self, at: &At, x: &Tensor, key: &Tensor, run: &mut Run) {
+        let (n, ops) = (x.dim(0), run.ops);
+        let (kv_rank, latent_dim) = (self.sizes.kv_rank, self.sizes.latent_dim());
+        let raw = run.workspace.f32([n, latent_dim]);
+        let latent = run.workspace.f32([n, kv_rank]);
+        let flat = key.reshape([n, latent_dim]);
+        ops.linear(x, &self.kv_a, &raw);
+        ops.copy_columns(&raw, &self.runs.latent, &latent);
+        ops.rms_norm(&latent, &self.kv_a_norm, &latent);
+        ops.copy_columns(&latent, &self.runs.latent, &flat);
+        ops.copy_columns(&raw, &self.runs.key, &flat);
+        if let Some([_, rope]) = &self.ropes {
+            ops.rope(key, &at.batch.positions, rope);
+        }
+    }
+}
+
+impl Mixer for Mla {
+    fn forward(&self, at: &At, x: &Tensor, into: &Tensor, run: &mut Run) {
+        let Sizes { hidden, heads, kv_rank, nope_dim, v_dim, .. } = self.sizes;
+        let (q_dim, latent_dim) = (self.sizes.q_dim(), self.sizes.latent_dim());
+        let (n, ops) = (at.batch.len(), run.ops);
+        let q = run.workspace.f32([n, heads, q_dim]);
+        let key = run.workspace.f32([n, 1, latent_dim]);
+        let values = run.workspace.f32([n, heads, v_dim]);
+        let out = run.workspace.f32([n, hidden]);
+        let inner = run.workspace.mark();
+
+        self.queries(x, &q.reshape([n, heads * q_dim]), run);
+        if let Some([rope, _]) = &self.ropes {
+            ops.rope(&q, &at.batch.positions, rope);
+        }
+        self.keys(at, x, &key, run);
+        run.workspace.release(inner);
+        let some = n.min(ROWS);
+        let q_nope = run.workspace.f32([some, heads, nope_dim]);
+        let absorbed = run.workspace.f32([some, heads, kv_rank]);
+        let q_latent = run.workspace.f32([some, heads, latent_dim]);
+        for span in &at.batch.spans {
+            let kv = at.states[span.state].kv(at.layer, at.layout);
+            let start = span.start - kv.first;
+            let keys = key.rows(span.rows.clone());
+            ops.kv_write(&keys, &keys, kv.layout, kv.blocks, start);
+            for first in span.rows.clone().step_by(ROWS) {
+                let rows = first..span.rows.end.min(first + ROWS);
+                let of = |t: &Tensor| t.rows(0..rows.len());
+                let flat = |t: &Tensor| t.reshape([t.dim(0), t.dim(1) * t.dim(2)]);
+                let (q, q_nope, absorbed, q_latent) = (q.rows(rows.clone()), of(&q_nope), of(&absorbed), of(&q_latent));
+                ops.copy_columns(&flat(&q), &self.runs.nope, &flat(&q_nope));
+                ops.linear_heads_transposed(&q_nope, &self.kv_b, 0, &absorbed);
+                ops.copy_columns(&flat(&absorbed), &self.runs.absorbed, &flat(&q_latent));
+                ops.copy_columns(&flat(&q), &self.runs.rotary, &flat(&q_latent));
+                let start = start + first - span.rows.start;
+                ops.attention(&q_latent, &self.attend, kv.layout, kv.blocks, start, &absorbed);
+                ops.linear_heads(&absorbed, &self.kv_b, nope_dim, &values.rows(rows));
+            }
+        }
+        ops.linear(&values.reshape([n, heads * v_dim]), &self.o_proj, &out);
+        ops.add(&out, into);
+    }
+
+    fn workspace_bytes(&self, n: usize) -> usize {
+        let Sizes { hidden, heads, q_rank, kv_rank, nope_dim, v_dim, .. } = self.sizes;
+        let (q_dim, latent_dim) = (self.sizes.q_dim(), self.sizes.latent_dim());
+        let f32s = Workspace::f32_bytes;
+        let kept = f32s(n * heads * q_dim) + f32s(n * latent_dim) + f32s(n * heads * v_dim) + f32s(n * hidden);
+        let projecting = f32s(n * q_rank.unwrap_or(0)) + f32s(n * latent_dim) + f32s(n * kv_rank);
+        let rows = n.min(ROWS) * heads;
+        let attending = f32s(rows * nope_dim) + f32s(rows * kv_rank) + f32s(rows * latent_dim);
+        kept + projecting.max(attending)
+    }
+
+    fn kv(&self) -> Option<KvWidth> {
+        let (k_dim, v_dim) = (self.sizes.latent_dim(), self.sizes.kv_rank);
+        Some(KvWidth { heads: 1, k_dim, v_dim, v_in_k: true, window: None })
+    }
+
+    fn letter(&self) -> (char, &'static str) {
+        ('L', "latent attention (MLA)")
+    }
+}

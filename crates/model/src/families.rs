@@ -1,0 +1,13 @@
+//! Architectures, a file for each: what of its config and its tensors makes which blocks.
+
+pub mod deepseek;
+pub mod gemma;
+pub mod glm4_moe;
+pub mod gpt_oss;
+pub mod kimi_linear;
+pub mod llama;
+pub mod minimax;
+pub mod minimax_m2;
+pub mod mixtral;
+pub mod qwen3_5_moe;
+pub mod qwen3_moe;

@@ -1,0 +1,41 @@
+//! GGUF files as checkpoints: their metadata as the `config.json` of the family, and their tensors under the names that the
+//! family asks for. What llama.cpp's converter (`convert_hf_to_gguf.py`) bakes into tensors is used as it is:
+//!
+//! | tensor | in the file | used |
+//! |---|---|---|
+//! | norms of Qwen3-Next and Qwen3.5 | the 1 is added | `Norms::plus_one` is off |
+//! | `ssm_a` | −exp(A_log) | `GatedDelta::exponentiated` |
+//! | value heads of Qwen3.5's DeltaNet | tiled over the key heads, in every tensor that has them | `GatedDelta::tiled` |
+//! | convolutions, the gate of the shared expert | without dimensions of 1 | see [`same_shape`] |
+//! | experts | one tensor for gate, up and down of a layer each | three byte ranges an expert |
+
+mod config;
+mod names;
+
+use std::path::{Path, PathBuf};
+
+use outpour_store::checkpoint::Checkpoint;
+
+use crate::config::ModelError;
+pub use names::on_disk;
+
+/// Opens a model that lies in the folders `mirrors` too, whatever its files are; of GGUF files, makes the config from what
+/// they say.
+///
+/// # Errors
+/// As [`Checkpoint::open_mirrored`], and for GGUF files of an architecture that is not supported or that lack a number.
+pub fn open(path: &Path, mirrors: &[PathBuf]) -> Result<Checkpoint, ModelError> {
+    let mut checkpoint = Checkpoint::open_mirrored(path, mirrors)?;
+    if let Some(metadata) = checkpoint.gguf() {
+        let config = config::config(metadata, &checkpoint)?;
+        let generation = config::generation(metadata);
+        checkpoint.describe(config, generation);
+    }
+    Ok(checkpoint)
+}
+
+/// Whether a tensor has the shape expected, but for dimensions of 1, which the converter drops.
+pub fn same_shape(on_disk: &[usize], expected: &[usize]) -> bool {
+    let without_ones = |shape: &[usize]| shape.iter().copied().filter(|&dim| dim != 1).collect::<Vec<_>>();
+    without_ones(on_disk) == without_ones(expected)
+}

@@ -1,0 +1,158 @@
+//! Tokenizers as GGUF files hold them: a vocabulary with the kind of each token, merges, and the name of the way to split a
+//! text into words (llama.cpp `src/llama-vocab.cpp`). Everything else about them is what Hugging Face's tokenizers of the same
+//! models do, whose ids they must give.
+
+use crate::added::AddedSet;
+use crate::schema::{AddedToken, Pattern, PreTokenizer};
+use crate::split::Splitter;
+use crate::tokenizer::Form;
+use crate::tokenizer_load::{Known, added_sets, build_bpe, build_vocab};
+use crate::{TextError, Tokenizer};
+
+/// What a GGUF file says of a tokenizer.
+#[derive(Debug)]
+pub struct GgufTokenizer<'a> {
+    /// The file, for errors.
+    pub file: &'a str,
+    /// `tokenizer.ggml.model`.
+    pub model: &'a str,
+    /// `tokenizer.ggml.pre`.
+    pub pre: &'a str,
+    /// `tokenizer.ggml.tokens`, by id.
+    pub tokens: &'a [String],
+    /// `tokenizer.ggml.token_type`, by id.
+    pub kinds: &'a [i64],
+    /// `tokenizer.ggml.merges`: two tokens and a space between them.
+    pub merges: &'a [String],
+    /// `tokenizer.ggml.bos_token_id`.
+    pub bos: Option<u32>,
+    /// Whether a text begins with it, `tokenizer.ggml.add_bos_token`.
+    pub add_bos: bool,
+    /// Tokens that end an answer.
+    pub eos: &'a [u32],
+}
+
+/// Kinds of tokens: control tokens, texts with an id of their own, and ids that no text has.
+const CONTROL: i64 = 3;
+const USER_DEFINED: i64 = 4;
+const UNUSED: i64 = 5;
+
+/// How a text is split into words, by its name in GGUF files.
+struct Pre {
+    names: &'static [&'static str],
+    /// The pattern of the same models' tokenizer.json; GPT-2's own where there is none.
+    pattern: Option<&'static str>,
+    nfc: bool,
+    ignore_merges: bool,
+}
+
+const KNOWN: [Pre; 4] = [
+    Pre { names: &["gpt-2", "gpt2", "olmo", "mpt"], pattern: None, nfc: false, ignore_merges: false },
+    Pre {
+        names: &["qwen2", "deepseek-r1-qwen", "hunyuan", "solar-open"],
+        pattern: Some(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ),
+        nfc: true,
+        ignore_merges: false,
+    },
+    Pre {
+        names: &["qwen35"],
+        pattern: Some(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ),
+        nfc: true,
+        ignore_merges: false,
+    },
+    Pre {
+        names: &["llama-bpe", "llama-v3", "llama3", "glm4", "chatglm-bpe", "dbrx", "smaug-bpe"],
+        pattern: Some(
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ),
+        nfc: false,
+        ignore_merges: true,
+    },
+];
+
+impl Pre {
+    fn named(file: &str, name: &str) -> Result<&'static Pre, TextError> {
+        KNOWN.iter().find(|pre| pre.names.contains(&name)).ok_or_else(|| {
+            let known: Vec<&str> = KNOWN.iter().flat_map(|pre| pre.names).copied().collect();
+            let what = format!("the pre-tokenizer {name:?} (known are {})", known.join(", "));
+            TextError::unsupported(file, what)
+        })
+    }
+
+    fn splitter(&self, file: &str) -> Result<Splitter, TextError> {
+        let bytes = PreTokenizer::ByteLevel { add_prefix_space: false, use_regex: self.pattern.is_none() };
+        let split = self.pattern.map(|pattern| PreTokenizer::Split {
+            pattern: Pattern::Regex(pattern.to_owned()),
+            behavior: "Isolated".to_owned(),
+            invert: false,
+        });
+        let pretokenizers = split.into_iter().chain([bytes]).collect();
+        Splitter::new(file, Some(&PreTokenizer::Sequence { pretokenizers }))
+    }
+}
+
+impl Tokenizer {
+    /// Makes the tokenizer that a GGUF file describes.
+    ///
+    /// # Errors
+    /// When it is no byte-level BPE, splits words in a way that is not known, or contradicts itself.
+    pub fn from_gguf(gguf: &GgufTokenizer) -> Result<Tokenizer, TextError> {
+        let &GgufTokenizer { file, tokens, kinds, merges, .. } = gguf;
+        if gguf.model != "gpt2" {
+            return Err(TextError::unsupported(file, format!("the tokenizer model {:?}", gguf.model)));
+        }
+        let pre = Pre::named(file, gguf.pre)?;
+        if !kinds.is_empty() && kinds.len() != tokens.len() {
+            let what = format!("it has {} kinds of {} tokens", kinds.len(), tokens.len());
+            return Err(TextError::invalid(file, what));
+        }
+        let kind = |id: usize| kinds.get(id).copied().unwrap_or_default();
+        let id = |index: usize| u32::try_from(index).map_err(|_| TextError::invalid(file, "it has too many tokens"));
+        let (mut known, mut added) = (Known::with_capacity(tokens.len()), Vec::new());
+        for (index, token) in tokens.iter().enumerate() {
+            match kind(index) {
+                UNUSED => {}
+                CONTROL | USER_DEFINED => added.push(AddedToken {
+                    id: id(index)?,
+                    content: token.clone(),
+                    single_word: false,
+                    lstrip: false,
+                    rstrip: false,
+                    normalized: false,
+                    special: kind(index) == CONTROL,
+                }),
+                _ => {
+                    if known.insert(token, id(index)?).is_some() {
+                        return Err(TextError::invalid(file, format!("the token {token:?} is there twice")));
+                    }
+                }
+            }
+        }
+        let no_pair = |merge| TextError::invalid(file, format!("the merge {merge:?} is no pair"));
+        let pairs = merges.iter().map(|merge| merge.split_once(' ').ok_or_else(|| no_pair(merge)));
+        let bpe = build_bpe(file, merges.len(), pairs.collect::<Result<Vec<_>, _>>()?.into_iter(), &known)?;
+        let (vocab, added_only) = build_vocab(file, &known, &added)?;
+        let special = added.iter().filter(|token| token.special).map(|token| token.id).collect();
+        let normalizer = if pre.nfc { vec![Form::Nfc] } else { Vec::new() };
+        let (added_raw, added_normalized): (AddedSet, AddedSet) = added_sets(file, added, &normalizer)?;
+        Ok(Tokenizer {
+            vocab,
+            bpe,
+            ignore_merges: pre.ignore_merges,
+            splitter: pre.splitter(file)?,
+            normalizer,
+            added_raw,
+            added_normalized,
+            special,
+            added_only,
+            prefix: gguf.bos.filter(|_| gguf.add_bos).into_iter().collect(),
+            suffix: Vec::new(),
+            bos: gguf.bos,
+            eos: gguf.eos.to_vec(),
+        })
+    }
+}

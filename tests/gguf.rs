@@ -1,0 +1,108 @@
+//! GGUF files: tokenizers and templates as those of the folder that they were made from, and what is refused.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::fixture;
+use outpour_engine::Inspection;
+use outpour_text::Tokenizer;
+use serde_json::Value;
+
+fn outpour(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_outpour")).args(args).output().expect("outpour runs")
+}
+
+fn shown(args: &[&str]) -> Value {
+    let output = outpour(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a UTF-8 path")
+}
+
+/// The ids of every text of the fixture that is short enough for a command line, which Hugging Face's tokenizer gave.
+#[test]
+fn vocabularies_tokenise_as_hugging_face() {
+    let vocab = fixture("gguf_text");
+    let cases: Value =
+        serde_json::from_slice(&std::fs::read(fixture("text").join("cases_text.json")).expect("cases")).expect("JSON");
+    let texts: Vec<&Value> = cases["encode"].as_array().expect("cases").iter().collect();
+    let mut compared = 0;
+    // One call for many texts: a token that no text has stands between them.
+    let between = "<|endoftext|>";
+    let folder = Tokenizer::load(&fixture("text")).expect("a tokenizer");
+    let id = folder.token_id(between).expect("a token");
+    for some in texts.chunks(100) {
+        let usable = |case: &&&Value| {
+            case["text"].as_str().is_some_and(|text| !text.contains(['\0']) && !text.contains(between))
+        };
+        let some: Vec<&&Value> = some.iter().filter(usable).collect();
+        let joined: String =
+            some.iter().map(|case| format!("{}{between}", case["text"].as_str().unwrap_or(""))).collect();
+        let ids: Vec<u64> = some
+            .iter()
+            .flat_map(|case| {
+                let ids = case["ids"].as_array().expect("ids").iter().filter_map(Value::as_u64);
+                ids.chain([u64::from(id)]).collect::<Vec<_>>()
+            })
+            .collect();
+        let got = shown(&["tokenize", path(&vocab), "--json", &joined]);
+        let got: Vec<u64> = got["ids"].as_array().expect("ids").iter().filter_map(Value::as_u64).collect();
+        assert!(got == ids, "other ids for {joined:?}");
+        compared += some.len();
+    }
+    assert!(compared > 100, "only {compared} texts were compared");
+}
+
+#[test]
+fn inspect_shows_what_a_file_is() {
+    let report = shown(&["inspect", path(&fixture("qwen35moe_gguf")), "--json"]);
+    assert_eq!(report["family"], "qwen3_5_moe");
+    assert_eq!(report["files"], 3);
+    assert_eq!(report["reads_per_expert"], 3);
+    assert!(report["dtypes"]["Q4_K"].as_u64().is_some_and(|bytes| bytes > 0), "{}", report["dtypes"]);
+    assert_eq!(report["gguf"]["general.architecture"], "qwen35moe");
+}
+
+/// A copy of a fixture with some bytes of its header replaced.
+fn patched(dir: &Path, from: &[u8], to: &[u8]) -> PathBuf {
+    let mut bytes = std::fs::read(fixture("qwen3moe_gguf").join("model.gguf")).expect("a fixture");
+    let at = bytes.windows(from.len()).position(|window| window == from).expect("what is replaced");
+    bytes[at..at + from.len()].copy_from_slice(to);
+    let path = dir.join("model.gguf");
+    std::fs::write(&path, bytes).expect("a file");
+    path
+}
+
+/// Name, two dimensions and type of a tensor, as a header has them.
+fn tensor(name: &str, dims: [u64; 2], kind: u32) -> Vec<u8> {
+    [name.as_bytes(), &2u32.to_le_bytes(), &dims[0].to_le_bytes(), &dims[1].to_le_bytes(), &kind.to_le_bytes()].concat()
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let refused = |from: &[u8], to: &[u8]| {
+        let path = patched(dir.path(), from, to);
+        Inspection::open(&path, false).map(|_| ()).expect_err("refused").to_string()
+    };
+    let known = tensor("blk.0.attn_q.weight", [256, 128], 13);
+    for (kind, name) in [(15, "Q8_K"), (40, "NVFP4"), (99, "ggml type 99")] {
+        // Smaller rows keep the tensor within its bytes.
+        let problem = refused(&known, &tensor("blk.0.attn_q.weight", [256, 64], kind));
+        assert!(problem.contains(&format!("tensor blk.0.attn_q.weight has the type {name}")), "{problem}");
+        assert!(problem.contains("IQ2_XXS") && problem.contains("MXFP4"), "{problem}");
+    }
+    let problem = refused(&known, &tensor("blk.0.attn_q.weight", [128, 256], 8));
+    assert!(problem.contains("blk.0.attn_q.weight has the shape [256, 128]"), "{problem}");
+    let problem = refused(b"blk.0.attn_q.weight", b"blk.0.attn_p.weight");
+    assert!(problem.contains("has no tensor blk.0.attn_q.weight"), "{problem}");
+    let problem = refused(b"qwen3moe", b"qwen9moe");
+    assert!(problem.contains("architecture \"qwen9moe\"") && problem.contains("qwen35moe"), "{problem}");
+    let problem = refused(b"qwen3moe.expert_count", b"qwen3moe.expert_Count");
+    assert!(problem.contains("num_experts") || problem.contains("expert"), "{problem}");
+}
