@@ -141,6 +141,15 @@ fn a_config_that_is_no_models_is_refused_at_once() {
 }
 
 #[test]
+fn plan_refuses_what_no_context_holds() {
+    for (flag, tokens) in [("-n", "1000000000000"), ("-p", "2000000")] {
+        let args = ["--ram", "48G", "--drive", "1G", "--format", "mlx4", flag, tokens];
+        let ran = common::cli::outpour("plan", &config("Qwen3.5-397B-A17B"), &args);
+        common::cli::assert_refused(&ran, flag, &[flag, tokens, "context"]);
+    }
+}
+
+#[test]
 fn nothing_to_measure_is_refused() {
     let model = common::fixture("qwen3_moe");
     let ran = common::cli::outpour("bench", &model, &["-p", "0", "-n", "0"]);

@@ -325,7 +325,8 @@ pub struct InspectArgs {
 pub struct PlanArgs {
     /// Folder of the model; or a config.json alone, for an estimate before any download
     pub model: PathBuf,
-    /// What the drive gives in a second, as 2.5G [default: what `doctor` measured, else a short measurement]
+    /// What the drive gives in a second, as 2.5G [default: what `doctor` measured, else measured for two
+    /// seconds with the model's experts, or with a temporary file of 512 MiB]
     #[arg(long, value_name = "BYTES")]
     pub drive: Option<Bytes>,
     /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]
