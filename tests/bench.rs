@@ -5,18 +5,8 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::random::random_model;
 use serde_json::Value;
-
-/// The demo model's experts and trunk take 295 MiB.
-fn demo_model(dir: &Path) -> PathBuf {
-    let made = Command::new(env!("CARGO_BIN_EXE_outpour"))
-        .args(["demo", "-n", "1", "--keep"])
-        .arg(dir)
-        .output()
-        .expect("outpour runs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    dir.to_owned()
-}
 
 fn json(verb: &str, model: &Path, args: &[&str]) -> Value {
     let ran = Command::new(env!("CARGO_BIN_EXE_outpour")).arg(verb).arg(model).args(args).output().expect("runs");
@@ -31,7 +21,7 @@ fn number(row: &Value, key: &str) -> f64 {
 #[test]
 fn bench_reports_what_happened() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    let model = demo_model(&dir.path().join("model"));
+    let model = random_model(&dir.path().join("model"));
     let ram = "80M";
     let rows = json("bench", &model, &["-p", "48", "-n", "12", "-r", "2", "--cold", "-o", "json", "--ram", ram]);
     let [prompt, generate] = rows.as_array().expect("a list").as_slice() else { panic!("two tests: {rows:#}") };

@@ -26,14 +26,6 @@ use serde_json::Value;
 use crate::args::{LoadArgs, SamplingArgs};
 use crate::{gguf_text, term};
 
-/// A model's tokenizer, with what it holds in memory.
-pub struct Text {
-    /// Text to tokens and back.
-    pub tokenizer: Tokenizer,
-    /// Bytes that it takes, by the size of its file.
-    pub bytes: usize,
-}
-
 /// Memory of a loaded tokenizer for each byte of tokenizer.json (measured: see EXPERIMENTS.md).
 const TOKENIZER_BYTES_PER_BYTE: usize = 2;
 
@@ -41,18 +33,17 @@ const TOKENIZER_BYTES_PER_BYTE: usize = 2;
 ///
 /// # Errors
 /// When there is none, or it is damaged or of an unsupported kind.
-pub fn text(checkpoint: &Checkpoint) -> Result<Text> {
-    let tokenizer = match checkpoint.gguf() {
-        Some(metadata) => gguf_text::tokenizer(metadata)?,
-        None => Tokenizer::load(checkpoint.dir())?,
-    };
-    Ok(Text { tokenizer, bytes: tokenizer_bytes(checkpoint) })
+pub fn tokenizer_of(checkpoint: &Checkpoint) -> Result<Tokenizer> {
+    match checkpoint.gguf() {
+        Some(metadata) => gguf_text::tokenizer(metadata),
+        None => Ok(Tokenizer::load(checkpoint.dir())?),
+    }
 }
 
 /// Loads the tokenizer of a folder or GGUF file, whatever else it holds.
 ///
 /// # Errors
-/// As [`text`].
+/// As [`tokenizer_of`].
 pub fn tokenizer(path: &Path) -> Result<Tokenizer> {
     match gguf::find(path)?.filter(|_| !path.join("tokenizer.json").exists()) {
         Some(files) => gguf_text::tokenizer(&gguf::read_header(&files[0])?.metadata),

@@ -24,7 +24,7 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let own_bytes = model::tokenizer_bytes(inspection.checkpoint()) + serve_bytes(inspection.facts().vocab);
     let options = args.load.options(own_bytes)?;
     let plan = inspection.plan(&options)?;
-    let tokenizer = model::text(inspection.checkpoint())?.tokenizer;
+    let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
     let folder = std::fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone());
     let folder = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
     let served = Model {
