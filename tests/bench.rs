@@ -5,18 +5,8 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::random::random_model;
 use serde_json::Value;
-
-/// The demo model's experts and trunk take 295 MiB.
-fn demo_model(dir: &Path) -> PathBuf {
-    let made = Command::new(env!("CARGO_BIN_EXE_outpour"))
-        .args(["demo", "-n", "1", "--keep"])
-        .arg(dir)
-        .output()
-        .expect("outpour runs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    dir.to_owned()
-}
 
 fn json(verb: &str, model: &Path, args: &[&str]) -> Value {
     let ran = Command::new(env!("CARGO_BIN_EXE_outpour")).arg(verb).arg(model).args(args).output().expect("runs");
@@ -31,7 +21,7 @@ fn number(row: &Value, key: &str) -> f64 {
 #[test]
 fn bench_reports_what_happened() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    let model = demo_model(&dir.path().join("model"));
+    let model = random_model(&dir.path().join("model"));
     let ram = "80M";
     let rows = json("bench", &model, &["-p", "48", "-n", "12", "-r", "2", "--cold", "-o", "json", "--ram", ram]);
     let [prompt, generate] = rows.as_array().expect("a list").as_slice() else { panic!("two tests: {rows:#}") };
@@ -81,33 +71,72 @@ fn config(name: &str) -> PathBuf {
 #[test]
 fn plan_follows_the_arithmetic_of_the_397b() {
     let config = config("Qwen3.5-397B-A17B");
-    let plan = |drive: &str, hit_rate: &str| {
-        let args = ["--format", "mlx4", "--ram", "48G", "--drive", drive, "--hit-rate", hit_rate, "--json"];
+    let plan = |drive: &str, hit_rate: &str, prompt: &str| {
+        let args =
+            ["--format", "mlx4", "--ram", "48G", "--drive", drive, "--hit-rate", hit_rate, "-p", prompt, "--json"];
         json("plan", &config, &args)
     };
     // 60 layers × 10 experts of 7,077,888 bytes for each token.
     let token_bytes = 60.0 * 10.0 * 7_077_888.0;
     for (drive, bytes_per_second) in [("2500000000", 2.5e9), ("7000000000", 7e9), ("17500000000", 17.5e9)] {
-        let cold = plan(drive, "0");
+        let cold = plan(drive, "0", "16");
         assert_eq!(cold["estimated"], true);
         assert_eq!(number(&cold, "bytes_read_per_token"), token_bytes);
         let ceiling = bytes_per_second / token_bytes;
         let decode = number(&cold, "decode_tokens_per_second");
-        println!("{drive}: {decode:.3} of at most {ceiling:.3} tok/s, prompt {}", cold["prefill_tokens_per_second"]);
+        println!("{drive}: {decode:.3} of at most {ceiling:.3} tok/s");
         assert!(decode <= ceiling, "{decode} of {ceiling} at {drive}");
-        let half = plan(drive, "0.5");
-        assert_eq!(number(&half, "bytes_read_per_token"), token_bytes / 2.0);
-        assert!(number(&half, "decode_tokens_per_second") >= decode);
+        let read = number(&cold["decode"], "read_seconds_per_token");
+        assert!((read * ceiling - 1.0).abs() < 1e-9, "{read} seconds");
+        // No trunk or experts are computed for nothing: 17 billion weights of 4 bits and more.
+        assert!(number(&cold["decode"], "trunk_seconds_per_token") > 1e-3);
+        assert!(number(&cold["decode"], "expert_seconds_per_token") > 1e-3);
     }
     // On a slow drive nothing else counts: half the bytes, almost twice the speed.
-    let (cold, half) = (plan("100000000", "0"), plan("100000000", "0.5"));
+    let (cold, half) = (plan("100000000", "0", "512"), plan("100000000", "0.5", "16"));
+    assert_eq!(number(&half, "bytes_read_per_token"), token_bytes / 2.0);
     let ratio = number(&half, "decode_tokens_per_second") / number(&cold, "decode_tokens_per_second");
     assert!((1.9..=2.0).contains(&ratio), "{ratio}");
     assert_eq!(cold["bound_by"], "drive");
     // A prompt reads each expert that it uses once.
-    let sweep = number(&plan("100000000", "0"), "prefill_tokens_per_second");
+    let sweep = number(&cold, "prefill_tokens_per_second");
     let all_experts = 60.0 * 512.0 * 7_077_888.0;
     assert!(sweep <= 512.0 * 1e8 / (0.99 * all_experts), "{sweep}");
+    assert!(sweep >= 0.8 * 512.0 * 1e8 / all_experts, "{sweep}");
+    // An answer that begins with an empty memory of 48 GB reads more than one that finds it full.
+    let known = plan("7000000000", "0.6", "16");
+    assert!((number(&known, "hit_rate") - 0.6).abs() < 1e-9);
+    let cold_rate = number(&known["decode_cold"], "hit_rate");
+    assert!((0.2..0.6).contains(&cold_rate), "{cold_rate}");
+}
+
+#[test]
+fn a_config_that_is_no_models_is_refused_at_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("config.json");
+    let known: Value =
+        serde_json::from_slice(&std::fs::read(config("Qwen3-30B-A3B")).expect("a config")).expect("JSON");
+    // Tables for so many layers or experts would take all memory there is.
+    for (key, value, names) in [
+        ("num_hidden_layers", Value::from(1_000_000_000), "num_hidden_layers"),
+        ("num_experts", Value::from(2_000_000_000), "num_experts"),
+        ("quantization", serde_json::json!({"bits": 7}), "quantization.bits"),
+    ] {
+        let mut config = known.clone();
+        config[key] = value;
+        std::fs::write(&path, config.to_string()).expect("written");
+        let ran = common::cli::outpour("plan", &path, &["--ram", "8G", "--drive", "1G"]);
+        common::cli::assert_refused(&ran, key, &["config.json", names]);
+    }
+}
+
+#[test]
+fn plan_refuses_what_no_context_holds() {
+    for (flag, tokens) in [("-n", "1000000000000"), ("-p", "2000000")] {
+        let args = ["--ram", "48G", "--drive", "1G", "--format", "mlx4", flag, tokens];
+        let ran = common::cli::outpour("plan", &config("Qwen3.5-397B-A17B"), &args);
+        common::cli::assert_refused(&ran, flag, &[flag, tokens, "context"]);
+    }
 }
 
 #[test]

@@ -7,10 +7,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use common::random::random_model;
 use serde_json::json;
 
 const MIB: u64 = 1 << 20;
-/// The demo model's experts and trunk take 295 MiB.
+/// The random model's experts and trunk take 295 MiB.
 const RAM: u64 = 64 * MIB;
 
 /// A memory cgroup of this test's own, removed at the end.
@@ -80,14 +81,8 @@ impl Drop for Group {
     }
 }
 
-fn demo_model(dir: &Path) -> String {
-    let dir = dir.to_str().expect("a UTF-8 path");
-    let made = Command::new(env!("CARGO_BIN_EXE_outpour"))
-        .args(["demo", "--keep", dir, "-n", "1"])
-        .output()
-        .expect("outpour runs");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    dir.to_owned()
+fn random(dir: &Path) -> String {
+    random_model(dir).to_str().expect("a UTF-8 path").to_owned()
 }
 
 /// A Qwen3.5 or Qwen3-Next of eight layers, its weights in MLX's format: 64 experts of 442 KB a layer at 4 bits.
@@ -131,7 +126,7 @@ fn check(group: &Group, uid: Option<u32>, model: &str) {
 #[test]
 fn logits_and_routes_keep_ram_too() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    let model = demo_model(dir.path());
+    let model = random(dir.path());
     let Some(group) = Group::new("logits", RAM + RAM / 20) else {
         println!("SKIPPED: this user may not make memory cgroups; run as root to test --ram under one");
         return;
@@ -148,6 +143,26 @@ fn logits_and_routes_keep_ram_too() {
     assert_eq!(group.limit_hits(), 0, "the limit was hit");
     let routes: serde_json::Value = serde_json::from_slice(&fs::read(routes).expect("routes")).expect("JSON");
     assert_eq!(routes["layers"][7]["experts"].as_array().map(Vec::len), Some(2000));
+}
+
+#[test]
+fn bench_keeps_ram_too() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let model = random(dir.path());
+    // With 64 MiB there is no room to measure memory; with 320 MiB there is, before the model is loaded.
+    for ram in [RAM, 5 * RAM] {
+        let Some(group) = Group::new(&format!("bench-{}", ram / MIB), ram + ram / 20) else {
+            println!("SKIPPED: this user may not make memory cgroups; run as root to test --ram under one");
+            return;
+        };
+        let given = ram.to_string();
+        let args = ["bench", &model, "--ram", &given, "-p", "128", "-n", "8", "-r", "1", "-o", "json"];
+        let output = group.run(None, &args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        println!("bench: peak {:.3} of --ram", group.peak_bytes() as f64 / ram as f64);
+        assert!(group.peak_bytes() <= ram + ram / 20, "peak {} of --ram {ram}", group.peak_bytes());
+        assert_eq!(group.limit_hits(), 0, "the limit was hit");
+    }
 }
 
 #[test]
@@ -170,7 +185,7 @@ fn mlx_models_keep_ram_too() {
 #[test]
 fn ram_is_kept_under_a_cgroup() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    let model = demo_model(dir.path());
+    let model = random(dir.path());
     let users = if common::is_root() { vec![None, Some(65_534)] } else { vec![None] };
     common::open_to_everyone(dir.path());
     for (name, limit_bytes) in [("wide", 4 * RAM), ("tight", RAM + RAM / 20)] {

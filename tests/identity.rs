@@ -5,6 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
+use common::random::random_model;
 use common::{engine, fixture, logits, minimum_ram, roomy};
 use outpour_engine::sample::argmax;
 use outpour_engine::{Engine, LookaheadMode, Options, SequenceId, Session, Work};
@@ -166,7 +167,7 @@ fn greedy_text_is_the_argmax_of_the_logits() {
         String::from_utf8(output.stdout).expect("text is UTF-8")
     };
     let dir = model.path().to_str().expect("a UTF-8 path");
-    run(&["demo", "--keep", dir, "-n", "1"]);
+    random_model(model.path());
     let prompt = "Once upon a time";
     let text = run(&["run", dir, prompt, "--raw", "--ram", "80M", "-n", "12", "--temperature", "0", "--ignore-eos"]);
 

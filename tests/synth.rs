@@ -98,6 +98,34 @@ fn every_family_in_every_format_runs() {
 }
 
 #[test]
+fn tied_embeddings_are_the_head_too() {
+    let mut config = qwen3_moe();
+    config["tie_word_embeddings"] = json!(true);
+    let mut wrapped = wrapped();
+    wrapped["tie_word_embeddings"] = json!(true);
+    for (name, config) in [("qwen3_moe", config), ("qwen3_5_moe", wrapped)] {
+        for format in [Format::Bf16, Format::Mlx { bits: 4 }] {
+            let dir = tempfile::tempdir().expect("a folder");
+            write(&config, format, 1, dir.path());
+            let heads = inspect(dir.path()).checkpoint().tensors().filter(|(name, _)| name.contains("lm_head")).count();
+            assert_eq!(heads, 0, "{name} {format}: one matrix for both");
+            let mut engine = engine(dir.path(), &Options { threads: Some(1), ..roomy() }, ReaderKind::Auto);
+            let ids: Vec<u32> = (0..24).map(|i| (i * i * 31 + 7) % 400).collect();
+            let recorded = logits(&mut engine, &ids, 20);
+            let n = recorded.logits.len() as f32;
+            let deviation = (recorded.logits.iter().map(|logit| logit * logit).sum::<f32>() / n).sqrt();
+            assert!((0.5..8.0).contains(&deviation), "{name} {format}: logits of {deviation}");
+            // A head that is the embedding must not say again what it was told.
+            let echoes = recorded.logits.chunks(400).zip(&ids).filter(|(logits, id)| {
+                let best = (0..400).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+                best == Some(**id as usize)
+            });
+            assert!(echoes.count() <= ids.len() / 4, "{name} {format}: it repeats its input");
+        }
+    }
+}
+
+#[test]
 fn names_and_sizes_are_those_of_releases() {
     let names = |config: &Value, format: Format| -> Vec<String> {
         let dir = tempfile::tempdir().expect("a folder");

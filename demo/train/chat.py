@@ -95,7 +95,7 @@ def render(chat: Chat, prompt: bool = False) -> list[tuple[str, bool]]:
                     out.append(("<|im_start|>assistant\n<think>\n\n</think>\n\n", False))
                 out += [(body + "<|im_end|>", True), ("\n", False)]
             else:  # thoughts of earlier turns are dropped
-                out.append((f"<|im_start|>assistant\n{body}<|im_end|>\n", False))
+                out += [("<|im_start|>assistant\n", False), (body + "<|im_end|>", True), ("\n", False)]
     if prompt:
         out.append(("<|im_start|>assistant\n<think>\n" + ("" if chat.thinking else "\n</think>\n\n"), False))
     return out

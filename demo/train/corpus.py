@@ -17,7 +17,7 @@ from extraction import ask_record, extraction_chat, pairs_chat
 from lists import list_chat
 from questions import plain_story, question_chat, retell, story_chat
 from sums import chain, compare, conversion, sum_chat, word_problem
-from tools import call_chat, missing_chat, no_tool_chat, result_chat, two_calls_chat, unable_chat
+from tools import call_chat, missing_chat, no_tool_chat, session_chat, two_calls_chat, unable_chat
 from words import Source
 
 OWN, START, IDS = 1 << 15, 1 << 14, (1 << 12) - 1
@@ -40,9 +40,9 @@ def several(r: Source, think: bool) -> Chat:
 
 # Share of documents. The long ones (tools, stories) have a larger share of the tokens than of the documents.
 MIXTURE = [
-    (story_chat, 10), (question_chat, 9), (retell, 1.5), (sum_chat, 11), (chain, 3), (compare, 1), (word_problem, 7), (conversion, 4), (list_chat, 8),
-    (extraction_chat, 13), (pairs_chat, 4), (ask_record, 3), (simple_chat, 6), (memory_chat, 3),
-    (call_chat, 14), (result_chat, 6), (two_calls_chat, 3), (missing_chat, 2), (unable_chat, 1.2), (no_tool, 2.5), (several, 3),
+    (story_chat, 9), (question_chat, 8), (retell, 1.2), (sum_chat, 9), (chain, 2.5), (compare, 1), (word_problem, 6), (conversion, 3.5), (list_chat, 7),
+    (extraction_chat, 14), (pairs_chat, 4), (ask_record, 2.5), (simple_chat, 5), (memory_chat, 3),
+    (call_chat, 16), (session_chat, 8), (two_calls_chat, 3), (missing_chat, 2.5), (unable_chat, 2.5), (no_tool, 2.5), (several, 2.5),
 ]
 PLAIN = 0.05  # of documents are stories without a chat around them
 THINKING = 0.6  # of chats are rendered with thoughts

@@ -4,7 +4,8 @@ import json
 from typing import Callable
 
 from chat import Chat, reply, user
-from tools import clock, code, date, decimal, filename, mail, phone, place_name, title
+from made_up import GENERIC_PARAMS
+from values import clock, code, date, decimal, filename, mail, message, phone, place_name, title
 from words import (
     ANIMALS, COLOURS, COUNTRIES, DAYS, FOODS, GENRES, HOBBIES, JOBS, MATERIALS, MONTHS, SHOP_ITEMS, TRAITS, Source, a, cap, is_held, join, plural,
 )
@@ -12,7 +13,7 @@ from words import (
 
 def some(words: list[str]) -> Callable:
     """One to three of them, for a list."""
-    return lambda r: r.sample(r.split(words), r.randrange(1, 4))
+    return lambda r: list(dict.fromkeys(r.unseen(words) for _ in range(r.randrange(1, 4))))
 
 
 # kind -> (what starts a record, {key: (value, sentences)}); {x} is the value, {n} the record's main name.
@@ -49,7 +50,7 @@ RECORDS: dict[str, tuple[str, dict[str, tuple[Callable, list[str]]]]] = {
         "host": (lambda r: r.name(), ["{x} is the host.", "Ask {x} if you have questions."]),
         "guests": (lambda r: r.randrange(2, 400), ["{x} guests will come.", "We expect {x} people."]),
         "price": (lambda r: r.randrange(1, 90), ["A ticket costs {x} euros.", "The price is {x} euros."]),
-        "bring": (lambda r: [plural(f) for f in r.sample(r.split(FOODS), r.randrange(1, 4))], ["Please bring {x}.", "Do not forget {x}."]),
+        "bring": (lambda r: [plural(f) for f in some(FOODS)(r)], ["Please bring {x}.", "Do not forget {x}."]),
     }),
     "book": ("title", {
         "title": (title, ['The book is called "{x}".', 'I read "{x}".', '"{x}" is a good book.']),
@@ -77,7 +78,7 @@ RECORDS: dict[str, tuple[str, dict[str, tuple[Callable, list[str]]]]] = {
         "age": (lambda r: r.randrange(1, 30), ["{n} is {x} years old."]),
         "colour": (lambda r: r.unseen(COLOURS), ["{n} is {x}.", "{n}'s colour is {x}."]),
         "weight": (decimal, ["{n} weighs {x} kilograms."]),
-        "food": (lambda r: plural(r.choice(FOODS)), ["{n} eats {x}.", "{n} loves {x}."]),
+        "food": (lambda r: plural(r.unseen(FOODS)), ["{n} eats {x}.", "{n} loves {x}."]),
         "owner": (lambda r: r.name(), ["{n} belongs to {x}.", "The owner is {x}."]),
         "trait": (lambda r: r.unseen(TRAITS), ["{n} is very {x}."]),
     }),
@@ -98,6 +99,16 @@ RECORDS: dict[str, tuple[str, dict[str, tuple[Callable, list[str]]]]] = {
         "id": (code, ["The id is {x}.", "It has the id {x}."]),
     }),
 }
+def property_of(key: str, make: Callable, values: list | str) -> tuple[Callable, list[str]]:
+    """A parameter of a made-up tool as a field: its value, and how it is told."""
+    word = key.replace("_", " ")
+    x = '"{x}"' if make in (title, message) else "{x}"
+    return make or (lambda r: r.choice(values)), [f"The {word} is {x}.", f"Its {word} is {x}.", f"{cap(word)}: {x}.", f"It has the {word} {x}.", f"As {word} I have {x}."]
+
+
+# What nothing in particular has: any keys with any values.
+THING = {key: property_of(key, make, kind) for key, _, make, kind in GENERIC_PARAMS if kind != "boolean"}
+THING_SHARE = 0.25
 PAID = {True: ["It is paid.", "The customer has paid."], False: ["It is not paid.", "The customer has not paid yet."]}
 
 ASK = [
@@ -113,10 +124,17 @@ def said(r: Source, key: str, value, sentences: list[str], n: str) -> str:
     return cap(r.choice(sentences).format(x=x, ax=a(x), n=n))
 
 
+def record_kind(r: Source) -> tuple[str, str, dict]:
+    """A kind of record, the key that is told first, and all of its fields."""
+    if r.chance(THING_SHARE):
+        return "thing", r.choice(list(THING)), THING
+    kind = r.choice(list(RECORDS))
+    return kind, *RECORDS[kind]
+
+
 def extraction_chat(r: Source, think: bool) -> Chat:
     while True:
-        kind = r.choice(list(RECORDS))
-        first, fields = RECORDS[kind]
+        kind, first, fields = record_kind(r)
         others = [k for k in fields if k != first]
         told = [first] + r.sample(others, r.randrange(2, min(6, len(others)) + 1))
         record = {k: fields[k][0](r) for k in told}
@@ -149,8 +167,7 @@ def extraction_chat(r: Source, think: bool) -> Chat:
 
 def pairs_chat(r: Source, think: bool) -> Chat:
     """Lines of key: value to JSON."""
-    kind = r.choice(list(RECORDS))
-    fields = RECORDS[kind][1]
+    kind, _, fields = record_kind(r)
     while True:
         keys = r.sample([k for k in fields if k != "paid"], r.randrange(2, 6))
         if is_held("pairs", kind, *keys[:3]) == r.held:

@@ -1,5 +1,9 @@
 """Trains the tokenizer on a sample of the corpus: byte-level BPE, NFC, one token per digit, added tokens at the end.
 
+The model is to copy words that it has never seen, out of a sentence (" Oslo") into JSON ("Oslo") or a call. So only a
+space is joined to a word, never a sign, and the trainer sees every text once more with each word at the start of a line:
+whatever is a token with a space before it is one without, too, and a copy has the tokens of its original.
+
     python tokenizer.py        writes ../model/tokenizer.json, tokenizer_config.json and generation_config.json
 """
 
@@ -9,24 +13,27 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from corpus import document
-from words import Source
+from words import PIECES, Source
 
 MODEL = Path(__file__).parent.parent / "model"
 VOCAB_SIZE = 4096
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 NOT_SPECIAL = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
-# Contractions, words with the sign or space before them, single digits, runs of signs, line ends, spaces.
+# Contractions, words with the space before them, single digits, runs of signs with single spaces in them (as in JSON),
+# line ends, spaces.
 SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+(?: [^\s\p{L}\p{N}]+)*[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 DOCUMENTS = 60_000
 
 
 def texts():
+    PIECES.clear()  # words are not made of the pieces of an earlier tokenizer
     r = Source("tokenizer")
     for _ in range(DOCUMENTS):
-        yield "".join(text for text, _ in document(r))
+        text = "".join(text for text, _ in document(r))
+        yield from (text, text.replace(" ", "\n"))
 
 
 def train() -> Tokenizer:

@@ -11,7 +11,7 @@ import zlib
 from pathlib import Path
 
 HELD_SHARE = 12  # one of so many names, words and number pairs is held out
-OPEN_SHARE = 0.25  # of words from a list are replaced by words out of pieces of the tokenizer
+OPEN_SHARE = 0.3  # of words from a list are replaced by words out of pieces of the tokenizer
 
 
 def _pieces() -> list[str]:
@@ -20,12 +20,12 @@ def _pieces() -> list[str]:
     if not path.exists():
         return []
     tokens = (t.lstrip("\u0120").lower() for t in json.loads(path.read_text())["model"]["vocab"])
-    return sorted({t for t in tokens if re.fullmatch("[a-z]{2,8}", t)})
+    return sorted({t for t in tokens if re.fullmatch("[a-z]{2,10}", t)})
 
 
 def is_held(*key) -> bool:
-    """Whether a key is on the held-out side: a pure function of the key."""
-    return zlib.crc32("/".join(map(str, key)).encode()) % HELD_SHARE == 0
+    """Whether a key is on the held-out side: a pure function of the key, in small letters."""
+    return zlib.crc32("/".join(map(str, key)).lower().encode()) % HELD_SHARE == 0
 
 
 class Source(random.Random):
@@ -54,10 +54,13 @@ class Source(random.Random):
         return self.choice(self.split(words))
 
     def open_word(self) -> str:
-        """Pieces of the tokenizer in a row: with these, every token is copied now and then, as a word or part of one."""
+        """Pieces of the tokenizer in a row: with these, every token is copied now and then, as a word or part of one.
+
+        For training alone; a held-out word is never made.
+        """
         while True:
             word = "".join(self.choices(PIECES, k=self.choices((1, 2, 3), (5, 4, 1))[0]))
-            if len(word) <= 12 and is_held(word) == self.held:
+            if len(word) <= 12 and not is_held(word) and word not in HELD_TOOL_WORDS:
                 return word
 
     def name(self, girl: bool | None = None) -> str:
@@ -96,6 +99,9 @@ class Source(random.Random):
         return template.format(**c)
 
 
+# Words that name the kinds of tools that training never has: see kinds.HELD_KINDS.
+HELD_TOOL_WORDS = set("""parking park parks vet vets plant plants printer print prints ticket tickets card cards museum pizza pizzas ferry ferries
+gym laundry wash washing clothes renew""".split())
 PIECES = _pieces()
 _SPLITS: dict = {}
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
@@ -221,4 +227,42 @@ Train Tree Voice Wall Water Wind Winter Witness Wolf World""".split()
 TITLE_ADJECTIVES = """Ancient Blue Broken Burning Cold Dark Distant Empty Endless Fallen First Forgotten Frozen Golden Green
 Hidden Hollow Last Little Lonely Long Lost Midnight Narrow Old Painted Quiet Red Salt Second Secret Silent Silver Sleeping
 Small Stolen Strange Sunken Tall Wandering White Wild Winter Wooden""".split()
+VERBS = """add adjust apply approve archive assign attach bake block book borrow brew bring call cancel cast change
+charge check clean clear climb close collect compare connect cook copy count create cut deliver deposit describe
+design detect dim disable display donate download draw drop dry edit empty enable enter estimate exchange export feed
+fetch fill filter find fix flag fly fold forward freeze generate get grade grant greet group heat hide hire import
+increase inspect install invite join keep label launch lend lift list load log lower mail make map mark measure mend
+merge mix move mute notify open order pack paint pass patch pause pay pick plan plot polish post pour power prepare
+press publish pull push query raise rank rate read record recycle reduce refill refund register reject release remind
+remove rename rent repair replace report request rescue reserve reset resize restart restore reverse review ride ring
+rinse rotate save scale scan score seal search season select send serve set share shift ship show sign skip slice
+solve sort spell split stack stamp start steer stir stop store stream stretch study submit summon swap sweep switch
+tag teach test tidy tie track trade train transfer translate trim turn type unlock unpack update upload validate
+verify view visit vote wake walk warm watch water weave weigh whisper withdraw wrap write""".split()
+NOUNS = """account airport album animal answer apartment aquarium arena article award badge bakery balcony ballot band
+bank banner barber barrel basin battery beach bed bicycle bill bin bird blanket blind blog board boat boiler bonus bot
+bottle bowl branch bread brush bucket budget building bulb bus cabin cafe camera campaign candle canoe canvas car
+carpet case castle cello chair channel chapter chart choir cinema circuit circus city class cleaner client clinic
+clock coach coat code coffee colour comment company compass computer concert contract cooker cottage coupon course
+court crate crew cube cup curtain cushion customer database deal deck delivery dentist desk device diary diet dish
+doctor document dog door dragon drawer drawing dress drink drone drum elevator engine engineer envelope escalator
+essay event exam expense fan farm farmer feed fence ferret field file film filter fireplace flat fleet flight flower
+flute folder font form fountain frame fridge fuse gallery game garage garden gardener garment gate gift glacier glove
+goal graph grill group guest guide guitar hall hammer harbour harvest heater hedge helmet highway hive horse hose
+hospital hotel house icon image index invoice island job juice kayak kennel kettle key kitchen kite label ladder lamp
+laptop lawn layer lease lecture lesson letter level library license lighthouse line list loan lock locker log lunch
+machine magazine map market mask massage meal medicine meeting melody member menu meter mill mine mirror model module
+movie mower network note nurse office orchard orchestra organ osprey oven package paddle page paint parade parcel
+partner party path patient payment pen permit pet phone photo piano picture pilot pipe pitch plan plane playlist plug
+plumber poem policy poll pond pool porter post poster potion prize product profile project pump puzzle quest quilt
+quiz quote rabbit race radio raft razor receipt recipe record refuge refund region rental report request review ribbon
+ride ring river road robot rocket role roof room rope route row rule runner sail salad salary sample satellite sauna
+saw scarf scene school scooter score seat sensor server session sheet shelf ship shirt shop shower shuttle sign signal
+site skate sketch ski skill slot sofa song spa speaker spice stable stadium stage stall stamp station statue stock
+story stove street student subway suit surgeon survey switch table tailor tank task taxi tea team telescope template
+tenant tent test theme thermostat tile toaster token tool topic tour tournament tower toy track tractor trail train
+trainer tram translator trap tree trip tripod trolley trombone trophy truck tube tunnel tutor umbrella uniform unit
+university user vacuum valley valve van vault vehicle video violin vote waiter wall wallet wardrobe warehouse watch
+well wheel wheelchair whistle windmill window wing worker workshop yacht zone""".split()
+ADJECTIVES = ["", "", "", "", "new_", "my_", "all_", "next_", "main_", "old_", "daily_", "local_", "public_", "spare_", "quick_"]
 INSTRUMENTS = "cello drum flute guitar harp horn piano trumpet violin".split()

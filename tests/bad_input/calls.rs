@@ -165,10 +165,6 @@ fn places_that_cannot_be_written_to() {
         assert_refused(&ran, &format!("--out {out}"), &[out]);
     }
     assert!(!fs::metadata("/dev/null").expect("it is there").is_file());
-    let ran = outpour("demo", Path::new("--keep"), &[model.path().to_str().expect("UTF-8")]);
-    assert_refused(&ran, "demo --keep over a model", &["--keep", "not empty"]);
-    let ran = outpour("demo", Path::new("--keep"), &[&at("pipe")]);
-    assert_refused(&ran, "demo --keep over a file", &["pipe", "cannot write"]);
 }
 
 /// A file system of a few pages, while it lasts.

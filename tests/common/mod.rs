@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod damage;
 pub mod http;
+pub mod random;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

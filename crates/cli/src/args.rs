@@ -34,7 +34,7 @@ pub enum Verb {
     Run(RunArgs),
     /// Serve a model over HTTP, to clients of OpenAI's, Anthropic's and Ollama's APIs
     Serve(ServeArgs),
-    /// Make a small random model on the spot and stream it, to see that it works here
+    /// Run the small trained model that is built in: a story and a tool call, streamed
     Demo(DemoArgs),
     /// Show what a model is: architecture, experts, bytes
     Inspect(InspectArgs),
@@ -234,7 +234,7 @@ fn parse_bias(text: &str) -> Result<(u32, f32), String> {
 /// `run`.
 #[derive(Args)]
 pub struct RunArgs {
-    /// Folder of the model
+    /// Folder of the model, or demo: the one that is built in
     pub model: PathBuf,
     /// The prompt [default: read from standard input]
     pub prompt: Option<String>,
@@ -270,7 +270,7 @@ pub struct RunArgs {
     after_help = "The same memory, --ram, holds the server too. To end it, press Ctrl-C: answers under way are finished."
 )]
 pub struct ServeArgs {
-    /// Folder of the model
+    /// Folder of the model, or demo: the one that is built in
     pub model: PathBuf,
     /// Flags of loading.
     #[command(flatten)]
@@ -297,23 +297,20 @@ pub struct ServeArgs {
 
 /// `demo`.
 #[derive(Args)]
-#[command(after_help = "Of the demo, --ram is 80M unless given: about a quarter of its model.")]
+#[command(after_help = "Of the demo, --ram is 24M unless given: less than a third of the experts fit.")]
 pub struct DemoArgs {
     /// Flags of loading.
     #[command(flatten)]
     pub load: LoadArgs,
-    /// Make the model in this folder, and keep it
-    #[arg(long, value_name = "DIR")]
-    pub keep: Option<PathBuf>,
-    /// Generate N tokens
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 48)]
+    /// Generate at most N tokens for each answer
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 400)]
     pub max_tokens: usize,
 }
 
 /// `inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// Folder of the model
+    /// Folder of the model, or demo: the one that is built in
     pub model: PathBuf,
     /// Print JSON
     #[arg(long)]
@@ -323,20 +320,25 @@ pub struct InspectArgs {
 /// `plan`.
 #[derive(Args)]
 pub struct PlanArgs {
-    /// Folder of the model; or a config.json alone, for an estimate before any download
+    /// Folder of the model, or demo; or a config.json alone, for an estimate before any download
     pub model: PathBuf,
-    /// What the drive gives in a second, as 2.5G [default: what `doctor` measured, else a short measurement]
+    /// What the drive gives in a second, as 2.5G [default: what `doctor` measured, else measured for two
+    /// seconds with the model's experts, or with a temporary file of 512 MiB]
     #[arg(long, value_name = "BYTES")]
     pub drive: Option<Bytes>,
     /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
-    /// Share of a token's experts found in memory, 0 to 1 [default: by how many fit, as in traces of real models]
+    /// Share of a token's experts found in memory in the long run, 0 to 1 [default: by how many fit, as in traces of real
+    /// models]
     #[arg(long, value_name = "SHARE")]
     pub hit_rate: Option<f64>,
     /// Length of the prompt to predict for
     #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
     pub prompt: usize,
+    /// Tokens of the answer that begins with no expert in memory
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
+    pub generate: usize,
     /// Flags of loading.
     #[command(flatten)]
     pub load: LoadArgs,
@@ -348,7 +350,7 @@ pub struct PlanArgs {
 /// `logits`.
 #[derive(Args)]
 pub struct LogitsArgs {
-    /// Folder of the model
+    /// Folder of the model, or demo: the one that is built in
     pub model: PathBuf,
     /// Token ids, separated by commas
     #[arg(long, value_name = "1,2,3", value_delimiter = ',', required = true, allow_negative_numbers = true)]
@@ -370,7 +372,7 @@ pub struct LogitsArgs {
 /// `tokenize`.
 #[derive(Args)]
 pub struct TokenizeArgs {
-    /// Folder of the model
+    /// Folder of the model, or demo: the one that is built in
     pub model: PathBuf,
     /// The text [default: read from standard input]
     pub text: Option<String>,
@@ -382,7 +384,7 @@ pub struct TokenizeArgs {
 /// `bench`.
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Folder of the model
+    /// Folder of the model, or demo: the one that is built in
     pub model: PathBuf,
     /// Measure prompts of N tokens; several, separated by commas
     #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "512")]
@@ -556,7 +558,7 @@ pub struct SynthArgs {
 /// `pack`.
 #[derive(Args)]
 pub struct PackArgs {
-    /// Folder of the model
+    /// Folder of the model, or demo: the one that is built in
     pub model: PathBuf,
     /// The folder to pack it into: new, or of the same pack that was broken off
     pub out: PathBuf,
@@ -604,7 +606,7 @@ impl AffineArg {
 /// `verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// Folder of the model
+    /// Folder of the model, or demo: the one that is built in
     pub model: PathBuf,
 }
 
@@ -612,7 +614,7 @@ pub struct VerifyArgs {
 #[derive(Args)]
 #[command(after_help = EVAL_HELP)]
 pub struct EvalArgs {
-    /// Folder of the model
+    /// Folder of the model, or demo: the one that is built in
     pub model: PathBuf,
     /// Perplexity of a text; may be given several times
     #[arg(long, value_name = "FILE")]

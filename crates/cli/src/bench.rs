@@ -103,6 +103,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
         engine: &mut engine,
         watch: Watch::default(),
         cold: args.cold,
+        warm: false,
         seed: 1,
     };
     let progress = term::Steps::start();
@@ -110,6 +111,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     let mut interrupted = false;
     'tests: for &test in &tests {
         let mut repetitions = Vec::with_capacity(args.repeat);
+        bench.warm = false;
         for i in 0..args.repeat {
             // Ctrl-C breaks off within the repetition.
             let _ = progress.next(&format!("{} {}/{}", test.name(), i + 1, args.repeat));
@@ -135,15 +137,17 @@ struct Bench<'e> {
     memory: Arc<Region>,
     watch: Watch,
     cold: bool,
+    /// Whether this test has run before.
+    warm: bool,
     seed: u64,
 }
 
 impl Bench<'_> {
-    /// One repetition: with `--cold` from a memory without experts, else after an unmeasured one.
+    /// One repetition: with `--cold` from a memory without experts, else after an unmeasured one of the same test.
     fn repeat(&mut self, test: Test) -> Result<Repetition, EngineError> {
         if self.cold {
             self.forget();
-        } else if self.watch.trace.is_empty() {
+        } else if !std::mem::replace(&mut self.warm, true) {
             self.run(test)?;
         }
         let before = self.probe()?;

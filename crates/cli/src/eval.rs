@@ -11,12 +11,12 @@ mod results;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use outpour_engine::{EngineError, Inspection, Numerics};
 use outpour_store::bytes::Bytes;
 
 use crate::args::{EvalArgs, SuiteArg};
-use crate::{model, term};
+use crate::{builtin, model, term};
 use items::{Task, What};
 use measure::{Divergence, Measured, Measuring};
 use reference::Reference;
@@ -80,7 +80,7 @@ fn tasks(args: &EvalArgs) -> Result<Vec<Task>> {
     for file in &args.choices {
         tasks.push(items::choices(file, limit, args.shots.into(), args.compare, args.seed)?);
     }
-    let suite = args.suite.map(|SuiteArg::Demo| demo_suite(&args.model)).transpose()?;
+    let suite = args.suite.map(|SuiteArg::Demo| builtin::heldout()).transpose()?;
     for file in suite.iter().chain(&args.generate) {
         tasks.push(items::answers(file, limit)?);
     }
@@ -90,19 +90,6 @@ fn tasks(args: &EvalArgs) -> Result<Vec<Task>> {
         );
     }
     Ok(tasks)
-}
-
-/// The held-out examples of the demo model: beside its weights, beside its folder, or in this folder's demo/.
-fn demo_suite(model: &Path) -> Result<PathBuf> {
-    const NAME: &str = "heldout.jsonl";
-    let beside = model.canonicalize().ok().and_then(|model| Some(model.parent()?.join(NAME)));
-    let places = [Some(model.join(NAME)), beside, Some(Path::new("demo").join(NAME))];
-    places.into_iter().flatten().find(|path| path.is_file()).with_context(|| {
-        format!(
-            "--suite demo: there is no {NAME} in {} or beside it, nor in ./demo; name such a file with --generate",
-            model.display()
-        )
-    })
 }
 
 /// What flags cannot mean.
@@ -162,9 +149,9 @@ impl Side<'_> {
         if tasks.iter().any(has_texts) && inspection.plan(&options)?.ctx < window {
             options.ctx = Some(window);
         }
-        let text = model::text(inspection.checkpoint())?;
-        let stop_tokens = model::stop_tokens(&inspection, &text.tokenizer)?;
-        let template = model::template(inspection.checkpoint(), &text.tokenizer)?;
+        let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
+        let stop_tokens = model::stop_tokens(&inspection, &tokenizer)?;
+        let template = model::template(inspection.checkpoint(), &tokenizer)?;
         let weights = results::fingerprint_of_files(inspection.checkpoint())?;
         let engine = model::load(inspection, &options, args.load.reader())?;
         term::note(&format!("{}: {}, in {}", self.dir.display(), engine.identity(), Bytes(options.ram as u64)));
@@ -172,7 +159,7 @@ impl Side<'_> {
             identity: format!("{}, weights {weights}", engine.identity()),
             dir: self.dir.to_owned(),
             engine,
-            tokenizer: text.tokenizer,
+            tokenizer,
             template,
             stop_tokens,
             window,

@@ -31,7 +31,7 @@ pub fn tokenizer(metadata: &Metadata) -> Result<Tokenizer> {
     })?)
 }
 
-/// Memory of a loaded tokenizer for each token: what [`crate::model::text`] measured of one from tokenizer.json.
+/// Memory of a loaded tokenizer for each token: what was measured of one from tokenizer.json.
 const BYTES_PER_TOKEN: usize = 96;
 
 /// Bytes that [`tokenizer`] will take.

@@ -4,6 +4,7 @@
 
 mod args;
 mod bench;
+mod builtin;
 mod demo;
 mod doctor;
 mod eval;
@@ -31,11 +32,11 @@ use outpour_engine::EngineError;
 use outpour_store::StoreError;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let done = match cli.verb {
+    let done = builtin::resolve(&mut cli.verb).and_then(|()| match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Serve(args) => serve::serve(&args),
         Verb::Demo(args) => demo::demo(&args),
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
         Verb::Eval(args) => eval::eval(&args),
         Verb::Pack(args) => pack::pack(&args),
         Verb::Verify(args) => verify::verify(&args),
-    };
+    });
     match done {
         Ok(code) => code,
         Err(error) => {

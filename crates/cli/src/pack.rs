@@ -10,7 +10,7 @@ use outpour_kernels::reference::Reference;
 use outpour_model::packing::Affine;
 use outpour_model::weights::allocate_region;
 use outpour_store::bytes::Bytes;
-use outpour_store::probe::{self, ReadSpeed};
+use outpour_store::probe::{self, Flow, ReadSpeed};
 use outpour_store::read::{ReaderKind, Region};
 
 use crate::args::PackArgs;
@@ -110,7 +110,7 @@ fn read(model: &Inspection, memory: &Arc<Region>, seed: u64) -> Result<ReadSpeed
     reader.register(memory);
     let regions = std::slice::from_ref(memory);
     let (checkpoint, layout) = (model.checkpoint(), &model.layout);
-    let speed = probe::expert_reads(checkpoint, layout, &mut *reader, regions, DEPTH, ROUND_TIME, seed)?;
+    let speed = probe::expert_reads(checkpoint, layout, &mut *reader, regions, Flow::Steady(DEPTH), ROUND_TIME, seed)?;
     reader.unregister(memory);
     Ok(speed)
 }

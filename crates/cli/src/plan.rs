@@ -3,13 +3,15 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use outpour_engine::Inspection;
-use outpour_engine::forecast::{self, Forecast};
-use outpour_engine::profile::{ComputeOptions, Effort, Profile};
+use outpour_engine::forecast::{self, Forecast, Speed};
+use outpour_engine::profile::{DriveRate, Profile};
+use outpour_engine::{Inspection, rehearsal};
 use outpour_model::synth::{self, Format};
 use outpour_store::bytes::Bytes;
+use outpour_store::layout::ExpertId;
 use outpour_store::machine::cache_dir;
 use outpour_store::pack::MANIFEST;
 use outpour_store::plan::Plan;
@@ -22,25 +24,40 @@ use crate::{model, term};
 /// Largest config.json that is read.
 const CONFIG_BYTES_MAX: u64 = 16 << 20;
 
+/// How long computing a token, and a prompt, is rehearsed.
+const REHEARSAL_TIME: Duration = Duration::from_millis(800);
+
 /// Shows the plan.
 ///
 /// # Errors
 /// When the memory is too small: one line with the minimum and what uses it.
 pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
     check(args)?;
+    term::catch_interrupt()?;
     let outline = Outline::of(args)?;
     let dir = outline.as_ref().map_or(args.model.as_path(), |outline| &outline.dir);
     let inspection = model::open(dir, &args.load)?;
+    let context_max = inspection.facts().context_max;
+    for (flag, tokens) in [("-p", args.prompt), ("-n", args.generate)] {
+        if tokens > context_max {
+            bail!("{flag} {tokens} is longer than this model's context of {context_max}; give at most {context_max}");
+        }
+    }
     let options = model::options(&args.load, inspection.checkpoint())?;
     let plan = inspection.plan(&options)?;
-    let (profile, stored) = profile(args)?;
-    let (drive, drive_from) = drive(args, &profile, &inspection, outline.is_some())?;
+    let (drive, drive_from) = drive(args, &inspection, outline.is_some())?;
+    term::note("Rehearsing this model's computing on this machine, without its weights, for some seconds.");
+    let extent = rehearsal::Extent {
+        prompt_rows: args.prompt.min(plan.chunk),
+        context: (args.generate / 2).min(plan.ctx.saturating_sub(1)),
+        budget: REHEARSAL_TIME,
+    };
+    let go_on = &mut || if term::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let rehearsal = inspection.rehearse(&options, extent, go_on)?;
+    let ask = forecast::Ask { prompt_tokens: args.prompt, answer_tokens: args.generate, hit_rate: args.hit_rate };
+    let forecast = forecast::forecast(&inspection, &plan, &rehearsal, &drive, ask);
     let experts = inspection.layout.experts_total();
-    let needed = inspection.layout.sparse_layers() * inspection.facts().top_k;
-    let hit_rate = args.hit_rate.unwrap_or_else(|| forecast::hit_rate(plan.expert_slots, experts, needed));
-    let profile = if args.load.precise { profile.precise() } else { profile };
-    let forecast = forecast::forecast(&inspection, &plan, &profile, drive, hit_rate, args.prompt);
-    let shown = Shown { plan: &plan, experts, forecast, drive_from, stored, estimated: outline.is_some() };
+    let shown = Shown { args, plan: &plan, experts, forecast, drive, drive_from, estimated: outline.is_some() };
     term::show(&if args.json { format!("{:#}\n", shown.report()) } else { shown.describe() })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -52,6 +69,7 @@ fn check(args: &PlanArgs) -> Result<()> {
             bail!("--hit-rate {rate} is no share; give a number from 0 to 1")
         }
         PlanArgs { prompt: 0, .. } => bail!("-p 0 is no prompt; give at least 1"),
+        PlanArgs { generate: 0, .. } => bail!("-n 0 is no answer; give at least 1"),
         _ => Ok(()),
     }
 }
@@ -80,7 +98,7 @@ impl Outline {
         let bytes = read_whole(&config, CONFIG_BYTES_MAX)?;
         let parsed: Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("{}: is no JSON; give a config.json, or a model's folder", config.display()))?;
-        let format = args.format.unwrap_or_else(|| Format::of_config(&parsed));
+        let format = args.format.map_or_else(|| Format::of_config(&parsed), Ok)?;
         let outline = Outline { dir: cache_dir().join(format!("plan-{}", std::process::id())) };
         synth::outline(&parsed, format, &outline.dir)?;
         Ok(Some(outline))
@@ -94,42 +112,43 @@ impl Drop for Outline {
     }
 }
 
-/// What this machine computes: as `doctor` stored it, or measured in a hurry. And whether it was stored.
-fn profile(args: &PlanArgs) -> Result<(Profile, bool)> {
-    let threads = args.load.threads.map(usize::from);
-    match Profile::load_for(threads) {
-        Ok(Some(profile)) => return Ok((profile, true)),
-        Ok(None) => {
-            term::note("Measuring this machine for two seconds; `outpour doctor` measures well, and stores it.")
-        }
-        Err(error) => term::note(&format!("{error}. Measuring in a hurry instead.")),
-    }
-    let options = ComputeOptions { threads, effort: Effort::Quick, weights_bytes: None };
-    Ok((Profile::measure_compute(options, &mut |_| ControlFlow::Continue(()))?, false))
-}
-
 /// What the drive gives in a second, and how that is known.
-fn drive(args: &PlanArgs, profile: &Profile, inspection: &Inspection, outlined: bool) -> Result<(f64, &'static str)> {
+fn drive(args: &PlanArgs, inspection: &Inspection, outlined: bool) -> Result<(DriveRate, &'static str)> {
     if let Some(Bytes(bytes)) = args.drive {
-        return Ok((bytes as f64, "given"));
+        return Ok((DriveRate::constant(bytes as f64), "given"));
     }
-    let known = profile.drive_for(&args.model);
-    if let Some(known) = known {
-        return Ok((known.bytes_per_second(inspection.facts().top_k), "measured by doctor"));
+    let profile = Profile::load().unwrap_or_else(|error| {
+        term::note(&format!("{error}. Going on without."));
+        None
+    });
+    if let Some(known) = profile.as_ref().and_then(|profile| profile.drive_for(&args.model)) {
+        return Ok((known.rate(), "measured by doctor"));
     }
+    let layout = &inspection.layout;
+    let (top_k, reader) = (inspection.facts().top_k, args.load.reader());
+    let Some(layer) = (0..layout.layers()).find(|&layer| layout.experts(layer) > 0) else {
+        return Ok((DriveRate::constant(f64::INFINITY), "not needed"));
+    };
     if outlined {
-        bail!("nothing is known of this drive: run `outpour doctor`, or give --drive, as in --drive 2.5G");
+        term::note(&format!(
+            "Measuring the drive of {} with a temporary file of {}; `outpour doctor` measures well, and stores it.",
+            cache_dir().display(),
+            Bytes(model::SCRATCH_BYTES)
+        ));
+        let expert = layout.expert_bytes(ExpertId { layer: layer as u32, expert: 0 });
+        return Ok((model::measure_drive_of_cache(u32::try_from(expert)?, top_k, reader)?, "measured now"));
     }
-    term::note("Measuring the drive with the model's own experts for a second.");
-    Ok((model::measure_drive(inspection, args.load.reader())?, "measured now"))
+    term::note("Measuring the drive with the model's own experts for two seconds.");
+    Ok((model::measure_drive(inspection.checkpoint().files(), layout, top_k, reader)?, "measured now"))
 }
 
 struct Shown<'a> {
+    args: &'a PlanArgs,
     plan: &'a Plan,
     experts: usize,
     forecast: Forecast,
+    drive: DriveRate,
     drive_from: &'static str,
-    stored: bool,
     estimated: bool,
 }
 
@@ -151,16 +170,21 @@ impl Shown<'_> {
             "slab_pieces": plan.pieces,
             "slab_piece_bytes": plan.piece_bytes,
             "estimated": self.estimated,
-            "decode_tokens_per_second": forecast.decode_tokens_per_second,
-            "bound_by": forecast.decode_bound_by.name(),
-            "prefill_tokens_per_second": forecast.prefill_tokens_per_second,
-            "prefill_bound_by": forecast.prefill_bound_by.name(),
-            "prompt_tokens": forecast.prompt_tokens,
-            "hit_rate": forecast.hit_rate,
-            "bytes_read_per_token": forecast.read_bytes_per_token,
-            "drive_bytes_per_second": forecast.drive_bytes_per_second,
+            "prompt_tokens": self.args.prompt,
+            "answer_tokens": self.args.generate,
+            "decode_tokens_per_second": forecast.decode.tokens_per_second,
+            "bound_by": forecast.decode.bound_by.name(),
+            "hit_rate": forecast.decode.hit_rate,
+            "bytes_read_per_token": forecast.decode.read_bytes_per_token,
+            "prefill_tokens_per_second": forecast.prefill.tokens_per_second,
+            "prefill_bound_by": forecast.prefill.bound_by.name(),
+            "decode": speed(&forecast.decode),
+            "decode_cold": speed(&forecast.decode_cold),
+            "prefill": speed(&forecast.prefill),
+            "prefill_cold": speed(&forecast.prefill_cold),
+            "drive_bytes_per_second": self.drive.steady,
+            "drive_bursts": self.drive.bursts,
             "drive_speed_is": self.drive_from,
-            "compute_speed_is": if self.stored { "measured by doctor" } else { "measured now" },
         })
     }
 
@@ -191,24 +215,51 @@ impl Shown<'_> {
             show(plan.context_bytes),
             plan.chunk
         );
+        let Forecast { decode, decode_cold, prefill, prefill_cold } = forecast;
+        let PlanArgs { prompt, generate, .. } = self.args;
         text += &format!(
-            "Expect {:.2} tok/s for answers (bound by {}) and {:.0} tok/s for a prompt of {} (bound by {}){}.\n",
-            forecast.decode_tokens_per_second,
-            forecast.decode_bound_by.phrase(),
-            forecast.prefill_tokens_per_second,
-            forecast.prompt_tokens,
-            forecast.prefill_bound_by.phrase(),
-            if self.estimated { ", estimated from the config alone" } else { "" }
+            "Expect {:.2} tok/s for answers once memory is full, bound by {}; {:.2} for the first {generate} tokens after a \
+             cold start.\n",
+            decode.tokens_per_second,
+            decode.bound_by.phrase(),
+            decode_cold.tokens_per_second,
         );
         text += &format!(
-            "That takes the drive at {:.2} GB/s ({}) and {:.0} % of experts found in memory, {} read for each token; \
-             computing {}.\n",
-            forecast.drive_bytes_per_second / 1e9,
+            "Expect {:.1} tok/s for a prompt of {prompt}, bound by {}.\n",
+            prefill_cold.tokens_per_second,
+            prefill_cold.bound_by.phrase(),
+        );
+        if prefill.tokens_per_second > prefill_cold.tokens_per_second {
+            text += &format!("With every expert in memory, {:.1}.\n", prefill.tokens_per_second);
+        }
+        let ms = |seconds: f64| 1e3 * seconds;
+        text += &format!(
+            "That takes {:.0} % of experts for found in memory ({:.0} % from a cold start) and {} read for each token of an \
+             answer, {:.0} ms at the drive's {:.2} GB/s ({}), beside {:.0} ms of computing experts and {:.0} ms of the rest, \
+             as rehearsed{}.\n",
+            100.0 * decode.hit_rate,
+            100.0 * decode_cold.hit_rate,
+            Bytes(decode.read_bytes_per_token as u64),
+            ms(decode.read_seconds),
+            self.drive.steady / 1e9,
             self.drive_from,
-            100.0 * forecast.hit_rate,
-            Bytes(forecast.read_bytes_per_token as u64),
-            if self.stored { "as doctor measured" } else { "measured now, in a hurry" }
+            ms(decode.expert_seconds),
+            ms(decode.trunk_seconds),
+            if self.estimated { "; all of it estimated from the config alone" } else { "" }
         );
         text
     }
+}
+
+/// A prediction, to be laid beside a row of `bench`.
+fn speed(speed: &Speed) -> Value {
+    json!({
+        "tokens_per_second": speed.tokens_per_second,
+        "bound_by": speed.bound_by.name(),
+        "hit_rate": speed.hit_rate,
+        "bytes_read_per_token": speed.read_bytes_per_token,
+        "trunk_seconds_per_token": speed.trunk_seconds,
+        "expert_seconds_per_token": speed.expert_seconds,
+        "read_seconds_per_token": speed.read_seconds,
+    })
 }

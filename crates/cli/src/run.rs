@@ -29,10 +29,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let sampling = model::sampling(&inspection, &args.sampling)?;
     let options = model::options(&args.load, inspection.checkpoint())?;
     let plan = inspection.plan(&options)?;
-    let text = model::text(inspection.checkpoint())?;
-    let prompt = model::prompt(args.prompt.as_deref(), prompt_bytes_max(&text.tokenizer, plan.ctx))
+    let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
+    let prompt = model::prompt(args.prompt.as_deref(), prompt_bytes_max(&tokenizer, plan.ctx))
         .with_context(|| format!("a prompt for the context of {} tokens (--ctx)", plan.ctx))?;
-    let tokens = prompt_tokens(args, inspection.checkpoint(), &text.tokenizer, &prompt)?;
+    let tokens = prompt_tokens(args, inspection.checkpoint(), &tokenizer, &prompt)?;
     if tokens.is_empty() {
         return Err(EngineError::NoTokens.into());
     }
@@ -45,7 +45,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let generation = Generation {
         tokens,
         tokens_max: args.max_tokens.unwrap_or(usize::MAX),
-        stop_tokens: if args.ignore_eos { Vec::new() } else { model::stop_tokens(&inspection, &text.tokenizer)? },
+        stop_tokens: if args.ignore_eos { Vec::new() } else { model::stop_tokens(&inspection, &tokenizer)? },
         stop_strings: StopStrings::new(args.stop.clone())?,
         sampling,
         routes: args.trace_routes.as_ref().map(|path| Routes::create(path, &inspection)).transpose()?,
@@ -55,7 +55,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     }
     term::catch_interrupt()?;
     let mut engine = model::load(inspection, &options, args.load.reader())?;
-    generation.run(&mut engine, &text.tokenizer)
+    generation.run(&mut engine, &tokenizer)
 }
 
 /// The longest text that could be a prompt of so many tokens; normalisation may shorten a text, to a quarter at most.

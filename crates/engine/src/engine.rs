@@ -12,7 +12,7 @@ use outpour_model::weights::{Weights, allocate_region};
 use outpour_model::{Batch, ExpertStream, Facts, Model, Run, State};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::plan::Plan;
-use outpour_store::probe::ReadSpeed;
+use outpour_store::probe::{Flow, ReadSpeed};
 use outpour_store::read::{Reader, Region};
 use outpour_store::residency::Residency;
 use outpour_store::slab::Slab;
@@ -197,7 +197,8 @@ impl Engine {
     /// # Errors
     /// When a read failed.
     pub fn probe_drive(&mut self, memory: &Arc<Region>, budget: Duration, seed: u64) -> Result<ReadSpeed, EngineError> {
-        Ok(self.experts.probe(std::slice::from_ref(memory), PROBE_EXPERTS, budget, seed)?)
+        let flow = Flow::Steady(PROBE_EXPERTS);
+        Ok(self.experts.probe(std::slice::from_ref(memory), flow, budget, seed)?)
     }
 
     /// How fast the drive gives experts of this model, read into their own memory, which is empty afterwards: for the time
@@ -211,8 +212,8 @@ impl Engine {
         }
         self.drop_experts();
         let regions: Vec<Arc<Region>> = self.experts.residency().regions().cloned().collect();
-        let depth = PROBE_EXPERTS.min(self.facts().top_k);
-        Ok(Some(self.experts.probe(&regions, depth, budget, 1)?))
+        let flow = Flow::Steady(PROBE_EXPERTS.min(self.facts().top_k));
+        Ok(Some(self.experts.probe(&regions, flow, budget, 1)?))
     }
 
     /// A new, empty sequence.

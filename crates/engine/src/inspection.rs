@@ -3,7 +3,6 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use outpour_kernels::cpu::{Cpu, CpuOptions};
 use outpour_kernels::quant::Q8_BLOCK;
@@ -18,8 +17,7 @@ use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout};
 use outpour_store::packer::Packed;
 use outpour_store::plan::{Ask, ClassNeeds, Needs, Plan};
-use outpour_store::probe::{self, ReadSpeed};
-use outpour_store::read::{self, Reader, Region};
+use outpour_store::read;
 use serde_json::Value;
 
 use crate::error::EngineError;
@@ -115,6 +113,7 @@ pub struct Inspection {
     facts: Facts,
     /// Bytes of the trunk buffer.
     pub trunk_bytes: usize,
+    pub(crate) largest_tensor_bytes: usize,
     /// The trunk's matrices, by name.
     pub(crate) matrices: Vec<(String, StoredMatrix)>,
     /// Where the experts lie.
@@ -160,9 +159,20 @@ impl Inspection {
         if let Some(width) = widths.into_iter().find(|width| kv == DType::Q8 && !width.is_multiple_of(Q8_BLOCK)) {
             return Err(EngineError::Q8Width { width });
         }
-        let Measured { trunk_bytes, matrices, layout, shapes } = weights.measured(facts.layers);
-        let layout = Arc::new(layout);
-        Ok(Inspection { checkpoint, config, top_k_own, facts, trunk_bytes, matrices, layout, shapes, model, kv })
+        let Measured { trunk_bytes, largest_tensor_bytes, matrices, layout, shapes } = weights.measured(facts.layers);
+        Ok(Inspection {
+            checkpoint,
+            config,
+            top_k_own,
+            facts,
+            trunk_bytes,
+            largest_tensor_bytes,
+            matrices,
+            layout: Arc::new(layout),
+            shapes,
+            model,
+            kv,
+        })
     }
 
     /// Packs the model into the folder `out`: see [`packing::pack`].
@@ -235,25 +245,37 @@ impl Inspection {
     /// # Errors
     /// When the memory is too small.
     pub fn plan(&self, options: &Options) -> Result<Plan, EngineError> {
+        let scratch = |chunk| Scratch::bytes(&*self.model, chunk);
+        let sequence = |ctx, chunk| self.model.state_layout().slots(ctx, chunk);
+        let ask = Ask { ram: options.ram, ctx: options.ctx, chunk: options.prefill_chunk };
+        Ok(Plan::new(&self.needs(options, self.trunk_bytes, &scratch, &sequence), ask)?)
+    }
+
+    /// What the model needs, with a trunk of so many bytes; see [`Needs`] for `scratch` and `sequence`.
+    pub(crate) fn needs<'a>(
+        &self,
+        options: &Options,
+        trunk: usize,
+        scratch: &'a dyn Fn(usize) -> usize,
+        sequence: &'a dyn Fn(usize, usize) -> Vec<(usize, usize)>,
+    ) -> Needs<'a> {
         let class = |(class, &slot_bytes): (usize, &usize)| ClassNeeds {
             slot_bytes,
             experts: self.layout.experts_of_class(class),
             at_once: self.facts.top_k,
         };
-        let state = self.model.state_layout();
-        let needs = Needs {
+        Needs {
             process: PROCESS_BYTES
                 + options.beside
                 + self.tables_bytes()
                 + self.window_bytes()
                 + options.threads.unwrap_or(1) * THREAD_BYTES,
-            trunk: self.trunk_bytes,
-            scratch: &|chunk| Scratch::bytes(&*self.model, chunk),
+            trunk,
+            scratch,
             classes: self.layout.classes().iter().enumerate().map(class).collect(),
-            sequence: &|ctx, chunk| state.slots(ctx, chunk),
+            sequence,
             context_max: self.facts.context_max,
-        };
-        Ok(Plan::new(&needs, Ask { ram: options.ram, ctx: options.ctx, chunk: options.prefill_chunk })?)
+        }
     }
 
     /// Page cache that reads in flight hold, where the file system refuses direct I/O.
@@ -280,20 +302,6 @@ impl Inspection {
     /// Bytes of memory to measure the drive with.
     pub fn probe_bytes(&self) -> usize {
         PROBE_EXPERTS * self.layout.classes().iter().max().copied().unwrap_or(0)
-    }
-
-    /// How fast the drive gives experts of this model through `reader` into `memory`, of [`Self::probe_bytes`].
-    ///
-    /// # Errors
-    /// When a read failed, or the model has no experts.
-    pub fn probe_drive(
-        &self,
-        reader: &mut dyn Reader,
-        memory: &Arc<Region>,
-        budget: Duration,
-    ) -> Result<ReadSpeed, EngineError> {
-        let memory = std::slice::from_ref(memory);
-        Ok(probe::expert_reads(&self.checkpoint, &self.layout, reader, memory, PROBE_EXPERTS, budget, 1)?)
     }
 
     /// Builds the model over other weights of the same checkpoint.
@@ -372,7 +380,7 @@ fn left_unread(name: &str, layers: usize) -> Option<Unread> {
 /// Code, stacks, allocator and kernel tables of a process that runs a small model (measured: see EXPERIMENTS.md).
 const PROCESS_BYTES: usize = 12 << 20;
 /// Experts in flight together while the drive is measured.
-pub(crate) const PROBE_EXPERTS: usize = 8;
+pub const PROBE_EXPERTS: usize = 8;
 /// Stack and scratch of a thread that computes.
 const THREAD_BYTES: usize = 256 << 10;
 /// A tensor's name, shape and place, with its share of the hash table (measured on 18,867 tensors).

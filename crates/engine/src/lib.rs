@@ -11,6 +11,7 @@ mod inspection;
 mod lookahead;
 mod observe;
 pub mod profile;
+pub mod rehearsal;
 pub mod routing;
 pub mod sample;
 mod scheduler;
@@ -20,7 +21,7 @@ mod session;
 
 pub use engine::{Engine, Stats, Work};
 pub use error::EngineError;
-pub use inspection::{Backend, Inspection, Numerics, Options};
+pub use inspection::{Backend, Inspection, Numerics, Options, PROBE_EXPERTS};
 pub use lookahead::{LookaheadMode, LookaheadStats};
 pub use observe::{LayerCost, Observer, Progress, SequenceId};
 pub use session::Session;

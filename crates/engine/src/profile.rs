@@ -6,7 +6,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use outpour_kernels::Format;
-use outpour_kernels::cpu::{self, Isa};
 use outpour_store::machine::{self, Machine};
 use outpour_store::read::whole::read_whole;
 use outpour_store::{Result, StoreError};
@@ -15,16 +14,13 @@ use serde::{Deserialize, Serialize};
 pub use measure::{ComputeOptions, Effort};
 
 /// The form of the file. One of another version is not read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Largest file that is read: a thousand drives fit.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Drives that are kept when another is measured; the longest unmeasured go first.
 const DRIVES_MAX: usize = 64;
-
-/// Weights of each product that was measured.
-const PRODUCT_WEIGHTS: f64 = (outpour_kernels::speed::PRODUCT_DIM * outpour_kernels::speed::PRODUCT_DIM) as f64;
 
 /// What a machine gives.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -47,16 +43,8 @@ pub struct Profile {
     pub peaks: Option<Peaks>,
     /// Matrix products, 2048 × 2048, by format, rows ascending.
     pub products: Vec<Product>,
-    /// The same with `--precise`; may be empty.
-    pub precise_products: Vec<Product>,
-    /// Experts of 2048 × 768, by format, rows ascending.
-    pub experts: Vec<Product>,
     /// What an operation costs that has hardly any work.
     pub small_op_seconds: f64,
-    /// The gated delta rule, by rows ascending.
-    pub delta: Vec<Delta>,
-    /// Attention, by rows ascending.
-    pub attention: Vec<Attention>,
     /// Drives, the latest measured first.
     pub drives: Vec<DriveSpeed>,
 }
@@ -86,28 +74,6 @@ pub struct Product {
     pub ops_per_second: f64,
 }
 
-/// [`outpour_kernels::speed::delta`] at some rows.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
-pub struct Delta {
-    /// Positions of a call.
-    pub rows: usize,
-    /// Bytes of state, one way, times positions, in a second.
-    pub state_bytes_per_second: f64,
-}
-
-/// See [`outpour_kernels::speed::AttentionSpeed`].
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
-pub struct Attention {
-    /// Queries of a call.
-    pub rows: usize,
-    /// Positions, theirs included.
-    pub positions: usize,
-    /// Keys and values, once for each call.
-    pub kv_bytes_per_second: f64,
-    /// `4 · head width · query heads · positions seen` by each row.
-    pub flops_per_second: f64,
-}
-
 /// How fast a drive gives experts.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct DriveSpeed {
@@ -129,13 +95,19 @@ pub struct DriveSpeed {
     pub direct: bool,
     /// By experts in flight, ascending.
     pub depths: Vec<DepthSpeed>,
+    /// By experts read together, ascending, with the drive idle before and after; empty of what outpour does not read with.
+    pub bursts: Vec<DepthSpeed>,
+    /// As a prompt reads for long, where that was measured; else the limit.
+    pub sustained_bytes_per_second: f64,
+    /// Processors' time for each byte then; 0 where it was not measured.
+    pub cpu_seconds_per_byte: f64,
     /// The most that any depth gave.
     pub limit_bytes_per_second: f64,
     /// In order, in aligned blocks of 1 MiB, 32 in flight: the figure of `fio`.
     pub sequential_bytes_per_second: Option<f64>,
 }
 
-/// Reads with so many experts in flight.
+/// Reads of so many experts, at once or in flight.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq)]
 pub struct DepthSpeed {
     /// Experts in flight.
@@ -145,10 +117,42 @@ pub struct DepthSpeed {
 }
 
 impl DriveSpeed {
-    /// With so many experts in flight: between the depths that were measured, in proportion to the depth's logarithm.
-    pub fn bytes_per_second(&self, depth: usize) -> f64 {
-        let points = self.depths.iter().map(|at| (at.depth as f64, at.bytes_per_second));
-        interpolate(&points.collect::<Vec<_>>(), depth.max(1) as f64)
+    /// As the engine reads.
+    pub fn rate(&self) -> DriveRate {
+        DriveRate {
+            steady: self.sustained_bytes_per_second,
+            bursts: self.bursts.clone(),
+            cpu_seconds_per_byte: self.cpu_seconds_per_byte,
+        }
+    }
+}
+
+/// How fast a drive gives experts to the engine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DriveRate {
+    /// While a prompt's experts fly, several at any time, in bytes a second.
+    pub steady: f64,
+    /// A token's experts of a layer, by their number; where there are none, as fast as the others.
+    pub bursts: Vec<DepthSpeed>,
+    /// Processors' time for each byte, which computing waits for.
+    pub cpu_seconds_per_byte: f64,
+}
+
+impl DriveRate {
+    /// The same whatever is read, and it costs no processor's time.
+    pub fn constant(bytes_per_second: f64) -> DriveRate {
+        DriveRate { steady: bytes_per_second, bursts: Vec::new(), cpu_seconds_per_byte: 0.0 }
+    }
+
+    /// Reads so many together: between the numbers that were measured, in proportion to their logarithm.
+    pub fn burst_bytes_per_second(&self, experts: usize) -> f64 {
+        let points: Vec<(f64, f64)> = self.bursts.iter().map(|at| (at.depth as f64, at.bytes_per_second)).collect();
+        if points.is_empty() { self.steady } else { interpolate(&points, experts.max(1) as f64) }
+    }
+
+    /// Time of reading so many experts of so many bytes together.
+    pub fn burst_seconds(&self, experts: usize, expert_bytes: f64) -> f64 {
+        experts as f64 * expert_bytes / self.burst_bytes_per_second(experts)
     }
 }
 
@@ -158,24 +162,14 @@ impl Profile {
         machine::cache_dir().join("machine.json")
     }
 
-    /// The stored profile of this machine with the default number of threads; `None` where none is stored.
+    /// The stored profile of this machine; `None` where none is stored.
     ///
     /// # Errors
-    /// One line, when the file is damaged or of another version, processor or number of threads: show it, and go on
-    /// without.
+    /// One line, when the file is damaged or of another version or processor: show it, and go on without.
     pub fn load() -> Result<Option<Profile>> {
-        Profile::load_for(None)
-    }
-
-    /// [`Profile::load`] for so many threads.
-    ///
-    /// # Errors
-    /// As [`Profile::load`].
-    pub fn load_for(threads: Option<usize>) -> Result<Option<Profile>> {
         let path = Profile::path();
         let Some(profile) = Profile::read(&path)? else { return Ok(None) };
-        let threads = threads.unwrap_or_else(cpu::default_threads);
-        match profile.mismatch(&cpu_name(), isa_name(), threads) {
+        match profile.mismatch(&cpu_name()) {
             None => Ok(Some(profile)),
             Some(why) => Err(StoreError::Malformed { path, problem: format!("{why}; run `outpour doctor` again") }),
         }
@@ -205,13 +199,10 @@ impl Profile {
         serde_json::from_slice(&bytes).map(Some).map_err(damaged)
     }
 
-    /// Why these are not the figures of a machine, if so.
-    fn mismatch(&self, cpu: &str, isa: &str, threads: usize) -> Option<String> {
-        let Profile { cpu: known_cpu, isa: known_isa, threads: known_threads, .. } = self;
-        if known_cpu != cpu || known_isa != isa {
-            return Some(format!("was measured on another processor ({known_cpu}, {known_isa}; here {cpu}, {isa})"));
-        }
-        (*known_threads != threads).then(|| format!("was measured with {known_threads} threads, not {threads}"))
+    /// Why these are not the figures of a machine with this processor, if so.
+    fn mismatch(&self, cpu: &str) -> Option<String> {
+        let known = &self.cpu;
+        (known != cpu).then(|| format!("was measured on another machine (with {known}; here is {cpu})"))
     }
 
     /// Stores it, whole or not at all, with the drives of an earlier one that it has no figures for.
@@ -245,41 +236,6 @@ impl Profile {
         })
     }
 
-    /// Seconds of a product of `rows` rows with weights `[m, k]`: between the rows that were measured in proportion to the
-    /// logarithms, beyond them in proportion to the rows. Of a format that was not measured, the nearest one's.
-    pub fn product_seconds(&self, format: Format, rows: usize, m: usize, k: usize) -> f64 {
-        let calls = of_format(&self.products, format);
-        product_seconds(&calls, PRODUCT_WEIGHTS, self.small_op_seconds, rows, (m * k) as f64)
-    }
-
-    /// Seconds of an expert `[hidden, width]` over `rows` rows.
-    pub fn expert_seconds(&self, format: Format, rows: usize, hidden: usize, width: usize) -> f64 {
-        let calls = of_format(&self.experts, format);
-        let measured = (3 * measure::EXPERT_HIDDEN * measure::EXPERT_WIDTH) as f64;
-        product_seconds(&calls, measured, self.small_op_seconds, rows, (3 * hidden * width) as f64)
-    }
-
-    /// The figures of `--precise`.
-    pub fn precise(&self) -> Profile {
-        let products = self.precise_products.clone();
-        Profile { experts: products.clone(), products, ..self.clone() }
-    }
-
-    /// Seconds of the gated delta rule over `rows` positions of a state of so many bytes.
-    pub fn delta_seconds(&self, rows: usize, state_bytes: usize) -> f64 {
-        let points: Vec<(f64, f64)> = self.delta.iter().map(|at| (at.rows as f64, at.state_bytes_per_second)).collect();
-        let speed = interpolate(&points, rows as f64);
-        if speed > 0.0 { (rows * state_bytes) as f64 / speed } else { 0.0 }
-    }
-
-    /// Seconds of attention over `rows` positions at the beginning of a context, with `flops` operations for each
-    /// position seen.
-    pub fn attention_seconds(&self, rows: usize, flops: f64) -> f64 {
-        let points: Vec<(f64, f64)> = self.attention.iter().map(|at| (at.rows as f64, at.flops_per_second)).collect();
-        let speed = interpolate(&points, rows as f64);
-        if speed > 0.0 { rows as f64 * (rows as f64 + 1.0) / 2.0 * flops / speed } else { 0.0 }
-    }
-
     /// The figures for the drive that holds `path`: of the model there, else of the same drive with experts of middle
     /// size. Direct reads and the default reader go first.
     pub fn drive_for(&self, path: &Path) -> Option<&DriveSpeed> {
@@ -301,42 +257,6 @@ impl Profile {
     }
 }
 
-/// Measured products of a format: rows and seconds of one.
-fn of_format(products: &[Product], format: Format) -> Vec<Product> {
-    let distance = |product: &Product| match (product.format, format) {
-        (known, wanted) if known == wanted => 0.0,
-        (Format::Affine { bits: known, .. }, Format::Affine { bits: wanted, .. }) => {
-            0.1 + f64::from(known.abs_diff(wanted))
-        }
-        (known, wanted) => 100.0 + (known.row_bytes(1024) as f64 - wanted.row_bytes(1024) as f64).abs(),
-    };
-    let nearest = products.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))).map(|product| product.format);
-    products.iter().copied().filter(|product| Some(product.format) == nearest).collect()
-}
-
-/// Seconds of a call with `weights` weights, where calls with `measured` of them were timed. Each costs `fixed` at least,
-/// and the rest of its time goes with the weights.
-fn product_seconds(calls: &[Product], measured: f64, fixed: f64, rows: usize, weights: f64) -> f64 {
-    let mut slowest = 0.0f64;
-    let points: Vec<(f64, f64)> = calls
-        .iter()
-        .filter(|call| call.ops_per_second > 0.0)
-        .map(|call| {
-            let seconds = 2.0 * call.rows as f64 * measured / call.ops_per_second;
-            // More rows are never less work: what says so is noise.
-            slowest = slowest.max(seconds - fixed);
-            (call.rows as f64, slowest.max(1e-12).ln())
-        })
-        .collect();
-    let (Some(first), Some(last)) = (points.first(), points.last()) else { return 0.0 };
-    if rows == 0 {
-        return 0.0;
-    }
-    let rows = rows as f64;
-    let seconds = interpolate(&points, rows.max(first.0)).exp() * (rows / last.0).max(1.0);
-    fixed + seconds * weights / measured
-}
-
 /// Between points of ascending x, in proportion to its logarithm; beyond them, the nearest one's.
 fn interpolate(points: &[(f64, f64)], x: f64) -> f64 {
     let (Some(first), Some(last)) = (points.first(), points.last()) else { return 0.0 };
@@ -352,10 +272,6 @@ fn interpolate(points: &[(f64, f64)], x: f64) -> f64 {
 
 fn cpu_name() -> String {
     Machine::here().cpu_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned())
-}
-
-fn isa_name() -> &'static str {
-    Isa::available().next().map_or("portable", Isa::name)
 }
 
 /// A [`Format`] by its name.

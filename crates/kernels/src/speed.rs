@@ -44,31 +44,8 @@ pub struct AttentionSpeed {
     pub flops_per_second: f64,
 }
 
-/// Matrix products of `rows` rows with weights of this format, in matrices of 2048 × 2048, many of them.
-///
-/// # Errors
-/// When there is no memory for them.
-pub fn product(ops: &dyn Ops, format: Format, rows: usize, budget: Duration) -> Result<ProductSpeed, OpsError> {
-    Weights::new(ops, weights_bytes())?.product(format, rows, budget)
-}
-
-/// `rows` tokens through each of many experts of `hidden` × `width`, by [`Ops::mlp`].
-///
-/// # Errors
-/// When there is no memory for them.
-pub fn experts(
-    ops: &dyn Ops,
-    format: Format,
-    hidden: usize,
-    width: usize,
-    rows: usize,
-    budget: Duration,
-) -> Result<ProductSpeed, OpsError> {
-    Weights::new(ops, weights_bytes())?.experts(format, hidden, width, rows, budget)
-}
-
 impl Weights<'_> {
-    /// [`product`] with these weights.
+    /// Matrix products of `rows` rows with weights of this format, in matrices of 2048 × 2048, many of them.
     ///
     /// # Errors
     /// When there is no memory for activations.
@@ -84,7 +61,7 @@ impl Weights<'_> {
         })
     }
 
-    /// [`experts`] with these weights.
+    /// `rows` tokens through each of many experts of `hidden` × `width`, by [`Ops::mlp`].
     ///
     /// # Errors
     /// When there is no memory for activations.
@@ -188,22 +165,6 @@ impl Weights<'_> {
         let seconds = typical_seconds(budget, work);
         Ok((rows * states[0].bytes()) as f64 / seconds)
     }
-}
-
-/// [`Weights::attention`] with weights of its own.
-///
-/// # Errors
-/// When there is no memory for them.
-pub fn attention(ops: &dyn Ops, rows: usize, positions: usize, budget: Duration) -> Result<AttentionSpeed, OpsError> {
-    Weights::new(ops, weights_bytes())?.attention(rows, positions, budget)
-}
-
-/// [`Weights::delta`] with states of its own.
-///
-/// # Errors
-/// When there is no memory for them.
-pub fn delta(ops: &dyn Ops, rows: usize, budget: Duration) -> Result<f64, OpsError> {
-    Weights::new(ops, weights_bytes())?.delta(rows, budget)
 }
 
 /// What an operation costs that has hardly any work: a norm of one row of 2048, in seconds.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use outpour_kernels::{Buffer, Mlp, Tensor};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout, PARTS_MAX, Placement};
-use outpour_store::probe::{self, ReadSpeed};
+use outpour_store::probe::{self, Flow, ReadSpeed};
 use outpour_store::read::{Completion, Read, Reader, Region};
 use outpour_store::residency::{Place, Residency};
 use outpour_store::slab::SlotId;
@@ -435,10 +435,10 @@ impl ExpertStream {
     ///
     /// # Errors
     /// When a read failed.
-    pub fn probe(&mut self, memory: &[Arc<Region>], depth: usize, budget: Duration, seed: u64) -> Result<ReadSpeed> {
+    pub fn probe(&mut self, memory: &[Arc<Region>], flow: Flow, budget: Duration, seed: u64) -> Result<ReadSpeed> {
         // Nothing else may be in flight.
         self.abandon();
-        probe::expert_reads(&self.checkpoint, &self.layout, &mut *self.reader, memory, depth, budget, seed)
+        probe::expert_reads(&self.checkpoint, &self.layout, &mut *self.reader, memory, flow, budget, seed)
     }
 
     /// Takes in what the reader has finished.

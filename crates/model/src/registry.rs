@@ -1,6 +1,7 @@
 //! `model_type` → the file that implements it, and what people want to know of each family.
 
 use outpour_kernels::DType;
+use serde_json::Value;
 
 use crate::Model;
 use crate::blocks::attention::QkNorm;
@@ -224,13 +225,37 @@ pub const FAMILIES: &[Family] = &[
 /// Names the architecture that is not supported, and those that are.
 pub fn family(config: &Config) -> Result<&'static Family, ModelError> {
     let model_type = config.model_type()?;
-    FAMILIES.iter().find(|family| family.model_type == model_type).ok_or_else(|| {
+    let family = FAMILIES.iter().find(|family| family.model_type == model_type).ok_or_else(|| {
         let supported: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
         ModelError::Config(format!(
             "model_type {model_type:?} is not supported; supported are: {}",
             supported.join(", ")
         ))
-    })
+    })?;
+    check_counts(&config.text())?;
+    Ok(family)
+}
+
+/// Layers, and experts in all layers, beyond which tables would be made for what is no model.
+const LAYERS_MAX: usize = 4096;
+const EXPERTS_MAX: u64 = 1 << 20;
+
+fn check_counts(config: &Config) -> Result<(), ModelError> {
+    let layers = config.size_or("num_hidden_layers", 1)?;
+    if layers > LAYERS_MAX {
+        return Err(ModelError::Config(format!(
+            "num_hidden_layers is {layers}, and at most {LAYERS_MAX} are supported; download it again"
+        )));
+    }
+    for key in ["num_experts", "num_local_experts", "n_routed_experts"] {
+        let experts = config.0.get(key).and_then(Value::as_u64).unwrap_or(0);
+        if experts.saturating_mul(layers as u64) > EXPERTS_MAX {
+            return Err(ModelError::Config(format!(
+                "{key} is {experts} in {layers} layers, and at most {EXPERTS_MAX} in all are supported; download it again"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// `docs/models.md`: every family, from the table above.

@@ -3,7 +3,8 @@
 //!
 //! A family is built twice from the same lines. First over [`Weights::measure`]: nothing is read, sizes and layouts
 //! become known, and the plan is made from them. Then over [`Weights::load`], which places every tensor in a trunk
-//! buffer and reads it. [`Weights::declare`] needs no checkpoint at all: it collects names and shapes.
+//! buffer and reads it. [`Weights::declare`] needs no checkpoint at all: it collects names and shapes; and
+//! [`Weights::fold`] lets tensors share a smaller buffer, to measure how long computing with such shapes takes.
 
 mod experts;
 mod region;
@@ -81,6 +82,8 @@ pub struct Weights<'a> {
     checkpoint: Option<&'a Checkpoint>,
     trunk: Option<Buffer>,
     trunk_bytes: usize,
+    /// Whether tensors that reach behind the trunk's end begin at its start again.
+    folded: bool,
     reads: Vec<TrunkRead>,
     declared: Vec<Declared>,
     matrices: Vec<(String, StoredMatrix)>,
@@ -100,6 +103,8 @@ struct TrunkRead {
 pub struct Measured {
     /// Bytes of the trunk buffer.
     pub trunk_bytes: usize,
+    /// Bytes of its largest tensor, rounding to alignment included: what [`Weights::fold`] needs at least.
+    pub largest_tensor_bytes: usize,
     /// The trunk's matrices, by the names that the family asked for.
     pub matrices: Vec<(String, StoredMatrix)>,
     /// Where the experts lie.
@@ -124,11 +129,18 @@ impl<'a> Weights<'a> {
         Weights::new(Some(checkpoint), Some(trunk))
     }
 
+    /// Places the trunk in `trunk`, which holds its largest tensor at least: what does not fit behind the last one begins at
+    /// the start again, over what lies there. Shapes and types are the checkpoint's, values are whatever the buffer holds.
+    pub fn fold(checkpoint: &'a Checkpoint, trunk: Buffer) -> Self {
+        Weights { folded: true, ..Weights::new(Some(checkpoint), Some(trunk)) }
+    }
+
     fn new(checkpoint: Option<&'a Checkpoint>, trunk: Option<Buffer>) -> Self {
         Weights {
             checkpoint,
             trunk,
             trunk_bytes: 0,
+            folded: false,
             reads: Vec::new(),
             declared: Vec::new(),
             matrices: Vec::new(),
@@ -224,8 +236,12 @@ impl<'a> Weights<'a> {
     fn place(&mut self, name: &str, info: &TensorInfo, shape: &[usize], dtype: DType) -> Tensor {
         let align = self.checkpoint.map_or(1, |checkpoint| checkpoint.files()[info.file].align()) as u64;
         let (start, end) = (info.offset / align * align, (info.offset + info.bytes).next_multiple_of(align));
-        let at = self.trunk_bytes.next_multiple_of(align as usize);
+        let mut at = self.trunk_bytes.next_multiple_of(align as usize);
         let within = (info.offset - start) as usize;
+        let room = self.trunk.as_ref().filter(|_| self.folded).map_or(usize::MAX, Buffer::bytes);
+        if at + (end - start) as usize > room {
+            at = 0;
+        }
         self.trunk_bytes = at + (end - start) as usize;
         self.reads.push(TrunkRead {
             name: name.to_owned(),
@@ -280,6 +296,7 @@ impl<'a> Weights<'a> {
         let files = self.checkpoint.map_or(&[][..], Checkpoint::files);
         Measured {
             trunk_bytes: self.trunk_bytes,
+            largest_tensor_bytes: self.reads.iter().map(|read| read.bytes).max().unwrap_or(0),
             matrices: self.matrices,
             layout: ExpertLayout::new(extents, files),
             shapes,

@@ -25,8 +25,10 @@ pub struct ReadSpeed {
     pub needed_bytes: u64,
     /// Experts read.
     pub records: u64,
-    /// From the first read sent out to the last that arrived.
+    /// With reads in flight.
     pub seconds: f64,
+    /// Of processors' time, the kernel's for this process included.
+    pub cpu_seconds: f64,
     /// What the kernel counted as fetched from drives for this process meanwhile. `None` where it does not tell.
     pub drive_bytes: Option<u64>,
 }
@@ -35,6 +37,11 @@ impl ReadSpeed {
     /// Bytes brought in a second.
     pub fn bytes_per_second(&self) -> f64 {
         self.bytes as f64 / self.seconds.max(1e-9)
+    }
+
+    /// Processors' time for each byte.
+    pub fn cpu_seconds_per_byte(&self) -> f64 {
+        self.cpu_seconds / (self.bytes as f64).max(1.0)
     }
 
     /// Whether the bytes came from the drive: `false` where the kernel fetched much less from drives than was read, so
@@ -53,21 +60,40 @@ pub enum Order {
     Random(u64),
 }
 
-/// Reads random experts of a layout as the engine would, `depth` experts in flight, for about `budget`, into `memory` (any
-/// regions), through `reader`. No expert is read twice until all were read.
+/// When experts are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// The next one as soon as one has arrived, so many always in flight: a prompt.
+    Steady(usize),
+    /// So many together, then a pause as long as they took, which is not counted: the layers of one token. A drive that is
+    /// held to a mean speed, as in clouds, gives bursts faster than a steady flow.
+    Bursts(usize),
+}
+
+impl Flow {
+    /// Experts in flight at most.
+    pub fn depth(self) -> usize {
+        match self {
+            Flow::Steady(depth) | Flow::Bursts(depth) => depth,
+        }
+    }
+}
+
+/// Reads random experts of a layout as the engine would, for about `budget`, into `memory` (any regions), through `reader`.
+/// No expert is read twice until all were read.
 ///
 /// # Errors
-/// When a read fails, or `memory` does not hold `depth` experts.
+/// When a read fails, or `memory` does not hold as many experts as are in flight.
 pub fn expert_reads(
     checkpoint: &Checkpoint,
     layout: &ExpertLayout,
     reader: &mut dyn Reader,
     memory: &[Arc<Region>],
-    depth: usize,
+    flow: Flow,
     budget: Duration,
     seed: u64,
 ) -> Result<ReadSpeed> {
-    record_reads(checkpoint.files(), layout, reader, memory, depth, budget, Order::Random(seed))
+    record_reads(checkpoint.files(), layout, reader, memory, (flow, Order::Random(seed)), budget)
 }
 
 /// [`expert_reads`] of any files and in any order. The caller registers `memory` with the reader where that is wanted.
@@ -79,10 +105,10 @@ pub fn record_reads(
     layout: &ExpertLayout,
     reader: &mut dyn Reader,
     memory: &[Arc<Region>],
-    depth: usize,
+    (flow, order): (Flow, Order),
     budget: Duration,
-    order: Order,
 ) -> Result<ReadSpeed> {
+    let depth = flow.depth();
     let slot_bytes = layout.classes().last().copied().unwrap_or(0);
     let slots = slots(memory, slot_bytes);
     if layout.experts_total() == 0 {
@@ -97,6 +123,7 @@ pub fn record_reads(
         files,
         layout,
         ids: ids(layout),
+        flow,
         order,
         next: 0,
         rounds: 0,
@@ -141,6 +168,7 @@ struct Probe<'a> {
     files: &'a [Arc<SourceFile>],
     layout: &'a ExpertLayout,
     ids: Vec<ExpertId>,
+    flow: Flow,
     order: Order,
     /// The next of `ids`.
     next: usize,
@@ -157,11 +185,21 @@ impl Probe<'_> {
         let machine = Machine::here();
         self.shuffle();
         let counted = machine.drive_read_bytes();
+        let cpu_began = cpu_seconds();
         let began = Instant::now();
+        let mut idle_until = began;
         loop {
+            let idle = reader.in_flight() == 0;
+            if idle {
+                idle_until = Instant::now();
+            }
             // One expert is read at least, however short the budget.
             let more = began.elapsed() < budget || self.speed.records == 0 && reader.in_flight() == 0;
-            while more && let Some(slot) = self.free.pop() {
+            let next = idle || matches!(self.flow, Flow::Steady(_));
+            while more
+                && next
+                && let Some(slot) = self.free.pop()
+            {
                 self.send(reader, slot)?;
             }
             if reader.in_flight() == 0 {
@@ -172,8 +210,15 @@ impl Probe<'_> {
             for completion in done.drain(..) {
                 self.take(completion)?;
             }
+            if reader.in_flight() == 0 {
+                let took = idle_until.elapsed();
+                self.speed.seconds += took.as_secs_f64();
+                if let Flow::Bursts(_) = self.flow {
+                    std::thread::sleep(took);
+                }
+            }
         }
-        self.speed.seconds = began.elapsed().as_secs_f64();
+        self.speed.cpu_seconds = cpu_seconds() - cpu_began;
         let counted = machine.drive_read_bytes().zip(counted);
         self.speed.drive_bytes = counted.map(|(after, before)| after.saturating_sub(before));
         Ok(self.speed)
@@ -245,6 +290,12 @@ impl Probe<'_> {
             why: why.to_string(),
         }
     }
+}
+
+/// Processors' time that this process has taken.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + 1e-9 * time.tv_nsec as f64
 }
 
 /// The next number of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).

@@ -149,6 +149,28 @@ impl SlotId {
     }
 }
 
+/// Tells the system that these bytes are not needed soon, so that it may take their pages now; they stay as they are.
+///
+/// Where the system cannot, nothing happens.
+pub fn page_out(bytes: &[u8]) {
+    #[cfg(target_os = "linux")]
+    {
+        let page = rustix::param::page_size();
+        let skipped = bytes.as_ptr().align_offset(page).min(bytes.len());
+        let whole = &bytes[skipped..];
+        let length = whole.len() / page * page;
+        // SAFETY: the range lies inside of a slice that is borrowed for this call, and MADV_PAGEOUT changes no byte of it:
+        // a page is written back or, if a file has it, dropped, and comes back when it is read.
+        let advised = unsafe {
+            rustix::mm::madvise(whole.as_ptr().cast_mut().cast(), length, rustix::mm::Advice::LinuxPageOut)
+        };
+        // Kernels before 5.4 know no such advice.
+        let _ = advised;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = bytes;
+}
+
 /// Gives what the heap holds free back to the system, where its allocator can.
 pub fn trim_heap() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

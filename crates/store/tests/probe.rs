@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use outpour_store::layout::ExpertLayout;
-use outpour_store::probe::{self, Order, ReadSpeed, Scratch};
+use outpour_store::probe::{self, Flow, Order, ReadSpeed, Scratch};
 use outpour_store::read::{self, Completion, Read, Reader, ReaderCounts, ReaderKind, Region, RegionMemory, SourceFile};
 
 const RECORD_BYTES: u32 = 256 << 10;
@@ -137,17 +137,18 @@ fn file() -> (tempfile::TempDir, Arc<SourceFile>, ExpertLayout) {
     (folder, file, layout)
 }
 
-fn measure(reader: &mut Timed, depth: usize, budget_ms: u64) -> ReadSpeed {
+fn measure(reader: &mut Timed, flow: Flow, budget_ms: u64) -> ReadSpeed {
+    let depth = flow.depth();
     let (_folder, file, layout) = file();
     let budget = Duration::from_millis(budget_ms);
-    probe::record_reads(&[file], &layout, reader, &memory(depth), depth, budget, Order::Random(3)).unwrap()
+    probe::record_reads(&[file], &layout, reader, &memory(depth), (flow, Order::Random(3)), budget).unwrap()
 }
 
 #[test]
 fn a_known_rate_is_found() {
     const RATE: f64 = 50e6;
     let mut reader = Timed::new(Timing::Rate(RATE));
-    let speed = measure(&mut reader, 4, 300);
+    let speed = measure(&mut reader, Flow::Steady(4), 300);
     let found = speed.bytes_per_second();
     assert!(found <= 1.01 * RATE, "{found} bytes a second of {RATE}");
     assert!(found > 0.8 * RATE, "{found} bytes a second of {RATE}");
@@ -160,16 +161,31 @@ fn a_known_rate_is_found() {
 fn depth_counts_where_the_drive_has_latency() {
     let mut alone = Timed::new(Timing::Latency(Duration::from_millis(20)));
     let mut eight = Timed::new(Timing::Latency(Duration::from_millis(20)));
-    let ratio = measure(&mut eight, 8, 200).bytes_per_second() / measure(&mut alone, 1, 200).bytes_per_second();
+    let ratio = measure(&mut eight, Flow::Steady(8), 200).bytes_per_second()
+        / measure(&mut alone, Flow::Steady(1), 200).bytes_per_second();
     assert!((5.0..12.0).contains(&ratio), "eight in flight are {ratio} times as fast as one");
     assert_eq!((alone.deepest, eight.deepest), (1, 8));
+}
+
+#[test]
+fn bursts_wait_for_their_last_read() {
+    // Each record takes 10 ms, wherever it is in the queue.
+    let timed = || Timed::new(Timing::Rate(f64::from(RECORD_BYTES) / 10e-3));
+    let (mut bursts, mut steady) = (timed(), timed());
+    // A burst of 80 ms, a pause of as many, and time for another burst.
+    let speed = measure(&mut bursts, Flow::Bursts(8), 200);
+    assert_eq!((speed.records, bursts.deepest), (16, 8));
+    assert!((0.15..0.20).contains(&speed.seconds), "{} seconds in flight", speed.seconds);
+    let speed = measure(&mut steady, Flow::Steady(8), 200);
+    // Those in flight at the end are waited for.
+    assert!((24..=29).contains(&speed.records), "{} records", speed.records);
 }
 
 #[test]
 fn no_expert_is_read_twice_before_all_were() {
     let mut reader = Timed::new(Timing::Rate(1e9));
     let sent = reader.sent.clone();
-    let speed = measure(&mut reader, 3, 60);
+    let speed = measure(&mut reader, Flow::Steady(3), 60);
     let offsets: Vec<u64> = sent.lock().unwrap().iter().map(|read| read.offset).collect();
     assert_eq!(offsets.len() as u64, speed.records);
     assert!(offsets.len() > RECORDS, "all were read at least once: {}", offsets.len());
@@ -187,7 +203,9 @@ fn in_order_means_in_order() {
     let mut reader = Timed::new(Timing::Rate(2e9));
     let sent = reader.sent.clone();
     let budget = Duration::ZERO;
-    let speed = probe::record_reads(&[file], &layout, &mut reader, &memory(2), 2, budget, Order::Sequential).unwrap();
+    let speed =
+        probe::record_reads(&[file], &layout, &mut reader, &memory(2), (Flow::Steady(2), Order::Sequential), budget)
+            .unwrap();
     assert_eq!(speed.records, 2, "the shortest budget reads something");
     assert_eq!(sent.lock().unwrap().iter().map(|read| read.offset).collect::<Vec<_>>(), [0, u64::from(RECORD_BYTES)]);
 }
@@ -195,7 +213,7 @@ fn in_order_means_in_order() {
 #[test]
 fn what_no_drive_gave_is_told_apart() {
     let mut reader = Timed::new(Timing::Rate(1e9));
-    let speed = measure(&mut reader, 4, 100);
+    let speed = measure(&mut reader, Flow::Steady(4), 100);
     if speed.drive_bytes.is_none() {
         eprintln!("skipped: the system does not count what comes from drives");
         return;
@@ -212,12 +230,19 @@ fn a_failed_read_names_the_file_and_leaves_nothing_in_flight() {
     let (folder, file, layout) = file();
     let mut reader = Timed { fails_at: Some(5), ..Timed::new(Timing::Rate(1e9)) };
     let budget = Duration::from_secs(5);
-    let error =
-        probe::record_reads(std::slice::from_ref(&file), &layout, &mut reader, &memory(4), 4, budget, Order::Random(1));
+    let error = probe::record_reads(
+        std::slice::from_ref(&file),
+        &layout,
+        &mut reader,
+        &memory(4),
+        (Flow::Steady(4), Order::Random(1)),
+        budget,
+    );
     let message = error.unwrap_err().to_string();
     assert!(message.contains(folder.path().to_str().unwrap()) && message.contains("could not be read"), "{message}");
     assert_eq!(reader.in_flight(), 0);
-    let too_deep = probe::record_reads(&[file], &layout, &mut reader, &memory(4), 5, budget, Order::Random(1));
+    let too_deep =
+        probe::record_reads(&[file], &layout, &mut reader, &memory(4), (Flow::Steady(5), Order::Random(1)), budget);
     assert!(too_deep.unwrap_err().to_string().contains("holds 4 experts"));
 }
 
@@ -238,7 +263,9 @@ fn a_scratch_file_is_real_and_leaves_nothing_behind() {
     let memory = memory(5);
     let files = [scratch.file.clone()];
     let budget = Duration::from_millis(20);
-    let speed = probe::record_reads(&files, &layout, &mut *reader, &memory, 4, budget, Order::Random(1)).unwrap();
+    let speed =
+        probe::record_reads(&files, &layout, &mut *reader, &memory, (Flow::Steady(4), Order::Random(1)), budget)
+            .unwrap();
     assert!(speed.bytes > 0 && speed.seconds > 0.0);
     let on_a_drive = outpour_store::machine::Machine::here().drive(&below).is_some();
     if scratch.file.is_direct() && on_a_drive {

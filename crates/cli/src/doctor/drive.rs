@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outpour_engine::profile::{DepthSpeed, DriveSpeed, Effort};
-use outpour_engine::{EngineError, Inspection};
+use outpour_engine::{EngineError, Inspection, PROBE_EXPERTS};
 use outpour_kernels::reference::Reference;
 use outpour_model::weights::allocate_region;
 use outpour_store::StoreError;
@@ -13,7 +13,7 @@ use outpour_store::bytes::Bytes;
 use outpour_store::checkpoint::SourceFile;
 use outpour_store::layout::{ExpertId, ExpertLayout};
 use outpour_store::machine::{self, Machine};
-use outpour_store::probe::{self, Order, ReadSpeed, Scratch};
+use outpour_store::probe::{self, Flow, Order, ReadSpeed, Scratch};
 use outpour_store::read::{self, Reader, ReaderKind, Region};
 use outpour_store::slab::PIECE_BYTES_MAX;
 use serde::Serialize;
@@ -23,6 +23,10 @@ use crate::term::Steps;
 
 /// Experts in flight.
 const DEPTHS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+/// A prompt's experts are read so long, twice, of which the second counts: what a rested drive gives at first is over then.
+const SUSTAINED_TIME: Duration = Duration::from_millis(1000);
+/// Experts read together, beside as many as a token takes.
+const BURSTS: [usize; 4] = [1, 2, 4, 8];
 /// What is compared with it, at fewer depths.
 const DEPTHS_COMPARED: [usize; 3] = [1, 8, 32];
 /// Experts in flight where no model says how many a token takes: most take 8.
@@ -83,7 +87,12 @@ pub struct Curve {
     pub record_bytes: u64,
     /// Reads of an expert.
     pub extents: usize,
+    /// Always so many in flight.
     pub samples: Vec<Sample>,
+    /// So many together, with the drive idle before and after; of the default reader only.
+    pub bursts: Vec<Sample>,
+    /// As a prompt reads for long; of the default reader only.
+    pub sustained: Option<Sample>,
 }
 
 /// Speed at one depth.
@@ -92,6 +101,8 @@ pub struct Sample {
     /// Experts in flight.
     pub depth: usize,
     pub bytes_per_second: f64,
+    /// Processors' time for each byte.
+    pub cpu_seconds_per_byte: f64,
     /// The lowest and the highest round.
     pub range: [f64; 2],
     pub bytes: u64,
@@ -251,7 +262,11 @@ impl Bench<'_> {
             depths.sort_unstable();
         }
         for set in sets {
-            let curve = self.curve(&mut *reader, set, &set.files, &depths)?;
+            let mut curve = self.curve(&mut *reader, set, &set.files, &depths)?;
+            let mut together: Vec<usize> = BURSTS.iter().copied().filter(|&n| n < self.depth_of_engine).collect();
+            together.push(self.depth_of_engine);
+            curve.bursts = self.fitting(&mut *reader, set, &set.files, &together, Flow::Bursts)?;
+            curve.sustained = self.sustained(&mut *reader, set)?;
             self.found.curves.push(curve);
         }
         self.found.reader = reader.describe();
@@ -289,7 +304,7 @@ impl Bench<'_> {
         }
         let mut reader = self.open(ReaderKind::Auto)?;
         let files = std::slice::from_ref(largest);
-        let rounds = self.rounds(&mut *reader, &blocks, files, &[depth], |_| Order::Sequential)?;
+        let rounds = self.rounds(&mut *reader, &blocks, files, &[Flow::Steady(depth)], |_| Order::Sequential)?;
         self.found.sequential = rounds.into_iter().next();
         self.close(reader);
         Ok(())
@@ -306,10 +321,7 @@ impl Bench<'_> {
         files: &[Arc<SourceFile>],
         depths: &[usize],
     ) -> Result<Curve, EngineError> {
-        let slot_bytes = set.layout.classes().last().copied().unwrap_or(1);
-        let room: usize = self.memory.iter().map(|region| region.bytes() / slot_bytes).sum();
-        let depths: Vec<usize> = depths.iter().copied().filter(|&depth| depth <= room.max(1)).collect();
-        let samples = self.rounds(reader, &set.layout, files, &depths, |round| Order::Random(round as u64))?;
+        let samples = self.fitting(reader, set, files, depths, Flow::Steady)?;
         let largest = first_of_class(&set.layout, set.layout.classes().len().saturating_sub(1));
         let placement = set.layout.place(largest, files);
         Ok(Curve {
@@ -318,31 +330,66 @@ impl Bench<'_> {
             record_bytes: placement.runs().iter().map(|run| run.bytes as u64).sum(),
             extents: placement.runs().len(),
             samples,
+            bursts: Vec::new(),
+            sustained: None,
         })
     }
 
-    /// Medians over rounds of all depths.
+    /// At the depth of a prompt, for long.
+    fn sustained(&self, reader: &mut dyn Reader, set: &Set) -> Result<Option<Sample>, EngineError> {
+        let budget = SUSTAINED_TIME.min(10 * self.budget);
+        let depth = PROBE_EXPERTS.min(self.room(set));
+        let mut last = None;
+        for round in 0..2 {
+            check_interrupt()?;
+            let pattern = (Flow::Steady(depth), Order::Random(round));
+            last = Some(probe::record_reads(&set.files, &set.layout, reader, &self.memory, pattern, budget)?);
+        }
+        Ok(last.and_then(|last| Sample::of(depth, vec![last])))
+    }
+
+    /// Experts that the memory holds.
+    fn room(&self, set: &Set) -> usize {
+        let slot_bytes = set.layout.classes().last().copied().unwrap_or(1);
+        self.memory.iter().map(|region| region.bytes() / slot_bytes).sum::<usize>().max(1)
+    }
+
+    /// Those numbers of experts for which there is memory.
+    fn fitting(
+        &self,
+        reader: &mut dyn Reader,
+        set: &Set,
+        files: &[Arc<SourceFile>],
+        counts: &[usize],
+        flow: fn(usize) -> Flow,
+    ) -> Result<Vec<Sample>, EngineError> {
+        let room = self.room(set);
+        let flows: Vec<Flow> = counts.iter().filter(|&&count| count <= room).map(|&count| flow(count)).collect();
+        self.rounds(reader, &set.layout, files, &flows, |round| Order::Random(round as u64))
+    }
+
+    /// Medians over rounds of all flows.
     fn rounds(
         &self,
         reader: &mut dyn Reader,
         layout: &ExpertLayout,
         files: &[Arc<SourceFile>],
-        depths: &[usize],
+        flows: &[Flow],
         order: impl Fn(usize) -> Order,
     ) -> Result<Vec<Sample>, EngineError> {
-        let mut speeds: Vec<Vec<ReadSpeed>> = vec![Vec::new(); depths.len()];
+        let mut speeds: Vec<Vec<ReadSpeed>> = vec![Vec::new(); flows.len()];
         for round in 0..ROUNDS {
-            for (i, (&depth, speeds)) in depths.iter().zip(&mut speeds).enumerate() {
+            for (i, (&flow, speeds)) in flows.iter().zip(&mut speeds).enumerate() {
                 if self.steps.next("the drive").is_break() {
                     return Err(EngineError::Cancelled);
                 }
-                let order = order(round * depths.len() + i);
-                let speed = probe::record_reads(files, layout, reader, &self.memory, depth, self.budget, order)?;
+                let order = order(round * flows.len() + i);
+                let speed = probe::record_reads(files, layout, reader, &self.memory, (flow, order), self.budget)?;
                 speeds.push(speed);
             }
         }
         check_interrupt()?;
-        Ok(depths.iter().zip(speeds).filter_map(|(&depth, speeds)| Sample::of(depth, speeds)).collect())
+        Ok(flows.iter().zip(speeds).filter_map(|(flow, speeds)| Sample::of(flow.depth(), speeds)).collect())
     }
 
     fn conclude(&mut self) {
@@ -354,11 +401,7 @@ impl Bench<'_> {
         let default = self.found.curves.iter().filter(|curve| self.found.reader.starts_with(curve.reader));
         let default: Vec<&Curve> = default.filter(believed).collect();
         let curve = default.get(RECORD_COMPARED).or(default.first());
-        let sample = curve.and_then(|curve| {
-            let mut fitting =
-                curve.samples.iter().filter(|sample| sample.of_drive && sample.depth <= self.depth_of_engine);
-            fitting.next_back()
-        });
+        let sample = curve.and_then(|curve| curve.bursts.iter().rfind(|sample| sample.of_drive));
         self.found.engine = sample.zip(self.found.limit_bytes_per_second).map(|(sample, limit)| Engine {
             depth: sample.depth,
             bytes_per_second: sample.bytes_per_second,
@@ -382,6 +425,7 @@ impl Sample {
         Some(Sample {
             depth,
             bytes_per_second: median.bytes_per_second(),
+            cpu_seconds_per_byte: median.cpu_seconds_per_byte(),
             range: [speeds.first()?.bytes_per_second(), speeds.last()?.bytes_per_second()],
             bytes: speeds.iter().map(|speed| speed.bytes).sum(),
             drive_bytes: speeds.iter().map(|speed| speed.drive_bytes).sum(),
@@ -393,20 +437,25 @@ impl Sample {
 impl Drives {
     /// Whether figures are not the drive's: `Some(true)` where even direct reads' are not.
     pub fn lies_of_the_cache(&self) -> Option<bool> {
-        let of_curves = self.curves.iter().flat_map(|curve| curve.samples.iter().map(|sample| (curve.direct, sample)));
-        let all = of_curves.chain(self.sequential.iter().map(|sample| (true, sample)));
+        let of_curve = |curve: &Curve| {
+            let all = curve.samples.iter().chain(&curve.bursts).chain(&curve.sustained);
+            all.map(|sample| (curve.direct, *sample)).collect::<Vec<_>>()
+        };
+        let all = self.curves.iter().flat_map(of_curve).chain(self.sequential.map(|sample| (true, sample)));
         all.filter(|(_, sample)| !sample.of_drive).map(|(direct, _)| direct || self.direct == Some(false)).max()
     }
 
     /// What a profile keeps: figures of the drive only.
     pub fn storable(&self) -> Vec<DriveSpeed> {
         let sequential = self.sequential.filter(|sample| sample.of_drive).map(|sample| sample.bytes_per_second);
+        let believed = |samples: &[Sample]| -> Vec<DepthSpeed> {
+            let believed = samples.iter().filter(|sample| sample.of_drive);
+            believed.map(|at| DepthSpeed { depth: at.depth, bytes_per_second: at.bytes_per_second }).collect()
+        };
         let store = |curve: &Curve| {
-            let believed = curve.samples.iter().filter(|sample| sample.of_drive);
-            let depths: Vec<DepthSpeed> = believed
-                .map(|sample| DepthSpeed { depth: sample.depth, bytes_per_second: sample.bytes_per_second })
-                .collect();
+            let depths = believed(&curve.samples);
             let limit = depths.iter().map(|at| at.bytes_per_second).reduce(f64::max)?;
+            let sustained = curve.sustained.filter(|sample| sample.of_drive);
             Some(DriveSpeed {
                 drive: self.name.clone().unwrap_or_default(),
                 model: self.model.clone(),
@@ -417,6 +466,9 @@ impl Drives {
                 reader: curve.reader.to_owned(),
                 direct: curve.direct,
                 depths,
+                bursts: believed(&curve.bursts),
+                sustained_bytes_per_second: sustained.map_or(limit, |sample| sample.bytes_per_second),
+                cpu_seconds_per_byte: sustained.map_or(0.0, |sample| sample.cpu_seconds_per_byte),
                 limit_bytes_per_second: limit,
                 sequential_bytes_per_second: sequential,
             })

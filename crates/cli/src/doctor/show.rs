@@ -134,13 +134,18 @@ fn drive(text: &mut String, drive: &Drives) {
         let speed = format!("{:.2} GB/s, blocks of 1 MiB in order, {} in flight", giga(sample), sample.depth);
         line(text, "sequential", &format!("{speed}{}", if sample.of_drive { "" } else { " (page cache)" }));
     }
+    for (sample, curve) in drive.curves.iter().filter_map(|curve| Some((curve.sustained.as_ref()?, curve))) {
+        let (depth, size) = (sample.depth, curve.record_bytes as f64 / 1e6);
+        let speed = format!("{:.2} GB/s, {depth} experts of {size:.1} MB in flight for a second", giga(sample));
+        line(text, "sustained", &speed);
+    }
     if let Some(engine) = &drive.engine {
         let (speed, share) = (engine.bytes_per_second / 1e9, 100.0 * engine.share_of_limit);
         let depth = engine.depth;
         line(
             text,
             "as outpour reads",
-            &format!("{speed:.2} GB/s with {depth} experts in flight, {share:.0} % of the most"),
+            &format!("{speed:.2} GB/s, {depth} experts together and then a pause; {share:.0} % of the most"),
         );
     }
 }

@@ -42,11 +42,19 @@ impl Format {
     ];
 
     /// The format that a config speaks of.
-    pub fn of_config(config: &Value) -> Format {
-        match config["quantization"]["bits"].as_u64() {
-            Some(bits) => Format::Mlx { bits: bits as usize },
-            None => Format::Bf16,
-        }
+    ///
+    /// # Errors
+    /// When it is none of [`Format::ALL`].
+    pub fn of_config(config: &Value) -> Result<Format, ModelError> {
+        let bits = match &config["quantization"]["bits"] {
+            Value::Null => return Ok(Format::Bf16),
+            bits => bits,
+        };
+        let known =
+            |format: &Format| matches!(format, Format::Mlx { bits: known } if bits.as_u64() == Some(*known as u64));
+        Format::ALL.into_iter().find(known).ok_or_else(|| {
+            ModelError::Config(format!("quantization.bits is {bits}; supported are 2, 3, 4, 5, 6 and 8"))
+        })
     }
 }
 

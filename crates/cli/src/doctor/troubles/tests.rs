@@ -41,12 +41,21 @@ fn curve(reader: &'static str, bytes_per_second: f64, of_drive: bool) -> Curve {
     let sample = Sample {
         depth: 8,
         bytes_per_second,
+        cpu_seconds_per_byte: 3e-11,
         range: [bytes_per_second; 2],
         bytes: 1 << 30,
         drive_bytes: Some(if of_drive { 1 << 30 } else { 0 }),
         of_drive,
     };
-    Curve { reader, direct: true, record_bytes: 2 << 20, extents: 1, samples: vec![sample] }
+    Curve {
+        reader,
+        direct: true,
+        record_bytes: 2 << 20,
+        extents: 1,
+        samples: vec![sample],
+        bursts: Vec::new(),
+        sustained: None,
+    }
 }
 
 fn drive() -> Drives {
