@@ -34,10 +34,8 @@ fn it_tells_a_story_and_calls_the_right_tool_while_experts_stream() {
     assert_eq!(call.trim_end(), expected);
     assert_eq!(stderr.matches("(the model ended)").count(), 2, "{stderr}");
     // In so little memory experts are missed: each answer's summary says how many were hit.
-    let hits: Vec<u32> = stderr
-        .split(" % of experts hit")
-        .filter_map(|before| before.rsplit(' ').next()?.parse().ok())
-        .collect();
+    let hits: Vec<u32> =
+        stderr.split(" % of experts hit").filter_map(|before| before.rsplit(' ').next()?.parse().ok()).collect();
     assert!(hits.len() == 2 && hits.iter().all(|&hit| hit < 100), "{hits:?} {stderr}");
 }
 
@@ -84,7 +82,10 @@ fn a_cache_folder_that_cannot_be_written_is_named() {
     let stderr = text(&ran.stderr);
     assert_eq!(ran.status.code(), Some(2), "{stderr}");
     let line = stderr.lines().last().unwrap_or_default();
-    assert!(line.contains("built-in model") && line.contains("XDG_CACHE_HOME") && line.contains("file/outpour"), "{line}");
+    assert!(
+        line.contains("built-in model") && line.contains("XDG_CACHE_HOME") && line.contains("file/outpour"),
+        "{line}"
+    );
 }
 
 /// Transformers' logits of the bf16 original are in demo/fixtures; the original itself is 29 MB and not in the repository,

@@ -131,7 +131,11 @@ mod tests {
     #[test]
     fn the_sums_are_those_of_the_parts() {
         for (name, bytes) in PARTS {
-            assert_eq!(sum_of(name), Some(hex(&Sha256::digest(bytes)).as_str()), "{name}: run sha256sum again, see demo/train");
+            assert_eq!(
+                sum_of(name),
+                Some(hex(&Sha256::digest(bytes)).as_str()),
+                "{name}: run sha256sum again, see demo/train"
+            );
         }
         assert_eq!(SUMS.lines().count(), PARTS.len());
         let bytes: usize = PARTS.iter().map(|(_, bytes)| bytes.len()).sum();

@@ -77,7 +77,8 @@ fn tools() -> Vec<Value> {
 fn answer(dir: &Path, load: &LoadArgs, tokens_max: usize, request: ChatRequest) -> Result<ExitCode> {
     let inspection = model::open(dir, load)?;
     let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
-    let template = model::template(inspection.checkpoint(), &tokenizer)?.context("the built-in model has no template")?;
+    let template =
+        model::template(inspection.checkpoint(), &tokenizer)?.context("the built-in model has no template")?;
     let generation = Generation {
         tokens: tokenizer.encode(&template.render(&request)?, true)?,
         tokens_max,

@@ -161,9 +161,8 @@ pub fn page_out(bytes: &[u8]) {
         let length = whole.len() / page * page;
         // SAFETY: the range lies inside of a slice that is borrowed for this call, and MADV_PAGEOUT changes no byte of it:
         // a page is written back or, if a file has it, dropped, and comes back when it is read.
-        let advised = unsafe {
-            rustix::mm::madvise(whole.as_ptr().cast_mut().cast(), length, rustix::mm::Advice::LinuxPageOut)
-        };
+        let advised =
+            unsafe { rustix::mm::madvise(whole.as_ptr().cast_mut().cast(), length, rustix::mm::Advice::LinuxPageOut) };
         // Kernels before 5.4 know no such advice.
         let _ = advised;
     }
