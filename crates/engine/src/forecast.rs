@@ -149,7 +149,7 @@ impl Arithmetic<'_> {
         // Experts that at least one row chose, if rows choose independently.
         let used = total * (1.0 - (1.0 - chosen / total).powi(rows as i32));
         let rows_each = (rows as f64 * chosen / used).max(1.0).round() as usize;
-        let StoredMatrix { rows: width, cols: hidden, format, .. } = shape.matrices[0];
+        let StoredMatrix { rows: width, cols: hidden, format, .. } = shape.matrices[1];
         let each = self.profile.expert_seconds(format, rows_each, hidden, width);
         let bytes = self.inspection.layout.expert_bytes(ExpertId { layer: layer as u32, expert: 0 }) as f64;
         (used * each, used * (1.0 - hit_rate) * bytes)

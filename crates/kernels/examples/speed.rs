@@ -144,7 +144,7 @@ fn experts(cpu: &Cpu) -> Result<(), OpsError> {
     let view = |at, rows, cols| Matrix::dense(weights.view(at, [rows, cols], DType::Bf16));
     let experts: Vec<Mlp> = (0..WEIGHTS_BYTES / expert_bytes)
         .map(|i| Mlp {
-            gate: view(i * expert_bytes, width, HIDDEN),
+            gate: Some(view(i * expert_bytes, width, HIDDEN)),
             up: view(i * expert_bytes + expert_bytes / 3, width, HIDDEN),
             down: view(i * expert_bytes + 2 * (expert_bytes / 3), HIDDEN, width),
             biases: None,
@@ -243,7 +243,7 @@ fn affine_experts(cpu: &Cpu, bits: usize, hidden: usize, width: usize) -> Result
     for _ in 0..WEIGHTS_BYTES / expert_bytes {
         let (gate, up, down) =
             (weights.matrix(width, hidden), weights.matrix(width, hidden), weights.matrix(hidden, width));
-        experts.push(Mlp { gate, up, down, biases: None, activation: Activation::SwiGlu });
+        experts.push(Mlp { gate: Some(gate), up, down, biases: None, activation: Activation::SwiGlu });
     }
     let (x, out) = (tensor(cpu, [1, hidden], DType::F32)?, tensor(cpu, [1, hidden], DType::F32)?);
     let scratch = MlpScratch {
