@@ -1,6 +1,6 @@
 """A trained checkpoint to a folder for transformers (bf16), and from there to MLX's 4-bit format.
 
-    python export.py WEIGHTS OUT_BF16 [OUT_MLX]      OUT_MLX defaults to ../model
+    python export.py WEIGHTS OUT_BF16 [OUT_MLX [BITS]]      OUT_MLX defaults to ../model, BITS to 4
 
 The MLX file has the names and the packing of mlx-lm's converter (test_export.py compares every byte with it), and the
 MTP layer beside it under its released names, which mlx-lm passes over. As that converter does, 1 is added in bf16 to the
@@ -71,10 +71,9 @@ def to_bf16(weights: dict[str, torch.Tensor], c: m.Config, out: Path) -> None:
 
 
 def pack_words(q: np.ndarray, bits: int) -> np.ndarray:
-    """Values [.., columns] to u32 words, lowest bits first."""
-    per_word = 32 // bits
-    q = q.astype(np.uint32).reshape(*q.shape[:-1], -1, per_word)
-    return (q << (np.arange(per_word, dtype=np.uint32) * bits)).sum(-1, dtype=np.uint32)
+    """Values [.., columns] to u32 words: a stream of bits, lowest first; values of 3 bits cross the borders of words."""
+    planes = (q.astype(np.uint8)[..., None] >> np.arange(bits, dtype=np.uint8)) & 1  # [.., columns, bits]
+    return np.packbits(planes.reshape(*q.shape[:-1], -1), axis=-1, bitorder="little").view(np.uint32)
 
 
 def mlx_names(name: str, w: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -96,8 +95,8 @@ def mlx_names(name: str, w: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: w}
 
 
-def to_mlx(source: Path, out: Path) -> int:
-    """The 4-bit file; returns its size in bytes."""
+def to_mlx(source: Path, out: Path, bits_of_most: int = 4) -> int:
+    """The quantised file, routers and gates in 8 bits; returns its size in bytes."""
     out.mkdir(parents=True, exist_ok=True)
     tensors, bits_by_path = {}, {}
     for full_name, w in load_file(source / "model.safetensors").items():
@@ -106,6 +105,7 @@ def to_mlx(source: Path, out: Path) -> int:
             if bits is None:
                 tensors[name] = part.contiguous()
                 continue
+            bits = bits_of_most if bits == 4 else bits
             path = name.removesuffix(".weight")
             q, scale, bias = m.affine(part, bits)
             tensors[name] = torch.from_numpy(pack_words(q.flatten(-2).numpy(), bits))
@@ -113,7 +113,7 @@ def to_mlx(source: Path, out: Path) -> int:
             if bits == 8:
                 bits_by_path[path] = {"group_size": m.GROUP, "bits": 8}
     save_file({n: t.contiguous() for n, t in sorted(tensors.items())}, out / "model.safetensors", metadata={"format": "mlx"})
-    quantization = {"group_size": m.GROUP, "bits": 4, "mode": "affine"} | bits_by_path
+    quantization = {"group_size": m.GROUP, "bits": bits_of_most, "mode": "affine"} | bits_by_path
     write_config(out, nested(json.loads((source / "config.json").read_text())) | {
         "quantization": quantization, "quantization_config": quantization,
     })
@@ -156,7 +156,8 @@ def main() -> None:
     c = m.Config()
     assert {n: tuple(w.shape) for n, w in loaded.items()} == m.shapes(c), "the weights are not those of this Config"
     to_bf16(loaded, c, bf16)
-    print(f"{mlx / 'model.safetensors'}: {to_mlx(bf16, mlx):,} bytes")
+    size = to_mlx(bf16, mlx, int(sys.argv[4]) if len(sys.argv) > 4 else 4)
+    print(f"{mlx / 'model.safetensors'}: {size:,} bytes")
 
 
 if __name__ == "__main__":
