@@ -284,7 +284,7 @@ pub struct ServeArgs {
     /// Answer only requests that bring this key; also as OUTPOUR_API_KEY, which other users of the machine do not see
     #[arg(long, value_name = "KEY")]
     pub api_key: Option<String>,
-    /// Let web pages of this origin call, such as https://chat.example; may be given several times; * is all of them
+    /// Let web pages of this origin call, such as `https://chat.example`; may be given several times; * is all of them
     #[arg(long, value_name = "ORIGIN")]
     pub cors: Vec<String>,
     /// What clients call the model [default: the folder's name]
