@@ -109,6 +109,19 @@ def kimi_linear_one(folder: Path, tensors: Tensors) -> None:
     write_one(folder, flat)
 
 
+def nemotron_one(folder: Path, tensors: Tensors) -> None:
+    """Released Nemotron-3: everything under `backbone`, a tensor per expert and matrix."""
+    flat = {}
+    for name, t in tensors.items():
+        name = name.replace("model.", "backbone.", 1) if name.startswith("model.") else name
+        prefix, _, leaf = name.partition(".experts.")
+        if leaf:
+            flat |= {f"{prefix}.experts.{e}.{leaf}.weight": matrix for e, matrix in enumerate(t)}
+        else:
+            flat[name] = t
+    write_one(folder, flat)
+
+
 def gpt_oss_apart(folder: Path, tensors: Tensors) -> None:
     """gpt-oss in BF16 as MLX's exports have it: [out, in], gate and up apart. (transformers has them transposed, with columns
     that alternate; the release is MXFP4.)"""
@@ -525,5 +538,25 @@ FAMILIES = {
         ),
         generation=GENERATION, prompt=80, decode=16,
         dtype=lambda name: F32 if name.endswith(("slope_rate", "_decay")) else BF16, layout=numbered_one,
+    ),
+    # Nemotron-3: Mamba-2, attention without positions, an MLP, experts without gates; a time step's lower limit, which
+    # transformers applies to prompts alone, is out of the way.
+    "nemotron_h": Family(
+        config=dict(
+            architectures=["NemotronHForCausalLM"], attention_bias=False, attention_dropout=0.0, bos_token_id=1,
+            chunk_size=16, conv_kernel=4, eos_token_id=2, expand=2, head_dim=24, hidden_size=48,
+            hybrid_override_pattern="MEM*E-", initializer_range=0.02, intermediate_size=40, layer_norm_epsilon=1e-05,
+            mamba_head_dim=12, mamba_hidden_act="silu", mamba_num_heads=4, mamba_proj_bias=False,
+            max_position_embeddings=4096, mlp_bias=False, mlp_hidden_act="relu2", model_type="nemotron_h",
+            moe_intermediate_size=12, moe_shared_expert_intermediate_size=20, n_group=1, n_groups=2,
+            n_routed_experts=8, n_shared_experts=1, norm_topk_prob=True, num_attention_heads=4,
+            num_experts_per_tok=2, num_hidden_layers=6, num_key_value_heads=2, pad_token_id=1, residual_in_fp32=False,
+            routed_scaling_factor=2.5, ssm_state_size=16, tie_word_embeddings=False, time_step_min=1e-9, topk_group=1,
+            torch_dtype="bfloat16", transformers_version="4.57.3", use_bias=False, use_cache=True, use_conv_bias=True,
+            vocab_size=96,
+        ),
+        generation=GENERATION, prompt=80, decode=16,
+        dtype=lambda name: F32 if name.endswith(("A_log", "dt_bias", ".D", "e_score_correction_bias")) else BF16,
+        layout=nemotron_one,
     ),
 }

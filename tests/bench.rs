@@ -131,6 +131,33 @@ fn a_config_that_is_no_models_is_refused_at_once() {
 }
 
 #[test]
+fn every_family_is_rehearsed() {
+    let names = ["qwen3_moe", "qwen3_moe_odd", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_next_mlx_mixed"];
+    for name in names {
+        let args = ["--ram", "64M", "--drive", "1G", "-p", "16", "-n", "8", "--json"];
+        let plan = json("plan", &common::fixture(name), &args);
+        for key in ["decode", "decode_cold", "prefill", "prefill_cold"] {
+            for part in ["tokens_per_second", "trunk_seconds_per_token", "expert_seconds_per_token"] {
+                assert!(number(&plan[key], part) > 0.0, "{name}: {key}, {part}");
+            }
+        }
+        // All of it fits: nothing is read once it is there, and all that is used before.
+        let hits = |key: &str| number(&plan[key], "hit_rate");
+        assert_eq!((hits("decode"), hits("prefill"), hits("prefill_cold")), (1.0, 1.0, 0.0), "{name}");
+        assert!((0.01..0.99).contains(&hits("decode_cold")), "{name}: {}", hits("decode_cold"));
+    }
+}
+
+#[test]
+fn plan_refuses_what_no_context_holds() {
+    for (flag, tokens) in [("-n", "1000000000000"), ("-p", "2000000")] {
+        let args = ["--ram", "48G", "--drive", "1G", "--format", "mlx4", flag, tokens];
+        let ran = common::cli::outpour("plan", &config("Qwen3.5-397B-A17B"), &args);
+        common::cli::assert_refused(&ran, flag, &[flag, tokens, "context"]);
+    }
+}
+
+#[test]
 fn nothing_to_measure_is_refused() {
     let model = common::fixture("qwen3_moe");
     let ran = common::cli::outpour("bench", &model, &["-p", "0", "-n", "0"]);

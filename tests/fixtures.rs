@@ -9,7 +9,7 @@ use outpour_store::read::ReaderKind;
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 21] = [
+const FIXTURES: [(&str, f32); 22] = [
     ("qwen3_moe", 2e-4),
     ("qwen3_moe_odd", 2e-4),
     ("qwen3_next", 1e-3),
@@ -31,6 +31,7 @@ const FIXTURES: [(&str, f32); 21] = [
     ("qwen3moe_gguf", 1e-3),
     ("qwen35moe_gguf", 1e-3),
     ("qwen3next_gguf", 1e-3),
+    ("nemotron_h", 1e-3),
 ];
 
 /// What the reference says of a fixture.

@@ -60,7 +60,7 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
 }
 
 /// One of every kind of attention and of every way that weights are stored.
-const FIXTURES: [&str; 21] = [
+const FIXTURES: [&str; 22] = [
     "qwen3_moe",
     "qwen3_moe_odd",
     "qwen3_next",
@@ -82,6 +82,7 @@ const FIXTURES: [&str; 21] = [
     "qwen3moe_gguf",
     "qwen35moe_gguf",
     "qwen3next_gguf",
+    "nemotron_h",
 ];
 
 fn check_identity(model: &Path, precise: bool) {
@@ -396,5 +397,53 @@ fn a_prompt_under_way_can_be_closed_and_others_go_on() {
         let before = engine.stats().prefill_tokens;
         assert!(!engine.tick(&mut ()).expect("nothing fails"), "no work is left");
         assert_eq!(engine.stats().prefill_tokens, before);
+    }
+}
+
+/// Layers within a window give blocks back as a context grows: in one piece, where all are held, and in small ones, where they
+/// are not, bits are the same; and a session comes back, forks, and goes back a little, or begins anew.
+#[test]
+fn a_window_gives_blocks_back_and_changes_no_bit() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = json!({
+        "model_type": "gpt_oss", "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 64, "num_local_experts": 16,
+        "num_experts_per_tok": 3, "sliding_window": 24, "vocab_size": 300, "max_position_embeddings": 1024,
+    });
+    synth::write(&config, dir.path(), 11).expect("the model is written");
+    let ids: Vec<u32> = (0..400u32).map(|i| (i * i * 31 + 7 * i + 3) % 300).collect();
+    let open = |chunk| {
+        let options = Options { prefill_chunk: Some(chunk), ctx: Some(512), ..roomy() };
+        engine(dir.path(), &options, ReaderKind::Auto)
+    };
+    let whole = logits(&mut open(512), &ids, ids.len());
+    let mut small = open(7);
+    for step_from in [ids.len(), 300, 1] {
+        let recorded = logits(&mut small, &ids, step_from);
+        assert!(recorded.logits == whole.logits, "other logits when stepped from {step_from}");
+    }
+    assert!(small.state_bytes(512) < open(512).state_bytes(512), "windows take less of a long context");
+
+    let mut session = Session::open(&mut small);
+    session.sync(&mut small, &ids, &[], &mut ()).expect("a prompt");
+    let mut saved = Vec::new();
+    session.save(&small, &mut saved).expect("it is saved");
+    let mut restored = Session::restore(&mut small, &mut &saved[..]).expect("it comes back");
+    let mut fork = session.fork(&mut small, &mut ()).expect("it forks");
+    let expected = continue_greedily(&mut small, &mut session, 40);
+    assert_eq!(continue_greedily(&mut small, &mut fork, 40), expected, "a fork");
+    assert_eq!(continue_greedily(&mut small, &mut restored, 40), expected, "a session that came back");
+    for (back, computed) in [(390, 10), (200, 400)] {
+        let mut other = ids[..back].to_vec();
+        other.extend(ids[back..].iter().map(|id| (id + 1) % 300));
+        session.sync(&mut small, &ids, &[], &mut ()).expect("a prompt");
+        let before = small.stats().prefill_tokens;
+        session.sync(&mut small, &other, &[], &mut ()).expect("another prompt");
+        assert_eq!(small.stats().prefill_tokens - before, computed, "back to {back}");
+        let mut fresh = Session::open(&mut small);
+        fresh.sync(&mut small, &other, &[], &mut ()).expect("the same prompt");
+        let expected = continue_greedily(&mut small, &mut fresh, 5);
+        assert_eq!(continue_greedily(&mut small, &mut session, 5), expected, "back to {back}");
+        fresh.close(&mut small);
     }
 }

@@ -53,9 +53,13 @@ fn serve_demo() -> Server {
     Server::start(&demo(), &["--ram", "200M", "--threads", "2"])
 }
 
+/// Memory of the server of the random model: about half of its experts fit.
+const RAM_MIB: usize = 100;
+
 /// A server of the random model.
 fn serve_streamed(args: &[&str]) -> Server {
-    Server::start(streamed(), &[&["--ram", "110M", "--threads", "2"], args].concat())
+    let ctx: &[&str] = if args.contains(&"--ctx") { &[] } else { &["--ctx", "4096"] };
+    Server::start(streamed(), &[&["--ram", &format!("{RAM_MIB}M"), "--threads", "2"], ctx, args].concat())
 }
 
 fn user(text: &str) -> Value {

@@ -323,3 +323,93 @@ fn texts_tokens_and_templates() {
     let prompt = server.ask("/apply-template", &json!({"messages": [user("Hi")]}));
     assert!(prompt["prompt"].as_str().is_some_and(|text| text.contains("<|im_start|>user\nHi<|im_end|>")), "{prompt}");
 }
+
+#[test]
+fn answers_are_held_to_the_form_that_is_asked_for() {
+    let starts: [fn() -> Server; 2] = [serve_demo, || serve_streamed(&[])];
+    for start in starts {
+        let server = start();
+        let schema = json!({
+            "type": "object", "additionalProperties": false, "required": ["name", "age"],
+            "properties": {"name": {"type": "string", "maxLength": 10}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+        });
+        for temperature in [0.0, 1.0] {
+            let body = json!({
+                "messages": [user("Who are you?")], "temperature": temperature, "seed": 1, "max_tokens": 300, "thinking_budget": 20,
+                "response_format": {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": true}},
+            });
+            let answer = server.ask("/v1/chat/completions", &body);
+            assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{answer}");
+            let value: Value = serde_json::from_str(said(&answer)).unwrap_or_else(|error| panic!("{error}: {answer}"));
+            outpour_text::check_schema(&schema, &value).unwrap_or_else(|problem| panic!("{problem}: {value}"));
+        }
+        let weather = json!({
+            "type": "object", "additionalProperties": false, "required": ["city"],
+            "properties": {"city": {"enum": ["Oslo", "Bergen"]}, "days": {"type": "integer", "minimum": 1, "maximum": 7}},
+        });
+        let body = json!({
+            "messages": [user("Tell me a story.")], "temperature": 0, "max_tokens": 300, "thinking_budget": 20,
+            "tools": [{"type": "function", "function": {"name": "weather", "parameters": weather}}],
+            "tool_choice": {"type": "function", "function": {"name": "weather"}},
+        });
+        let answer = server.ask("/v1/chat/completions", &body);
+        let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
+        assert_eq!(
+            (call["name"].as_str(), answer["choices"][0]["finish_reason"].as_str()),
+            (Some("weather"), Some("tool_calls")),
+            "{answer}"
+        );
+        let arguments: Value = serde_json::from_str(call["arguments"].as_str().expect("a text")).expect("JSON");
+        outpour_text::check_schema(&weather, &arguments).unwrap_or_else(|problem| panic!("{problem}: {arguments}"));
+
+        // The call comes back in other words, and what the model said is found all the same.
+        let assistant = &answer["choices"][0]["message"];
+        let mut next = body.clone();
+        let spaced = json!({"role": "assistant", "content": null, "tool_calls": [{
+            "id": assistant["tool_calls"][0]["id"], "type": "function",
+            "function": {"name": "weather", "arguments": serde_json::to_string_pretty(&arguments).expect("JSON")},
+        }]});
+        next["messages"] = json!([user("Tell me a story."), spaced, {"role": "tool", "tool_call_id": assistant["tool_calls"][0]["id"], "content": "sunny"}]);
+        next["tool_choice"] = json!("auto");
+        let second = server.ask("/v1/chat/completions", &next);
+        let cached = second["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a count");
+        let before = answer["usage"]["total_tokens"].as_u64().expect("a count");
+        assert!(cached + 2 >= before, "of {before} tokens {cached} are found: {second}");
+    }
+    let server = serve_streamed(&[]);
+    for (body, named) in [
+        (json!({"messages": [user("a")], "response_format": {"type": "xml"}}), "response_format.type"),
+        (json!({"messages": [user("a")], "response_format": {"type": "json_schema"}}), "response_format"),
+        (json!({"messages": [user("a")], "tool_choice": "required"}), "tool_choice"),
+        (
+            json!({"messages": [user("a")], "response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nothing"}}}}),
+            "response_format",
+        ),
+    ] {
+        let refused = server.post("/v1/chat/completions", &body);
+        assert_eq!(refused.status, 400, "{body}: {}", refused.body);
+        assert_eq!(refused.json()["error"]["param"], named, "{body}");
+    }
+}
+
+/// Requests of coding agents in their real shapes: long system prompts, tools, thoughts, results, fields that nobody documents.
+#[test]
+fn requests_of_coding_agents_are_answered() {
+    let server = serve_demo();
+    let mut claude: Value = serde_json::from_str(include_str!("recorded/claude_code.json")).expect("JSON");
+    let events = server.events("/v1/messages?beta=true", &claude);
+    assert_eq!(events[0]["type"], "message_start");
+    assert_eq!(events[events.len() - 1]["type"], "message_stop");
+    // The next turn brings other noise, and finds what is computed.
+    claude["system"][0]["text"] =
+        json!("x-anthropic-billing-header: cc_version=2.1.37.f3a; cc_entrypoint=cli; cch=00000;");
+    let again = &server.events("/v1/messages?beta=true", &claude)[0]["message"]["usage"];
+    let count = |key: &str| again[key].as_u64().expect("a count");
+    assert!(count("input_tokens") < 40 && count("cache_read_input_tokens") > 500, "{again}");
+
+    let codex: Value = serde_json::from_str(include_str!("recorded/codex.json")).expect("JSON");
+    let events = server.events("/v1/responses", &codex);
+    assert_eq!(events[0]["type"], "response.created");
+    let last = events[events.len() - 1]["type"].as_str().unwrap_or_default();
+    assert!(["response.completed", "response.incomplete"].contains(&last), "{last}");
+}

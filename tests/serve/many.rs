@@ -101,7 +101,8 @@ fn load(server: &Server, time: Duration) {
     }
     let grown = resident().saturating_sub(before);
     println!("resident memory has grown by {} MiB", grown >> 20);
-    assert!(grown < 64 << 20, "{grown} bytes more are held");
+    assert!(grown < 32 << 20, "{grown} bytes more are held");
+    assert!(resident() <= crate::RAM_MIB << 20, "{} bytes are held", resident());
 }
 
 /// One visit: 0 answered, 1 refused, 2 broken off.

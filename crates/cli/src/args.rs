@@ -284,7 +284,7 @@ pub struct ServeArgs {
     /// Answer only requests that bring this key; also as OUTPOUR_API_KEY, which other users of the machine do not see
     #[arg(long, value_name = "KEY")]
     pub api_key: Option<String>,
-    /// Let web pages of this origin call, such as https://chat.example; may be given several times; * is all of them
+    /// Let web pages of this origin call, such as `https://chat.example`; may be given several times; * is all of them
     #[arg(long, value_name = "ORIGIN")]
     pub cors: Vec<String>,
     /// What clients call the model [default: the folder's name]
@@ -322,7 +322,8 @@ pub struct InspectArgs {
 pub struct PlanArgs {
     /// Folder of the model, or demo; or a config.json alone, for an estimate before any download
     pub model: PathBuf,
-    /// What the drive gives in a second, as 2.5G [default: what `doctor` measured, else a short measurement]
+    /// What the drive gives in a second, as 2.5G [default: what `doctor` measured, else measured for two
+    /// seconds with the model's experts, or with a temporary file of 512 MiB]
     #[arg(long, value_name = "BYTES")]
     pub drive: Option<Bytes>,
     /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]

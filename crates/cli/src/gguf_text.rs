@@ -20,7 +20,7 @@ pub fn tokenizer(metadata: &Metadata) -> Result<Tokenizer> {
     let eos: Vec<u32> = ["eos", "eot", "eom"].iter().filter_map(|name| id(name)).collect();
     Ok(Tokenizer::from_gguf(&GgufTokenizer {
         model: text("tokenizer.ggml.model")?,
-        pre: metadata.text("tokenizer.ggml.pre").unwrap_or("gpt-2"),
+        pre: text("tokenizer.ggml.pre")?,
         tokens: &tokens,
         kinds: &kinds,
         merges: &merges,

@@ -1,7 +1,9 @@
 //! A model folder as the verbs use it: weights, tokenizer, template, defaults.
 
 use std::io::{IsTerminal, Read};
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,9 +13,10 @@ use outpour_engine::{Engine, EngineError, Inspection, Options, PROBE_EXPERTS};
 use outpour_kernels::reference::Reference;
 use outpour_model::Facts;
 use outpour_model::weights::allocate_region;
-use outpour_store::checkpoint::{Checkpoint, gguf};
-use outpour_store::machine::Machine;
-use outpour_store::probe::Flow;
+use outpour_store::checkpoint::{Checkpoint, SourceFile, gguf};
+use outpour_store::layout::ExpertLayout;
+use outpour_store::machine::{Machine, cache_dir};
+use outpour_store::probe::{self, Flow, Order, Scratch};
 use outpour_store::read::whole::read_whole;
 use outpour_store::read::{self, Reader, ReaderKind};
 use outpour_store::slab;
@@ -116,18 +119,26 @@ pub fn open_reader(kind: ReaderKind, drives: usize) -> Result<Box<dyn Reader>> {
 /// How long [`measure_drive`] takes for each figure.
 const DRIVE_TIME: Duration = Duration::from_millis(500);
 
-/// What the drive gives in a second, reading the model's own experts.
+/// What a drive gives in a second, reading experts of `layout` from these files, of which a token takes `top_k` a layer.
 ///
 /// # Errors
 /// When a read fails, or there is no reader or memory.
-pub fn measure_drive(inspection: &Inspection, reader: ReaderKind) -> Result<DriveRate> {
-    let memory = allocate_region(&Reference, inspection.probe_bytes())?;
-    let mut reader = open_reader(reader, inspection.checkpoint().copies())?;
+pub fn measure_drive(
+    files: &[Arc<SourceFile>],
+    layout: &ExpertLayout,
+    top_k: usize,
+    reader: ReaderKind,
+) -> Result<DriveRate> {
+    let slot_bytes = layout.classes().last().copied().unwrap_or(0);
+    let memory = allocate_region(&Reference, PROBE_EXPERTS * slot_bytes)?;
+    let mut reader = open_reader(reader, files.iter().map(|file| 1 + file.copies().len()).min().unwrap_or(1))?;
     reader.register(&memory);
-    let mut measure = |flow| inspection.probe_drive(&mut *reader, &memory, flow, DRIVE_TIME);
-    let together = [1, inspection.facts().top_k.clamp(1, PROBE_EXPERTS)];
+    let mut measure = |flow| {
+        let memory = std::slice::from_ref(&memory);
+        probe::record_reads(files, layout, &mut *reader, memory, (flow, Order::Random(1)), DRIVE_TIME)
+    };
     let mut bursts = Vec::new();
-    for depth in together {
+    for depth in [1, top_k.clamp(1, PROBE_EXPERTS)] {
         bursts.push(DepthSpeed { depth, bytes_per_second: measure(Flow::Bursts(depth))?.bytes_per_second() });
     }
     // What a rested drive gives at first counts in bursts only.
@@ -136,6 +147,21 @@ pub fn measure_drive(inspection: &Inspection, reader: ReaderKind) -> Result<Driv
     reader.unregister(&memory);
     let cpu_seconds_per_byte = steady.cpu_seconds_per_byte();
     Ok(DriveRate { steady: steady.bytes_per_second(), bursts, cpu_seconds_per_byte })
+}
+
+/// Bytes of a temporary file where there are no experts to read.
+pub const SCRATCH_BYTES: u64 = 512 << 20;
+
+/// [`measure_drive`] of the cache folder's drive, with a temporary file of [`SCRATCH_BYTES`] seen as such experts.
+///
+/// # Errors
+/// When it cannot be written; as [`measure_drive`]; after Ctrl-C.
+pub fn measure_drive_of_cache(expert_bytes: u32, top_k: usize, reader: ReaderKind) -> Result<DriveRate> {
+    let go_on = &mut |_| if term::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+    let Some(scratch) = Scratch::make(&cache_dir(), SCRATCH_BYTES, go_on)? else {
+        return Err(EngineError::Cancelled.into());
+    };
+    measure_drive(std::slice::from_ref(&scratch.file), &scratch.records(expert_bytes), top_k, reader)
 }
 
 /// The model's chat template, if it has one.

@@ -31,9 +31,6 @@ const GAIN_MIN: f64 = 0.05;
 /// One line about the model, the folder or the drive; what was finished stays for the next run.
 pub fn pack(args: &PackArgs) -> Result<ExitCode> {
     let inspection = Inspection::open(&args.model, false)?;
-    if inspection.checkpoint().gguf().is_some() {
-        bail!("{}: is a GGUF model, which cannot be packed: run it where it lies", args.model.display());
-    }
     if inspection.layout.experts_total() == 0 {
         bail!("{}: is a dense model: it has no experts to pack", args.model.display());
     }

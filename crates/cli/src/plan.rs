@@ -11,6 +11,7 @@ use outpour_engine::profile::{DriveRate, Profile};
 use outpour_engine::{Inspection, rehearsal};
 use outpour_model::synth::{self, Format};
 use outpour_store::bytes::Bytes;
+use outpour_store::layout::ExpertId;
 use outpour_store::machine::cache_dir;
 use outpour_store::pack::MANIFEST;
 use outpour_store::plan::Plan;
@@ -36,6 +37,12 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let outline = Outline::of(args)?;
     let dir = outline.as_ref().map_or(args.model.as_path(), |outline| &outline.dir);
     let inspection = model::open(dir, &args.load)?;
+    let context_max = inspection.facts().context_max;
+    for (flag, tokens) in [("-p", args.prompt), ("-n", args.generate)] {
+        if tokens > context_max {
+            bail!("{flag} {tokens} is longer than this model's context of {context_max}; give at most {context_max}");
+        }
+    }
     let options = model::options(&args.load, inspection.checkpoint())?;
     let plan = inspection.plan(&options)?;
     let (drive, drive_from) = drive(args, &inspection, outline.is_some())?;
@@ -117,14 +124,22 @@ fn drive(args: &PlanArgs, inspection: &Inspection, outlined: bool) -> Result<(Dr
     if let Some(known) = profile.as_ref().and_then(|profile| profile.drive_for(&args.model)) {
         return Ok((known.rate(), "measured by doctor"));
     }
-    if outlined {
-        bail!("nothing is known of this drive: run `outpour doctor`, or give --drive, as in --drive 2.5G");
-    }
-    if inspection.layout.experts_total() == 0 {
+    let layout = &inspection.layout;
+    let (top_k, reader) = (inspection.facts().top_k, args.load.reader());
+    let Some(layer) = (0..layout.layers()).find(|&layer| layout.experts(layer) > 0) else {
         return Ok((DriveRate::constant(f64::INFINITY), "not needed"));
+    };
+    if outlined {
+        term::note(&format!(
+            "Measuring the drive of {} with a temporary file of {}; `outpour doctor` measures well, and stores it.",
+            cache_dir().display(),
+            Bytes(model::SCRATCH_BYTES)
+        ));
+        let expert = layout.expert_bytes(ExpertId { layer: layer as u32, expert: 0 });
+        return Ok((model::measure_drive_of_cache(u32::try_from(expert)?, top_k, reader)?, "measured now"));
     }
     term::note("Measuring the drive with the model's own experts for two seconds.");
-    Ok((model::measure_drive(inspection, args.load.reader())?, "measured now"))
+    Ok((model::measure_drive(inspection.checkpoint().files(), layout, top_k, reader)?, "measured now"))
 }
 
 struct Shown<'a> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use outpour_engine::{Engine, Options};
-use outpour_serve::{Access, Loader, Model, SERVE_BYTES};
+use outpour_serve::{Access, Loader, Model, serve_bytes};
 use outpour_store::bytes::Bytes;
 use outpour_store::slab;
 
@@ -21,7 +21,8 @@ use crate::{model, term};
 pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let inspection = model::open(&args.model, &args.load)?;
     let dir = inspection.checkpoint().dir().to_owned();
-    let options = args.load.options(model::tokenizer_bytes(inspection.checkpoint()) + SERVE_BYTES)?;
+    let own_bytes = model::tokenizer_bytes(inspection.checkpoint()) + serve_bytes(inspection.facts().vocab);
+    let options = args.load.options(own_bytes)?;
     let plan = inspection.plan(&options)?;
     let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
     let folder = std::fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone());

@@ -3,7 +3,6 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use outpour_kernels::cpu::{Cpu, CpuOptions};
 use outpour_kernels::quant::Q8_BLOCK;
@@ -18,8 +17,7 @@ use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout};
 use outpour_store::packer::Packed;
 use outpour_store::plan::{Ask, ClassNeeds, Needs, Plan};
-use outpour_store::probe::{self, Flow, ReadSpeed};
-use outpour_store::read::{self, Reader, Region};
+use outpour_store::read;
 use serde_json::Value;
 
 use crate::error::EngineError;
@@ -304,21 +302,6 @@ impl Inspection {
     /// Bytes of memory to measure the drive with.
     pub fn probe_bytes(&self) -> usize {
         PROBE_EXPERTS * self.layout.classes().iter().max().copied().unwrap_or(0)
-    }
-
-    /// How fast the drive gives experts of this model through `reader` into `memory`, of [`Self::probe_bytes`].
-    ///
-    /// # Errors
-    /// When a read failed, or the model has no experts.
-    pub fn probe_drive(
-        &self,
-        reader: &mut dyn Reader,
-        memory: &Arc<Region>,
-        flow: Flow,
-        budget: Duration,
-    ) -> Result<ReadSpeed, EngineError> {
-        let memory = std::slice::from_ref(memory);
-        Ok(probe::expert_reads(&self.checkpoint, &self.layout, reader, memory, flow, budget, 1)?)
     }
 
     /// Builds the model over other weights of the same checkpoint.

@@ -149,10 +149,11 @@ impl Lookahead {
 
     /// Ends a generated token.
     pub fn end_step(&mut self, stream: &StreamStats) {
-        if self.mode == LookaheadMode::Auto && self.top_k > 0 {
-            if let Some(gain) = self.trial.end_token(stream.blocked.as_secs_f64(), stream.misses as f64) {
-                self.stats.gain = Some(gain);
-            }
+        if self.mode == LookaheadMode::Auto
+            && self.top_k > 0
+            && let Some(gain) = self.trial.end_token(stream.blocked.as_secs_f64(), stream.misses as f64)
+        {
+            self.stats.gain = Some(gain);
         }
     }
 

@@ -187,16 +187,17 @@ pub enum Activation {
     },
     /// `silu(gate)`: up is not read.
     Silu,
+    /// `max(gate, 0)²`: up is not read (Nemotron, arXiv 2109.08668).
+    Relu2,
     /// `gelu(gate) · up`, with gelu's approximation by tanh (Gemma).
     GeGlu,
 }
 
-/// A gated MLP: `down( act(gate·x, up·x) )`, with biases where there are any. One routed expert, a shared one, or a dense
-/// layer's.
+/// An MLP: `down( act(gate·x, up·x) )`, with biases where there are any. One routed expert, a shared one, or a dense layer's.
 #[derive(Clone, Debug)]
 pub struct Mlp {
-    /// `[width, hidden]`.
-    pub gate: Matrix,
+    /// `[width, hidden]`; where there is none, the activation takes up's product alone.
+    pub gate: Option<Matrix>,
     /// `[width, hidden]`.
     pub up: Matrix,
     /// `[hidden, width]`.
@@ -205,6 +206,18 @@ pub struct Mlp {
     pub biases: Option<[Bias; 3]>,
     /// Between them.
     pub activation: Activation,
+}
+
+impl Mlp {
+    /// What the activation takes first: gate, or up where there is none; and its place among the biases.
+    pub fn first(&self) -> (&Matrix, usize) {
+        self.gate.as_ref().map_or((&self.up, 1), |gate| (gate, 0))
+    }
+
+    /// Its width.
+    pub fn width(&self) -> usize {
+        self.up.rows()
+    }
 }
 
 /// What is added to every row of a product.
@@ -493,8 +506,11 @@ pub trait Ops: Send + Sync {
             }
         };
         self.gather(x, rows, &inputs);
-        biased(&inputs, &mlp.gate, 0, &gate);
-        biased(&inputs, &mlp.up, 1, &up);
+        let (first, bias) = mlp.first();
+        biased(&inputs, first, bias, &gate);
+        if mlp.gate.is_some() {
+            biased(&inputs, &mlp.up, 1, &up);
+        }
         self.glu(&gate, &up, mlp.activation, &gate);
         biased(&gate, &mlp.down, 2, out);
     }

@@ -83,7 +83,7 @@ impl Weights<'_> {
         let all: Vec<u32> = (0..rows as u32).collect();
         let work = |i: usize| self.ops().mlp(&x, &all, &experts[i % experts.len()], &scratch, &out);
         let seconds = typical_seconds(budget, work);
-        let bytes = experts[0].gate.bytes() + experts[0].up.bytes() + experts[0].down.bytes();
+        let bytes = experts[0].first().0.bytes() + experts[0].up.bytes() + experts[0].down.bytes();
         Ok(ProductSpeed {
             format,
             rows,

@@ -91,9 +91,15 @@ impl Layer {
             choice: tensor([1, 8].into(), DType::I32),
             weights: rows(8),
             scratch: MlpScratch { x: rows(HIDDEN), gate: rows(HIDDEN), up: rows(HIDDEN) },
-            mlp: Mlp { gate: matrix(), up: matrix(), down: matrix(), biases: None, activation: Activation::SwiGlu },
+            mlp: Mlp {
+                gate: Some(matrix()),
+                up: matrix(),
+                down: matrix(),
+                biases: None,
+                activation: Activation::SwiGlu,
+            },
             quantised: Mlp {
-                gate: quantised(),
+                gate: Some(quantised()),
                 up: quantised(),
                 down: quantised(),
                 biases: None,
@@ -138,7 +144,7 @@ impl Layer {
         cpu.fetch(&self.choice, &mut choice).wait();
         cpu.mlp(&self.x, &[0], &self.mlp, &self.scratch, &self.out);
         cpu.mlp(&self.x, &[0], &self.quantised, &self.scratch, &self.out);
-        cpu.linear(&self.x, &self.quantised.gate, &self.out);
+        cpu.linear(&self.x, &self.quantised.down, &self.out);
         cpu.embed(&self.quantised.up, &[7], &self.x);
         cpu.combine(&self.out, &[Contribution { token: 0, row: 0, weight: 0.5 }], &self.x);
         self.recurrence();

@@ -7,6 +7,7 @@ pub mod delta_net;
 pub mod feed_forward;
 pub mod kda;
 pub mod lightning;
+pub mod mamba2;
 pub mod mixer;
 pub mod mla;
 pub mod mlp;

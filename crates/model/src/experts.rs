@@ -553,7 +553,8 @@ impl ExpertStream {
             }
             stored.matrix(parts)
         };
-        Mlp { gate: matrix(0), up: matrix(1), down: matrix(2), biases: None, activation: shape.activation }
+        let gate = (shape.matrices[0].rows > 0).then(|| matrix(0));
+        Mlp { gate, up: matrix(1), down: matrix(2), biases: None, activation: shape.activation }
     }
 }
 

@@ -9,5 +9,6 @@ pub mod llama;
 pub mod minimax;
 pub mod minimax_m2;
 pub mod mixtral;
+pub mod nemotron_h;
 pub mod qwen3_5_moe;
 pub mod qwen3_moe;

@@ -63,7 +63,7 @@ pub fn pack(
     let converting = requantise.map(|affine| {
         move |layer: usize, parts: &[Vec<u8>], made: &mut [Vec<u8>]| {
             let shape = source.shapes[layer].as_ref().expect("invariant: only layers with experts are converted");
-            for (m, (stored, made)) in shape.matrices.iter().zip(made.chunks_exact_mut(3)).enumerate() {
+            for ((m, stored), made) in shape.present().zip(made.chunks_exact_mut(3)) {
                 let [q, scales, biases] = made else { unreachable!("invariant: chunks of three") };
                 for part in [&mut *q, &mut *scales, &mut *biases] {
                     part.clear();
@@ -87,7 +87,8 @@ pub fn pack(
 /// The parts of one expert as they are packed.
 fn specs(name: &str, shape: &ExpertShape, requantise: Option<Affine>) -> Result<Vec<PartSpec>, ModelError> {
     let mut specs = Vec::with_capacity(shape.parts());
-    for (stored, matrix) in shape.matrices.iter().zip(MATRICES) {
+    for (m, stored) in shape.present() {
+        let matrix = MATRICES[m];
         let stored = match requantise {
             Some(affine) => requantised(&format!("{name}.{matrix}"), stored, affine)?,
             None => *stored,

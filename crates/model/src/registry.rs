@@ -8,6 +8,7 @@ use crate::blocks::attention::QkNorm;
 use crate::blocks::deepseek_moe::Choice;
 use crate::config::{Config, ModelError};
 use crate::families::gemma::{self, Gemma};
+use crate::families::nemotron_h::NemotronH;
 use crate::families::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
 use crate::families::{
     deepseek, glm4_moe, gpt_oss, kimi_linear, llama, minimax, minimax_m2, mixtral, qwen3_5_moe, qwen3_moe,
@@ -200,6 +201,14 @@ pub const FAMILIES: &[Family] = &[
         fixtures: &["gemma4"],
         experts: ExpertNames::Joined,
         build: |config, weights, kv| Ok(Box::new(Gemma::build(gemma::Family::Gemma4, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "nemotron_h",
+        models: "Nemotron-3-Nano-30B-A3B, Nemotron-H (dense)",
+        attention: "Mamba-2, some GQA without positions",
+        fixtures: &["nemotron_h"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(NemotronH::build(config, weights, kv)?)),
     },
     Family {
         model_type: "minimax",

@@ -499,8 +499,8 @@ impl State {
         {
             return problem("is damaged (it lacks blocks that are seen): start anew".into());
         }
-        let mut state = State::default();
-        state.held = header.blocks_gone.iter().map(|&gone| Held { gone, ..Held::default() }).collect();
+        let held = header.blocks_gone.iter().map(|&gone| Held { gone, ..Held::default() }).collect();
+        let mut state = State { held, ..State::default() };
         state.reserve(header.tokens, layout, pool, residency, ops)?;
         state.tokens = header.tokens;
         let mut bytes = Vec::new();

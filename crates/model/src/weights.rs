@@ -53,7 +53,7 @@ pub enum DeclaredKind {
     },
     /// Anything else, always plain.
     Tensor,
-    /// Gate, up and down of a layer's experts: `[experts, 3, width, hidden]`.
+    /// Gate, up and down of a layer's experts: `[experts, 3, width, hidden]`; where there is no gate, `[experts, 2, ..]`.
     Experts,
 }
 
@@ -268,7 +268,7 @@ impl<'a> Weights<'a> {
         }
         let Some(checkpoint) = self.checkpoint else {
             let name = format!("{}.experts", of.prefix);
-            self.declare_one(&name, &[of.experts, 3, of.width, of.hidden], DeclaredKind::Experts);
+            self.declare_one(&name, &[of.experts, of.matrices(), of.width, of.hidden], DeclaredKind::Experts);
             return Ok(());
         };
         self.experts[of.layer] = Some(experts::locate(checkpoint, of)?);

@@ -9,7 +9,7 @@ use outpour_model::weights::{DeclaredKind, Weights};
 use serde_json::Value;
 
 /// Name, parameters in billions as published, bytes of an expert at MLX's 4 bits, experts.
-const PUBLISHED: [(&str, f64, usize, usize); 22] = [
+const PUBLISHED: [(&str, f64, usize, usize); 23] = [
     ("Qwen3-30B-A3B", 30.5, 2_654_208, 6_144),
     ("Qwen3-235B-A22B", 235.0, 10_616_832, 12_032),
     // Its maker's 80 with the heads for multi-token prediction, which are not read.
@@ -31,6 +31,7 @@ const PUBLISHED: [(&str, f64, usize, usize); 22] = [
     ("Kimi-K2", 1026.0, 24_772_608, 23_040),
     ("Kimi-Linear-48B-A3B", 49.1, 3_981_312, 6_656),
     ("MiniMax-Text-01", 456.0, 95_551_488, 2_560),
+    ("Nemotron-3-Nano-30B-A3B", 31.6, 5_612_544, 2_944),
     ("Gemma-3-27B", 27.0, 0, 0),
     ("Gemma-4-26B-A4B", 25.2, 3_345_408, 3_840),
 ];

@@ -12,8 +12,9 @@ use crate::chat::{Chat, Wishes, begin};
 use crate::collected::Collected;
 use crate::error::{Api, ApiError, json_response};
 use crate::fields::Fields;
+use crate::forms::Form;
 use crate::ids;
-use crate::openai::join_system;
+use crate::openai::{join_system, read_format};
 use crate::stream::{Broken, EVENTS, Gone, Out, streamed};
 use crate::turn::{Said, Turn};
 use crate::worker::{Done, Finish};
@@ -31,7 +32,7 @@ pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>,
     let stops = fields.texts("stop_sequences")?;
     chat.wishes = Wishes { tokens_max: Some(tokens_max), stop: stops.clone(), ..Wishes::read(&fields, &app.model)? };
     let stream = fields.flag("stream")?.unwrap_or(false);
-    let turn = begin(app.model.clone(), app.door.clone(), app.replay.clone(), chat).await?;
+    let turn = begin(&app, chat).await?;
     let writer = Writer { id: ids::name("msg_"), name, stops, blocks: 0, open: None, calls: false };
     if stream {
         return streamed(EVENTS, turn, |turn, out| writer.write(turn, out)).await;
@@ -70,6 +71,7 @@ fn read(fields: &Fields) -> Result<Chat, ApiError> {
         chat.kwargs.insert("enable_thinking".into(), (kind != "disabled").into());
         chat.budget = thinking.count("budget_tokens")?;
     }
+    read_form(fields, &mut chat)?;
     chat.kwargs.extend(fields.object("chat_template_kwargs")?.cloned().unwrap_or_default());
     Ok(chat)
 }
@@ -173,16 +175,31 @@ fn tools(fields: &Fields) -> Result<Vec<Value>, ApiError> {
             function.insert("description".into(), text.into());
         }
         function.insert("parameters".into(), Value::Object(schema.clone()));
+        function.extend(tool.flag("strict")?.filter(|strict| *strict).map(|strict| ("strict".into(), strict.into())));
         tools.push(json!({"type": "function", "function": function}));
     }
-    match fields.value("tool_choice") {
-        None => Ok(tools),
-        Some(choice) => match Fields::of(choice, "tool_choice")?.text("type")? {
-            Some("none") => Ok(Vec::new()),
-            Some("auto") | None => Ok(tools),
-            Some(_) => Err(ApiError::field("tool_choice", "must be of type auto or none")),
-        },
+    Ok(tools)
+}
+
+/// What the choice of tools and the format ask of the answer.
+fn read_form(fields: &Fields, chat: &mut Chat) -> Result<(), ApiError> {
+    let format = match fields.object("output_config")? {
+        Some(config) => config.get("format"),
+        None => fields.value("output_format"),
+    };
+    if let Some(format) = format {
+        chat.form = read_format(format, "output_format")?;
     }
+    let Some(choice) = fields.value("tool_choice") else { return Ok(()) };
+    let choice = Fields::of(choice, "tool_choice")?;
+    match choice.text("type")? {
+        Some("none") => chat.tools.clear(),
+        Some("auto") | None => {}
+        Some("any") => chat.form = Form::Calls,
+        Some("tool") => chat.form = Form::Call(choice.required("name", choice.text("name")?)?.to_owned()),
+        Some(_) => return Err(ApiError::field("tool_choice.type", "must be auto, any, tool or none")),
+    }
+    Ok(())
 }
 
 /// Tokens of the prompt: those computed, and those found.

@@ -6,8 +6,10 @@ use outpour_engine::sample::Sampling;
 use outpour_text::{AnswerStream, ChatRequest, ChatTemplate, Dialect, TextError, Tokenizer, ends_thinking};
 use serde_json::{Map, Value, json};
 
+use crate::App;
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::forms::Form;
 use crate::ids;
 use crate::replay::Replay;
 use crate::turn::Turn;
@@ -54,6 +56,8 @@ pub(crate) struct Chat {
     pub(crate) wishes: Wishes,
     /// Tokens that may be thought.
     pub(crate) budget: Option<usize>,
+    /// What the answer is held to.
+    pub(crate) form: Form,
 }
 
 /// A conversation as text and tokens.
@@ -243,17 +247,19 @@ pub(crate) fn submit(door: &Door, ask: Ask) -> Result<tokio::sync::mpsc::Receive
 }
 
 /// Begins the answer to a conversation. Rendering and tokenizing may take a while, and so have a thread of their own.
-pub(crate) async fn begin(model: Arc<Model>, door: Door, replay: Arc<Replay>, chat: Chat) -> Result<Turn, ApiError> {
+pub(crate) async fn begin(app: &Arc<App>, chat: Chat) -> Result<Turn, ApiError> {
+    let shared = app.clone();
     let prepared = tokio::task::spawn_blocking(move || {
-        let prompt = model.prompt(&chat, &replay)?;
+        let model = &shared.model;
+        let prompt = model.prompt(&chat, &shared.replay)?;
         let thinking = ends_thinking(model.dialect(), &prompt.text);
         let stream = AnswerStream::new(model.dialect(), thinking, &chat.tools);
         let budget = chat.budget.filter(|_| thinking).map(|tokens| model.budget(tokens)).transpose()?.flatten();
+        let constraint = shared.forms.constraint(model, &chat, thinking)?;
         let prompt_tokens = prompt.tokens.len();
-        let ask = Ask { marks: prompt.marks, budget, ..model.ask(prompt.tokens, &chat.wishes) };
-        Ok((ask, stream, replay, prompt_tokens))
+        let ask = Ask { marks: prompt.marks, budget, constraint, ..model.ask(prompt.tokens, &chat.wishes) };
+        Ok((ask, stream, prompt_tokens))
     });
-    let (ask, stream, replay, prompt_tokens) =
-        prepared.await.map_err(|error| ApiError::unavailable(error.to_string()))??;
-    Ok(Turn::new(submit(&door, ask)?, Some(stream), Some(replay), prompt_tokens))
+    let (ask, stream, prompt_tokens) = prepared.await.map_err(|error| ApiError::unavailable(error.to_string()))??;
+    Ok(Turn::new(submit(&app.door, ask)?, Some(stream), Some(app.replay.clone()), prompt_tokens))
 }

@@ -20,13 +20,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep, timeout};
+use tokio_stream::StreamExt;
 
 use crate::error::ApiError;
 
 /// Connections at most; further ones are closed at once.
 const CONNECTIONS_MAX: usize = 512;
 /// Bytes of a request's first line and headers.
-const HEADER_BYTES_MAX: usize = 64 << 10;
+pub(crate) const HEADER_BYTES_MAX: usize = 32 << 10;
 /// Its headers.
 const HEADERS_MAX: usize = 100;
 /// Bytes of a body.
@@ -121,6 +122,21 @@ impl AsyncWrite for Patient {
     }
 }
 
+/// Reads a body that is not wanted, within bounds: a client that is still sending would not see the answer otherwise.
+async fn discard(request: Request) {
+    let mut body = request.into_body().into_data_stream();
+    let read = async {
+        let mut left = 4 * BODY_BYTES_MAX;
+        while let Some(Ok(bytes)) = body.next().await {
+            left = left.saturating_sub(bytes.len());
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    let _ = timeout(HEADER_TIME_MAX, read).await;
+}
+
 /// Room for the bodies that are being read.
 pub(crate) struct Bodies(Semaphore);
 
@@ -141,6 +157,7 @@ impl Bodies {
             request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let length = length.unwrap_or(BODY_BYTES_MAX);
         if length > BODY_BYTES_MAX {
+            discard(request).await;
             return Err(too_large());
         }
         let late = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");

@@ -17,6 +17,7 @@ mod collected;
 mod connection;
 mod error;
 mod fields;
+mod forms;
 mod guard;
 mod ids;
 mod metrics;
@@ -46,18 +47,23 @@ pub use worker::Loader;
 
 use connection::Bodies;
 use error::{Api, ApiError};
+use forms::Forms;
 use replay::Replay;
 use worker::Door;
 
 /// Bytes that serving itself takes at most, beside the engine: bodies that are read, prompts and answers under way,
-/// connections, threads.
-pub const SERVE_BYTES: usize = 64 << 20;
+/// connections and threads; and for a vocabulary of so many tokens the logits and penalties of all that runs (9 bytes each a
+/// token) and the tree of tokens that grammars search.
+pub fn serve_bytes(vocab: usize) -> usize {
+    (48 << 20) + vocab * (9 * worker::RUNNING_MAX + 128)
+}
 
 /// What all routes share.
 struct App {
     model: Arc<Model>,
     door: Door,
     replay: Arc<Replay>,
+    forms: Forms,
     bodies: Bodies,
     access: Access,
     began_s: u64,
@@ -75,7 +81,7 @@ pub fn serve(
     load: Loader,
     idle_release: Option<Duration>,
 ) -> Result<(), String> {
-    let (worker, door) = worker::worker(load, model.tokenizer.clone(), model.vocab, idle_release);
+    let (worker, door) = worker::worker(load, model.tokenizer.clone(), idle_release);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4).enable_all().build();
     let runtime = runtime.map_err(|error| format!("no threads for connections: {error}"))?;
@@ -91,6 +97,7 @@ pub fn serve(
         model: Arc::new(model),
         door: door.clone(),
         replay: Arc::default(),
+        forms: Forms::default(),
         bodies: Bodies::default(),
         access,
         began_s: ids::now_s(),
@@ -200,6 +207,11 @@ async fn wrong_method(request: Request) -> Response<Body> {
 async fn guarded(State(app): State<Arc<App>>, request: Request, next: Next) -> Response<Body> {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let path = request.uri().path();
+    let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if header_bytes > connection::HEADER_BYTES_MAX {
+        let problem = format!("the headers are larger than {} bytes", connection::HEADER_BYTES_MAX);
+        return ApiError::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, problem).response(Api::of_path(path));
+    }
     let mut response = match app.access.check(request.method(), path, request.headers()) {
         Err(error) => error.response(Api::of_path(path)),
         Ok(()) if *request.method() == Method::OPTIONS => {

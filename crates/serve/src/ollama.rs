@@ -11,6 +11,7 @@ use crate::App;
 use crate::chat::{Chat, Model, Wishes, begin, submit};
 use crate::error::{Api, ApiError, json_response};
 use crate::fields::Fields;
+use crate::forms::Form;
 use crate::ids;
 use crate::stream::{Broken, Gone, Out, streamed};
 use crate::turn::{Said, Turn};
@@ -41,7 +42,8 @@ pub(crate) async fn chat(app: Arc<App>, body: Value) -> Result<Response<Body>, A
     let mut chat = Chat { messages, wishes: wishes(&fields, &app.model)?, ..Chat::default() };
     chat.tools = fields.list("tools")?.unwrap_or_default().to_vec();
     read_think(&fields, &mut chat)?;
-    let turn = begin(app.model.clone(), app.door.clone(), app.replay.clone(), chat).await?;
+    chat.form = format(&fields)?;
+    let turn = begin(&app, chat).await?;
     respond(&app, &fields, turn, true).await
 }
 
@@ -62,7 +64,8 @@ pub(crate) async fn generate(app: Arc<App>, body: Value) -> Result<Response<Body
     let messages = system.into_iter().chain([json!({"role": "user", "content": prompt})]).collect();
     let mut chat = Chat { messages, wishes, ..Chat::default() };
     read_think(&fields, &mut chat)?;
-    let turn = begin(app.model.clone(), app.door.clone(), app.replay.clone(), chat).await?;
+    chat.form = format(&fields)?;
+    let turn = begin(&app, chat).await?;
     respond(&app, &fields, turn, false).await
 }
 
@@ -81,6 +84,17 @@ fn read_think(fields: &Fields, chat: &mut Chat) -> Result<(), ApiError> {
         _ => fields.flag("think")?.and_then(|think| chat.kwargs.insert("enable_thinking".into(), think.into())),
     };
     Ok(())
+}
+
+/// `"json"`, or a schema.
+fn format(fields: &Fields) -> Result<Form, ApiError> {
+    match fields.value("format") {
+        None => Ok(Form::Free),
+        Some(Value::String(text)) if text.is_empty() => Ok(Form::Free),
+        Some(Value::String(text)) if text == "json" => Ok(Form::Json(json!({"type": "object"}))),
+        Some(schema @ Value::Object(_)) => Ok(Form::Json(schema.clone())),
+        Some(_) => Err(ApiError::field("format", "must be \"json\" or a schema")),
+    }
 }
 
 fn wishes(fields: &Fields, model: &Model) -> Result<Wishes, ApiError> {

@@ -12,6 +12,7 @@ use crate::App;
 use crate::chat::{Chat, Model};
 use crate::error::{ApiError, json_response};
 use crate::fields::Fields;
+use crate::forms::Form;
 use crate::ids;
 use crate::worker::{Done, Finish, Score};
 
@@ -87,6 +88,45 @@ pub(crate) fn read_thinking(fields: &Fields, chat: &mut Chat) -> Result<(), ApiE
     }
     chat.kwargs.extend(fields.object("chat_template_kwargs")?.cloned().unwrap_or_default());
     chat.budget = fields.count("thinking_budget")?;
+    Ok(())
+}
+
+/// The form of an answer: `{"type": "json_schema", …}`, whose schema stands in it or in its own `json_schema`.
+pub(crate) fn read_format(format: &Value, place: &str) -> Result<Form, ApiError> {
+    let fields = Fields::of(format, place)?;
+    match fields.required("type", fields.text("type")?)? {
+        "text" => Ok(Form::Free),
+        "json_object" => Ok(Form::Json(json!({"type": "object"}))),
+        "json_schema" => {
+            let inner = fields.object("json_schema")?.and_then(|inner| inner.get("schema"));
+            let schema = inner.or(fields.value("schema")).filter(|schema| schema.is_object() || schema.is_boolean());
+            let schema = schema.ok_or_else(|| ApiError::field(place, "has no schema"))?;
+            Ok(Form::Json(schema.clone()))
+        }
+        kind => Err(ApiError::field(
+            &fields.name("type"),
+            &format!("is {kind:?}, and not text, json_object or json_schema"),
+        )),
+    }
+}
+
+/// What a choice of tools makes of the answer and of the tools: `"auto"`, `"none"`, `"required"`, or a function's name, which
+/// stands in it or in its own `function`.
+pub(crate) fn read_tool_choice(fields: &Fields, chat: &mut Chat) -> Result<(), ApiError> {
+    let named = |choice: &Value| {
+        let name = choice["function"].get("name").or(choice.get("name"))?;
+        name.as_str().map(str::to_owned)
+    };
+    match fields.value("tool_choice") {
+        None => {}
+        Some(Value::String(choice)) if choice == "auto" => {}
+        Some(Value::String(choice)) if choice == "none" => chat.tools.clear(),
+        Some(Value::String(choice)) if choice == "required" => chat.form = Form::Calls,
+        Some(choice) => {
+            let problem = "must be \"auto\", \"none\", \"required\" or the name of a function";
+            chat.form = Form::Call(named(choice).ok_or_else(|| ApiError::field("tool_choice", problem))?);
+        }
+    }
     Ok(())
 }
 

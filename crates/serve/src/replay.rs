@@ -43,8 +43,7 @@ impl Replay {
     pub(crate) fn find(&self, message: &Value) -> Option<Arc<Remembered>> {
         let calls = message.get("tool_calls")?.as_array()?;
         let answers = self.answers.lock().ok()?;
-        let found = answers.iter().rev().find(|answer| answer.is_of(calls)).cloned();
-        found
+        answers.iter().rev().find(|answer| answer.is_of(calls)).cloned()
     }
 }
 

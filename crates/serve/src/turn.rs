@@ -8,7 +8,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::error::ApiError;
 use crate::replay::Replay;
-use crate::worker::{Done, Event, Failure, Score};
+use crate::worker::{Done, Event, Failure, Finish, Score};
 
 /// What there is to say next.
 #[derive(Debug)]
@@ -121,7 +121,8 @@ impl Turn {
 
     /// Remembers the answer's own tokens, once it has ended, under the names of its calls.
     pub(crate) fn remember(&mut self, done: &Done) {
-        if let Some(replay) = &self.replay {
+        // An answer that was cut is no answer that a template would end.
+        if let Some(replay) = self.replay.as_ref().filter(|_| done.finish == Finish::Model) {
             replay.remember(std::mem::take(&mut self.calls), &done.tokens);
         }
     }

@@ -1,6 +1,7 @@
 //! The one thread that owns the engine. Requests wait in a queue, run together on the engine's scheduler, and tell their
 //! clients of every token. A request whose client is gone is ended; one that finds no memory gives way and comes again.
 
+mod constraint;
 mod job;
 mod kept;
 
@@ -16,10 +17,11 @@ use outpour_model::ModelError;
 use outpour_text::Tokenizer;
 use tokio::sync::mpsc;
 
+pub(crate) use constraint::{Begins, Constraint};
 pub(crate) use job::{Ask, Budget, Done, Event, Failure, Finish, Score};
 
 use crate::metrics::Metrics;
-use job::Job;
+use job::{Choice, Job};
 use kept::Kept;
 
 /// Requests that wait at most, beside those that run.
@@ -77,7 +79,6 @@ pub(crate) struct Door {
     inbox: Sender<Job>,
     pub(crate) shared: Arc<Shared>,
     tokenizer: Arc<Tokenizer>,
-    vocab: usize,
 }
 
 /// Why a request was not taken.
@@ -98,8 +99,7 @@ impl Door {
             return Err(Refused::Ending);
         }
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
-        let job =
-            Job::new(ask, events, &self.tokenizer, self.vocab).map_err(|error| Refused::Stop(error.to_string()))?;
+        let job = Job::new(ask, events, &self.tokenizer).map_err(|error| Refused::Stop(error.to_string()))?;
         let position = self.shared.queued.fetch_add(1, Ordering::Relaxed);
         if position >= QUEUE_MAX {
             self.shared.queued.fetch_sub(1, Ordering::Relaxed);
@@ -135,18 +135,14 @@ pub(crate) struct Worker {
     waiting: VecDeque<Job>,
     running: Vec<Job>,
     kept: Kept,
+    choice: Choice,
     shared: Arc<Shared>,
     tokenizer: Arc<Tokenizer>,
     idle_release: Option<Duration>,
 }
 
 /// A worker and the way to it.
-pub(crate) fn worker(
-    load: Loader,
-    tokenizer: Arc<Tokenizer>,
-    vocab: usize,
-    idle_release: Option<Duration>,
-) -> (Worker, Door) {
+pub(crate) fn worker(load: Loader, tokenizer: Arc<Tokenizer>, idle_release: Option<Duration>) -> (Worker, Door) {
     let (sender, inbox) = channel();
     let shared = Arc::new(Shared {
         health: Mutex::new(Health::Loading),
@@ -161,11 +157,12 @@ pub(crate) fn worker(
         waiting: VecDeque::new(),
         running: Vec::new(),
         kept: Kept::default(),
+        choice: Choice::default(),
         shared: shared.clone(),
         tokenizer: tokenizer.clone(),
         idle_release,
     };
-    (worker, Door { inbox: sender, shared, tokenizer, vocab })
+    (worker, Door { inbox: sender, shared, tokenizer })
 }
 
 impl Worker {
@@ -326,7 +323,7 @@ impl Worker {
         let mut at = 0;
         while at < self.running.len() {
             let job = &mut self.running[at];
-            match job.advance(engine, &mut self.kept, &self.tokenizer, &self.shared.metrics) {
+            match job.advance(engine, &mut self.kept, &self.tokenizer, &self.shared.metrics, &mut self.choice) {
                 ControlFlow::Continue(()) => at += 1,
                 ControlFlow::Break(()) => {
                     let job = self.running.remove(at);

@@ -46,10 +46,13 @@ struct Pre {
     ignore_merges: bool,
 }
 
-const KNOWN: [Pre; 4] = [
-    Pre { names: &["gpt-2", "gpt2", "olmo", "mpt"], pattern: None, nfc: false, ignore_merges: false },
+/// Of Llama 3 and GLM-4.
+const DIGITS_BY_THREE: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const KNOWN: [Pre; 5] = [
+    Pre { names: &["gpt-2"], pattern: None, nfc: false, ignore_merges: false },
     Pre {
-        names: &["qwen2", "deepseek-r1-qwen", "hunyuan", "solar-open"],
+        names: &["qwen2"],
         pattern: Some(
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
         ),
@@ -65,13 +68,12 @@ const KNOWN: [Pre; 4] = [
         ignore_merges: false,
     },
     Pre {
-        names: &["llama-bpe", "llama-v3", "llama3", "glm4", "chatglm-bpe", "dbrx", "smaug-bpe"],
-        pattern: Some(
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ),
+        names: &["llama-bpe", "llama-v3", "llama3"],
+        pattern: Some(DIGITS_BY_THREE),
         nfc: false,
         ignore_merges: true,
     },
+    Pre { names: &["glm4", "chatglm-bpe"], pattern: Some(DIGITS_BY_THREE), nfc: false, ignore_merges: false },
 ];
 
 impl Pre {

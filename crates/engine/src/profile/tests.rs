@@ -83,14 +83,15 @@ fn what_is_damaged_or_old_is_one_line() {
         Profile::read(&path).unwrap_err().to_string()
     };
     let whole = serde_json::to_string(&profile()).unwrap();
-    for cut in ["", "{", "[]", "{}", "null", r#"{"version": 1}"#, &whole[..whole.len() / 2], "\0\u{1}garbage"] {
+    let bare = format!("{{\"version\": {VERSION}}}");
+    for cut in ["", "{", "[]", "{}", "null", bare.as_str(), &whole[..whole.len() / 2], "\0\u{1}garbage"] {
         let line = refusal(cut);
         assert!(line.contains("machine.json") && line.contains("damaged") && !line.contains('\n'), "{cut:?}: {line}");
     }
     let unknown = whole.replace("affine4g64", "affine7g64");
     assert!(refusal(&unknown).contains("affine7g64"));
-    let newer = refusal(&whole.replacen("\"version\":1", "\"version\":99", 1));
-    assert!(newer.contains("version 99, not 1") && newer.contains("outpour doctor"), "{newer}");
+    let newer = refusal(&whole.replacen(&format!("\"version\":{VERSION}"), "\"version\":99", 1));
+    assert!(newer.contains(&format!("version 99, not {VERSION}")) && newer.contains("outpour doctor"), "{newer}");
     // Damage is mended by the next measurement.
     profile().save_to(&path).unwrap();
     assert_eq!(Profile::read(&path).unwrap(), Some(profile()));

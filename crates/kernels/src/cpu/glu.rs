@@ -21,17 +21,18 @@ pub(super) fn glu(cpu: &Cpu, gate: &Tensor, up: &Tensor, activation: Activation,
 /// # Safety
 /// All three addresses hold `n` elements that no one else writes; `out` may be `gate` or `up`.
 pub(super) unsafe fn glu_at(gate: *const f32, up: *const f32, activation: Activation, out: *mut f32, n: usize) {
-    match activation {
-        // SAFETY: the caller's promise, here and below.
-        Activation::SwiGlu => unsafe { each(gate, up, out, n, |gate, up| silu(gate) * up) },
-        Activation::SwiGluClamped { alpha, limit } => unsafe {
-            each(gate, up, out, n, |gate, up| {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match activation {
+            Activation::SwiGlu => each(gate, up, out, n, |gate, up| silu(gate) * up),
+            Activation::SwiGluClamped { alpha, limit } => each(gate, up, out, n, |gate, up| {
                 let (gate, up) = (gate.min(limit), up.clamp(-limit, limit));
                 (up + 1.0) * (gate / (1.0 + (-alpha * gate).exp()))
-            });
-        },
-        Activation::Silu => unsafe { each(gate, up, out, n, |gate, _| silu(gate)) },
-        Activation::GeGlu => unsafe { each(gate, up, out, n, |gate, up| gelu(gate) * up) },
+            }),
+            Activation::Silu => each(gate, up, out, n, |gate, _| silu(gate)),
+            Activation::Relu2 => each(gate, up, out, n, |gate, _| gate.max(0.0) * gate.max(0.0)),
+            Activation::GeGlu => each(gate, up, out, n, |gate, up| gelu(gate) * up),
+        }
     }
 }
 

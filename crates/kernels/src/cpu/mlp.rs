@@ -12,8 +12,8 @@ use crate::{Matrix, Mlp, MlpScratch, Ops, Tensor};
 
 pub(super) fn mlp(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
     let (tokens, hidden) = host::rows_of(x);
-    let width = mlp.gate.rows();
-    for (matrix, shape) in [(&mlp.gate, (width, hidden)), (&mlp.up, (width, hidden)), (&mlp.down, (hidden, width))] {
+    let (width, (first, _)) = (mlp.width(), mlp.first());
+    for (matrix, shape) in [(first, (width, hidden)), (&mlp.up, (width, hidden)), (&mlp.down, (hidden, width))] {
         assert_eq!((matrix.rows(), matrix.cols()), shape, "mlp: a matrix does not fit the others");
     }
     assert_eq!(host::rows_of(out), (rows.len(), hidden), "mlp: out does not fit");
@@ -22,7 +22,7 @@ pub(super) fn mlp(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpS
         assert!(room >= rows.len() && columns == d, "mlp: scratch {scratch:?} for {} rows of {d}", rows.len());
     }
     assert!(rows.iter().all(|&row| (row as usize) < tokens), "mlp: a row beyond the {tokens} of x");
-    if cpu.entry(&mlp.gate) != cpu.entry(&mlp.up) {
+    if cpu.entry(first) != cpu.entry(&mlp.up) {
         return composed(cpu, x, rows, mlp, scratch, out);
     }
     let out_tensor = out;
@@ -32,10 +32,10 @@ pub(super) fn mlp(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpS
     let mut entered = lock(&cpu.entered);
     for block in row_blocks(rows.len()) {
         let rows = &rows[block.clone()];
-        let input = input(cpu, &mlp.gate, gathered, &mut entered.input, hidden, rows.len());
+        let input = input(cpu, first, gathered, &mut entered.input, hidden, rows.len());
         let row_of_x = |row: usize| x[rows[row] as usize * hidden..][..hidden].as_ptr();
         // SAFETY: rows of x, and scratch for as many.
-        unsafe { enter(cpu, cpu.entry(&mlp.gate), row_of_x, input, hidden) };
+        unsafe { enter(cpu, cpu.entry(first), row_of_x, input, hidden) };
         halves(cpu, mlp, input, gate, up);
         let gated = self::input(cpu, &mlp.down, gate, &mut entered.hidden, width, rows.len());
         if cpu.entry(&mlp.down) != Entry::F32 {
@@ -61,8 +61,11 @@ fn composed(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch
         }
     };
     cpu.gather(x, rows, &inputs);
-    biased(&inputs, &mlp.gate, 0, &gate);
-    biased(&inputs, &mlp.up, 1, &up);
+    let (first, bias) = mlp.first();
+    biased(&inputs, first, bias, &gate);
+    if mlp.gate.is_some() {
+        biased(&inputs, &mlp.up, 1, &up);
+    }
     cpu.glu(&gate, &up, mlp.activation, &gate);
     biased(&gate, &mlp.down, 2, out);
 }
@@ -81,21 +84,25 @@ fn input(cpu: &Cpu, w: &Matrix, plain: Shared<f32>, scratch: &mut Vec<u8>, cols:
 
 /// gate, up and the activation between them, `[n, width]`, in one region; the result replaces gate.
 fn halves(cpu: &Cpu, mlp: &Mlp, input: Input, gate: Shared<f32>, up: Shared<f32>) {
-    let width = mlp.gate.rows();
-    let chunk = rows_of_task(cpu, width, mlp.gate.format().row_bytes(mlp.gate.cols()), input.rows);
-    reserve_widened(cpu, &mlp.gate);
+    let (width, (first, bias)) = (mlp.width(), mlp.first());
+    let chunk = rows_of_task(cpu, width, first.format().row_bytes(first.cols()), input.rows);
+    reserve_widened(cpu, first);
     reserve_widened(cpu, &mlp.up);
     cpu.pool.run(width.div_ceil(chunk), &|task, worker| {
         let columns = task * chunk..width.min((task + 1) * chunk);
         // SAFETY: `input` is what gate and up are multiplied with; these columns are this task's alone.
         unsafe {
-            product(cpu, worker, &mlp.gate, columns.clone(), input, gate);
-            product(cpu, worker, &mlp.up, columns.clone(), input, up);
+            product(cpu, worker, first, columns.clone(), input, gate);
+            if mlp.gate.is_some() {
+                product(cpu, worker, &mlp.up, columns.clone(), input, up);
+            }
             for row in 0..input.rows {
                 let at = row * width + columns.start;
-                if let Some([gate_bias, up_bias, _]) = &mlp.biases {
-                    add_bias_at(gate.slice_mut(at, columns.len()), gate_bias, columns.clone());
-                    add_bias_at(up.slice_mut(at, columns.len()), up_bias, columns.clone());
+                if let Some(biases) = &mlp.biases {
+                    add_bias_at(gate.slice_mut(at, columns.len()), &biases[bias], columns.clone());
+                    if mlp.gate.is_some() {
+                        add_bias_at(up.slice_mut(at, columns.len()), &biases[1], columns.clone());
+                    }
                 }
                 glu_at(gate.at(at), up.at(at), mlp.activation, gate.at(at), columns.len());
             }

@@ -32,7 +32,7 @@ pub(super) fn rms_norm(cpu: &Cpu, x: &Tensor, norm: &RmsNorm, out: &Tensor) {
 /// Rows that have weights of their own.
 fn groups(norm: &RmsNorm, d: usize) -> usize {
     let weights = norm.weight.as_ref().map_or(d, Tensor::elements);
-    assert!(weights > 0 && weights % d == 0, "rms_norm: one weight an element of a row");
+    assert!(weights > 0 && weights.is_multiple_of(d), "rms_norm: one weight an element of a row");
     weights / d
 }
 

@@ -11,6 +11,7 @@ pub(super) fn glu(gate: &Tensor, up: &Tensor, activation: Activation, out: &Tens
             Activation::SwiGlu => silu(gate) * up,
             Activation::SwiGluClamped { alpha, limit } => swiglu_clamped(gate, up, alpha, limit),
             Activation::Silu => silu(gate),
+            Activation::Relu2 => gate.max(0.0) * gate.max(0.0),
             Activation::GeGlu => gelu(gate) * up,
         };
     }

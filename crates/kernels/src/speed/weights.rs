@@ -72,7 +72,7 @@ impl<'a> Weights<'a> {
             let gate = self.matrix(format, width, hidden, &mut used)?;
             let up = self.matrix(format, width, hidden, &mut used)?;
             let down = self.matrix(format, hidden, width, &mut used)?;
-            Some(Mlp { gate, up, down, biases: None, activation: Activation::SwiGlu })
+            Some(Mlp { gate: Some(gate), up, down, biases: None, activation: Activation::SwiGlu })
         });
         self.some(experts.collect())
     }

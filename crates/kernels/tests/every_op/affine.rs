@@ -154,7 +154,7 @@ proptest! {
             if plain == i { matrix(&mut random, rows, cols, format, 1) } else { stored[i].matrix(&mut random, rows, cols) }
         };
         let (gate, up, down) = (make(0, width, hidden), make(1, width, hidden), make(2, hidden, width));
-        let mlp = Mlp { gate, up, down, biases: None, activation: Activation::SwiGlu };
+        let mlp = Mlp { gate: Some(gate), up, down, biases: None, activation: Activation::SwiGlu };
         let x = activations(&mut random, n, hidden);
         let rows: Vec<u32> = (0..n).map(|_| random.below(n) as u32).collect();
         let scratch = MlpScratch { x: empty([n, hidden]), gate: empty([n, width]), up: empty([n, width]) };

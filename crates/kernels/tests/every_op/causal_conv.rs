@@ -39,7 +39,7 @@ impl Case {
         Made {
             x: random.tensor([self.n, self.channels]),
             weight: weight(&mut random, [self.channels, self.kernel], self.format, self.tail),
-            bias: (self.seed % 2 == 0).then(|| weight(&mut random, [self.channels], self.format, self.tail)),
+            bias: self.seed.is_multiple_of(2).then(|| weight(&mut random, [self.channels], self.format, self.tail)),
             tail: random.tensor([self.kernel - 1, self.channels]),
         }
     }

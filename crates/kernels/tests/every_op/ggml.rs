@@ -141,7 +141,7 @@ proptest! {
             false => random_blocks(blocks[i], &mut random, rows, cols, 3),
         };
         let (gate, up, down) = (make(0, width, hidden), make(1, width, hidden), make(2, hidden, width));
-        let mlp = Mlp { gate, up, down, activation: Activation::SwiGlu, biases: None };
+        let mlp = Mlp { gate: Some(gate), up, down, activation: Activation::SwiGlu, biases: None };
         let x = activations(&mut random, n, hidden);
         let rows: Vec<u32> = (0..n).map(|_| random.below(n) as u32).collect();
         let scratch = MlpScratch { x: empty([n, hidden]), gate: empty([n, width]), up: empty([n, width]) };

@@ -49,7 +49,7 @@ proptest! {
         let x = random.tensor([tokens, hidden]);
         let rows: Vec<u32> = (0..1 + random.below(2 * tokens)).map(|_| random.below(tokens) as u32).collect();
         let mlp = Mlp {
-            gate: matrix(&mut random, width, hidden, formats.0, tail),
+            gate: (kind.0 != Activation::Relu2).then(|| matrix(&mut random, width, hidden, formats.0, tail)),
             up: matrix(&mut random, width, hidden, formats.1, tail),
             down: matrix(&mut random, hidden, width, formats.2, tail),
             biases: kind.1.then(|| biases(&mut random, width, hidden)),
@@ -235,14 +235,23 @@ pub fn contributions(random: &mut Random, count: usize, tokens: usize, parts: us
 
 /// What draws an MLP's activation, and whether it has biases.
 fn mlp_kinds() -> impl Strategy<Value = (Activation, bool)> {
-    let activations =
-        select(vec![Activation::SwiGlu, Activation::SwiGluClamped { alpha: 1.702, limit: 1.5 }, Activation::GeGlu]);
+    let activations = select(vec![
+        Activation::SwiGlu,
+        Activation::SwiGluClamped { alpha: 1.702, limit: 1.5 },
+        Activation::GeGlu,
+        Activation::Relu2,
+    ]);
     (activations, any::<bool>())
 }
 
 fn activation(random: &mut Random) -> Activation {
-    [Activation::SwiGlu, Activation::SwiGluClamped { alpha: 1.702, limit: 1.0 }, Activation::GeGlu, Activation::Silu]
-        [random.below(4)]
+    [
+        Activation::SwiGlu,
+        Activation::SwiGluClamped { alpha: 1.702, limit: 1.0 },
+        Activation::GeGlu,
+        Activation::Silu,
+        Activation::Relu2,
+    ][random.below(5)]
 }
 
 /// A bias over `d` columns, its values some apart.
@@ -305,8 +314,11 @@ pub fn mlp_of_operations(backend: &Backend, x: &Tensor, rows: &[u32], mlp: &Mlp,
         }
     };
     backend.ops.gather(x, rows, &inputs);
-    biased(&inputs, &mlp.gate, 0, &gate);
-    biased(&inputs, &mlp.up, 1, &up);
+    let (first, bias) = mlp.first();
+    biased(&inputs, first, bias, &gate);
+    if mlp.gate.is_some() {
+        biased(&inputs, &mlp.up, 1, &up);
+    }
     backend.ops.glu(&gate, &up, mlp.activation, &gate);
     biased(&gate, &mlp.down, 2, out);
 }
@@ -315,7 +327,7 @@ pub fn mlp_of_operations(backend: &Backend, x: &Tensor, rows: &[u32], mlp: &Mlp,
 /// be from it: what reordered sums do to gate and up, and, where that makes a value round to the other side, half a bit
 /// of bf16.
 fn mlp_of_reference(backend: &Backend, x: &Tensor, rows: &[u32], mlp: &Mlp) -> (Tensor, Vec<f32>) {
-    let (n, width, hidden) = (rows.len(), mlp.gate.rows(), mlp.gate.cols());
+    let (n, width, hidden) = (rows.len(), mlp.width(), mlp.up.cols());
     let round = |x: &Tensor, w: &Matrix| if backend.rounds(w.format()) { rounded(x) } else { x.clone() };
     let (inputs, gated, out) = (empty([n, hidden]), empty([n, width]), empty([n, hidden]));
     Reference.gather(x, rows, &inputs);
@@ -330,16 +342,16 @@ fn mlp_of_reference(backend: &Backend, x: &Tensor, rows: &[u32], mlp: &Mlp) -> (
         add_bias(&out, which);
         (norms(&input, w), out)
     };
-    let ((gate_norms, gate), (up_norms, up)) = (half(&mlp.gate, 0), half(&mlp.up, 1));
+    let ((gate_norms, gate), (up_norms, up)) = (half(mlp.first().0, mlp.first().1), half(&mlp.up, 1));
     Reference.glu(&gate, &up, mlp.activation, &gated);
     let entering = round(&gated, &mlp.down);
     Reference.linear(&entering, &mlp.down, &out);
     add_bias(&out, 2);
     let (gate, up, entering_values) = (to_f32(&gate), to_f32(&up), to_f32(&entering));
     let half_a_bit = if backend.rounds(mlp.down.format()) { 1.0 / 256.0 } else { 1e-6 };
-    // silu has a slope of at most 1.1 and is at most |z|; the clamped one takes up + 1.
+    // silu and gelu have slopes of at most 1.2 and are at most |z|; the clamped one takes up + 1; a square's slope is 2z.
     let off = |i: usize| {
-        let reordered = 1.1 * gate_norms[i] * (up[i].abs() + 1.0) + gate[i].abs() * up_norms[i] + gate[i].abs();
+        let reordered = 1.2 * gate_norms[i] * (up[i].abs() + 1.0) + gate[i].abs() * up_norms[i] + gate[i].abs();
         REORDERED * reordered + half_a_bit * entering_values[i].abs()
     };
     let (off, norms, down) =

@@ -53,7 +53,7 @@ proptest! {
         let x = random.tensor([n, hidden]);
         let rows: Vec<u32> = (0..n).map(|_| random.below(n) as u32).collect();
         let mlp = Mlp {
-            gate: matrix(&mut random, width, hidden, formats.0, tail),
+            gate: Some(matrix(&mut random, width, hidden, formats.0, tail)),
             up: matrix(&mut random, width, hidden, formats.1, tail),
             down: matrix(&mut random, hidden, width, formats.2, tail),
             biases: None, activation: Activation::SwiGlu,

@@ -22,15 +22,16 @@ pub enum Choice {
 pub struct DeepSeekMoe {
     hidden: usize,
     sizes: Sizes,
-    shared_width: usize,
+    /// Width of the shared experts together.
+    pub shared_width: usize,
     dense_width: usize,
     dense_layers: usize,
     choice: Choice,
     router: Router,
+    /// Of experts.
+    pub activation: Activation,
     /// Module that a sparse layer's tensors lie under.
     pub module: &'static str,
-    /// The learnt bias, behind the module.
-    pub bias: &'static str,
 }
 
 impl DeepSeekMoe {
@@ -68,8 +69,8 @@ impl DeepSeekMoe {
             dense_layers: config.count_or("first_k_dense_replace", 0)?,
             choice,
             router,
+            activation: Activation::SwiGlu,
             module: "mlp",
-            bias: "gate.e_score_correction_bias",
         })
     }
 
@@ -87,13 +88,13 @@ impl DeepSeekMoe {
         let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
         let bias = match self.choice {
             Choice::Softmax => None,
-            Choice::SigmoidBiased => Some(weights.vector(&format!("{prefix}.{}", self.bias), experts)?),
+            Choice::SigmoidBiased => Some(weights.vector(&format!("{prefix}.gate.e_score_correction_bias"), experts)?),
         };
         let shared = match self.shared_width {
             0 => None,
-            width => Some(SharedExpert::plain(weights, &prefix, hidden, width)?),
+            width => Some(SharedExpert::plain(weights, &prefix, hidden, width, self.activation)?),
         };
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: self.activation };
         Ok(FeedForward::Sparse(Moe::load(weights, &of, gate, Router { bias, ..self.router.clone() }, shared)?))
     }
 }

@@ -229,12 +229,16 @@ impl Mixer for DeltaNet {
         let Sizes { hidden, v_heads, .. } = self.sizes;
         let (channels, values) = (self.sizes.channels(), self.sizes.values());
         let f32s = Workspace::f32_bytes;
-        let packed = match &self.inputs {
+        let packed_inputs = match &self.inputs {
             Inputs::Apart { .. } => 0,
-            Inputs::Packed { .. } => f32s(n * (channels + values)) + f32s(n * 2 * v_heads),
+            Inputs::Packed { .. } => f32s(n * (channels + values)),
+        };
+        let packed_coefficients = match &self.coefficients {
+            Coefficients::Apart { .. } => 0,
+            Coefficients::Packed { .. } => f32s(n * 2 * v_heads),
         };
         let apart = 2 * f32s(n * channels) + 2 * f32s(n * v_heads);
-        packed + apart + 2 * f32s(n * values) + f32s(n * hidden)
+        packed_inputs + packed_coefficients + apart + 2 * f32s(n * values) + f32s(n * hidden)
     }
 
     fn recurrent(&self) -> Option<RecurrentLayout> {

@@ -41,7 +41,7 @@ impl FeedForward {
     /// Bytes of workspace of [`Self::forward`] for `n` tokens.
     pub fn workspace_bytes(&self, n: usize) -> usize {
         match self {
-            FeedForward::Dense(dense) => mlp::workspace_bytes(n, dense.gate.cols(), dense.gate.rows()),
+            FeedForward::Dense(dense) => mlp::workspace_bytes(n, dense.up.cols(), dense.width()),
             FeedForward::Sparse(moe) => moe.workspace_bytes(n),
         }
     }

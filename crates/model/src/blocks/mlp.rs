@@ -11,15 +11,29 @@ use crate::{Run, Workspace};
 /// # Errors
 /// When a tensor is missing or has another shape.
 pub fn load(weights: &mut Weights, prefix: &str, hidden: usize, width: usize) -> Result<Mlp, ModelError> {
+    load_with(weights, prefix, hidden, width, Activation::SwiGlu)
+}
+
+/// The same with another activation; there is no gate with [`Activation::Relu2`].
+///
+/// # Errors
+/// When a tensor is missing or has another shape.
+pub fn load_with(
+    weights: &mut Weights,
+    prefix: &str,
+    hidden: usize,
+    width: usize,
+    activation: Activation,
+) -> Result<Mlp, ModelError> {
     let mut matrix = |part, rows, cols| -> Result<Matrix, ModelError> {
         weights.matrix(&format!("{prefix}.{part}_proj.weight"), rows, cols)
     };
     Ok(Mlp {
-        gate: matrix("gate", width, hidden)?,
+        gate: (activation != Activation::Relu2).then(|| matrix("gate", width, hidden)).transpose()?,
         up: matrix("up", width, hidden)?,
         down: matrix("down", hidden, width)?,
         biases: None,
-        activation: Activation::SwiGlu,
+        activation,
     })
 }
 
@@ -46,12 +60,14 @@ pub fn forward(mlp: &Mlp, x: &Tensor, into: &Tensor, run: &mut Run) {
 
 /// `mlp(x)` in the workspace: x `[n, hidden]`.
 pub fn apply(mlp: &Mlp, x: &Tensor, run: &mut Run) -> Tensor {
-    let (n, hidden, width) = (x.dim(0), x.dim(1), mlp.gate.rows());
+    let (n, hidden, width) = (x.dim(0), x.dim(1), mlp.width());
     let gate = run.workspace.f32([n, width]);
     let up = run.workspace.f32([n, width]);
     let out = run.workspace.f32([n, hidden]);
-    run.ops.linear(x, &mlp.gate, &gate);
-    run.ops.linear(x, &mlp.up, &up);
+    run.ops.linear(x, mlp.first().0, &gate);
+    if mlp.gate.is_some() {
+        run.ops.linear(x, &mlp.up, &up);
+    }
     run.ops.glu(&gate, &up, mlp.activation, &gate);
     run.ops.linear(&gate, &mlp.down, &out);
     out

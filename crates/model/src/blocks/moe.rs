@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use outpour_kernels::{Bias, Contribution, Matrix, Mlp, Ops, RmsNorm, Router, Tensor};
+use outpour_kernels::{Activation, Bias, Contribution, Matrix, Mlp, Ops, RmsNorm, Router, Tensor};
 use outpour_store::StoreError;
 
 use super::mlp;
@@ -102,13 +102,20 @@ impl SharedExpert {
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
-    pub fn plain(weights: &mut Weights, prefix: &str, hidden: usize, width: usize) -> Result<Self, ModelError> {
-        Ok(SharedExpert { mlp: mlp::load(weights, &format!("{prefix}.shared_experts"), hidden, width)?, gate: None })
+    pub fn plain(
+        weights: &mut Weights,
+        prefix: &str,
+        hidden: usize,
+        width: usize,
+        activation: Activation,
+    ) -> Result<Self, ModelError> {
+        let mlp = mlp::load_with(weights, &format!("{prefix}.shared_experts"), hidden, width, activation)?;
+        Ok(SharedExpert { mlp, gate: None })
     }
 
     /// Bytes of workspace of [`Self::forward`] for `n` tokens.
     fn workspace_bytes(&self, n: usize) -> usize {
-        mlp::workspace_bytes(n, self.mlp.gate.cols(), self.mlp.gate.rows()) + Workspace::f32_bytes(n)
+        mlp::workspace_bytes(n, self.mlp.up.cols(), self.mlp.width()) + Workspace::f32_bytes(n)
     }
 
     /// `into += mlp(x)`, or `sigmoid(gate · x) · mlp(x)`.

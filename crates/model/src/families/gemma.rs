@@ -92,13 +92,12 @@ impl Gemma {
             let prefix = format!("model.layers.{layer}");
             let Attends { sizes, kind } = if is_full[layer] { &full } else { &windowed };
             let name = |part: &str| format!("{prefix}.{part}.weight");
-            let mlp = mlp::load(weights, &format!("{prefix}.mlp"), hidden, width)?;
             Ok(Layer {
                 input_norm: norms.load(weights, &name("input_layernorm"), hidden)?,
                 attention: Attention::load(weights, &format!("{prefix}.self_attn"), *sizes, kind, norms)?,
                 post_attention_norm: norms.load(weights, &name("post_attention_layernorm"), hidden)?,
                 pre_feedforward_norm: norms.load(weights, &name("pre_feedforward_layernorm"), hidden)?,
-                mlp: Mlp { activation: Activation::GeGlu, ..mlp },
+                mlp: mlp::load_with(weights, &format!("{prefix}.mlp"), hidden, width, Activation::GeGlu)?,
                 sparse: sparse.map(|sizes| Sparse::load(weights, layer, hidden, sizes, norms)).transpose()?,
                 post_feedforward_norm: norms.load(weights, &name("post_feedforward_layernorm"), hidden)?,
                 scalar: match family {
@@ -209,7 +208,7 @@ impl Layer {
     fn workspace_bytes(&self, n: usize, hidden: usize) -> usize {
         let rows = Workspace::f32_bytes(n * hidden);
         let sparse = self.sparse.as_ref().map_or(0, |sparse| 3 * rows + sparse.moe.workspace_bytes(n));
-        self.attention.workspace_bytes(n).max(mlp::workspace_bytes(n, hidden, self.mlp.gate.rows()) + sparse)
+        self.attention.workspace_bytes(n).max(mlp::workspace_bytes(n, hidden, self.mlp.width()) + sparse)
     }
 }
 

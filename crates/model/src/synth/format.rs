@@ -129,8 +129,8 @@ impl Naming {
         let on_disk = self.on_disk(name);
         match (*kind, shape.as_slice()) {
             (DeclaredKind::Matrix, &[rows, cols]) => self.matrix(&on_disk, &[], rows, cols, role),
-            (DeclaredKind::Experts, &[experts, 3, width, hidden]) => {
-                self.experts(&on_disk, experts, [width, hidden], role)
+            (DeclaredKind::Experts, &[experts, matrices, width, hidden]) => {
+                self.experts(&on_disk, experts, matrices, [width, hidden], role)
             }
             (DeclaredKind::Norm { plus_one }, _) => {
                 // MLX's exports have the 1 added already.
@@ -189,7 +189,14 @@ impl Naming {
     }
 
     /// A layer's experts; `prefix` ends in `.experts`.
-    fn experts(&self, prefix: &str, experts: usize, [width, hidden]: [usize; 2], role: &Role) -> Vec<Stored> {
+    fn experts(
+        &self,
+        prefix: &str,
+        experts: usize,
+        matrices: usize,
+        [width, hidden]: [usize; 2],
+        role: &Role,
+    ) -> Vec<Stored> {
         let &Role::Random { deviation: down, .. } = role else {
             unreachable!("invariant: only embedding, head and routers have structure");
         };
@@ -200,6 +207,8 @@ impl Naming {
             (names[1], width, hidden, random(hidden)),
             (names[2], hidden, width, Role::Random { mean: 0.0, deviation: down }),
         ];
+        // Where there is no gate, it is the first that is missing.
+        let parts = &parts[3 - matrices..];
         let stacked = |stem: &str| {
             let of = |(part, rows, cols, role): &(&str, usize, usize, Role)| {
                 self.matrix(&format!("{stem}.{part}.weight"), &[experts], *rows, *cols, role)
@@ -217,7 +226,6 @@ impl Naming {
             }
             (Format::Bf16, ExpertNames::Dense | ExpertNames::OneByOne | ExpertNames::Numbered) => {
                 let of = |expert: usize| {
-                    let parts = &parts;
                     parts.iter().flat_map(move |(part, rows, cols, role)| {
                         self.matrix(&format!("{prefix}.{expert}.{part}.weight"), &[], *rows, *cols, role)
                     })

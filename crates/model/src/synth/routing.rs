@@ -219,7 +219,7 @@ impl Roles {
             _ => shape.last().copied().unwrap_or(1),
         } as f64;
         let ends = |end: &str| name.ends_with(end);
-        if ends("embed_tokens.weight") {
+        if ends("embed_tokens.weight") || ends("backbone.embeddings.weight") {
             self.embedding()
         } else if ends("lm_head.weight") {
             self.head()
@@ -228,6 +228,8 @@ impl Roles {
         } else if let Some(gain) = self.output_gain(name, *kind) {
             let stream = self.scale() * self.power(layer_of(name)).sqrt();
             random(0.0, gain * self.routing.residual * stream / fan_in.sqrt())
+        } else if ends(".D") {
+            random(1.0, 0.3)
         } else if ends("A_log") {
             // Half of the heads remember some tens of tokens, as trained ones do, a few hundreds of them.
             random(-1.5, 1.5)

@@ -21,8 +21,15 @@ pub struct ExpertsOf {
     pub hidden: usize,
     /// Width of an expert.
     pub width: usize,
-    /// Between gate, up and down.
+    /// Between gate, up and down; with [`Activation::Relu2`] there is no gate.
     pub activation: Activation,
+}
+
+impl ExpertsOf {
+    /// Matrices of an expert.
+    pub fn matrices(&self) -> usize {
+        if self.activation == Activation::Relu2 { 2 } else { 3 }
+    }
 }
 
 /// What is needed to see a slot's bytes as an expert.
@@ -30,7 +37,7 @@ pub struct ExpertsOf {
 pub struct ExpertShape {
     /// Between gate, up and down.
     pub activation: Activation,
-    /// How gate, up and down are stored.
+    /// How gate, up and down are stored; gate has no rows where there is none.
     pub matrices: [StoredMatrix; 3],
 }
 
@@ -38,6 +45,11 @@ impl ExpertShape {
     /// Byte ranges of an expert: those of gate, of up, of down.
     pub fn parts(&self) -> usize {
         self.matrices.iter().map(StoredMatrix::parts).sum()
+    }
+
+    /// Those that are there, with their places.
+    pub fn present(&self) -> impl Iterator<Item = (usize, &StoredMatrix)> {
+        self.matrices.iter().enumerate().filter(|(_, stored)| stored.rows > 0)
     }
 
     /// The first part of a matrix.
@@ -93,6 +105,7 @@ impl Stored {
             found.map(|name| Stored { name, matrices })
         };
         let wanted = match pick("gate_up_proj", &[0, 1]) {
+            _ if of.activation == Activation::Relu2 => vec![pick("up_proj", &[1]), pick("down_proj", &[2])],
             Some(joined) => vec![Some(joined), pick("down_proj", &[2])],
             None => vec![pick("gate_proj", &[0]), pick("up_proj", &[1]), pick("down_proj", &[2])],
         };

@@ -124,9 +124,13 @@ impl StoredMatrix {
         self.rows * self.row_bytes().sum::<usize>()
     }
 
-    /// Number of its tensors.
+    /// Number of its tensors; none of a matrix that is not there, and has no rows.
     pub fn parts(&self) -> usize {
-        if self.groups() > 0 { 3 } else { 1 }
+        match self.groups() {
+            _ if self.rows == 0 => 0,
+            0 => 1,
+            _ => 3,
+        }
     }
 
     /// The handle over its tensors, which have the shapes and types that [`Self::views`] gives.

@@ -7,7 +7,10 @@ use axum::http::{Response, StatusCode};
 use outpour_text::{Piece, ToolCall};
 use serde_json::{Value, json};
 
-use super::{Head, chat_score, content_text, finish_reason, join_system, read_thinking, timings, usage};
+use super::{
+    Head, chat_score, content_text, finish_reason, join_system, read_format, read_thinking, read_tool_choice, timings,
+    usage,
+};
 use crate::App;
 use crate::chat::{Chat, Model, TOP_LOGPROBS_MAX, Wishes, begin};
 use crate::collected::Collected;
@@ -28,7 +31,7 @@ pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>,
         Fields::of(fields.value("stream_options").unwrap_or(&Value::Object(Default::default())), "stream_options")
             .and_then(|options| options.flag("include_usage"))?;
     let progress = fields.flag("return_progress")?.unwrap_or(false);
-    let turn = begin(app.model.clone(), app.door.clone(), app.replay.clone(), chat).await?;
+    let turn = begin(&app, chat).await?;
     if stream {
         let writer = Writer {
             head: Head { object: "chat.completion.chunk", ..head },
@@ -62,6 +65,10 @@ pub(crate) fn read(fields: &Fields, model: &Model) -> Result<Chat, ApiError> {
     join_system(&mut messages);
     let mut chat = Chat { messages, wishes: wishes(fields, model)?, ..Chat::default() };
     chat.tools = tools(fields)?;
+    if let Some(format) = fields.value("response_format") {
+        chat.form = read_format(format, "response_format")?;
+    }
+    read_tool_choice(fields, &mut chat)?;
     read_thinking(fields, &mut chat)?;
     Ok(chat)
 }
@@ -77,7 +84,7 @@ fn wishes(fields: &Fields, model: &Model) -> Result<Wishes, ApiError> {
     Ok(Wishes { tokens_max, stop: fields.texts("stop")?, top_logprobs, ..Wishes::read(fields, model)? })
 }
 
-/// The functions that may be called; none where the choice is none.
+/// The functions that may be called.
 fn tools(fields: &Fields) -> Result<Vec<Value>, ApiError> {
     let mut tools = Vec::new();
     for (i, tool) in fields.list("tools")?.unwrap_or_default().iter().enumerate() {
@@ -90,12 +97,7 @@ fn tools(fields: &Fields) -> Result<Vec<Value>, ApiError> {
         function_fields.object("parameters")?;
         tools.push(tool.clone());
     }
-    match fields.value("tool_choice") {
-        Some(Value::String(choice)) if choice == "none" => Ok(Vec::new()),
-        None => Ok(tools),
-        Some(Value::String(choice)) if choice == "auto" => Ok(tools),
-        Some(_) => Err(ApiError::field("tool_choice", "must be \"auto\" or \"none\"")),
-    }
+    Ok(tools)
 }
 
 /// A message as templates take it: content as text, arguments of calls as objects.

@@ -8,7 +8,7 @@ use outpour_text::{Piece, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::chat::arguments;
-use super::{content_text, join_system, read_thinking};
+use super::{content_text, join_system, read_format, read_thinking, read_tool_choice};
 use crate::App;
 use crate::chat::{Chat, Model, Wishes, begin};
 use crate::collected::Collected;
@@ -40,7 +40,7 @@ pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>,
         open: None,
     };
     let stream = fields.flag("stream")?.unwrap_or(false);
-    let turn = begin(app.model.clone(), app.door.clone(), app.replay.clone(), chat).await?;
+    let turn = begin(&app, chat).await?;
     if stream {
         return streamed(EVENTS, turn, |turn, out| writer.write(turn, out)).await;
     }
@@ -73,6 +73,11 @@ fn read(fields: &Fields, model: &Model) -> Result<Chat, ApiError> {
     let tokens_max = fields.count("max_output_tokens")?;
     let wishes = Wishes { tokens_max, ..Wishes::read(fields, model)? };
     let mut chat = Chat { messages, wishes, tools: tools(fields)?, ..Chat::default() };
+    if let Some(text) = fields.value("text") {
+        let format = Fields::of(text, "text")?.value("format").map(|format| read_format(format, "text.format"));
+        chat.form = format.transpose()?.unwrap_or_default();
+    }
+    read_tool_choice(fields, &mut chat)?;
     read_thinking(fields, &mut chat)?;
     Ok(chat)
 }
@@ -145,13 +150,10 @@ fn tools(fields: &Fields) -> Result<Vec<Value>, ApiError> {
         function.extend(tool.text("description")?.map(|text| ("description".into(), text.into())));
         let schema = tool.object("parameters")?.cloned().unwrap_or_default();
         function.insert("parameters".into(), Value::Object(schema));
+        function.extend(tool.flag("strict")?.filter(|strict| *strict).map(|strict| ("strict".into(), strict.into())));
         tools.push(json!({"type": "function", "function": function}));
     }
-    match fields.value("tool_choice").map(Value::as_str) {
-        None | Some(Some("auto")) => Ok(tools),
-        Some(Some("none")) => Ok(Vec::new()),
-        Some(_) => Err(ApiError::field("tool_choice", "must be \"auto\" or \"none\"")),
-    }
+    Ok(tools)
 }
 
 fn reasoning_item(id: &str, text: &str, status: &str) -> Value {

@@ -5,12 +5,13 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use outpour_engine::sample::{Sampler, Sampling};
+use outpour_engine::sample::{Sampler, Sampling, Scratch};
 use outpour_engine::score::log_sum_exp;
 use outpour_engine::{Engine, EngineError, Progress, SequenceId, Work};
 use outpour_text::{Detokenizer, Stop, StopStrings, TextError, Tokenizer};
 use tokio::sync::mpsc;
 
+use super::constraint::Constraint;
 use super::kept::Kept;
 use crate::metrics::Metrics;
 
@@ -36,6 +37,8 @@ pub(crate) struct Ask {
     pub(crate) prompt_logprobs: bool,
     /// A limit of the thoughts that the answer begins with.
     pub(crate) budget: Option<Budget>,
+    /// A form that the answer is held to.
+    pub(crate) constraint: Option<Constraint>,
 }
 
 /// A limit of the thoughts that an answer begins with.
@@ -100,6 +103,14 @@ impl Score {
     }
 }
 
+/// Memory for the choice of one token, which all requests share.
+#[derive(Default)]
+pub(super) struct Choice {
+    sampling: Scratch,
+    /// Logits of what may come next.
+    masked: Vec<f32>,
+}
+
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finish {
@@ -159,7 +170,8 @@ pub(crate) struct Job {
     enqueued: usize,
     /// How many of them were found computed when it first began.
     cached: Option<usize>,
-    sampler: Sampler,
+    /// Made when it begins, as it may hold some bytes for each token of the vocabulary.
+    sampler: Option<Sampler>,
     detokenizer: Detokenizer,
     stops: StopStrings,
     /// Tokens that come next, whatever the model says.
@@ -173,16 +185,9 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(
-        ask: Ask,
-        events: mpsc::Sender<Event>,
-        tokenizer: &Tokenizer,
-        vocab: usize,
-    ) -> Result<Job, TextError> {
-        let mut sampler = Sampler::new(ask.sampling.clone(), vocab);
-        sampler.see(&ask.tokens);
+    pub(super) fn new(ask: Ask, events: mpsc::Sender<Event>, tokenizer: &Tokenizer) -> Result<Job, TextError> {
         Ok(Job {
-            sampler,
+            sampler: None,
             detokenizer: Detokenizer::new(tokenizer, false),
             stops: StopStrings::new(ask.stop.clone())?,
             events,
@@ -247,6 +252,11 @@ impl Job {
         let now = Instant::now();
         self.began.get_or_insert(now);
         self.prompt_scores.clear();
+        self.sampler.get_or_insert_with(|| {
+            let mut sampler = Sampler::lean(self.ask.sampling.clone(), engine.facts().vocab);
+            sampler.see(&self.ask.tokens);
+            sampler
+        });
         let (sequence, found) = match self.ask.prompt_logprobs {
             true => (engine.open_sequence(), 0),
             false => kept.resume(engine, &self.tokens),
@@ -288,6 +298,7 @@ impl Job {
         kept: &mut Kept,
         tokenizer: &Tokenizer,
         metrics: &Metrics,
+        choice: &mut Choice,
     ) -> ControlFlow<()> {
         if self.events.is_closed() {
             metrics.cancelled.fetch_add(1, Ordering::Relaxed);
@@ -314,7 +325,7 @@ impl Job {
             return ControlFlow::Break(());
         }
         let Some(logits) = engine.logits(sequence) else { return ControlFlow::Continue(()) };
-        self.step(logits, tokenizer, metrics)?;
+        self.step(logits, tokenizer, metrics, choice)?;
         self.or_fail(|job| {
             engine.enqueue(sequence, &job.tokens[job.enqueued..], Work::Step)?;
             job.enqueued = job.tokens.len();
@@ -333,11 +344,19 @@ impl Job {
     }
 
     /// Chooses the next token and tells it. Breaks when it is the last one, or the client takes it not.
-    fn step(&mut self, logits: &[f32], tokenizer: &Tokenizer, metrics: &Metrics) -> ControlFlow<()> {
-        let position = self.tokens.len();
-        let token = match self.forced.pop_front() {
-            Some(token) => token,
-            None => self.sampler.choose(logits, position),
+    fn step(
+        &mut self,
+        logits: &[f32],
+        tokenizer: &Tokenizer,
+        metrics: &Metrics,
+        choice: &mut Choice,
+    ) -> ControlFlow<()> {
+        let token = match self.choose(logits, choice) {
+            Ok(token) => token,
+            Err(problem) => {
+                self.fail(Failure::Bad(format!("the form that was asked for: {problem}")));
+                return ControlFlow::Break(());
+            }
         };
         let score = self.ask.top_logprobs.map(|top| Score::of(logits, token, top));
         self.tokens.push(token);
@@ -368,6 +387,21 @@ impl Job {
             }
             None => ControlFlow::Continue(()),
         }
+    }
+
+    /// The next token: one that is to come anyway, or the model's choice within the form.
+    fn choose(&mut self, logits: &[f32], choice: &mut Choice) -> Result<u32, String> {
+        let Choice { sampling, masked } = choice;
+        let (position, forced) = (self.tokens.len(), self.forced.pop_front());
+        let sampler = self.sampler.as_mut().ok_or("it has not begun")?;
+        let Some(constraint) = &mut self.ask.constraint else {
+            return Ok(forced.unwrap_or_else(|| sampler.choose_in(sampling, logits, position)));
+        };
+        let held = constraint.mask(logits, masked)?;
+        let logits = if held { masked } else { logits };
+        let token = forced.unwrap_or_else(|| sampler.choose_in(sampling, logits, position));
+        constraint.note(token)?;
+        Ok(token)
     }
 
     /// Counts a token of the thoughts, and ends them when they are too many.

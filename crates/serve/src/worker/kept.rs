@@ -73,6 +73,8 @@ impl Kept {
             return;
         }
         if let Ok(fork) = engine.fork(sequence) {
+            // Its logits are not wanted.
+            engine.truncate(fork, tokens.len());
             self.keep(engine, fork, tokens);
         }
     }

@@ -152,9 +152,9 @@ impl Block for Iq3Xxs {
     fn unpack(block: &[u8], u: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
         let d = f16(block, 0);
         let q: &[u8; 64] = bytes(block, 2);
-        for group in 0..8 {
+        for (group, scale) in scales[..8].iter_mut().enumerate() {
             let signs = u32::from_le_bytes(*bytes(block, 66 + 4 * group));
-            scales[group] = d * (0.5 + (signs >> 28) as f32) * 0.5;
+            *scale = d * (0.5 + (signs >> 28) as f32) * 0.5;
             for i in 4 * group..4 * group + 4 {
                 let sizes = IQ3_XXS[usize::from(q[2 * i])] | IQ3_XXS[usize::from(q[2 * i + 1])] << 32;
                 u[8 * i..][..8].copy_from_slice(&signed(sizes, even_signs(signs >> (7 * (i % 4)))));

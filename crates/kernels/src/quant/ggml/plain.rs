@@ -16,8 +16,8 @@ fn nibbles(q: &[u8; 16], u: &mut [u8]) {
 #[inline(always)]
 fn fifth_bits(high: &[u8; 4], u: &mut [u8]) {
     let high = u32::from_le_bytes(*high);
-    for i in 0..32 {
-        u[i] |= ((high >> i) as u8 & 1) << 4;
+    for (i, u) in u[..32].iter_mut().enumerate() {
+        *u |= ((high >> i) as u8 & 1) << 4;
     }
 }
 
@@ -209,7 +209,7 @@ impl Block for Tq1_0 {
             for digit in 0..count {
                 for &byte in bytes {
                     let rest = byte.wrapping_mul(3u8.pow(digit));
-                    u[at] = (u16::from(rest) * 3 >> 8) as u8;
+                    u[at] = ((u16::from(rest) * 3) >> 8) as u8;
                     at += 1;
                 }
             }

@@ -1,0 +1,105 @@
+//! What answers are held to: JSON of a schema, calls of tools.
+
+use std::sync::OnceLock;
+
+use outpour_text::{Grammar, Grammars};
+use serde_json::{Map, Value, json};
+
+use crate::chat::{Chat, Model};
+use crate::error::ApiError;
+use crate::worker::{Begins, Constraint};
+
+/// What an answer is held to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) enum Form {
+    /// Nothing, but calls of tools that are strict must fit their schemas.
+    #[default]
+    Free,
+    /// JSON that fits a schema.
+    Json(Value),
+    /// At least one call of a tool.
+    Calls,
+    /// One call of this tool.
+    Call(String),
+}
+
+/// The grammars of a model: made when the first one is wanted, as that takes a second.
+#[derive(Default)]
+pub(crate) struct Forms(OnceLock<Result<Grammars, String>>);
+
+impl Forms {
+    /// What holds the answer to a prompt to the form that is asked for. `thinking` says that the answer begins with thoughts.
+    pub(crate) fn constraint(
+        &self,
+        model: &Model,
+        chat: &Chat,
+        thinking: bool,
+    ) -> Result<Option<Constraint>, ApiError> {
+        if chat.form == Form::Free && !chat.tools.iter().any(is_strict) {
+            return Ok(None);
+        }
+        let dialect = model.dialect();
+        let make = || Grammars::new(&model.tokenizer, dialect, model.vocab, &model.stop_tokens);
+        let grammars = self.0.get_or_init(make).as_ref().map_err(ApiError::bad)?;
+        let grammar = grammar(grammars, model, chat)?;
+        let token = |text: &str| {
+            let missing = || {
+                ApiError::bad(format!(
+                    "{text:?} is no token of this model, so that its answers cannot be held to a form"
+                ))
+            };
+            model.tokenizer.token_id(text).ok_or_else(missing)
+        };
+        let begins = match chat.form {
+            Form::Free => Begins::Each(token(dialect.call_mark())?),
+            _ if thinking => Begins::After(token(dialect.thinking().1)?),
+            _ => Begins::Answer,
+        };
+        Ok(Some(Constraint::new(grammar, begins)))
+    }
+}
+
+fn is_strict(tool: &Value) -> bool {
+    tool["function"]["strict"] == true
+}
+
+/// The grammar of a form.
+fn grammar(grammars: &Grammars, model: &Model, chat: &Chat) -> Result<Grammar, ApiError> {
+    let dialect = model.dialect();
+    let tagged = model.template.as_ref().is_some_and(|template| template.source().contains("<function="));
+    let bad = |field: &'static str| move |problem: String| ApiError::field(field, &problem);
+    match &chat.form {
+        Form::Json(schema) => grammars.json(schema).map_err(bad("response_format")),
+        Form::Calls if chat.tools.is_empty() => {
+            Err(ApiError::field("tool_choice", "wants a call, and there are no tools"))
+        }
+        Form::Calls => grammars.calls(dialect, tagged, &chat.tools, false).map_err(bad("tools")),
+        Form::Call(name) => {
+            let named: Vec<Value> =
+                chat.tools.iter().filter(|tool| tool["function"]["name"] == **name).cloned().collect();
+            if named.is_empty() {
+                return Err(ApiError::field("tool_choice", &format!("names {name:?}, which is none of the tools")));
+            }
+            grammars.calls(dialect, tagged, &named, true).map_err(bad("tools"))
+        }
+        Form::Free => {
+            let tools: Vec<Value> = chat
+                .tools
+                .iter()
+                .map(|tool| if is_strict(tool) { tool.clone() } else { any_arguments(tool) })
+                .collect();
+            grammars.calls(dialect, tagged, &tools, true).map_err(bad("tools"))
+        }
+    }
+}
+
+/// A tool whose arguments may be anything.
+fn any_arguments(tool: &Value) -> Value {
+    let mut tool = tool.clone();
+    let keys: Map<String, Value> = match tool["function"]["parameters"]["properties"].as_object() {
+        Some(properties) => properties.keys().map(|key| (key.clone(), json!({}))).collect(),
+        None => Map::new(),
+    };
+    tool["function"]["parameters"] = json!({"type": "object", "properties": keys});
+    tool
+}
