@@ -125,13 +125,15 @@ fn check_precise((name, tolerance): (&str, f32), backend: Backend, chunk: Option
     let mut engine = engine(&fixture(name), &options, ReaderKind::Auto);
     let recorded = logits(&mut engine, &reference.ids, step_from.unwrap_or(reference.ids.len()));
     let way = format!("{name}, {backend:?}, chunk {chunk:?}, step from {step_from:?}");
+    // The router's weights come from the same arithmetic as the logits, and are at most 1.
+    let weight_tolerance = 0.05 * tolerance;
     let tolerance = tolerance * reference.std();
     let off = difference(&recorded.logits, &reference.logits);
     assert!(off <= tolerance, "{way}: logits are {off} off, more than {tolerance}");
     let decoded = (reference.prompt - 1) * reference.vocab;
     let off = difference(&recorded.logits[decoded..][..reference.cached.len()], &reference.cached);
     assert!(off <= tolerance, "{way}: logits of cached decoding are {off} off, more than {tolerance}");
-    assert!(reference.same_routes(&recorded, 1e-5).iter().all(|&same| same), "{way}: other experts were chosen");
+    assert!(reference.same_routes(&recorded, weight_tolerance).iter().all(|&same| same), "{way}: other experts were chosen");
     for (i, row) in recorded
         .logits
         .chunks(reference.vocab)

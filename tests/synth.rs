@@ -321,8 +321,8 @@ fn what_cannot_be_made_is_refused_in_one_line() {
     let good = qwen3_moe().to_string();
     refused("{", &[], &["config.json", "JSON"]);
     refused("[]", &[], &["config.json", "object"]);
-    refused(r#"{"model_type": "llama"}"#, &[], &["llama", "qwen3_moe"]);
-    refused(r#"{"model_type": "qwen3_moe"}"#, &[], &["hidden_size"]);
+    refused(r#"{"model_type": "lama"}"#, &[], &["lama", "qwen3_moe"]);
+    refused(r#"{"model_type": "qwen3_moe"}"#, &[], &["num_attention_heads"]);
     refused(&good, &["--layers", "9"], &["--layers", "3"]);
     refused(&good, &["--skew", "0.9", "--locality", "0.9"], &["--skew", "--locality"]);
     refused(&good, &["--residual", "-1"], &["--residual"]);

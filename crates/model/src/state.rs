@@ -357,7 +357,7 @@ impl State {
             if layout.pools[index].block_bytes == 0 {
                 continue;
             }
-            for i in first_written..held.end() {
+            for i in first_written.max(held.gone)..held.end() {
                 let i = i - held.gone;
                 if Arc::strong_count(&held.blocks[i]) > 1 {
                     let (block, tensor) = pool.take_block(residency, layout, index)?;
