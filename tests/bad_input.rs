@@ -115,7 +115,7 @@ fn folders_and_files() {
     assert_logits_refused(&at("nowhere"), "no such path", &[], &["nowhere", "no such folder"]);
     assert_logits_refused(&at("config.json"), "a file", &[], &["config.json", "the folder that holds"]);
     make_pipe(&at("pipe.safetensors"));
-    assert_logits_refused(&at("pipe.safetensors"), "a pipe", &[], &["pipe.safetensors", "give the folder"]);
+    assert_logits_refused(&at("pipe.safetensors"), "a pipe", &[], &["pipe.safetensors", "the folder that holds"]);
     fs::create_dir(at("empty")).expect("a folder");
     assert_logits_refused(&at("empty"), "an empty folder", &[], &["empty", "config.json"]);
     assert_logits_refused(Path::new("/dev/null"), "a device", &[], &["/dev/null"]);

@@ -133,7 +133,10 @@ fn check_precise((name, tolerance): (&str, f32), backend: Backend, chunk: Option
     let decoded = (reference.prompt - 1) * reference.vocab;
     let off = difference(&recorded.logits[decoded..][..reference.cached.len()], &reference.cached);
     assert!(off <= tolerance, "{way}: logits of cached decoding are {off} off, more than {tolerance}");
-    assert!(reference.same_routes(&recorded, weight_tolerance).iter().all(|&same| same), "{way}: other experts were chosen");
+    assert!(
+        reference.same_routes(&recorded, weight_tolerance).iter().all(|&same| same),
+        "{way}: other experts were chosen"
+    );
     for (i, row) in recorded
         .logits
         .chunks(reference.vocab)

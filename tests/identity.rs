@@ -429,6 +429,7 @@ fn a_window_gives_blocks_back_and_changes_no_bit() {
     let mut saved = Vec::new();
     session.save(&small, &mut saved).expect("it is saved");
     let mut restored = Session::restore(&mut small, &mut &saved[..]).expect("it comes back");
+    restored.sync(&mut small, &ids, &[], &mut ()).expect("the last token again");
     let mut fork = session.fork(&mut small, &mut ()).expect("it forks");
     let expected = continue_greedily(&mut small, &mut session, 40);
     assert_eq!(continue_greedily(&mut small, &mut fork, 40), expected, "a fork");

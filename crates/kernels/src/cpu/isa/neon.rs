@@ -185,8 +185,7 @@ impl Bytes for Widening {
             let mut dots = [Words::splat(0); STEP_BLOCKS_MAX];
             for half in 0..2 {
                 let of = |rows: &[*const u8]| {
-                    // SAFETY: half a block at each address.
-                    unsafe { half_of_four::<BITS>(rows, 16 * half, vreinterpretq_s8_u8(vld1q_u8(x.add(16 * half)))) }
+                    half_of_four::<BITS>(rows, 16 * half, vreinterpretq_s8_u8(vld1q_u8(x.add(16 * half))))
                 };
                 dots[half] = Words(of(&rows[..4]), of(&rows[4..8]));
             }
