@@ -2,7 +2,7 @@
 //! own scales.
 //!
 //! Whatever its type, a weight is `scale · q − min`, with a whole number q of at most eight bits, and a scale and perhaps
-//! a min for each 16 or 32 weights. [`Block`] unpacks a block to these: what a weight is worth follows, and products.
+//! a min for each 16 or 32 weights. `Block` unpacks a block to these: what a weight is worth follows, and products.
 
 mod codebooks;
 mod k_quants;
