@@ -1,10 +1,11 @@
 //! Tokens a second before anything is loaded: rehearsed computing, and reading at the drive's measured speed.
 //!
 //! An answer: `Σ over layers of [trunk + max(read, experts)] + head`, token by token while the memory fills; what reading takes
-//! of the processors is added to the experts. A prompt: the
-//! same for a chunk, in which every expert that some token chose is read once. How often an expert is found in memory
+//! of the processors is added to the experts. A prompt: the same for a chunk, in which every expert that some token chose is read
+//! once; where those are nearly all, reading goes on while the next layer's trunk is computed. How often an expert is found in memory
 //! depends on the text; see [`Hits`].
 
+use outpour_model::experts::{EARLY_SHARE, SWEEP_SHARE};
 use outpour_store::layout::ExpertId;
 use outpour_store::plan::Plan;
 
@@ -64,12 +65,13 @@ pub fn forecast(inspection: &Inspection, plan: &Plan, rehearsal: &Rehearsal, dri
     let cold = hits.cold(ask.answer_tokens);
     let chunk = ask.prompt_tokens.min(plan.chunk).max(1);
     // A sweep through all layers finds nothing of the sweep before, unless everything stays.
+    let early = plan.expert_slots as f64 / EARLY_SHARE as f64;
     let swept = if fits { 1.0 } else { 0.0 };
     Forecast {
         decode: model.answer(&[hits.warm()]),
         decode_cold: model.answer(&cold),
-        prefill: model.prompt(chunk, swept),
-        prefill_cold: model.prompt(chunk, 0.0),
+        prefill: model.prompt(chunk, swept, early),
+        prefill_cold: model.prompt(chunk, 0.0, early),
     }
 }
 
@@ -242,23 +244,30 @@ impl Arithmetic<'_> {
         time.speed(tokens, hit_rates.iter().sum::<f64>() / tokens)
     }
 
-    /// A prompt's chunk of so many tokens.
-    fn prompt(&self, rows: usize, hit_rate: f64) -> Speed {
+    /// A prompt's chunk of so many tokens, which may read so many experts of the next layer early.
+    fn prompt(&self, rows: usize, hit_rate: f64, early: f64) -> Speed {
         let pass = &self.rehearsal.prompt;
         let top_k = self.inspection.facts().top_k as f64;
         let longer = rows as f64 / pass.rows as f64;
         let mut time = Time { trunk: pass.head, ..Time::default() };
+        let mut sweeps = false;
         for (seconds, experts, bytes) in self.layers(pass) {
-            time.trunk += longer * seconds.trunk;
+            let trunk = longer * seconds.trunk;
+            time.trunk += trunk;
             if experts == 0.0 {
+                sweeps = false;
                 continue;
             }
             // Experts that at least one row chose, if rows choose independently.
             let used = experts * (1.0 - (1.0 - top_k / experts).powi(rows as i32));
             let missing_bytes = used * (1.0 - hit_rate) * bytes;
             let computing = longer * seconds.experts + missing_bytes * self.drive.cpu_seconds_per_byte;
-            time.add(1.0, missing_bytes / self.drive.steady, computing, computing / used);
+            let read = missing_bytes / self.drive.steady;
+            let hidden = if sweeps { trunk.min(early * bytes / self.drive.steady).min(read) } else { 0.0 };
+            time.add(1.0, read - hidden, computing, computing / used);
+            time.read += hidden;
             time.read_bytes += missing_bytes;
+            sweeps = used >= SWEEP_SHARE * experts;
         }
         time.speed(rows as f64, hit_rate)
     }

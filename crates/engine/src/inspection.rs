@@ -269,7 +269,7 @@ impl Inspection {
                 + options.beside
                 + self.tables_bytes()
                 + self.window_bytes()
-                + options.threads.unwrap_or(1) * THREAD_BYTES,
+                + (options.threads.unwrap_or(1) + READING_THREADS) * THREAD_BYTES,
             trunk,
             scratch,
             classes: self.layout.classes().iter().enumerate().map(class).collect(),
@@ -383,6 +383,8 @@ const PROCESS_BYTES: usize = 12 << 20;
 pub const PROBE_EXPERTS: usize = 8;
 /// Stack and scratch of a thread that computes.
 const THREAD_BYTES: usize = 256 << 10;
+/// The thread that keeps the drive at work.
+const READING_THREADS: usize = 1;
 /// A tensor's name, shape and place, with its share of the hash table (measured on 18,867 tensors).
 const TENSOR_ENTRY_BYTES: usize = 320;
 /// An expert's extents, slot, list entries and checksum.

@@ -71,7 +71,10 @@ impl StreamStats {
 }
 
 /// Share of a layer's experts from which on its neighbour is taken to use all of its own.
-const SWEEP_SHARE: f64 = 0.98;
+pub const SWEEP_SHARE: f64 = 0.98;
+
+/// One in so many slots may hold a prompt's experts of the next layer.
+pub const EARLY_SHARE: usize = 4;
 
 /// Of an expert that is not read.
 const NO_TAG: u64 = u64::MAX;
@@ -355,9 +358,9 @@ impl ExpertStream {
         self.sweeps_on = false;
     }
 
-    /// How much of a layer a prompt reads early: a quarter of what memory holds.
+    /// How much of a layer a prompt reads early: a share of what memory holds.
     pub fn sweep_limits(&self, layer: usize) -> EarlyLimits {
-        let slots = if self.layout.experts(layer) > 0 { self.residency.slots(layer) / 4 } else { 0 };
+        let slots = if self.layout.experts(layer) > 0 { self.residency.slots(layer) / EARLY_SHARE } else { 0 };
         EarlyLimits { bytes: u64::MAX, slots }
     }
 
