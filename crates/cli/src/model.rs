@@ -13,6 +13,7 @@ use outpour_engine::{Engine, EngineError, Inspection, Options, PROBE_EXPERTS, Ti
 use outpour_kernels::reference::Reference;
 use outpour_model::Facts;
 use outpour_model::weights::allocate_region;
+use outpour_store::bytes::Bytes;
 use outpour_store::checkpoint::{Checkpoint, SourceFile, gguf};
 use outpour_store::layout::ExpertLayout;
 use outpour_store::machine::{Machine, cache_dir};
@@ -107,6 +108,16 @@ pub fn load_recorded(
     if let Some(what) = inspection.lossy() {
         term::note(&format!(
             "Lossy, as asked: {what}. This is not the model's own output; `outpour eval --against` measures the cost."
+        ));
+    }
+    let trunk = &inspection.plan(options)?.trunk;
+    if !trunk.streamed.is_empty() {
+        term::note(&format!(
+            "Not all of the {} outside the experts fits --ram: {} of {} layers are read anew for every token, and for every \
+             chunk of a prompt.",
+            Bytes(inspection.trunk.bytes() as u64),
+            trunk.streamed.len(),
+            inspection.facts().layers,
         ));
     }
     // What parsing left on the heap goes back before the buffers fill.

@@ -107,11 +107,11 @@ impl Engine {
         let ops = options.open_backend()?;
         let identity = inspection.identity(options, &*ops);
 
-        let mut weights = Weights::load(&inspection.checkpoint, ops.alloc_host(inspection.trunk_bytes)?);
+        let mut weights = Weights::load(&inspection.checkpoint, &inspection.trunk, &plan.trunk, &*ops)?;
         let model = inspection.build(&mut weights)?;
-        if weights.read_trunk(&mut *reader, progress)?.is_break() {
+        let ControlFlow::Continue(trunk) = weights.read_trunk(&mut *reader, progress)? else {
             return Err(EngineError::Cancelled);
-        }
+        };
 
         let Inspection { checkpoint, layout, shapes, .. } = inspection;
         let mut sizes = layout.classes().to_vec();
@@ -120,7 +120,7 @@ impl Engine {
         let residency = Residency::new(slab, layout.clone(), &plan.class_pieces, model.facts().top_k);
         let scratch = Scratch::new(&*model, plan.chunk, &*ops)?;
         let lookahead = Lookahead::new(options.lookahead, model.facts().top_k);
-        let mut experts = ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader);
+        let mut experts = ExpertStream::new(checkpoint.clone(), layout, shapes, residency, trunk, reader);
         if options.lookahead == LookaheadMode::Off {
             experts.never_sweep_on();
         }
@@ -383,6 +383,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let layers = self.model.facts().layers;
         let (began, stream_before) = (Instant::now(), self.experts.stats());
+        self.experts.enter_layer(layer)?;
         let mut run = Run {
             ops: &*self.ops,
             workspace: &mut self.scratch.workspace,
@@ -391,6 +392,7 @@ impl Engine {
             routes: &mut Routes(observer),
         };
         self.model.layer(layer, batch, &mut self.states, x, &mut run)?;
+        self.experts.leave_layer(layer)?;
         let batch_tokens = batch.len();
         if let Some(timeline) = &self.timeline {
             timeline.layer(layer, batch_tokens, began);
@@ -471,6 +473,7 @@ impl Engine {
         x: &Tensor,
         observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
+        self.experts.enter_layer(layer)?;
         let guess = self.lookahead.guess_for(layer);
         self.model.guess(layer, &*self.ops, &mut self.scratch.workspace, x, guess);
         if observer.wants_guesses() {

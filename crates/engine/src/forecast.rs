@@ -60,13 +60,17 @@ pub struct Speed {
 /// Predicts a model's speed under a plan.
 pub fn forecast(inspection: &Inspection, plan: &Plan, rehearsal: &Rehearsal, drive: &DriveRate, ask: Ask) -> Forecast {
     let hits = Hits::new(inspection, plan, ask.hit_rate);
-    let model = Arithmetic { inspection, rehearsal, drive };
+    let of = |&layer: &usize| inspection.trunk.layers[layer] as f64;
+    let streamed = plan.trunk.streamed.iter().map(of).sum();
+    let model = Arithmetic { inspection, rehearsal, drive, streamed };
     let fits = plan.expert_slots >= inspection.layout.experts_total();
     let cold = hits.cold(ask.answer_tokens);
     let chunk = ask.prompt_tokens.min(plan.chunk).max(1);
-    // A sweep through all layers finds nothing of the sweep before, unless everything stays.
+    // A sweep finds what the one before left, less what it passes through itself: a layer, and what is read early of the next.
+    let layer = (0..inspection.layout.layers()).map(|layer| inspection.layout.experts(layer)).max().unwrap_or(0) as f64;
     let early = plan.expert_slots as f64 / EARLY_SHARE as f64;
-    let swept = if fits { 1.0 } else { 0.0 };
+    let stays = plan.expert_slots as f64 - early - layer;
+    let swept = if fits { 1.0 } else { stays.max(0.0) / inspection.layout.experts_total().max(1) as f64 };
     Forecast {
         decode: model.answer(&[hits.warm()]),
         decode_cold: model.answer(&cold),
@@ -181,6 +185,13 @@ impl Time {
         self.trunk + self.by_drive + self.by_experts
     }
 
+    /// Adds what of the trunk is read, which nothing is taken to hide.
+    fn stream_trunk(&mut self, bytes: f64, bytes_per_second: f64) {
+        self.read += bytes / bytes_per_second;
+        self.by_drive += bytes / bytes_per_second;
+        self.read_bytes += bytes;
+    }
+
     /// However fast bursts are, all of it takes as long as a steady flow.
     fn sustain(&mut self, bytes_per_second: f64) {
         self.by_drive += (self.read_bytes / bytes_per_second - self.seconds()).max(0.0);
@@ -203,6 +214,8 @@ struct Arithmetic<'a> {
     inspection: &'a Inspection,
     rehearsal: &'a Rehearsal,
     drive: &'a DriveRate,
+    /// Bytes of the trunk that are read anew each time.
+    streamed: f64,
 }
 
 impl Arithmetic<'_> {
@@ -224,6 +237,7 @@ impl Arithmetic<'_> {
         let mut time = Time::default();
         for &rate in hit_rates {
             time.trunk += pass.head;
+            time.stream_trunk(self.streamed, self.drive.steady);
             for (seconds, experts, bytes) in self.layers(pass) {
                 time.trunk += seconds.trunk;
                 if experts == 0.0 {
@@ -269,6 +283,7 @@ impl Arithmetic<'_> {
             time.read_bytes += missing_bytes;
             sweeps = used >= SWEEP_SHARE * experts;
         }
+        time.stream_trunk(self.streamed, self.drive.steady);
         time.speed(rows as f64, hit_rate)
     }
 }
