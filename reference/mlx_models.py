@@ -71,18 +71,33 @@ class Recipe:
         return True
 
 
+QWEN3_NEXT_SIZES = dict(
+    hidden_size=64, head_dim=32, moe_intermediate_size=64, shared_expert_intermediate_size=64, num_experts=6
+)
+QWEN3_5_SIZES = dict(
+    hidden_size=64, moe_intermediate_size=32, shared_expert_intermediate_size=64, linear_value_head_dim=16
+)
+
 RECIPES = {
     # What most people download: one size for all but routers and gates, under the names of the vision wrapper.
     "qwen3_5_moe_mlx4": Recipe(
-        "qwen3_5_moe",
-        dict(hidden_size=64, moe_intermediate_size=32, shared_expert_intermediate_size=64, linear_value_head_dim=16),
-        bits=4, group=32,
+        "qwen3_5_moe", QWEN3_5_SIZES, bits=4, group=32,
     ),
+    "qwen3_5_moe_mlx8": Recipe("qwen3_5_moe", QWEN3_5_SIZES, bits=8, group=32),
+    # Experts in fewer bits than the rest, as in mixed exports.
+    "qwen3_5_moe_mlx_mixed": Recipe(
+        "qwen3_5_moe", QWEN3_5_SIZES, bits=6, group=32,
+        overrides=(
+            (r"\.mlp\.gate$|\.shared_expert_gate$", 8, 64),
+            (r"switch_mlp\.down_proj$", 4, 32),
+            (r"switch_mlp\.", 3, 32),
+        ),
+    ),
+    "qwen3_next_mlx4": Recipe("qwen3_next", QWEN3_NEXT_SIZES, bits=4, group=64),
+    "qwen3_next_mlx8": Recipe("qwen3_next", QWEN3_NEXT_SIZES, bits=8, group=64),
     # All bit widths, groups of 32 and 64, matrices of one expert in different widths, modules left alone.
     "qwen3_next_mlx_mixed": Recipe(
-        "qwen3_next",
-        dict(hidden_size=64, head_dim=32, moe_intermediate_size=64, shared_expert_intermediate_size=64, num_experts=6),
-        bits=4, group=64,
+        "qwen3_next", QWEN3_NEXT_SIZES, bits=4, group=64,
         overrides=(
             (r"\.mlp\.gate$|\.shared_expert_gate$", 8, 64),
             (r"layers\.0\.mlp\.switch_mlp\.", 2, 32),

@@ -99,7 +99,7 @@ fn plan_follows_the_arithmetic_of_the_397b() {
     assert!((1.9..=2.0).contains(&ratio), "{ratio}");
     assert_eq!(cold["bound_by"], "drive");
     // A prompt reads each expert that it uses once.
-    let sweep = number(&cold, "prefill_tokens_per_second");
+    let sweep = number(&cold["prefill_cold"], "tokens_per_second");
     let all_experts = 60.0 * 512.0 * 7_077_888.0;
     assert!(sweep <= 512.0 * 1e8 / (0.99 * all_experts), "{sweep}");
     assert!(sweep >= 0.8 * 512.0 * 1e8 / all_experts, "{sweep}");

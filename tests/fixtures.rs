@@ -9,12 +9,16 @@ use outpour_store::read::ReaderKind;
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 22] = [
+const FIXTURES: [(&str, f32); 26] = [
     ("qwen3_moe", 2e-4),
     ("qwen3_moe_odd", 2e-4),
     ("qwen3_next", 1e-3),
     ("qwen3_5_moe", 1e-3),
     ("qwen3_5_moe_mlx4", 1e-3),
+    ("qwen3_5_moe_mlx8", 1e-3),
+    ("qwen3_5_moe_mlx_mixed", 1e-3),
+    ("qwen3_next_mlx4", 1e-3),
+    ("qwen3_next_mlx8", 1e-3),
     ("qwen3_next_mlx_mixed", 1e-3),
     ("mixtral", 2e-4),
     ("glm4_moe", 2e-4),

@@ -60,12 +60,16 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
 }
 
 /// One of every kind of attention and of every way that weights are stored.
-const FIXTURES: [&str; 22] = [
+const FIXTURES: [&str; 26] = [
     "qwen3_moe",
     "qwen3_moe_odd",
     "qwen3_next",
     "qwen3_5_moe",
     "qwen3_5_moe_mlx4",
+    "qwen3_5_moe_mlx8",
+    "qwen3_5_moe_mlx_mixed",
+    "qwen3_next_mlx4",
+    "qwen3_next_mlx8",
     "qwen3_next_mlx_mixed",
     "mixtral",
     "glm4_moe",
