@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use outpour_engine::{Backend, LookaheadMode, Numerics, Options};
@@ -262,6 +263,21 @@ pub struct RunArgs {
     /// Write the experts chosen, step by step: `outpour routes replay` reads it
     #[arg(long, value_name = "FILE")]
     pub trace_routes: Option<PathBuf>,
+    /// Go on with the conversation in this file, or begin it: its messages as JSON; what was computed of them lies in
+    /// FILE.state
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    pub session: Option<PathBuf>,
+}
+
+/// States that are kept on a drive.
+#[derive(Args, Clone)]
+pub struct StateArgs {
+    /// Keep what was computed of prompts in this folder, where it is found again after a restart
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Bytes that --state-dir may take; what was not used for longest goes first
+    #[arg(long, value_name = "BYTES", default_value = "4G")]
+    pub state_size: Bytes,
 }
 
 /// `serve`.
@@ -290,9 +306,19 @@ pub struct ServeArgs {
     /// What clients call the model [default: the folder's name]
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
+    /// Flags of states on a drive.
+    #[command(flatten)]
+    pub states: StateArgs,
     /// Give the memory back after so long without a request; the next one loads the model again
-    #[arg(long, value_name = "MINUTES", value_parser = clap::value_parser!(u32).range(1..=525_600))]
-    pub idle_release: Option<u32>,
+    #[arg(long, value_name = "MINUTES", value_parser = minutes)]
+    pub idle_release: Option<Duration>,
+}
+
+fn minutes(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(minutes) if (0.01..=525_600.0).contains(&minutes) => Ok(Duration::from_secs_f64(60.0 * minutes)),
+        _ => Err("is no number of minutes from 0.01 to 525600".into()),
+    }
 }
 
 /// `demo`.
@@ -339,6 +365,9 @@ pub struct PlanArgs {
     /// Tokens of the answer that begins with no expert in memory
     #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
     pub generate: usize,
+    /// Flags of states on a drive, as `serve` takes them.
+    #[command(flatten)]
+    pub states: StateArgs,
     /// Flags of loading.
     #[command(flatten)]
     pub load: LoadArgs,

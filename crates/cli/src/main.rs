@@ -18,6 +18,7 @@ mod plan;
 mod routes;
 mod run;
 mod serve;
+mod session;
 mod synth;
 mod term;
 mod tokenize;

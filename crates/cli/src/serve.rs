@@ -3,11 +3,10 @@
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use outpour_engine::{Engine, Options};
-use outpour_serve::{Access, Loader, Model, serve_bytes};
+use outpour_engine::{Engine, Options, Snapshots};
+use outpour_serve::{Access, Loader, Model, States, serve_bytes};
 use outpour_store::bytes::Bytes;
 use outpour_store::slab;
 
@@ -21,7 +20,9 @@ use crate::{model, term};
 pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let inspection = model::open(&args.model, &args.load)?;
     let dir = inspection.checkpoint().dir().to_owned();
-    let own_bytes = model::tokenizer_bytes(inspection.checkpoint()) + serve_bytes(inspection.facts().vocab);
+    let own_bytes = model::tokenizer_bytes(inspection.checkpoint())
+        + serve_bytes(inspection.facts().vocab)
+        + model::states_bytes(&args.states, &inspection);
     let options = args.load.options(own_bytes)?;
     let plan = inspection.plan(&options)?;
     let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
@@ -49,9 +50,12 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let listener = TcpListener::bind((args.host.as_str(), args.port))
         .with_context(|| format!("cannot listen on {} port {}: give another --host or --port", args.host, args.port))?;
     announce(&listener, args, &served, options.ram)?;
-    let idle = args.idle_release.map(|minutes| Duration::from_secs(60 * u64::from(minutes)));
+    let Bytes(state_bytes_max) = args.states.state_size;
+    let states = args.states.state_dir.as_ref().map(|dir| Snapshots::open(dir, state_bytes_max)).transpose()?;
+    let states = states.map(|snapshots| States { snapshots, tell: term::note });
     let load = loader(args.model.clone(), args.load.clone(), options);
-    outpour_serve::serve(listener, served, access, load, idle).map_err(|problem| anyhow!(problem))?;
+    outpour_serve::serve(listener, served, access, load, states, args.idle_release)
+        .map_err(|problem| anyhow!(problem))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -43,7 +43,7 @@ use serde_json::Value;
 
 pub use chat::Model;
 pub use guard::Access;
-pub use worker::Loader;
+pub use worker::{Loader, States};
 
 use connection::Bodies;
 use error::{Api, ApiError};
@@ -70,7 +70,7 @@ struct App {
 }
 
 /// Serves on `listener` until the process is told to end (SIGTERM, Ctrl-C): then no new connection is taken, and the answers
-/// under way are finished. A second Ctrl-C ends them.
+/// under way are finished. A second Ctrl-C ends them. `states` are kept on a drive.
 ///
 /// # Errors
 /// When the model cannot be loaded, or the system gives no thread or timer.
@@ -79,9 +79,10 @@ pub fn serve(
     model: Model,
     access: Access,
     load: Loader,
+    states: Option<States>,
     idle_release: Option<Duration>,
 ) -> Result<(), String> {
-    let (worker, door) = worker::worker(load, model.tokenizer.clone(), idle_release);
+    let (worker, door) = worker::worker(load, model.tokenizer.clone(), states, idle_release);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4).enable_all().build();
     let runtime = runtime.map_err(|error| format!("no threads for connections: {error}"))?;
