@@ -35,6 +35,8 @@ pub enum Verb {
     Run(RunArgs),
     /// Serve a model over HTTP, to clients of OpenAI's, Anthropic's and Ollama's APIs
     Serve(ServeArgs),
+    /// Answer a file of prompts together, so that one read of an expert serves all of them
+    Batch(BatchArgs),
     /// Run the small trained model that is built in: a story and a tool call, streamed
     Demo(DemoArgs),
     /// Show what a model is: architecture, experts, bytes
@@ -313,6 +315,35 @@ pub struct ServeArgs {
     #[arg(long, value_name = "MINUTES", value_parser = minutes)]
     pub idle_release: Option<Duration>,
 }
+
+/// `batch`.
+#[derive(Args)]
+#[command(after_help = BATCH_HELP)]
+pub struct BatchArgs {
+    /// Folder of the model, or demo: the one that is built in
+    pub model: PathBuf,
+    /// The prompts, as lines of JSON
+    #[arg(value_name = "FILE.jsonl")]
+    pub file: PathBuf,
+    /// Where answers are written, each as it comes; lines that it answers already are not answered again
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub out: PathBuf,
+    /// Lines without a seed of their own have this one plus their number [default: another one each time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Flags of loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+const BATCH_HELP: &str = "\
+A line has `messages`, or a `prompt` that is continued as it stands, and beside them whatever the APIs of `serve` take:
+`max_tokens`, `temperature`, `seed`, `stop`, `tools`, `response_format` and others. `custom_id` or `id` is repeated in the
+answer. Lines of OpenAI's batches are understood too: `url` and `body`.
+
+A line of --out has `custom_id`, `line`, and as OpenAI's batches `response`, with `status_code` and `body`, or `error`. Lines
+come as they are ready. After a kill the same call goes on where it was; a line, a model or numerics that changed are answered
+anew, and so is what failed for no fault of the line (a `status_code` of 500 and more).";
 
 fn minutes(text: &str) -> Result<Duration, String> {
     match text.parse() {
