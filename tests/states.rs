@@ -237,6 +237,25 @@ fn the_bound_holds_and_what_was_not_used_for_longest_goes() {
     assert!(keep(&mut engine, &mut snapshots, &prompt(10)).is_empty(), "it is said once");
 }
 
+/// The blocks of a conversation that grows, in a room that holds it just so, are not given up for its end.
+#[test]
+fn a_prefix_that_is_there_already_stays_while_it_grows() {
+    let (model, dir) = (fixture("qwen3_moe"), tempfile::tempdir().expect("a folder"));
+    let (mut engine, long) = (open(&model), ids(320));
+    let probe = tempfile::tempdir().expect("a folder");
+    let mut snapshots = Snapshots::open(probe.path(), ROOM).expect("a folder");
+    keep(&mut engine, &mut snapshots, &long);
+    let room = snapshots.bytes() + snapshots.bytes() / 4;
+    let mut snapshots = Snapshots::open(dir.path(), room).expect("a folder");
+    keep(&mut engine, &mut snapshots, &long[..200]);
+    let other: Vec<u32> = ids(100).iter().map(|id| id + 1).collect();
+    keep(&mut engine, &mut snapshots, &other);
+    keep(&mut engine, &mut snapshots, &long);
+    assert!(bytes_of(dir.path()) <= room);
+    let longer: Vec<u32> = long.iter().copied().chain([1, 2, 3]).collect();
+    assert_eq!(resume(&mut engine, &mut snapshots, &longer).0, 320, "all of it is there");
+}
+
 #[test]
 fn a_full_drive_keeps_less_and_stops_nothing() {
     if !is_root() {
@@ -295,6 +314,9 @@ fn turn(model: &Path, file: &Path, prompt: &str, more: &[&str]) -> (String, usiz
     (String::from_utf8(ran.stdout).expect("text"), found, ran.stderr)
 }
 
+/// What is done to a file.
+type Damage = fn(&mut Vec<u8>);
+
 #[test]
 fn a_conversation_in_a_file_goes_on_with_its_state() {
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo/model");
@@ -311,12 +333,12 @@ fn a_conversation_in_a_file_goes_on_with_its_state() {
         let (expected, none, _) = turn(model, &file, "And then?", &[]);
         assert_eq!(none, 0, "without the state all is computed");
 
-        let cases: [(&str, &dyn Fn(&mut Vec<u8>), &[&str]); 5] = [
-            ("", &|_| {}, &[]),
-            ("damaged", &|bytes| bytes.truncate(bytes.len() / 2), &[]),
-            ("damaged", &|bytes| bytes[5000] ^= 1, &[]),
-            ("damaged", &|bytes| bytes.clear(), &[]),
-            ("this is", &|_| {}, &["--kv", "q8"]),
+        let cases: [(&str, Damage, &[&str]); 5] = [
+            ("", |_| {}, &[]),
+            ("damaged", |bytes| bytes.truncate(bytes.len() / 2), &[]),
+            ("damaged", |bytes| bytes[5000] ^= 1, &[]),
+            ("damaged", |bytes| bytes.clear(), &[]),
+            ("this is", |_| {}, &["--kv", "q8"]),
         ];
         for (word, damage, more) in cases {
             back();
@@ -339,6 +361,29 @@ fn a_conversation_in_a_file_goes_on_with_its_state() {
         }
         assert_eq!(files(dir.path()).len(), 2, "nothing else is left");
     }
+}
+
+#[test]
+fn the_plan_tells_what_states_take() {
+    let (model, dir) = (fixture("qwen3_next"), tempfile::tempdir().expect("a folder"));
+    let path = dir.path().join("states");
+    let args = ["--state-dir", path.to_str().expect("UTF-8"), "--state-size", "1G", "--ram", "200M", "--drive", "1G"];
+    let ran = outpour("plan", &model, &args);
+    let text = String::from_utf8(ran.stdout).expect("text");
+    assert!(text.contains("On the drive,") && text.contains("GiB for states"), "{text}");
+    let plan = |args: &[&str]| -> serde_json::Value {
+        serde_json::from_slice(&outpour("plan", &model, args).stdout).expect("JSON")
+    };
+    let (with, without) = (plan(&[&args[..], &["--json"]].concat()), plan(&[&args[4..], &["--json"]].concat()));
+    assert_eq!((&with["state_dir_bytes_max"], &without["state_dir_bytes_max"]), (&json!(1 << 30), &json!(null)));
+    assert!(with["state_fixed_bytes"].as_u64() > Some(0) && with["state_bytes_per_token"].as_u64() > Some(0));
+    let process = |plan: &serde_json::Value| {
+        let buffers = plan["buffers"].as_array().expect("buffers");
+        let line = buffers.iter().find(|line| line["name"] == "process").expect("a line");
+        line["bytes"].as_u64().expect("bytes")
+    };
+    assert!(process(&with) > process(&without) + (8 << 20), "what writing them takes is counted");
+    assert!(!path.exists(), "a plan makes no folder");
 }
 
 #[test]

@@ -346,12 +346,14 @@ impl Snapshots {
         Saving { blocks, rest: chain.rest(tokens, tokens.len()), tokens: tokens.len(), done: 0 }
     }
 
-    /// Writes the next record that is not here yet, of a sequence that holds what it did when saving began, and maybe more.
-    /// Returns whether there may be a further one. That it cannot be written is a problem, and no error: see
-    /// [`Snapshots::take_problems`].
+    /// Writes the next record that is not here yet, of a sequence that holds what it did when saving began. Returns whether
+    /// there may be a further one. That it cannot be written is a problem, and no error: see [`Snapshots::take_problems`].
     pub fn write_next(&mut self, engine: &Engine, sequence: SequenceId, saving: &mut Saving) -> bool {
         let (blocks, block_bytes) = (saving.blocks.len(), engine.layout().pools[0].block_bytes as u64);
-        while saving.blocks.get(saving.done).is_some_and(|name| self.records.contains_key(name)) {
+        while let Some(record) = saving.blocks.get(saving.done).and_then(|name| self.records.get_mut(name)) {
+            // It must not make room for those that follow it.
+            self.clock += 1;
+            record.used = self.clock;
             saving.done += 1;
         }
         let is_rest = saving.done == blocks;
