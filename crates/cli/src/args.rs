@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 use clap::{Args, Parser, Subcommand};
 use outpour_kernels::cpu::Isa;
 use outpour_model::synth::Format;
-use outpour_store::bytes::Bytes;
+use outpour_store::bytes::Rate;
 
 pub use answer::{BatchArgs, DemoArgs, RunArgs, ServeArgs};
 pub use load::{LoadArgs, SamplingArgs, StateArgs};
@@ -86,7 +86,7 @@ pub struct PlanArgs {
     /// What the drive gives in a second, as 2.5G [default: what `doctor` measured, else measured for two
     /// seconds with the model's experts, or with a temporary file of 512 MiB]
     #[arg(long, value_name = "BYTES")]
-    pub drive: Option<Bytes>,
+    pub drive: Option<Rate>,
     /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,

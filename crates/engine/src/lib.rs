@@ -19,6 +19,7 @@ pub mod score;
 mod scratch;
 mod session;
 mod snapshot;
+mod timeline;
 
 pub use engine::{Engine, Stats, Work};
 pub use error::EngineError;
@@ -27,3 +28,4 @@ pub use lookahead::{LookaheadMode, LookaheadStats};
 pub use observe::{LayerCost, Observer, Progress, SequenceId};
 pub use session::Session;
 pub use snapshot::{Saving, Snapshots};
+pub use timeline::Timeline;

@@ -38,6 +38,9 @@ pub struct RunArgs {
     /// Write the experts chosen, step by step: `outpour routes replay` reads it
     #[arg(long, value_name = "FILE")]
     pub trace_routes: Option<PathBuf>,
+    /// Write a timeline of every read and operation, which chrome://tracing and ui.perfetto.dev show
+    #[arg(long, value_name = "FILE")]
+    pub trace_out: Option<PathBuf>,
     /// Go on with the conversation in this file, or begin it: its messages as JSON; what was computed of them lies in
     /// FILE.state
     #[arg(long, value_name = "FILE", conflicts_with = "raw")]

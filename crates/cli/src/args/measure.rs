@@ -28,6 +28,9 @@ pub struct BenchArgs {
     /// Measure after an unmeasured repetition (the default)
     #[arg(long)]
     pub warm: bool,
+    /// Write a timeline of every read and operation, which chrome://tracing and ui.perfetto.dev show
+    #[arg(long, value_name = "FILE")]
+    pub trace_out: Option<PathBuf>,
     /// Form of the result
     #[arg(short = 'o', long, value_enum, default_value_t = TableForm::Md)]
     pub output: TableForm,
