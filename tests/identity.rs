@@ -332,6 +332,38 @@ fn contexts_of_many_sessions_leave_room_for_one_token() {
     assert_eq!(continue_greedily(&mut engine, &mut session, 5), expected);
 }
 
+/// A pending token of one session, for which there is no memory, is no error of another one's that waits.
+#[test]
+fn what_struck_others_is_theirs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    streamed_model(dir.path());
+    let ram = minimum_ram(dir.path(), &roomy()) + (1 << 20);
+    let mut engine = engine(dir.path(), &Options { ram, ..roomy() }, ReaderKind::Auto);
+    // Each holds a full block, so that one token more takes another one.
+    let (block, mut full) = (&ids(300)[..64], Vec::new());
+    let mut first = Session::open(&mut engine);
+    first.sync(&mut engine, &block[..40], &[], &mut ()).expect("a prompt");
+    let expected = continue_greedily(&mut engine, &mut first, 6);
+    first.sync(&mut engine, &block[..40], &[], &mut ()).expect("it goes back");
+    loop {
+        let mut session = Session::open(&mut engine);
+        let synced = session.sync(&mut engine, block, &[], &mut ());
+        full.push(session);
+        match synced {
+            Ok(()) => assert!(full.len() < 1000, "memory must end"),
+            Err(_) => break,
+        }
+    }
+    full.pop().expect("the one without memory").close(&mut engine);
+    for session in &mut full {
+        session.step(&mut engine, &mut (), &mut |logits, _| argmax(logits)).expect("a token, which is pending");
+    }
+    assert_eq!(continue_greedily(&mut engine, &mut first, 6), expected, "and the first goes on");
+    let last = full.last_mut().expect("one that waits for memory");
+    assert!(last.logits(&mut engine, &mut ()).is_err_and(|error| error.to_string().contains("--ram")));
+    assert_eq!(last.tokens(), block, "what could not be computed is forgotten");
+}
+
 /// A sequence of the scheduler: a prompt, then greedy steps.
 struct Timeline {
     id: SequenceId,

@@ -9,6 +9,8 @@ mod limits;
 mod many;
 #[path = "serve/refusals.rs"]
 mod refusals;
+#[path = "serve/restarts.rs"]
+mod restarts;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -69,4 +71,11 @@ fn user(text: &str) -> Value {
 /// The text of an answer of chat completions.
 fn said(answer: &Value) -> &str {
     answer["choices"][0]["message"]["content"].as_str().unwrap_or_default()
+}
+
+/// Anonymous memory of a process.
+fn resident_bytes(process: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok()).map_or(0, |kib| kib << 10)
 }

@@ -1,10 +1,12 @@
 #!/bin/sh
-# Makes the Python environment of the client tests in the folder $1, unless it is there: sh make_venv.sh FOLDER
+# Makes a Python environment for the client tests in the folder $1 from the packages of the file $2 beside this script, unless it
+# is there: sh make_venv.sh FOLDER [requirements.txt]
 set -e
 here=$(cd "$(dirname "$0")" && pwd)
-if cmp -s "$here/requirements.txt" "$1/made_from.txt"; then
+packages="$here/${2:-requirements.txt}"
+if cmp -s "$packages" "$1/made_from.txt"; then
     exit 0
 fi
 python3 -m venv "$1"
-"$1/bin/python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
-cp "$here/requirements.txt" "$1/made_from.txt"
+"$1/bin/python" -m pip install --quiet --disable-pip-version-check -r "$packages"
+cp "$packages" "$1/made_from.txt"

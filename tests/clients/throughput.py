@@ -31,22 +31,22 @@ def generate(client):
 
 def main():
     generate(0)
-    print("clients | tokens/s | MB read/token")
+    print("clients | tokens/s | MB read/token", flush=True)
     for clients in (1, 4, 8):
         read, began = metric("outpour_read_bytes_total"), time.time()
         threads = [threading.Thread(target=generate, args=(100 * clients + i,)) for i in range(clients)]
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
         tokens, seconds = clients * TOKENS, time.time() - began
-        print(f"{clients} | {tokens / seconds:.2f} | {(metric('outpour_read_bytes_total') - read) / tokens / 1e6:.1f}")
-    words = "The fox and the owl met at the river, and they spoke of many things. " * 60
+        print(f"{clients} | {tokens / seconds:.2f} | {(metric('outpour_read_bytes_total') - read) / tokens / 1e6:.1f}", flush=True)
+    words = "The fox and the owl met at the river, and they spoke of many things. " * 16
     messages = [{"role": "system", "content": words}, {"role": "user", "content": "Hello"}]
     for turn in (1, 2):
         began = time.time()
         answer = post("/v1/chat/completions", {"messages": messages, "max_tokens": 1, "temperature": 0})
         usage = answer["usage"]
         cached = usage["prompt_tokens_details"]["cached_tokens"]
-        print(f"turn {turn}: {usage['prompt_tokens']} tokens, {cached} found, first token after {time.time() - began:.2f} s")
+        print(f"turn {turn}: {usage['prompt_tokens']} tokens, {cached} found, first token after {time.time() - began:.2f} s", flush=True)
         said = answer["choices"][0]["message"]["content"] or "x"
         messages += [{"role": "assistant", "content": said}, {"role": "user", "content": "And then?"}]
 

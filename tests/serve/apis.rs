@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::common::http::Server;
-use crate::{said, serve_demo, serve_streamed, user};
+use crate::{demo, said, serve_demo, serve_streamed, user};
 
 fn weather() -> Value {
     json!({"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]})
@@ -389,6 +389,68 @@ fn answers_are_held_to_the_form_that_is_asked_for() {
         let refused = server.post("/v1/chat/completions", &body);
         assert_eq!(refused.status, 400, "{body}: {}", refused.body);
         assert_eq!(refused.json()["error"]["param"], named, "{body}");
+    }
+}
+
+/// A model whose template teaches another dialect than its training did: what it is made to say is in that dialect, and fits.
+#[test]
+fn calls_are_forced_in_every_dialect() {
+    let marks = [
+        "<arg_key>",
+        "<minimax:tool_call>",
+        "｜DSML｜",
+        "<｜tool▁calls▁begin｜>",
+        "<|tool_calls_section_begin|>",
+        "<|channel|>",
+        "[TOOL_CALLS]",
+        "[TOOL_CALLS] [ARGS]",
+        "<tool_call>",
+        "<tool_call> <function=",
+        "<|python_tag|>",
+    ];
+    let place = json!({
+        "type": "object", "additionalProperties": false, "required": ["city", "days"],
+        "properties": {"city": {"enum": ["Oslo", "Bergen"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+    });
+    let tools = json!([
+        {"type": "function", "function": {"name": "weather", "parameters": place}},
+        {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}, "additionalProperties": false}}},
+    ]);
+    for mark in marks {
+        let dir = tempfile::tempdir().expect("a folder");
+        for file in std::fs::read_dir(demo()).expect("the demo model").flatten() {
+            std::fs::copy(file.path(), dir.path().join(file.file_name())).expect("a copy");
+        }
+        let template = format!(
+            "{{# {mark} #}}{{% for m in messages %}}{{{{ m.role }}}}: {{{{ m.content }}}}\n{{% endfor %}}assistant:"
+        );
+        std::fs::write(dir.path().join("chat_template.jinja"), template).expect("written");
+        let server = Server::start(dir.path(), &["--ram", "200M", "--threads", "2"]);
+        for (choice, names) in [
+            (json!("required"), &["weather", "now"][..]),
+            (json!({"type": "function", "function": {"name": "weather"}}), &["weather"][..]),
+        ] {
+            let body = json!({
+                "messages": [user("How is the weather in Oslo?")], "temperature": 0.8, "seed": 1, "max_tokens": 200, "tools": tools,
+                "tool_choice": choice, "parallel_tool_calls": false,
+            });
+            let answer = server.ask("/v1/chat/completions", &body);
+            let said = &answer["choices"][0];
+            // Of gpt-oss thoughts may come first, and of a model that was trained otherwise have no end.
+            if mark == "<|channel|>" && said["finish_reason"] == "length" {
+                continue;
+            }
+            let calls = said["message"]["tool_calls"].as_array().unwrap_or_else(|| panic!("{mark}: {answer}"));
+            assert_eq!(calls.len(), 1, "{mark}: {answer}");
+            for call in calls {
+                let call = &call["function"];
+                let name = call["name"].as_str().expect("a name");
+                assert!(names.contains(&name), "{mark}: {answer}");
+                let arguments: Value = serde_json::from_str(call["arguments"].as_str().expect("a text")).expect("JSON");
+                let schema = if name == "weather" { place.clone() } else { tools[1]["function"]["parameters"].clone() };
+                outpour_text::check_schema(&schema, &arguments).unwrap_or_else(|problem| panic!("{mark}: {problem}"));
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::common::http::{Response, Server};
-use crate::{serve_demo, serve_streamed};
+use crate::{resident_bytes, serve_demo, serve_streamed};
 
 /// A request of its own for each number.
 fn request(i: u64) -> Value {
@@ -156,11 +156,4 @@ fn visit(server: &Server, kind: u64, manner: u64, expected: &Value) -> usize {
             0
         }
     }
-}
-
-/// Anonymous memory of a process.
-fn resident_bytes(process: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok()).map_or(0, |kib| kib << 10)
 }

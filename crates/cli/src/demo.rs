@@ -100,6 +100,7 @@ fn answer(
         stop_strings: StopStrings::new(Vec::new())?,
         sampling: model::sampling(&inspection, sampling)?,
         routes: None,
+        conversation: None,
     };
     let options = model::options(load, inspection.checkpoint())?;
     let mut engine = model::load(inspection, &options, load.reader())?;

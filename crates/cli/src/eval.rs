@@ -152,11 +152,10 @@ impl Side<'_> {
         let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
         let stop_tokens = model::stop_tokens(&inspection, &tokenizer)?;
         let template = model::template(inspection.checkpoint(), &tokenizer)?;
-        let weights = results::fingerprint_of_files(inspection.checkpoint())?;
         let engine = model::load(inspection, &options, args.load.reader())?;
         term::note(&format!("{}: {}, in {}", self.dir.display(), engine.identity(), Bytes(options.ram as u64)));
         Measuring {
-            identity: format!("{}, weights {weights}", engine.identity()),
+            identity: engine.identity().to_owned(),
             dir: self.dir.to_owned(),
             engine,
             tokenizer,

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod batch;
 mod bench;
 mod builtin;
 mod demo;
@@ -18,6 +19,7 @@ mod plan;
 mod routes;
 mod run;
 mod serve;
+mod session;
 mod synth;
 mod term;
 mod tokenize;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
     let done = builtin::resolve(&mut cli.verb).and_then(|()| match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Serve(args) => serve::serve(&args),
+        Verb::Batch(args) => batch::batch(&args),
         Verb::Demo(args) => demo::demo(&args),
         Verb::Inspect(args) => inspect::inspect(&args),
         Verb::Plan(args) => plan::plan(&args),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use outpour_engine::profile::{DepthSpeed, DriveRate};
 use outpour_engine::sample::Sampling;
-use outpour_engine::{Engine, EngineError, Inspection, Options, PROBE_EXPERTS, Timeline};
+use outpour_engine::{Engine, EngineError, Inspection, Options, PROBE_EXPERTS, Snapshots, Timeline};
 use outpour_kernels::reference::Reference;
 use outpour_model::Facts;
 use outpour_model::weights::allocate_region;
@@ -24,7 +24,7 @@ use outpour_store::slab;
 use outpour_text::{ChatTemplate, Tokenizer};
 use serde_json::Value;
 
-use crate::args::{LoadArgs, SamplingArgs};
+use crate::args::{LoadArgs, SamplingArgs, StateArgs};
 use crate::{gguf_text, term};
 
 /// Memory of a loaded tokenizer for each byte of tokenizer.json (measured: see EXPERIMENTS.md).
@@ -85,6 +85,11 @@ pub fn open(path: &Path, load: &LoadArgs) -> Result<Inspection> {
 /// As [`LoadArgs::options`].
 pub fn options(load: &LoadArgs, checkpoint: &Checkpoint) -> Result<Options> {
     load.options(tokenizer_bytes(checkpoint))
+}
+
+/// Memory that keeping states on a drive takes.
+pub fn states_bytes(args: &StateArgs, inspection: &Inspection) -> usize {
+    args.state_dir.as_ref().map_or(0, |_| Snapshots::memory_bytes(inspection.model()))
 }
 
 /// Loads a model, showing progress on a terminal.

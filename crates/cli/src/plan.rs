@@ -43,7 +43,8 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
             bail!("{flag} {tokens} is longer than this model's context of {context_max}; give at most {context_max}");
         }
     }
-    let options = model::options(&args.load, inspection.checkpoint())?;
+    let mut options = model::options(&args.load, inspection.checkpoint())?;
+    options.beside += model::states_bytes(&args.states, &inspection);
     let plan = inspection.plan(&options)?;
     let (drive, drive_from) = drive(args, &inspection, outline.is_some())?;
     term::note("Rehearsing this model's computing on this machine, without its weights, for some seconds.");
@@ -58,7 +59,10 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let ask = forecast::Ask { prompt_tokens: args.prompt, answer_tokens: args.generate, hit_rate: args.hit_rate };
     let forecast = forecast::forecast(&inspection, &plan, &rehearsal, &drive, ask);
     let experts = inspection.layout.experts_total();
-    let shown = Shown { args, plan: &plan, experts, forecast, drive, drive_from, estimated: outline.is_some() };
+    let layout = inspection.model().state_layout();
+    let state_bytes = [layout.fixed_bytes(), layout.bytes_per_token()];
+    let shown =
+        Shown { args, state_bytes, plan: &plan, experts, forecast, drive, drive_from, estimated: outline.is_some() };
     term::show(&if args.json { format!("{:#}\n", shown.report()) } else { shown.describe() })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -149,6 +153,8 @@ fn drive(args: &PlanArgs, inspection: &Inspection, outlined: bool) -> Result<(Dr
 
 struct Shown<'a> {
     args: &'a PlanArgs,
+    /// Of a state: bytes however short it is, and for each token.
+    state_bytes: [usize; 2],
     plan: &'a Plan,
     experts: usize,
     forecast: Forecast,
@@ -172,6 +178,9 @@ impl Shown<'_> {
             "ctx": plan.ctx,
             "context_bytes": plan.context_bytes,
             "prefill_chunk": plan.chunk,
+            "state_fixed_bytes": self.state_bytes[0],
+            "state_bytes_per_token": self.state_bytes[1],
+            "state_dir_bytes_max": self.args.states.state_dir.as_ref().map(|_| self.args.states.state_size.0),
             "slab_pieces": plan.pieces,
             "slab_piece_bytes": plan.piece_bytes,
             "estimated": self.estimated,
@@ -220,6 +229,16 @@ impl Shown<'_> {
             show(plan.context_bytes),
             plan.chunk
         );
+        if let Some(dir) = &self.args.states.state_dir {
+            let [fixed, per_token] = self.state_bytes;
+            text += &format!(
+                "On the drive, {} takes up to {} for states: a state takes {}, and {} for each token.\n",
+                dir.display(),
+                self.args.states.state_size,
+                show(fixed),
+                show(per_token)
+            );
+        }
         let Forecast { decode, decode_cold, prefill, prefill_cold } = forecast;
         let PlanArgs { prompt, generate, .. } = self.args;
         let first = if *generate == 1 { "first token".to_owned() } else { format!("first {generate} tokens") };

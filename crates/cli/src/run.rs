@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use outpour_engine::bound::Running;
 use outpour_engine::sample::{Sampler, Sampling};
-use outpour_engine::{Engine, EngineError, Session};
+use outpour_engine::{Engine, EngineError, Inspection, Session, Snapshots};
 use outpour_model::experts::StreamStats;
 use outpour_store::bytes::Bytes;
-use outpour_store::checkpoint::Checkpoint;
 use outpour_store::machine::Machine;
 use outpour_text::{ChatRequest, Detokenizer, Stop, StopStrings, Tokenizer};
 use serde_json::json;
 
 use crate::args::RunArgs;
 use crate::model;
+use crate::session::Conversation;
 use crate::term::{self, INTERRUPTED, Interruptible, PromptProgress, stopped};
 use crate::watch::{Routes, TimelineFile, Watch};
 
@@ -27,12 +27,13 @@ use crate::watch::{Routes, TimelineFile, Watch};
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let inspection = model::open(&args.model, &args.load)?;
     let sampling = model::sampling(&inspection, &args.sampling)?;
-    let options = model::options(&args.load, inspection.checkpoint())?;
+    let mut options = model::options(&args.load, inspection.checkpoint())?;
+    options.beside += args.session.as_ref().map_or(0, |_| Snapshots::memory_bytes(inspection.model()));
     let plan = inspection.plan(&options)?;
     let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
     let prompt = model::prompt(args.prompt.as_deref(), prompt_bytes_max(&tokenizer, plan.ctx))
         .with_context(|| format!("a prompt for the context of {} tokens (--ctx)", plan.ctx))?;
-    let tokens = prompt_tokens(args, inspection.checkpoint(), &tokenizer, &prompt)?;
+    let (tokens, conversation) = prompt_tokens(args, &inspection, &tokenizer, &prompt)?;
     if tokens.is_empty() {
         return Err(EngineError::NoTokens.into());
     }
@@ -49,6 +50,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         stop_strings: StopStrings::new(args.stop.clone())?,
         sampling,
         routes: args.trace_routes.as_ref().map(|path| Routes::create(path, &inspection)).transpose()?,
+        conversation,
     };
     if inspection.skipped()[0] > 0 {
         term::note("This model's vision is not used: it is given text only.");
@@ -67,18 +69,32 @@ fn prompt_bytes_max(tokenizer: &Tokenizer, ctx: usize) -> usize {
     4 * ctx.saturating_mul(tokenizer.token_bytes_max())
 }
 
-fn prompt_tokens(args: &RunArgs, checkpoint: &Checkpoint, tokenizer: &Tokenizer, prompt: &str) -> Result<Vec<u32>> {
+/// The prompt as tokens, and the conversation that it is part of, if it is kept.
+fn prompt_tokens(
+    args: &RunArgs,
+    inspection: &Inspection,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+) -> Result<(Vec<u32>, Option<Conversation>)> {
     if args.raw {
-        return Ok(tokenizer.encode_raw(prompt)?);
+        return Ok((tokenizer.encode_raw(prompt)?, None));
     }
-    let system = args.system.iter().map(|text| json!({"role": "system", "content": text}));
-    let messages = system.chain([json!({"role": "user", "content": prompt})]).collect();
-    let request = ChatRequest { messages, add_generation_prompt: true, ..ChatRequest::default() };
+    let checkpoint = inspection.checkpoint();
     let Some(template) = model::template(checkpoint, tokenizer)? else {
         let dir = checkpoint.dir().display();
         bail!("{dir}: has no chat template: give --raw to continue the prompt as it stands");
     };
-    Ok(tokenizer.encode(&template.render(&request)?, true)?)
+    if let Some(path) = &args.session {
+        let goes_back = inspection.model().state_layout().goes_back();
+        let asked = (args.system.as_deref(), prompt);
+        let (mut conversation, tokens) = Conversation::ask(path, asked, (&template, tokenizer), goes_back)?;
+        conversation.stop_at(&args.stop);
+        return Ok((tokens, Some(conversation)));
+    }
+    let system = args.system.iter().map(|text| json!({"role": "system", "content": text}));
+    let messages = system.chain([json!({"role": "user", "content": prompt})]).collect();
+    let request = ChatRequest { messages, add_generation_prompt: true, ..ChatRequest::default() };
+    Ok((tokenizer.encode(&template.render(&request)?, true)?, None))
 }
 
 /// One answer to be made.
@@ -95,6 +111,8 @@ pub struct Generation {
     pub sampling: Sampling,
     /// Where the experts chosen are written.
     pub routes: Option<Routes>,
+    /// The conversation that it goes on with.
+    pub conversation: Option<Conversation>,
 }
 
 /// How long the drive is measured, before the first token.
@@ -132,8 +150,17 @@ impl Generation {
     /// When a token cannot be computed; the text so far is out.
     pub fn run(mut self, engine: &mut Engine, tokenizer: &Tokenizer) -> Result<ExitCode> {
         let limit = engine.probe_drive_first(PROBE_TIME)?.map(|speed| speed.bytes_per_second());
-        let mut session = Session::open(engine);
+        let mut session = match &self.conversation {
+            Some(conversation) => conversation.resume(engine, &self.tokens),
+            None => Session::open(engine),
+        };
         let done = self.answer(engine, &mut session, tokenizer, limit)?;
+        if let Some(mut conversation) = self.conversation.take().filter(|_| done.generated > 0) {
+            conversation.keep(engine, &session);
+            let ended = usize::from(matches!(done.end, End::Model));
+            let answer = &session.tokens()[self.tokens.len()..];
+            conversation.finish(&answer[..answer.len() - ended], tokenizer)?;
+        }
         session.close(engine);
         self.summary(engine, &done);
         if let Some(routes) = self.routes.take() {
@@ -163,7 +190,7 @@ impl Generation {
         let began = Instant::now();
         let mut progress = PromptProgress::start();
         let mut watch = Watch { inner: &mut progress, bound: &mut bounds[0], routes: self.routes.as_mut() };
-        let prefilled = session.sync(engine, &self.tokens, &[], &mut watch);
+        let prefilled = prefill(engine, session, &self.tokens, self.conversation.as_mut(), &mut watch);
         progress.finish();
         bounds[0].step(began.elapsed());
         let prefill_stream = engine.stats().stream;
@@ -276,8 +303,12 @@ impl Generation {
         };
         let seed =
             if self.sampling.temperature > 0.0 { format!(" · seed {}", self.sampling.seed) } else { String::new() };
+        let found = match self.tokens.len() - stats.prefill_tokens.min(self.tokens.len()) {
+            0 => String::new(),
+            found => format!(" ({found} of them kept)"),
+        };
         term::note(&format!(
-            "{} prompt + {} generated tokens ({end}) · prefill {:.1} tok/s, decode {:.1} tok/s · RAM {} given, {used} used · {hits} · \
+            "{} prompt{found} + {} generated tokens ({end}) · prefill {:.1} tok/s, decode {:.1} tok/s · RAM {} given, {used} used · {hits} · \
              read {} for the prompt, {} per generated token{seed}",
             self.tokens.len(),
             done.generated,
@@ -291,6 +322,23 @@ impl Generation {
             bound_summary(engine, &done.stream, bounds);
         }
     }
+}
+
+/// Computes a prompt, and keeps the state on the way where the next turn will need it.
+fn prefill(
+    engine: &mut Engine,
+    session: &mut Session,
+    tokens: &[u32],
+    conversation: Option<&mut Conversation>,
+    watch: &mut Watch,
+) -> Result<(), EngineError> {
+    if let Some(conversation) = conversation
+        && let Some(mark) = conversation.mark(session.tokens().len())
+    {
+        session.sync(engine, &tokens[..mark], &[], watch)?;
+        conversation.keep(engine, session);
+    }
+    session.sync(engine, tokens, &[], watch)
 }
 
 /// What of this was the machine, and what was not: a line for the prompt and the answer.

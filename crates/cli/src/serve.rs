@@ -3,12 +3,12 @@
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use outpour_engine::{Engine, Options};
-use outpour_serve::{Access, Loader, Model, serve_bytes};
+use outpour_engine::{Engine, Inspection, Options, Snapshots};
+use outpour_serve::{Access, Loader, Model, States, serve_bytes};
 use outpour_store::bytes::Bytes;
+use outpour_store::plan::Plan;
 use outpour_store::slab;
 
 use crate::args::{LoadArgs, SamplingArgs, ServeArgs};
@@ -20,23 +20,12 @@ use crate::{model, term};
 /// One line about the model, the flags or the port, before anything is loaded.
 pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let inspection = model::open(&args.model, &args.load)?;
-    let dir = inspection.checkpoint().dir().to_owned();
-    let own_bytes = model::tokenizer_bytes(inspection.checkpoint()) + serve_bytes(inspection.facts().vocab);
+    let own_bytes = model::tokenizer_bytes(inspection.checkpoint())
+        + serve_bytes(inspection.facts().vocab)
+        + model::states_bytes(&args.states, &inspection);
     let options = args.load.options(own_bytes)?;
     let plan = inspection.plan(&options)?;
-    let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
-    let folder = std::fs::canonicalize(&dir).unwrap_or_else(|_| dir.clone());
-    let folder = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
-    let served = Model {
-        name: args.name.clone().unwrap_or(folder),
-        stop_tokens: model::stop_tokens(&inspection, &tokenizer)?,
-        template: model::template(inspection.checkpoint(), &tokenizer)?,
-        tokenizer: Arc::new(tokenizer),
-        sampling: model::sampling(&inspection, &SamplingArgs::default())?,
-        vocab: inspection.facts().vocab,
-        ctx: plan.ctx,
-        recurrent: !inspection.model().state_layout().goes_back(),
-    };
+    let served = served(&inspection, &plan, args.name.clone())?;
     let access = Access {
         api_key: args.api_key.clone().or_else(|| std::env::var("OUTPOUR_API_KEY").ok()).filter(|key| !key.is_empty()),
         hosts: vec![args.host.clone()],
@@ -49,10 +38,34 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let listener = TcpListener::bind((args.host.as_str(), args.port))
         .with_context(|| format!("cannot listen on {} port {}: give another --host or --port", args.host, args.port))?;
     announce(&listener, args, &served, options.ram)?;
-    let idle = args.idle_release.map(|minutes| Duration::from_secs(60 * u64::from(minutes)));
+    let Bytes(state_bytes_max) = args.states.state_size;
+    let states = args.states.state_dir.as_ref().map(|dir| Snapshots::open(dir, state_bytes_max)).transpose()?;
+    let states = states.map(|snapshots| States { snapshots, tell: term::note });
     let load = loader(args.model.clone(), args.load.clone(), options);
-    outpour_serve::serve(listener, served, access, load, idle).map_err(|problem| anyhow!(problem))?;
+    outpour_serve::serve(listener, served, access, load, states, args.idle_release)
+        .map_err(|problem| anyhow!(problem))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The text side of a model; clients call it `name`, or as its folder is called.
+///
+/// # Errors
+/// When its tokenizer or template is missing or damaged.
+pub fn served(inspection: &Inspection, plan: &Plan, name: Option<String>) -> Result<Model> {
+    let dir = inspection.checkpoint().dir();
+    let folder = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let folder = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
+    let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
+    Ok(Model {
+        name: name.unwrap_or(folder),
+        stop_tokens: model::stop_tokens(inspection, &tokenizer)?,
+        template: model::template(inspection.checkpoint(), &tokenizer)?,
+        tokenizer: Arc::new(tokenizer),
+        sampling: model::sampling(inspection, &SamplingArgs::default())?,
+        vocab: inspection.facts().vocab,
+        ctx: plan.ctx,
+        recurrent: !inspection.model().state_layout().goes_back(),
+    })
 }
 
 /// The server's address on standard output, and how clients are told of it on standard error.
@@ -73,7 +86,7 @@ fn announce(listener: &TcpListener, args: &ServeArgs, model: &Model, ram: usize)
 }
 
 /// Loads the model, at first and whenever its memory was given back.
-fn loader(path: std::path::PathBuf, flags: LoadArgs, options: Options) -> Loader {
+pub fn loader(path: std::path::PathBuf, flags: LoadArgs, options: Options) -> Loader {
     Box::new(move |go_on| {
         let mut load = || -> Result<Engine> {
             let inspection = model::open(&path, &flags)?;

@@ -72,12 +72,12 @@ pub struct Stats {
 
 /// A loaded model.
 pub struct Engine {
-    ops: Box<dyn Ops>,
+    pub(crate) ops: Box<dyn Ops>,
     pub(crate) model: Box<dyn Model>,
     checkpoint: Arc<Checkpoint>,
     pub(crate) plan: Plan,
     pub(crate) experts: ExpertStream,
-    blocks: BlockPool,
+    pub(crate) blocks: BlockPool,
     pub(crate) scratch: Scratch,
     choices: Choices,
     pub(crate) lookahead: Lookahead,
@@ -105,7 +105,7 @@ impl Engine {
         let plan = inspection.plan(options)?;
         let mut reader = Box::new(Pumped::new(reader).map_err(EngineError::Thread)?);
         let ops = options.open_backend()?;
-        let identity = inspection.identity(options, &*ops);
+        let identity = inspection.identity(options, &*ops)?;
 
         let mut weights = Weights::load(&inspection.checkpoint, &inspection.trunk, &plan.trunk, &*ops)?;
         let model = inspection.build(&mut weights)?;
@@ -336,26 +336,6 @@ impl Engine {
             (sequence.logits, sequence.ready) = (logits, true);
         }
         Ok(fork)
-    }
-
-    /// Writes a sequence's state.
-    ///
-    /// # Errors
-    /// When `out` does.
-    pub fn save(&self, id: SequenceId, out: &mut dyn std::io::Write) -> std::io::Result<()> {
-        self.states[id.0].save(&self.identity, self.model.state_layout(), &*self.ops, out)
-    }
-
-    /// Reads a sequence's state back, in place of the one it has.
-    ///
-    /// # Errors
-    /// When it is damaged, or of another model or other numerics.
-    pub fn restore(&mut self, id: SequenceId, input: &mut dyn std::io::Read) -> Result<(), EngineError> {
-        self.truncate(id, 0);
-        let (layout, ctx) = (self.model.state_layout(), self.plan.ctx);
-        let residency = self.experts.residency();
-        self.states[id.0] = State::load(&self.identity, layout, &self.blocks, residency, &*self.ops, ctx, input)?;
-        Ok(())
     }
 
     /// Makes room in a sequence's state for the tokens of a batch.

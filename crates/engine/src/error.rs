@@ -63,3 +63,10 @@ pub enum EngineError {
     #[error("stopped")]
     Cancelled,
 }
+
+impl EngineError {
+    /// A saved state that cannot be read, or is not what was written.
+    pub fn damaged_state(why: &std::io::Error) -> EngineError {
+        EngineError::Model(ModelError::State(format!("is damaged ({why})")))
+    }
+}

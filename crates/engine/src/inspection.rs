@@ -325,8 +325,11 @@ impl Inspection {
         (!what.is_empty()).then(|| what.join(", and "))
     }
 
-    /// Names the model and everything that changes the bits of a state.
-    pub(crate) fn identity(&self, options: &Options, ops: &dyn Ops) -> String {
+    /// Names the model and everything that changes the bits of its results.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub(crate) fn identity(&self, options: &Options, ops: &dyn Ops) -> Result<String, EngineError> {
         let bytes: u64 = self.checkpoint.files().iter().map(|file| file.bytes()).sum();
         let Facts { family, layers, hidden, vocab, .. } = self.facts;
         let backend = ops.describe();
@@ -335,7 +338,11 @@ impl Inspection {
         if self.facts.top_k < self.top_k_own {
             numerics += &format!(", {} of {} experts", self.facts.top_k, self.top_k_own);
         }
-        format!("{family} {layers}x{hidden} vocab {vocab} of {bytes} bytes, {} on {backend}, {numerics}", self.kv)
+        let weights = self.checkpoint.fingerprint()?;
+        Ok(format!(
+            "{family} {layers}x{hidden} vocab {vocab} of {bytes} bytes {weights:016x}, {} on {backend}, {numerics}",
+            self.kv
+        ))
     }
 
     /// Names and places of tensors, and the experts' layout and residency.

@@ -18,6 +18,7 @@ mod scheduler;
 pub mod score;
 mod scratch;
 mod session;
+mod snapshot;
 mod timeline;
 
 pub use engine::{Engine, Stats, Work};
@@ -26,4 +27,5 @@ pub use inspection::{Backend, Inspection, Numerics, Options, PROBE_EXPERTS};
 pub use lookahead::{LookaheadMode, LookaheadStats};
 pub use observe::{LayerCost, Observer, Progress, SequenceId};
 pub use session::Session;
+pub use snapshot::{Saving, Snapshots};
 pub use timeline::Timeline;

@@ -104,22 +104,28 @@ impl Engine {
         computed
     }
 
-    /// Takes short work from each sequence in turn. After an error the batch is empty.
+    /// Takes short work from each sequence in turn. One that finds no memory is an error where it comes first, and the next
+    /// time goes last; where others come before it, these are computed, and it goes first the next time.
     fn fill_steps(&mut self, batch: &mut Batch) -> Result<(), EngineError> {
         let (rows, sequences) = (self.step_rows(), self.sequences.len());
         for turn in 0..sequences {
             let index = (self.scheduler.next_step + turn) % sequences;
             let Some(left) = self.left(index).filter(|&left| left <= rows) else { continue };
-            if batch.len() + left > rows {
-                // It goes first the next time.
-                self.scheduler.next_step = index;
-                return Ok(());
+            let full = batch.len() + left > rows;
+            let reserved = if full { Ok(()) } else { self.reserve(index, left) };
+            match reserved {
+                Ok(()) if !full => self.push(batch, index, left),
+                Err(error) if batch.is_empty() => {
+                    self.scheduler.next_step = index + 1;
+                    self.scheduler.struck.push(index);
+                    return Err(error);
+                }
+                _ => {
+                    // It goes first the next time.
+                    self.scheduler.next_step = index;
+                    return Ok(());
+                }
             }
-            self.reserve(index, left).inspect_err(|_| {
-                batch.clear();
-                self.scheduler.struck.push(index);
-            })?;
-            self.push(batch, index, left);
         }
         Ok(())
     }

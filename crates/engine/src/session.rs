@@ -76,12 +76,14 @@ impl Session {
         self.finish(engine, observer)
     }
 
-    /// Waits until all of the sequence's work is done. What could not be computed is forgotten.
+    /// Waits until all of the sequence's work is done. What could not be computed is forgotten. An error that struck others is
+    /// theirs: it comes again when they wait.
     fn finish(&mut self, engine: &mut Engine, observer: &mut dyn Observer) -> Result<(), EngineError> {
         while engine.logits(self.sequence).is_none() {
             match engine.tick(observer) {
                 Ok(true) => {}
                 Ok(false) => return Err(EngineError::NoTokens),
+                Err(_) if engine.struck().all(|struck| struck != self.sequence) => {}
                 Err(error) => {
                     let done = engine.tokens_done(self.sequence);
                     engine.truncate(self.sequence, done);

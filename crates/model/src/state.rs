@@ -5,7 +5,8 @@
 //! [`BLOCK_TOKENS`] positions, at absolute positions. Blocks that lie wholly behind a window are given back. Forks share
 //! blocks; a shared block is copied before it is written to.
 
-use std::io::{Read, Write};
+mod saved;
+
 use std::sync::{Arc, Mutex};
 
 use outpour_kernels::{Buffer, DType, KvLayout, Ops, Tensor};
@@ -14,6 +15,8 @@ use outpour_store::slab::SlotId;
 
 use crate::config::ModelError;
 use crate::weights::BackendRegion;
+
+pub use saved::{BlockSource, Saved};
 
 /// Positions in a block.
 pub const BLOCK_TOKENS: usize = 64;
@@ -432,111 +435,4 @@ impl State {
         let recurrent = self.recurrent.iter().zip(&layout.recurrent).map(copy).collect::<Result<_, ModelError>>()?;
         Ok(State { held: self.held.clone(), recurrent, tokens: self.tokens })
     }
-
-    /// What is saved, in order: the blocks of each pool, then recurrent states.
-    fn saved_tensors(&self) -> impl Iterator<Item = &Tensor> {
-        let end = self.tokens.div_ceil(BLOCK_TOKENS);
-        let blocks = self.held.iter().flat_map(move |held| &held.tensors[..held.blocks.len().min(end - held.gone)]);
-        blocks.chain(self.recurrent.iter().flatten().map(|recurrent| &recurrent.tensor))
-    }
-
-    /// Writes the state: a line of JSON, then the bytes of blocks and recurrent states. `identity` names model and numerics.
-    ///
-    /// # Errors
-    /// When `out` does.
-    pub fn save(
-        &self,
-        identity: &str,
-        layout: &StateLayout,
-        ops: &dyn Ops,
-        out: &mut dyn Write,
-    ) -> std::io::Result<()> {
-        let header = SavedHeader {
-            format: SAVED_FORMAT.into(),
-            identity: identity.into(),
-            tokens: self.tokens,
-            blocks_gone: self.held.iter().map(|held| held.gone).collect(),
-            block_bytes: layout.pools.iter().map(|pool| pool.block_bytes).collect(),
-        };
-        writeln!(out, "{}", serde_json::to_string(&header)?)?;
-        let mut bytes = Vec::new();
-        for tensor in self.saved_tensors() {
-            bytes.resize(tensor.bytes(), 0);
-            ops.fetch(tensor, &mut bytes).wait();
-            out.write_all(&bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Reads a state back.
-    ///
-    /// # Errors
-    /// When it is damaged, or was saved by another model or under other numerics, or does not fit in memory.
-    pub fn load(
-        identity: &str,
-        layout: &StateLayout,
-        pool: &BlockPool,
-        residency: &mut Residency,
-        ops: &dyn Ops,
-        tokens_max: usize,
-        input: &mut dyn Read,
-    ) -> Result<State, ModelError> {
-        let header = read_header(input)?;
-        let problem = |what: String| Err(ModelError::State(format!("the saved state {what}")));
-        if header.format != SAVED_FORMAT {
-            return problem(format!("has the format {:?}, not {SAVED_FORMAT:?}", header.format));
-        }
-        if header.identity != identity || !layout.pools.iter().map(|pool| &pool.block_bytes).eq(&header.block_bytes) {
-            return problem(format!("is of {:?}, and this is {identity:?}: start anew", header.identity));
-        }
-        if header.tokens > tokens_max {
-            return problem(format!("holds {} tokens, more than --ctx {tokens_max}: raise --ctx", header.tokens));
-        }
-        // As many blocks are gone as may be, and no more.
-        let may_be_gone = |(gone, pool): (&usize, &Pool)| *gone <= pool.gone(header.tokens);
-        if header.blocks_gone.len() != layout.pools.len()
-            || !header.blocks_gone.iter().zip(&layout.pools).all(may_be_gone)
-        {
-            return problem("is damaged (it lacks blocks that are seen): start anew".into());
-        }
-        let held = header.blocks_gone.iter().map(|&gone| Held { gone, ..Held::default() }).collect();
-        let mut state = State { held, ..State::default() };
-        state.reserve(header.tokens, layout, pool, residency, ops)?;
-        state.tokens = header.tokens;
-        let mut bytes = Vec::new();
-        for tensor in state.saved_tensors() {
-            bytes.resize(tensor.bytes(), 0);
-            if let Err(error) = input.read_exact(&mut bytes) {
-                return problem(format!("is damaged ({error}): start anew"));
-            }
-            ops.write(&bytes, tensor);
-        }
-        Ok(state)
-    }
-}
-
-const SAVED_FORMAT: &str = "outpour state 3";
-/// Longest first line of a saved state.
-const HEADER_BYTES_MAX: usize = 4096;
-
-#[derive(serde::Serialize, serde::Deserialize)]
-struct SavedHeader {
-    format: String,
-    identity: String,
-    tokens: usize,
-    blocks_gone: Vec<usize>,
-    block_bytes: Vec<usize>,
-}
-
-fn read_header(input: &mut dyn Read) -> Result<SavedHeader, ModelError> {
-    let damaged = |why: String| ModelError::State(format!("the saved state is damaged ({why}): start anew"));
-    let (mut line, mut byte) = (Vec::new(), [0]);
-    while line.len() < HEADER_BYTES_MAX {
-        input.read_exact(&mut byte).map_err(|error| damaged(error.to_string()))?;
-        if byte[0] == b'\n' {
-            return serde_json::from_slice(&line).map_err(|error| damaged(error.to_string()));
-        }
-        line.push(byte[0]);
-    }
-    Err(damaged("its first line does not end".into()))
 }

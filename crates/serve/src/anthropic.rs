@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
-use outpour_text::{Piece, ToolCall};
+use outpour_text::{Calls, Piece, ToolCall};
 use serde_json::{Map, Value, json};
 
 use crate::App;
@@ -195,7 +195,10 @@ fn read_form(fields: &Fields, chat: &mut Chat) -> Result<(), ApiError> {
     match choice.text("type")? {
         Some("none") => chat.tools.clear(),
         Some("auto") | None => {}
-        Some("any") => chat.form = Form::Calls,
+        Some("any") => {
+            let one = choice.flag("disable_parallel_tool_use")?.unwrap_or(false);
+            chat.form = Form::Calls(if one { Calls::One } else { Calls::Some });
+        }
         Some("tool") => chat.form = Form::Call(choice.required("name", choice.text("name")?)?.to_owned()),
         Some(_) => return Err(ApiError::field("tool_choice.type", "must be auto, any, tool or none")),
     }

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use outpour_text::{Grammar, Grammars};
+use outpour_text::{Calls, Grammar, Grammars};
 use serde_json::{Map, Value, json};
 
 use crate::chat::{Chat, Model};
@@ -17,8 +17,8 @@ pub(crate) enum Form {
     Free,
     /// JSON that fits a schema.
     Json(Value),
-    /// At least one call of a tool.
-    Calls,
+    /// Calls of tools, as many as this.
+    Calls(Calls),
     /// One call of this tool.
     Call(String),
 }
@@ -66,21 +66,21 @@ fn is_strict(tool: &Value) -> bool {
 /// The grammar of a form.
 fn grammar(grammars: &Grammars, model: &Model, chat: &Chat) -> Result<Grammar, ApiError> {
     let dialect = model.dialect();
-    let tagged = model.template.as_ref().is_some_and(|template| template.source().contains("<function="));
+    let template = model.template.as_ref().map_or("", |template| template.source());
     let bad = |field: &'static str| move |problem: String| ApiError::field(field, &problem);
     match &chat.form {
         Form::Json(schema) => grammars.json(schema).map_err(bad("response_format")),
-        Form::Calls if chat.tools.is_empty() => {
+        Form::Calls(_) if chat.tools.is_empty() => {
             Err(ApiError::field("tool_choice", "wants a call, and there are no tools"))
         }
-        Form::Calls => grammars.calls(dialect, tagged, &chat.tools, false).map_err(bad("tools")),
+        Form::Calls(calls) => grammars.calls(dialect, template, &chat.tools, *calls).map_err(bad("tools")),
         Form::Call(name) => {
             let named: Vec<Value> =
                 chat.tools.iter().filter(|tool| tool["function"]["name"] == **name).cloned().collect();
             if named.is_empty() {
                 return Err(ApiError::field("tool_choice", &format!("names {name:?}, which is none of the tools")));
             }
-            grammars.calls(dialect, tagged, &named, true).map_err(bad("tools"))
+            grammars.calls(dialect, template, &named, Calls::One).map_err(bad("tools"))
         }
         Form::Free => {
             let tools: Vec<Value> = chat
@@ -88,7 +88,7 @@ fn grammar(grammars: &Grammars, model: &Model, chat: &Chat) -> Result<Grammar, A
                 .iter()
                 .map(|tool| if is_strict(tool) { tool.clone() } else { any_arguments(tool) })
                 .collect();
-            grammars.calls(dialect, tagged, &tools, true).map_err(bad("tools"))
+            grammars.calls(dialect, template, &tools, Calls::Marked).map_err(bad("tools"))
         }
     }
 }

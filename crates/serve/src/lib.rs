@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod anthropic;
+mod batch;
 mod chat;
 mod collected;
 mod connection;
@@ -30,6 +31,7 @@ mod turn;
 mod worker;
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,9 +43,10 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::routing::{MethodRouter, get, post};
 use serde_json::Value;
 
+pub use batch::{Question, Reply, batch};
 pub use chat::Model;
 pub use guard::Access;
-pub use worker::Loader;
+pub use worker::{Loader, States};
 
 use connection::Bodies;
 use error::{Api, ApiError};
@@ -70,7 +73,7 @@ struct App {
 }
 
 /// Serves on `listener` until the process is told to end (SIGTERM, Ctrl-C): then no new connection is taken, and the answers
-/// under way are finished. A second Ctrl-C ends them.
+/// under way are finished. A second Ctrl-C ends them. `states` are kept on a drive.
 ///
 /// # Errors
 /// When the model cannot be loaded, or the system gives no thread or timer.
@@ -79,48 +82,84 @@ pub fn serve(
     model: Model,
     access: Access,
     load: Loader,
+    states: Option<States>,
     idle_release: Option<Duration>,
 ) -> Result<(), String> {
-    let (worker, door) = worker::worker(load, model.tokenizer.clone(), idle_release);
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4).enable_all().build();
-    let runtime = runtime.map_err(|error| format!("no threads for connections: {error}"))?;
-    let (loaded, failed) = tokio::sync::oneshot::channel();
-    let thread = std::thread::Builder::new().name("engine".into()).spawn(move || {
-        let done = worker.run();
-        // The other side waits for a failure only.
-        let _ = loaded.send(());
-        done
-    });
-    let thread = thread.map_err(|error| format!("no thread for the engine: {error}"))?;
-    let app = Arc::new(App {
-        model: Arc::new(model),
-        door: door.clone(),
-        replay: Arc::default(),
-        forms: Forms::default(),
-        bodies: Bodies::default(),
-        access,
-        began_s: ids::now_s(),
-    });
-    runtime
-        .block_on(async {
-            listener.set_nonblocking(true)?;
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            let signals = signals(door.clone())?;
-            let ended = async {
-                tokio::select! {
-                    () = signals => {},
-                    _ = failed => {},
-                }
-            };
-            connection::serve(listener, router(app), ended).await;
-            Ok::<(), std::io::Error>(())
-        })
-        .map_err(|error| format!("cannot serve: {error}"))?;
-    door.stop();
-    drop(door);
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    thread.join().map_err(|_| "the engine's thread ended".to_owned())?
+    Started::new(model, access, load, states, idle_release)?.run(async |router, door, failed| {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let signals = signals(door)?;
+        let ended = async {
+            tokio::select! {
+                () = signals => {},
+                () = failed => {},
+            }
+        };
+        connection::serve(listener, router, ended).await;
+        Ok(())
+    })
+}
+
+/// The engine's thread, and threads for those who ask it.
+struct Started {
+    runtime: tokio::runtime::Runtime,
+    engine: std::thread::JoinHandle<Result<(), String>>,
+    /// Told when the engine's thread has ended.
+    ended: tokio::sync::oneshot::Receiver<()>,
+    door: Door,
+    router: Router,
+}
+
+impl Started {
+    fn new(
+        model: Model,
+        access: Access,
+        load: Loader,
+        states: Option<States>,
+        idle_release: Option<Duration>,
+    ) -> Result<Started, String> {
+        let (worker, door) = worker::worker(load, model.tokenizer.clone(), states, idle_release);
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(4).enable_all().build();
+        let runtime = runtime.map_err(|error| format!("no threads for connections: {error}"))?;
+        let (end, ended) = tokio::sync::oneshot::channel();
+        let engine = std::thread::Builder::new().name("engine".into()).spawn(move || {
+            let done = worker.run();
+            // The other side waits for a failure only.
+            let _ = end.send(());
+            done
+        });
+        let engine = engine.map_err(|error| format!("no thread for the engine: {error}"))?;
+        let app = App {
+            model: Arc::new(model),
+            door: door.clone(),
+            replay: Arc::default(),
+            forms: Forms::default(),
+            bodies: Bodies::default(),
+            access,
+            began_s: ids::now_s(),
+        };
+        Ok(Started { runtime, engine, ended, door, router: router(Arc::new(app)) })
+    }
+
+    /// Runs `work`, which is given the routes, the way to the engine, and what resolves when the engine fails; then ends the
+    /// engine.
+    fn run(
+        self,
+        work: impl AsyncFnOnce(Router, Door, Pin<Box<dyn Future<Output = ()>>>) -> std::io::Result<()>,
+    ) -> Result<(), String> {
+        let Started { runtime, engine, ended, door, router } = self;
+        let failed = Box::pin(async {
+            // A thread that ends without a word has failed as well.
+            let _ = ended.await;
+        });
+        let worked = runtime.block_on(work(router, door.clone(), failed));
+        door.stop();
+        drop(door);
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        engine.join().map_err(|_| "the engine's thread ended".to_owned())??;
+        worked.map_err(|error| format!("cannot serve: {error}"))
+    }
 }
 
 /// Resolves at the first signal to end; the second one ends every answer.

@@ -21,6 +21,7 @@ pub(crate) struct Metrics {
     cached_tokens: AtomicU64,
     running: AtomicUsize,
     kept: AtomicUsize,
+    kept_bytes: AtomicU64,
     first_token: Histogram,
     engine: Mutex<Stats>,
 }
@@ -62,9 +63,10 @@ impl Metrics {
     }
 
     /// How the engine stands.
-    pub(crate) fn note(&self, stats: Stats, running: usize, kept: usize) {
+    pub(crate) fn note(&self, stats: Stats, running: usize, kept: usize, kept_bytes: u64) {
         self.running.store(running, Ordering::Relaxed);
         self.kept.store(kept, Ordering::Relaxed);
+        self.kept_bytes.store(kept_bytes, Ordering::Relaxed);
         if let Ok(mut engine) = self.engine.lock() {
             *engine = stats;
         }
@@ -95,6 +97,7 @@ impl Metrics {
             "States kept for prompts to come.",
             self.kept.load(Ordering::Relaxed) as f64,
         );
+        line("outpour_state_dir_bytes", "gauge", "States on the drive.", count(&self.kept_bytes));
         line("outpour_prompt_tokens_total", "counter", "Tokens of prompts.", count(&self.prompt_tokens));
         line(
             "outpour_cached_tokens_total",

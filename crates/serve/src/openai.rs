@@ -6,6 +6,7 @@ pub(crate) mod responses;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
+use outpour_text::Calls;
 use serde_json::{Map, Value, json};
 
 use crate::App;
@@ -121,7 +122,10 @@ pub(crate) fn read_tool_choice(fields: &Fields, chat: &mut Chat) -> Result<(), A
         None => {}
         Some(Value::String(choice)) if choice == "auto" => {}
         Some(Value::String(choice)) if choice == "none" => chat.tools.clear(),
-        Some(Value::String(choice)) if choice == "required" => chat.form = Form::Calls,
+        Some(Value::String(choice)) if choice == "required" => {
+            let several = fields.flag("parallel_tool_calls")?.unwrap_or(true);
+            chat.form = Form::Calls(if several { Calls::Some } else { Calls::One });
+        }
         Some(choice) => {
             let problem = "must be \"auto\", \"none\", \"required\" or the name of a function";
             chat.form = Form::Call(named(choice).ok_or_else(|| ApiError::field("tool_choice", problem))?);

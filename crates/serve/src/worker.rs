@@ -23,6 +23,7 @@ pub(crate) use job::{Ask, Budget, Done, Event, Failure, Finish, Score};
 use crate::metrics::Metrics;
 use job::{Choice, Job};
 use kept::Kept;
+pub use kept::States;
 
 /// Requests that wait at most, beside those that run.
 pub(crate) const QUEUE_MAX: usize = 128;
@@ -34,6 +35,9 @@ const EVENTS_MAX: usize = 1024;
 const HEADROOM_TOKENS: usize = 256;
 /// Progress of a prompt is told this often.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// Writing states takes one in so many parts of the time while requests run.
+const WRITES_ONE_IN: u32 = 10;
 
 /// Loads the model; told bytes read and bytes in all.
 pub type Loader = Box<dyn FnMut(&mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<Engine, String> + Send>;
@@ -139,10 +143,17 @@ pub(crate) struct Worker {
     shared: Arc<Shared>,
     tokenizer: Arc<Tokenizer>,
     idle_release: Option<Duration>,
+    /// When some of a state may go to the drive beside requests.
+    next_write: Instant,
 }
 
 /// A worker and the way to it.
-pub(crate) fn worker(load: Loader, tokenizer: Arc<Tokenizer>, idle_release: Option<Duration>) -> (Worker, Door) {
+pub(crate) fn worker(
+    load: Loader,
+    tokenizer: Arc<Tokenizer>,
+    states: Option<States>,
+    idle_release: Option<Duration>,
+) -> (Worker, Door) {
     let (sender, inbox) = channel();
     let shared = Arc::new(Shared {
         health: Mutex::new(Health::Loading),
@@ -156,11 +167,12 @@ pub(crate) fn worker(load: Loader, tokenizer: Arc<Tokenizer>, idle_release: Opti
         inbox,
         waiting: VecDeque::new(),
         running: Vec::new(),
-        kept: Kept::default(),
+        kept: Kept::new(states),
         choice: Choice::default(),
         shared: shared.clone(),
         tokenizer: tokenizer.clone(),
         idle_release,
+        next_write: Instant::now(),
     };
     (worker, Door { inbox: sender, shared, tokenizer })
 }
@@ -178,6 +190,7 @@ impl Worker {
                 self.admit();
                 self.tick();
                 self.advance();
+                self.keep_on_drive();
                 self.note();
             }
         }
@@ -215,6 +228,10 @@ impl Worker {
             self.end_all("the server is ending");
         }
         if self.running.is_empty() && self.waiting.is_empty() {
+            // What is not on the drive yet goes there while nobody waits.
+            while self.inbox_is_empty() && self.write_state() {}
+        }
+        if self.running.is_empty() && self.waiting.is_empty() {
             let received = match self.idle_release.filter(|_| self.engine.is_some()) {
                 Some(idle) => self.inbox.recv_timeout(idle),
                 None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -236,9 +253,31 @@ impl Worker {
         }
     }
 
+    /// Whether no new request is there; one that is waits from now on.
+    fn inbox_is_empty(&mut self) -> bool {
+        match self.inbox.try_recv() {
+            Ok(job) => self.waiting.push_back(job),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => return true,
+        }
+        false
+    }
+
+    /// Writes some of a state to the drive. `false` where all are there.
+    fn write_state(&mut self) -> bool {
+        self.engine.as_ref().is_some_and(|engine| self.kept.write_next(engine))
+    }
+
+    /// The same beside requests, of whose time it takes a tenth.
+    fn keep_on_drive(&mut self) {
+        let began = Instant::now();
+        if began >= self.next_write && self.write_state() {
+            self.next_write = began + WRITES_ONE_IN * began.elapsed();
+        }
+    }
+
     /// Gives the engine's memory back.
     fn release(&mut self) {
-        self.kept = Kept::default();
+        self.kept.forget_memory();
         self.engine = None;
         self.shared.set_health(Health::Released);
     }
@@ -335,7 +374,7 @@ impl Worker {
 
     fn note(&mut self) {
         if let Some(engine) = &self.engine {
-            self.shared.metrics.note(engine.stats(), self.running.len(), self.kept.len());
+            self.shared.metrics.note(engine.stats(), self.running.len(), self.kept.len(), self.kept.drive_bytes());
         }
     }
 }

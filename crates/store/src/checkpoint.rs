@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::checksums::checksum;
 use crate::pack::{MANIFEST, Manifest};
-use crate::read::whole::read_whole;
+use crate::read::whole::{WholeFile, read_whole};
 use crate::{Result, StoreError};
 pub use gguf::Metadata;
 use safetensors::Entry;
@@ -286,6 +287,28 @@ impl Checkpoint {
     /// Checks that no weight file was replaced or truncated since it was opened.
     pub fn check_unchanged(&self) -> Result<()> {
         self.files.iter().try_for_each(|file| file.check_unchanged())
+    }
+
+    /// A name for the model and its weights: of its config, and of the size, the time and samples of every file. A file that was
+    /// copied or written anew has another time, so that its model has another name, though it may be the same.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn fingerprint(&self) -> Result<u64> {
+        const SAMPLES: u64 = 16;
+        const SAMPLE_BYTES: u64 = 4096;
+        let mut content = self.config().to_string().into_bytes();
+        for file in &self.files {
+            let modified = file.modified().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+            content.extend(modified.map_or(0, |time| time.as_nanos()).to_le_bytes());
+            content.extend(file.bytes().to_le_bytes());
+            let whole = WholeFile::open(file.path())?;
+            for sample in 0..SAMPLES {
+                let at = (whole.bytes().saturating_sub(SAMPLE_BYTES) / SAMPLES) * (sample + 1);
+                content.extend(whole.read_at(at, SAMPLE_BYTES.min(whole.bytes() - at) as usize)?);
+            }
+        }
+        Ok(checksum(&content))
     }
 
     /// An error about a file of this checkpoint.

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod probe;
 pub mod read;
 pub mod residency;
+pub mod sealed;
 pub mod slab;
 pub mod trace;
 pub mod verify;

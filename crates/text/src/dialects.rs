@@ -80,9 +80,9 @@ impl Dialect {
         }
     }
 
-    /// The text that begins a call.
+    /// The token that begins a call, or of gpt-oss any part of an answer.
     pub fn call_mark(self) -> &'static str {
-        self.opens()[0]
+        if self == Dialect::Harmony { harmony::PART } else { self.opens()[0] }
     }
 
     /// Texts that may end calls; none where only the end of the answer does.

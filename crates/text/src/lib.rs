@@ -37,7 +37,7 @@ pub use detokenize::Detokenizer;
 pub use dialects::Dialect;
 pub use error::TextError;
 pub use gguf::GgufTokenizer;
-pub use grammar::{Grammar, Grammars};
+pub use grammar::{Calls, Grammar, Grammars};
 pub use json_schema::{check_schema, same_json};
 pub use stop::{Stop, StopStrings};
 pub use template::{ChatRequest, ChatTemplate};

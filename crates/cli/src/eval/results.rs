@@ -7,8 +7,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use outpour_store::checkpoint::Checkpoint;
-use outpour_store::read::whole::{WholeFile, read_whole};
+use outpour_store::read::whole::read_whole;
 use serde::{Deserialize, Serialize};
 
 /// Largest file of results, in bytes.
@@ -150,29 +149,8 @@ impl Results {
 
 /// A name for some content (FNV-1a, 64 bits).
 pub fn fingerprint(content: &[u8]) -> String {
-    format!("{:016x}", fnv(0xcbf2_9ce4_8422_2325, content))
-}
-
-fn fnv(start: u64, content: &[u8]) -> u64 {
-    content.iter().fold(start, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
-}
-
-/// A name for a model's weights: of samples of every file, as two models of one shape differ everywhere.
-///
-/// # Errors
-/// When a file cannot be read.
-pub fn fingerprint_of_files(checkpoint: &Checkpoint) -> Result<String> {
-    const SAMPLES: u64 = 16;
-    const SAMPLE_BYTES: u64 = 4096;
-    let mut hash = fnv(0xcbf2_9ce4_8422_2325, checkpoint.config().to_string().as_bytes());
-    for file in checkpoint.files() {
-        let whole = WholeFile::open(file.path())?;
-        for sample in 0..SAMPLES {
-            let at = (whole.bytes().saturating_sub(SAMPLE_BYTES) / SAMPLES) * (sample + 1);
-            hash = fnv(hash, &whole.read_at(at, SAMPLE_BYTES.min(whole.bytes() - at) as usize)?);
-        }
-    }
-    Ok(format!("{hash:016x}"))
+    let fnv = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    format!("{:016x}", content.iter().fold(0xcbf2_9ce4_8422_2325, fnv))
 }
 
 #[cfg(test)]

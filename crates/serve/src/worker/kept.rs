@@ -1,23 +1,34 @@
 //! States that are kept for requests to come: found by the tokens that they hold. A state of keys and values serves any
 //! prompt that begins alike; a recurrent one only a prompt that begins with all of its tokens, which is why it is saved
-//! at the borders of messages.
+//! at the borders of messages. What is in memory is copied to a drive, where a folder for it is given, and found there when
+//! memory has forgotten it, and after a restart.
 
-use outpour_engine::{Engine, SequenceId};
+use outpour_engine::{Engine, Saving, SequenceId, Snapshots};
 
 use super::job::Job;
 
 /// States kept at most.
 const KEPT_MAX: usize = 24;
 
+/// States on a drive, and where is said what goes wrong with them.
+pub struct States {
+    /// Those on the drive.
+    pub snapshots: Snapshots,
+    /// Takes a line for people.
+    pub tell: fn(&str),
+}
+
 /// States that are kept, the least recently used first.
-#[derive(Default)]
 pub(crate) struct Kept {
     states: Vec<State>,
+    drive: Option<States>,
 }
 
 struct State {
     sequence: SequenceId,
     tokens: Vec<u32>,
+    /// On its way to the drive.
+    saving: Option<Saving>,
 }
 
 impl State {
@@ -30,6 +41,30 @@ impl State {
 }
 
 impl Kept {
+    pub(super) fn new(drive: Option<States>) -> Kept {
+        Kept { states: Vec::new(), drive }
+    }
+
+    /// Forgets what is in memory: the engine is gone.
+    pub(super) fn forget_memory(&mut self) {
+        self.states.clear();
+    }
+
+    /// Bytes on the drive.
+    pub(super) fn drive_bytes(&self) -> u64 {
+        self.drive.as_ref().map_or(0, |drive| drive.snapshots.bytes())
+    }
+
+    /// Writes some of a state to the drive. `false` where all are there.
+    pub(super) fn write_next(&mut self, engine: &Engine) -> bool {
+        let Some(States { snapshots, tell }) = &mut self.drive else { return false };
+        let pending = self.states.iter_mut().find(|state| state.saving.is_some());
+        let Some(State { sequence, saving: saving @ Some(_), .. }) = pending else { return false };
+        saving.take_if(|saving| !snapshots.write_next(engine, *sequence, saving));
+        snapshots.take_problems().iter().for_each(|problem| tell(problem));
+        true
+    }
+
     pub(super) fn len(&self) -> usize {
         self.states.len()
     }
@@ -39,6 +74,14 @@ impl Kept {
         let goes_back = engine.goes_back();
         let served = |state: &State| state.serves(tokens, goes_back);
         let best = (0..self.states.len()).max_by_key(|&i| served(&self.states[i]));
+        let in_memory = best.map_or(0, |i| served(&self.states[i]));
+        if let Some(States { snapshots, tell }) = &mut self.drive {
+            let restored = snapshots.restore(engine, tokens, in_memory);
+            snapshots.take_problems().iter().for_each(|problem| tell(problem));
+            if let Some(restored) = restored {
+                return restored;
+            }
+        }
         if let Some(best) = best.filter(|&i| served(&self.states[i]) > 0) {
             let state = self.states.remove(best);
             let (sequence, found) = (state.sequence, served(&state));
@@ -61,7 +104,8 @@ impl Kept {
         for old in self.states.extract_if(.., replaced) {
             engine.close_sequence(old.sequence);
         }
-        self.states.push(State { sequence, tokens: tokens.to_vec() });
+        let saving = self.drive.as_ref().map(|drive| drive.snapshots.begin(engine, tokens));
+        self.states.push(State { sequence, tokens: tokens.to_vec(), saving });
         while self.states.len() > KEPT_MAX {
             self.drop_oldest(engine);
         }

@@ -107,6 +107,11 @@ impl SourceFile {
         self.stamp.bytes
     }
 
+    /// When it was last written to, where the file system tells.
+    pub fn modified(&self) -> Option<std::time::SystemTime> {
+        self.stamp.modified
+    }
+
     /// What offsets, lengths and addresses of reads must be multiples of; a power of two, 4096 at least.
     pub fn align(&self) -> usize {
         self.align

@@ -9,6 +9,8 @@ use crate::tool_calls::{ToolCall, json_arguments, read_json};
 
 pub(super) const THOUGHTS: (&str, &str) = ("<|channel|>analysis<|message|>", "<|end|>");
 pub(super) const OPENS: [&str; 3] = ["<|channel|>commentary to=", "<|start|>assistant to=", "<|channel|>analysis to="];
+/// What every part begins with.
+pub(super) const PART: &str = "<|channel|>";
 pub(super) const CLOSE: &str = "<|call|>";
 /// What stands between parts and belongs to none.
 pub(super) const SKIPPED: [&str; 6] = [

@@ -1,0 +1,310 @@
+//! `batch`: a file of prompts, answered together, so that one read of an expert serves all.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+use outpour_serve::{Question, Reply, serve_bytes};
+use outpour_store::bytes::Bytes;
+use outpour_store::checksums::checksum;
+use outpour_store::machine::Machine;
+use serde_json::{Map, Value, json};
+
+use crate::args::BatchArgs;
+use crate::term::{INTERRUPTED, TaskProgress};
+use crate::{model, serve, term};
+
+/// Longest line of the file, in bytes.
+const LINE_BYTES_MAX: u64 = 8 << 20;
+/// Memory for each line that was answered already.
+const DONE_BYTES: usize = 64;
+
+/// Answers every line of the file.
+///
+/// # Errors
+/// One line about the model, the flags or a file; lines that cannot be answered are no errors but say so in the output.
+pub fn batch(args: &BatchArgs) -> Result<ExitCode> {
+    let inspection = model::open(&args.model, &args.load)?;
+    let numerics = args.load.numerics();
+    let identity = format!(
+        "{:016x} {} {:?} {:?}",
+        inspection.checkpoint().fingerprint()?,
+        numerics.precise,
+        numerics.kv,
+        numerics.top_k
+    );
+    let mut output = Output::open(&args.out)?;
+    let beside = model::tokenizer_bytes(inspection.checkpoint()) + serve_bytes(inspection.facts().vocab);
+    let options = args.load.options(beside + DONE_BYTES * output.done.len())?;
+    let plan = inspection.plan(&options)?;
+    let served = serve::served(&inspection, &plan, None)?;
+    if let Some(what) = inspection.lossy() {
+        term::note(&format!("Lossy, as asked: {what}."));
+    }
+    drop(inspection);
+    let mut input = Input::open(&args.file, args.seed, identity)?;
+    term::catch_interrupt()?;
+    let progress = TaskProgress::start(&args.file.to_string_lossy(), input.lines()?);
+    let (began, read_before) = (Instant::now(), Machine::here().drive_read_bytes());
+    let load = serve::loader(args.model.clone(), args.load.clone(), options);
+    let run = Run { input: &mut input, output: &mut output, progress, asked: HashMap::new(), failed: None };
+    let run = std::cell::RefCell::new(run);
+    let ended = outpour_serve::batch(
+        served,
+        load,
+        &mut || run.borrow_mut().next(),
+        &mut |reply| run.borrow_mut().answered(reply),
+        term::stopped,
+    );
+    // After Ctrl-C loading ends with an error, which is none.
+    ended.or_else(|problem| if term::stopped() { Ok(()) } else { Err(anyhow!(problem)) })?;
+    let Run { failed, .. } = run.into_inner();
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let read = Machine::here().drive_read_bytes().zip(read_before).map(|(now, before)| now - before);
+    output.summary(began.elapsed().as_secs_f64(), read);
+    Ok(match (term::stopped(), output.refused) {
+        (true, _) => ExitCode::from(INTERRUPTED),
+        (false, 0) => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// The way of lines to the engine and back.
+struct Run<'a> {
+    input: &'a mut Input,
+    output: &'a mut Output,
+    progress: TaskProgress,
+    /// Lines under way, by their number.
+    asked: HashMap<usize, (u64, Value)>,
+    failed: Option<anyhow::Error>,
+}
+
+impl Run<'_> {
+    /// The next line that is to be answered. What makes no sense is told at once.
+    fn next(&mut self) -> Option<Question> {
+        while self.failed.is_none() {
+            let line = self.input.next().map_err(|error| self.failed = Some(error)).ok()??;
+            if self.output.was_done(line.hash) {
+                self.progress.keep();
+                continue;
+            }
+            match line.question {
+                Ok(question) => {
+                    self.asked.insert(line.number, (line.hash, line.custom_id));
+                    return Some(question);
+                }
+                Err(problem) => {
+                    let error = json!({"code": "invalid_request", "message": problem});
+                    let place = (line.number, line.hash, &line.custom_id);
+                    self.put(place, None, error);
+                }
+            }
+        }
+        None
+    }
+
+    fn answered(&mut self, reply: Reply) -> ControlFlow<()> {
+        let Some((hash, custom_id)) = self.asked.remove(&reply.number) else { return ControlFlow::Continue(()) };
+        let number = reply.number;
+        self.put((number, hash, &custom_id), Some(reply), Value::Null);
+        if self.failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn put(&mut self, place: (usize, u64, &Value), reply: Option<Reply>, error: Value) {
+        match self.output.put(place, reply, error) {
+            Ok(()) => self.progress.advance(),
+            Err(error) => self.failed = Some(error),
+        }
+    }
+}
+
+/// The file of prompts.
+struct Input {
+    path: PathBuf,
+    file: BufReader<File>,
+    number: usize,
+    seed: Option<u64>,
+    /// Names model and numerics.
+    identity: String,
+}
+
+/// A line of it.
+struct Line {
+    /// From 1 on.
+    number: usize,
+    /// Of all that the answer depends on.
+    hash: u64,
+    custom_id: Value,
+    question: Result<Question, String>,
+}
+
+impl Input {
+    fn open(path: &Path, seed: Option<u64>, identity: String) -> Result<Input> {
+        let file = File::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
+        Ok(Input { path: path.to_owned(), file: BufReader::new(file), number: 0, seed, identity })
+    }
+
+    /// How many lines there are that are not empty.
+    fn lines(&self) -> Result<usize> {
+        let mut file = Input::open(&self.path, None, String::new())?;
+        let mut count = 0;
+        while file.line()?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// The next line that is not empty; only the beginning of one that is too long.
+    fn line(&mut self) -> Result<Option<Vec<u8>>> {
+        let shown = self.path.display();
+        loop {
+            let mut line = Vec::new();
+            self.number += 1;
+            let read = (&mut self.file).take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line);
+            if read.with_context(|| format!("{shown}: cannot read line {}", self.number))? == 0 {
+                return Ok(None);
+            }
+            if line.len() as u64 > LINE_BYTES_MAX {
+                self.file.skip_until(b'\n').with_context(|| format!("{shown}: cannot read line {}", self.number))?;
+            }
+            if !line.trim_ascii().is_empty() {
+                return Ok(Some(line));
+            }
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<Line>> {
+        let Some(line) = self.line()? else { return Ok(None) };
+        let number = self.number;
+        let seed = self.seed.map(|seed| seed.wrapping_add(number as u64) >> 1);
+        let parsed: Value = serde_json::from_slice(&line).unwrap_or(Value::Null);
+        let custom_id = ["custom_id", "id"].iter().find_map(|key| parsed.get(*key)).cloned().unwrap_or(Value::Null);
+        let question = if line.len() as u64 > LINE_BYTES_MAX {
+            Err(format!("the line is longer than {}", Bytes(LINE_BYTES_MAX)))
+        } else {
+            question(parsed, number, seed)
+        };
+        let hash =
+            checksum(&[self.identity.as_bytes(), &[0], line.trim_ascii(), format!("{seed:?}").as_bytes()].concat());
+        Ok(Some(Line { number, hash, custom_id, question }))
+    }
+}
+
+/// A line as a request: one of OpenAI's batches, with `url` and `body`, or the body alone.
+fn question(line: Value, number: usize, seed: Option<u64>) -> Result<Question, String> {
+    let Value::Object(mut line) = line else { return Err("the line is no JSON object".into()) };
+    let url = line.remove("url");
+    let mut body: Map<String, Value> = match line.remove("body") {
+        Some(Value::Object(body)) => body,
+        Some(_) => return Err("body is no object".into()),
+        None => line.into_iter().filter(|(key, _)| !["custom_id", "id", "method"].contains(&key.as_str())).collect(),
+    };
+    let path = match url {
+        Some(Value::String(url)) => url,
+        Some(_) => return Err("url is no string".into()),
+        None if body.contains_key("messages") => "/v1/chat/completions".into(),
+        None if body.contains_key("prompt") => "/v1/completions".into(),
+        None => return Err("the line has neither messages nor prompt".into()),
+    };
+    if !["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"].contains(&path.as_str()) {
+        return Err(format!("{path:?} answers no batch: give /v1/chat/completions or /v1/completions"));
+    }
+    body.insert("stream".into(), false.into());
+    if let Some(seed) = seed.filter(|_| !body.contains_key("seed")) {
+        body.insert("seed".into(), seed.into());
+    }
+    Ok(Question { number, path, body: body.into() })
+}
+
+/// The file of answers.
+struct Output {
+    path: PathBuf,
+    file: File,
+    /// How often a line with this hash was answered in an earlier run.
+    done: HashMap<u64, usize>,
+    kept: usize,
+    answered: usize,
+    refused: usize,
+    tokens: u64,
+}
+
+impl Output {
+    /// Opens the file to go on with, or begins it. A last line that a stopped run left unfinished is cut off.
+    fn open(path: &Path) -> Result<Output> {
+        let shown = path.display();
+        let writable = || format!("--out {shown}: cannot write; name a place that can be written to");
+        let file = File::options().read(true).append(true).create(true).open(path).with_context(writable)?;
+        let mut output =
+            Output { path: path.to_owned(), file, done: HashMap::new(), kept: 0, answered: 0, refused: 0, tokens: 0 };
+        let mut reader = BufReader::new(output.file.try_clone().with_context(writable)?);
+        let (mut whole, mut line, mut number) = (0, Vec::new(), 0);
+        while reader.read_until(b'\n', &mut line).with_context(writable)? > 0 {
+            number += 1;
+            if line.last() != Some(&b'\n') && whole > 0 {
+                output.file.set_len(whole).with_context(writable)?;
+                break;
+            }
+            let parsed: Value = serde_json::from_slice(&line).unwrap_or(Value::Null);
+            let hash = parsed["input"].as_str().and_then(|hash| u64::from_str_radix(hash, 16).ok());
+            let Some(hash) = hash else {
+                bail!("--out {shown} line {number}: is no answer of `outpour batch`; name another file");
+            };
+            // What failed for want of something may be tried again.
+            if parsed["response"]["status_code"].as_u64().is_none_or(|status| status < 500) {
+                *output.done.entry(hash).or_default() += 1;
+            }
+            whole += line.len() as u64;
+            line.clear();
+        }
+        Ok(output)
+    }
+
+    fn was_done(&mut self, hash: u64) -> bool {
+        let left = self.done.get_mut(&hash).filter(|left| **left > 0);
+        left.map(|left| *left -= 1).inspect(|()| self.kept += 1).is_some()
+    }
+
+    /// Writes a line at once.
+    fn put(
+        &mut self,
+        (number, hash, custom_id): (usize, u64, &Value),
+        reply: Option<Reply>,
+        error: Value,
+    ) -> Result<()> {
+        let good = reply.as_ref().is_some_and(|reply| reply.status == 200);
+        *(if good { &mut self.answered } else { &mut self.refused }) += 1;
+        let usage = |reply: &Reply| {
+            let usage = &reply.body["usage"];
+            usage["completion_tokens"].as_u64().or(usage["output_tokens"].as_u64()).unwrap_or(0)
+        };
+        self.tokens += reply.as_ref().map_or(0, usage);
+        let id = format!("batch_req_{number}");
+        let response =
+            reply.map(|Reply { status, body, .. }| json!({"status_code": status, "request_id": id, "body": body}));
+        let line = json!({
+            "id": id, "custom_id": custom_id, "line": number, "input": format!("{hash:016x}"), "response": response,
+            "error": error,
+        });
+        let written = self.file.write_all(format!("{line}\n").as_bytes());
+        written.with_context(|| format!("--out {}: cannot write; free some space", self.path.display()))
+    }
+
+    fn summary(&self, seconds: f64, read: Option<u64>) {
+        let Output { kept, answered, refused, tokens, .. } = self;
+        let read = read
+            .filter(|_| *tokens > 0)
+            .map_or(String::new(), |read| format!(", {} read for each", Bytes(read / tokens)));
+        term::note(&format!(
+            "{answered} answered, {refused} not (their lines say why), {kept} were answered before · {tokens} tokens generated, \
+             {:.1} a second with prompts{read}",
+            *tokens as f64 / seconds.max(1e-9)
+        ));
+    }
+}
