@@ -66,11 +66,16 @@ pub fn forecast(inspection: &Inspection, plan: &Plan, rehearsal: &Rehearsal, dri
     let fits = plan.expert_slots >= inspection.layout.experts_total();
     let cold = hits.cold(ask.answer_tokens);
     let chunk = ask.prompt_tokens.min(plan.chunk).max(1);
-    // A sweep finds what the one before left, less what it passes through itself: a layer, and what is read early of the next.
+    // A sweep finds what the one before left, where there is room beside what it passes through: a layer, and what is read early
+    // of the next.
     let layer = (0..inspection.layout.layers()).map(|layer| inspection.layout.experts(layer)).max().unwrap_or(0) as f64;
     let early = plan.expert_slots as f64 / EARLY_SHARE as f64;
-    let stays = plan.expert_slots as f64 - early - layer;
-    let swept = if fits { 1.0 } else { stays.max(0.0) / inspection.layout.experts_total().max(1) as f64 };
+    let slots = plan.expert_slots as f64;
+    let swept = match slots > early + layer {
+        _ if fits => 1.0,
+        true => slots / inspection.layout.experts_total().max(1) as f64,
+        false => 0.0,
+    };
     Forecast {
         decode: model.answer(&[hits.warm()]),
         decode_cold: model.answer(&cold),

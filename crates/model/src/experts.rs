@@ -208,9 +208,10 @@ impl ExpertStream {
         if self.layout.experts(layer) > 0 { self.layout.expert_bytes(first) } else { 0 }
     }
 
-    /// Experts of a layer that stay in memory when every layer gets the same share.
-    pub fn share(&self, layer: usize) -> usize {
-        self.residency.share(layer)
+    /// Experts of a layer that stay in memory when every layer gets the same share, and a prompt that uses so many of each passes
+    /// through the rest: more would leave again before the next prompt comes to them.
+    pub fn share(&self, layer: usize, used: usize) -> usize {
+        self.residency.share(layer, used + self.sweep_limits(layer).slots)
     }
 
     /// Experts of a layer that could be asked for now.

@@ -150,10 +150,13 @@ impl Residency {
         self.slab.slots(self.layout.class(layer))
     }
 
-    /// Experts of a layer that stay resident when every layer of its size gets the same share.
-    pub fn share(&self, layer: usize) -> usize {
+    /// Experts of a layer that stay resident when every layer of its size gets the same share, and a sweep passes through so
+    /// many other slots.
+    pub fn share(&self, layer: usize, passing: usize) -> usize {
         let class = self.layout.class(layer);
-        self.slab.slots(class) * self.layout.experts(layer) / self.layout.experts_of_class(class).max(1)
+        let (slots, experts) = (self.slab.slots(class), self.layout.experts_of_class(class));
+        let room = if slots >= experts { slots } else { slots.saturating_sub(passing) };
+        room * self.layout.experts(layer) / experts.max(1)
     }
 
     /// Marks a resident expert as the next one to be evicted.

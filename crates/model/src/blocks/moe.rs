@@ -283,7 +283,7 @@ impl Moe {
         let slots = run.experts.available(self.layer);
         // Two waves at a time, unless everything fits at once.
         let experts_max = if choices.experts.len() <= slots { slots } else { (slots / 2).max(1) };
-        let kept_from = choices.kept_from(run.experts.share(self.layer));
+        let kept_from = choices.kept_from(run.experts.share(self.layer, choices.experts.len()));
         let mut wave = choices.wave(0, rows_max, experts_max);
         run.experts.request(self.layer, &choices.experts[wave.clone()])?;
         if let Some(shared) = &self.shared {
