@@ -107,7 +107,7 @@ fn specs(name: &str, shape: &ExpertShape, requantise: Option<Affine>) -> Result<
 /// How a matrix is stored when it is requantised.
 fn requantised(name: &str, stored: &StoredMatrix, affine: Affine) -> Result<StoredMatrix, ModelError> {
     let Affine { bits, group } = affine;
-    if let Format::Affine { .. } = stored.format {
+    if !stored.format.is_plain() {
         return Err(ModelError::Tensor(format!(
             "tensor {name} is stored in {stored} already, and is not quantised twice; leave --experts out, or give the release"
         )));

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::{element, Format};
+use super::{Format, element};
 use crate::tensor::DType;
 
 /// What one weight is stored as, and in which order.
@@ -63,7 +63,7 @@ const PART: usize = 128;
 
 impl Coded {
     /// Whether words lie column by column: scales and zeros then do too.
-    pub(crate) const fn transposed(self) -> bool {
+    pub const fn is_transposed(self) -> bool {
         matches!(self.code, Code::Gptq | Code::Awq)
     }
 
@@ -128,11 +128,11 @@ impl Coded {
             Code::Gptq => [cols / 8, 4 * rows],
             Code::Awq => [cols, rows / 2],
         };
-        let scales = if self.transposed() { [across, down] } else { [down, across] };
+        let scales = if self.is_transposed() { [across, down] } else { [down, across] };
         let second = match self.second {
             Second::None => None,
             Second::Times | Second::Over => Some([1, 1]),
-            Second::Zeros | Second::ZerosLessOne if self.transposed() => Some([across, rows / 2]),
+            Second::Zeros | Second::ZerosLessOne if self.is_transposed() => Some([across, rows / 2]),
             Second::Zeros | Second::ZerosLessOne => Some([rows / 8, 4 * across]),
         };
         [Some(data), Some(scales), second]
@@ -331,7 +331,7 @@ impl Rows<'_> {
             let block = at / block_cols;
             let end = ((block + 1) * block_cols).min(k + len);
             let index =
-                if self.coded.transposed() { block * down + row_of_scales } else { row_of_scales * across + block };
+                if self.coded.is_transposed() { block * down + row_of_scales } else { row_of_scales * across + block };
             let scale = scale_of(self.scale_type, self.scales, index);
             let scale = match self.coded.second {
                 Second::Times => scale * element(Format::F32, self.second, 0),

@@ -86,10 +86,11 @@ impl Stored {
         // E4M3 has no numbers that are as small as the others' scales.
         let scale = |value: f32| if self.scales == DType::F8E4m3 { value } else { value / code_max };
         let rows = if self.alternate { 2 * rows } else { rows };
-        let mut tensor = |shape: [usize; 2], dtype: DType, tail: usize, data: &dyn Fn(&mut Random, usize) -> Vec<u8>| {
-            let bytes = data(random, shape[0] * shape[1]);
-            bytes_tensor(&bytes, tail, shape, dtype)
-        };
+        let mut tensor =
+            |shape: [usize; 2], dtype: DType, tail: usize, data: &dyn Fn(&mut Random, usize) -> Vec<u8>| {
+                let bytes = data(random, shape[0] * shape[1]);
+                bytes_tensor(&bytes, tail, shape, dtype)
+            };
         let [Some(data_shape), Some(scales_shape), second] = self.coded.shapes(rows, cols) else {
             panic!("data and scales have shapes")
         };
