@@ -6,7 +6,7 @@
 //! buffer and reads it. [`Weights::declare`] needs no checkpoint at all: it collects names and shapes; and
 //! [`Weights::fold`] lets tensors share a smaller buffer, to measure how long computing with such shapes takes.
 
-mod coded;
+pub(crate) mod coded;
 mod experts;
 mod region;
 mod stored;

@@ -17,13 +17,15 @@ pub struct Scheme {
     pub parts: [&'static str; 3],
     /// Type of the weights.
     pub data: &'static str,
-    /// Types of the scales, and what they stand for.
+    /// Types of the scales, the usual one first, and what they stand for.
     scales: &'static [(&'static str, DType)],
     code: Code,
     blocks: Blocks,
     second: Second,
     /// Whether rows of gate and up alternate where one tensor holds both.
     pub alternates: bool,
+    /// What `synth` calls it, and the weights that share a scale there, where it makes it.
+    pub made: Option<(&'static str, u32)>,
 }
 
 /// Which weights share a scale.
@@ -37,7 +39,8 @@ enum Blocks {
     Groups,
 }
 
-const NUMBERS: &[(&str, DType)] = &[("F32", DType::F32), ("F16", DType::F16), ("BF16", DType::Bf16)];
+const NUMBERS: &[(&str, DType)] = &[("BF16", DType::Bf16), ("F16", DType::F16), ("F32", DType::F32)];
+const HALVES: &[(&str, DType)] = &[("F16", DType::F16), ("BF16", DType::Bf16), ("F32", DType::F32)];
 const FP8_SCALES: &[(&str, DType)] =
     &[("F32", DType::F32), ("F16", DType::F16), ("BF16", DType::Bf16), ("F8_E8M0", DType::F8E8m0)];
 const POWERS: &[(&str, DType)] = &[("U8", DType::F8E8m0), ("F8_E8M0", DType::F8E8m0)];
@@ -53,6 +56,7 @@ static SCHEMES: &[Scheme] = &[
         parts: [".weight", ".weight_scale_inv", ""],
         scales: FP8_SCALES,
         blocks: Blocks::Config,
+        made: Some(("fp8", 128)),
         ..Scheme::of("F8_E4M3", Code::E4m3)
     },
     // compressed-tensors' `nvfp4-pack-quantized` and `mxfp4-pack-quantized`.
@@ -67,6 +71,7 @@ static SCHEMES: &[Scheme] = &[
         parts: [".weight_packed", ".weight_scale", ""],
         scales: POWERS,
         blocks: Blocks::Of(&[[1, 32]]),
+        made: Some(("mxfp4", 32)),
         ..Scheme::of("U8", Code::E2m1)
     },
     // modelopt's NVFP4.
@@ -75,6 +80,7 @@ static SCHEMES: &[Scheme] = &[
         scales: FP8,
         blocks: Blocks::Of(&[[1, 16]]),
         second: Second::Times,
+        made: Some(("nvfp4", 16)),
         ..Scheme::of("U8", Code::E2m1)
     },
     // FP8 of compressed-tensors (`float-quantized`, `mxfp8-quantized`) and modelopt.
@@ -96,7 +102,11 @@ static SCHEMES: &[Scheme] = &[
         second: Second::Zeros,
         ..Scheme::of("I32", Code::Int4)
     },
-    Scheme { parts: [".weight_packed", ".weight_scale", ""], ..Scheme::of("I32", Code::Int4) },
+    Scheme {
+        parts: [".weight_packed", ".weight_scale", ""],
+        made: Some(("int4", 32)),
+        ..Scheme::of("I32", Code::Int4)
+    },
     Scheme { parts: [".weight_packed", ".weight_scale", ""], ..Scheme::of("I32", Code::Int8) },
     // Its `int-quantized`.
     Scheme {
@@ -104,15 +114,33 @@ static SCHEMES: &[Scheme] = &[
         blocks: Blocks::Of(&[[1, WHOLE], [WHOLE, WHOLE]]),
         ..Scheme::of("I8", Code::Signed8)
     },
-    Scheme { parts: [".qweight", ".scales", ".qzeros"], second: Second::ZerosLessOne, ..Scheme::of("I32", Code::Gptq) },
-    Scheme { parts: [".qweight", ".scales", ".qzeros"], second: Second::Zeros, ..Scheme::of("I32", Code::Gptq) },
-    Scheme { parts: [".qweight", ".scales", ".qzeros"], second: Second::Zeros, ..Scheme::of("I32", Code::Awq) },
+    Scheme {
+        parts: [".qweight", ".scales", ".qzeros"],
+        scales: HALVES,
+        second: Second::ZerosLessOne,
+        made: Some(("gptq", 128)),
+        ..Scheme::of("I32", Code::Gptq)
+    },
+    Scheme {
+        parts: [".qweight", ".scales", ".qzeros"],
+        scales: HALVES,
+        second: Second::Zeros,
+        ..Scheme::of("I32", Code::Gptq)
+    },
+    Scheme {
+        parts: [".qweight", ".scales", ".qzeros"],
+        scales: HALVES,
+        second: Second::Zeros,
+        made: Some(("awq", 128)),
+        ..Scheme::of("I32", Code::Awq)
+    },
     // gpt-oss.
     Scheme {
         parts: ["_blocks", "_scales", ""],
         scales: POWERS,
         blocks: Blocks::Of(&[[1, 32]]),
         alternates: true,
+        made: Some(("mxfp4", 32)),
         ..Scheme::of("U8", Code::E2m1)
     },
     // MLX's modes `mxfp4`, `nvfp4` and `mxfp8`.
@@ -140,7 +168,7 @@ impl Scheme {
     /// Codes in words of this type, in groups of a row with a number each.
     const fn of(data: &'static str, code: Code) -> Scheme {
         let (parts, blocks, second) = ([""; 3], Blocks::Groups, Second::None);
-        Scheme { parts, data, scales: NUMBERS, code, blocks, second, alternates: false }
+        Scheme { parts, data, scales: NUMBERS, code, blocks, second, alternates: false, made: None }
     }
 
     /// The name of a part of the matrix `name`, which ends in `.weight`, or is that of stacked experts and does not.
@@ -152,6 +180,16 @@ impl Scheme {
             (None, None) if suffix.starts_with('_') => Some(format!("{name}{suffix}")),
             _ => None,
         }
+    }
+
+    /// The usual type of its scales.
+    pub fn scale_name(&self) -> &'static str {
+        self.scales[0].0
+    }
+
+    /// The type of what is second.
+    pub fn second_name(&self) -> &'static str {
+        if matches!(self.second, Second::Times | Second::Over) { "F32" } else { "I32" }
     }
 
     /// Its tensors, if all are there and the weights have its type.
@@ -219,6 +257,24 @@ impl Scheme {
             }
         }
     }
+}
+
+/// Names of the formats that `synth` makes.
+pub fn made() -> impl Iterator<Item = &'static str> {
+    SCHEMES.iter().filter(|scheme| !scheme.alternates).filter_map(|scheme| Some(scheme.made?.0))
+}
+
+/// How a matrix is stored in one of them; `None` where it cannot be. With `alternate`, in the form in which rows of gate and up
+/// alternate, where there is one.
+pub fn as_made(name: &str, alternate: bool, rows: usize, cols: usize) -> Option<StoredMatrix> {
+    let named = |scheme: &&Scheme| scheme.made.is_some_and(|(made, _)| made == name);
+    let scheme = SCHEMES.iter().filter(named).min_by_key(|scheme| scheme.alternates != alternate)?;
+    let (_, group) = scheme.made?;
+    let block = if scheme.blocks == Blocks::Config { [group, group] } else { [1, group] };
+    let coded = Coded { code: scheme.code, block, second: scheme.second };
+    let whole = scheme.code == Code::E4m3 || cols.is_multiple_of(group as usize);
+    let (format, dtype) = (Format::Coded(coded), scheme.scales[0].1);
+    (whole && coded.fits(rows, cols)).then_some(StoredMatrix { rows, cols, format, dtype, scheme: Some(scheme) })
 }
 
 /// Schemes of which there is a coded matrix of this name: their shapes tell which it is.
