@@ -113,16 +113,7 @@ pub(super) struct Stored {
 
 impl Stored {
     pub fn bytes(&self) -> u64 {
-        element_bytes(self.dtype) as u64 * self.shape.iter().map(|&dim| dim as u64).product::<u64>()
-    }
-}
-
-/// Bytes of an element of a type that a header names.
-fn element_bytes(dtype: &str) -> usize {
-    match dtype {
-        "U8" | "I8" | "F8_E4M3" | "F8_E8M0" => 1,
-        "BF16" | "F16" => 2,
-        _ => 4,
+        coded::element_bytes(self.dtype) as u64 * self.shape.iter().map(|&dim| dim as u64).product::<u64>()
     }
 }
 
@@ -361,14 +352,12 @@ fn described(format: &str) -> Value {
 
 /// The tensors of a random matrix of codes.
 fn coded_parts(stored: &StoredMatrix, name: &str, stack: &[usize], deviation: f32) -> Vec<Stored> {
-    let (Some(scheme), OfWeights::Coded(coded)) = (stored.scheme, stored.format) else {
-        unreachable!("invariant: a matrix of codes has a scheme");
-    };
-    let (data, scale, second) = Content::coded(coded, stored.dtype, deviation);
-    let contents = [(scheme.data, data), (scheme.scale_name(), scale), (scheme.second_name(), second)];
+    let OfWeights::Coded(coded) = stored.format else { unreachable!("invariant: this is a matrix of codes") };
+    let (data, scales, second) = Content::coded(coded, stored.dtype, deviation);
+    let contents = stored.types().zip([data, scales, second]);
     let tensor =
         |((name, ([rows, cols], view)), (dtype, content)): ((String, ([usize; 2], DType)), (&'static str, _))| {
-            let last = cols * view.bytes() / element_bytes(dtype);
+            let last = cols * view.bytes() / coded::element_bytes(dtype);
             let shape = match (rows, last) {
                 (1, 1) => stack.to_vec(),
                 // gpt-oss has a dimension for the bytes of a block.

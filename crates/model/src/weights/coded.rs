@@ -182,14 +182,10 @@ impl Scheme {
         }
     }
 
-    /// The usual type of its scales.
-    pub fn scale_name(&self) -> &'static str {
-        self.scales[0].0
-    }
-
-    /// The type of what is second.
-    pub fn second_name(&self) -> &'static str {
-        if matches!(self.second, Second::Times | Second::Over) { "F32" } else { "I32" }
+    /// Types of its tensors in files, where scales are of this type.
+    pub fn types(&self, scales: DType) -> [&'static str; 3] {
+        let scales = self.scales.iter().find(|(_, dtype)| *dtype == scales).map_or("", |(name, _)| name);
+        [self.data, scales, if matches!(self.second, Second::Times | Second::Over) { "F32" } else { "I32" }]
     }
 
     /// Its tensors, if all are there and the weights have its type.
@@ -241,12 +237,9 @@ impl Scheme {
         match self.blocks {
             Blocks::Of(blocks) => blocks.iter().copied().map(coded).collect(),
             Blocks::Config => {
-                let sizes = config["weight_block_size"].as_array().map(|sizes| {
-                    let size =
-                        |i: usize| sizes.get(i).and_then(Value::as_u64).and_then(|size| u32::try_from(size).ok());
-                    [size(0).unwrap_or(0), size(1).unwrap_or(0)]
-                });
-                vec![coded(sizes.unwrap_or([128, 128]))]
+                let sizes = &config["weight_block_size"];
+                let size = |i: usize| sizes[i].as_u64().and_then(|size| u32::try_from(size).ok()).unwrap_or(0);
+                vec![coded(if sizes.is_null() { [128, 128] } else { [size(0), size(1)] })]
             }
             Blocks::Groups => {
                 let across =
@@ -256,6 +249,15 @@ impl Scheme {
                 vec![coded([1, group])]
             }
         }
+    }
+}
+
+/// Bytes of an element of a type that a header names.
+pub fn element_bytes(dtype: &str) -> usize {
+    match dtype {
+        "U8" | "I8" | "F8_E4M3" | "F8_E8M0" => 1,
+        "BF16" | "F16" => 2,
+        _ => 4,
     }
 }
 

@@ -5,7 +5,6 @@ use std::fmt;
 
 use outpour_kernels::{DType, Format, GgmlType, Matrix, Tensor};
 use outpour_store::checkpoint::{Checkpoint, StoredType};
-use serde_json::Value;
 
 use super::coded::{self, Scheme};
 use super::{fits, missing, plain, resolve, wrong_shape, wrong_type};
@@ -82,7 +81,6 @@ impl StoredMatrix {
         else {
             return Err(wrong_type(checkpoint, path, &on_disk, &info.dtype));
         };
-        check_mode(checkpoint, &on_disk)?;
         let Some(dtype) = plain(&scales.dtype) else {
             return Err(wrong_type(checkpoint, path, &scales_name, &scales.dtype));
         };
@@ -134,6 +132,21 @@ impl StoredMatrix {
             (None, 0) => weight.clone(),
             (None, _) => role(&weight, ["scales", "biases"][part - 1]).unwrap_or_default(),
         })
+    }
+
+    /// Types of its tensors in files.
+    pub fn types(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let plain = match self.dtype {
+            DType::F32 => "F32",
+            DType::F16 => "F16",
+            _ => "BF16",
+        };
+        let types = match (self.scheme, self.format) {
+            (Some(scheme), _) => scheme.types(self.dtype),
+            (None, Format::Affine { .. }) => ["U32", plain, plain],
+            (None, _) => [plain; 3],
+        };
+        types.into_iter().take(self.parts())
     }
 
     /// Bytes of each of its tensors.
@@ -189,18 +202,4 @@ fn blocks(dtype: &StoredType) -> Option<GgmlType> {
 /// The name of an affine-quantised matrix's scales or biases.
 fn role(weight: &str, kind: &str) -> Option<String> {
     weight.strip_suffix(".weight").map(|stem| format!("{stem}.{kind}"))
-}
-
-/// Refuses quantisation modes other than affine, where config.json names one for this module or for all.
-fn check_mode(checkpoint: &Checkpoint, weight: &str) -> Result<(), ModelError> {
-    let quantization = &checkpoint.config()["quantization"];
-    let module = weight.strip_suffix(".weight").unwrap_or(weight);
-    let mode = [&quantization[module]["mode"], &quantization["mode"]].into_iter().find_map(Value::as_str);
-    match mode {
-        None | Some("affine") => Ok(()),
-        Some(other) => Err(ModelError::Tensor(format!(
-            "{}: tensor {weight} is quantised in MLX's mode {other:?}; supported is \"affine\"",
-            checkpoint.dir().display()
-        ))),
-    }
 }
