@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use outpour_kernels::{DType, Format as OfWeights};
+use outpour_kernels::Format as OfWeights;
 use serde_json::{Map, Value, json};
 
 use super::routing::{self, Role, Rows};
@@ -354,19 +354,19 @@ fn described(format: &str) -> Value {
 fn coded_parts(stored: &StoredMatrix, name: &str, stack: &[usize], deviation: f32) -> Vec<Stored> {
     let OfWeights::Coded(coded) = stored.format else { unreachable!("invariant: this is a matrix of codes") };
     let (data, scales, second) = Content::coded(coded, stored.dtype, deviation);
-    let contents = stored.types().zip([data, scales, second]);
-    let tensor =
-        |((name, ([rows, cols], view)), (dtype, content)): ((String, ([usize; 2], DType)), (&'static str, _))| {
-            let last = cols * view.bytes() / coded::element_bytes(dtype);
-            let shape = match (rows, last) {
-                (1, 1) => stack.to_vec(),
-                // gpt-oss has a dimension for the bytes of a block.
-                _ if name.ends_with("_blocks") => [stack, &[rows, last / 16, 16]].concat(),
-                _ => [stack, &[rows, last]].concat(),
-            };
-            Stored { name, dtype, shape, content }
+    let mut tensors = Vec::with_capacity(stored.parts());
+    let parts = stored.names(name).zip(stored.views()).zip(stored.types());
+    for (((name, ([rows, cols], view)), dtype), content) in parts.zip([data, scales, second]) {
+        let last = cols * view.bytes() / coded::element_bytes(dtype);
+        let shape = match (rows, last) {
+            (1, 1) => stack.to_vec(),
+            // gpt-oss has a dimension for the bytes of a block.
+            _ if name.ends_with("_blocks") => [stack, &[rows, last / 16, 16]].concat(),
+            _ => [stack, &[rows, last]].concat(),
         };
-    stored.names(name).zip(stored.views()).zip(contents).map(tensor).collect()
+        tensors.push(Stored { name, dtype, shape, content });
+    }
+    tensors
 }
 
 fn is_router(name: &str) -> bool {
