@@ -38,6 +38,13 @@ def text_config(config: dict) -> dict:
     return config.get("text_config", config)
 
 
+def changed(family: str, sizes: dict, **fields) -> Family:
+    """One of FAMILIES with other sizes, and without tensors to pass over."""
+    config = json.loads(json.dumps(FAMILIES[family].config))
+    text_config(config).update(sizes)
+    return Family(**{**vars(FAMILIES[family]), "config": config, "unread": {}} | fields)
+
+
 def write_json(path: Path, value) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
 
@@ -109,7 +116,7 @@ def kimi_linear_one(folder: Path, tensors: Tensors) -> None:
     write_one(folder, flat)
 
 
-def nemotron_one(folder: Path, tensors: Tensors) -> None:
+def nemotron_names(tensors: Tensors) -> Tensors:
     """Released Nemotron-3: everything under `backbone`, a tensor per expert and matrix."""
     flat = {}
     for name, t in tensors.items():
@@ -119,7 +126,12 @@ def nemotron_one(folder: Path, tensors: Tensors) -> None:
             flat |= {f"{prefix}.experts.{e}.{leaf}.weight": matrix for e, matrix in enumerate(t)}
         else:
             flat[name] = t
-    write_one(folder, flat)
+    return flat
+
+
+def nemotron_one(folder: Path, tensors: Tensors) -> None:
+    """The same in one file."""
+    write_one(folder, nemotron_names(tensors))
 
 
 def gpt_oss_apart(folder: Path, tensors: Tensors) -> None:

@@ -27,7 +27,7 @@ import transformers
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFWriter, quants
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from families import FAMILIES, Family, text_config, write_json
+from families import Family, changed, text_config, write_json
 from models import (
     EAGER, FIXTURES, TOLERANCE, compare, draw, draw_prompt, eos_of, first_good, reference, rng_of, summary, write_array,
 )  # fmt: skip
@@ -257,13 +257,6 @@ def read_files(folder: Path) -> dict[str, np.ndarray]:
 
 
 # ------------------------------------------------------------------------------------------------------------ recipes
-def changed(family: str, sizes: dict, **fields) -> Family:
-    """A family of families.py with other sizes, and without tensors to pass over."""
-    config = json.loads(json.dumps(FAMILIES[family].config))
-    text_config(config).update(sizes)
-    return Family(**{**vars(FAMILIES[family]), "config": config, "unread": {}} | fields)
-
-
 def cycle(*kinds: str) -> Callable[[str], str]:
     """Types by the layer's number: a file of mixed types has others in every layer."""
     return lambda name: kinds[int(name.split(".")[1]) % len(kinds)] if name.startswith("blk.") else kinds[0]

@@ -56,6 +56,7 @@ class Recipe:
     # (pattern, bits, group) of module paths, the first match counts; bits None: not quantised. With none of these,
     # mlx-lm decides: the routers and the gates of shared experts have 8 bits in groups of 64.
     overrides: tuple[tuple[str, int | None, int | None], ...] = ()
+    modes: tuple[tuple[str, str], ...] = ()  # (pattern, mode) of module paths that are not affine
     said_false: tuple[str, ...] = ()  # modules not quantised of which config.json says so; mlx-lm would leave them out
 
     def family(self) -> Family:
@@ -68,6 +69,9 @@ class Recipe:
         for pattern, bits, group in self.overrides:
             if re.search(pattern, path):
                 return bits is not None and dict(group_size=group, bits=bits, mode="affine")
+        for pattern, mode in self.modes:
+            if re.search(pattern, path):
+                return dict(zip(("group_size", "bits"), MODES[mode]), mode=mode)
         return True
 
 
@@ -77,6 +81,8 @@ QWEN3_NEXT_SIZES = dict(
 QWEN3_5_SIZES = dict(
     hidden_size=64, moe_intermediate_size=32, shared_expert_intermediate_size=64, linear_value_head_dim=16
 )
+
+MODES = {"mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}  # group and bits
 
 RECIPES = {
     # What most people download: one size for all but routers and gates, under the names of the vision wrapper.
@@ -115,6 +121,17 @@ RECIPES = {
         ),
         said_false=("model.layers.3.self_attn.k_proj",),
     ),
+    # The modes of floating-point codes beside affine ones.
+    "qwen3_moe_mlx_fp4": Recipe(
+        "qwen3_moe",
+        dict(
+            hidden_size=64, num_hidden_layers=2, mlp_only_layers=[], num_experts=6, moe_intermediate_size=32, head_dim=32,
+            vocab_size=96,
+        ),
+        bits=8, group=64,
+        overrides=((r"\.mlp\.gate$", 8, 64),),
+        modes=((r"layers\.0\.mlp\.", "mxfp4"), (r"layers\.1\.mlp\.", "nvfp4"), (r"\.self_attn\.", "mxfp8")),
+    ),
 }
 
 
@@ -128,7 +145,7 @@ def convert(source: Path, target: Path, recipe: Recipe) -> None:
     """mlx_lm.convert of a checkpoint that has no tokenizer."""
     module = importlib.import_module("mlx_lm.convert")
     module.load = lambda path, **_: (lambda model, config: (model, NoTokenizer(), config))(*load_model(path, lazy=True))
-    predicate = recipe.predicate if recipe.overrides else None
+    predicate = recipe.predicate if recipe.overrides or recipe.modes else None
     with contextlib.redirect_stdout(io.StringIO()):
         module.convert(
             source, target, quantize=True, q_bits=recipe.bits, q_group_size=recipe.group, quant_predicate=predicate
@@ -192,7 +209,21 @@ def dequantise(packed: np.ndarray, scales: np.ndarray, biases: np.ndarray, bits:
     return (scales[..., None].astype(np.float64) * groups + biases[..., None].astype(np.float64)).reshape(q.shape)
 
 
-def by_transformers(folder: Path, prompt: np.ndarray, decode: int) -> tuple[dict[str, np.ndarray], dict]:
+def dequantise_fp(packed: np.ndarray, scales: np.ndarray, mode: str) -> np.ndarray:
+    """code * scale in float64, of u32 words and a byte per group: E2M1 or E4M3, times a power of two or E4M3."""
+    e4m3 = lambda codes: torch.from_numpy(np.ascontiguousarray(codes)).view(torch.float8_e4m3fn).double().numpy()
+    codes = np.ascontiguousarray(packed).view(np.uint8)
+    if mode == "mxfp8":
+        values = e4m3(codes)
+    else:
+        sizes = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+        values = np.stack([codes & 15, codes >> 4], -1).reshape(*codes.shape[:-1], -1)
+        values = sizes[values & 7] * np.where(values < 8, 1, -1)
+    scales = e4m3(scales) if mode == "nvfp4" else 2.0 ** (scales.astype(int) - 127)
+    return values * np.repeat(scales, MODES[mode][0], -1)
+
+
+def by_transformers(folder: Path, prompt: np.ndarray, decode: int, family: Family) -> tuple[dict[str, np.ndarray], dict]:
     """models.reference, by transformers, of the checkpoint in a folder, unpacked and under transformers' names."""
     config = json.loads((folder / "config.json").read_text())
     quantization = config.pop("quantization")
@@ -208,12 +239,15 @@ def by_transformers(folder: Path, prompt: np.ndarray, decode: int) -> tuple[dict
         path, _, leaf = name.rpartition(".")
         if leaf in ("scales", "biases"):
             continue
-        if f"{path}.scales" in files:
-            bits = (quantization.get(path) or quantization)["bits"]
+        said = quantization.get(path) or quantization
+        if (mode := said.get("mode", "affine")) != "affine" and f"{path}.scales" in files:
+            t = torch.from_numpy(dequantise_fp(t.numpy(), files[f"{path}.scales"].numpy(), mode)).float()
+        elif f"{path}.scales" in files:
+            bits = said["bits"]
             scales, biases = (files[f"{path}.{part}"].float().numpy() for part in ("scales", "biases"))
             t = torch.from_numpy(dequantise(t.numpy(), scales, biases, bits)).float()
         name, t = name.removeprefix("language_model."), t.float()
-        if leaf == "weight" and "norm" in name and "linear_attn.norm" not in name:
+        if family.norms_from_zero and leaf == "weight" and "norm" in name and "linear_attn.norm" not in name:
             t = t - 1  # exact in float32, and so is transformers' 1 + w
         unpacked[name] = t.movedim(1, 2) if "conv1d" in name else t
     with torch.no_grad():
@@ -343,9 +377,10 @@ def make(name: str) -> str:
 
 
 def check(name: str) -> str:
-    folder, lines = FIXTURES / name, []
+    folder, family, lines = FIXTURES / name, RECIPES[name].family(), []
+    unpacked = lambda *of: by_transformers(*of, family)
     stored = {f.stem: np.load(f) for f in folder.glob("*.npy")}
-    for who, run, tolerance in (("mlx-lm", reference, TOLERANCE), ("transformers", by_transformers, ACROSS)):
+    for who, run, tolerance in (("mlx-lm", reference, TOLERANCE), ("transformers", unpacked, ACROSS)):
         arrays, meta = run(folder, stored["prompt_ids"], len(stored["greedy_ids"]))
         diff = models.compare(name, stored, arrays, tolerance * meta["logits_std"])
         lines.append(f"{name}: ok by {who}, max |d| {diff}")

@@ -60,7 +60,7 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
 }
 
 /// One of every kind of attention and of every way that weights are stored.
-const FIXTURES: [&str; 26] = [
+const FIXTURES: [&str; 36] = [
     "qwen3_moe",
     "qwen3_moe_odd",
     "qwen3_next",
@@ -87,6 +87,16 @@ const FIXTURES: [&str; 26] = [
     "qwen35moe_gguf",
     "qwen3next_gguf",
     "nemotron_h",
+    "qwen3_moe_fp8",
+    "deepseek_v3_fp8",
+    "gpt_oss_mxfp4",
+    "deepseek_v3_int4",
+    "glm4_moe_compressed",
+    "qwen3_moe_gptq",
+    "qwen3_moe_awq",
+    "nemotron_h_nvfp4",
+    "qwen3_moe_nvfp4",
+    "qwen3_moe_mlx_fp4",
 ];
 
 fn check_identity(model: &Path, precise: bool) {

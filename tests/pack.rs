@@ -20,8 +20,20 @@ use outpour_store::pack::{MANIFEST, UNFINISHED};
 use outpour_store::read::ReaderKind;
 use serde_json::{Value, json};
 
-const FIXTURES: [&str; 6] =
-    ["qwen3_moe", "qwen3_moe_odd", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_next_mlx_mixed"];
+const FIXTURES: [&str; 12] = [
+    "qwen3_moe",
+    "qwen3_moe_odd",
+    "qwen3_next",
+    "qwen3_5_moe",
+    "qwen3_5_moe_mlx4",
+    "qwen3_next_mlx_mixed",
+    "qwen3_moe_fp8",
+    "gpt_oss_mxfp4",
+    "glm4_moe_compressed",
+    "qwen3_moe_gptq",
+    "nemotron_h_nvfp4",
+    "qwen3_moe_mlx_fp4",
+];
 
 /// Packs a model without the program around it.
 fn pack(model: &Path, out: &Path, requantise: Option<Affine>) {
@@ -142,6 +154,7 @@ fn what_cannot_be_packed_is_refused() {
         assert_refused(&outpour("pack", &fixture(name), &args), name, names);
     };
     refused("qwen3_5_moe_mlx4", &out, &["--experts", "affine8"], &["model.layers.0.mlp.experts.gate_proj", "4 bits"]);
+    refused("qwen3_moe_gptq", &out, &["--experts", "affine8"], &["model.layers.0.mlp.experts.gate_proj", "GPTQ"]);
     refused("qwen3_moe_odd", &out, &["--experts", "affine4"], &["gate_proj", "whole groups of 64"]);
     refused("qwen3_moe", &out, &["--experts", "affine7"], &["affine7"]);
     refused("qwen3_moe", &out, &["--group", "32"], &["--experts"]);

@@ -40,12 +40,21 @@ fn hybrid(model_type: &str) -> Value {
     })
 }
 
+fn gpt_oss() -> Value {
+    json!({
+        "model_type": "gpt_oss", "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 96, "num_local_experts": 16,
+        "num_experts_per_tok": 3, "sliding_window": 24, "vocab_size": 400, "max_position_embeddings": 1024,
+    })
+}
+
 fn wrapped() -> Value {
     json!({"model_type": "qwen3_5_moe", "text_config": hybrid("qwen3_5_moe_text"), "tie_word_embeddings": false})
 }
 
-fn every_family() -> [(&'static str, Value); 4] {
+fn every_family() -> [(&'static str, Value); 5] {
     [
+        ("gpt_oss", gpt_oss()),
         ("qwen3_moe", qwen3_moe()),
         ("qwen3_next", hybrid("qwen3_next")),
         ("qwen3_5_moe_text", hybrid("qwen3_5_moe_text")),
@@ -73,7 +82,7 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 #[test]
 fn every_family_in_every_format_runs() {
     for (name, config) in every_family() {
-        for format in Format::ALL {
+        for format in Format::all() {
             let dir = tempfile::tempdir().expect("a folder");
             write(&config, format, 1, dir.path());
             let inspection = inspect(dir.path());
@@ -151,6 +160,22 @@ fn names_and_sizes_are_those_of_releases() {
     has(&mlx, "language_model.model.layers.0.linear_attn.conv1d.weight BF16 [256, 4, 1]");
     has(&mlx, "language_model.lm_head.weight U32 [400, 16]");
     has(&names(&qwen3_moe(), Format::Bf16), "model.layers.0.mlp.experts.15.down_proj.weight BF16 [128, 64]");
+    let fp8 = names(&qwen3_moe(), Format::Coded("fp8"));
+    has(&fp8, "model.layers.0.mlp.experts.15.down_proj.weight F8_E4M3 [128, 64]");
+    has(&fp8, "model.layers.1.mlp.up_proj.weight_scale_inv F32 [2, 1]");
+    has(&fp8, "model.layers.0.mlp.gate.weight BF16 [16, 128]");
+    let int4 = names(&qwen3_moe(), Format::Coded("int4"));
+    has(&int4, "model.layers.0.mlp.experts.15.up_proj.weight_packed I32 [64, 16]");
+    has(&int4, "model.layers.0.mlp.experts.15.up_proj.weight_scale BF16 [64, 4]");
+    has(&int4, "model.layers.0.self_attn.q_proj.weight BF16 [128, 128]");
+    let gptq = names(&qwen3_moe(), Format::Coded("gptq"));
+    has(&gptq, "model.layers.0.self_attn.q_proj.qweight I32 [16, 128]");
+    has(&gptq, "model.layers.0.self_attn.q_proj.qzeros I32 [1, 16]");
+    has(&names(&qwen3_moe(), Format::Coded("awq")), "model.layers.0.self_attn.q_proj.qweight I32 [128, 16]");
+    has(&names(&qwen3_moe(), Format::Coded("nvfp4")), "model.layers.0.mlp.experts.0.up_proj.weight_scale_2 F32 []");
+    let mxfp4 = names(&gpt_oss(), Format::Coded("mxfp4"));
+    has(&mxfp4, "model.layers.0.mlp.experts.gate_up_proj_blocks U8 [16, 192, 3, 16]");
+    has(&mxfp4, "model.layers.0.mlp.experts.down_proj_scales U8 [16, 96, 3]");
     has(&names(&qwen3_moe(), Format::Mlx { bits: 3 }), "model.layers.0.mlp.switch_mlp.up_proj.weight U32 [16, 64, 12]");
 }
 
@@ -184,7 +209,7 @@ fn places(dir: &Path) -> (usize, Vec<Vec<Extent>>, u64) {
 #[test]
 fn an_outline_is_the_model_without_its_data() {
     for (name, config) in every_family() {
-        for format in Format::ALL {
+        for format in Format::all() {
             let (real, outline) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
             write(&config, format, 1, real.path());
             synth::outline(&config, format, outline.path()).unwrap_or_else(|error| panic!("{error}"));

@@ -27,8 +27,10 @@ use serde_json::Value;
 use crate::args::{LoadArgs, SamplingArgs, StateArgs};
 use crate::{gguf_text, term};
 
-/// Memory of a loaded tokenizer for each byte of tokenizer.json (measured: see EXPERIMENTS.md).
-const TOKENIZER_BYTES_PER_BYTE: usize = 2;
+/// Memory of a loaded tokenizer for each byte of its file. Of tokenizer.json it was measured (EXPERIMENTS.md); a line of
+/// tiktoken.model, of some 17 bytes, comes to a few pairs of 17 bytes in a table that is half full.
+const TOKENIZER_BYTES_PER_BYTE: [(&str, usize); 3] =
+    [("tokenizer.json", 2), ("tiktoken.model", 12), ("tekken.json", 2)];
 
 /// Loads the tokenizer of a model.
 ///
@@ -57,8 +59,11 @@ pub fn tokenizer_bytes(checkpoint: &Checkpoint) -> usize {
     if let Some(metadata) = checkpoint.gguf() {
         return gguf_text::tokenizer_bytes(metadata);
     }
-    let file = std::fs::metadata(checkpoint.dir().join("tokenizer.json"));
-    file.map_or(0, |metadata| metadata.len() as usize * TOKENIZER_BYTES_PER_BYTE)
+    let bytes = |(name, factor): (&str, usize)| {
+        let file = std::fs::metadata(checkpoint.dir().join(name)).ok()?;
+        Some(file.len() as usize * factor)
+    };
+    TOKENIZER_BYTES_PER_BYTE.into_iter().find_map(bytes).unwrap_or(0)
 }
 
 /// Opens the model in `path`, and its mirrors.

@@ -280,7 +280,7 @@ fn cpu_name() -> String {
 /// A [`Format`] by its name.
 mod format_name {
     use outpour_kernels::{Format, GgmlType};
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use serde::{Deserialize, Deserializer, Serializer, de, ser::Error};
 
     pub fn serialize<S: Serializer>(format: &Format, to: S) -> Result<S::Ok, S::Error> {
         match format {
@@ -289,6 +289,7 @@ mod format_name {
             Format::Bf16 => to.serialize_str("bf16"),
             Format::Affine { bits, group } => to.collect_str(&format_args!("affine{bits}g{group}")),
             Format::Ggml(blocks) => to.serialize_str(blocks.name()),
+            Format::Coded(coded) => Err(S::Error::custom(format_args!("{coded} has no name in profiles"))),
         }
     }
 
@@ -304,7 +305,7 @@ mod format_name {
             "bf16" => Ok(Format::Bf16),
             _ => affine()
                 .or_else(|| GgmlType::named(&name).map(Format::Ggml))
-                .ok_or_else(|| D::Error::custom(format!("{name:?} is no weight format"))),
+                .ok_or_else(|| de::Error::custom(format!("{name:?} is no weight format"))),
         }
     }
 }

@@ -12,7 +12,7 @@ pub mod speed;
 pub mod tensor;
 
 pub use host::allocated_bytes;
-pub use quant::{Format, GgmlType, Matrix};
+pub use quant::{Code, Coded, Format, GgmlType, Matrix, Second};
 pub use tensor::{Buffer, DType, Memory, Shape, Tensor};
 
 /// What a backend can fail at. Shapes are the caller's contract and asserted, never returned.

@@ -1,9 +1,11 @@
 //! Weight formats: how a matrix is stored, and what it is worth in f32.
 
+pub mod coded;
 pub mod ggml;
 
 use crate::host;
 use crate::tensor::{DType, Tensor};
+pub use coded::{Code, Coded, Second};
 pub use ggml::GgmlType;
 
 /// How the elements of a weight matrix are stored.
@@ -27,6 +29,8 @@ pub enum Format {
     },
     /// Blocks that hold their own scales.
     Ggml(GgmlType),
+    /// Codes with scales in tensors of their own.
+    Coded(Coded),
 }
 
 impl Format {
@@ -36,7 +40,7 @@ impl Format {
             DType::F32 => Some(Format::F32),
             DType::F16 => Some(Format::F16),
             DType::Bf16 => Some(Format::Bf16),
-            DType::I32 | DType::U8 | DType::Q8 => None,
+            DType::I32 | DType::U8 | DType::Q8 | DType::F8E4m3 | DType::F8E8m0 => None,
         }
     }
 
@@ -53,7 +57,13 @@ impl Format {
             Format::F16 | Format::Bf16 => 2 * cols,
             Format::Affine { bits, .. } => cols * bits as usize / 8,
             Format::Ggml(blocks) => cols / blocks.block_weights() * blocks.block_bytes(),
+            Format::Coded(coded) => cols * coded.bits() / 8,
         }
+    }
+
+    /// Whether a weight is a number by itself: F32, F16 or BF16.
+    pub const fn is_plain(self) -> bool {
+        matches!(self, Format::F32 | Format::F16 | Format::Bf16)
     }
 }
 
@@ -64,8 +74,11 @@ pub struct Matrix {
     rows: usize,
     cols: usize,
     data: Tensor,
-    /// Of a quantised matrix: scales and biases, `[rows, cols / group]`.
-    scales: Option<[Tensor; 2]>,
+    /// Of an affine-quantised matrix: scales and biases, `[rows, cols / group]`. Of a coded one: scales, and what is second.
+    scales: [Option<Tensor>; 2],
+    /// Row r is row `first + step · r` of the data: of a coded matrix that shares it with another.
+    first: usize,
+    step: usize,
     exact: bool,
 }
 
@@ -77,7 +90,8 @@ impl Matrix {
     pub fn dense(tensor: Tensor) -> Self {
         let format = Format::of(tensor.dtype()).unwrap_or_else(|| panic!("{} is no weight format", tensor.dtype()));
         assert_eq!(tensor.dims().len(), 2, "a matrix has two dimensions");
-        Matrix { format, rows: tensor.dim(0), cols: tensor.dim(1), data: tensor, scales: None, exact: false }
+        let [rows, cols] = [tensor.dim(0), tensor.dim(1)];
+        Matrix { format, rows, cols, data: tensor, scales: [None, None], first: 0, step: 1, exact: false }
     }
 
     /// An affine-quantised matrix: `data` is U8 `[rows, cols · bits / 8]`, scales and biases are `[rows, cols / group]` of
@@ -93,7 +107,7 @@ impl Matrix {
         assert_eq!(data.dtype(), DType::U8, "packed weights are bytes");
         assert_eq!(scales.dims(), biases.dims(), "biases do not fit their scales");
         assert!(scales.dtype() == biases.dtype() && Format::of(scales.dtype()).is_some(), "scales are plain numbers");
-        Matrix { format, rows, cols, data, scales: Some([scales, biases]), exact: false }
+        Matrix { format, rows, cols, data, scales: [Some(scales), Some(biases)], first: 0, step: 1, exact: false }
     }
 
     /// A matrix of blocks: `data` is U8 `[rows, bytes of a row]`.
@@ -104,7 +118,34 @@ impl Matrix {
         assert_eq!(data.dtype(), DType::U8, "blocks are bytes");
         assert!(data.dim(1).is_multiple_of(blocks.block_bytes()), "a row of {blocks} is whole blocks");
         let (rows, cols) = (data.dim(0), data.dim(1) / blocks.block_bytes() * blocks.block_weights());
-        Matrix { format: Format::Ggml(blocks), rows, cols, data, scales: None, exact: false }
+        let format = Format::Ggml(blocks);
+        Matrix { format, rows, cols, data, scales: [None, None], first: 0, step: 1, exact: false }
+    }
+
+    /// A matrix of codes: data, scales and what is second have the shapes of [`Coded::shapes`]; scales are F32, F16, BF16, or
+    /// F8_E4M3 or F8_E8M0.
+    ///
+    /// # Panics
+    /// When they have not; a loader has checked them against the file.
+    pub fn coded(coded: Coded, [rows, cols]: [usize; 2], data: Tensor, scales: Tensor, second: Option<Tensor>) -> Self {
+        assert!(coded.fits(rows, cols), "no {coded} of {rows}×{cols}");
+        let dims = [Some(data.dims()), Some(scales.dims()), second.as_ref().map(Tensor::dims)];
+        assert_eq!(dims, coded.shapes(rows, cols).each_ref().map(|shape| shape.as_ref().map(|dims| &dims[..])));
+        assert_eq!(data.dtype(), DType::U8, "codes are bytes");
+        assert_eq!(second.as_ref().map(Tensor::dtype), coded.second_type(), "what is second has its type");
+        let is_scale = Format::of(scales.dtype()).is_some() || matches!(scales.dtype(), DType::F8E4m3 | DType::F8E8m0);
+        assert!(is_scale, "scales are numbers");
+        let format = Format::Coded(coded);
+        Matrix { format, rows, cols, data, scales: [Some(scales), second], first: 0, step: 1, exact: false }
+    }
+
+    /// Every other row of a coded matrix, from row `first` on, 0 or 1.
+    ///
+    /// # Panics
+    /// For any other format, or an odd number of rows.
+    pub fn every_other(self, first: usize) -> Self {
+        assert!(matches!(self.format, Format::Coded(_)) && self.step == 1 && first < 2 && self.rows.is_multiple_of(2));
+        Matrix { rows: self.rows / 2, first, step: 2, ..self }
     }
 
     /// The same matrix, multiplied with activations in f32 always: for the small ones whose outputs decide much, such as
@@ -138,14 +179,30 @@ impl Matrix {
         &self.data
     }
 
-    /// Scales and biases of a quantised matrix, each `[rows, cols / group]`, at any byte offset.
-    pub fn scales(&self) -> Option<&[Tensor; 2]> {
-        self.scales.as_ref()
+    /// Scales and biases of an affine-quantised matrix, each `[rows, cols / group]`; scales and what is second of a coded one
+    /// (see [`Coded::shapes`]). At any byte offset.
+    pub fn scales(&self) -> [Option<&Tensor>; 2] {
+        self.scales.each_ref().map(Option::as_ref)
     }
 
-    /// Bytes as stored.
+    /// The rows of a coded matrix.
+    pub(crate) fn coded_rows(&self) -> Option<coded::Rows<'_>> {
+        let (Format::Coded(coded), [Some(scales), second]) = (self.format, &self.scales) else { return None };
+        Some(coded::Rows {
+            coded,
+            data: host::bytes(&self.data),
+            scales: host::bytes(scales),
+            scale_type: scales.dtype(),
+            second: second.as_ref().map_or(&[], host::bytes),
+            shape: [self.step * self.rows, self.cols],
+            first: self.first,
+            step: self.step,
+        })
+    }
+
+    /// Bytes as stored; of tensors shared with another matrix, half.
     pub fn bytes(&self) -> usize {
-        self.data.bytes() + self.scales.iter().flatten().map(Tensor::bytes).sum::<usize>()
+        (self.data.bytes() + self.scales.iter().flatten().map(Tensor::bytes).sum::<usize>()) / self.step
     }
 }
 
@@ -228,7 +285,9 @@ pub fn element(format: Format, bytes: &[u8], index: usize) -> f32 {
         }
         Format::F16 => half::f16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32(),
         Format::Bf16 => half::bf16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]).to_f32(),
-        Format::Affine { .. } | Format::Ggml(_) => panic!("a quantised weight has no value without its scale"),
+        Format::Affine { .. } | Format::Ggml(_) | Format::Coded(_) => {
+            panic!("a quantised weight has no value without its scale")
+        }
     }
 }
 
@@ -273,12 +332,15 @@ pub fn q8_unpack(from: &[u8], values: &mut [f32]) {
 /// Row `row` of a matrix in f32. Of a quantised one, `scale · q + bias`, rounded after the product and after the sum.
 pub(crate) fn dequantise(w: &Matrix, row: usize, values: &mut [f32]) {
     assert!(row < w.rows && values.len() == w.cols, "a row of {} weights, below {}", w.cols, w.rows);
+    if let Some(rows) = w.coded_rows() {
+        return rows.dequantise(row, values, coded::widen_e4m3);
+    }
     let row_bytes = w.format.row_bytes(w.cols);
     let bytes = &host::bytes(&w.data)[row * row_bytes..][..row_bytes];
     if let Format::Ggml(blocks) = w.format {
         return blocks.dequantise(bytes, values);
     }
-    let (Format::Affine { bits, group }, Some([scales, biases])) = (w.format, &w.scales) else {
+    let (Format::Affine { bits, group }, [Some(scales), Some(biases)]) = (w.format, &w.scales) else {
         return values.iter_mut().enumerate().for_each(|(i, value)| *value = element(w.format, bytes, i));
     };
     let (bits, group) = (usize::from(bits), usize::from(group));

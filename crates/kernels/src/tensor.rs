@@ -24,6 +24,10 @@ pub enum DType {
     I32,
     /// Raw bytes (packed weights, whole slots and blocks).
     U8,
+    /// Eight bits with an exponent of four: scales only (see [`crate::Code::E4m3`]).
+    F8E4m3,
+    /// A power of two: scales only (OCP MX 1.0).
+    F8E8m0,
     /// Keys and values only, and no tensor: blocks of 32, each a scale of binary16 and 32 signed bytes that it multiplies
     /// (see [`crate::quant::q8_pack`]).
     Q8,
@@ -38,7 +42,7 @@ impl DType {
         match self {
             DType::F32 | DType::I32 => 4,
             DType::F16 | DType::Bf16 => 2,
-            DType::U8 => 1,
+            DType::U8 | DType::F8E4m3 | DType::F8E8m0 => 1,
             DType::Q8 => panic!("Q8 has no size of one element"),
         }
     }
@@ -60,6 +64,8 @@ impl fmt::Display for DType {
             DType::Bf16 => "BF16",
             DType::I32 => "I32",
             DType::U8 => "U8",
+            DType::F8E4m3 => "F8_E4M3",
+            DType::F8E8m0 => "F8_E8M0",
             DType::Q8 => "Q8",
         })
     }

@@ -599,8 +599,11 @@ impl ExpertStream {
             }
             stored.matrix(parts)
         };
-        let gate = (shape.matrices[0].rows > 0).then(|| matrix(0));
-        Mlp { gate, up: matrix(1), down: matrix(2), biases: None, activation: shape.activation }
+        let (gate, up) = match shape.alternate {
+            true => (Some(matrix(0).every_other(0)), matrix(0).every_other(1)),
+            false => ((shape.matrices[0].rows > 0).then(|| matrix(0)), matrix(1)),
+        };
+        Mlp { gate, up, down: matrix(2), biases: None, activation: shape.activation }
     }
 }
 

@@ -10,7 +10,7 @@ use outpour_store::layout::ExpertLayout;
 use outpour_store::packer::{self, Convert, Job, Packed, PartSpec};
 
 use crate::config::ModelError;
-use crate::weights::{ExpertShape, StoredMatrix};
+use crate::weights::{ExpertShape, StoredMatrix, coded};
 
 /// The matrices of an expert, in the order in which they are packed and used.
 const MATRICES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
@@ -88,18 +88,19 @@ pub fn pack(
 fn specs(name: &str, shape: &ExpertShape, requantise: Option<Affine>) -> Result<Vec<PartSpec>, ModelError> {
     let mut specs = Vec::with_capacity(shape.parts());
     for (m, stored) in shape.present() {
-        let matrix = MATRICES[m];
+        let matrix = if shape.alternate && m == 0 { "gate_up_proj" } else { MATRICES[m] };
         let stored = match requantise {
             Some(affine) => requantised(&format!("{name}.{matrix}"), stored, affine)?,
             None => *stored,
         };
-        let spec = |(part, ([rows, cols], dtype)): (String, ([usize; 2], DType))| {
-            // The operations see packed weights as bytes, files as words of 32 bits.
-            let (dtype, cols) =
-                if dtype == DType::U8 { ("U32".to_owned(), cols / 4) } else { (dtype.to_string(), cols) };
-            PartSpec { name: part, dtype, shape: [rows, cols] }
+        let spec = |((part, ([rows, cols], view)), dtype): ((String, ([usize; 2], DType)), &str)| {
+            // The operations see packed weights as bytes, files perhaps as words.
+            let cols = cols * view.bytes() / coded::element_bytes(dtype);
+            PartSpec { name: part, dtype: dtype.to_owned(), shape: [rows, cols] }
         };
-        specs.extend(stored.names(&format!("{name}.{matrix}.weight")).zip(stored.views()).map(spec));
+        let weight = if shape.alternate { "" } else { ".weight" };
+        let weight = format!("{name}.{matrix}{weight}");
+        specs.extend(stored.names(&weight).zip(stored.views()).zip(stored.types()).map(spec));
     }
     Ok(specs)
 }
@@ -107,7 +108,7 @@ fn specs(name: &str, shape: &ExpertShape, requantise: Option<Affine>) -> Result<
 /// How a matrix is stored when it is requantised.
 fn requantised(name: &str, stored: &StoredMatrix, affine: Affine) -> Result<StoredMatrix, ModelError> {
     let Affine { bits, group } = affine;
-    if let Format::Affine { .. } = stored.format {
+    if !stored.format.is_plain() {
         return Err(ModelError::Tensor(format!(
             "tensor {name} is stored in {stored} already, and is not quantised twice; leave --experts out, or give the release"
         )));

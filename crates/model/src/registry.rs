@@ -54,7 +54,15 @@ pub const FAMILIES: &[Family] = &[
         model_type: "qwen3_moe",
         models: "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder",
         attention: "GQA",
-        fixtures: &["qwen3_moe", "qwen3_moe_odd"],
+        fixtures: &[
+            "qwen3_moe",
+            "qwen3_moe_odd",
+            "qwen3_moe_fp8",
+            "qwen3_moe_gptq",
+            "qwen3_moe_awq",
+            "qwen3_moe_nvfp4",
+            "qwen3_moe_mlx_fp4",
+        ],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| Ok(Box::new(qwen3_moe::build(config, weights, kv)?)),
     },
@@ -94,7 +102,7 @@ pub const FAMILIES: &[Family] = &[
         model_type: "glm4_moe",
         models: "GLM-4.5, GLM-4.5-Air, GLM-4.6, GLM-4.7",
         attention: "GQA",
-        fixtures: &["glm4_moe"],
+        fixtures: &["glm4_moe", "glm4_moe_compressed"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| Ok(Box::new(glm4_moe::build(config, weights, kv)?)),
     },
@@ -126,7 +134,7 @@ pub const FAMILIES: &[Family] = &[
         model_type: "gpt_oss",
         models: "gpt-oss-20b, gpt-oss-120b",
         attention: "1 GQA within a window to 1 GQA, sinks",
-        fixtures: &["gpt_oss"],
+        fixtures: &["gpt_oss", "gpt_oss_mxfp4"],
         experts: ExpertNames::Stacked,
         build: |config, weights, kv| Ok(Box::new(gpt_oss::build(config, weights, kv)?)),
     },
@@ -144,7 +152,7 @@ pub const FAMILIES: &[Family] = &[
         model_type: "deepseek_v3",
         models: "DeepSeek-V3, V3.1, R1, Moonlight-16B-A3B",
         attention: "MLA",
-        fixtures: &["deepseek_v3"],
+        fixtures: &["deepseek_v3", "deepseek_v3_fp8"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("deepseek_v3", Choice::SigmoidBiased, config, weights, kv)?))
@@ -154,7 +162,7 @@ pub const FAMILIES: &[Family] = &[
         model_type: "kimi_k2",
         models: "Kimi-K2, Kimi-K2-Thinking",
         attention: "MLA",
-        fixtures: &["deepseek_v3"],
+        fixtures: &["deepseek_v3", "deepseek_v3_fp8", "deepseek_v3_int4"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("kimi_k2", Choice::SigmoidBiased, config, weights, kv)?))
@@ -164,7 +172,7 @@ pub const FAMILIES: &[Family] = &[
         model_type: "kimi_k25",
         models: "Kimi-K2.5, Kimi-K2.6 (text)",
         attention: "MLA",
-        fixtures: &["deepseek_v3"],
+        fixtures: &["deepseek_v3", "deepseek_v3_int4"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("kimi_k25", Choice::SigmoidBiased, config, weights, kv)?))
@@ -206,7 +214,7 @@ pub const FAMILIES: &[Family] = &[
         model_type: "nemotron_h",
         models: "Nemotron-3-Nano-30B-A3B, Nemotron-H (dense)",
         attention: "Mamba-2, some GQA without positions",
-        fixtures: &["nemotron_h"],
+        fixtures: &["nemotron_h", "nemotron_h_nvfp4"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| Ok(Box::new(NemotronH::build(config, weights, kv)?)),
     },
@@ -272,20 +280,34 @@ pub fn page() -> String {
     let mut page = PAGE_HEAD.to_owned();
     for family in FAMILIES {
         let Family { model_type, models, attention, fixtures, .. } = family;
-        let formats = if fixtures.iter().any(|fixture| fixture.contains("mlx")) { "BF16, MLX" } else { "BF16" };
+        let tested = TESTED.iter().filter(|(part, _)| fixtures.iter().any(|fixture| fixture.contains(part)));
+        let formats: String =
+            ["BF16"].into_iter().chain(tested.map(|(_, format)| *format)).collect::<Vec<_>>().join(", ");
         let fixtures: Vec<String> = fixtures.iter().map(|fixture| format!("`{fixture}`")).collect();
         page += &format!("| `{model_type}` | {models} | {attention} | {formats} | {} |\n", fixtures.join(", "));
     }
     page
 }
 
+/// Formats by what names of fixtures say of them.
+const TESTED: [(&str, &str); 8] = [
+    ("mlx", "MLX"),
+    ("fp8", "FP8"),
+    ("mxfp4", "MXFP4"),
+    ("nvfp4", "NVFP4"),
+    ("int4", "int4"),
+    ("compressed", "compressed-tensors"),
+    ("gptq", "GPTQ"),
+    ("awq", "AWQ"),
+];
+
 const PAGE_HEAD: &str = "\
 # Models
 
 This page is made from `crates/model/src/registry.rs` by `cargo run -p outpour-model --example models_page > docs/models.md`.
 
-Every family reads safetensors in BF16, F16 and F32, and MLX's affine quantisation where an export has the release's names.
-*Tested* says which of them a fixture was made of. A fixture is a tiny model with random weights in the layout of the release,
+Every family reads safetensors in BF16, F16 and F32, in MLX's quantisations where an export has the release's names, and in the
+formats of [formats.md](formats.md). *Tested* says which of them a fixture was made of. A fixture is a tiny model with random weights in the layout of the release,
 and what `transformers` (of MLX's exports `mlx-lm`) computes from it: `tests/fixtures.rs` compares the logits of a whole
 forward pass, of a prompt in chunks and of single steps, the experts chosen and the greedy tokens, with the plain and the fast
 operations; `tests/identity.rs` asserts the same bits over memory sizes, readers, threads and chunks. No test runs released weights.

@@ -45,7 +45,7 @@ impl Synth {
         let stored: Vec<Stored> = declared.iter().flat_map(|tensor| naming.store(tensor, &roles.of(tensor))).collect();
         let mut config = config.clone();
         naming.describe(&mut config, &stored);
-        let padded = format == Format::Bf16;
+        let padded = !matches!(format, Format::Mlx { .. });
         Ok(Synth { config, shards: Shard::cut(stored, padded), seed })
     }
 

@@ -6,6 +6,7 @@
 //! buffer and reads it, but for those of layers that are to be streamed ([`TrunkStream`]). [`Weights::declare`] needs no checkpoint at all: it collects names and shapes; and
 //! [`Weights::fold`] lets tensors share a smaller buffer, to measure how long computing with such shapes takes.
 
+pub(crate) mod coded;
 mod experts;
 mod region;
 mod stored;
@@ -367,11 +368,14 @@ fn missing(checkpoint: &Checkpoint, name: &str) -> ModelError {
     })
 }
 
-fn wrong_type(path: &Path, name: &str, dtype: &StoredType) -> ModelError {
+fn wrong_type(checkpoint: &Checkpoint, path: &Path, name: &str, dtype: &StoredType) -> ModelError {
     let path = path.display();
+    let said = coded::quantization_config(checkpoint)["quant_method"].as_str();
+    let said = said.map(|method| format!(" (config.json says {method})")).unwrap_or_default();
     let blocks: Vec<&str> = GgmlType::ALL.into_iter().map(GgmlType::name).collect();
     ModelError::Tensor(format!(
-        "{path}: tensor {name} has the type {dtype}; supported are BF16, F16 and F32, MLX's affine quantisation, and of GGUF {}",
+        "{path}: tensor {name} has the type {dtype}{said}; supported are BF16, F16 and F32, {}, and of GGUF {}",
+        coded::SUPPORTED,
         blocks.join(", ")
     ))
 }
@@ -397,7 +401,7 @@ fn find<'c>(checkpoint: &'c Checkpoint, name: &str, shape: &[usize]) -> Result<(
     }
     match plain(&info.dtype) {
         Some(dtype) => Ok((info, dtype)),
-        None => Err(wrong_type(path, &name, &info.dtype)),
+        None => Err(wrong_type(checkpoint, path, &name, &info.dtype)),
     }
 }
 

@@ -19,6 +19,7 @@ mod grammar;
 mod json_schema;
 pub mod made;
 mod python;
+mod ranks;
 mod schema;
 mod schema_flat;
 mod split;

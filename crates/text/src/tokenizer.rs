@@ -4,7 +4,7 @@ use crate::added::{AddedSet, Part};
 use crate::bpe::{Bpe, Scratch};
 use crate::split::Splitter;
 use crate::vocab::Vocab;
-use crate::{TextError, files};
+use crate::{TextError, files, ranks};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -47,22 +47,28 @@ impl Tokenizer {
     /// The longest text that [`Tokenizer::encode`] takes, in bytes.
     pub const TEXT_BYTES_MAX: usize = 256 << 20;
 
-    /// Reads `tokenizer.json` of the model directory `dir`, and `tokenizer_config.json`, `special_tokens_map.json`,
+    /// Reads `tokenizer.json` of the model directory `dir`, or its `tiktoken.model` or `tekken.json`, and `tokenizer_config.json`, `special_tokens_map.json`,
     /// `generation_config.json` and `config.json` where they exist, for the tokens that begin and end a text.
     ///
     /// # Errors
     /// A file that is missing, broken or asks for something other than byte-level BPE.
     pub fn load(dir: &Path) -> Result<Tokenizer, TextError> {
         let path = dir.join("tokenizer.json");
-        let bytes = files::read(&path, files::TOKENIZER_BYTES_MAX)?;
         let mut config = serde_json::Map::new();
         for name in ["special_tokens_map.json", "tokenizer_config.json"] {
             if let Some(Value::Object(map)) = files::json_optional(&dir.join(name))? {
                 config.extend(map);
             }
         }
-        let mut tokenizer = Tokenizer::read(&path.display().to_string(), &bytes, Some(&Value::Object(config)))?;
-        drop(bytes);
+        let config = Value::Object(config);
+        let by_rank = if path.exists() { None } else { ranks::load(dir, &config)? };
+        let mut tokenizer = match by_rank {
+            Some(tokenizer) => tokenizer,
+            None => {
+                let bytes = files::read(&path, files::TOKENIZER_BYTES_MAX)?;
+                Tokenizer::read(&path.display().to_string(), &bytes, Some(&config))?
+            }
+        };
         let model = files::json_optional(&dir.join("config.json"))?;
         let generation = files::json_optional(&dir.join("generation_config.json"))?;
         for ids in [generation.as_ref(), model.as_ref(), model.as_ref().and_then(|model| model.get("text_config"))] {

@@ -52,10 +52,15 @@ impl Tokenizer {
             bos: None,
             eos: Vec::new(),
         };
-        let named = |key| config.and_then(|config| config.get(key)).and_then(files::token_text);
-        tokenizer.bos = named("bos_token").and_then(|text| tokenizer.token_id(text));
-        tokenizer.eos = named("eos_token").and_then(|text| tokenizer.token_id(text)).into_iter().collect();
+        tokenizer.name_ends(config);
         Ok(tokenizer)
+    }
+
+    /// Takes the tokens that begin and end a text from `tokenizer_config.json`.
+    pub(crate) fn name_ends(&mut self, config: Option<&Value>) {
+        let named = |key| config.and_then(|config| config.get(key)).and_then(files::token_text);
+        self.bos = named("bos_token").and_then(|text| self.token_id(text));
+        self.eos = named("eos_token").and_then(|text| self.token_id(text)).into_iter().collect();
     }
 }
 
@@ -147,7 +152,7 @@ fn post_process(
 }
 
 /// Adds the tokens that only `tokenizer_config.json` lists.
-fn add_from_config(config: Option<&Value>, added: &mut Vec<schema::AddedToken>) {
+pub(crate) fn add_from_config(config: Option<&Value>, added: &mut Vec<schema::AddedToken>) {
     let listed = config.and_then(|config| config.get("added_tokens_decoder")).and_then(Value::as_object);
     for (id, token) in listed.into_iter().flatten() {
         let (Ok(id), Some(content)) = (id.parse(), token.get("content").and_then(Value::as_str)) else { continue };

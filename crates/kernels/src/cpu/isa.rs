@@ -10,16 +10,17 @@ mod affine;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod ggml;
 pub(super) mod group;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod panel;
 mod portable;
 mod tile;
+mod unpacked;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+use crate::quant::coded::Rows;
 use crate::{Format, GgmlType};
 
 /// An instruction set that the `cpu` backend has kernels for.
@@ -135,12 +136,39 @@ pub(super) struct AffineDots {
     pub scale_format: Format,
 }
 
-/// [`Dots`] of blocks. Activation rows are what [`group::round`] makes of them for eight bits and the type's groups; k is a
-/// multiple of the type's blocks.
+/// [`Dots`] of weights that are unpacked to bytes. Activation rows are what [`group::round`] makes of them for eight bits and
+/// the weights' groups; k is a multiple of their blocks.
 #[derive(Clone, Copy)]
-pub(super) struct GgmlDots {
+pub(super) struct UnpackedDots<'a> {
     pub dots: Dots,
-    pub format: GgmlType,
+    pub weights: Packed<'a>,
+}
+
+/// What is unpacked.
+#[derive(Clone, Copy)]
+pub(super) enum Packed<'a> {
+    /// ggml's blocks, rows of which lie at `Dots::w`.
+    Ggml(GgmlType),
+    /// Codes, from the first row of `Dots` on, with scales for 16 or 32 of them; `Dots::w` says nothing.
+    Coded(Rows<'a>, usize),
+}
+
+impl Packed<'_> {
+    /// Bits of what a weight is unpacked to: 4, 5, 6 or 8.
+    pub fn bits(&self) -> usize {
+        match self {
+            Packed::Ggml(blocks) => blocks.bits(),
+            Packed::Coded(rows, _) => rows.coded.unpacked_bits(),
+        }
+    }
+
+    /// Weights that share a scale: 16 or 32.
+    pub fn group(&self) -> usize {
+        match self {
+            Packed::Ggml(blocks) => blocks.group(),
+            Packed::Coded(_, group) => *group,
+        }
+    }
 }
 
 /// Weighted sums of rows: `out[c · out_stride + d] += Σ_t p[c · p_stride + t] · v[t][d]`, in ascending t.
@@ -174,7 +202,9 @@ impl<F: Copy> ByFormat<F> {
             Format::F32 => self.f32,
             Format::F16 => self.f16,
             Format::Bf16 => self.bf16,
-            Format::Affine { .. } | Format::Ggml(_) => panic!("quantised weights have kernels of their own"),
+            Format::Affine { .. } | Format::Ggml(_) | Format::Coded(_) => {
+                panic!("quantised weights have kernels of their own")
+            }
         }
     }
 }
@@ -217,8 +247,10 @@ pub(super) struct QuantisedKernels {
     pub rounded: unsafe fn(&AffineDots),
     /// With activations that `sum` made.
     pub precise: unsafe fn(&AffineDots),
-    /// Of blocks, with activations that `round` made.
-    pub ggml: unsafe fn(&GgmlDots),
+    /// Of weights that are unpacked, with activations that `round` made.
+    pub unpacked: unsafe fn(&UnpackedDots),
+    /// Widens E4M3, times a scale: see [`widen_e4m3`](crate::quant::coded::widen_e4m3).
+    pub widen_e4m3: unsafe fn(&[u8], f32, &mut [f32]),
     /// To int8: see [`group::round`].
     pub round: Group,
     /// In f32: see [`group::sum`].

@@ -3,9 +3,10 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::isa::{AffineDots, Dots, GgmlDots, group};
+use super::isa::{AffineDots, Dots, Packed, UnpackedDots, group};
 use super::pool::lock;
 use crate::host::{self, Shared};
+use crate::quant::coded::Rows;
 use crate::{Format, GgmlType, Matrix, Tensor};
 
 /// Activation rows that are multiplied at once. Bounds the scratch of rounded activations, and is enough for the
@@ -152,42 +153,67 @@ pub(super) unsafe fn product(cpu: &Cpu, worker: usize, w: &Matrix, rows: Range<u
     };
     // SAFETY: `rows` are rows of w, whose tensors hold them all; the rest is the caller's promise.
     unsafe {
+        if let Some(coded) = w.coded_rows() {
+            return match cpu.entry(w) {
+                Entry::Int8 { group, .. } => {
+                    let weights = Packed::Coded(coded.from(rows.start), group);
+                    (cpu.kernels.quantised.unpacked)(&UnpackedDots { dots, weights });
+                }
+                _ => widened(cpu, worker, Widen::Coded(coded.from(rows.start)), &dots),
+            };
+        }
         match (cpu.entry(w), w.format()) {
             (entry, Format::Affine { bits, group }) => {
                 let dots = affine(w, rows.start, dots, bits.into(), group.into());
                 let precise = matches!(entry, Entry::Summed { .. });
                 (if precise { cpu.kernels.quantised.precise } else { cpu.kernels.quantised.rounded })(&dots);
             }
-            (Entry::Int8 { .. }, Format::Ggml(format)) => (cpu.kernels.quantised.ggml)(&GgmlDots { dots, format }),
-            (_, Format::Ggml(format)) => widened(cpu, worker, format, &dots),
+            (Entry::Int8 { .. }, Format::Ggml(blocks)) => {
+                (cpu.kernels.quantised.unpacked)(&UnpackedDots { dots, weights: Packed::Ggml(blocks) });
+            }
+            (_, Format::Ggml(blocks)) => widened(cpu, worker, Widen::Ggml(blocks), &dots),
             (Entry::Bf16, _) => (cpu.kernels.bf16.expect("bf16 products").dots)(&dots),
             (_, plain) => (cpu.kernels.dots.of(plain))(&dots),
         }
     }
 }
 
-/// Rows of blocks that are multiplied with f32 activations at once.
+/// Rows of blocks or codes that are multiplied with f32 activations at once.
 const WIDENED_ROWS: usize = 4;
+
+/// What is widened.
+enum Widen<'a> {
+    Ggml(GgmlType),
+    Coded(Rows<'a>),
+}
 
 /// Makes room for [`WIDENED_ROWS`] of a matrix in every worker's scratch, where it is one whose rows are widened.
 pub(super) fn reserve_widened(cpu: &Cpu, w: &Matrix) {
-    if matches!((cpu.entry(w), w.format()), (Entry::F32, Format::Ggml(_))) {
+    if matches!((cpu.entry(w), w.format()), (Entry::F32, Format::Ggml(_) | Format::Coded(_))) {
         cpu.reserve_scratch(WIDENED_ROWS * w.cols());
     }
 }
 
-/// The product of blocks with f32 activations: rows are widened to what they are worth, some at a time.
+/// The product of blocks or codes with f32 activations: rows are widened to what they are worth, some at a time.
 ///
 /// # Safety
 /// The addresses hold what `Dots` says, with f32 activations.
-unsafe fn widened(cpu: &Cpu, worker: usize, format: GgmlType, d: &Dots) {
+unsafe fn widened(cpu: &Cpu, worker: usize, weights: Widen, d: &Dots) {
     let mut scratch = cpu.scratch_of(worker);
     for first in (0..d.rows).step_by(WIDENED_ROWS) {
         let rows = WIDENED_ROWS.min(d.rows - first);
         for (row, values) in scratch[..rows * d.k].chunks_exact_mut(d.k).enumerate() {
-            // SAFETY: row `first + row` of the weights.
-            let blocks = unsafe { std::slice::from_raw_parts(d.w.add((first + row) * d.w_stride), d.w_stride) };
-            format.dequantise(blocks, values);
+            match &weights {
+                Widen::Ggml(format) => {
+                    // SAFETY: row `first + row` of the weights.
+                    let blocks = unsafe { std::slice::from_raw_parts(d.w.add((first + row) * d.w_stride), d.w_stride) };
+                    format.dequantise(blocks, values);
+                }
+                Widen::Coded(rows) => rows.dequantise(first + row, values, |bytes, scale, values| {
+                    // SAFETY: the machine has this backend's instructions.
+                    unsafe { (cpu.kernels.quantised.widen_e4m3)(bytes, scale, values) }
+                }),
+            }
         }
         let (w, w_stride, out) = (scratch.as_ptr().cast(), 4 * d.k, d.out.wrapping_add(first));
         // SAFETY: these rows, widened, and their outputs.
@@ -197,14 +223,14 @@ unsafe fn widened(cpu: &Cpu, worker: usize, format: GgmlType, d: &Dots) {
 
 /// The product of a quantised matrix from row `row` on.
 fn affine(w: &Matrix, row: usize, dots: Dots, bits: usize, group: usize) -> AffineDots {
-    let scales = w.scales().expect("a quantised matrix has scales");
+    let scales = w.scales().map(|tensor| tensor.expect("an affine-quantised matrix has scales and biases"));
     let dtype = scales[0].dtype();
     let first = row * (w.cols() / group) * dtype.bytes();
     AffineDots {
         dots,
         bits,
         group,
-        scales: scales.each_ref().map(|tensor| host::address(tensor).wrapping_add(first).cast_const()),
+        scales: scales.map(|tensor| host::address(tensor).wrapping_add(first).cast_const()),
         scale_format: Format::of(dtype).expect("scales are plain numbers"),
     }
 }
@@ -225,8 +251,12 @@ impl Cpu {
             Format::Affine { bits, group } if precise => Entry::Summed { bits: bits.into(), group: group.into() },
             Format::Affine { bits, group } => Entry::Int8 { bits: bits.into(), group: group.into() },
             Format::Ggml(blocks) if !precise => Entry::Int8 { bits: 8, group: blocks.group() },
+            Format::Coded(coded) if !precise => match coded.group(w.cols()) {
+                Some(group) => Entry::Int8 { bits: 8, group },
+                None => Entry::F32,
+            },
             Format::Bf16 if self.kernels.bf16.is_some() && !precise => Entry::Bf16,
-            Format::F32 | Format::F16 | Format::Bf16 | Format::Ggml(_) => Entry::F32,
+            Format::F32 | Format::F16 | Format::Bf16 | Format::Ggml(_) | Format::Coded(_) => Entry::F32,
         }
     }
 }

@@ -75,7 +75,7 @@ fn each_part(cpu: &Cpu, w: &Matrix, heads: usize, n: usize, first: usize, rows: 
     assert_eq!(w.rows() % heads, 0, "linear_heads: every head has as many rows of w");
     let stride = w.rows() / heads;
     assert!(first + rows <= stride, "linear_heads: rows {first} to {} of {stride}", first + rows);
-    let plain = w.scales().is_none();
+    let plain = w.format().is_plain();
     if !plain {
         cpu.reserve_scratch(w.cols());
     }

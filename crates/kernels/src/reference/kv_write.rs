@@ -29,7 +29,7 @@ fn round(values: &[f32], dtype: DType, to: &mut [u8]) {
         DType::F16 => each(values, to, |value| f16::from_f32(value).to_le_bytes()),
         DType::Bf16 => each(values, to, |value| bf16::from_f32(value).to_le_bytes()),
         DType::Q8 => quant::q8_pack(values, to),
-        DType::I32 | DType::U8 => panic!("keys and values are not stored as {dtype}"),
+        DType::I32 | DType::U8 | DType::F8E4m3 | DType::F8E8m0 => panic!("keys and values are not stored as {dtype}"),
     }
 }
 

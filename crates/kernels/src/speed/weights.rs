@@ -106,13 +106,14 @@ impl<'a> Weights<'a> {
     /// The next matrix behind `used` bytes: weights, scales, biases.
     fn matrix(&self, format: Format, rows: usize, cols: usize, used: &mut usize) -> Option<Matrix> {
         let mut at = *used;
-        let mut next = |columns: usize, dtype: DType| {
-            let bytes = rows * columns * dtype.bytes();
+        let mut tensor = |shape: [usize; 2], dtype: DType| {
+            let bytes = shape.iter().product::<usize>() * dtype.bytes();
             let fits = at + bytes <= self.bytes();
-            let tensor = fits.then(|| Tensor::new(self.buffer.clone(), at, [rows, columns], dtype));
+            let tensor = fits.then(|| Tensor::new(self.buffer.clone(), at, shape, dtype));
             at += bytes;
             tensor
         };
+        let mut next = |columns: usize, dtype: DType| tensor([rows, columns], dtype);
         let matrix = match format {
             Format::F32 => Matrix::dense(next(cols, DType::F32)?),
             Format::F16 => Matrix::dense(next(cols, DType::F16)?),
@@ -123,6 +124,15 @@ impl<'a> Weights<'a> {
                 Matrix::affine(bits.into(), group.into(), data, scales, biases)
             }
             Format::Ggml(blocks) => Matrix::ggml(blocks, next(format.row_bytes(cols), DType::U8)?),
+            Format::Coded(coded) => {
+                let [data, scales, second] = coded.shapes(rows, cols);
+                let (data, scales) = (tensor(data?, DType::U8)?, tensor(scales?, DType::Bf16)?);
+                let second = match second.zip(coded.second_type()) {
+                    Some((shape, dtype)) => Some(tensor(shape, dtype)?),
+                    None => None,
+                };
+                Matrix::coded(coded, [rows, cols], data, scales, second)
+            }
         };
         *used = at;
         Some(matrix)

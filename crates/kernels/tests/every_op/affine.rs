@@ -57,9 +57,12 @@ impl Stored {
 
 /// The size of the terms of every output, √Σ (x·(|scale·q| + |bias|))².
 fn norms(x: &Tensor, w: &Matrix) -> Vec<f32> {
-    let (Format::Affine { bits, group }, Some(scales)) = (w.format(), w.scales()) else { panic!("not quantised") };
+    let (Format::Affine { bits, group }, [Some(scales), Some(biases)]) = (w.format(), w.scales()) else {
+        panic!("not quantised")
+    };
+    let scales = [scales, biases];
     let (bits, group, format) = (bits as usize, group as usize, Format::of(scales[0].dtype()).unwrap());
-    let (data, scales) = (to_bytes(w.data()), scales.each_ref().map(to_bytes));
+    let (data, scales) = (to_bytes(w.data()), scales.map(to_bytes));
     let rows: Vec<&[u8]> = data.chunks_exact(w.format().row_bytes(w.cols())).collect();
     let size = |r: usize, k: usize| {
         let [scale, bias] = scales.each_ref().map(|bytes| element(format, bytes, r * (w.cols() / group) + k / group));

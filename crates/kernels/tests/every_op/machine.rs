@@ -133,7 +133,7 @@ pub fn encode(values: &[f32], format: Format) -> Vec<u8> {
         Format::F32 => value.to_le_bytes().to_vec(),
         Format::F16 => f16::from_f32(*value).to_le_bytes().to_vec(),
         Format::Bf16 => bf16::from_f32(*value).to_le_bytes().to_vec(),
-        Format::Affine { .. } | Format::Ggml(_) => panic!("not a format of single elements"),
+        Format::Affine { .. } | Format::Ggml(_) | Format::Coded(_) => panic!("not a format of single elements"),
     };
     values.iter().flat_map(one).collect()
 }
@@ -143,7 +143,7 @@ pub fn dtype_of(format: Format) -> DType {
         Format::F32 => DType::F32,
         Format::F16 => DType::F16,
         Format::Bf16 => DType::Bf16,
-        Format::Affine { .. } | Format::Ggml(_) => DType::U8,
+        Format::Affine { .. } | Format::Ggml(_) | Format::Coded(_) => DType::U8,
     }
 }
 

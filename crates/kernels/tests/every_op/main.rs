@@ -4,6 +4,7 @@
 mod affine;
 mod attention;
 mod causal_conv;
+mod coded;
 mod gated_delta;
 mod gates;
 mod ggml;

@@ -40,7 +40,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let (prefix, hidden) = (format!("{prefix}.mlp"), sizes.hidden);
         if weights.shape_of(&format!("{prefix}.experts.gate_up_proj")).is_some() {
             return Err(ModelError::Tensor(format!(
-                "{prefix}.experts.gate_up_proj is transposed, as transformers writes gpt-oss in BF16; take the release, or an MLX export"
+                "{prefix}.experts.gate_up_proj is transposed, as transformers writes gpt-oss in BF16; take the release in MXFP4, or an MLX export"
             )));
         }
         let gate = weights.matrix(&format!("{prefix}.router.weight"), experts, hidden)?;

@@ -4,13 +4,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use outpour_kernels::Format as OfWeights;
 use serde_json::{Map, Value, json};
 
 use super::routing::{self, Role, Rows};
 use super::values::Content;
 use crate::config::{Config, ModelError};
 use crate::registry::{ExpertNames, Family};
-use crate::weights::{Declared, DeclaredKind};
+use crate::weights::{Declared, DeclaredKind, StoredMatrix, coded};
 
 /// Weights that share a scale and a bias.
 const GROUP: usize = 64;
@@ -27,33 +28,54 @@ pub enum Format {
         /// 2, 3, 4, 5, 6 or 8.
         bits: usize,
     },
+    /// Codes with scales of their own under the names of the release: one of [`coded::made`].
+    Coded(&'static str),
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Format; 7] = [
-        Format::Bf16,
-        Format::Mlx { bits: 2 },
-        Format::Mlx { bits: 3 },
-        Format::Mlx { bits: 4 },
-        Format::Mlx { bits: 5 },
-        Format::Mlx { bits: 6 },
-        Format::Mlx { bits: 8 },
-    ];
+    pub fn all() -> impl Iterator<Item = Format> {
+        let mlx = [2, 3, 4, 5, 6, 8].map(|bits| Format::Mlx { bits });
+        [Format::Bf16].into_iter().chain(mlx).chain(coded::made().map(Format::Coded))
+    }
+
+    fn is_mlx(self) -> bool {
+        matches!(self, Format::Mlx { .. })
+    }
 
     /// The format that a config speaks of.
     ///
     /// # Errors
-    /// When it is none of [`Format::ALL`].
+    /// When it is none of [`Format::all`].
     pub fn of_config(config: &Value) -> Result<Format, ModelError> {
         let bits = match &config["quantization"]["bits"] {
-            Value::Null => return Ok(Format::Bf16),
+            Value::Null => return Format::of_method(config),
             bits => bits,
         };
         let known =
             |format: &Format| matches!(format, Format::Mlx { bits: known } if bits.as_u64() == Some(*known as u64));
-        Format::ALL.into_iter().find(known).ok_or_else(|| {
+        Format::all().find(known).ok_or_else(|| {
             ModelError::Config(format!("quantization.bits is {bits}; supported are 2, 3, 4, 5, 6 and 8"))
+        })
+    }
+
+    /// The format of a `quantization_config`.
+    fn of_method(config: &Value) -> Result<Format, ModelError> {
+        let said = &config["quantization_config"];
+        if !said.is_object() {
+            return Ok(Format::Bf16);
+        }
+        let known = |format: &Format| match format {
+            Format::Coded(name) => ["quant_method", "quant_algo", "format", "bits"]
+                .iter()
+                .all(|&key| described(name).get(key) == said.get(key)),
+            _ => false,
+        };
+        Format::all().find(known).ok_or_else(|| {
+            ModelError::Config(
+                "has a quantization_config, of a format that cannot be made; give the config.json of the BF16 release"
+                    .into(),
+            )
         })
     }
 }
@@ -63,6 +85,7 @@ impl fmt::Display for Format {
         match self {
             Format::Bf16 => f.write_str("bf16"),
             Format::Mlx { bits } => write!(f, "mlx{bits}"),
+            Format::Coded(name) => f.write_str(name),
         }
     }
 }
@@ -71,8 +94,8 @@ impl FromStr for Format {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        Format::ALL.into_iter().find(|format| format.to_string() == name).ok_or_else(|| {
-            let all: Vec<String> = Format::ALL.iter().map(Format::to_string).collect();
+        Format::all().find(|format| format.to_string() == name).ok_or_else(|| {
+            let all: Vec<String> = Format::all().map(|format| format.to_string()).collect();
             format!("there is no format {name}; there are {}", all.join(", "))
         })
     }
@@ -90,8 +113,7 @@ pub(super) struct Stored {
 
 impl Stored {
     pub fn bytes(&self) -> u64 {
-        let element = if self.dtype == "BF16" { 2 } else { 4 };
-        element * self.shape.iter().map(|&dim| dim as u64).product::<u64>()
+        coded::element_bytes(self.dtype) as u64 * self.shape.iter().map(|&dim| dim as u64).product::<u64>()
     }
 }
 
@@ -118,7 +140,7 @@ impl Naming {
     fn on_disk(&self, name: &str) -> String {
         match (self.format, self.wrapped, name.strip_prefix("model.")) {
             (Format::Mlx { .. }, true, _) => format!("language_model.{name}"),
-            (Format::Bf16, true, Some(rest)) => format!("model.language_model.{rest}"),
+            (_, true, Some(rest)) => format!("model.language_model.{rest}"),
             _ => name.to_owned(),
         }
     }
@@ -134,7 +156,7 @@ impl Naming {
             }
             (DeclaredKind::Norm { plus_one }, _) => {
                 // MLX's exports have the 1 added already.
-                let one = if plus_one && self.format == Format::Bf16 { 1.0 } else { 0.0 };
+                let one = if plus_one && !self.format.is_mlx() { 1.0 } else { 0.0 };
                 let mean = routing::norm_mean(name) - one;
                 vec![plain(on_disk, "BF16", shape, mean, 0.1)]
             }
@@ -152,7 +174,7 @@ impl Naming {
         }
         match *shape {
             // The convolution: MLX's exports have its channels last.
-            [channels, 1, kernel] if self.format != Format::Bf16 => {
+            [channels, 1, kernel] if self.format.is_mlx() => {
                 plain(name, "BF16", &[channels, kernel, 1], mean, deviation)
             }
             _ => plain(name, "BF16", shape, mean, deviation),
@@ -162,6 +184,11 @@ impl Naming {
     /// A matrix `[rows, cols]`, or a stack of them.
     fn matrix(&self, name: &str, stack: &[usize], rows: usize, cols: usize, role: &Role) -> Vec<Stored> {
         let shape = |last: usize| [stack, &[rows, last]].concat();
+        if let (Format::Coded(format), Role::Random { deviation, .. }) = (self.format, role)
+            && let Some(stored) = coded_as(format, name, rows, cols)
+        {
+            return coded_parts(&stored, name, stack, *deviation);
+        }
         let Some(bits) = self.bits(name, cols) else {
             let content = match role {
                 Role::Random { mean, deviation } => Content::Bf16 { mean: *mean, deviation: *deviation },
@@ -201,7 +228,7 @@ impl Naming {
             unreachable!("invariant: only embedding, head and routers have structure");
         };
         let random = |cols: usize| Role::Random { mean: 0.0, deviation: 1.0 / (cols as f32).sqrt() };
-        let names = if self.format == Format::Bf16 && self.names == ExpertNames::Numbered { NUMBERED } else { PARTS };
+        let names = if !self.format.is_mlx() && self.names == ExpertNames::Numbered { NUMBERED } else { PARTS };
         let parts = [
             (names[0], width, hidden, random(hidden)),
             (names[1], width, hidden, random(hidden)),
@@ -215,7 +242,21 @@ impl Naming {
             };
             parts.iter().flat_map(of).collect()
         };
+        let gate_up = |alternate: bool| {
+            let Format::Coded(format) = self.format else { return None };
+            coded::as_made(format, alternate, 2 * width, hidden)
+                .filter(|stored| stored.scheme.is_some_and(|s| s.alternates))
+        };
         match (self.format, self.names) {
+            (Format::Coded(format), ExpertNames::Stacked) if gate_up(true).is_some() => {
+                let down_of = coded::as_made(format, true, hidden, width);
+                let parts =
+                    [("gate_up_proj", gate_up(true), 1.0 / (hidden as f32).sqrt()), ("down_proj", down_of, down)];
+                let of = |(part, stored, deviation): (&str, Option<StoredMatrix>, f32)| {
+                    stored.map(|stored| coded_parts(&stored, &format!("{prefix}.{part}"), &[experts], deviation))
+                };
+                parts.into_iter().filter_map(of).flatten().collect()
+            }
             (_, ExpertNames::Stacked) => stacked(prefix),
             (Format::Mlx { .. }, _) => stacked(&prefix.replace(".experts", ".switch_mlp")),
             (Format::Bf16, ExpertNames::Joined) => {
@@ -224,7 +265,7 @@ impl Naming {
                 let down = self.matrix(&format!("{prefix}.down_proj"), &[experts], hidden, width, &parts[2].3);
                 [gate_up, down].concat()
             }
-            (Format::Bf16, ExpertNames::Dense | ExpertNames::OneByOne | ExpertNames::Numbered) => {
+            (_, _) => {
                 let of = |expert: usize| {
                     parts.iter().flat_map(move |(part, rows, cols, role)| {
                         self.matrix(&format!("{prefix}.{expert}.{part}.weight"), &[], *rows, *cols, role)
@@ -250,6 +291,9 @@ impl Naming {
         let Some(object) = config.as_object_mut() else { return };
         object.shift_remove("quantization_config");
         object.shift_remove("quantization");
+        if let Format::Coded(name) = self.format {
+            object.insert("quantization_config".into(), described(name));
+        }
         if let Format::Mlx { bits } = self.format {
             let mut said = Map::new();
             said.insert("group_size".into(), json!(GROUP));
@@ -269,16 +313,60 @@ impl Naming {
     /// # Errors
     /// When a config is quantised in another way already.
     pub fn check(config: &Config) -> Result<(), ModelError> {
-        let quantised = ["quantization", "quantization_config"].iter().any(|key| config.0[*key].is_object());
-        let mlx = config.0["quantization"].is_object();
-        match quantised && !mlx {
-            true => Err(ModelError::Config(
-                "has a quantization_config, of a format that cannot be made; give the config.json of the BF16 release"
-                    .into(),
-            )),
-            false => Ok(()),
-        }
+        Format::of_config(config.0).map(|_| ())
     }
+}
+
+/// Whether only experts are stored so.
+fn experts_only(format: &str) -> bool {
+    matches!(format, "int4" | "mxfp4" | "nvfp4")
+}
+
+/// How a random matrix is stored in a format of codes, if it is not left as it is.
+fn coded_as(format: &str, name: &str, rows: usize, cols: usize) -> Option<StoredMatrix> {
+    let left = is_router(name) || experts_only(format) && !name.contains(".experts.");
+    if left { None } else { coded::as_made(format, false, rows, cols) }
+}
+
+/// What config.json of a release in a format of codes says.
+fn described(format: &str) -> Value {
+    match format {
+        "fp8" => json!({
+            "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128],
+        }),
+        "int4" => json!({
+            "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": {
+                "num_bits": 4, "type": "int", "symmetric": true, "strategy": "group", "group_size": 32,
+            }}},
+        }),
+        "gptq" => json!({
+            "quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": false, "sym": true,
+            "checkpoint_format": "gptq",
+        }),
+        "awq" => json!({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": true, "version": "gemm"}),
+        "nvfp4" => json!({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}),
+        other => json!({"quant_method": other}),
+    }
+}
+
+/// The tensors of a random matrix of codes.
+fn coded_parts(stored: &StoredMatrix, name: &str, stack: &[usize], deviation: f32) -> Vec<Stored> {
+    let OfWeights::Coded(coded) = stored.format else { unreachable!("invariant: this is a matrix of codes") };
+    let (data, scales, second) = Content::coded(coded, stored.dtype, deviation);
+    let mut tensors = Vec::with_capacity(stored.parts());
+    let parts = stored.names(name).zip(stored.views()).zip(stored.types());
+    for (((name, ([rows, cols], view)), dtype), content) in parts.zip([data, scales, second]) {
+        let last = cols * view.bytes() / coded::element_bytes(dtype);
+        let shape = match (rows, last) {
+            (1, 1) => stack.to_vec(),
+            // gpt-oss has a dimension for the bytes of a block.
+            _ if name.ends_with("_blocks") => [stack, &[rows, last / 16, 16]].concat(),
+            _ => [stack, &[rows, last]].concat(),
+        };
+        tensors.push(Stored { name, dtype, shape, content });
+    }
+    tensors
 }
 
 fn is_router(name: &str) -> bool {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use half::bf16;
+use outpour_kernels::{Code, Coded, DType, Second};
 
 use super::routing::Rows;
 
@@ -31,6 +32,15 @@ pub(super) enum Content {
         step: f32,
         q_max: f32,
     },
+    /// Numbers of E4M3, all but NaN alike.
+    E4m3,
+    /// Scales `step` in the mean, of a type.
+    ScalesOf {
+        step: f32,
+        dtype: DType,
+    },
+    /// One byte again and again.
+    Fill(u8),
     /// Rows with structure, plain.
     RowsBf16(Arc<Rows>),
     /// The same quantised to so many bits: packed weights, scales and biases.
@@ -53,6 +63,27 @@ impl Content {
         [Content::Packed, Content::Scales { step }, Content::Biases { step, q_max }]
     }
 
+    /// Codes, scales and what is second of random weights with this deviation.
+    pub fn coded(coded: Coded, scales: DType, deviation: f32) -> (Content, Content, Content) {
+        // The deviations of numbers whose bits are all random.
+        let of_code = match coded.code {
+            Code::E4m3 => 107.0,
+            Code::E2m1 => 2.93,
+            Code::Int4 | Code::Gptq | Code::Awq => 4.64,
+            Code::Int8 | Code::Signed8 => 73.9,
+        };
+        let data = if coded.code == Code::E4m3 { Content::E4m3 } else { Content::Packed };
+        let step = deviation / of_code;
+        let (step, second) = match coded.second {
+            // E4M3 has no numbers as small as scales: the second takes them.
+            Second::Times => (1.0, Content::F32 { mean: step, deviation: 0.0 }),
+            Second::Over => (1.0, Content::F32 { mean: 1.0 / step, deviation: 0.0 }),
+            Second::ZerosLessOne => (step, Content::Fill(0x77)),
+            Second::Zeros | Second::None => (step, Content::Fill(0x88)),
+        };
+        (data, Content::ScalesOf { step, dtype: scales }, second)
+    }
+
     /// Fills `out` with the tensor's bytes from `offset` on. `key` names tensor and seed.
     pub fn fill(&self, key: u64, offset: u64, out: &mut [u8], normals: &Normals) {
         let random = Random(key);
@@ -73,6 +104,23 @@ impl Content {
             Content::Biases { step, q_max } => cells(offset, out, |cell| {
                 bf16::from_f32(-0.5 * q_max * scale(random, cell, *step).to_f32()).to_le_bytes()
             }),
+            Content::E4m3 => cells(offset, out, |cell| {
+                random.at(cell).to_le_bytes().map(|byte| if byte & 0x7f == 0x7f { byte - 1 } else { byte })
+            }),
+            Content::ScalesOf { step, dtype } => match dtype {
+                DType::F32 => cells(offset, out, |cell| scale(random, cell, *step).to_f32().to_le_bytes()),
+                DType::F16 => {
+                    cells(offset, out, |cell| half::f16::from_f32(scale(random, cell, *step).to_f32()).to_le_bytes())
+                }
+                DType::F8E8m0 => cells(offset, out, |_| [(step.log2().round() + 127.0).clamp(0.0, 254.0) as u8]),
+                // Between 0.875 and 1.25, of either sign.
+                DType::F8E4m3 => cells(offset, out, |cell| {
+                    let bits = random.at(!cell) as u8;
+                    [bits & 0x80 | (0x36 + bits % 5)]
+                }),
+                _ => cells(offset, out, |cell| scale(random, cell, *step).to_le_bytes()),
+            },
+            Content::Fill(byte) => out.fill(*byte),
             Content::RowsBf16(rows) => {
                 let mut reader = RowReader::new(rows, random, normals);
                 cells(offset, out, |cell| bf16::from_f32(reader.value(cell)).to_le_bytes());

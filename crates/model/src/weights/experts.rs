@@ -39,6 +39,8 @@ pub struct ExpertShape {
     pub activation: Activation,
     /// How gate, up and down are stored; gate has no rows where there is none.
     pub matrices: [StoredMatrix; 3],
+    /// Whether rows of gate and up alternate in one matrix: gate's place then has both, and up's no rows.
+    pub alternate: bool,
 }
 
 impl ExpertShape {
@@ -64,6 +66,8 @@ struct Stored {
     name: String,
     /// Which of the three, in order.
     matrices: &'static [usize],
+    /// Whether it holds gate and up in alternating rows, as gate.
+    alternate: bool,
 }
 
 /// Finds a layer's experts: how they are stored, and the byte ranges of each.
@@ -72,12 +76,13 @@ struct Stored {
 /// When a tensor is missing, or has another shape or a type that is not supported.
 pub fn locate(checkpoint: &Checkpoint, of: &ExpertsOf) -> Result<(ExpertShape, Vec<Extent>), ModelError> {
     let stored = Stored::find(checkpoint, of)?;
-    let nothing = StoredMatrix { rows: 0, cols: 0, format: Format::F32, dtype: DType::F32 };
-    let mut shape = ExpertShape { activation: of.activation, matrices: [nothing; 3] };
+    let nothing = StoredMatrix { rows: 0, cols: 0, format: Format::F32, dtype: DType::F32, scheme: None };
+    let mut shape = ExpertShape { activation: of.activation, matrices: [nothing; 3], alternate: false };
     for stored in &stored {
         for &matrix in stored.matrices {
             shape.matrices[matrix] = stored.matrix(checkpoint, of, 0)?;
         }
+        shape.alternate |= stored.alternate;
     }
     let mut extents = vec![Extent { offset: 0, bytes: 0, file: 0 }; of.experts * shape.parts()];
     for stored in &stored {
@@ -101,12 +106,16 @@ impl Stored {
                 format!("{prefix}.experts.{stem}.weight"),
                 format!("{prefix}.switch_mlp.{stem}.weight"),
             ];
-            let found = names.into_iter().find(|name| resolve(checkpoint, &name.replace("{}", "0")).is_some());
-            found.map(|name| Stored { name, matrices })
+            let found = names.into_iter().find(|name| StoredMatrix::is_there(checkpoint, &name.replace("{}", "0")));
+            found.map(|name| Stored { name, matrices, alternate: false })
+        };
+        let joined = |stored: Stored| match StoredMatrix::alternates(checkpoint, &stored.name) {
+            true => Stored { matrices: &[0], alternate: true, ..stored },
+            false => stored,
         };
         let wanted = match pick("gate_up_proj", &[0, 1]) {
             _ if of.activation == Activation::Relu2 => vec![pick("up_proj", &[1]), pick("down_proj", &[2])],
-            Some(joined) => vec![Some(joined), pick("down_proj", &[2])],
+            Some(stored) => vec![Some(joined(stored)), pick("down_proj", &[2])],
             None => vec![pick("gate_proj", &[0]), pick("up_proj", &[1]), pick("down_proj", &[2])],
         };
         wanted.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| {
@@ -128,8 +137,14 @@ impl Stored {
         let (rows, cols) = if self.matrices == [2] { (of.hidden, of.width) } else { (of.width, of.hidden) };
         let stack = [of.experts];
         let stack = if self.one_by_one() { &[][..] } else { &stack[..] };
-        let all = StoredMatrix::find(checkpoint, &self.name_of(expert), stack, rows * self.matrices.len(), cols)?;
-        Ok(StoredMatrix { rows, ..all })
+        let name = self.name_of(expert);
+        let rows = if self.alternate { 2 * rows } else { rows };
+        let all = StoredMatrix::find(checkpoint, &name, stack, rows * self.matrices.len(), cols)?;
+        all.first_rows(rows).ok_or_else(|| {
+            ModelError::Tensor(format!(
+                "tensor {name} holds gate and up as {all}, which the two share; supported are scales of their own"
+            ))
+        })
     }
 
     /// Fills in the extents of its matrices.
@@ -149,9 +164,8 @@ impl Stored {
                     "tensor {name} is stored as {own}, and that of expert 0 in its layer as {matrix}; download it again"
                 )));
             }
-            for (part, (tensor, row_bytes)) in matrix.names(&name).zip(matrix.row_bytes()).enumerate() {
+            for (part, (tensor, bytes)) in matrix.names(&name).zip(matrix.part_bytes()).enumerate() {
                 let (_, info) = resolve(checkpoint, &tensor).ok_or_else(|| missing(checkpoint, &tensor))?;
-                let bytes = matrix.rows * row_bytes;
                 let Ok(extent_bytes) = u32::try_from(bytes) else {
                     return Err(ModelError::Tensor(format!(
                         "tensor {name}: an expert of {bytes} bytes is larger than 4 GiB"

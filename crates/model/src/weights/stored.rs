@@ -1,17 +1,17 @@
-//! How a matrix lies on disk: plain, in the blocks of GGUF files, or affine-quantised as MLX writes it (`X.weight` packed into
-//! U32, `X.scales`, `X.biases`).
+//! How a matrix lies on disk: plain, in the blocks of GGUF files, affine-quantised as MLX writes it (`X.weight` packed into
+//! U32, `X.scales`, `X.biases`), or in codes (see [`coded`]).
 
 use std::fmt;
 
 use outpour_kernels::{DType, Format, GgmlType, Matrix, Tensor};
 use outpour_store::checkpoint::{Checkpoint, StoredType};
-use serde_json::Value;
 
+use super::coded::{self, Scheme};
 use super::{fits, missing, plain, resolve, wrong_shape, wrong_type};
 use crate::config::ModelError;
 
 /// A matrix's shape and storage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StoredMatrix {
     /// Outputs.
     pub rows: usize,
@@ -21,6 +21,8 @@ pub struct StoredMatrix {
     pub format: Format,
     /// Element type of a plain matrix, or of a quantised one's scales where they are tensors of their own.
     pub dtype: DType,
+    /// What the tensors of a matrix of codes are called.
+    pub scheme: Option<&'static Scheme>,
 }
 
 impl fmt::Display for StoredMatrix {
@@ -28,12 +30,23 @@ impl fmt::Display for StoredMatrix {
         match self.format {
             Format::Affine { bits, group } => write!(f, "{bits} bits in groups of {group} with {} scales", self.dtype),
             Format::Ggml(blocks) => blocks.fmt(f),
+            Format::Coded(coded) => write!(f, "{coded} with {} scales", self.dtype),
             _ => self.dtype.fmt(f),
         }
     }
 }
 
 impl StoredMatrix {
+    /// Whether there is a matrix of this name, in whatever form.
+    pub fn is_there(checkpoint: &Checkpoint, name: &str) -> bool {
+        resolve(checkpoint, name).is_some() || coded::schemes(checkpoint, name).next().is_some()
+    }
+
+    /// Whether a matrix of gate and up has their rows by turns.
+    pub fn alternates(checkpoint: &Checkpoint, name: &str) -> bool {
+        coded::schemes(checkpoint, name).any(|scheme| scheme.alternates)
+    }
+
     /// How the matrix `name`, `[rows, cols]` behind the dimensions `stack`, is stored.
     ///
     /// # Errors
@@ -45,6 +58,9 @@ impl StoredMatrix {
         rows: usize,
         cols: usize,
     ) -> Result<Self, ModelError> {
+        if let Some(stored) = coded::find(checkpoint, name, stack, rows, cols)? {
+            return Ok(stored);
+        }
         let (on_disk, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
         let path = checkpoint.files()[info.file].path();
         let shape = |last: usize| [stack, &[rows, last]].concat();
@@ -52,7 +68,7 @@ impl StoredMatrix {
         if let Some(dtype) = dtype {
             let format = Format::of(dtype).or(blocks(&info.dtype).map(Format::Ggml));
             let format = format.expect("invariant: plain types and blocks are formats");
-            let stored = StoredMatrix { rows, cols, format, dtype };
+            let stored = StoredMatrix { rows, cols, format, dtype, scheme: None };
             return if fits(checkpoint, &info.shape, &shape(cols)) {
                 Ok(stored)
             } else {
@@ -63,10 +79,11 @@ impl StoredMatrix {
         let biases = role(name, "biases").and_then(|biases| resolve(checkpoint, &biases));
         let (StoredType::U32, Some((scales_name, scales)), Some((biases_name, biases))) = (&info.dtype, scales, biases)
         else {
-            return Err(wrong_type(path, &on_disk, &info.dtype));
+            return Err(wrong_type(checkpoint, path, &on_disk, &info.dtype));
         };
-        check_mode(checkpoint, &on_disk)?;
-        let Some(dtype) = plain(&scales.dtype) else { return Err(wrong_type(path, &scales_name, &scales.dtype)) };
+        let Some(dtype) = plain(&scales.dtype) else {
+            return Err(wrong_type(checkpoint, path, &scales_name, &scales.dtype));
+        };
         // The packed width gives the bits, the number of scales the group.
         let (packed, groups) = (info.shape.last().copied().unwrap_or(0), scales.shape.last().copied().unwrap_or(0));
         let (bits, group) = ((32 * packed).checked_div(cols).unwrap_or(0), cols.checked_div(groups).unwrap_or(0));
@@ -84,53 +101,77 @@ impl StoredMatrix {
             }
         }
         if biases.dtype != scales.dtype {
-            return Err(wrong_type(path, &biases_name, &biases.dtype));
+            return Err(wrong_type(checkpoint, path, &biases_name, &biases.dtype));
         }
-        Ok(StoredMatrix { rows, cols, format, dtype })
+        Ok(StoredMatrix { rows, cols, format, dtype, scheme: None })
     }
 
-    /// Shape and type of its tensors, as the operations see them: weights, or packed weights, scales and biases.
+    /// Shape and type of its tensors, as the operations see them: weights, or packed weights, scales and biases or what else is
+    /// second.
     pub fn views(&self) -> impl Iterator<Item = ([usize; 2], DType)> + use<> {
-        let weights = match self.format {
-            Format::Affine { .. } | Format::Ggml(_) => ([self.rows, self.format.row_bytes(self.cols)], DType::U8),
-            _ => ([self.rows, self.cols], self.dtype),
+        let [weights, scales, second] = match self.format {
+            Format::Affine { group, .. } => {
+                let scales = Some(([self.rows, self.cols / group as usize], self.dtype));
+                [Some(([self.rows, self.format.row_bytes(self.cols)], DType::U8)), scales, scales]
+            }
+            Format::Ggml(_) => [Some(([self.rows, self.format.row_bytes(self.cols)], DType::U8)), None, None],
+            Format::Coded(coded) => {
+                let [data, scales, second] = coded.shapes(self.rows, self.cols);
+                [data.zip(Some(DType::U8)), scales.zip(Some(self.dtype)), second.zip(coded.second_type())]
+            }
+            _ => [Some(([self.rows, self.cols], self.dtype)), None, None],
         };
-        let scales = ([self.rows, self.groups()], self.dtype);
-        [weights, scales, scales].into_iter().take(self.parts())
+        [weights, scales, second].into_iter().flatten().take(if self.rows == 0 { 0 } else { 3 })
     }
 
     /// Names of its tensors, given that of its weights.
     pub fn names(&self, weight: &str) -> impl Iterator<Item = String> {
-        let of = |kind| role(weight, kind).unwrap_or_default();
-        [weight.to_owned(), of("scales"), of("biases")].into_iter().take(self.parts())
+        let (scheme, weight) = (self.scheme, weight.to_owned());
+        (0..self.parts()).map(move |part| match (scheme, part) {
+            (Some(scheme), _) => scheme.part(&weight, part).unwrap_or_default(),
+            (None, 0) => weight.clone(),
+            (None, _) => role(&weight, ["scales", "biases"][part - 1]).unwrap_or_default(),
+        })
     }
 
-    /// Scales of a row; 0 in a plain matrix.
-    fn groups(&self) -> usize {
-        match self.format {
-            Format::Affine { group, .. } => self.cols / group as usize,
-            _ => 0,
-        }
+    /// Types of its tensors in files.
+    pub fn types(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let plain = match self.dtype {
+            DType::F32 => "F32",
+            DType::F16 => "F16",
+            _ => "BF16",
+        };
+        let types = match (self.scheme, self.format) {
+            (Some(scheme), _) => scheme.types(self.dtype),
+            (None, Format::Affine { .. }) => ["U32", plain, plain],
+            (None, _) => [plain; 3],
+        };
+        types.into_iter().take(self.parts())
     }
 
-    /// Bytes of a row in each of its tensors.
-    pub fn row_bytes(&self) -> impl Iterator<Item = usize> + use<> {
-        let scales = self.groups() * self.dtype.bytes();
-        [self.format.row_bytes(self.cols), scales, scales].into_iter().take(self.parts())
+    /// Bytes of each of its tensors.
+    pub fn part_bytes(&self) -> impl Iterator<Item = usize> + use<> {
+        self.views().map(|([rows, cols], dtype)| rows * cols * dtype.bytes())
     }
 
     /// Its bytes, as stored.
     pub fn bytes(&self) -> usize {
-        self.rows * self.row_bytes().sum::<usize>()
+        self.part_bytes().sum()
     }
 
     /// Number of its tensors; none of a matrix that is not there, and has no rows.
     pub fn parts(&self) -> usize {
-        match self.groups() {
-            _ if self.rows == 0 => 0,
-            0 => 1,
-            _ => 3,
-        }
+        self.views().count()
+    }
+
+    /// Its first `rows` rows by themselves, where those of several matrices lie behind each other; `None` where they share what
+    /// cannot be shared.
+    pub fn first_rows(self, rows: usize) -> Option<Self> {
+        let part = StoredMatrix { rows, ..self };
+        let (whole, parts) = (self.rows / rows, part.part_bytes());
+        let divides = parts.zip(self.part_bytes()).all(|(part, all)| whole * part == all);
+        let by_rows = !matches!(self.format, Format::Coded(coded) if coded.is_transposed());
+        (whole == 1 || divides && by_rows).then_some(part)
     }
 
     /// The handle over its tensors, which have the shapes and types that [`Self::views`] gives.
@@ -138,6 +179,9 @@ impl StoredMatrix {
         match (self.format, parts) {
             (Format::Affine { bits, group }, [Some(data), Some(scales), Some(biases)]) => {
                 Matrix::affine(bits as usize, group as usize, data, scales, biases)
+            }
+            (Format::Coded(coded), [Some(data), Some(scales), second]) => {
+                Matrix::coded(coded, [self.rows, self.cols], data, scales, second)
             }
             (Format::Ggml(blocks), [Some(data), ..]) => Matrix::ggml(blocks, data),
             (_, [Some(data), ..]) => Matrix::dense(data),
@@ -155,21 +199,7 @@ fn blocks(dtype: &StoredType) -> Option<GgmlType> {
     Some(blocks)
 }
 
-/// The name of a quantised matrix's scales or biases.
+/// The name of an affine-quantised matrix's scales or biases.
 fn role(weight: &str, kind: &str) -> Option<String> {
     weight.strip_suffix(".weight").map(|stem| format!("{stem}.{kind}"))
-}
-
-/// Refuses quantisation modes other than affine, where config.json names one for this module or for all.
-fn check_mode(checkpoint: &Checkpoint, weight: &str) -> Result<(), ModelError> {
-    let quantization = &checkpoint.config()["quantization"];
-    let module = weight.strip_suffix(".weight").unwrap_or(weight);
-    let mode = [&quantization[module]["mode"], &quantization["mode"]].into_iter().find_map(Value::as_str);
-    match mode {
-        None | Some("affine") => Ok(()),
-        Some(other) => Err(ModelError::Tensor(format!(
-            "{}: tensor {weight} is quantised in MLX's mode {other:?}; supported is \"affine\"",
-            checkpoint.dir().display()
-        ))),
-    }
 }

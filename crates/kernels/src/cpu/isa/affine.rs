@@ -326,7 +326,8 @@ unsafe fn lone<B: Bytes, const BITS: usize>(d: &AffineDots, panel: &Panel, at: P
 /// activation rows at once, rounded or precise, in functions that enable the instructions given.
 macro_rules! quantised_kernels_of {
     ($bytes:ty, rounded: $rounded:literal, precise: $precise:literal $(, $features:literal)?) => {{
-        use $crate::cpu::isa::{AffineDots, GgmlDots, QuantisedKernels, affine, ggml, group};
+        use $crate::cpu::isa::{AffineDots, QuantisedKernels, UnpackedDots, affine, group, unpacked};
+        use $crate::quant::coded;
 
         $(#[target_feature(enable = $features)])?
         unsafe fn rounded(d: &AffineDots) {
@@ -339,9 +340,13 @@ macro_rules! quantised_kernels_of {
             unsafe { affine::dots::<$bytes, $precise, true>(d) }
         }
         $(#[target_feature(enable = $features)])?
-        unsafe fn of_blocks(d: &GgmlDots) {
+        unsafe fn unpacked(d: &UnpackedDots) {
             // SAFETY: as above.
-            unsafe { ggml::dots::<$bytes, $rounded>(d) }
+            unsafe { unpacked::dots::<$bytes, $rounded>(d) }
+        }
+        $(#[target_feature(enable = $features)])?
+        unsafe fn widen_e4m3(bytes: &[u8], scale: f32, values: &mut [f32]) {
+            coded::widen_e4m3(bytes, scale, values);
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn round(x: &[f32], bits: usize, group: usize, to: *mut u8) {
@@ -353,7 +358,7 @@ macro_rules! quantised_kernels_of {
             // SAFETY: as above.
             unsafe { group::sum(x, bits, group, to) }
         }
-        QuantisedKernels { rounded, precise, ggml: of_blocks, round, sum }
+        QuantisedKernels { rounded, precise, unpacked, widen_e4m3, round, sum }
     }};
 }
 pub(super) use quantised_kernels_of;

@@ -1,7 +1,8 @@
-//! Products with ggml's blocks ([`crate::Format::Ggml`]), over vectors whose lanes are weight rows.
+//! Products with ggml's blocks ([`crate::Format::Ggml`]) and codes of whole numbers ([`crate::Format::Coded`]), over vectors
+//! whose lanes are weight rows.
 //!
-//! The blocks of as many rows as a vector has lanes are unpacked to bytes, with a scale and a bias for each group of 16 or 32:
-//! the one step that knows their type. The rest is as for affine-quantised weights of eight bits (`affine`): an output is one
+//! The weights of as many rows as a vector has lanes are unpacked to bytes, with a scale and a bias for each group of 16 or 32:
+//! the one step that knows how they are stored. The rest is as for affine-quantised weights of eight bits (`affine`): an output is one
 //! chain in the order of the groups, whether the bytes are multiplied where they lie ([`lone`]) or transposed ([`tile`]).
 
 // A tile is indexed by column of fixed number; iterators would hide which.
@@ -12,7 +13,8 @@ use std::mem::MaybeUninit;
 use super::affine::{Bytes, Ints, STEP_BLOCKS_MAX, X_BYTES_MAX, load, number, store};
 use super::panel::{BLOCK, LANES_MAX, Place, rows_at, unpack_rows};
 use super::tile::Lanes;
-use super::{Dots, GgmlDots};
+use super::{Dots, Packed, UnpackedDots};
+use crate::quant::coded::Rows;
 use crate::quant::ggml::{Block, GROUP_MIN, SCALES_MAX, of_type};
 
 /// Weights of each row that are unpacked at once, a multiple of every block: with their transposed copy, 16 rows stay in the
@@ -48,7 +50,23 @@ impl Panel {
         (of(&self.scales), of(&self.biases))
     }
 
-    /// Unpacks a place. Lanes beyond its rows repeat the last: their results are not stored. Biases are those of `u - base`.
+    /// Unpacks a place of codes. Lanes beyond its rows hold what was there: their results are not stored.
+    #[inline(always)]
+    fn fill_coded<I: Ints>(&mut self, w: &Rows, group: usize, at: Place, base: u8) {
+        let lanes = I::F::N;
+        w.unpack_all(at.row, at.rows, at.k, at.len, &mut self.rows, K_MAX);
+        for lane in 0..at.rows {
+            w.blocks(at.row + lane, at.k, at.len, |range, scale, zero| {
+                let bias = scale * f32::from(i16::from(base) - zero);
+                for g in range.start / group..range.end.div_ceil(group) {
+                    self.scales[g * lanes + lane] = scale;
+                    self.biases[g * lanes + lane] = bias;
+                }
+            });
+        }
+    }
+
+    /// Unpacks a place of blocks. Lanes beyond its rows repeat the last: their results are not stored. Biases are those of `u - base`.
     #[inline(always)]
     unsafe fn fill<T: Block, I: Ints>(&mut self, d: &Dots, at: Place, base: u8) {
         let (lanes, groups) = (I::F::N, T::WEIGHTS / T::GROUP);
@@ -80,12 +98,12 @@ impl Panel {
 /// All outputs, panel by panel: `C` activation rows at once, then four, two, one.
 ///
 /// # Safety
-/// The machine has the instructions, and the addresses hold what `GgmlDots` says.
+/// The machine has the instructions, and the addresses hold what `UnpackedDots` says.
 #[inline(always)]
-pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &GgmlDots) {
+pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (d.format.bits(), d.format.group()) {
+        match (d.weights.bits(), d.weights.group()) {
             (4, 16) => columns::<B, C, 4, 4>(d),
             (4, _) => columns::<B, C, 4, 8>(d),
             (5, _) => columns::<B, C, 5, 8>(d),
@@ -98,21 +116,21 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &GgmlDots) {
 
 /// The same of types whose u has so many bits, and whose groups are so many words of four.
 #[inline(always)]
-unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(d: &GgmlDots) {
+unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(d: &UnpackedDots) {
     let columns_max = (X_BYTES_MAX / d.dots.x_stride).next_multiple_of(C).max(4 * C);
     let mut panel = Panel::new();
     for first in (0..d.dots.columns).step_by(columns_max) {
         let x = d.dots.x.wrapping_add(first * d.dots.x_stride);
         let out = d.dots.out.wrapping_add(first * d.dots.out_stride);
         let columns = columns_max.min(d.dots.columns - first);
-        let d = &GgmlDots { dots: Dots { x, columns, out, ..d.dots }, ..*d };
+        let d = &UnpackedDots { dots: Dots { x, columns, out, ..d.dots }, ..*d };
         // SAFETY: these columns are inside the caller's.
         unsafe { panels::<B, C, BITS, WORDS>(d, &mut panel) };
     }
 }
 
 #[inline(always)]
-unsafe fn panels<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(g: &GgmlDots, panel: &mut Panel) {
+unsafe fn panels<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(g: &UnpackedDots, panel: &mut Panel) {
     let (d, lanes) = (&g.dots, <B::I as Ints>::F::N);
     let base = if B::SIGNED && BITS == 8 { 128 } else { 0 };
     let lone = d.columns == 1 && B::step_blocks(8) > 0;
@@ -121,7 +139,10 @@ unsafe fn panels<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize
             let at = Place { row, rows: lanes.min(d.rows - row), k, len: K_MAX.min(d.k - k) };
             // SAFETY: the place is inside `d`, and so are the columns of each tile.
             unsafe {
-                of_type!(g.format => fill [B::I] (panel, d, at, base));
+                match &g.weights {
+                    Packed::Ggml(blocks) => of_type!(*blocks => fill [B::I] (panel, d, at, base)),
+                    Packed::Coded(rows, group) => panel.fill_coded::<B::I>(rows, *group, at, base),
+                }
                 if lone {
                     self::lone::<B, BITS, WORDS>(d, panel, at);
                     continue;

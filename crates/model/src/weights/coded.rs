@@ -1,0 +1,364 @@
+//! How files hold matrices of codes with scales of their own: a table of what their tensors are called, and of what type each
+//! is. A format more is a row more.
+
+use outpour_kernels::quant::coded::WHOLE;
+use outpour_kernels::{Code, Coded, DType, Format, Second};
+use outpour_store::checkpoint::{Checkpoint, TensorInfo};
+use serde_json::Value;
+
+use super::resolve;
+use super::stored::StoredMatrix;
+use crate::config::ModelError;
+
+/// One way to hold a matrix.
+#[derive(Debug, PartialEq)]
+pub struct Scheme {
+    /// What names of its tensors end in, behind that of the module: weights, scales, and what is second.
+    pub parts: [&'static str; 3],
+    /// Type of the weights.
+    pub data: &'static str,
+    /// Types of the scales, the usual one first, and what they stand for.
+    scales: &'static [(&'static str, DType)],
+    code: Code,
+    blocks: Blocks,
+    second: Second,
+    /// Whether rows of gate and up alternate where one tensor holds both.
+    pub alternates: bool,
+    /// What `synth` calls it, and the weights that share a scale there, where it makes it.
+    pub made: Option<(&'static str, u32)>,
+}
+
+/// Which weights share a scale.
+#[derive(Debug, PartialEq)]
+enum Blocks {
+    /// One of these, by the scales' shape.
+    Of(&'static [[u32; 2]]),
+    /// Those that config.json says, or 128×128.
+    Config,
+    /// A row's, so many as the number of scales says.
+    Groups,
+}
+
+const NUMBERS: &[(&str, DType)] = &[("BF16", DType::Bf16), ("F16", DType::F16), ("F32", DType::F32)];
+const HALVES: &[(&str, DType)] = &[("F16", DType::F16), ("BF16", DType::Bf16), ("F32", DType::F32)];
+const FP8_SCALES: &[(&str, DType)] =
+    &[("F32", DType::F32), ("F16", DType::F16), ("BF16", DType::Bf16), ("F8_E8M0", DType::F8E8m0)];
+const POWERS: &[(&str, DType)] = &[("U8", DType::F8E8m0), ("F8_E8M0", DType::F8E8m0)];
+const FP8: &[(&str, DType)] = &[("F8_E4M3", DType::F8E4m3)];
+
+/// What is supported, for people.
+pub const SUPPORTED: &str = "MLX's quantisations, FP8 E4M3 with scales, MXFP4, NVFP4, compressed-tensors' int4 and int8, GPTQ and AWQ of four bits";
+
+/// All of them; the first whose tensors are there and of its types is taken.
+static SCHEMES: &[Scheme] = &[
+    // DeepSeek-V3's FP8, and transformers' `fp8`.
+    Scheme {
+        parts: [".weight", ".weight_scale_inv", ""],
+        scales: FP8_SCALES,
+        blocks: Blocks::Config,
+        made: Some(("fp8", 128)),
+        ..Scheme::of("F8_E4M3", Code::E4m3)
+    },
+    // compressed-tensors' `nvfp4-pack-quantized` and `mxfp4-pack-quantized`.
+    Scheme {
+        parts: [".weight_packed", ".weight_scale", ".weight_global_scale"],
+        scales: FP8,
+        blocks: Blocks::Of(&[[1, 16]]),
+        second: Second::Over,
+        ..Scheme::of("U8", Code::E2m1)
+    },
+    Scheme {
+        parts: [".weight_packed", ".weight_scale", ""],
+        scales: POWERS,
+        blocks: Blocks::Of(&[[1, 32]]),
+        made: Some(("mxfp4", 32)),
+        ..Scheme::of("U8", Code::E2m1)
+    },
+    // modelopt's NVFP4.
+    Scheme {
+        parts: [".weight", ".weight_scale", ".weight_scale_2"],
+        scales: FP8,
+        blocks: Blocks::Of(&[[1, 16]]),
+        second: Second::Times,
+        made: Some(("nvfp4", 16)),
+        ..Scheme::of("U8", Code::E2m1)
+    },
+    // FP8 of compressed-tensors (`float-quantized`, `mxfp8-quantized`) and modelopt.
+    Scheme {
+        parts: [".weight", ".weight_scale", ""],
+        scales: FP8_SCALES,
+        blocks: Blocks::Of(&[[1, WHOLE], [WHOLE, WHOLE], [128, 128], [1, 32]]),
+        ..Scheme::of("F8_E4M3", Code::E4m3)
+    },
+    Scheme {
+        parts: [".weight", ".weight_scale", ""],
+        scales: POWERS,
+        blocks: Blocks::Of(&[[1, 32]]),
+        ..Scheme::of("F8_E4M3", Code::E4m3)
+    },
+    // compressed-tensors' `pack-quantized`, in four bits or eight.
+    Scheme {
+        parts: [".weight_packed", ".weight_scale", ".weight_zero_point"],
+        second: Second::Zeros,
+        ..Scheme::of("I32", Code::Int4)
+    },
+    Scheme {
+        parts: [".weight_packed", ".weight_scale", ""],
+        made: Some(("int4", 32)),
+        ..Scheme::of("I32", Code::Int4)
+    },
+    Scheme { parts: [".weight_packed", ".weight_scale", ""], ..Scheme::of("I32", Code::Int8) },
+    // Its `int-quantized`.
+    Scheme {
+        parts: [".weight", ".weight_scale", ""],
+        blocks: Blocks::Of(&[[1, WHOLE], [WHOLE, WHOLE]]),
+        ..Scheme::of("I8", Code::Signed8)
+    },
+    Scheme {
+        parts: [".qweight", ".scales", ".qzeros"],
+        scales: HALVES,
+        second: Second::ZerosLessOne,
+        made: Some(("gptq", 128)),
+        ..Scheme::of("I32", Code::Gptq)
+    },
+    Scheme {
+        parts: [".qweight", ".scales", ".qzeros"],
+        scales: HALVES,
+        second: Second::Zeros,
+        ..Scheme::of("I32", Code::Gptq)
+    },
+    Scheme {
+        parts: [".qweight", ".scales", ".qzeros"],
+        scales: HALVES,
+        second: Second::Zeros,
+        made: Some(("awq", 128)),
+        ..Scheme::of("I32", Code::Awq)
+    },
+    // gpt-oss.
+    Scheme {
+        parts: ["_blocks", "_scales", ""],
+        scales: POWERS,
+        blocks: Blocks::Of(&[[1, 32]]),
+        alternates: true,
+        made: Some(("mxfp4", 32)),
+        ..Scheme::of("U8", Code::E2m1)
+    },
+    // MLX's modes `mxfp4`, `nvfp4` and `mxfp8`.
+    Scheme {
+        parts: [".weight", ".scales", ""],
+        scales: POWERS,
+        blocks: Blocks::Of(&[[1, 32]]),
+        ..Scheme::of("U32", Code::E2m1)
+    },
+    Scheme {
+        parts: [".weight", ".scales", ""],
+        scales: &[("U8", DType::F8E4m3)],
+        blocks: Blocks::Of(&[[1, 16]]),
+        ..Scheme::of("U32", Code::E2m1)
+    },
+    Scheme {
+        parts: [".weight", ".scales", ""],
+        scales: POWERS,
+        blocks: Blocks::Of(&[[1, 32]]),
+        ..Scheme::of("U32", Code::E4m3)
+    },
+];
+
+impl Scheme {
+    /// Codes in words of this type, in groups of a row with a number each.
+    const fn of(data: &'static str, code: Code) -> Scheme {
+        let (parts, blocks, second) = ([""; 3], Blocks::Groups, Second::None);
+        Scheme { parts, data, scales: NUMBERS, code, blocks, second, alternates: false, made: None }
+    }
+
+    /// The name of a part of the matrix `name`, which ends in `.weight`, or is that of stacked experts and does not.
+    pub fn part(&self, name: &str, part: usize) -> Option<String> {
+        let suffix = self.parts[part];
+        match (name.strip_suffix(".weight"), suffix.strip_prefix(".weight")) {
+            (Some(module), _) if suffix.starts_with('.') => Some(format!("{module}{suffix}")),
+            (None, Some(suffix)) => Some(format!("{name}{suffix}")),
+            (None, None) if suffix.starts_with('_') => Some(format!("{name}{suffix}")),
+            _ => None,
+        }
+    }
+
+    /// Types of its tensors in files, where scales are of this type.
+    pub fn types(&self, scales: DType) -> [&'static str; 3] {
+        let scales = self.scales.iter().find(|(_, dtype)| *dtype == scales).map_or("", |(name, _)| name);
+        [self.data, scales, if matches!(self.second, Second::Times | Second::Over) { "F32" } else { "I32" }]
+    }
+
+    /// Its tensors, if all are there and the weights have its type.
+    fn tensors<'c>(&self, checkpoint: &'c Checkpoint, name: &str) -> Option<Vec<(String, &'c TensorInfo)>> {
+        let parts = (0..3).filter(|&part| !self.parts[part].is_empty());
+        let tensors = parts.map(|part| resolve(checkpoint, &self.part(name, part)?)).collect::<Option<Vec<_>>>()?;
+        (tensors[0].1.dtype.to_string() == self.data && self.scale_type(tensors[1].1).is_some()).then_some(tensors)
+    }
+
+    fn scale_type(&self, scales: &TensorInfo) -> Option<DType> {
+        let name = scales.dtype.to_string();
+        self.scales.iter().find(|(stored, _)| *stored == name).map(|(_, dtype)| *dtype)
+    }
+
+    /// How a matrix of these tensors is stored, or the first part that does not fit, and the shape it should have.
+    fn stored(
+        &'static self,
+        config: &Value,
+        tensors: &[(String, &TensorInfo)],
+        stack: &[usize],
+        rows: usize,
+        cols: usize,
+    ) -> Result<StoredMatrix, (usize, [usize; 2])> {
+        let dtype = self.scale_type(tensors[1].1).expect("invariant: a scheme's scales have a type of its own");
+        let mut misfit = None;
+        for coded in self.coded(config, cols, tensors[1].1).into_iter().filter(|coded| coded.fits(rows, cols)) {
+            let stored = StoredMatrix { rows, cols, format: Format::Coded(coded), dtype, scheme: Some(self) };
+            let shapes = tensors.iter().zip(stored.views()).map(|((_, info), ([rows, cols], dtype))| {
+                // Weights are bytes to us, and may be words in the file.
+                let element = info.bytes as usize / info.shape.iter().product::<usize>().max(1);
+                (info, [rows, cols * dtype.bytes() / element.max(1)])
+            });
+            match shapes.enumerate().find(|(_, (info, shape))| !fits(&info.shape, stack, *shape)) {
+                None => return Ok(stored),
+                Some((part, (_, shape))) => misfit = misfit.or(Some((part, shape))),
+            }
+        }
+        Err(misfit.unwrap_or((0, [rows, cols])))
+    }
+
+    /// Ways in which the weights may be coded, of which the scales' shape tells one.
+    fn coded(&self, config: &Value, cols: usize, scales: &TensorInfo) -> Vec<Coded> {
+        let coded = |block| Coded { code: self.code, block, second: self.second };
+        // Where both are possible, the config tells.
+        let less_one = config["checkpoint_format"] != "gptq_v2";
+        if self.code == Code::Gptq && less_one != (self.second == Second::ZerosLessOne) {
+            return Vec::new();
+        }
+        match self.blocks {
+            Blocks::Of(blocks) => blocks.iter().copied().map(coded).collect(),
+            Blocks::Config => {
+                let sizes = &config["weight_block_size"];
+                let size = |i: usize| sizes[i].as_u64().and_then(|size| u32::try_from(size).ok()).unwrap_or(0);
+                vec![coded(if sizes.is_null() { [128, 128] } else { [size(0), size(1)] })]
+            }
+            Blocks::Groups => {
+                let across =
+                    if coded([1, 1]).is_transposed() { scales.shape.iter().nth_back(1) } else { scales.shape.last() };
+                let across = across.copied().unwrap_or(1).max(1);
+                let group = if across == 1 { WHOLE } else { u32::try_from(cols / across).unwrap_or(0) };
+                vec![coded([1, group])]
+            }
+        }
+    }
+}
+
+/// Bytes of an element of a type that a header names.
+pub fn element_bytes(dtype: &str) -> usize {
+    match dtype {
+        "U8" | "I8" | "F8_E4M3" | "F8_E8M0" => 1,
+        "BF16" | "F16" => 2,
+        _ => 4,
+    }
+}
+
+/// Names of the formats that `synth` makes.
+pub fn made() -> impl Iterator<Item = &'static str> {
+    SCHEMES.iter().filter(|scheme| !scheme.alternates).filter_map(|scheme| Some(scheme.made?.0))
+}
+
+/// How a matrix is stored in one of them; `None` where it cannot be. With `alternate`, in the form in which rows of gate and up
+/// alternate, where there is one.
+pub fn as_made(name: &str, alternate: bool, rows: usize, cols: usize) -> Option<StoredMatrix> {
+    let named = |scheme: &&Scheme| scheme.made.is_some_and(|(made, _)| made == name);
+    let scheme = SCHEMES.iter().filter(named).min_by_key(|scheme| scheme.alternates != alternate)?;
+    let (_, group) = scheme.made?;
+    let block = if scheme.blocks == Blocks::Config { [group, group] } else { [1, group] };
+    let coded = Coded { code: scheme.code, block, second: scheme.second };
+    let whole = scheme.code == Code::E4m3 || cols.is_multiple_of(group as usize);
+    let (format, dtype) = (Format::Coded(coded), scheme.scales[0].1);
+    (whole && coded.fits(rows, cols)).then_some(StoredMatrix { rows, cols, format, dtype, scheme: Some(scheme) })
+}
+
+/// Schemes of which there is a coded matrix of this name: their shapes tell which it is.
+pub fn schemes(checkpoint: &Checkpoint, name: &str) -> impl Iterator<Item = &'static Scheme> {
+    SCHEMES.iter().filter(|scheme| scheme.tensors(checkpoint, name).is_some())
+}
+
+/// How the coded matrix `name`, `[rows, cols]` behind the dimensions `stack`, is stored; `None` if it is none.
+///
+/// # Errors
+/// When its tensors have other shapes, or config.json says what is not supported.
+pub fn find(
+    checkpoint: &Checkpoint,
+    name: &str,
+    stack: &[usize],
+    rows: usize,
+    cols: usize,
+) -> Result<Option<StoredMatrix>, ModelError> {
+    let config = quantization_config(checkpoint);
+    let mut misfit = None;
+    for scheme in schemes(checkpoint, name) {
+        let tensors = scheme.tensors(checkpoint, name).expect("invariant: a scheme of this name");
+        match scheme.stored(config, &tensors, stack, rows, cols) {
+            Ok(stored) => {
+                check_config(checkpoint, name, scheme)?;
+                return Ok(Some(stored));
+            }
+            Err((part, shape)) => {
+                let (name, info) = &tensors[part];
+                let path = checkpoint.files()[info.file].path().display();
+                misfit.get_or_insert(ModelError::Tensor(format!(
+                    "{path}: tensor {name} has the shape {:?}, and a matrix of {rows}×{cols} in {:?} would have {:?}; its bits or groups are not supported, or config.json is another model's",
+                    info.shape,
+                    scheme.code,
+                    [stack, &shape].concat()
+                )));
+            }
+        }
+    }
+    misfit.map_or(Ok(None), Err)
+}
+
+/// What config.json says of quantisation.
+pub fn quantization_config(checkpoint: &Checkpoint) -> &Value {
+    let config = checkpoint.config();
+    let all = [&config["quantization_config"], &config["text_config"]["quantization_config"]];
+    all.into_iter().find(|value| value.is_object()).unwrap_or(&Value::Null)
+}
+
+/// Refuses what tensors do not show: weights in another order, of other numbers, or for rotated activations.
+fn check_config(checkpoint: &Checkpoint, name: &str, scheme: &Scheme) -> Result<(), ModelError> {
+    let config = quantization_config(checkpoint);
+    let refused = |what: String, instead: &str| {
+        let dir = checkpoint.dir().display();
+        Err(ModelError::Tensor(format!("{dir}: tensor {name} is of {what}; supported is {instead}")))
+    };
+    if config["transform_config"].as_object().is_some_and(|transforms| !transforms.is_empty()) {
+        return refused(
+            "weights for transformed activations (transform_config)".into(),
+            "none such; take another release",
+        );
+    }
+    let module = name.strip_suffix(".weight").unwrap_or(name);
+    if resolve(checkpoint, &format!("{module}.weight_g_idx")).is_some() {
+        return refused("columns in another order (weight_g_idx)".into(), "actorder null or \"static\"");
+    }
+    match scheme.code {
+        Code::Gptq if config["desc_act"] == true => {
+            refused("columns in another order (desc_act true)".into(), "desc_act false")
+        }
+        Code::Awq if config["version"].as_str().is_some_and(|version| !version.eq_ignore_ascii_case("gemm")) => {
+            refused(format!("AWQ's version {}", config["version"]), "\"gemm\"")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a tensor's dimensions are `stack` and these two; the last may be several, and ones are left out at will.
+fn fits(on_disk: &[usize], stack: &[usize], [rows, cols]: [usize; 2]) -> bool {
+    match on_disk.strip_prefix(stack) {
+        Some([]) => rows * cols == 1,
+        Some([first, rest @ ..]) => *first == rows && rest.iter().product::<usize>() == cols,
+        None => false,
+    }
+}

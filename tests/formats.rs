@@ -1,0 +1,109 @@
+//! Formats of weights beside their fixtures: what config.json decides, and what is refused before a weight is read.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{engine, fixture, logits, roomy};
+use outpour_engine::{Inspection, Options};
+use outpour_store::read::ReaderKind;
+use serde_json::{Value, json};
+
+/// A copy of a fixture with another config.json, and its weights changed.
+fn copy(name: &str, config: impl Fn(&mut Value), weights: impl Fn(&Value, &mut [u8])) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    let read = |file: &str| fs::read(fixture(name).join(file)).expect("a file of the fixture");
+    let mut said: Value = serde_json::from_slice(&read("config.json")).expect("JSON");
+    config(&mut said);
+    fs::write(dir.path().join("config.json"), said.to_string()).expect("a file");
+    let mut file = read("model.safetensors");
+    let (length, rest) = file.split_at_mut(8);
+    let length = u64::from_le_bytes(length.try_into().expect("8 bytes")) as usize;
+    let (header, data) = rest.split_at_mut(length);
+    weights(&serde_json::from_slice(header).expect("a header"), data);
+    fs::write(dir.path().join("model.safetensors"), file).expect("a file");
+    dir
+}
+
+/// The bytes of all tensors whose names end so.
+fn each<'d>(header: &Value, data: &'d mut [u8], ending: &str) -> Vec<&'d mut [u8]> {
+    let tensors = header.as_object().expect("tensors").iter().filter(|(name, _)| name.ends_with(ending));
+    let range = |entry: &Value| [0, 1].map(|i| entry["data_offsets"][i].as_u64().expect("an offset") as usize);
+    let mut ranges: Vec<[usize; 2]> = tensors.map(|(_, entry)| range(entry)).collect();
+    ranges.sort_unstable();
+    let (mut rest, mut at, mut parts) = (data, 0, Vec::new());
+    for [begin, end] in ranges {
+        let (before, after) = std::mem::take(&mut rest).split_at_mut(end - at);
+        parts.push(&mut before[begin - at..]);
+        (rest, at) = (after, end);
+    }
+    parts
+}
+
+fn bits(model: &Path) -> Vec<u32> {
+    let mut engine = engine(model, &Options { precise: true, ..roomy() }, ReaderKind::Auto);
+    let ids: Vec<u32> = (0..40).map(|i| (i * i * 31 + 7) % 60).collect();
+    logits(&mut engine, &ids, 30).logits.iter().map(|logit| logit.to_bits()).collect()
+}
+
+/// Version 2 of GPTQ stores the zeros that version 1 stores less 1.
+#[test]
+fn both_versions_of_gptq_are_the_same_model() {
+    let version_2 = copy(
+        "qwen3_moe_gptq",
+        |config| config["quantization_config"]["checkpoint_format"] = json!("gptq_v2"),
+        |header, data| {
+            for zeros in each(header, data, ".qzeros") {
+                // No zero is 15 before, so that none runs over.
+                zeros.iter_mut().for_each(|byte| *byte += 0x11);
+            }
+        },
+    );
+    assert!(bits(version_2.path()) == bits(&fixture("qwen3_moe_gptq")), "other logits");
+    let mistaken = copy(
+        "qwen3_moe_gptq",
+        |config| config["quantization_config"]["checkpoint_format"] = json!("gptq_v2"),
+        |_, _| {},
+    );
+    assert!(bits(mistaken.path()) != bits(&fixture("qwen3_moe_gptq")), "the version counts");
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_the_tensors_name() {
+    let refused = |name: &str, change: &dyn Fn(&mut Value), says: &[&str]| {
+        let model = copy(name, change, |_, _| {});
+        let error = Inspection::open(model.path(), false).map(|_| ()).expect_err("it is refused").to_string();
+        assert!(!error.contains('\n'), "{error}");
+        for what in says {
+            assert!(error.contains(what), "{error}\ndoes not say {what:?}");
+        }
+    };
+    let said =
+        |key: &'static str, value: Value| move |config: &mut Value| config["quantization_config"][key] = value.clone();
+    refused("qwen3_moe_gptq", &said("desc_act", json!(true)), &["q_proj", "desc_act false"]);
+    refused("qwen3_moe_awq", &said("version", json!("gemv")), &["q_proj", "gemv", "gemm"]);
+    refused("deepseek_v3_int4", &said("transform_config", json!({"a": {}})), &["experts.0", "transform_config"]);
+    refused("qwen3_moe_fp8", &said("weight_block_size", json!([64, 64])), &["weight_scale_inv", "E4m3"]);
+    refused("qwen3_moe_fp8", &said("weight_block_size", json!([0, 128])), &["q_proj", "E4m3"]);
+    refused("qwen3_moe_fp8", &said("weight_block_size", json!("128")), &["q_proj"]);
+    let wider = |config: &mut Value| config["moe_intermediate_size"] = json!(64);
+    refused("qwen3_moe_gptq", &wider, &["experts.0", "its bits or groups are not supported"]);
+}
+
+/// Tensors of a type that no format has.
+#[test]
+fn an_unknown_type_is_named_with_what_is_supported() {
+    let dir = copy("qwen3_moe_fp8", |_| {}, |_, _| {});
+    let path = dir.path().join("model.safetensors");
+    let mut file = fs::read(&path).expect("a file");
+    // The same length, so that offsets stay.
+    while let Some(at) = file.windows(7).position(|bytes| bytes == b"F8_E4M3") {
+        file[at..at + 7].copy_from_slice(b"F8_E5M2");
+    }
+    fs::write(&path, file).expect("a file");
+    let error = Inspection::open(dir.path(), false).map(|_| ()).expect_err("it is refused").to_string();
+    for what in ["self_attn", "F8_E5M2", "config.json says fp8", "FP8 E4M3", "GPTQ", "Q4_K"] {
+        assert!(error.contains(what), "{error}\ndoes not say {what:?}");
+    }
+}
