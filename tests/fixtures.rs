@@ -9,7 +9,7 @@ use outpour_store::read::ReaderKind;
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 22] = [
+const FIXTURES: [(&str, f32); 24] = [
     ("qwen3_moe", 2e-4),
     ("qwen3_moe_odd", 2e-4),
     ("qwen3_next", 1e-3),
@@ -24,6 +24,8 @@ const FIXTURES: [(&str, f32); 22] = [
     ("gpt_oss", 2e-4),
     ("deepseek_v2", 2e-4),
     ("deepseek_v3", 2e-4),
+    ("deepseek_v32", 2e-4),
+    ("glm_moe_dsa", 2e-4),
     ("gemma3", 2e-4),
     ("gemma4", 2e-4),
     ("kimi_linear", 1e-3),

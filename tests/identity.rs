@@ -60,7 +60,7 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
 }
 
 /// One of every kind of attention and of every way that weights are stored.
-const FIXTURES: [&str; 22] = [
+const FIXTURES: [&str; 24] = [
     "qwen3_moe",
     "qwen3_moe_odd",
     "qwen3_next",
@@ -75,6 +75,8 @@ const FIXTURES: [&str; 22] = [
     "gpt_oss",
     "deepseek_v2",
     "deepseek_v3",
+    "deepseek_v32",
+    "glm_moe_dsa",
     "gemma3",
     "gemma4",
     "kimi_linear",

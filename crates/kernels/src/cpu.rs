@@ -17,6 +17,7 @@ mod gather;
 mod glu;
 mod isa;
 mod kv_write;
+mod layer_norm;
 mod linear;
 mod linear_attention;
 mod linear_heads;
@@ -27,8 +28,10 @@ mod rms_norm_gated;
 mod rope;
 mod route;
 mod scale;
+mod select;
 mod sigmoid_gate;
 mod softcap;
+mod sparse_attention;
 mod topology;
 mod vectorised;
 
@@ -40,8 +43,8 @@ pub use topology::{default_threads, last_level_cache_bytes};
 
 use crate::host::{self, HostMemory};
 use crate::{
-    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, LinearAttention, Matrix,
-    Mlp, MlpScratch, Ops, OpsError, RmsNorm, Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, LayerNorm, LinearAttention,
+    Matrix, Mlp, MlpScratch, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
 };
 use isa::Kernels;
 use pool::{Pool, lock};
@@ -70,6 +73,8 @@ pub struct Cpu {
     entered: Mutex<linear::Entered>,
     /// What [`Ops::gated_delta`] prepares for all heads; grows to the largest call and stays.
     prepared: Mutex<Vec<f32>>,
+    /// Scores of [`Ops::select`]; grows to the largest call and stays.
+    scores: Mutex<Vec<f32>>,
     /// f32 scratch of each worker; grows to the largest call and stays.
     scratch: Vec<Mutex<Vec<f32>>>,
 }
@@ -89,8 +94,8 @@ impl Cpu {
             .map_err(|error| OpsError::Unavailable(format!("cannot start {threads} threads: {error}")))?;
         let scratch = (0..threads).map(|_| Mutex::new(Vec::new())).collect();
         let entered = Mutex::new(linear::Entered::default());
-        let prepared = Mutex::new(Vec::new());
-        Ok(Cpu { isa, kernels, precise: options.precise, pool, entered, prepared, scratch })
+        let (prepared, scores) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        Ok(Cpu { isa, kernels, precise: options.precise, pool, entered, prepared, scores, scratch })
     }
 
     /// The instruction set it computes with.
@@ -173,6 +178,10 @@ impl Ops for Cpu {
 
     fn rms_norm(&self, x: &Tensor, norm: &RmsNorm, out: &Tensor) {
         rms_norm::rms_norm(self, x, norm, out);
+    }
+
+    fn layer_norm(&self, x: &Tensor, norm: &LayerNorm, out: &Tensor) {
+        layer_norm::layer_norm(self, x, norm, out);
     }
 
     fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, norm: &RmsNorm, out: &Tensor) {
@@ -258,6 +267,23 @@ impl Ops for Cpu {
 
     fn attention(&self, q: &Tensor, attend: &Attend, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor) {
         attention::attention(self, q, attend, layout, blocks, start, out);
+    }
+
+    fn select(
+        &self,
+        q: &Tensor,
+        weights: &Tensor,
+        layout: &KvLayout,
+        blocks: &[Tensor],
+        start: usize,
+        every: usize,
+        choice: &Tensor,
+    ) {
+        select::select(self, q, weights, layout, blocks, start, every, choice);
+    }
+
+    fn sparse_attention(&self, q: &Tensor, attend: &Attend, pasts: &[Past], out: &Tensor) {
+        sparse_attention::sparse_attention(self, q, attend, pasts, out);
     }
 
     fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {

@@ -125,6 +125,39 @@ pub struct Attend {
     pub sinks: Option<Tensor>,
 }
 
+/// What one cache gives to the queries of [`Ops::sparse_attention`].
+#[derive(Clone, Copy, Debug)]
+pub struct Past<'a> {
+    /// Where its entries lie in a block.
+    pub layout: &'a KvLayout,
+    /// The blocks.
+    pub blocks: &'a [Tensor],
+    /// Which entries a query sees.
+    pub seen: Seen<'a>,
+}
+
+/// Which entries of a cache a query sees. Entries and positions are counted from the first block.
+#[derive(Clone, Copy, Debug)]
+pub enum Seen<'a> {
+    /// The last `window` up to its own position, the first query's being `start`.
+    Window {
+        /// Position of the first query.
+        start: usize,
+        /// Entries that are seen.
+        window: usize,
+    },
+    /// All that have ended, where an entry stands for `every` positions: the query at position p sees the first
+    /// `(p + 1) / every`.
+    Ended {
+        /// Position of the first query.
+        start: usize,
+        /// Positions of an entry.
+        every: usize,
+    },
+    /// Those chosen for it: `[n, k]` I32, ascending, and -1 behind the last.
+    Chosen(&'a Tensor),
+}
+
 /// How router logits become a choice of experts.
 #[derive(Clone, Debug)]
 pub struct Router {
@@ -272,6 +305,17 @@ pub struct RmsNorm {
     pub eps: f32,
 }
 
+/// Normalisation by mean and variance (arXiv 1607.06450).
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    /// `[d]` of F32, F16 or BF16.
+    pub weight: Tensor,
+    /// `[d]` of F32, F16 or BF16.
+    pub bias: Tensor,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
 /// The gated delta rule (Gated DeltaNet, arXiv 2412.06464) of one layer: sizes, and the weights of its decay.
 #[derive(Clone, Debug)]
 pub struct GatedDelta {
@@ -397,6 +441,10 @@ pub trait Ops: Send + Sync {
     /// `out` may be `x` (in place).
     fn rms_norm(&self, x: &Tensor, norm: &RmsNorm, out: &Tensor);
 
+    /// `out = (x − mean(x)) · rsqrt(var(x) + eps) · weight + bias` over the last dimension (arXiv 1607.06450): x and out `[.., d]`,
+    /// weight and bias `[d]` of F32, F16 or BF16. `out` may be `x` (in place).
+    fn layer_norm(&self, x: &Tensor, norm: &LayerNorm, out: &Tensor);
+
     /// `out = x · rsqrt(mean(x²) + eps) · w · silu(gate)`: the norm comes first, then the gate. x and out `[n, heads, d]`,
     /// gate with as many elements. `out` may be `x` (in place).
     fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, norm: &RmsNorm, out: &Tensor);
@@ -488,6 +536,28 @@ pub trait Ops: Send + Sync {
     /// position p sees keys 0..=p, or the last `window` of them: `out = softmax(scale · q·Kᵀ) · V` (arXiv 1706.03762,
     /// 2305.13245), with a sink's `e^sink` in the softmax's sum.
     fn attention(&self, q: &Tensor, attend: &Attend, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor);
+
+    /// The lightning indexer's choice (DeepSeek-V3.2, arXiv 2512.02556): the `top_k` best entries of a cache for each of
+    /// consecutive queries from position `start` on. An entry stands for `every` positions, and the query at position p chooses
+    /// among those that have ended, the first `(p + 1) / every`. An entry with key k scores `Σ_h weights_h · max(q_h · k, 0)`; of
+    /// equal ones the earlier is better. q `[n, heads, k_dim]`, weights `[n, heads]`, keys of one head; choice `[n, top_k]` I32,
+    /// ascending, and -1 behind the last. The same bits however the queries are cut into calls.
+    #[allow(clippy::too_many_arguments)]
+    fn select(
+        &self,
+        q: &Tensor,
+        weights: &Tensor,
+        layout: &KvLayout,
+        blocks: &[Tensor],
+        start: usize,
+        every: usize,
+        choice: &Tensor,
+    );
+
+    /// Softmax attention of each query over what it sees of one or several caches, taken together in their order: q
+    /// `[n, q_heads, k_dim]`, out `[n, q_heads, v_dim]`. All caches have as many heads, and keys and values as wide; of `attend`
+    /// scale and sinks count. A query sees something.
+    fn sparse_attention(&self, q: &Tensor, attend: &Attend, pasts: &[Past], out: &Tensor);
 
     /// The router's choice: logits `[n, experts]` f32 → `choice` `[n, k]` I32 and `weights` `[n, k]` f32, in
     /// descending order of score + bias; equal ones go to the lower index. Where there are groups, only experts of the

@@ -13,6 +13,7 @@ mod gated_delta;
 mod gather;
 mod glu;
 mod kv_write;
+mod layer_norm;
 mod linear;
 mod linear_attention;
 mod linear_heads;
@@ -21,13 +22,15 @@ mod rms_norm_gated;
 mod rope;
 mod route;
 mod scale;
+mod select;
 mod sigmoid_gate;
 mod softcap;
+mod sparse_attention;
 
 use crate::host::{self, HostMemory};
 use crate::{
-    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, LinearAttention, Matrix,
-    Ops, OpsError, RmsNorm, Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, LayerNorm, LinearAttention,
+    Matrix, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
 };
 
 /// The backend that defines the others.
@@ -70,6 +73,10 @@ impl Ops for Reference {
 
     fn rms_norm(&self, x: &Tensor, norm: &RmsNorm, out: &Tensor) {
         rms_norm::rms_norm(x, norm, out);
+    }
+
+    fn layer_norm(&self, x: &Tensor, norm: &LayerNorm, out: &Tensor) {
+        layer_norm::layer_norm(x, norm, out);
     }
 
     fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, norm: &RmsNorm, out: &Tensor) {
@@ -155,6 +162,23 @@ impl Ops for Reference {
 
     fn attention(&self, q: &Tensor, attend: &Attend, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor) {
         attention::attention(q, attend, layout, blocks, start, out);
+    }
+
+    fn select(
+        &self,
+        q: &Tensor,
+        weights: &Tensor,
+        layout: &KvLayout,
+        blocks: &[Tensor],
+        start: usize,
+        every: usize,
+        choice: &Tensor,
+    ) {
+        select::select(q, weights, layout, blocks, start, every, choice);
+    }
+
+    fn sparse_attention(&self, q: &Tensor, attend: &Attend, pasts: &[Past], out: &Tensor) {
+        sparse_attention::sparse_attention(q, attend, pasts, out);
     }
 
     fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {

@@ -1,12 +1,13 @@
 //! `model_type` → the file that implements it, and what people want to know of each family.
 
-use outpour_kernels::DType;
+use outpour_kernels::{DType, RopePairs};
 use serde_json::Value;
 
 use crate::Model;
 use crate::blocks::attention::QkNorm;
 use crate::blocks::deepseek_moe::Choice;
 use crate::config::{Config, ModelError};
+use crate::families::deepseek::Attention::{Dense, Sparse};
 use crate::families::gemma::{self, Gemma};
 use crate::families::nemotron_h::NemotronH;
 use crate::families::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
@@ -137,7 +138,7 @@ pub const FAMILIES: &[Family] = &[
         fixtures: &["deepseek_v2"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
-            Ok(Box::new(deepseek::build("deepseek_v2", Choice::Softmax, config, weights, kv)?))
+            Ok(Box::new(deepseek::build("deepseek_v2", Choice::Softmax, Dense, config, weights, kv)?))
         },
     },
     Family {
@@ -147,7 +148,29 @@ pub const FAMILIES: &[Family] = &[
         fixtures: &["deepseek_v3"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
-            Ok(Box::new(deepseek::build("deepseek_v3", Choice::SigmoidBiased, config, weights, kv)?))
+            Ok(Box::new(deepseek::build("deepseek_v3", Choice::SigmoidBiased, Dense, config, weights, kv)?))
+        },
+    },
+    Family {
+        model_type: "deepseek_v32",
+        models: "DeepSeek-V3.2, V3.2-Exp, V3.2-Speciale",
+        attention: "MLA to positions that an indexer chooses (DSA)",
+        fixtures: &["deepseek_v32"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| {
+            let attention = Sparse(RopePairs::Half);
+            Ok(Box::new(deepseek::build("deepseek_v32", Choice::SigmoidBiased, attention, config, weights, kv)?))
+        },
+    },
+    Family {
+        model_type: "glm_moe_dsa",
+        models: "GLM-5, GLM-5.1, GLM-5.2",
+        attention: "MLA to positions that an indexer, or in 5.2 the layer before, chooses (DSA)",
+        fixtures: &["glm_moe_dsa"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| {
+            let attention = Sparse(RopePairs::Interleaved);
+            Ok(Box::new(deepseek::build("glm_moe_dsa", Choice::SigmoidBiased, attention, config, weights, kv)?))
         },
     },
     Family {
@@ -157,7 +180,7 @@ pub const FAMILIES: &[Family] = &[
         fixtures: &["deepseek_v3"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
-            Ok(Box::new(deepseek::build("kimi_k2", Choice::SigmoidBiased, config, weights, kv)?))
+            Ok(Box::new(deepseek::build("kimi_k2", Choice::SigmoidBiased, Dense, config, weights, kv)?))
         },
     },
     Family {
@@ -167,7 +190,7 @@ pub const FAMILIES: &[Family] = &[
         fixtures: &["deepseek_v3"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
-            Ok(Box::new(deepseek::build("kimi_k25", Choice::SigmoidBiased, config, weights, kv)?))
+            Ok(Box::new(deepseek::build("kimi_k25", Choice::SigmoidBiased, Dense, config, weights, kv)?))
         },
     },
     Family {

@@ -11,6 +11,7 @@ mod linear_attention;
 mod machine;
 mod near;
 mod same_bits;
+mod select;
 
 use proptest::prelude::*;
 use proptest::sample::select;

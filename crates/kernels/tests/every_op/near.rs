@@ -5,7 +5,7 @@ use proptest::sample::select;
 
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{
-    Activation, Bias, Contribution, DType, Format, Matrix, Mlp, MlpScratch, Ops, RmsNorm, Rope, RopePairs,
+    Activation, Bias, Contribution, DType, Format, LayerNorm, Matrix, Mlp, MlpScratch, Ops, RmsNorm, Rope, RopePairs,
 };
 use outpour_kernels::{Router, RouterGroups, RouterScore, Tensor};
 
@@ -64,6 +64,21 @@ proptest! {
             assert_same_bits(backend, "mlp, composed", &out, &composed);
             let (expected, tolerance) = mlp_of_reference(backend, &x, &rows, &mlp);
             assert_near(backend, &out, &expected, |i| tolerance[i]);
+        }
+    }
+
+    #[test]
+    fn layer_norm(n in 1usize..=9, d in widths(), format in formats(), tail in tails(), seed: u64) {
+        let mut random = Random(seed);
+        let x = random.tensor([n, d]);
+        let mut part = || weight(&mut random, [d], format, tail);
+        let norm = LayerNorm { weight: part(), bias: part(), eps: 1e-6 };
+        let expected = empty([n, d]);
+        Reference.layer_norm(&x, &norm, &expected);
+        for backend in backends_of_two_threads() {
+            let out = copy(&x);
+            backend.ops.layer_norm(&out, &norm, &out);
+            assert_near(backend, &out, &expected, |_| 1e-5);
         }
     }
 

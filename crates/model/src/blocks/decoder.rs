@@ -92,6 +92,8 @@ impl Decoder {
                 family,
                 layers,
                 hidden,
+                streams: 1,
+                carried: built.iter().map(|layer| layer.mixer.carried()).max().unwrap_or(0),
                 vocab,
                 context_max: config
                     .size_or(config.spelling(&["max_position_embeddings", "model_max_length"]), 32_768)?,

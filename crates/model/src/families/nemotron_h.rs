@@ -87,13 +87,15 @@ impl NemotronH {
         let tied = config.flag_or("tie_word_embeddings", false)?;
         let lm_head = if tied { embeddings.clone() } else { weights.matrix("lm_head.weight", vocab, hidden)? };
         let mixers = || layers.iter().map(Layer::mixer);
-        let kv_widths: Vec<_> = mixers().map(|mixer| mixer?.kv()).collect();
+        let kv_widths: Vec<_> = mixers().map(|mixer| mixer.map(Mixer::kv).unwrap_or_default()).collect();
         let recurrent = mixers().map(|mixer| mixer?.recurrent()).collect();
         Ok(NemotronH {
             facts: Facts {
                 family: "nemotron_h",
                 layers: layers.len(),
                 hidden,
+                streams: 1,
+                carried: 0,
                 vocab,
                 context_max: config.size_or("max_position_embeddings", 262_144)?,
                 top_k: layers.iter().filter_map(Layer::top_k).max().unwrap_or(0),
