@@ -9,7 +9,7 @@ use outpour_store::read::ReaderKind;
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 24] = [
+const FIXTURES: [(&str, f32); 27] = [
     ("qwen3_moe", 2e-4),
     ("qwen3_moe_odd", 2e-4),
     ("qwen3_next", 1e-3),
@@ -34,6 +34,9 @@ const FIXTURES: [(&str, f32); 24] = [
     ("qwen35moe_gguf", 1e-3),
     ("qwen3next_gguf", 1e-3),
     ("nemotron_h", 1e-3),
+    ("nemotron_h_latent", 1e-3),
+    ("ling25", 1e-3),
+    ("deepseek_v4", 2e-4),
 ];
 
 /// What the reference says of a fixture.

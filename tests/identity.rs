@@ -60,7 +60,7 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
 }
 
 /// One of every kind of attention and of every way that weights are stored.
-const FIXTURES: [&str; 24] = [
+const FIXTURES: [&str; 27] = [
     "qwen3_moe",
     "qwen3_moe_odd",
     "qwen3_next",
@@ -85,6 +85,9 @@ const FIXTURES: [&str; 24] = [
     "qwen35moe_gguf",
     "qwen3next_gguf",
     "nemotron_h",
+    "nemotron_h_latent",
+    "ling25",
+    "deepseek_v4",
 ];
 
 fn check_identity(model: &Path, precise: bool) {

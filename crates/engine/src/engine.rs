@@ -108,6 +108,8 @@ impl Engine {
         if weights.read_trunk(&mut *reader, progress)?.is_break() {
             return Err(EngineError::Cancelled);
         }
+        weights.check_tables(&*ops)?;
+        drop(weights);
 
         let Inspection { checkpoint, layout, shapes, .. } = inspection;
         let mut sizes = layout.classes().to_vec();

@@ -10,11 +10,13 @@ mod add_gated;
 mod attention;
 mod causal_conv;
 mod combine;
+mod compress;
 mod copy_columns;
 mod embed;
 mod gated_delta;
 mod gather;
 mod glu;
+mod hyper;
 mod isa;
 mod kv_write;
 mod layer_norm;
@@ -42,9 +44,10 @@ pub use isa::Isa;
 pub use topology::{default_threads, last_level_cache_bytes};
 
 use crate::host::{self, HostMemory};
+use crate::reference;
 use crate::{
-    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, LayerNorm, LinearAttention,
-    Matrix, Mlp, MlpScratch, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
+    LinearAttention, Matrix, Mlp, MlpScratch, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
 };
 use isa::Kernels;
 use pool::{Pool, lock};
@@ -172,6 +175,10 @@ impl Ops for Cpu {
         embed::embed(self, table, ids, out);
     }
 
+    fn look_up(&self, table: &Tensor, below: usize, ids: &[u32], out: &Tensor) {
+        reference::look_up(table, below, ids, out);
+    }
+
     fn gather(&self, x: &Tensor, rows: &[u32], out: &Tensor) {
         gather::gather(self, x, rows, out);
     }
@@ -292,6 +299,26 @@ impl Ops for Cpu {
 
     fn mlp(&self, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
         mlp::mlp(self, x, rows, mlp, scratch, out);
+    }
+
+    fn weigh(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {
+        route::weigh(self, logits, router, choice, weights);
+    }
+
+    fn compress(&self, rows: &Tensor, gates: &Tensor, by: &Compress, tail: &Tensor, start: usize, out: &Tensor) {
+        compress::compress(self, rows, gates, by, tail, start, out);
+    }
+
+    fn hyper_weights(&self, weights: &Tensor, hyper: &Hyper) {
+        hyper::hyper_weights(self, weights, hyper);
+    }
+
+    fn hyper_collapse(&self, x: &Tensor, weights: &Tensor, out: &Tensor) {
+        hyper::hyper_collapse(self, x, weights, out);
+    }
+
+    fn hyper_expand(&self, out: &Tensor, weights: &Tensor, x: &Tensor) {
+        hyper::hyper_expand(self, out, weights, x);
     }
 
     fn combine(&self, parts: &Tensor, contributions: &[Contribution], into: &Tensor) {

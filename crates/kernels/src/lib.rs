@@ -193,6 +193,8 @@ pub enum RouterScore {
     SoftmaxOfChosen,
     /// sigmoid of each.
     Sigmoid,
+    /// √softplus of each, with `softplus(z) = ln(1 + e^z)` (DeepSeek-V4).
+    SqrtSoftplus,
 }
 
 /// Groups of consecutive experts, of which the best are kept (DeepSeek-V2, arXiv 2405.04434; V3, arXiv 2412.19437).
@@ -216,6 +218,11 @@ pub enum Activation {
         /// 1.702.
         alpha: f32,
         /// 7.
+        limit: f32,
+    },
+    /// `silu(min(gate, limit)) · clamp(up, -limit, limit)` (DeepSeek-V4).
+    SwiGluLimited {
+        /// 10.
         limit: f32,
     },
     /// `silu(gate)`: up is not read.
@@ -390,6 +397,42 @@ pub struct LinearAttention {
     pub decay: Decay,
 }
 
+/// How entries that stand for several positions are made of the positions' rows (DeepSeek-V4).
+#[derive(Clone, Debug)]
+pub struct Compress {
+    /// Positions of an entry.
+    pub every: usize,
+    /// Whether rows are twice as wide as entries, the first half being for the entry after the position's own.
+    pub overlap: bool,
+    /// `[every, width of a row]` of F32, F16 or BF16: added to the gates, by place within an entry.
+    pub bias: Tensor,
+}
+
+impl Compress {
+    /// Positions whose rows an entry is made of at most.
+    pub fn tail(&self) -> usize {
+        if self.overlap { 2 * self.every } else { self.every }
+    }
+}
+
+/// Residual streams of a token at most.
+pub const STREAMS_MAX: usize = 16;
+
+/// How the weights of residual streams are made (hyper-connections, arXiv 2409.19606, kept from growing as in DeepSeek-V4).
+#[derive(Clone, Debug)]
+pub struct Hyper {
+    /// Residual streams, at most [`STREAMS_MAX`].
+    pub streams: usize,
+    /// Passes that bring rows and columns of the mixing matrix near to sums of 1 (Sinkhorn and Knopp, 1967).
+    pub iterations: usize,
+    /// Added to weights, and to sums before they divide.
+    pub eps: f32,
+    /// `[columns]` of F32, F16 or BF16: added to the logits.
+    pub base: Tensor,
+    /// `[3]`, or `[1]`, of F32, F16 or BF16: multiplies the logits of each of the parts.
+    pub scale: Tensor,
+}
+
 /// A run of columns that [`Ops::copy_columns`] moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ColumnRun {
@@ -433,6 +476,10 @@ pub trait Ops: Send + Sync {
 
     /// `out[i] = table[ids[i]]`: table `[vocab, hidden]`, out `[n, hidden]`. Ids were checked by the caller.
     fn embed(&self, table: &Matrix, ids: &[u32], out: &Tensor);
+
+    /// `out[i] = table[ids[i]] mod below`: table `[vocab, 8 · k]` of bytes, which are 64-bit integers, out `[n, k]` I32. Ids were
+    /// checked by the caller; what the table holds need not be.
+    fn look_up(&self, table: &Tensor, below: usize, ids: &[u32], out: &Tensor);
 
     /// `out[i] = x[rows[i]]`: x `[n, d]`, out `[rows.len(), d]`.
     fn gather(&self, x: &Tensor, rows: &[u32], out: &Tensor);
@@ -563,6 +610,30 @@ pub trait Ops: Send + Sync {
     /// descending order of score + bias; equal ones go to the lower index. Where there are groups, only experts of the
     /// best ones are chosen, a group's score being the sum of its `best` highest scores + biases.
     fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor);
+
+    /// The weights of [`Ops::route`] where `choice` is made already.
+    fn weigh(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor);
+
+    /// Compresses consecutive positions of one sequence, the first at position `start`: entry e, of positions `e·every ..
+    /// (e + 1)·every`, is in each column the mean of their rows, weighted by the softmax of their gates + bias. Where entries
+    /// overlap, it takes of its own positions the second half of the columns, and of those of the entry before the first half.
+    /// rows and gates `[n, width]`; out `[entries, d]` has the entries that end here, in order; tail `[tail, 2 · width]` f32 holds
+    /// row and gate of position p before `start` in row `p % tail`, and afterwards those of the last ones. The same bits however
+    /// the positions are cut into calls.
+    fn compress(&self, rows: &Tensor, gates: &Tensor, by: &Compress, tail: &Tensor, start: usize, out: &Tensor);
+
+    /// The weights of each token's residual streams from their logits, in place: `[n, streams]`, or `[n, (2 + streams) · streams]`.
+    /// First what of each stream goes into a layer, `sigmoid(z) + eps` with `z = logit · scale + base`; then what of its output
+    /// goes to each stream, `2 · sigmoid(z)`; then a matrix, row i saying what of stream i goes to each: the softmax of a row,
+    /// + eps, after which columns, and then `iterations − 1` times rows and columns, are divided by their sums + eps.
+    fn hyper_weights(&self, weights: &Tensor, hyper: &Hyper);
+
+    /// `out = Σ_s weights[s] · x[s]`: x `[n, streams, d]`, out `[n, d]`, weights as [`Ops::hyper_weights`] made them.
+    fn hyper_collapse(&self, x: &Tensor, weights: &Tensor, out: &Tensor);
+
+    /// `x[s] = post[s] · out + Σ_t matrix[t][s] · x[t]`, in place on x `[n, streams, d]`: out `[n, d]`, weights as
+    /// [`Ops::hyper_weights`] made them.
+    fn hyper_expand(&self, out: &Tensor, weights: &Tensor, x: &Tensor);
 
     /// One gated MLP over some rows: `out[i] = down(act(gate·x[rows[i]], up·x[rows[i]]))`; out `[rows.len(), hidden]`.
     /// By default composed of the operations above.

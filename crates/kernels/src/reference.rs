@@ -7,16 +7,19 @@ mod add_gated;
 mod attention;
 mod causal_conv;
 mod combine;
+mod compress;
 mod copy_columns;
 mod embed;
 mod gated_delta;
 mod gather;
 mod glu;
+mod hyper;
 mod kv_write;
 mod layer_norm;
 mod linear;
 mod linear_attention;
 mod linear_heads;
+mod look_up;
 mod rms_norm;
 mod rms_norm_gated;
 mod rope;
@@ -29,9 +32,12 @@ mod sparse_attention;
 
 use crate::host::{self, HostMemory};
 use crate::{
-    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, LayerNorm, LinearAttention,
-    Matrix, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
+    LinearAttention, Matrix, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
 };
+
+pub(crate) use hyper::hyper_weights;
+pub(crate) use look_up::look_up;
 
 /// The backend that defines the others.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,6 +71,10 @@ impl Ops for Reference {
 
     fn embed(&self, table: &Matrix, ids: &[u32], out: &Tensor) {
         embed::embed(table, ids, out);
+    }
+
+    fn look_up(&self, table: &Tensor, below: usize, ids: &[u32], out: &Tensor) {
+        look_up::look_up(table, below, ids, out);
     }
 
     fn gather(&self, x: &Tensor, rows: &[u32], out: &Tensor) {
@@ -183,6 +193,26 @@ impl Ops for Reference {
 
     fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {
         route::route(logits, router, choice, weights);
+    }
+
+    fn weigh(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {
+        route::weigh(logits, router, choice, weights);
+    }
+
+    fn compress(&self, rows: &Tensor, gates: &Tensor, by: &Compress, tail: &Tensor, start: usize, out: &Tensor) {
+        compress::compress(rows, gates, by, tail, start, out);
+    }
+
+    fn hyper_weights(&self, weights: &Tensor, hyper: &Hyper) {
+        hyper::hyper_weights(weights, hyper);
+    }
+
+    fn hyper_collapse(&self, x: &Tensor, weights: &Tensor, out: &Tensor) {
+        hyper::hyper_collapse(x, weights, out);
+    }
+
+    fn hyper_expand(&self, out: &Tensor, weights: &Tensor, x: &Tensor) {
+        hyper::hyper_expand(out, weights, x);
     }
 
     fn combine(&self, parts: &Tensor, contributions: &[Contribution], into: &Tensor) {

@@ -1,6 +1,7 @@
 //! What architectures are built from. Each block says what workspace it takes for `n` tokens.
 
 pub mod attention;
+pub mod compressed;
 pub mod decoder;
 pub mod deepseek_moe;
 pub mod delta_net;

@@ -129,14 +129,12 @@ pub struct KvWidth {
     pub window: Option<usize>,
     /// Positions that an entry stands for: more than 1 where the past is compressed.
     pub every: usize,
-    /// Whether they are stored in f32, whatever keys and values are rounded to.
-    pub exact: bool,
 }
 
 impl KvWidth {
     /// Keys and values of each position, all of which a query sees.
     pub fn new(heads: usize, k_dim: usize, v_dim: usize) -> KvWidth {
-        KvWidth { heads, k_dim, v_dim, v_in_k: false, window: None, every: 1, exact: false }
+        KvWidth { heads, k_dim, v_dim, v_in_k: false, window: None, every: 1 }
     }
 
     /// Vectors that are key and value, or keys alone.
@@ -151,13 +149,12 @@ impl StateLayout {
     pub fn new(layers: &[Vec<KvWidth>], recurrent: Vec<Option<RecurrentLayout>>, dtype: DType) -> StateLayout {
         let mut pools = vec![Pool { block_bytes: 0, window: None, every: 1 }];
         let mut place = |width: &KvWidth| {
-            let KvWidth { heads, k_dim, v_dim, v_in_k, window, every, exact } = *width;
+            let KvWidth { heads, k_dim, v_dim, v_in_k, window, every } = *width;
             let known = pools.iter().position(|pool| (pool.window, pool.every) == (window, every));
             let pool = known.unwrap_or_else(|| {
                 pools.push(Pool { block_bytes: 0, window, every });
                 pools.len() - 1
             });
-            let dtype = if exact { DType::F32 } else { dtype };
             let k_at = pools[pool].block_bytes;
             let v_at = if v_in_k { k_at } else { k_at + heads * BLOCK_TOKENS * dtype.row_bytes(k_dim) };
             let kv = KvLayout { dtype, heads, k_dim, v_dim, block_tokens: BLOCK_TOKENS, k_at, v_at, v_in_k };

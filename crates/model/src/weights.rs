@@ -13,7 +13,7 @@ mod stored;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use outpour_kernels::{Buffer, DType, GgmlType, Matrix, RmsNorm, Tensor};
+use outpour_kernels::{Buffer, DType, GgmlType, Matrix, Ops, RmsNorm, Tensor};
 use outpour_store::checkpoint::{Checkpoint, StoredType, TensorInfo};
 use outpour_store::layout::{ExpertLayout, Extent};
 use outpour_store::read::{Completion, Read, Reader};
@@ -53,6 +53,11 @@ pub enum DeclaredKind {
     },
     /// Anything else, always plain.
     Tensor,
+    /// Whole numbers below this one: `[rows, columns]`.
+    Table {
+        /// They are at least 0.
+        below: usize,
+    },
     /// Gate, up and down of a layer's experts: `[experts, 3, width, hidden]`; where there is no gate, `[experts, 2, ..]`.
     Experts,
 }
@@ -88,6 +93,7 @@ pub struct Weights<'a> {
     declared: Vec<Declared>,
     matrices: Vec<(String, StoredMatrix)>,
     experts: Vec<Option<(ExpertShape, Vec<Extent>)>>,
+    tables: Vec<(String, Tensor, usize)>,
 }
 
 struct TrunkRead {
@@ -145,6 +151,7 @@ impl<'a> Weights<'a> {
             declared: Vec::new(),
             matrices: Vec::new(),
             experts: Vec::new(),
+            tables: Vec::new(),
         }
     }
 
@@ -213,6 +220,51 @@ impl<'a> Weights<'a> {
     /// As [`Self::matrix`].
     pub fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         self.plain(name, shape, DeclaredKind::Tensor)
+    }
+
+    /// A table `[rows, columns]` of 64-bit integers below another one, as bytes `[rows, 8 · columns]`.
+    ///
+    /// # Errors
+    /// When it is missing, or has another shape or type.
+    pub fn table(&mut self, name: &str, rows: usize, columns: usize, below: usize) -> Result<Tensor, ModelError> {
+        self.declare_one(name, &[rows, columns], DeclaredKind::Table { below });
+        let shape = [rows, 8 * columns];
+        let Some(checkpoint) = self.checkpoint else {
+            return Ok(Tensor::new(Buffer::unbacked(rows * 8 * columns), 0, shape, DType::U8));
+        };
+        let (on_disk, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
+        let path = checkpoint.files()[info.file].path();
+        if info.shape != [rows, columns] {
+            return Err(wrong_shape(path, &on_disk, &info.shape, &[rows, columns]));
+        }
+        if info.dtype != StoredType::Other("I64".into()) {
+            return Err(ModelError::Tensor(format!(
+                "{}: tensor {on_disk} has the type {}, and a table is I64",
+                path.display(),
+                info.dtype
+            )));
+        }
+        let table = self.place(name, info, &shape, DType::U8);
+        self.tables.push((on_disk, table.clone(), below));
+        Ok(table)
+    }
+
+    /// Checks what tables hold, once the trunk was read.
+    ///
+    /// # Errors
+    /// Names the table that holds something else.
+    pub fn check_tables(&self, ops: &dyn Ops) -> Result<(), ModelError> {
+        for (name, table, below) in &self.tables {
+            let mut bytes = vec![0; table.bytes()];
+            ops.fetch(table, &mut bytes).wait();
+            let numbers = bytes.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
+            if let Some(number) = numbers.into_iter().find(|number| !(0..*below as i64).contains(number)) {
+                return Err(ModelError::Tensor(format!(
+                    "tensor {name} names {number} of {below} experts; it is damaged: download it again"
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn plain(&mut self, name: &str, shape: &[usize], kind: DeclaredKind) -> Result<Tensor, ModelError> {
@@ -308,11 +360,11 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// When a read fails.
     pub fn read_trunk(
-        self,
+        &self,
         reader: &mut dyn Reader,
         progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> StoreResult<ControlFlow<()>> {
-        let (Some(checkpoint), Some(trunk)) = (self.checkpoint, self.trunk) else {
+        let (Some(checkpoint), Some(trunk)) = (self.checkpoint, self.trunk.clone()) else {
             return Ok(ControlFlow::Continue(()));
         };
         let region = backend_region(trunk)?;

@@ -27,6 +27,26 @@ struct Layer {
     alphas: Option<[f32; 2]>,
 }
 
+/// What is before and behind the layers.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    /// Name of the embedding.
+    pub embedding: &'static str,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+}
+
+impl Ends {
+    /// Those of most families: `model.embed_tokens`, and a head of its own but for `tie_word_embeddings`.
+    ///
+    /// # Errors
+    /// When the key has the wrong type.
+    pub fn read(config: &Config) -> Result<Self, ModelError> {
+        let tied = config.flag_or("tie_word_embeddings", false)?;
+        Ok(Ends { embedding: "model.embed_tokens.weight", tied })
+    }
+}
+
 /// A layer's halves.
 pub struct Halves {
     /// Attention, or a recurrence.
@@ -51,18 +71,17 @@ impl Decoder {
         norms: Norms,
         halves: impl FnMut(usize, &str, &mut Weights) -> Result<Halves, ModelError>,
     ) -> Result<Self, ModelError> {
-        let tied = config.flag_or("tie_word_embeddings", false)?;
-        Self::load_tied(family, tied, config, weights, kv, norms, halves)
+        Self::load_between(family, Ends::read(config)?, config, weights, kv, norms, halves)
     }
 
-    /// The same where the config of a multimodal model, which wraps this one, has said whether the head is the embedding.
+    /// The same between such ends: the config of a multimodal model, which wraps this one, may have said more of them.
     ///
     /// # Errors
     /// As [`Self::load`].
     #[allow(clippy::too_many_arguments)]
-    pub fn load_tied(
+    pub fn load_between(
         family: &'static str,
-        tied: bool,
+        Ends { embedding, tied }: Ends,
         config: &Config,
         weights: &mut Weights,
         kv: DType,
@@ -73,7 +92,7 @@ impl Decoder {
         let (hidden, vocab) = (config.size("hidden_size")?, config.size("vocab_size")?);
         // Layers beyond those, if any, predict further tokens, and are not read.
         weights.check_layers(layers + config.count_or("num_nextn_predict_layers", 0)?)?;
-        let embed_tokens = weights.matrix("model.embed_tokens.weight", vocab, hidden)?;
+        let embed_tokens = weights.matrix(embedding, vocab, hidden)?;
         let load_layer = |layer: usize| {
             let prefix = format!("model.layers.{layer}");
             let input_norm = norms.load(weights, &format!("{prefix}.input_layernorm.weight"), hidden)?;

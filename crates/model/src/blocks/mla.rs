@@ -36,6 +36,8 @@ pub struct Sizes {
     pub rope_dim: usize,
     /// Width of a head's value.
     pub v_dim: usize,
+    /// Name of the output projection: `o_proj` but in Ling.
+    pub o_proj: &'static str,
 }
 
 impl Sizes {
@@ -52,6 +54,7 @@ impl Sizes {
             nope_dim: config.size("qk_nope_head_dim")?,
             rope_dim: config.size("qk_rope_head_dim")?,
             v_dim: config.size("v_head_dim")?,
+            o_proj: "o_proj",
         };
         let Sizes { heads, kv_rank, nope_dim, rope_dim, v_dim, .. } = sizes;
         let widest = (nope_dim + v_dim).max(nope_dim + rope_dim).max(kv_rank + rope_dim) as u64;
@@ -131,7 +134,7 @@ impl Runs {
 
 impl Mla {
     /// Loads `{prefix}.{q_proj, or q_a_proj, q_a_layernorm and q_b_proj; kv_a_proj_with_mqa, kv_a_layernorm, kv_b_proj,
-    /// o_proj}`. `rope` is of the rotary part alone; `scale` multiplies the usual scale of attention.
+    /// o_proj}`; `sizes` says what the last is called. `rope` is of the rotary part alone; `scale` multiplies the usual scale of attention.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
@@ -159,7 +162,7 @@ impl Mla {
             kv_a: weights.matrix(&name("kv_a_proj_with_mqa"), sizes.latent_dim(), hidden)?,
             kv_a_norm: norms.load(weights, &name("kv_a_layernorm"), kv_rank)?,
             kv_b: weights.matrix(&name("kv_b_proj"), heads * (nope_dim + v_dim), kv_rank)?,
-            o_proj: weights.matrix(&name("o_proj"), hidden, heads * v_dim)?,
+            o_proj: weights.matrix(&name(sizes.o_proj), hidden, heads * v_dim)?,
             ropes: rope.map(|rope| [nope_dim, kv_rank].map(|first| Rope { first, ..rope.clone() })),
             attend: Attend { scale: (sizes.q_dim() as f32).powf(-0.5) * scale, window: None, sinks: None },
             runs: Runs::new(&sizes),

@@ -1,5 +1,5 @@
-//! Nemotron-3 Nano (30B-A3B) and the dense Nemotron-H: each layer is one thing behind a norm, Mamba-2, attention without
-//! positions, an MLP or experts, the latter without gates (arXiv 2504.03624; `transformers` `modeling_nemotron_h.py`).
+//! Nemotron-3 Nano (30B-A3B), Super (120B-A12B), whose experts are of a latent width, and the dense Nemotron-H: each layer is one
+//! thing behind a norm, Mamba-2, attention without positions, an MLP or experts, the latter without gates (arXiv 2504.03624; `transformers` `modeling_nemotron_h.py`).
 
 use outpour_kernels::{Activation, DType, Matrix, Ops, RmsNorm, Tensor};
 use outpour_store::StoreError;
@@ -45,9 +45,6 @@ impl NemotronH {
         ["attention_bias", "mlp_bias", "use_bias", "mamba_proj_bias"]
             .into_iter()
             .try_for_each(|key| config.never(key))?;
-        if config.size_or_none("moe_latent_size")?.is_some() {
-            return Err(ModelError::Config("moe_latent_size: experts of a latent width are not supported".into()));
-        }
         let (hidden, vocab) = (config.size("hidden_size")?, config.size("vocab_size")?);
         let pattern = config.text_or("hybrid_override_pattern", "")?;
         if pattern.is_empty() || pattern.chars().any(|letter| !"ME*-".contains(letter)) {
@@ -117,6 +114,7 @@ fn experts(config: &Config) -> Result<DeepSeekMoe, ModelError> {
     experts.module = "mixer";
     experts.activation = Activation::Relu2;
     experts.shared_width = config.size("moe_shared_expert_intermediate_size")?;
+    experts.latent = config.size_or_none("moe_latent_size")?;
     Ok(experts)
 }
 

@@ -90,7 +90,11 @@ pub(super) struct Stored {
 
 impl Stored {
     pub fn bytes(&self) -> u64 {
-        let element = if self.dtype == "BF16" { 2 } else { 4 };
+        let element = match self.dtype {
+            "BF16" => 2,
+            "I64" => 8,
+            _ => 4,
+        };
         element * self.shape.iter().map(|&dim| dim as u64).product::<u64>()
     }
 }
@@ -137,6 +141,10 @@ impl Naming {
                 let one = if plus_one && self.format == Format::Bf16 { 1.0 } else { 0.0 };
                 let mean = routing::norm_mean(name) - one;
                 vec![plain(on_disk, "BF16", shape, mean, 0.1)]
+            }
+            (DeclaredKind::Table { below }, &[_, columns]) => {
+                let content = Content::Table { columns, below };
+                vec![Stored { name: on_disk, dtype: "I64", shape: shape.clone(), content }]
             }
             _ => vec![self.tensor(on_disk, shape, role)],
         }
