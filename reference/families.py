@@ -690,7 +690,7 @@ FAMILIES = {
             swiglu_limit=10.0, tie_word_embeddings=False, topk_method="noaux_tc", torch_dtype="bfloat16",
             transformers_version="4.57.1", use_cache=True, vocab_size=44,
         ),
-        generation=GENERATION, prompt=76, decode=16, layout=deepseek_v4_one,
+        generation=GENERATION, prompt=72, decode=16, layout=deepseek_v4_one,
         dtype=lambda name: F32 if "hc" in name or name.endswith(("sinks", "correction_bias", "position_bias")) else BF16,
     ),
 }

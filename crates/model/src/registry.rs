@@ -10,10 +10,10 @@ use crate::config::{Config, ModelError};
 use crate::families::deepseek::Attention::{Dense, Sparse};
 use crate::families::deepseek_v4::DeepSeekV4;
 use crate::families::gemma::{self, Gemma};
-use crate::families::nemotron_h::NemotronH;
 use crate::families::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
 use crate::families::{
-    deepseek, glm4_moe, gpt_oss, kimi_linear, ling, llama, minimax, minimax_m2, mixtral, qwen3_5_moe, qwen3_moe,
+    deepseek, glm4_moe, gpt_oss, kimi_linear, ling, llama, minimax, minimax_m2, mixtral, nemotron_h, qwen3_5_moe,
+    qwen3_moe,
 };
 use crate::weights::Weights;
 
@@ -255,7 +255,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "Mamba-2, some GQA without positions",
         fixtures: &["nemotron_h", "nemotron_h_latent"],
         experts: ExpertNames::OneByOne,
-        build: |config, weights, kv| Ok(Box::new(NemotronH::build(config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(nemotron_h::build(config, weights, kv)?)),
     },
     Family {
         model_type: "minimax",

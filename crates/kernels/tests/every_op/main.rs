@@ -12,6 +12,7 @@ mod machine;
 mod near;
 mod same_bits;
 mod select;
+mod streams;
 
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -253,6 +253,7 @@ fn mlp_kinds() -> impl Strategy<Value = (Activation, bool)> {
     let activations = select(vec![
         Activation::SwiGlu,
         Activation::SwiGluClamped { alpha: 1.702, limit: 1.5 },
+        Activation::SwiGluLimited { limit: 1.5 },
         Activation::GeGlu,
         Activation::Relu2,
     ]);
@@ -263,6 +264,7 @@ fn activation(random: &mut Random) -> Activation {
     [
         Activation::SwiGlu,
         Activation::SwiGluClamped { alpha: 1.702, limit: 1.0 },
+        Activation::SwiGluLimited { limit: 1.0 },
         Activation::GeGlu,
         Activation::Silu,
         Activation::Relu2,
@@ -292,7 +294,12 @@ struct RouterKind {
 }
 
 fn routers() -> impl Strategy<Value = RouterKind> {
-    let scores = select(vec![RouterScore::Softmax, RouterScore::SoftmaxOfChosen, RouterScore::Sigmoid]);
+    let scores = select(vec![
+        RouterScore::Softmax,
+        RouterScore::SoftmaxOfChosen,
+        RouterScore::Sigmoid,
+        RouterScore::SqrtSoftplus,
+    ]);
     let scales = (select(vec![1.0, 2.5]), any::<bool>());
     (scores, any::<bool>(), any::<bool>(), 1usize..=2, any::<bool>(), scales).prop_map(
         |(score, bias, groups, best, renormalise, (scale, own))| RouterKind {
