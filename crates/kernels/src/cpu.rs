@@ -225,15 +225,13 @@ impl Ops for Cpu {
 
     fn linear_attention(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        qkv: [&Tensor; 3],
         dt: Option<&Tensor>,
         attention: &LinearAttention,
         state: &Tensor,
         out: &Tensor,
     ) {
-        linear_attention::linear_attention(self, q, k, v, dt, attention, state, out);
+        linear_attention::linear_attention(self, qkv, dt, attention, state, out);
     }
 
     fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor) {
@@ -276,17 +274,8 @@ impl Ops for Cpu {
         attention::attention(self, q, attend, layout, blocks, start, out);
     }
 
-    fn select(
-        &self,
-        q: &Tensor,
-        weights: &Tensor,
-        layout: &KvLayout,
-        blocks: &[Tensor],
-        start: usize,
-        every: usize,
-        choice: &Tensor,
-    ) {
-        select::select(self, q, weights, layout, blocks, start, every, choice);
+    fn select(&self, q: &Tensor, weights: &Tensor, keys: &Past, choice: &Tensor) {
+        select::select(self, q, weights, keys, choice);
     }
 
     fn sparse_attention(&self, q: &Tensor, attend: &Attend, pasts: &[Past], out: &Tensor) {

@@ -537,12 +537,9 @@ pub trait Ops: Send + Sync {
     /// `[n, v_heads · v_dim]`, dt `[n, v_heads]` where the decay is selective; state `[v_heads, k_dim, v_dim]` f32 is updated; out
     /// `[n, v_heads, v_dim]`. For each position and value head, in f32: `S ← g·S + k ⊗ v`, `out = Sᵀq`. The same bits however
     /// the positions are cut into calls.
-    #[allow(clippy::too_many_arguments)]
     fn linear_attention(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        qkv: [&Tensor; 3],
         dt: Option<&Tensor>,
         attention: &LinearAttention,
         state: &Tensor,
@@ -584,22 +581,11 @@ pub trait Ops: Send + Sync {
     /// 2305.13245), with a sink's `e^sink` in the softmax's sum.
     fn attention(&self, q: &Tensor, attend: &Attend, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor);
 
-    /// The lightning indexer's choice (DeepSeek-V3.2, arXiv 2512.02556): the `top_k` best entries of a cache for each of
-    /// consecutive queries from position `start` on. An entry stands for `every` positions, and the query at position p chooses
-    /// among those that have ended, the first `(p + 1) / every`. An entry with key k scores `Σ_h weights_h · max(q_h · k, 0)`; of
+    /// The lightning indexer's choice (DeepSeek-V3.2, arXiv 2512.02556): for each of consecutive queries the `top_k` best of the
+    /// entries of a cache that have ended, see [`Seen::Ended`]. An entry with key k scores `Σ_h weights_h · max(q_h · k, 0)`; of
     /// equal ones the earlier is better. q `[n, heads, k_dim]`, weights `[n, heads]`, keys of one head; choice `[n, top_k]` I32,
     /// ascending, and -1 behind the last. The same bits however the queries are cut into calls.
-    #[allow(clippy::too_many_arguments)]
-    fn select(
-        &self,
-        q: &Tensor,
-        weights: &Tensor,
-        layout: &KvLayout,
-        blocks: &[Tensor],
-        start: usize,
-        every: usize,
-        choice: &Tensor,
-    );
+    fn select(&self, q: &Tensor, weights: &Tensor, keys: &Past, choice: &Tensor);
 
     /// Softmax attention of each query over what it sees of one or several caches, taken together in their order: q
     /// `[n, q_heads, k_dim]`, out `[n, q_heads, v_dim]`. All caches have as many heads, and keys and values as wide; of `attend`

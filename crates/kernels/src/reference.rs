@@ -123,15 +123,13 @@ impl Ops for Reference {
 
     fn linear_attention(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        qkv: [&Tensor; 3],
         dt: Option<&Tensor>,
         attention: &LinearAttention,
         state: &Tensor,
         out: &Tensor,
     ) {
-        linear_attention::linear_attention(q, k, v, dt, attention, state, out);
+        linear_attention::linear_attention(qkv, dt, attention, state, out);
     }
 
     fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor) {
@@ -174,17 +172,8 @@ impl Ops for Reference {
         attention::attention(q, attend, layout, blocks, start, out);
     }
 
-    fn select(
-        &self,
-        q: &Tensor,
-        weights: &Tensor,
-        layout: &KvLayout,
-        blocks: &[Tensor],
-        start: usize,
-        every: usize,
-        choice: &Tensor,
-    ) {
-        select::select(q, weights, layout, blocks, start, every, choice);
+    fn select(&self, q: &Tensor, weights: &Tensor, keys: &Past, choice: &Tensor) {
+        select::select(q, weights, keys, choice);
     }
 
     fn sparse_attention(&self, q: &Tensor, attend: &Attend, pasts: &[Past], out: &Tensor) {

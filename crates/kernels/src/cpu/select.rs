@@ -10,7 +10,7 @@ use super::isa::Dots;
 use super::pool::lock;
 use crate::host::{self, Shared};
 use crate::quant::q8_unpack;
-use crate::{DType, Format, KvLayout, Tensor};
+use crate::{DType, Format, KvLayout, Past, Seen, Tensor};
 
 /// Queries whose scores are held together: a score takes 4 bytes, and a context may have a hundred thousand.
 const ROWS: usize = 4;
@@ -19,17 +19,10 @@ const STEP: usize = 64;
 /// Entries of a task.
 const TASK_ENTRIES: usize = 8 * STEP;
 
-#[allow(clippy::too_many_arguments)]
-pub(super) fn select(
-    cpu: &Cpu,
-    q: &Tensor,
-    weights: &Tensor,
-    layout: &KvLayout,
-    blocks: &[Tensor],
-    start: usize,
-    every: usize,
-    choice: &Tensor,
-) {
+pub(super) fn select(cpu: &Cpu, q: &Tensor, weights: &Tensor, keys: &Past, choice: &Tensor) {
+    let Past { layout, blocks, seen: Seen::Ended { start, every } } = *keys else {
+        panic!("select: among entries that have ended, not {:?}", keys.seen);
+    };
     let &[n, heads, k_dim] = q.dims() else { panic!("select: q is [n, heads, k_dim], not {q:?}") };
     let top_k = choice.dim(1);
     assert_eq!((layout.heads, layout.k_dim), (1, k_dim), "select: keys of one head that fit q");

@@ -1,17 +1,12 @@
 //! The lightning indexer's choice: the best-scored entries of a cache (DeepSeek-V3.2, arXiv 2512.02556)
 
 use super::attention::element;
-use crate::{KvLayout, Tensor, host};
+use crate::{Past, Seen, Tensor, host};
 
-pub(super) fn select(
-    q: &Tensor,
-    weights: &Tensor,
-    layout: &KvLayout,
-    blocks: &[Tensor],
-    start: usize,
-    every: usize,
-    choice: &Tensor,
-) {
+pub(super) fn select(q: &Tensor, weights: &Tensor, keys: &Past, choice: &Tensor) {
+    let Past { layout, blocks, seen: Seen::Ended { start, every } } = *keys else {
+        panic!("select: among entries that have ended, not {:?}", keys.seen);
+    };
     let &[n, heads, k_dim] = q.dims() else { panic!("select: q is [n, heads, k_dim], not {q:?}") };
     let top_k = choice.dim(1);
     assert_eq!((layout.heads, layout.k_dim), (1, k_dim), "select: keys of one head that fit q");

@@ -77,8 +77,8 @@ impl Search {
     fn run(&self, ops: &dyn Ops, rows: Range<usize>) -> Tensor {
         let choice = i32_tensor([rows.len(), self.top_k]);
         let (q, weights) = (self.q.rows(rows.clone()), self.weights.rows(rows.clone()));
-        let Cache { layout, blocks } = &self.cache;
-        ops.select(&q, &weights, layout, blocks, self.start + rows.start, self.every, &choice);
+        let keys = self.cache.past(Seen::Ended { start: self.start + rows.start, every: self.every });
+        ops.select(&q, &weights, &keys, &choice);
         choice
     }
 }

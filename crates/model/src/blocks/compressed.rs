@@ -271,7 +271,8 @@ impl CompressedAttention {
         ops.rope(&index_q, &at.batch.positions[first..first + n], &indexer.rope);
         ops.linear(&of(x), &indexer.weights_proj, &weights);
         let keys = kv(INDEX);
-        ops.select(&index_q, &weights, keys.layout, keys.blocks, start, every, &choice);
+        let keys = Past { layout: keys.layout, blocks: keys.blocks, seen: Seen::Ended { start, every } };
+        ops.select(&index_q, &weights, &keys, &choice);
         ops.sparse_attention(q, &self.attend, &[near, past(Seen::Chosen(&choice))], out);
         run.workspace.release(mark);
     }

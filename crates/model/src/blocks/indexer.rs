@@ -2,7 +2,7 @@
 //! by which a query chooses the `index_topk` positions that it attends to. In GLM-5.2 some layers take the choice of the layer
 //! before (arXiv 2603.12201). (`transformers` `modeling_deepseek_v32.py`, `modeling_glm_moe_dsa.py`.)
 
-use outpour_kernels::{LayerNorm, Matrix, Rope, Tensor};
+use outpour_kernels::{LayerNorm, Matrix, Past, Rope, Seen, Tensor};
 
 use super::mixer::At;
 use crate::config::{Config, ModelError, SIZE_MAX};
@@ -125,7 +125,8 @@ impl Indexer {
                 ops.linear(&low_rank.rows(rows.clone()), &self.wq_b, &q.reshape([rows.len(), heads * head_dim]));
                 ops.rope(&q, &at.batch.positions[rows.clone()], &self.rope);
                 let (weights, choice) = (weights.rows(rows.clone()), run.carried.rows(rows));
-                ops.select(&q, &weights, kv.layout, kv.blocks, start, 1, &choice);
+                let seen = Seen::Ended { start, every: 1 };
+                ops.select(&q, &weights, &Past { layout: kv.layout, blocks: kv.blocks, seen }, &choice);
             }
         }
         run.workspace.release(mark);

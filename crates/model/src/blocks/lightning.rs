@@ -146,7 +146,7 @@ impl Mixer for Lightning {
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
             let matrices = self.layout().matrices(at.states[span.state].recurrent(at.layer));
-            ops.linear_attention(&rows(&q), &rows(&k), &rows(&v), None, &self.linear, &matrices, &rows(&values));
+            ops.linear_attention([&rows(&q), &rows(&k), &rows(&v)], None, &self.linear, &matrices, &rows(&values));
         }
         let values = values.reshape([n, width]);
         let parts = values.reshape([n, self.norm_parts, width / self.norm_parts]);
