@@ -8,7 +8,7 @@ use std::process::Command;
 use common::random::random_model;
 use common::{engine, fixture, logits, minimum_ram, roomy};
 use outpour_engine::sample::argmax;
-use outpour_engine::{Engine, LookaheadMode, Options, SequenceId, Session, Work};
+use outpour_engine::{Engine, Inspection, LookaheadMode, Options, SequenceId, Session, Work};
 use outpour_model::synth;
 use outpour_store::read::ReaderKind;
 use serde_json::json;
@@ -135,6 +135,70 @@ fn less_memory_reads_more() {
     );
     let experts = 32 * 4 * 3 * 96 * 128 * 2;
     assert!(read[2] <= experts * 11 / 10, "with all memory, every expert is read once: {} of {experts}", read[2]);
+}
+
+/// 12 layers whose weights outside the experts are most of it.
+fn deep_model(dir: &Path) {
+    let config = json!({
+        "model_type": "qwen3_moe", "hidden_size": 128, "num_hidden_layers": 12, "num_attention_heads": 8,
+        "num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 64, "moe_intermediate_size": 32,
+        "num_experts": 16, "num_experts_per_tok": 2, "norm_topk_prob": true, "vocab_size": 300,
+        "max_position_embeddings": 512,
+    });
+    synth::write(&config, dir, 9).expect("the model is written");
+}
+
+#[test]
+fn a_trunk_that_does_not_fit_passes_through_memory() {
+    let dir = tempfile::tempdir().expect("a folder");
+    deep_model(dir.path());
+    let base = Options { prefill_chunk: Some(16), ctx: Some(128), ..roomy() };
+    let minimum = minimum_ram(dir.path(), &base);
+    let inspect = || Inspection::open(dir.path(), false).unwrap_or_else(|error| panic!("{error}"));
+    let trunk = inspect().trunk.bytes();
+    let (mut expected, mut streamed, mut read) = (None, Vec::new(), Vec::new());
+    for ram in [minimum, minimum + trunk / 5, minimum + trunk / 2, minimum + trunk, base.ram] {
+        for lookahead in [LookaheadMode::On, LookaheadMode::Off] {
+            let options = Options { ram, lookahead, ..base };
+            let plan = inspect().plan(&options).unwrap_or_else(|error| panic!("{error}"));
+            assert!(plan.total() <= ram && plan.trunk.bytes() <= trunk);
+            let mut engine = engine(dir.path(), &options, ReaderKind::Auto);
+            let recorded = logits(&mut engine, &ids(300), 60).logits;
+            assert!(*expected.get_or_insert(recorded.clone()) == recorded, "other logits with {ram} bytes");
+            // A second sequence's steps go through the layers while the first one's prompt is between two of them.
+            let alone = beside_a_prompt(&mut engine, false);
+            assert!(alone == beside_a_prompt(&mut engine, true), "other logits together with {ram} bytes");
+            streamed.push(plan.trunk.streamed.len());
+            read.push(engine.stats().stream.read_bytes);
+        }
+    }
+    assert_eq!((streamed[0], streamed[8]), (12, 0));
+    assert!(streamed.is_sorted_by(|a, b| a >= b) && streamed[4] > 0 && streamed[4] < 12, "{streamed:?}");
+    // 30 steps and some chunks of prompts read those layers anew.
+    assert!(read[1] > read[9] + 30 * trunk as u64 / 2, "{read:?} bytes, trunk {trunk}");
+}
+
+/// Logits of a prompt and of another sequence's step, one after the other or at the same time.
+fn beside_a_prompt(engine: &mut Engine, at_once: bool) -> [Vec<u32>; 2] {
+    let text = ids(300);
+    let ids = [engine.open_sequence(), engine.open_sequence()];
+    let run = |engine: &mut Engine| {
+        while engine.tick(&mut ()).unwrap_or_else(|error| panic!("{error}")) {}
+    };
+    let enqueue = |engine: &mut Engine, id, tokens: &[u32], work| {
+        engine.enqueue(id, tokens, work).unwrap_or_else(|error| panic!("{error}"));
+    };
+    enqueue(engine, ids[1], &text[..5], Work::Prompt);
+    run(engine);
+    enqueue(engine, ids[0], &text[..40], Work::Prompt);
+    if !at_once {
+        run(engine);
+    }
+    enqueue(engine, ids[1], &text[5..6], Work::Step);
+    run(engine);
+    let bits = ids.map(|id| engine.logits(id).expect("all is computed").iter().map(|logit| logit.to_bits()).collect());
+    ids.into_iter().for_each(|id| engine.close_sequence(id));
+    bits
 }
 
 #[test]

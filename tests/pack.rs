@@ -85,7 +85,7 @@ fn an_expert_is_one_read() {
                 (0..layout.layers()).flat_map(|layer| (0..layout.experts(layer)).map(move |expert| (layer, expert)));
             let ids = ids.map(|(layer, expert)| ExpertId { layer: layer as u32, expert: expert as u32 });
             let runs = |id| layout.place(id, inspection.checkpoint().files()).runs().len();
-            (ids.map(runs).collect::<Vec<_>>(), layout.bytes_total(), inspection.trunk_bytes)
+            (ids.map(runs).collect::<Vec<_>>(), layout.bytes_total(), inspection.trunk.bytes())
         };
         let ((in_place, bytes, _), (packed, packed_bytes, _)) = (reads(&fixture(name)), reads(&out));
         assert!(packed.iter().all(|&runs| runs == 1) && packed.len() == in_place.len());

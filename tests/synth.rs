@@ -190,7 +190,7 @@ fn places(dir: &Path) -> (usize, Vec<Vec<Extent>>, u64) {
         (0..layout.experts(layer)).map(move |expert| ExpertId { layer: layer as u32, expert: expert as u32 })
     });
     let extents = ids.map(|id| layout.extents(id).to_vec());
-    (inspection.trunk_bytes, extents.collect(), layout.bytes_total())
+    (inspection.trunk.bytes(), extents.collect(), layout.bytes_total())
 }
 
 #[test]

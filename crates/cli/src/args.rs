@@ -8,7 +8,7 @@ use outpour_engine::{Backend, LookaheadMode, Numerics, Options};
 use outpour_kernels::DType;
 use outpour_kernels::cpu::Isa;
 use outpour_model::synth::{Format, Routing};
-use outpour_store::bytes::Bytes;
+use outpour_store::bytes::{Bytes, Rate};
 use outpour_store::machine::Machine;
 use outpour_store::read::ReaderKind;
 use outpour_store::trace::{Policy, Scope};
@@ -262,6 +262,9 @@ pub struct RunArgs {
     /// Write the experts chosen, step by step: `outpour routes replay` reads it
     #[arg(long, value_name = "FILE")]
     pub trace_routes: Option<PathBuf>,
+    /// Write a timeline of every read and operation, which chrome://tracing and ui.perfetto.dev show
+    #[arg(long, value_name = "FILE")]
+    pub trace_out: Option<PathBuf>,
 }
 
 /// `serve`.
@@ -325,7 +328,7 @@ pub struct PlanArgs {
     /// What the drive gives in a second, as 2.5G [default: what `doctor` measured, else measured for two
     /// seconds with the model's experts, or with a temporary file of 512 MiB]
     #[arg(long, value_name = "BYTES")]
-    pub drive: Option<Bytes>,
+    pub drive: Option<Rate>,
     /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
@@ -401,6 +404,9 @@ pub struct BenchArgs {
     /// Measure after an unmeasured repetition (the default)
     #[arg(long)]
     pub warm: bool,
+    /// Write a timeline of every read and operation, which chrome://tracing and ui.perfetto.dev show
+    #[arg(long, value_name = "FILE")]
+    pub trace_out: Option<PathBuf>,
     /// Form of the result
     #[arg(short = 'o', long, value_enum, default_value_t = TableForm::Md)]
     pub output: TableForm,

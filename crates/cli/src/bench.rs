@@ -19,6 +19,7 @@ use outpour_store::trace::{Policy, Trace, replay};
 use crate::args::BenchArgs;
 use crate::model;
 use crate::term::{self, INTERRUPTED, stopped};
+use crate::watch::TimelineFile;
 use report::{Report, Subject};
 
 /// How long the drive is measured before and after each repetition.
@@ -96,7 +97,9 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     term::catch_interrupt()?;
     let probe_bytes = inspection.probe_bytes();
     subject.measure_memory(&options)?;
-    let mut engine = model::load(inspection, &options, args.load.reader())?;
+    let trace = args.trace_out.as_ref().map(|path| TimelineFile::create(path, &inspection)).transpose()?;
+    let timeline = trace.as_ref().map(|trace| &trace.timeline);
+    let mut engine = model::load_recorded(inspection, &options, args.load.reader(), timeline)?;
     subject.describe_engine(&engine);
     let mut bench = Bench {
         memory: engine.probe_memory(probe_bytes)?,
@@ -128,6 +131,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     }
     progress.finish();
     term::show(&report.text(&subject, args.output)?)?;
+    trace.map_or(Ok(()), TimelineFile::finish)?;
     Ok(if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 

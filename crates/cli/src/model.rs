@@ -9,10 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use outpour_engine::profile::{DepthSpeed, DriveRate};
 use outpour_engine::sample::Sampling;
-use outpour_engine::{Engine, EngineError, Inspection, Options, PROBE_EXPERTS};
+use outpour_engine::{Engine, EngineError, Inspection, Options, PROBE_EXPERTS, Timeline};
 use outpour_kernels::reference::Reference;
 use outpour_model::Facts;
 use outpour_model::weights::allocate_region;
+use outpour_store::bytes::Bytes;
 use outpour_store::checkpoint::{Checkpoint, SourceFile, gguf};
 use outpour_store::layout::ExpertLayout;
 use outpour_store::machine::{Machine, cache_dir};
@@ -91,17 +92,46 @@ pub fn options(load: &LoadArgs, checkpoint: &Checkpoint) -> Result<Options> {
 /// # Errors
 /// As [`Engine::load`].
 pub fn load(inspection: Inspection, options: &Options, reader: ReaderKind) -> Result<Engine> {
+    load_recorded(inspection, options, reader, None)
+}
+
+/// The same, recording everything from the first read on.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_recorded(
+    inspection: Inspection,
+    options: &Options,
+    reader: ReaderKind,
+    timeline: Option<&Timeline>,
+) -> Result<Engine> {
     if let Some(what) = inspection.lossy() {
         term::note(&format!(
             "Lossy, as asked: {what}. This is not the model's own output; `outpour eval --against` measures the cost."
         ));
     }
+    let trunk = &inspection.plan(options)?.trunk;
+    if !trunk.streamed.is_empty() {
+        term::note(&format!(
+            "Not all of the {} outside the experts fits --ram: {} of {} layers are read anew for every token, and for every \
+             chunk of a prompt.",
+            Bytes(inspection.trunk.bytes() as u64),
+            trunk.streamed.len(),
+            inspection.facts().layers,
+        ));
+    }
     // What parsing left on the heap goes back before the buffers fill.
     slab::trim_heap();
-    let reader = open_reader(reader, inspection.checkpoint().copies())?;
+    let mut reader = open_reader(reader, inspection.checkpoint().copies())?;
+    if let Some(timeline) = timeline {
+        reader = timeline.reader(reader);
+    }
     let progress = term::LoadProgress::start();
-    let engine = Engine::load(inspection, options, reader, &mut |read, total| progress.read(read, total))?;
+    let mut engine = Engine::load(inspection, options, reader, &mut |read, total| progress.read(read, total))?;
     progress.finish();
+    if let Some(timeline) = timeline {
+        engine.record(timeline);
+    }
     Ok(engine)
 }
 

@@ -10,7 +10,7 @@ use outpour_engine::forecast::{self, Forecast, Speed};
 use outpour_engine::profile::{DriveRate, Profile};
 use outpour_engine::{Inspection, rehearsal};
 use outpour_model::synth::{self, Format};
-use outpour_store::bytes::Bytes;
+use outpour_store::bytes::{Bytes, Rate};
 use outpour_store::layout::ExpertId;
 use outpour_store::machine::cache_dir;
 use outpour_store::pack::MANIFEST;
@@ -48,7 +48,8 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let (drive, drive_from) = drive(args, &inspection, outline.is_some())?;
     term::note("Rehearsing this model's computing on this machine, without its weights, for some seconds.");
     let extent = rehearsal::Extent {
-        prompt_rows: args.prompt.min(plan.chunk),
+        prompt_tokens: args.prompt,
+        prompt_chunk: plan.chunk,
         context: (args.generate / 2).min(plan.ctx.saturating_sub(1)),
         budget: REHEARSAL_TIME,
     };
@@ -64,7 +65,6 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
 
 fn check(args: &PlanArgs) -> Result<()> {
     match args {
-        PlanArgs { drive: Some(Bytes(0)), .. } => bail!("--drive 0 reads nothing; give what the drive gives, as 2.5G"),
         PlanArgs { hit_rate: Some(rate), .. } if !(0.0..=1.0).contains(rate) => {
             bail!("--hit-rate {rate} is no share; give a number from 0 to 1")
         }
@@ -99,9 +99,14 @@ impl Outline {
         let parsed: Value = serde_json::from_slice(&bytes)
             .with_context(|| format!("{}: is no JSON; give a config.json, or a model's folder", config.display()))?;
         let format = args.format.map_or_else(|| Format::of_config(&parsed), Ok)?;
-        let outline = Outline { dir: cache_dir().join(format!("plan-{}", std::process::id())) };
-        synth::outline(&parsed, format, &outline.dir)?;
-        Ok(Some(outline))
+        let name = format!("outpour-plan-{}", std::process::id());
+        let outline = |folder: PathBuf| -> Result<Outline> {
+            let outline = Outline { dir: folder.join(&name) };
+            synth::outline(&parsed, format, &outline.dir)?;
+            Ok(outline)
+        };
+        // The cache folder lies where models mostly do; any other does too, for there is no data.
+        Ok(Some(outline(cache_dir()).or_else(|_| outline(std::env::temp_dir()))?))
     }
 }
 
@@ -114,8 +119,8 @@ impl Drop for Outline {
 
 /// What the drive gives in a second, and how that is known.
 fn drive(args: &PlanArgs, inspection: &Inspection, outlined: bool) -> Result<(DriveRate, &'static str)> {
-    if let Some(Bytes(bytes)) = args.drive {
-        return Ok((DriveRate::constant(bytes as f64), "given"));
+    if let Some(Rate(rate)) = args.drive {
+        return Ok((DriveRate::constant(rate), "given"));
     }
     let profile = Profile::load().unwrap_or_else(|error| {
         term::note(&format!("{error}. Going on without."));
@@ -217,8 +222,9 @@ impl Shown<'_> {
         );
         let Forecast { decode, decode_cold, prefill, prefill_cold } = forecast;
         let PlanArgs { prompt, generate, .. } = self.args;
+        let first = if *generate == 1 { "first token".to_owned() } else { format!("first {generate} tokens") };
         text += &format!(
-            "Expect {:.2} tok/s for answers once memory is full, bound by {}; {:.2} for the first {generate} tokens after a \
+            "Expect {:.2} tok/s for answers once memory is full, bound by {}; {:.2} for the {first} after a \
              cold start.\n",
             decode.tokens_per_second,
             decode.bound_by.phrase(),
@@ -230,19 +236,26 @@ impl Shown<'_> {
             prefill_cold.bound_by.phrase(),
         );
         if prefill.tokens_per_second > prefill_cold.tokens_per_second {
-            text += &format!("With every expert in memory, {:.1}.\n", prefill.tokens_per_second);
+            let hits = 100.0 * prefill.hit_rate;
+            let speed = prefill.tokens_per_second;
+            text += &format!("After another one, with {hits:.0} % of its experts still in memory, {speed:.1}.\n");
         }
         let ms = |seconds: f64| 1e3 * seconds;
+        let read = match experts {
+            0 => "It reads nothing for a token of an answer".to_owned(),
+            _ => format!(
+                "That takes {:.0} % of experts for found in memory ({:.0} % from a cold start) and {} read for each token of an \
+                 answer, {:.0} ms at the drive's {:.2} GB/s ({})",
+                100.0 * decode.hit_rate,
+                100.0 * decode_cold.hit_rate,
+                Bytes(decode.read_bytes_per_token as u64),
+                ms(decode.read_seconds),
+                self.drive.steady / 1e9,
+                self.drive_from,
+            ),
+        };
         text += &format!(
-            "That takes {:.0} % of experts for found in memory ({:.0} % from a cold start) and {} read for each token of an \
-             answer, {:.0} ms at the drive's {:.2} GB/s ({}), beside {:.0} ms of computing experts and {:.0} ms of the rest, \
-             as rehearsed{}.\n",
-            100.0 * decode.hit_rate,
-            100.0 * decode_cold.hit_rate,
-            Bytes(decode.read_bytes_per_token as u64),
-            ms(decode.read_seconds),
-            self.drive.steady / 1e9,
-            self.drive_from,
+            "{read}, beside {:.0} ms of computing experts and {:.0} ms of the rest, as rehearsed{}.\n",
             ms(decode.expert_seconds),
             ms(decode.trunk_seconds),
             if self.estimated { "; all of it estimated from the config alone" } else { "" }

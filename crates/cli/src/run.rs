@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::args::RunArgs;
 use crate::model;
 use crate::term::{self, INTERRUPTED, Interruptible, PromptProgress, stopped};
-use crate::watch::{Routes, Watch};
+use crate::watch::{Routes, TimelineFile, Watch};
 
 /// Answers a prompt.
 ///
@@ -54,8 +54,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         term::note("This model's vision is not used: it is given text only.");
     }
     term::catch_interrupt()?;
-    let mut engine = model::load(inspection, &options, args.load.reader())?;
-    generation.run(&mut engine, &tokenizer)
+    let trace = args.trace_out.as_ref().map(|path| TimelineFile::create(path, &inspection)).transpose()?;
+    let timeline = trace.as_ref().map(|trace| &trace.timeline);
+    let mut engine = model::load_recorded(inspection, &options, args.load.reader(), timeline)?;
+    let done = generation.run(&mut engine, &tokenizer);
+    trace.map_or(Ok(()), TimelineFile::finish)?;
+    done
 }
 
 /// The longest text that could be a prompt of so many tokens; normalisation may shorten a text, to a quarter at most.

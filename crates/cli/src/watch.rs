@@ -1,11 +1,13 @@
-//! What verbs watch while the engine works: routes into a file, and the bound of the work done.
+//! What verbs watch while the engine works: routes and a timeline into files, and the bound of the work done.
 
+use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use outpour_engine::bound::Running;
-use outpour_engine::{Inspection, LayerCost, Observer, Progress};
+use outpour_engine::{Inspection, LayerCost, Observer, Progress, Timeline};
 use outpour_store::trace::file::{Shape, push_line};
 
 use crate::npy::WholeOrNothing;
@@ -37,6 +39,12 @@ impl Observer for Watch<'_> {
     }
 }
 
+/// Begins a file that is none of the model's.
+fn create_beside(path: &Path, inspection: &Inspection) -> Result<WholeOrNothing> {
+    let inputs: Vec<&Path> = inspection.checkpoint().files().iter().map(|file| file.path()).collect();
+    WholeOrNothing::create(path, &inputs)
+}
+
 /// A file of routes under way.
 pub struct Routes {
     out: WholeOrNothing,
@@ -51,8 +59,7 @@ impl Routes {
     /// # Errors
     /// When it cannot be written.
     pub fn create(path: &Path, inspection: &Inspection) -> Result<Routes> {
-        let inputs: Vec<&Path> = inspection.checkpoint().files().iter().map(|file| file.path()).collect();
-        let mut out = WholeOrNothing::create(path, &inputs)?;
+        let mut out = create_beside(path, inspection)?;
         let layout = &inspection.layout;
         let (experts, bytes) = (layout.experts_total(), layout.bytes_total());
         let shape = Shape { layers: layout.layers(), experts, expert_bytes: bytes / experts.max(1) as u64 };
@@ -82,5 +89,53 @@ impl Routes {
             Some(error) => Err(error),
             None => self.out.finish(),
         }
+    }
+}
+
+/// A timeline's file under way.
+pub struct TimelineFile {
+    /// What writes it.
+    pub timeline: Timeline,
+    out: SharedFile,
+}
+
+/// A file that its writer and the one who ends it hold; `None` when it is ended.
+#[derive(Clone)]
+struct SharedFile(Arc<Mutex<Option<WholeOrNothing>>>);
+
+impl SharedFile {
+    fn with<T>(&self, act: impl FnOnce(&mut Option<WholeOrNothing>) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Write for SharedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.with(|out| out.as_mut().map_or(Ok(()), |out| out.write(bytes)));
+        written.map(|()| bytes.len()).map_err(|error| io::Error::other(format!("{error:#}")))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl TimelineFile {
+    /// Begins the file `path`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn create(path: &Path, inspection: &Inspection) -> Result<TimelineFile> {
+        let out = SharedFile(Arc::new(Mutex::new(Some(create_beside(path, inspection)?))));
+        Ok(TimelineFile { timeline: Timeline::new(out.clone()), out })
+    }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// When any of it could not be written.
+    pub fn finish(self) -> Result<()> {
+        self.timeline.finish()?;
+        self.out.with(Option::take).map_or(Ok(()), WholeOrNothing::finish)
     }
 }

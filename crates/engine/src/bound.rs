@@ -1,8 +1,9 @@
 //! What a drive and a memory allow: the least time that the work just done could have taken.
 //!
-//! `Σ over layers of [trunk + max(read, experts)] + head`: nothing of a layer's attention can be hidden behind the reads
-//! of its experts, because the router comes after it; all of the reading can be hidden behind computing experts, or the
-//! other way round. `read` is the bytes that the drive gave over what it can give with the same byte ranges at depth,
+//! Of a token of an answer, `Σ over layers of [trunk + max(read, experts)] + head`: nothing of a layer's attention can be hidden
+//! behind the reads of its experts, because the router comes after it; all of the reading can be hidden behind computing
+//! experts, or the other way round. Of a prompt, `max(Σ read, Σ [trunk + experts])`: it uses nearly every expert, so that
+//! all of the reading can be hidden behind all of the computing. `read` is the bytes that the drive gave over what it can give with the same byte ranges at depth,
 //! measured beside; the other terms are the times that computing really took.
 
 use std::time::Duration;
@@ -17,6 +18,8 @@ pub struct Account {
 
 #[derive(Clone, Copy, Debug)]
 struct Layer {
+    /// Whether it was one of a prompt.
+    prompt: bool,
     /// Seconds outside the experts.
     trunk: f64,
     /// Seconds of computing experts.
@@ -95,6 +98,7 @@ impl Account {
     pub fn add(&mut self, cost: &LayerCost) {
         let (experts, blocked) = (cost.stream.computing, cost.stream.blocked);
         self.layers.push(Layer {
+            prompt: cost.prompt,
             trunk: cost.time.saturating_sub(experts + blocked).as_secs_f64(),
             experts: experts.as_secs_f64(),
             blocked: blocked.as_secs_f64(),
@@ -114,22 +118,31 @@ impl Account {
         // What is not of a layer is of the head, the embedding and the choice of tokens.
         let trunk = (time.as_secs_f64() - experts - blocked).max(sum(|layer| layer.trunk));
         let (mut by_drive, mut by_experts) = (0.0, 0.0);
-        let mut read_seconds = 0.0;
+        let (mut prompt_read, mut prompt_trunk, mut prompt_experts) = (0.0, 0.0, 0.0);
         for layer in &self.layers {
             let read = layer.read_bytes as f64 / drive_bytes_per_second;
-            read_seconds += read;
-            if read > layer.experts {
+            if layer.prompt {
+                prompt_read += read;
+                prompt_trunk += layer.trunk;
+                prompt_experts += layer.experts;
+            } else if read > layer.experts {
                 by_drive += read;
             } else {
                 by_experts += layer.experts;
             }
         }
+        let prompt_computing = prompt_trunk + prompt_experts;
+        let prompt_waits = (prompt_read - prompt_computing).max(0.0);
+        let by = match prompt_waits > 0.0 {
+            true => BoundBy::largest(by_drive + prompt_read, by_experts, trunk - prompt_trunk),
+            false => BoundBy::largest(by_drive, by_experts + prompt_experts, trunk),
+        };
         Bound {
-            seconds: trunk + by_drive + by_experts,
-            by: BoundBy::largest(by_drive, by_experts, trunk),
+            seconds: trunk + by_drive + by_experts + prompt_experts + prompt_waits,
+            by,
             trunk_seconds: trunk,
             expert_seconds: experts,
-            read_seconds,
+            read_seconds: sum(|layer| layer.read_bytes as f64) / drive_bytes_per_second,
             blocked_seconds: blocked,
         }
     }
@@ -194,7 +207,7 @@ mod tests {
         let ms = Duration::from_millis;
         let stream =
             StreamStats { read_bytes, computing: ms(computing), blocked: ms(blocked), ..StreamStats::default() };
-        LayerCost { layer: 0, batch_tokens: 1, time: ms(time), stream }
+        LayerCost { layer: 0, batch_tokens: 1, prompt: false, time: ms(time), stream }
     }
 
     #[test]
@@ -224,5 +237,19 @@ mod tests {
         near(bound.seconds, 0.009 + 0.006 + 0.007);
         assert_eq!(bound.by, BoundBy::Trunk);
         assert_eq!(account.bound(Duration::from_millis(23), 1e5).by, BoundBy::Drive);
+    }
+
+    #[test]
+    fn a_prompt_hides_the_shorter_of_all_reading_and_all_computing() {
+        let mut account = Account::default();
+        account.add(&LayerCost { prompt: true, ..cost(10, 2, 4, 9_000) }); // trunk 4, experts 2
+        account.add(&LayerCost { prompt: true, ..cost(10, 7, 1, 2_000) }); // trunk 2, experts 7
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} {b}");
+        let bound = account.bound(Duration::from_millis(23), 1e6); // 3 of them outside the layers
+        near(bound.seconds, 0.003 + 0.015); // 11 of reading are less
+        assert_eq!(bound.by, BoundBy::Experts);
+        let bound = account.bound(Duration::from_millis(23), 0.5e6);
+        near(bound.seconds, 0.003 + 0.022);
+        assert_eq!(bound.by, BoundBy::Drive);
     }
 }

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use outpour_kernels::reference::Reference;
 use outpour_kernels::{Ops, Tensor};
 use outpour_model::blocks::moe::Choices;
 use outpour_model::experts::StreamStats;
@@ -13,7 +14,7 @@ use outpour_model::{Batch, ExpertStream, Facts, Model, Run, State};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::plan::Plan;
 use outpour_store::probe::{Flow, ReadSpeed};
-use outpour_store::read::{Reader, Region};
+use outpour_store::read::{Pumped, Reader, Region};
 use outpour_store::residency::Residency;
 use outpour_store::slab::Slab;
 
@@ -23,6 +24,7 @@ use crate::lookahead::{Lookahead, LookaheadMode, LookaheadStats};
 use crate::observe::{LayerCost, Observer, Progress, Routes, SequenceId};
 use crate::scheduler::Scheduler;
 use crate::scratch::{HEAD_ROWS, Scratch, Stream};
+use crate::timeline::Timeline;
 
 /// What tokens are enqueued for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -85,6 +87,7 @@ pub struct Engine {
     pub(crate) scheduler: Scheduler,
     stats: Stats,
     identity: String,
+    timeline: Option<Timeline>,
 }
 
 impl Engine {
@@ -96,20 +99,21 @@ impl Engine {
     pub fn load(
         inspection: Inspection,
         options: &Options,
-        mut reader: Box<dyn Reader>,
+        reader: Box<dyn Reader>,
         progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<Engine, EngineError> {
         let plan = inspection.plan(options)?;
+        let mut reader = Box::new(Pumped::new(reader).map_err(EngineError::Thread)?);
         let ops = options.open_backend()?;
         let identity = inspection.identity(options, &*ops);
 
-        let mut weights = Weights::load(&inspection.checkpoint, ops.alloc_host(inspection.trunk_bytes)?);
+        let mut weights = Weights::load(&inspection.checkpoint, &inspection.trunk, &plan.trunk, &*ops)?;
         let model = inspection.build(&mut weights)?;
-        if weights.read_trunk(&mut *reader, progress)?.is_break() {
+        let tables = weights.take_tables();
+        let ControlFlow::Continue(trunk) = weights.read_trunk(&mut *reader, progress)? else {
             return Err(EngineError::Cancelled);
-        }
-        weights.check_tables(&*ops)?;
-        drop(weights);
+        };
+        tables.iter().try_for_each(|table| table.check(&*ops))?;
 
         let Inspection { checkpoint, layout, shapes, .. } = inspection;
         let mut sizes = layout.classes().to_vec();
@@ -118,7 +122,7 @@ impl Engine {
         let residency = Residency::new(slab, layout.clone(), &plan.class_pieces, model.facts().top_k);
         let scratch = Scratch::new(&*model, plan.chunk, &*ops)?;
         let lookahead = Lookahead::new(options.lookahead, model.facts().top_k);
-        let mut experts = ExpertStream::new(checkpoint.clone(), layout, shapes, residency, reader);
+        let mut experts = ExpertStream::new(checkpoint.clone(), layout, shapes, residency, trunk, reader);
         if options.lookahead == LookaheadMode::Off {
             experts.never_sweep_on();
         }
@@ -138,7 +142,15 @@ impl Engine {
             stats: Stats::default(),
             plan,
             identity,
+            timeline: None,
         })
+    }
+
+    /// Records every layer and operation from now on; reads are [`Timeline::reader`]'s.
+    pub fn record(&mut self, timeline: &Timeline) {
+        let ops = std::mem::replace(&mut self.ops, Box::new(Reference));
+        self.ops = timeline.ops(ops);
+        self.timeline = Some(timeline.clone());
     }
 
     /// The model's numbers.
@@ -373,6 +385,7 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let layers = self.model.facts().layers;
         let (began, stream_before) = (Instant::now(), self.experts.stats());
+        self.experts.enter_layer(layer)?;
         let mut run = Run {
             ops: &*self.ops,
             workspace: &mut self.scratch.workspace,
@@ -382,9 +395,14 @@ impl Engine {
             routes: &mut Routes(observer),
         };
         self.model.layer(layer, batch, &mut self.states, &stream.x, &mut run)?;
+        self.experts.leave_layer(layer)?;
         let batch_tokens = batch.len();
+        if let Some(timeline) = &self.timeline {
+            timeline.layer(layer, batch_tokens, began);
+        }
         let experts = self.experts.stats().since(&stream_before);
-        let cost = LayerCost { layer, batch_tokens, time: began.elapsed(), stream: experts };
+        let prompt = batch.spans.len() == 1 && batch_tokens > 1;
+        let cost = LayerCost { layer, batch_tokens, prompt, time: began.elapsed(), stream: experts };
         self.lookahead.learn(self.choices.chosen(), &cost);
         if layer + 1 < layers && (self.lookahead.is_on() || observer.wants_guesses()) {
             self.look_ahead(layer + 1, batch, &stream.x, observer)?;
@@ -458,6 +476,7 @@ impl Engine {
         x: &Tensor,
         observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
+        self.experts.enter_layer(layer)?;
         let guess = self.lookahead.guess_for(layer);
         self.model.guess(layer, &*self.ops, &mut self.scratch.workspace, x, guess);
         if observer.wants_guesses() {

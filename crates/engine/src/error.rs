@@ -53,6 +53,9 @@ pub enum EngineError {
         /// The width.
         width: usize,
     },
+    /// The system starts no thread.
+    #[error("the system starts no further thread ({0}): end other programs, or raise the limit (ulimit -u)")]
+    Thread(std::io::Error),
     /// There is nothing to compute.
     #[error("the prompt is empty: give at least one token")]
     NoTokens,

@@ -1,10 +1,11 @@
 //! Tokens a second before anything is loaded: rehearsed computing, and reading at the drive's measured speed.
 //!
 //! An answer: `Σ over layers of [trunk + max(read, experts)] + head`, token by token while the memory fills; what reading takes
-//! of the processors is added to the experts. A prompt: the
-//! same for a chunk, in which every expert that some token chose is read once. How often an expert is found in memory
+//! of the processors is added to the experts. A prompt: the same for a chunk, in which every expert that some token chose is read
+//! once; where those are nearly all, reading goes on while the next layer's trunk is computed. How often an expert is found in memory
 //! depends on the text; see [`Hits`].
 
+use outpour_model::experts::{EARLY_SHARE, SWEEP_SHARE};
 use outpour_store::layout::ExpertId;
 use outpour_store::plan::Plan;
 
@@ -59,17 +60,22 @@ pub struct Speed {
 /// Predicts a model's speed under a plan.
 pub fn forecast(inspection: &Inspection, plan: &Plan, rehearsal: &Rehearsal, drive: &DriveRate, ask: Ask) -> Forecast {
     let hits = Hits::new(inspection, plan, ask.hit_rate);
-    let model = Arithmetic { inspection, rehearsal, drive };
+    let of = |&layer: &usize| inspection.trunk.layers[layer] as f64;
+    let streamed = plan.trunk.streamed.iter().map(of).sum();
+    let model = Arithmetic { inspection, rehearsal, drive, streamed };
     let fits = plan.expert_slots >= inspection.layout.experts_total();
     let cold = hits.cold(ask.answer_tokens);
     let chunk = ask.prompt_tokens.min(plan.chunk).max(1);
-    // A sweep through all layers finds nothing of the sweep before, unless everything stays.
-    let swept = if fits { 1.0 } else { 0.0 };
+    // A sweep finds what the one before left, less what it passes through itself: a layer, and what is read early of the next.
+    let layer = (0..inspection.layout.layers()).map(|layer| inspection.layout.experts(layer)).max().unwrap_or(0) as f64;
+    let early = plan.expert_slots as f64 / EARLY_SHARE as f64;
+    let stays = plan.expert_slots as f64 - early - layer;
+    let swept = if fits { 1.0 } else { stays.max(0.0) / inspection.layout.experts_total().max(1) as f64 };
     Forecast {
         decode: model.answer(&[hits.warm()]),
         decode_cold: model.answer(&cold),
-        prefill: model.prompt(chunk, swept),
-        prefill_cold: model.prompt(chunk, 0.0),
+        prefill: model.prompt(chunk, swept, early),
+        prefill_cold: model.prompt(chunk, 0.0, early),
     }
 }
 
@@ -179,6 +185,13 @@ impl Time {
         self.trunk + self.by_drive + self.by_experts
     }
 
+    /// Adds what of the trunk is read, which nothing is taken to hide.
+    fn stream_trunk(&mut self, bytes: f64, bytes_per_second: f64) {
+        self.read += bytes / bytes_per_second;
+        self.by_drive += bytes / bytes_per_second;
+        self.read_bytes += bytes;
+    }
+
     /// However fast bursts are, all of it takes as long as a steady flow.
     fn sustain(&mut self, bytes_per_second: f64) {
         self.by_drive += (self.read_bytes / bytes_per_second - self.seconds()).max(0.0);
@@ -201,6 +214,8 @@ struct Arithmetic<'a> {
     inspection: &'a Inspection,
     rehearsal: &'a Rehearsal,
     drive: &'a DriveRate,
+    /// Bytes of the trunk that are read anew each time.
+    streamed: f64,
 }
 
 impl Arithmetic<'_> {
@@ -222,6 +237,7 @@ impl Arithmetic<'_> {
         let mut time = Time::default();
         for &rate in hit_rates {
             time.trunk += pass.head;
+            time.stream_trunk(self.streamed, self.drive.steady);
             for (seconds, experts, bytes) in self.layers(pass) {
                 time.trunk += seconds.trunk;
                 if experts == 0.0 {
@@ -242,24 +258,32 @@ impl Arithmetic<'_> {
         time.speed(tokens, hit_rates.iter().sum::<f64>() / tokens)
     }
 
-    /// A prompt's chunk of so many tokens.
-    fn prompt(&self, rows: usize, hit_rate: f64) -> Speed {
+    /// A prompt's chunk of so many tokens, which may read so many experts of the next layer early.
+    fn prompt(&self, rows: usize, hit_rate: f64, early: f64) -> Speed {
         let pass = &self.rehearsal.prompt;
         let top_k = self.inspection.facts().top_k as f64;
         let longer = rows as f64 / pass.rows as f64;
         let mut time = Time { trunk: pass.head, ..Time::default() };
+        let mut sweeps = false;
         for (seconds, experts, bytes) in self.layers(pass) {
-            time.trunk += longer * seconds.trunk;
+            let trunk = longer * seconds.trunk;
+            time.trunk += trunk;
             if experts == 0.0 {
+                sweeps = false;
                 continue;
             }
             // Experts that at least one row chose, if rows choose independently.
             let used = experts * (1.0 - (1.0 - top_k / experts).powi(rows as i32));
             let missing_bytes = used * (1.0 - hit_rate) * bytes;
             let computing = longer * seconds.experts + missing_bytes * self.drive.cpu_seconds_per_byte;
-            time.add(1.0, missing_bytes / self.drive.steady, computing, computing / used);
+            let read = missing_bytes / self.drive.steady;
+            let hidden = if sweeps { trunk.min(early * bytes / self.drive.steady).min(read) } else { 0.0 };
+            time.add(1.0, read - hidden, computing, computing / used);
+            time.read += hidden;
             time.read_bytes += missing_bytes;
+            sweeps = used >= SWEEP_SHARE * experts;
         }
+        time.stream_trunk(self.streamed, self.drive.steady);
         time.speed(rows as f64, hit_rate)
     }
 }

@@ -16,7 +16,7 @@ use outpour_model::{Facts, Model, gguf, packing, registry};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout};
 use outpour_store::packer::Packed;
-use outpour_store::plan::{Ask, ClassNeeds, Needs, Plan};
+use outpour_store::plan::{Ask, ClassNeeds, Needs, Plan, TrunkNeeds};
 use outpour_store::read;
 use serde_json::Value;
 
@@ -111,8 +111,8 @@ pub struct Inspection {
     /// Experts for each token by the model's own config; 0 in a dense model.
     top_k_own: usize,
     facts: Facts,
-    /// Bytes of the trunk buffer.
-    pub trunk_bytes: usize,
+    /// Bytes of the weights outside the experts.
+    pub trunk: TrunkNeeds,
     pub(crate) largest_tensor_bytes: usize,
     /// The trunk's matrices, by name.
     pub(crate) matrices: Vec<(String, StoredMatrix)>,
@@ -159,13 +159,13 @@ impl Inspection {
         if let Some(width) = widths.into_iter().find(|width| kv == DType::Q8 && !width.is_multiple_of(Q8_BLOCK)) {
             return Err(EngineError::Q8Width { width });
         }
-        let Measured { trunk_bytes, largest_tensor_bytes, matrices, layout, shapes } = weights.measured(facts.layers);
+        let Measured { trunk, largest_tensor_bytes, matrices, layout, shapes } = weights.measured(facts.layers);
         Ok(Inspection {
             checkpoint,
             config,
             top_k_own,
             facts,
-            trunk_bytes,
+            trunk,
             largest_tensor_bytes,
             matrices,
             layout: Arc::new(layout),
@@ -248,14 +248,14 @@ impl Inspection {
         let scratch = |chunk| Scratch::bytes(&*self.model, chunk);
         let sequence = |ctx, chunk| self.model.state_layout().slots(ctx, chunk);
         let ask = Ask { ram: options.ram, ctx: options.ctx, chunk: options.prefill_chunk };
-        Ok(Plan::new(&self.needs(options, self.trunk_bytes, &scratch, &sequence), ask)?)
+        Ok(Plan::new(&self.needs(options, self.trunk.clone(), &scratch, &sequence), ask)?)
     }
 
-    /// What the model needs, with a trunk of so many bytes; see [`Needs`] for `scratch` and `sequence`.
+    /// What the model needs, with such a trunk; see [`Needs`] for `scratch` and `sequence`.
     pub(crate) fn needs<'a>(
         &self,
         options: &Options,
-        trunk: usize,
+        trunk: TrunkNeeds,
         scratch: &'a dyn Fn(usize) -> usize,
         sequence: &'a dyn Fn(usize, usize) -> Vec<(usize, usize)>,
     ) -> Needs<'a> {
@@ -269,7 +269,7 @@ impl Inspection {
                 + options.beside
                 + self.tables_bytes()
                 + self.window_bytes()
-                + options.threads.unwrap_or(1) * THREAD_BYTES,
+                + (options.threads.unwrap_or(1) + READING_THREADS) * THREAD_BYTES,
             trunk,
             scratch,
             classes: self.layout.classes().iter().enumerate().map(class).collect(),
@@ -383,6 +383,8 @@ const PROCESS_BYTES: usize = 12 << 20;
 pub const PROBE_EXPERTS: usize = 8;
 /// Stack and scratch of a thread that computes.
 const THREAD_BYTES: usize = 256 << 10;
+/// The thread that keeps the drive at work.
+const READING_THREADS: usize = 1;
 /// A tensor's name, shape and place, with its share of the hash table (measured on 18,867 tensors).
 const TENSOR_ENTRY_BYTES: usize = 320;
 /// An expert's extents, slot, list entries and checksum.

@@ -18,6 +18,7 @@ mod scheduler;
 pub mod score;
 mod scratch;
 mod session;
+mod timeline;
 
 pub use engine::{Engine, Stats, Work};
 pub use error::EngineError;
@@ -25,3 +26,4 @@ pub use inspection::{Backend, Inspection, Numerics, Options, PROBE_EXPERTS};
 pub use lookahead::{LookaheadMode, LookaheadStats};
 pub use observe::{LayerCost, Observer, Progress, SequenceId};
 pub use session::Session;
+pub use timeline::Timeline;

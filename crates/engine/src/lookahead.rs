@@ -272,7 +272,7 @@ mod tests {
         for _ in 0..100 {
             lookahead.begin(true);
             lookahead.guess_for(1).splice(.., [7, 8, 9]);
-            lookahead.learn(&[7, 1, 9], &LayerCost { layer: 1, batch_tokens: 1, time: ms(9), stream });
+            lookahead.learn(&[7, 1, 9], &LayerCost { layer: 1, batch_tokens: 1, prompt: false, time: ms(9), stream });
         }
         lookahead.guess_for(2).splice(.., [4, 5, 6]);
         let (experts, limits) = lookahead.of_step(2000);

@@ -34,6 +34,8 @@ pub struct LayerCost {
     pub layer: usize,
     /// Tokens of the batch.
     pub batch_tokens: usize,
+    /// Whether they are of one prompt, and not steps of answers.
+    pub prompt: bool,
     /// The whole layer.
     pub time: Duration,
     /// What streaming did in it.

@@ -138,10 +138,13 @@ pub struct DriveRate {
     pub cpu_seconds_per_byte: f64,
 }
 
+/// What io_uring was measured to take of a processor: 13 ms for each GB (EXPERIMENTS.md).
+const CPU_SECONDS_PER_BYTE: f64 = 13e-12;
+
 impl DriveRate {
-    /// The same whatever is read, and it costs no processor's time.
+    /// The same whatever is read.
     pub fn constant(bytes_per_second: f64) -> DriveRate {
-        DriveRate { steady: bytes_per_second, bursts: Vec::new(), cpu_seconds_per_byte: 0.0 }
+        DriveRate { steady: bytes_per_second, bursts: Vec::new(), cpu_seconds_per_byte: CPU_SECONDS_PER_BYTE }
     }
 
     /// Reads so many together: between the numbers that were measured, in proportion to their logarithm.

@@ -15,10 +15,10 @@ use outpour_kernels::cpu::last_level_cache_bytes;
 use outpour_kernels::{Buffer, DType, Ops, Tensor};
 use outpour_model::blocks::moe::Choices;
 use outpour_model::state::BlockPool;
-use outpour_model::weights::{BackendRegion, Weights, allocate_region};
+use outpour_model::weights::{BackendRegion, TrunkStream, Weights, allocate_region};
 use outpour_model::{Batch, ExpertStream, Model, Run, State};
 use outpour_store::layout::ExpertId;
-use outpour_store::plan::{Ask, Plan};
+use outpour_store::plan::{Ask, Plan, TrunkNeeds};
 use outpour_store::read::{Completion, Read, Reader, ReaderCounts, Region};
 use outpour_store::residency::Residency;
 use outpour_store::slab::Slab;
@@ -31,8 +31,10 @@ use crate::scratch::{Scratch, Stream};
 /// What is timed.
 #[derive(Clone, Copy, Debug)]
 pub struct Extent {
-    /// Tokens of a prompt that are computed together; at most [`PROMPT_ROWS_MAX`] of them are rehearsed.
-    pub prompt_rows: usize,
+    /// Tokens of a prompt.
+    pub prompt_tokens: usize,
+    /// How many of them are computed together; at most [`PROMPT_ROWS_MAX`] of them are rehearsed.
+    pub prompt_chunk: usize,
     /// Tokens before a single one.
     pub context: usize,
     /// How long each kind of pass may take, once each kind of layer was timed.
@@ -82,16 +84,39 @@ impl Inspection {
         extent: Extent,
         progress: &mut dyn FnMut() -> ControlFlow<()>,
     ) -> Result<Rehearsal, EngineError> {
-        let rows = extent.prompt_rows.clamp(1, PROMPT_ROWS_MAX).min(self.facts().context_max);
-        let mut stage = Stage::set(self, options, rows, extent.context)?;
+        let tokens = extent.prompt_tokens.clamp(1, self.facts().context_max);
+        let rows = extent.prompt_chunk.clamp(1, PROMPT_ROWS_MAX).min(tokens);
+        // Attention costs in proportion to the past, so those in the middle of the prompt cost as much as all do on average.
+        let past = (tokens - rows) / 2;
+        let rehearsed_past = self.past_that_fits(past, rows);
+        let mut stage = Stage::set(self, options, rows, extent.context.max(rehearsed_past))?;
         let token = stage.pass(1, extent.context, extent.budget, SAMPLES_MIN, progress)?;
-        let prompt = stage.pass(rows, 0, extent.budget, 1, progress)?;
+        let mut prompt = stage.pass(rows, rehearsed_past, extent.budget, 1, progress)?;
+        if rehearsed_past < past {
+            let without = stage.pass(rows, 0, extent.budget, 1, progress)?;
+            let longer = past as f64 / rehearsed_past.max(1) as f64;
+            for (layer, without) in prompt.layers.iter_mut().zip(&without.layers) {
+                layer.trunk = without.trunk + longer * (layer.trunk - without.trunk).max(0.0);
+            }
+        }
         Ok(Rehearsal { token, prompt })
+    }
+
+    /// As much of a past as takes no more than [`PAST_BYTES`].
+    fn past_that_fits(&self, past: usize, rows: usize) -> usize {
+        let bytes = |tokens: usize| -> usize {
+            self.model().state_layout().slots(tokens, rows).into_iter().map(|(bytes, count)| bytes * count).sum()
+        };
+        let fits = |past: &usize| bytes(past + rows) <= bytes(rows) + PAST_BYTES;
+        std::iter::successors(Some(past), |past| (*past > 0).then_some(past / 2)).find(fits).unwrap_or(0)
     }
 }
 
 /// Times of each kind of layer at least, where they are short.
 const SAMPLES_MIN: usize = 3;
+/// Bytes of keys, values and states of the past that a prompt is rehearsed behind: with more, it is measured without and with
+/// that much.
+const PAST_BYTES: usize = 256 << 20;
 /// Bytes of experts among which a token finds its own: no cache holds them.
 const EXPERT_BYTES: usize = 256 << 20;
 /// Multiples of a token's experts that the slab holds.
@@ -114,12 +139,12 @@ impl Stage {
     fn set(inspection: &Inspection, options: &Options, rows: usize, context: usize) -> Result<Stage, EngineError> {
         let ops = options.open_backend()?;
         let mut noise = Noise(1);
-        let trunk_bytes = inspection.trunk_bytes.min((4 * last_level_cache_bytes()).max(EXPERT_BYTES));
+        let trunk_bytes = inspection.trunk.bytes().min((4 * last_level_cache_bytes()).max(EXPERT_BYTES));
         let trunk = ops.alloc_host(trunk_bytes.max(inspection.largest_tensor_bytes))?;
         noise.fill(&*ops, &trunk);
         let model = inspection.build(&mut Weights::fold(&inspection.checkpoint, trunk.clone()))?;
 
-        let plan = slab_plan(inspection, options, &*model, trunk.bytes(), rows, rows.max(context + 1))?;
+        let plan = slab_plan(inspection, options, &*model, trunk.bytes(), rows, context + rows)?;
         let layout = inspection.layout.clone();
         let mut sizes = layout.classes().to_vec();
         sizes.extend(model.state_layout().slot_bytes());
@@ -132,7 +157,14 @@ impl Stage {
         let (checkpoint, shapes) = (inspection.checkpoint.clone(), inspection.shapes.clone());
         let scratch = Scratch::new(&*model, rows, &*ops)?;
         Ok(Stage {
-            experts: ExpertStream::new(checkpoint, layout, shapes, residency, Box::new(Nothing::default())),
+            experts: ExpertStream::new(
+                checkpoint,
+                layout,
+                shapes,
+                residency,
+                TrunkStream::default(),
+                Box::new(Nothing::default()),
+            ),
             choices: Choices::default(),
             blocks: BlockPool::default(),
             kinds: kinds(inspection),
@@ -249,7 +281,8 @@ fn slab_plan(
 ) -> Result<Plan, EngineError> {
     let scratch = |chunk| Scratch::bytes(model, chunk);
     let sequence = |ctx, chunk| model.state_layout().slots(ctx, chunk);
-    let needs = inspection.needs(options, trunk, &scratch, &sequence);
+    let folded = TrunkNeeds { fixed: trunk, layers: Vec::new() };
+    let needs = inspection.needs(options, folded, &scratch, &sequence);
     let experts: usize = needs
         .classes
         .iter()

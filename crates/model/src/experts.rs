@@ -1,4 +1,5 @@
-//! Routed experts on their way from the drive to the operations that use them.
+//! Weights on their way from the drive to the operations that use them: the routed experts, and the layers of a trunk that
+//! does not fit.
 //!
 //! A layer asks for its experts in waves. [`ExpertStream::request`] pins those that are resident and sends out the
 //! reads of all the others together; [`ExpertStream::next_ready`] hands out experts as they become usable, resident
@@ -17,7 +18,7 @@ use outpour_store::residency::{Place, Residency};
 use outpour_store::slab::SlotId;
 use outpour_store::{Result, StoreError};
 
-use crate::weights::{BackendRegion, ExpertShape};
+use crate::weights::{BackendRegion, ExpertShape, TrunkPlace, TrunkStream};
 
 /// Is told of every choice of experts: one call a layer and batch.
 pub trait RouteSink {
@@ -71,7 +72,10 @@ impl StreamStats {
 }
 
 /// Share of a layer's experts from which on its neighbour is taken to use all of its own.
-const SWEEP_SHARE: f64 = 0.98;
+pub const SWEEP_SHARE: f64 = 0.98;
+
+/// One in so many slots may hold a prompt's experts of the next layer.
+pub const EARLY_SHARE: usize = 4;
 
 /// Of an expert that is not read.
 const NO_TAG: u64 = u64::MAX;
@@ -82,6 +86,7 @@ pub struct ExpertStream {
     layout: Arc<ExpertLayout>,
     shapes: Vec<Option<ExpertShape>>,
     residency: Residency,
+    trunk: TrunkStream,
     reader: Box<dyn Reader>,
     wants: Vec<Want>,
     /// Read, or being read, before anybody asked.
@@ -145,15 +150,16 @@ enum Stage {
 }
 
 impl ExpertStream {
-    /// A stream over the experts that `layout` describes.
+    /// A stream over the experts that `layout` describes, and over `trunk`.
     pub fn new(
         checkpoint: Arc<Checkpoint>,
         layout: Arc<ExpertLayout>,
         shapes: Vec<Option<ExpertShape>>,
         residency: Residency,
+        trunk: TrunkStream,
         mut reader: Box<dyn Reader>,
     ) -> Self {
-        residency.regions().for_each(|region| reader.register(region));
+        residency.regions().chain(trunk.region()).for_each(|region| reader.register(region));
         // A layer's experts may all be wanted at once.
         let wants_max = (0..layout.layers()).map(|layer| layout.experts(layer)).max().unwrap_or(0);
         ExpertStream {
@@ -161,6 +167,7 @@ impl ExpertStream {
             layout,
             shapes,
             residency,
+            trunk,
             reader,
             wants: Vec::with_capacity(wants_max),
             early: Vec::with_capacity(wants_max),
@@ -209,6 +216,38 @@ impl ExpertStream {
     /// Experts of a layer that could be asked for now.
     pub fn available(&self, layer: usize) -> usize {
         self.residency.available(layer)
+    }
+
+    /// Has the weights of a layer outside its experts in memory, waiting for them where they are not.
+    ///
+    /// # Errors
+    /// When a read failed for good; every read is then finished and every expert released.
+    pub fn enter_layer(&mut self, layer: usize) -> Result<()> {
+        loop {
+            match self.trunk.locate(layer) {
+                TrunkPlace::Here => return Ok(()),
+                TrunkPlace::Elsewhere => self.read_trunk(layer)?,
+                TrunkPlace::Awaited => {
+                    let blocked = Instant::now();
+                    self.collect(true)?;
+                    self.stats.blocked += blocked.elapsed();
+                }
+            }
+        }
+    }
+
+    /// A layer is computed: where its weights do not stay, those of a later one are read into their place.
+    ///
+    /// # Errors
+    /// When the reader refuses the reads.
+    pub fn leave_layer(&mut self, layer: usize) -> Result<()> {
+        self.trunk.after(layer).map_or(Ok(()), |next| self.read_trunk(next))
+    }
+
+    fn read_trunk(&mut self, layer: usize) -> Result<()> {
+        self.reads.clear();
+        self.trunk.begin(layer, self.checkpoint.files(), &mut self.reads);
+        self.send("weights of a layer")
     }
 
     /// Asks for experts of a layer. All that are not resident go out as one batch of reads, and this returns at once.
@@ -355,9 +394,9 @@ impl ExpertStream {
         self.sweeps_on = false;
     }
 
-    /// How much of a layer a prompt reads early: a quarter of what memory holds.
+    /// How much of a layer a prompt reads early: a share of what memory holds.
     pub fn sweep_limits(&self, layer: usize) -> EarlyLimits {
-        let slots = if self.layout.experts(layer) > 0 { self.residency.slots(layer) / 4 } else { 0 };
+        let slots = if self.layout.experts(layer) > 0 { self.residency.slots(layer) / EARLY_SHARE } else { 0 };
         EarlyLimits { bytes: u64::MAX, slots }
     }
 
@@ -472,6 +511,11 @@ impl ExpertStream {
     }
 
     fn complete(&mut self, completion: Completion) -> Result<()> {
+        if TrunkStream::is_tag(completion.tag) {
+            let bytes = self.trunk.complete(completion.tag, completion.result, self.checkpoint.files())?;
+            self.stats.read_bytes += bytes as u64;
+            return Ok(());
+        }
         let tag = completion.tag - completion.tag % PARTS_MAX as u64;
         if let Some(want) = self.wants.iter_mut().find(|want| want.tag == tag) {
             return match completion.result {
@@ -521,6 +565,7 @@ impl ExpertStream {
             }
         }
         self.done.clear();
+        self.trunk.abandon();
         self.stop_clock();
         self.stop_layer_clock();
         for early in self.early.drain(..) {
@@ -565,6 +610,7 @@ fn read_error(read: &Read, what: String, why: String) -> StoreError {
 impl Drop for ExpertStream {
     fn drop(&mut self) {
         self.abandon();
-        self.residency.regions().for_each(|region| self.reader.unregister(region));
+        let regions = self.residency.regions().chain(self.trunk.region());
+        regions.for_each(|region| self.reader.unregister(region));
     }
 }

@@ -3,29 +3,34 @@
 //!
 //! A family is built twice from the same lines. First over [`Weights::measure`]: nothing is read, sizes and layouts
 //! become known, and the plan is made from them. Then over [`Weights::load`], which places every tensor in a trunk
-//! buffer and reads it. [`Weights::declare`] needs no checkpoint at all: it collects names and shapes; and
+//! buffer and reads it, but for those of layers that are to be streamed ([`TrunkStream`]). [`Weights::declare`] needs no checkpoint at all: it collects names and shapes; and
 //! [`Weights::fold`] lets tensors share a smaller buffer, to measure how long computing with such shapes takes.
 
 mod experts;
 mod region;
 mod stored;
+mod trunk;
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use outpour_kernels::{Buffer, DType, GgmlType, Matrix, Ops, RmsNorm, Tensor};
+use outpour_kernels::{Buffer, DType, GgmlType, Matrix, Ops, OpsError, RmsNorm, Tensor};
+use outpour_store::Result as StoreResult;
 use outpour_store::checkpoint::{Checkpoint, StoredType, TensorInfo};
 use outpour_store::layout::{ExpertLayout, Extent};
+use outpour_store::plan::{TrunkNeeds, TrunkPlan};
 use outpour_store::read::{Completion, Read, Reader};
-use outpour_store::{Result as StoreResult, StoreError};
 
 pub use experts::{ExpertShape, ExpertsOf};
 pub use region::{BackendRegion, allocate_region};
 pub use stored::StoredMatrix;
+pub(crate) use trunk::TrunkPlace;
+pub use trunk::TrunkStream;
 
 use crate::config::ModelError;
 use crate::gguf;
 use region::backend_region;
+use trunk::{Places, TrunkRead, layer_of};
 
 /// Reads of the trunk in flight together.
 const TRUNK_READS: usize = 16;
@@ -85,30 +90,44 @@ impl Norms {
 /// Gives a family its weights.
 pub struct Weights<'a> {
     checkpoint: Option<&'a Checkpoint>,
-    trunk: Option<Buffer>,
-    trunk_bytes: usize,
-    /// Whether tensors that reach behind the trunk's end begin at its start again.
-    folded: bool,
+    places: Places,
     reads: Vec<TrunkRead>,
     declared: Vec<Declared>,
     matrices: Vec<(String, StoredMatrix)>,
     experts: Vec<Option<(ExpertShape, Vec<Extent>)>>,
-    tables: Vec<(String, Tensor, usize)>,
+    tables: Vec<Table>,
 }
 
-struct TrunkRead {
+/// A table of whole numbers, and what they are below.
+pub struct Table {
     name: String,
-    file: usize,
-    offset: u64,
-    bytes: usize,
-    needed: usize,
-    at: usize,
+    tensor: Tensor,
+    below: usize,
+}
+
+impl Table {
+    /// Checks what it holds.
+    ///
+    /// # Errors
+    /// Names it where that is something else.
+    pub fn check(&self, ops: &dyn Ops) -> Result<(), ModelError> {
+        let Table { name, tensor, below } = self;
+        let mut bytes = vec![0; tensor.bytes()];
+        ops.fetch(tensor, &mut bytes).wait();
+        let mut numbers = bytes.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
+        match numbers.find(|number| !(0..*below as i64).contains(number)) {
+            None => Ok(()),
+            Some(number) => Err(ModelError::Tensor(format!(
+                "tensor {name} names {number} of {below} experts; it is damaged: download it again"
+            ))),
+        }
+    }
 }
 
 /// What a first pass found out.
 pub struct Measured {
-    /// Bytes of the trunk buffer.
-    pub trunk_bytes: usize,
+    /// Bytes of the trunk.
+    pub trunk: TrunkNeeds,
     /// Bytes of its largest tensor, rounding to alignment included: what [`Weights::fold`] needs at least.
     pub largest_tensor_bytes: usize,
     /// The trunk's matrices, by the names that the family asked for.
@@ -122,31 +141,37 @@ pub struct Measured {
 impl<'a> Weights<'a> {
     /// Collects names and shapes only.
     pub fn declare() -> Self {
-        Weights::new(None, None)
+        Weights::new(None, Places::measure())
     }
 
     /// Checks names, shapes and types, and adds up sizes.
     pub fn measure(checkpoint: &'a Checkpoint) -> Self {
-        Weights::new(Some(checkpoint), None)
+        Weights::new(Some(checkpoint), Places::measure())
     }
 
-    /// Places the trunk in `trunk`, which has the size that the measuring pass found.
-    pub fn load(checkpoint: &'a Checkpoint, trunk: Buffer) -> Self {
-        Weights::new(Some(checkpoint), Some(trunk))
+    /// Places the trunk as planned, with the sizes that the measuring pass found.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn load(
+        checkpoint: &'a Checkpoint,
+        needs: &TrunkNeeds,
+        plan: &TrunkPlan,
+        ops: &dyn Ops,
+    ) -> Result<Self, OpsError> {
+        Ok(Weights::new(Some(checkpoint), Places::load(needs, plan, ops)?))
     }
 
     /// Places the trunk in `trunk`, which holds its largest tensor at least: what does not fit behind the last one begins at
     /// the start again, over what lies there. Shapes and types are the checkpoint's, values are whatever the buffer holds.
     pub fn fold(checkpoint: &'a Checkpoint, trunk: Buffer) -> Self {
-        Weights { folded: true, ..Weights::new(Some(checkpoint), Some(trunk)) }
+        Weights::new(Some(checkpoint), Places::fold(trunk))
     }
 
-    fn new(checkpoint: Option<&'a Checkpoint>, trunk: Option<Buffer>) -> Self {
+    fn new(checkpoint: Option<&'a Checkpoint>, places: Places) -> Self {
         Weights {
             checkpoint,
-            trunk,
-            trunk_bytes: 0,
-            folded: false,
+            places,
             reads: Vec::new(),
             declared: Vec::new(),
             matrices: Vec::new(),
@@ -244,27 +269,15 @@ impl<'a> Weights<'a> {
                 info.dtype
             )));
         }
-        let table = self.place(name, info, &shape, DType::U8);
-        self.tables.push((on_disk, table.clone(), below));
-        Ok(table)
+        // Of no layer: it is checked once, so it stays.
+        let tensor = self.place(None, name, info, &shape, DType::U8);
+        self.tables.push(Table { name: on_disk, tensor: tensor.clone(), below });
+        Ok(tensor)
     }
 
-    /// Checks what tables hold, once the trunk was read.
-    ///
-    /// # Errors
-    /// Names the table that holds something else.
-    pub fn check_tables(&self, ops: &dyn Ops) -> Result<(), ModelError> {
-        for (name, table, below) in &self.tables {
-            let mut bytes = vec![0; table.bytes()];
-            ops.fetch(table, &mut bytes).wait();
-            let numbers = bytes.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
-            if let Some(number) = numbers.into_iter().find(|number| !(0..*below as i64).contains(number)) {
-                return Err(ModelError::Tensor(format!(
-                    "tensor {name} names {number} of {below} experts; it is damaged: download it again"
-                )));
-            }
-        }
-        Ok(())
+    /// The tables, to be checked once the trunk was read.
+    pub fn take_tables(&mut self) -> Vec<Table> {
+        std::mem::take(&mut self.tables)
     }
 
     fn plain(&mut self, name: &str, shape: &[usize], kind: DeclaredKind) -> Result<Tensor, ModelError> {
@@ -274,37 +287,34 @@ impl<'a> Weights<'a> {
             return Ok(Tensor::new(Buffer::unbacked(2 * elements), 0, shape, DType::Bf16));
         };
         let (info, dtype) = find(checkpoint, name, shape)?;
-        Ok(self.place(name, info, shape, dtype))
+        Ok(self.place(layer_of(name), name, info, shape, dtype))
     }
 
     /// A part of a quantised matrix, which is bytes to us.
     fn tensor_stored(&mut self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, ModelError> {
         let checkpoint = self.checkpoint.expect("invariant: only a checkpoint has stored tensors");
         let (_, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
-        Ok(self.place(name, info, shape, dtype))
+        Ok(self.place(layer_of(name), name, info, shape, dtype))
     }
 
     /// Gives a tensor its place in the trunk, and notes its read.
-    fn place(&mut self, name: &str, info: &TensorInfo, shape: &[usize], dtype: DType) -> Tensor {
+    fn place(&mut self, layer: Option<usize>, name: &str, info: &TensorInfo, shape: &[usize], dtype: DType) -> Tensor {
         let align = self.checkpoint.map_or(1, |checkpoint| checkpoint.files()[info.file].align()) as u64;
         let (start, end) = (info.offset / align * align, (info.offset + info.bytes).next_multiple_of(align));
-        let mut at = self.trunk_bytes.next_multiple_of(align as usize);
         let within = (info.offset - start) as usize;
-        let room = self.trunk.as_ref().filter(|_| self.folded).map_or(usize::MAX, Buffer::bytes);
-        if at + (end - start) as usize > room {
-            at = 0;
-        }
-        self.trunk_bytes = at + (end - start) as usize;
+        let bytes = (end - start) as usize;
+        let (buffer, at) = self.places.place(layer, bytes, align as usize);
         self.reads.push(TrunkRead {
             name: name.to_owned(),
+            layer,
             file: info.file,
             offset: start,
-            bytes: (end - start) as usize,
+            bytes,
             needed: within + info.bytes as usize,
             at,
         });
-        match &self.trunk {
-            Some(trunk) => Tensor::new(trunk.clone(), at + within, shape, dtype),
+        match buffer {
+            Some(buffer) => Tensor::new(buffer, at + within, shape, dtype),
             None => Tensor::new(Buffer::unbacked(info.bytes as usize), 0, shape, dtype),
         }
     }
@@ -347,7 +357,7 @@ impl<'a> Weights<'a> {
         let (shapes, extents) = experts.into_iter().map(of_layer).unzip();
         let files = self.checkpoint.map_or(&[][..], Checkpoint::files);
         Measured {
-            trunk_bytes: self.trunk_bytes,
+            trunk: self.places.needs(layers),
             largest_tensor_bytes: self.reads.iter().map(|read| read.bytes).max().unwrap_or(0),
             matrices: self.matrices,
             layout: ExpertLayout::new(extents, files),
@@ -355,37 +365,26 @@ impl<'a> Weights<'a> {
         }
     }
 
-    /// Reads the trunk. `progress` is told the bytes read so far and in all, and may break off.
+    /// Reads what of the trunk stays in memory, and says how to read the rest. `progress` is told the bytes read so far and in
+    /// all, and may break off.
     ///
     /// # Errors
     /// When a read fails.
     pub fn read_trunk(
-        &self,
+        self,
         reader: &mut dyn Reader,
         progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
-    ) -> StoreResult<ControlFlow<()>> {
-        let (Some(checkpoint), Some(trunk)) = (self.checkpoint, self.trunk.clone()) else {
-            return Ok(ControlFlow::Continue(()));
+    ) -> StoreResult<ControlFlow<(), TrunkStream>> {
+        let Some(checkpoint) = self.checkpoint else { return Ok(ControlFlow::Continue(TrunkStream::default())) };
+        let (resident, streamed) = self.places.divide(self.reads);
+        let stream = TrunkStream::new(&self.places, streamed)?;
+        let Some(region) = self.places.resident().map(backend_region).transpose()? else {
+            return Ok(ControlFlow::Continue(stream));
         };
-        let region = backend_region(trunk)?;
-        let total: u64 = self.reads.iter().map(|read| read.needed as u64).sum();
-        let as_read = |(tag, read): (usize, &TrunkRead)| Read {
-            tag: tag as u64,
-            file: checkpoint.files()[read.file].clone(),
-            offset: read.offset,
-            bytes: read.bytes,
-            needed: read.needed,
-            region: region.clone(),
-            at: read.at,
-        };
-        let reads: Vec<Read> = self.reads.iter().enumerate().map(as_read).collect();
-        let failed = |read: &Read, why: std::io::Error| StoreError::Read {
-            path: read.file.path().to_owned(),
-            what: self.reads[read.tag as usize].name.clone(),
-            offset: read.offset,
-            bytes: read.bytes,
-            why: why.to_string(),
-        };
+        let total: u64 = resident.iter().map(|read| read.needed as u64).sum();
+        let reads: Vec<Read> =
+            resident.iter().zip(0..).map(|(read, tag)| read.read(checkpoint.files(), &region, tag)).collect();
+        let failed = |read: &Read, why: std::io::Error| resident[read.tag as usize].failed(read, &why);
         let mut read_bytes = 0;
         let mut done: Vec<Completion> = Vec::new();
         // A bounded number at a time, so that progress is told.
@@ -403,7 +402,7 @@ impl<'a> Weights<'a> {
                 return Ok(ControlFlow::Break(()));
             }
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(ControlFlow::Continue(stream))
     }
 }
 

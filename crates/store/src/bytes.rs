@@ -1,4 +1,5 @@
-//! Amounts of memory as people write them: `24G` is 24 GiB, as in cgroups and `free -h`.
+//! Amounts of memory as people write them: `24G` is 24 GiB, as in cgroups and `free -h`; and speeds of drives: `7G` is 7 GB/s,
+//! as on their boxes.
 
 use std::fmt;
 
@@ -26,27 +27,49 @@ impl std::str::FromStr for Bytes {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let problem =
             || format!("{text:?} is no amount of memory: give bytes, or a number with K, M, G or T, as in 24G or 512M");
-        let trimmed = text.trim();
-        let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
-        let (number, unit) = trimmed.split_at(digits);
-        let unit = unit.trim().to_ascii_uppercase();
-        let shift = match unit.strip_suffix("IB").or(unit.strip_suffix('B')).unwrap_or(&unit) {
-            "" => 0,
-            "K" => 10,
-            "M" => 20,
-            "G" => 30,
-            "T" => 40,
-            _ => return Err(problem()),
-        };
-        let number: f64 = number.parse().map_err(|_| problem())?;
-        let bytes = number * (1u64 << shift) as f64;
+        let (number, unit) = number_and_unit(text).ok_or_else(problem)?;
+        let unit = unit.strip_suffix("IB").or(unit.strip_suffix('B')).unwrap_or(&unit);
+        let power = power_of(unit).ok_or_else(problem)?;
+        let bytes = number * 1024f64.powi(power);
         if bytes.is_finite() && bytes < (1u64 << 50) as f64 { Ok(Bytes(bytes as u64)) } else { Err(problem()) }
     }
 }
 
+/// Bytes a second, with decimal units.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Rate(pub f64);
+
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let problem = || {
+            format!("{text:?} is no speed of a drive: give bytes a second, or a number with M or G, as in 2.5G or 900M")
+        };
+        let (number, unit) = number_and_unit(text).ok_or_else(problem)?;
+        let unit = unit.strip_suffix("/S").unwrap_or(&unit);
+        let power = power_of(unit.strip_suffix('B').unwrap_or(unit)).ok_or_else(problem)?;
+        let rate = number * 1000f64.powi(power);
+        if rate > 0.0 && rate < 1e15 { Ok(Rate(rate)) } else { Err(problem()) }
+    }
+}
+
+/// `2.5 gB` as 2.5 and `GB`.
+fn number_and_unit(text: &str) -> Option<(f64, String)> {
+    let trimmed = text.trim();
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(digits);
+    Some((number.parse().ok()?, unit.trim().to_ascii_uppercase()))
+}
+
+/// Thousands, or 1024s, that a letter multiplies by.
+fn power_of(unit: &str) -> Option<i32> {
+    ["", "K", "M", "G", "T"].iter().position(|&known| known == unit).map(|power| power as i32)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Bytes;
+    use super::{Bytes, Rate};
 
     #[test]
     fn amounts_are_read_as_people_write_them() {
@@ -62,6 +85,16 @@ mod tests {
         }
         for text in ["", "G", "-1", "12X", "1e99T", "inf", "nan", "1..2M"] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn speeds_are_decimal() {
+        for (text, rate) in [("7G", 7e9), ("2.5GB/s", 2.5e9), ("900 MB", 9e8), ("1250000", 1.25e6)] {
+            assert_eq!(text.parse(), Ok(Rate(rate)), "{text}");
+        }
+        for text in ["", "0", "G", "-1G", "7GiB/s", "7G/h", "inf"] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
         }
     }
 

@@ -17,8 +17,8 @@ const PIECES: usize = 64;
 pub struct Needs<'a> {
     /// What the process holds beside its buffers: code, tokenizer, tables, stacks.
     pub process: usize,
-    /// Weights that stay resident.
-    pub trunk: usize,
+    /// Weights outside the experts.
+    pub trunk: TrunkNeeds,
     /// Activations for a chunk of so many tokens.
     pub scratch: &'a dyn Fn(usize) -> usize,
     /// Experts by slot size.
@@ -27,6 +27,72 @@ pub struct Needs<'a> {
     pub sequence: &'a dyn Fn(usize, usize) -> Vec<(usize, usize)>,
     /// The model's longest context.
     pub context_max: usize,
+}
+
+/// Bytes of the weights outside the experts, each a multiple of [`TRUNK_ALIGN`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrunkNeeds {
+    /// Of no layer: embedding, head, last norm.
+    pub fixed: usize,
+    /// By layer.
+    pub layers: Vec<usize>,
+}
+
+/// What a layer of the trunk begins at a multiple of.
+pub const TRUNK_ALIGN: usize = 4096;
+/// Layers of a trunk that does not fit, that are in memory at one time: one is computed while the next one is read.
+pub const WINDOW_LAYERS: usize = 2;
+
+impl TrunkNeeds {
+    /// All of it.
+    pub fn bytes(&self) -> usize {
+        self.fixed + self.layers.iter().sum::<usize>()
+    }
+
+    /// The trunk wholly in memory.
+    fn resident(&self) -> TrunkPlan {
+        TrunkPlan { resident: self.bytes(), slot_bytes: 0, streamed: Vec::new() }
+    }
+
+    /// As many layers in memory as fit in so many bytes, which hold at least the window and what is of no layer.
+    fn pinned_within(&self, bytes: usize) -> TrunkPlan {
+        let plans = (1..=self.layers.len()).map(|count| self.streaming(count));
+        let all = self.streaming(self.layers.len());
+        plans.into_iter().find(|plan| plan.bytes() <= bytes).unwrap_or(all)
+    }
+
+    /// So many layers streamed, evenly among the others, so that one can be read while others are computed.
+    fn streaming(&self, count: usize) -> TrunkPlan {
+        let layers = self.layers.len();
+        let is_streamed = |layer: &usize| (layer + 1) * count / layers > layer * count / layers;
+        let streamed: Vec<usize> = (0..layers).filter(is_streamed).collect();
+        let bytes: usize = streamed.iter().map(|&layer| self.layers[layer]).sum();
+        let slot_bytes = streamed.iter().map(|&layer| self.layers[layer]).max().unwrap_or(0);
+        TrunkPlan { resident: self.bytes() - bytes, slot_bytes, streamed }
+    }
+}
+
+/// Where the weights outside the experts are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrunkPlan {
+    /// Bytes that stay in memory.
+    pub resident: usize,
+    /// Layers whose weights are read anew each time that they are computed, ascending: none where the trunk fits.
+    pub streamed: Vec<usize>,
+    /// Bytes of each of the [`WINDOW_LAYERS`] places that they pass through.
+    pub slot_bytes: usize,
+}
+
+impl TrunkPlan {
+    /// Bytes of those places.
+    pub fn window(&self) -> usize {
+        WINDOW_LAYERS * self.slot_bytes
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.resident + self.window()
+    }
 }
 
 /// Experts of one slot size.
@@ -69,6 +135,8 @@ pub struct Plan {
     pub minimum_ram: usize,
     /// Every buffer; their sum is at most `ram`.
     pub buffers: Vec<Line>,
+    /// Where the weights outside the experts are.
+    pub trunk: TrunkPlan,
     /// Bytes of each piece of the slab.
     pub piece_bytes: usize,
     /// Pieces of the slab.
@@ -113,8 +181,10 @@ impl Plan {
             return Err(StoreError::Other(problem));
         }
         let slab_min = needs.pieces_min(piece_min, ctx_min, chunk_min) * piece_min;
-        let fixed_min = needs.process + needs.trunk + (needs.scratch)(chunk_min);
-        let minimum_ram = fixed_min + slab_min;
+        let least = needs.process + (needs.scratch)(chunk_min) + slab_min;
+        let whole = needs.trunk.resident();
+        let all_streamed = needs.trunk.streaming(needs.trunk.layers.len());
+        let minimum_ram = least + whole.bytes().min(all_streamed.bytes());
         if ask.ram < minimum_ram {
             let show = |bytes: usize| Bytes(bytes as u64);
             return Err(StoreError::RamTooSmall {
@@ -122,18 +192,23 @@ impl Plan {
                 minimum: format!("{minimum_ram} bytes, {}", show(minimum_ram)),
                 uses: format!(
                     "trunk {}, one layer's experts and {ctx_min} tokens of context {}, scratch {}, process {}",
-                    show(needs.trunk),
+                    show(whole.bytes().min(all_streamed.bytes())),
                     show(slab_min),
                     show((needs.scratch)(chunk_min)),
                     show(needs.process)
                 ),
             });
         }
-        // Larger chunks and contexts are offered from what the minimum leaves.
-        let beside_trunk = ask.ram - needs.process - needs.trunk;
+        // Larger chunks and contexts are offered from what the minimum leaves. Where not all of the trunk fits, each chunk of a
+        // prompt reads its rest anew, and chunks come first.
+        let fits = ask.ram >= least + whole.bytes();
+        let beside_trunk = ask.ram - needs.process - if fits { whole.bytes() } else { all_streamed.bytes() };
         let affordable = |chunk: usize| {
             let scratch = (needs.scratch)(chunk);
-            scratch <= beside_trunk / 4 && beside_trunk - scratch >= slab_min
+            match fits {
+                true => scratch <= beside_trunk / 4 && beside_trunk - scratch >= slab_min,
+                false => scratch <= (beside_trunk - slab_min) / 2,
+            }
         };
         let chunk = ask.chunk.map(|_| chunk_min).unwrap_or_else(|| {
             let mut chunk = chunk_min;
@@ -143,9 +218,10 @@ impl Plan {
             chunk
         });
         let scratch = (needs.scratch)(chunk);
-        let slab = beside_trunk - scratch;
+        let trunk = if fits { whole } else { needs.trunk.pinned_within(ask.ram - needs.process - scratch - slab_min) };
+        let slab = ask.ram - needs.process - trunk.bytes() - scratch;
         let ctx = ask.ctx.unwrap_or_else(|| needs.default_context(slab, ctx_min, chunk));
-        needs.divide(ask.ram, minimum_ram, ctx, chunk, scratch, slab)
+        needs.divide(ask.ram, minimum_ram, (ctx, chunk), scratch, trunk, slab)
     }
 
     /// Sum of all buffers.
@@ -207,9 +283,9 @@ impl Needs<'_> {
         &self,
         ram: usize,
         minimum_ram: usize,
-        ctx: usize,
-        chunk: usize,
+        (ctx, chunk): (usize, usize),
         scratch: usize,
+        trunk: TrunkPlan,
         slab: usize,
     ) -> Result<Plan> {
         let (piece_bytes, pieces) = self.pieces(slab, ctx, chunk);
@@ -235,17 +311,18 @@ impl Needs<'_> {
         let slots =
             |(pieces, class): (&usize, &ClassNeeds)| (pieces * (piece_bytes / class.slot_bytes)).min(class.experts);
         let expert_slots = class_pieces.iter().zip(&self.classes).map(slots).sum();
-        let buffers = vec![
-            Line { name: "process", bytes: self.process },
-            Line { name: "trunk", bytes: self.trunk },
-            Line { name: "scratch", bytes: scratch },
-            Line { name: "slab", bytes: pieces * piece_bytes },
-        ];
+        let line = |name, bytes| Line { name, bytes };
+        let mut buffers = vec![line("process", self.process), line("trunk", trunk.resident)];
+        if trunk.window() > 0 {
+            buffers.push(line("trunk window", trunk.window()));
+        }
+        buffers.extend([line("scratch", scratch), line("slab", pieces * piece_bytes)]);
         let context_bytes = self.context_pieces(piece_bytes, ctx, chunk) * piece_bytes;
         Ok(Plan {
             ram,
             minimum_ram,
             buffers,
+            trunk,
             piece_bytes,
             pieces,
             class_pieces,
@@ -284,7 +361,7 @@ mod tests {
     fn needs(scratch: &dyn Fn(usize) -> usize) -> Needs<'_> {
         Needs {
             process: 16 * MIB,
-            trunk: 100 * MIB,
+            trunk: TrunkNeeds { fixed: 20 * MIB, layers: vec![8 * MIB; 10] },
             scratch,
             classes: vec![
                 ClassNeeds { slot_bytes: 2 * MIB, experts: 1000, at_once: 8 },

@@ -8,6 +8,7 @@ pub(crate) mod direct;
 mod mirror;
 mod parts;
 pub mod pread;
+mod pumped;
 mod retry;
 #[cfg(target_os = "linux")]
 pub mod uring;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 pub use crate::checkpoint::SourceFile;
 pub use mirror::Mirror;
+pub use pumped::Pumped;
 pub use retry::Retrying;
 
 /// Memory that reads may land in: its address stays valid, and is the host's, until it is dropped.

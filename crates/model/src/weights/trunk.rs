@@ -1,0 +1,268 @@
+//! The weights outside the experts: where they lie in memory, and how those of layers that do not fit pass through it.
+//!
+//! Each streamed layer has one of two places for all of its tensors, by turns. While a layer is computed in one of them, the
+//! next one is read into the other. The order of layers is always the same, so nothing is guessed: only a batch that goes
+//! through the layers while another one is between two of them finds a place taken, and waits for its weights once more.
+
+use std::sync::Arc;
+
+use outpour_kernels::{Buffer, Ops, OpsError};
+use outpour_store::plan::{TRUNK_ALIGN, TrunkNeeds, TrunkPlan, WINDOW_LAYERS};
+use outpour_store::read::{Read, Region, SourceFile};
+use outpour_store::{Result, StoreError};
+
+use super::region::backend_region;
+
+/// The layer that a tensor is of, by its name.
+pub(super) fn layer_of(name: &str) -> Option<usize> {
+    name.split_once("layers.")?.1.split('.').next()?.parse().ok()
+}
+
+/// A tensor's read.
+pub(super) struct TrunkRead {
+    pub(super) name: String,
+    pub(super) layer: Option<usize>,
+    pub(super) file: usize,
+    pub(super) offset: u64,
+    pub(super) bytes: usize,
+    pub(super) needed: usize,
+    /// First byte in the buffer of resident weights, or in that of streamed ones.
+    pub(super) at: usize,
+}
+
+impl TrunkRead {
+    pub(super) fn read(&self, files: &[Arc<SourceFile>], region: &Arc<Region>, tag: u64) -> Read {
+        Read {
+            tag,
+            file: files[self.file].clone(),
+            offset: self.offset,
+            bytes: self.bytes,
+            needed: self.needed,
+            region: region.clone(),
+            at: self.at,
+        }
+    }
+
+    pub(super) fn failed(&self, read: &Read, why: &std::io::Error) -> StoreError {
+        StoreError::Read {
+            path: read.file.path().to_owned(),
+            what: self.name.clone(),
+            offset: self.offset,
+            bytes: self.bytes,
+            why: why.to_string(),
+        }
+    }
+}
+
+/// Where tensors lie.
+pub(super) struct Places {
+    buffers: Buffers,
+    /// Bytes placed so far, of no layer, and by layer.
+    fixed: usize,
+    layers: Vec<usize>,
+}
+
+enum Buffers {
+    /// Nowhere: sizes are added up.
+    None,
+    /// One after the other, and over the first ones again at the end.
+    Folded { buffer: Buffer, at: usize },
+    /// As planned: by layer, the first byte of its own, in the buffer of resident weights or that of streamed ones.
+    Planned { resident: Option<Buffer>, window: Option<Buffer>, starts: Vec<usize>, plan: TrunkPlan },
+}
+
+impl Places {
+    fn new(buffers: Buffers) -> Places {
+        Places { buffers, fixed: 0, layers: Vec::new() }
+    }
+
+    pub(super) fn measure() -> Places {
+        Places::new(Buffers::None)
+    }
+
+    pub(super) fn fold(buffer: Buffer) -> Places {
+        Places::new(Buffers::Folded { buffer, at: 0 })
+    }
+
+    pub(super) fn load(needs: &TrunkNeeds, plan: &TrunkPlan, ops: &dyn Ops) -> std::result::Result<Places, OpsError> {
+        let mut resident_end = needs.fixed;
+        let start = |(layer, &bytes): (usize, &usize)| match plan.streamed.binary_search(&layer) {
+            Ok(turn) => turn % WINDOW_LAYERS * plan.slot_bytes,
+            Err(_) => {
+                resident_end += bytes;
+                resident_end - bytes
+            }
+        };
+        let starts = needs.layers.iter().enumerate().map(start).collect();
+        let buffer = |bytes: usize| (bytes > 0).then(|| ops.alloc_host(bytes)).transpose();
+        let (resident, window) = (buffer(plan.resident)?, buffer(plan.window())?);
+        Ok(Places::new(Buffers::Planned { resident, window, starts, plan: plan.clone() }))
+    }
+
+    /// A place for so many bytes of a layer: the buffer, where there is one, and the first byte in it.
+    pub(super) fn place(&mut self, layer: Option<usize>, bytes: usize, align: usize) -> (Option<Buffer>, usize) {
+        if let Buffers::Folded { buffer, at } = &mut self.buffers {
+            let mut first = at.next_multiple_of(align);
+            if first + bytes > buffer.bytes() {
+                first = 0;
+            }
+            *at = first + bytes;
+            return (Some(buffer.clone()), first);
+        }
+        let end = match layer {
+            None => &mut self.fixed,
+            Some(layer) => {
+                if self.layers.len() <= layer {
+                    self.layers.resize(layer + 1, 0);
+                }
+                &mut self.layers[layer]
+            }
+        };
+        let first = end.next_multiple_of(align);
+        *end = first + bytes;
+        match (&self.buffers, layer) {
+            (Buffers::Planned { window, starts, plan, .. }, Some(layer)) if plan.streamed.contains(&layer) => {
+                (window.clone(), starts[layer] + first)
+            }
+            (Buffers::Planned { resident, starts, .. }, layer) => {
+                (resident.clone(), layer.map_or(0, |layer| starts[layer]) + first)
+            }
+            _ => (None, first),
+        }
+    }
+
+    /// Bytes placed, for a model of so many layers.
+    pub(super) fn needs(&self, layers: usize) -> TrunkNeeds {
+        let whole = |bytes: usize| bytes.next_multiple_of(TRUNK_ALIGN);
+        let of = |layer| self.layers.get(layer).copied().unwrap_or(0);
+        // Layers beyond the model's own are none that are computed.
+        let beyond: usize = self.layers.iter().skip(layers).map(|&bytes| whole(bytes)).sum();
+        TrunkNeeds { fixed: whole(self.fixed) + beyond, layers: (0..layers).map(|layer| whole(of(layer))).collect() }
+    }
+
+    /// The buffer of what stays in memory.
+    pub(super) fn resident(&self) -> Option<Buffer> {
+        match &self.buffers {
+            Buffers::Planned { resident, .. } => resident.clone(),
+            _ => None,
+        }
+    }
+
+    /// What stays in memory, and what is streamed.
+    pub(super) fn divide(&self, reads: Vec<TrunkRead>) -> (Vec<TrunkRead>, Vec<TrunkRead>) {
+        let Buffers::Planned { plan, .. } = &self.buffers else { return (reads, Vec::new()) };
+        reads.into_iter().partition(|read| read.layer.is_none_or(|layer| !plan.streamed.contains(&layer)))
+    }
+}
+
+/// Tags of reads of the trunk have this bit.
+const TAG: u64 = 1 << 63;
+
+/// The layers of the trunk that do not stay in memory.
+#[derive(Default)]
+pub struct TrunkStream {
+    /// Those layers, ascending, and what to read for each.
+    layers: Vec<(usize, Vec<TrunkRead>)>,
+    /// Where they pass through, by turns.
+    window: Option<Arc<Region>>,
+    slots: [Slot; WINDOW_LAYERS],
+}
+
+/// One of the places that layers pass through.
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    /// Number among [`TrunkStream::layers`].
+    holds: Option<usize>,
+    /// Reads still to come.
+    reads_left: usize,
+}
+
+/// Whether a layer can be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TrunkPlace {
+    /// Its weights are in memory.
+    Here,
+    /// Reads into its place must come first.
+    Awaited,
+    /// It is to be read.
+    Elsewhere,
+}
+
+impl TrunkStream {
+    pub(super) fn new(places: &Places, reads: Vec<TrunkRead>) -> Result<TrunkStream> {
+        let Buffers::Planned { window: Some(window), plan, .. } = &places.buffers else {
+            return Ok(TrunkStream::default());
+        };
+        let mut layers: Vec<(usize, Vec<TrunkRead>)> = plan.streamed.iter().map(|&layer| (layer, Vec::new())).collect();
+        for read in reads {
+            let turn = read.layer.and_then(|layer| plan.streamed.binary_search(&layer).ok());
+            layers[turn.expect("invariant: a streamed tensor is of a streamed layer")].1.push(read);
+        }
+        Ok(TrunkStream { layers, window: Some(backend_region(window.clone())?), slots: Default::default() })
+    }
+
+    /// The memory that layers pass through, to register with a reader.
+    pub(crate) fn region(&self) -> Option<&Arc<Region>> {
+        self.window.as_ref()
+    }
+
+    fn turn(&self, layer: usize) -> Option<usize> {
+        self.layers.binary_search_by_key(&layer, |&(layer, _)| layer).ok()
+    }
+
+    /// Whether a layer can be computed.
+    pub(crate) fn locate(&self, layer: usize) -> TrunkPlace {
+        let Some(turn) = self.turn(layer) else { return TrunkPlace::Here };
+        match self.slots[turn % WINDOW_LAYERS] {
+            Slot { reads_left: 1.., .. } => TrunkPlace::Awaited,
+            Slot { holds, .. } if holds == Some(turn) => TrunkPlace::Here,
+            Slot { .. } => TrunkPlace::Elsewhere,
+        }
+    }
+
+    /// Notes the reads of a layer, into whose place nothing is being read.
+    pub(crate) fn begin(&mut self, layer: usize, files: &[Arc<SourceFile>], reads: &mut Vec<Read>) {
+        let (Some(turn), Some(window)) = (self.turn(layer), &self.window) else { return };
+        let of_layer = &self.layers[turn].1;
+        let tag = |i: usize| TAG | (turn as u64) << 32 | i as u64;
+        reads.extend(of_layer.iter().enumerate().map(|(i, read)| read.read(files, window, tag(i))));
+        self.slots[turn % WINDOW_LAYERS] = Slot { holds: Some(turn), reads_left: of_layer.len() };
+    }
+
+    /// The layer that takes a computed one's place, if it is to be read now.
+    pub(crate) fn after(&self, layer: usize) -> Option<usize> {
+        let turn = self.turn(layer)?;
+        let next = if turn + WINDOW_LAYERS < self.layers.len() { turn + WINDOW_LAYERS } else { turn % WINDOW_LAYERS };
+        let next = self.layers[next].0;
+        (self.locate(next) == TrunkPlace::Elsewhere).then_some(next)
+    }
+
+    /// Whether a read is one of these.
+    pub(crate) fn is_tag(tag: u64) -> bool {
+        tag & TAG != 0
+    }
+
+    /// Notes what became of a read.
+    pub(crate) fn complete(
+        &mut self,
+        tag: u64,
+        result: std::io::Result<usize>,
+        files: &[Arc<SourceFile>],
+    ) -> Result<usize> {
+        let (turn, i) = ((tag & !TAG) >> 32, tag as u32 as usize);
+        let turn = turn as usize;
+        self.slots[turn % WINDOW_LAYERS].reads_left -= 1;
+        result.map_err(|why| {
+            let (read, window) = (&self.layers[turn].1[i], self.window.as_ref());
+            let window = window.expect("invariant: streamed layers have a window");
+            read.failed(&read.read(files, window, tag), &why)
+        })
+    }
+
+    /// Forgets what is not wholly read, after all reads have ended.
+    pub(crate) fn abandon(&mut self) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.reads_left > 0) {
+            *slot = Slot::default();
+        }
+    }
+}
