@@ -12,16 +12,13 @@ pub(crate) fn hyper_weights(weights: &Tensor, hyper: &Hyper) {
         let mut logits = [0.0; (2 + STREAMS_MAX) * STREAMS_MAX];
         logits[..columns].copy_from_slice(weights);
         let logit = |i: usize, part: usize| logits[i] * quant::value(&hyper.scale, part) + quant::value(&hyper.base, i);
-        for i in 0..streams {
-            weights[i] = sigmoid(logit(i, 0)) + hyper.eps;
-        }
-        if columns == streams {
+        let (before, rest) = weights.split_at_mut(streams);
+        before.iter_mut().enumerate().for_each(|(i, weight)| *weight = sigmoid(logit(i, 0)) + hyper.eps);
+        if rest.is_empty() {
             continue;
         }
-        for i in streams..2 * streams {
-            weights[i] = 2.0 * sigmoid(logit(i, 1));
-        }
-        let matrix = &mut weights[2 * streams..];
+        let (behind, matrix) = rest.split_at_mut(streams);
+        behind.iter_mut().enumerate().for_each(|(i, weight)| *weight = 2.0 * sigmoid(logit(streams + i, 1)));
         for (i, from) in matrix.chunks_exact_mut(streams).enumerate() {
             from.iter_mut().enumerate().for_each(|(j, weight)| *weight = logit((2 + i) * streams + j, 2));
             let max = from.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -72,12 +69,12 @@ pub(super) fn hyper_expand(out: &Tensor, weights: &Tensor, x: &Tensor) {
     let columns = weights.dim(1);
     assert_eq!((out.dims(), columns), (&[n, d][..], (2 + streams) * streams), "hyper_expand: out and weights fit x");
     let (out, weights) = (host::f32s(out), host::f32s(weights));
-    for i in 0..n * d {
+    for (i, out) in out.iter().enumerate() {
         let (row, c) = (i / d, i % d);
         let x = &mut host::f32s_mut(x)[row * streams * d..][..streams * d];
         let weight = |i: usize| weights[row * columns + i];
         let mixed = |to: usize| (0..streams).map(|s| weight((2 + s) * streams + to) * x[s * d + c]).sum::<f32>();
-        let new: Vec<f32> = (0..streams).map(|to| weight(streams + to) * out[i] + mixed(to)).collect();
+        let new: Vec<f32> = (0..streams).map(|to| weight(streams + to) * out + mixed(to)).collect();
         new.iter().enumerate().for_each(|(to, new)| x[to * d + c] = *new);
     }
 }
