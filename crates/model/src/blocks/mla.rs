@@ -305,7 +305,7 @@ impl Mixer for Mla {
         match &self.selector {
             None => ('L', "latent attention (MLA)"),
             Some(Selector::Own(_)) => ('S', "latent attention to chosen positions (DSA)"),
-            Some(Selector::Shared { .. }) => ('R', "the same to those that the layer before chose"),
+            Some(Selector::Shared { .. }) => ('R', "latent attention to what the layer before chose"),
         }
     }
 }
