@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from ling import Ling25
 from safetensors.torch import save_file
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
-SAFETENSORS_NAMES = {BF16: "BF16", F16: "F16", F32: "F32"}
+SAFETENSORS_NAMES = {BF16: "BF16", F16: "F16", F32: "F32", torch.int64: "I64"}
 
 Tensors = dict[str, torch.Tensor]
 
@@ -30,6 +31,8 @@ class Family:
     transposed: Callable[[str], bool] = lambda name: False  # which matrices are [..., in, out]
     # Back to the names of transformers' model, where it cannot read the layout itself.
     restore: Callable[[Tensors], Tensors] | None = None
+    # The model, where transformers has no class for it, made from config.json.
+    model: Callable[[dict], torch.nn.Module] | None = None
     # Tensors of the released checkpoint that no text model reads, with made-up shapes: a loader has to pass over them.
     unread: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -193,6 +196,43 @@ GENERATION = dict(
     bos_token_id=1, do_sample=True, eos_token_id=[2, 1], pad_token_id=1, temperature=0.6, top_p=0.95,
     transformers_version="4.57.0",
 )
+
+
+def deepseek_v4_one(folder: Path, tensors: Tensors) -> None:
+    """Released DeepSeek-V4: names of its own, a tensor per expert and matrix."""
+    flat = {}
+    for name, t in per_expert(tensors, "w1", "w3", "w2").items():
+        for ours, released in DEEPSEEK_V4_NAMES:
+            name = re.sub(ours, released, name)
+        flat[name] = t
+    write_one(folder, flat)
+
+
+DEEPSEEK_V4_NAMES = [
+    (r"^model\.", ""),
+    (r"^embed_tokens", "embed"),
+    (r"^lm_head", "head"),
+    (r"^hc_head\.hc_", "hc_head_"),
+    (r"\.input_layernorm\.", ".attn_norm."),
+    (r"\.post_attention_layernorm\.", ".ffn_norm."),
+    (r"\.(attn|ffn)_hc\.", r".hc_\1_"),
+    (r"\.self_attn\.", ".attn."),
+    (r"\.mlp\.", ".ffn."),
+    (r"\.compressor\.indexer\.scorer\.", ".indexer."),
+    (r"\.compressor\.indexer\.q_b_proj", ".indexer.wq_b"),
+    (r"\.compressor\.indexer\.", ".indexer.compressor."),
+    (r"\.compressor\.kv_norm\.", ".compressor.norm."),
+    (r"\.compressor\.gate_proj", ".compressor.wgate"),
+    (r"\.position_bias$", ".ape"),
+    (r"\.sinks$", ".attn_sink"),
+    (r"\.q_a_norm\.", ".q_norm."),
+    (r"\.(q_a|q_b|o_a|o_b)_proj\.", lambda m: f".w{m[1]}."),
+    (r"\.kv_proj\.", ".wkv."),
+    (r"\.gate\.e_score_correction_bias$", ".gate.bias"),
+    (r"\.shared_experts\.gate_proj\.", ".shared_experts.w1."),
+    (r"\.shared_experts\.up_proj\.", ".shared_experts.w3."),
+    (r"\.shared_experts\.down_proj\.", ".shared_experts.w2."),
+]
 
 
 def bf16_but_biases(name: str) -> torch.dtype:
@@ -457,6 +497,43 @@ FAMILIES = {
             "model.layers.3.shared_head.head.weight": (6, 6),
         },
     ),
+    # DeepSeek-V3.2: the same, and in each layer an indexer that chooses the keys a query attends to, fewer than the prompt has.
+    "deepseek_v32": Family(
+        config=dict(
+            architectures=["DeepseekV32ForCausalLM"], attention_bias=False, attention_dropout=0.0, bos_token_id=1,
+            eos_token_id=2, ep_size=1, first_k_dense_replace=1, hidden_act="silu", hidden_size=36, index_head_dim=12,
+            index_n_heads=12, index_topk=21, initializer_range=0.02, intermediate_size=40, kv_lora_rank=24,
+            max_position_embeddings=4096, model_type="deepseek_v32", moe_intermediate_size=8, moe_layer_freq=1,
+            n_group=4, n_routed_experts=8, n_shared_experts=1, norm_topk_prob=True, num_attention_heads=2,
+            num_experts_per_tok=3, num_hidden_layers=3, num_key_value_heads=2, num_nextn_predict_layers=1,
+            q_lora_rank=20, qk_nope_head_dim=12, qk_rope_head_dim=8, rms_norm_eps=1e-05,
+            rope_scaling=dict(
+                beta_fast=32, beta_slow=1, factor=8, mscale=1.0, mscale_all_dim=1.0,
+                original_max_position_embeddings=32, type="yarn",
+            ),
+            rope_theta=10000, routed_scaling_factor=2.5, scoring_func="sigmoid", tie_word_embeddings=False,
+            topk_group=2, topk_method="noaux_tc", torch_dtype="bfloat16", transformers_version="4.44.2",
+            use_cache=True, v_head_dim=16, vocab_size=80,
+        ),
+        generation=GENERATION, prompt=80, decode=16, dtype=bf16_but_biases, layout=per_expert_one,
+    ),
+    # GLM-5.2: indexers of interleaved pairs, and layers that take the choice of the one before.
+    "glm_moe_dsa": Family(
+        config=dict(
+            architectures=["GlmMoeDsaForCausalLM"], attention_bias=False, attention_dropout=0.0, bos_token_id=1,
+            dtype="bfloat16", eos_token_id=[2], first_k_dense_replace=1, hidden_act="silu", hidden_size=36,
+            index_head_dim=12, index_n_heads=12, index_skip_topk_offset=2, index_topk=21, index_topk_freq=2,
+            indexer_rope_interleave=True, initializer_range=0.02, intermediate_size=40, kv_lora_rank=24,
+            max_position_embeddings=4096, model_type="glm_moe_dsa", moe_intermediate_size=8, moe_layer_freq=1,
+            n_group=1, n_routed_experts=6, n_shared_experts=1, norm_topk_prob=True, num_attention_heads=2,
+            num_experts_per_tok=2, num_hidden_layers=4, num_key_value_heads=2, num_nextn_predict_layers=1,
+            q_lora_rank=20, qk_head_dim=20, qk_nope_head_dim=12, qk_rope_head_dim=8, rms_norm_eps=1e-05,
+            rope_interleave=True, rope_parameters=dict(rope_theta=1000000, rope_type="default"),
+            routed_scaling_factor=2.5, scoring_func="sigmoid", tie_word_embeddings=False, topk_group=1,
+            topk_method="noaux_tc", transformers_version="5.0.2.dev0", use_cache=True, v_head_dim=16, vocab_size=80,
+        ),
+        generation=GENERATION, prompt=80, decode=16, dtype=bf16_but_biases, layout=per_expert_one,
+    ),
     # DeepSeek-V2: queries without a low rank (as in Lite), softmax scores, a group as good as its best expert.
     "deepseek_v2": Family(
         config=dict(
@@ -570,5 +647,62 @@ FAMILIES = {
         generation=GENERATION, prompt=80, decode=16,
         dtype=lambda name: F32 if name.endswith(("A_log", "dt_bias", ".D", "e_score_correction_bias")) else BF16,
         layout=nemotron_one,
+    ),
+    # Nemotron-3 Super: experts of a latent width, to which the stream is brought before and from which it comes behind them.
+    "nemotron_h_latent": Family(
+        config=dict(
+            architectures=["NemotronHForCausalLM"], attention_bias=False, attention_dropout=0.0, bos_token_id=1,
+            chunk_size=16, conv_kernel=4, eos_token_id=2, expand=2, head_dim=24, hidden_size=48,
+            hybrid_override_pattern="ME*E", initializer_range=0.02, intermediate_size=40, layer_norm_epsilon=1e-05,
+            mamba_head_dim=12, mamba_hidden_act="silu", mamba_num_heads=4, mamba_proj_bias=False,
+            max_position_embeddings=4096, mlp_bias=False, mlp_hidden_act="relu2", model_type="nemotron_h",
+            moe_intermediate_size=12, moe_latent_size=20, moe_shared_expert_intermediate_size=28, n_group=1, n_groups=2,
+            n_routed_experts=12, n_shared_experts=1, norm_topk_prob=True, num_attention_heads=4,
+            num_experts_per_tok=3, num_hidden_layers=4, num_key_value_heads=2, pad_token_id=1, residual_in_fp32=False,
+            routed_scaling_factor=5.0, ssm_state_size=16, tie_word_embeddings=False, time_step_min=1e-9, topk_group=1,
+            torch_dtype="bfloat16", transformers_version="4.57.3", use_bias=False, use_cache=True, use_conv_bias=True,
+            vocab_size=96,
+        ),
+        generation=GENERATION, prompt=80, decode=16,
+        dtype=lambda name: F32 if name.endswith(("A_log", "dt_bias", ".D", "e_score_correction_bias")) else BF16,
+        layout=nemotron_one,
+    ),
+    # Ling 2.5: Lightning Attention with norms and RoPE, and latent attention; a dense layer first, groups of experts. Its
+    # model_type is that of Ling 3.0 too; the architecture tells them apart. Three heads: decays for no power of two.
+    "ling25": Family(
+        config=dict(
+            architectures=["BailingMoeV2_5ForCausalLM"], attention_dropout=0.0, bos_token_id=1, eos_token_id=2,
+            first_k_dense_replace=1, group_norm_size=3, head_dim=16, hidden_act="silu", hidden_size=40,
+            intermediate_size=40, kv_lora_rank=24, layer_group_size=2, max_position_embeddings=4096,
+            model_type="bailing_hybrid", moe_intermediate_size=8, n_group=3, norm_topk_prob=True, num_attention_heads=3,
+            num_experts=6, num_experts_per_tok=2, num_hidden_layers=4, num_key_value_heads=3, num_nextn_predict_layers=0,
+            num_shared_experts=1, pad_token_id=1, partial_rotary_factor=0.5, q_lora_rank=20, qk_nope_head_dim=12,
+            qk_rope_head_dim=8, rms_norm_eps=1e-06, rope_scaling=None, rope_theta=600000, routed_scaling_factor=2.5,
+            score_function="sigmoid", tie_word_embeddings=False, topk_group=2, torch_dtype="bfloat16", use_bias=False,
+            use_cache=True, use_qk_norm=True, use_qkv_bias=False, v_head_dim=16, vocab_size=64,
+        ),
+        generation=GENERATION, prompt=80, decode=16,
+        dtype=lambda name: F32 if name.endswith("expert_bias") else BF16, layout=write_one, model=Ling25,
+    ),
+    # DeepSeek-V4: a layer of each kind of attention and two of the third, several residual streams, a first layer whose
+    # experts the token's id chooses. Windows, entries and choices are shorter than the prompt.
+    "deepseek_v4": Family(
+        config=dict(
+            architectures=["DeepseekV4ForCausalLM"], attention_bias=False, attention_dropout=0.0, bos_token_id=1,
+            compress_rates=dict(compressed_sparse_attention=4, heavily_compressed_attention=16),
+            compress_ratios=[0, 128, 4, 4], compress_rope_theta=160000, eos_token_id=2, hc_eps=1e-06, hc_mult=3,
+            hc_sinkhorn_iters=20, head_dim=24, hidden_act="silu", hidden_size=30, index_head_dim=12, index_n_heads=12,
+            index_topk=7, initializer_range=0.02, max_position_embeddings=4096, model_type="deepseek_v4",
+            moe_intermediate_size=8, n_routed_experts=5, n_shared_experts=1, norm_topk_prob=True, num_attention_heads=4,
+            num_experts_per_tok=2, num_hash_layers=1, num_hidden_layers=4, num_key_value_heads=1,
+            num_nextn_predict_layers=1, o_groups=2, o_lora_rank=12, q_lora_rank=16, qk_rope_head_dim=6,
+            rms_norm_eps=1e-06,
+            rope_scaling=dict(beta_fast=32, beta_slow=1, factor=4, original_max_position_embeddings=64, type="yarn"),
+            rope_theta=10000, routed_scaling_factor=1.5, scoring_func="sqrtsoftplus", sliding_window=20,
+            swiglu_limit=10.0, tie_word_embeddings=False, topk_method="noaux_tc", torch_dtype="bfloat16",
+            transformers_version="4.57.1", use_cache=True, vocab_size=44,
+        ),
+        generation=GENERATION, prompt=72, decode=16, layout=deepseek_v4_one,
+        dtype=lambda name: F32 if "hc" in name or name.endswith(("sinks", "correction_bias", "position_bias")) else BF16,
     ),
 }

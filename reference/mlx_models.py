@@ -193,8 +193,8 @@ def reference(folder: Path, prompt: np.ndarray, decode: int) -> tuple[dict[str, 
         logits = torch.from_numpy(router.latest)
         weights, indices = logits.softmax(-1).topk(k)
         layers[i] = logits, weights / weights.sum(-1, keepdim=True), indices
-    gap = models.softmax_gap(layers)
-    return models.describe(prompt, greedy, torch.from_numpy(full), torch.from_numpy(np.stack(cached)), layers, gap)
+    gaps = dict(router=models.softmax_gap(layers))
+    return models.describe(prompt, greedy, torch.from_numpy(full), torch.from_numpy(np.stack(cached)), layers, gaps)
 
 
 # --------------------------------------------------------------------------------------------------- without MLX

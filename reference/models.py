@@ -50,9 +50,10 @@ transformers.utils.logging.disable_progress_bar()
 FIXTURES = Path(__file__).parent.parent / "tests" / "fixtures"
 EAGER = dict(dtype=F32, attn_implementation="eager", experts_implementation="eager")
 
-# The least distance between neighbours among the k+1 largest router probabilities, and, as a fraction of the standard
-# deviation of the logits, between the two largest logits where a token is chosen.
-GAPS = dict(router=1e-4, greedy=1e-3)
+# The least distance between neighbours among the k+1 largest router probabilities, between the last key that an indexer
+# chooses and the next one, and, as a fraction of the standard deviation of the logits, between the two largest logits where
+# a token is chosen.
+GAPS = dict(router=1e-4, index=2e-5, greedy=1e-3)
 SEED_MAX = 100
 # A reloaded checkpoint may differ from the stored reference by this fraction of the logits' standard deviation.
 TOLERANCE = 1e-5
@@ -69,7 +70,7 @@ def draw(name: str, shape: tuple[int, ...], seed: int, family: Family) -> torch.
         return torch.from_numpy(rng_of(seed, name).uniform(np.log(0.05), np.log(8.0), shape))
     if name.endswith("dt_bias"):
         return torch.from_numpy(rng_of(seed, name).uniform(-4.0, 1.0, shape))
-    if name.endswith("e_score_correction_bias"):
+    if name.endswith(("e_score_correction_bias", "expert_bias")):
         std = 0.1
     elif name.endswith(("layer_scalar", "router.scale", "per_expert_scale")):
         mean, std = 1.0, 0.15
@@ -77,11 +78,15 @@ def draw(name: str, shape: tuple[int, ...], seed: int, family: Family) -> torch.
         std = 2.0
     elif name.endswith("sinks"):
         std = 1.0
+    elif name.endswith(("hc.scale", "hc_scale")):  # of hyper-connections
+        mean, std = 1.0, 0.3
+    elif name.endswith(("hc.base", "hc_base", "position_bias")):
+        std = 0.5
     elif name.endswith("bias"):
         std = 0.2
     elif "norm" in name:
         mean, std = 0.0 if family.norms_from_zero and "linear_attn.norm" not in name else 1.0, 0.2
-    elif name.endswith("embed_tokens.weight"):
+    elif name.endswith(("embed_tokens.weight", "word_embeddings.weight")):
         std = family.embed_std
     elif name.endswith((".gate.weight", ".router.weight")):  # the router: clear choices
         std *= 2.0
@@ -90,9 +95,16 @@ def draw(name: str, shape: tuple[int, ...], seed: int, family: Family) -> torch.
     return torch.from_numpy(mean + std * rng_of(seed, name).standard_normal(shape))
 
 
+def of_config(folder: Path, family: Family) -> torch.nn.Module:
+    """A float32 model made from folder/config.json, its weights as they come."""
+    if family.model:
+        return family.model(family.config)
+    return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **EAGER)
+
+
 def build(folder: Path, family: Family, seed: int) -> tuple[torch.nn.Module, Tensors]:
     """A float32 model made from folder/config.json and its parameters as they are to be stored (tied ones once)."""
-    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **EAGER).eval()
+    model = of_config(folder, family).eval()
     stored = {}
     with torch.no_grad():
         # Some weights are buffers.
@@ -101,6 +113,12 @@ def build(folder: Path, family: Family, seed: int) -> tuple[torch.nn.Module, Ten
         for name, parameter in [*model.named_parameters(), *learnt]:
             stored[name] = draw(name, tuple(parameter.shape), seed, family).to(family.dtype(name))
             parameter.copy_(stored[name])
+        for name, table in model.named_buffers():
+            if name.endswith("tid2eid"):  # distinct experts for each token
+                rng, experts = rng_of(seed, name), model.config.n_routed_experts
+                rows = [rng.permutation(experts)[: table.shape[1]] for _ in table]
+                stored[name] = torch.from_numpy(np.stack(rows))
+                table.copy_(stored[name])
     unread = {name: draw(name, shape, seed, family).to(family.dtype(name)) for name, shape in family.unread.items()}
     return model, stored | unread
 
@@ -126,29 +144,36 @@ def reference(model, prompt: np.ndarray, decode: int) -> tuple[dict[str, np.ndar
     routers = {n: m for n, m in model.named_modules() if type(m).__name__.endswith("Router")}
     routed = {}  # name -> (logits, weights, indices), each [P+D, .]
     hooks = [m.register_forward_hook(lambda _m, _in, out, n=n: routed.update({n: out})) for n, m in routers.items()]
-    with TopkGaps() as gaps:
+    with TopkGaps(getattr(model.config, "index_topk", None)) as gaps:
         full = forward(model, np.concatenate([prompt, greedy])).logits[0]
-    gap = gaps.least
     for hook in hooks:
         hook.remove()
     layers = {int(re.search(r"layers\.(\d+)\.", n)[1]): routed[n] for n in routers}
-    return describe(prompt, greedy, full, torch.stack(cached), layers, gap)
+    return describe(prompt, greedy, full, torch.stack(cached), layers, gaps.least)
 
 
 class TopkGaps:
-    """The least distance between neighbours among the k+1 largest values of every choice that is made meanwhile."""
+    """The least distances where something is chosen meanwhile: by routers, between neighbours among the k+1 largest values;
+    by indexers, which choose `index_topk`, between the last that is chosen and the next."""
+
+    def __init__(self, index_topk: int | None = None):
+        self.index_topk = index_topk
 
     def __enter__(self):
-        self.least, self.kept = float("inf"), (torch.topk, torch.Tensor.topk)
+        self.least, self.kept = dict(router=float("inf"), index=float("inf")), (torch.topk, torch.Tensor.topk)
         torch.topk, torch.Tensor.topk = (self.watched(topk) for topk in self.kept)
         return self
 
     def watched(self, topk):
         def watched(x, k, dim=-1, **more):
+            kind = "index" if k == self.index_topk else "router"
             values = x.detach().double().sort(dim, descending=True).values[..., : k + 1]
             gaps = -values.diff(dim=dim)
-            if (real := gaps.isfinite()).any():
-                self.least = min(self.least, float(gaps[real].min()))
+            gaps = gaps[..., k - 1 :] if kind == "index" else gaps
+            # What may not be chosen is infinitely bad, or as bad as a float can be.
+            real = gaps.isfinite() & (values[..., -gaps.shape[-1] - 1 : -1] > -1e30)
+            if real.any():
+                self.least[kind] = min(self.least[kind], float(gaps[real].min()))
             return topk(x, k, dim, **more)
 
         return watched
@@ -170,9 +195,9 @@ def by_weight(route: tuple) -> tuple:
     return weights, route[2].gather(-1, order)
 
 
-def describe(prompt, greedy, full, cached, layers: dict[int, tuple], gap: float) -> tuple[dict[str, np.ndarray], dict]:
-    """What reference() returns. `layers` has the router's (logits, weights, indices) by layer, each [P+D, .]; `gap` is the
-    least one of its choices."""
+def describe(prompt, greedy, full, cached, layers: dict[int, tuple], gaps: dict[str, float]) -> tuple[dict[str, np.ndarray], dict]:
+    """What reference() returns. `layers` has the router's (logits, weights, indices) by layer, each [P+D, .]; `gaps` are
+    the least where something is chosen."""
     top2 = cached.topk(2).values
     arrays = dict(
         prompt_ids=np.asarray(prompt, np.int64),
@@ -186,7 +211,7 @@ def describe(prompt, greedy, full, cached, layers: dict[int, tuple], gap: float)
     meta = dict(
         moe_layers=list(layers),
         logits_std=float(full.std()),
-        router_gap_min=gap if layers else None,
+        **{f"{kind}_gap_min": gap if layers else None for kind, gap in gaps.items() if gap != float("inf")},
         greedy_gap_min=float((top2[:, 0] - top2[:, 1]).min()),
         full_cached_diff_max=float((full[len(prompt) - 1 : -1] - cached).abs().max()),
     )
@@ -197,6 +222,8 @@ def rejected(arrays: dict[str, np.ndarray], meta: dict, eos: set[int]) -> str | 
     """Why this seed will not do, if so."""
     if meta["moe_layers"] and meta["router_gap_min"] < GAPS["router"]:
         return f"router gap {meta['router_gap_min']:.1e}"
+    if meta.get("index_gap_min", 1.0) < GAPS["index"]:
+        return f"index gap {meta['index_gap_min']:.1e}"
     if meta["greedy_gap_min"] < GAPS["greedy"] * meta["logits_std"]:
         return f"greedy gap {meta['greedy_gap_min']:.1e}"
     if eos & set(arrays["greedy_ids"].tolist()):
@@ -272,10 +299,11 @@ def check(name: str) -> str:
 
 def reload(folder: Path, family: Family) -> torch.nn.Module:
     """The checkpoint on disk, loaded by transformers, or, where it cannot read the layout, under names restored by ours."""
-    if family.restore:
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **EAGER)
+    if family.restore or family.model:
+        model = of_config(folder, family)
         tensors = {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
-        model.load_state_dict({k: v.to(F32) for k, v in family.restore(tensors).items()})
+        tensors = family.restore(tensors) if family.restore else tensors
+        model.load_state_dict({k: v.to(F32) for k, v in tensors.items()})
         return model
     model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **EAGER)
     # Layers beyond the last, which predict further tokens, are passed over.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::random::random_model;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
 /// The random model's experts and trunk take 295 MiB.
@@ -85,15 +85,37 @@ fn random(dir: &Path) -> String {
     random_model(dir).to_str().expect("a UTF-8 path").to_owned()
 }
 
-/// A Qwen3.5 or Qwen3-Next of eight layers, its weights in MLX's format: 64 experts of 442 KB a layer at 4 bits.
-fn mlx_model(dir: &Path, model_type: &str, format: &str) -> String {
-    let config = json!({
+/// A Qwen3.5 or Qwen3-Next of eight layers: 64 experts of 442 KB a layer at 4 bits.
+fn hybrid(model_type: &str) -> Value {
+    json!({
         "model_type": model_type, "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
         "num_key_value_heads": 2, "head_dim": 64, "moe_intermediate_size": 512, "shared_expert_intermediate_size": 256,
         "num_experts": 64, "num_experts_per_tok": 6, "norm_topk_prob": true, "vocab_size": 2048,
         "max_position_embeddings": 4096, "full_attention_interval": 4, "linear_conv_kernel_dim": 4,
         "linear_key_head_dim": 64, "linear_num_key_heads": 4, "linear_num_value_heads": 8, "linear_value_head_dim": 64,
-    });
+    })
+}
+
+/// A fixture's config with as many experts, as large.
+fn enlarged(fixture: &str) -> Value {
+    let config = fs::read(common::fixture(fixture).join("config.json")).expect("a fixture has a config");
+    let mut config: Value = serde_json::from_slice(&config).expect("a config is JSON");
+    let keys = ["n_routed_experts", "num_experts", "num_local_experts"];
+    for key in keys.into_iter().filter(|key| config.get(key).is_some()).collect::<Vec<_>>() {
+        config[key] = json!(64);
+    }
+    for key in ["hidden_size", "moe_intermediate_size", "intermediate_size"] {
+        config[key] = json!(512);
+    }
+    for (key, groups) in [("n_group", 4), ("topk_group", 2)] {
+        config[key] = json!(groups);
+    }
+    config["vocab_size"] = json!(2048);
+    config
+}
+
+/// A model of such a config, with random weights in MLX's format.
+fn mlx_model(dir: &Path, config: &Value, format: &str) -> String {
     let (path, out) = (dir.join("config.json"), dir.join("model"));
     fs::write(&path, config.to_string()).expect("a config");
     let made = Command::new(env!("CARGO_BIN_EXE_outpour"))
@@ -169,7 +191,7 @@ fn bench_keeps_ram_too() {
 fn mlx_models_keep_ram_too() {
     for (model_type, format) in [("qwen3_5_moe_text", "mlx4"), ("qwen3_5_moe_text", "mlx8"), ("qwen3_next", "mlx3")] {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-        let model = mlx_model(dir.path(), model_type, format);
+        let model = mlx_model(dir.path(), &hybrid(model_type), format);
         let user = (format != "mlx8" && common::is_root()).then_some(65_534);
         common::open_to_everyone(dir.path());
         let Some(group) = Group::new(format, RAM + RAM / 20) else {
@@ -179,6 +201,22 @@ fn mlx_models_keep_ram_too() {
         check(&group, user, &model);
         assert!(group.peak_bytes() <= RAM + RAM / 20, "{format}: peak {} of --ram {RAM}", group.peak_bytes());
         assert_eq!(group.limit_hits(), 0, "{format}: the limit was hit");
+    }
+}
+
+/// One model of each kind of attention that the other tests have none of.
+#[test]
+fn every_kind_of_attention_keeps_ram_too() {
+    for name in ["gpt_oss", "deepseek_v3", "glm_moe_dsa", "deepseek_v4", "kimi_linear", "ling25", "nemotron_h_latent"] {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+        let model = mlx_model(dir.path(), &enlarged(name), "mlx4");
+        let Some(group) = Group::new(name, RAM + RAM / 20) else {
+            println!("SKIPPED: this user may not make memory cgroups; run as root to test --ram under one");
+            return;
+        };
+        check(&group, None, &model);
+        assert!(group.peak_bytes() <= RAM + RAM / 20, "{name}: peak {} of --ram {RAM}", group.peak_bytes());
+        assert_eq!(group.limit_hits(), 0, "{name}: the limit was hit");
     }
 }
 

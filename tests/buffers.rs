@@ -14,8 +14,16 @@ fn line(plan: &Plan, name: &str) -> usize {
 
 #[test]
 fn buffers_are_allocated_as_planned() {
-    let models =
-        ["qwen3_moe", "qwen3_moe_odd", "qwen3_next", "qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_next_mlx_mixed"];
+    let models = [
+        "qwen3_moe",
+        "qwen3_moe_odd",
+        "qwen3_next",
+        "qwen3_5_moe",
+        "qwen3_5_moe_mlx4",
+        "qwen3_next_mlx_mixed",
+        "glm_moe_dsa",
+        "deepseek_v4",
+    ];
     for name in models {
         let model = fixture(name);
         for (precise, share) in [(false, 1.0), (false, 1.7), (true, 3.0)] {

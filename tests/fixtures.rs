@@ -9,7 +9,7 @@ use outpour_store::read::ReaderKind;
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 36] = [
+const FIXTURES: [(&str, f32); 41] = [
     ("qwen3_moe", 2e-4),
     ("qwen3_moe_odd", 2e-4),
     ("qwen3_next", 1e-3),
@@ -28,6 +28,8 @@ const FIXTURES: [(&str, f32); 36] = [
     ("gpt_oss", 2e-4),
     ("deepseek_v2", 2e-4),
     ("deepseek_v3", 2e-4),
+    ("deepseek_v32", 2e-4),
+    ("glm_moe_dsa", 2e-4),
     ("gemma3", 2e-4),
     ("gemma4", 2e-4),
     ("kimi_linear", 1e-3),
@@ -46,6 +48,9 @@ const FIXTURES: [(&str, f32); 36] = [
     ("nemotron_h_nvfp4", 1e-3),
     ("qwen3_moe_nvfp4", 2e-4),
     ("qwen3_moe_mlx_fp4", 2e-4),
+    ("nemotron_h_latent", 1e-3),
+    ("ling25", 1e-3),
+    ("deepseek_v4", 2e-4),
 ];
 
 /// What the reference says of a fixture.
@@ -132,6 +137,16 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
+/// By how much router weights, which are some tenths, may differ where logits may by `tolerance` of their deviation.
+fn weight_tolerance(name: &str, tolerance: f32) -> f32 {
+    match name {
+        // Its attention does not scale its scores down, so that rounding doubles from layer to layer: of the last router's
+        // weights transformers' own are 6.5e-6 off in f32 from what they are in f64, and ours are as much the other way.
+        "gemma4" => tolerance / 10.0,
+        _ => tolerance / 20.0,
+    }
+}
+
 /// Checks one way of computing a fixture in f32.
 fn check_precise((name, tolerance): (&str, f32), backend: Backend, chunk: Option<usize>, step_from: Option<usize>) {
     let reference = Reference::read(name);
@@ -139,8 +154,7 @@ fn check_precise((name, tolerance): (&str, f32), backend: Backend, chunk: Option
     let mut engine = engine(&fixture(name), &options, ReaderKind::Auto);
     let recorded = logits(&mut engine, &reference.ids, step_from.unwrap_or(reference.ids.len()));
     let way = format!("{name}, {backend:?}, chunk {chunk:?}, step from {step_from:?}");
-    // Router weights are some tenths; the farthest seen are 1.3e-5 off, with a tolerance of 2e-4 for logits.
-    let weight_tolerance = tolerance / 10.0;
+    let weight_tolerance = weight_tolerance(name, tolerance);
     let tolerance = tolerance * reference.std();
     let off = difference(&recorded.logits, &reference.logits);
     assert!(off <= tolerance, "{way}: logits are {off} off, more than {tolerance}");

@@ -60,7 +60,7 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
 }
 
 /// One of every kind of attention and of every way that weights are stored.
-const FIXTURES: [&str; 36] = [
+const FIXTURES: [&str; 41] = [
     "qwen3_moe",
     "qwen3_moe_odd",
     "qwen3_next",
@@ -79,6 +79,8 @@ const FIXTURES: [&str; 36] = [
     "gpt_oss",
     "deepseek_v2",
     "deepseek_v3",
+    "deepseek_v32",
+    "glm_moe_dsa",
     "gemma3",
     "gemma4",
     "kimi_linear",
@@ -97,6 +99,9 @@ const FIXTURES: [&str; 36] = [
     "nemotron_h_nvfp4",
     "qwen3_moe_nvfp4",
     "qwen3_moe_mlx_fp4",
+    "nemotron_h_latent",
+    "ling25",
+    "deepseek_v4",
 ];
 
 fn check_identity(model: &Path, precise: bool) {
@@ -441,7 +446,8 @@ fn alone(engine: &mut Engine, prompts: &[Vec<u32>]) -> Said {
 fn many_sequences_together_say_what_each_says_alone() {
     let dir = tempfile::tempdir().expect("a folder");
     streamed_model(dir.path());
-    let models = [dir.path().to_owned(), fixture("qwen3_5_moe"), fixture("qwen3_next_mlx_mixed")];
+    let fixtures = ["qwen3_5_moe", "qwen3_next_mlx_mixed", "glm_moe_dsa", "ling25", "deepseek_v4"].map(fixture);
+    let models: Vec<_> = [dir.path().to_owned()].into_iter().chain(fixtures).collect();
     for model in &models {
         for chunk in [7, 40, 64] {
             // Two prompts and all steps have room beside the experts of a few tokens.
@@ -507,6 +513,38 @@ fn a_prompt_under_way_can_be_closed_and_others_go_on() {
         let before = engine.stats().prefill_tokens;
         assert!(!engine.tick(&mut ()).expect("nothing fails"), "no work is left");
         assert_eq!(engine.stats().prefill_tokens, before);
+    }
+}
+
+/// Whatever a sequence carries beside keys and values of all positions, an indexer's keys, compressed entries or recurrent states,
+/// it comes back, forks, and is as it would be had it been computed at once.
+#[test]
+fn every_kind_of_state_comes_back_and_forks() {
+    for name in ["deepseek_v32", "glm_moe_dsa", "deepseek_v4", "ling25", "kimi_linear", "nemotron_h_latent"] {
+        let options = Options { prefill_chunk: Some(50), ctx: Some(640), ..roomy() };
+        let mut engine = engine(&fixture(name), &options, ReaderKind::Auto);
+        let vocab = engine.facts().vocab as u32;
+        let ids: Vec<u32> = (0..509u32).map(|i| (i * i * 31 + 7 * i + 3) % vocab).collect();
+        let mut fresh = Session::open(&mut engine);
+        fresh.sync(&mut engine, &ids, &[], &mut ()).expect("a prompt");
+        let expected = continue_greedily(&mut engine, &mut fresh, 30);
+
+        let mut session = Session::open(&mut engine);
+        session.sync(&mut engine, &ids[..301], &[], &mut ()).expect("a prompt");
+        let mut saved = Vec::new();
+        session.save(&engine, &mut saved).expect("it is saved");
+        let mut fork = session.fork(&mut engine, &mut ()).expect("it forks");
+        let mut other = ids[..301].to_vec();
+        other.extend([1, 2, 3, 4, 5]);
+        fork.sync(&mut engine, &other, &[], &mut ()).expect("another end");
+        continue_greedily(&mut engine, &mut fork, 30);
+        let mut restored = Session::restore(&mut engine, &mut &saved[..]).expect("it comes back");
+        for session in [&mut session, &mut restored] {
+            let before = engine.stats().prefill_tokens;
+            session.sync(&mut engine, &ids, &[], &mut ()).expect("it extends");
+            assert!(engine.stats().prefill_tokens - before <= 209, "{name}: only what is new is computed");
+            assert_eq!(continue_greedily(&mut engine, session, 30), expected, "{name}");
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::inspection::{Inspection, Options, PROBE_EXPERTS};
 use crate::lookahead::{Lookahead, LookaheadMode, LookaheadStats};
 use crate::observe::{LayerCost, Observer, Progress, Routes, SequenceId};
 use crate::scheduler::Scheduler;
-use crate::scratch::{HEAD_ROWS, Scratch};
+use crate::scratch::{HEAD_ROWS, Scratch, Stream};
 use crate::timeline::Timeline;
 
 /// What tokens are enqueued for.
@@ -109,9 +109,11 @@ impl Engine {
 
         let mut weights = Weights::load(&inspection.checkpoint, &inspection.trunk, &plan.trunk, &*ops)?;
         let model = inspection.build(&mut weights)?;
+        let tables = weights.take_tables();
         let ControlFlow::Continue(trunk) = weights.read_trunk(&mut *reader, progress)? else {
             return Err(EngineError::Cancelled);
         };
+        tables.iter().try_for_each(|table| table.check(&*ops))?;
 
         let Inspection { checkpoint, layout, shapes, .. } = inspection;
         let mut sizes = layout.classes().to_vec();
@@ -349,8 +351,8 @@ impl Engine {
     }
 
     /// Token ids → residual stream.
-    pub(crate) fn embed(&self, batch: &Batch, x: &Tensor) {
-        self.model.embed(&*self.ops, batch, x);
+    pub(crate) fn embed(&self, batch: &Batch, stream: &Stream) {
+        self.model.embed(&*self.ops, batch, &stream.x);
     }
 
     /// One layer of a batch; `Err(Cancelled)` when the observer stops it.
@@ -358,7 +360,7 @@ impl Engine {
         &mut self,
         layer: usize,
         batch: &Batch,
-        x: &Tensor,
+        stream: &Stream,
         observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
         let layers = self.model.facts().layers;
@@ -369,20 +371,21 @@ impl Engine {
             workspace: &mut self.scratch.workspace,
             experts: &mut self.experts,
             choices: &mut self.choices,
+            carried: stream.carried.clone(),
             routes: &mut Routes(observer),
         };
-        self.model.layer(layer, batch, &mut self.states, x, &mut run)?;
+        self.model.layer(layer, batch, &mut self.states, &stream.x, &mut run)?;
         self.experts.leave_layer(layer)?;
         let batch_tokens = batch.len();
         if let Some(timeline) = &self.timeline {
             timeline.layer(layer, batch_tokens, began);
         }
-        let stream = self.experts.stats().since(&stream_before);
+        let experts = self.experts.stats().since(&stream_before);
         let prompt = batch.spans.len() == 1 && batch_tokens > 1;
-        let cost = LayerCost { layer, batch_tokens, prompt, time: began.elapsed(), stream };
+        let cost = LayerCost { layer, batch_tokens, prompt, time: began.elapsed(), stream: experts };
         self.lookahead.learn(self.choices.chosen(), &cost);
         if layer + 1 < layers && (self.lookahead.is_on() || observer.wants_guesses()) {
-            self.look_ahead(layer + 1, batch, x, observer)?;
+            self.look_ahead(layer + 1, batch, &stream.x, observer)?;
         }
         observer.layer(&cost);
         let first = batch.spans[0].state;
@@ -412,7 +415,7 @@ impl Engine {
     pub(crate) fn end_batch(
         &mut self,
         batch: &Batch,
-        x: &Tensor,
+        stream: &Stream,
         time: Duration,
         observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
@@ -430,7 +433,7 @@ impl Engine {
                 self.wanted.push(rows.end - 1);
             }
         }
-        self.head(batch, x, observer);
+        self.head(batch, &stream.x, observer);
         let time = time + began.elapsed();
         for span in &batch.spans {
             let share = time.mul_f64(span.rows.len() as f64 / batch.len() as f64);
@@ -445,7 +448,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Guesses the experts of a layer to come, from the residual stream x `[n, hidden]` before it, and has them read.
+    /// Guesses the experts of a layer to come, from the residual streams x before it, and has them read.
     fn look_ahead(
         &mut self,
         layer: usize,

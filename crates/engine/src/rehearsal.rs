@@ -26,7 +26,7 @@ use outpour_store::slab::Slab;
 use crate::error::EngineError;
 use crate::inspection::{Inspection, Options};
 use crate::sample::{Sampler, Sampling};
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, Stream};
 
 /// What is timed.
 #[derive(Clone, Copy, Debug)]
@@ -230,7 +230,7 @@ impl Stage {
 
     /// Times a layer.
     fn layer(&mut self, layer: usize, batch: &Batch, states: &mut [State]) -> Result<LayerSeconds, EngineError> {
-        let x = self.scratch.x.rows(0..batch.len());
+        let Stream { x, carried } = self.scratch.prompt.first(batch.len());
         let numbers: Vec<f32> = (0..x.elements()).map(|_| self.noise.number()).collect();
         self.ops.write(bytemuck::cast_slice(&numbers), &x);
         let before = self.experts.stats();
@@ -240,6 +240,7 @@ impl Stage {
             workspace: &mut self.scratch.workspace,
             experts: &mut self.experts,
             choices: &mut self.choices,
+            carried,
             routes: &mut (),
         };
         self.model.layer(layer, batch, states, &x, &mut run)?;
@@ -252,9 +253,9 @@ impl Stage {
     fn head(&mut self, batch: &Batch) -> f64 {
         let vocab = self.model.facts().vocab;
         let began = Instant::now();
-        self.model.embed(&*self.ops, batch, &self.scratch.x.rows(0..batch.len()));
+        self.model.embed(&*self.ops, batch, &self.scratch.prompt.x.rows(0..batch.len()));
         let (x, logits) = (self.scratch.head_x.rows(0..1), self.scratch.logits.rows(0..1));
-        self.ops.gather(&self.scratch.x, &[batch.len() as u32 - 1], &x);
+        self.ops.gather(&self.scratch.prompt.x, &[batch.len() as u32 - 1], &x);
         self.model.head(&*self.ops, &mut self.scratch.workspace, &x, &logits);
         let host = &mut self.scratch.logits_host[..vocab];
         self.ops.fetch(&logits, bytemuck::cast_slice_mut(host)).wait();

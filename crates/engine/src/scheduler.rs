@@ -137,15 +137,15 @@ impl Engine {
 
     fn compute_steps(&mut self, batch: &Batch, observer: &mut dyn Observer) -> Result<(), EngineError> {
         let began = Instant::now();
-        let x = self.scratch.step_x.rows(0..batch.len());
+        let stream = self.scratch.steps.first(batch.len());
         let stream_before = self.experts.stats();
         self.lookahead.begin(true);
-        self.embed(batch, &x);
+        self.embed(batch, &stream);
         for layer in 0..self.facts().layers {
-            self.layer(layer, batch, &x, observer)?;
+            self.layer(layer, batch, &stream, observer)?;
         }
         self.lookahead.end_step(&self.experts.stats().since(&stream_before));
-        self.end_batch(batch, &x, began.elapsed(), observer)
+        self.end_batch(batch, &stream, began.elapsed(), observer)
     }
 
     /// Computes a layer of a prompt, and more of them until `share` is over. Returns whether there was a prompt.
@@ -179,7 +179,7 @@ impl Engine {
         self.reserve(index, tokens).inspect_err(|_| self.scheduler.struck.push(index))?;
         self.push(&mut prefill.batch, index, tokens);
         (prefill.layers_done, prefill.time) = (0, Duration::ZERO);
-        self.embed(&prefill.batch, &self.scratch.x.rows(0..tokens));
+        self.embed(&prefill.batch, &self.scratch.prompt.first(tokens));
         Ok(())
     }
 
@@ -190,13 +190,13 @@ impl Engine {
         observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
         let (began, layers) = (Instant::now(), self.facts().layers);
-        let x = self.scratch.x.rows(0..prefill.batch.len());
+        let stream = self.scratch.prompt.first(prefill.batch.len());
         self.lookahead.begin(false);
         loop {
-            self.layer(prefill.layers_done, &prefill.batch, &x, observer)?;
+            self.layer(prefill.layers_done, &prefill.batch, &stream, observer)?;
             prefill.layers_done += 1;
             if prefill.layers_done == layers {
-                return self.end_batch(&prefill.batch, &x, prefill.time + began.elapsed(), observer);
+                return self.end_batch(&prefill.batch, &stream, prefill.time + began.elapsed(), observer);
             }
             if began.elapsed() >= share {
                 prefill.time += began.elapsed();

@@ -1,7 +1,7 @@
 //! Buffers for activations, allocated once.
 
 use outpour_kernels::{DType, Ops, OpsError, Tensor};
-use outpour_model::{Model, Workspace};
+use outpour_model::{Facts, Model, Workspace};
 
 /// Positions whose logits are computed together at most.
 pub(crate) const HEAD_ROWS: usize = 8;
@@ -12,23 +12,51 @@ const ROUNDED_ROWS_MAX: usize = 512;
 
 /// Buffers for activations, allocated once.
 pub(crate) struct Scratch {
-    /// The residual stream of a prompt.
-    pub x: Tensor,
-    /// That of steps, which are computed between the layers of a prompt.
-    pub step_x: Tensor,
+    /// Of a prompt.
+    pub prompt: Stream,
+    /// Of steps, which are computed between the layers of a prompt.
+    pub steps: Stream,
     pub head_x: Tensor,
     pub logits: Tensor,
     pub workspace: Workspace,
     pub logits_host: Vec<f32>,
 }
 
+/// What layers hand to each other of some tokens.
+pub(crate) struct Stream {
+    /// The residual stream `[n, streams · hidden]`.
+    pub x: Tensor,
+    /// What goes beside it: I32 `[n, carried]`.
+    pub carried: Tensor,
+}
+
+impl Stream {
+    fn bytes(facts: &Facts, n: usize) -> usize {
+        Workspace::f32_bytes(n * facts.stream()) + Workspace::f32_bytes(n * facts.carried)
+    }
+
+    fn new(facts: &Facts, n: usize, ops: &dyn Ops) -> Result<Stream, OpsError> {
+        let buffer = ops.alloc(Self::bytes(facts, n))?;
+        let carried_at = Workspace::f32_bytes(n * facts.stream());
+        Ok(Stream {
+            x: Tensor::new(buffer.clone(), 0, [n, facts.stream()], DType::F32),
+            carried: Tensor::new(buffer, carried_at, [n, facts.carried], DType::I32),
+        })
+    }
+
+    /// That of the first `n` tokens.
+    pub fn first(&self, n: usize) -> Stream {
+        Stream { x: self.x.rows(0..n), carried: self.carried.rows(0..n) }
+    }
+}
+
 impl Scratch {
     fn parts(model: &dyn Model, chunk: usize) -> [usize; 5] {
-        let facts = model.facts();
-        let workspace = model.workspace_bytes(chunk).max(Workspace::f32_bytes(HEAD_ROWS * facts.hidden));
-        let f32s = Workspace::f32_bytes;
-        let steps = f32s(chunk.min(STEP_ROWS) * facts.hidden);
-        [f32s(chunk * facts.hidden), steps, f32s(HEAD_ROWS * facts.hidden), f32s(HEAD_ROWS * facts.vocab), workspace]
+        let (facts, f32s) = (model.facts(), Workspace::f32_bytes);
+        let head_x = f32s(HEAD_ROWS * facts.stream());
+        let workspace = model.workspace_bytes(chunk).max(head_x);
+        let [prompt, steps] = [chunk, chunk.min(STEP_ROWS)].map(|n| Stream::bytes(facts, n));
+        [prompt, steps, head_x, f32s(HEAD_ROWS * facts.vocab), workspace]
     }
 
     /// Device buffers, the host's copy of the logits and what a backend rounds activations into.
@@ -43,12 +71,12 @@ impl Scratch {
 
     pub fn new(model: &dyn Model, chunk: usize, ops: &dyn Ops) -> Result<Scratch, OpsError> {
         let facts = model.facts();
-        let [x, step_x, head_x, logits, workspace] = Self::parts(model, chunk);
+        let [_, _, head_x, logits, workspace] = Self::parts(model, chunk);
         let tensor = |bytes, shape: [usize; 2]| Ok::<_, OpsError>(Tensor::new(ops.alloc(bytes)?, 0, shape, DType::F32));
         Ok(Scratch {
-            x: tensor(x, [chunk, facts.hidden])?,
-            step_x: tensor(step_x, [chunk.min(STEP_ROWS), facts.hidden])?,
-            head_x: tensor(head_x, [HEAD_ROWS, facts.hidden])?,
+            prompt: Stream::new(facts, chunk, ops)?,
+            steps: Stream::new(facts, chunk.min(STEP_ROWS), ops)?,
+            head_x: tensor(head_x, [HEAD_ROWS, facts.stream()])?,
             logits: tensor(logits, [HEAD_ROWS, facts.vocab])?,
             workspace: Workspace::new(ops.alloc(workspace)?),
             logits_host: vec![0.0; HEAD_ROWS * facts.vocab],

@@ -361,7 +361,7 @@ impl Snapshots {
             self.touch(&saving.blocks, Some(&saving.rest));
             return false;
         }
-        let rest_bytes = engine.states[sequence.0].saved_bytes(blocks);
+        let rest_bytes = engine.states[sequence.0].saved_bytes(engine.model.state_layout(), blocks);
         let whole = blocks as u64 * file_bytes(block_bytes) + file_bytes(rest_bytes);
         if whole > self.bytes_max {
             let (size, tokens) = (Bytes(self.bytes_max), saving.tokens);

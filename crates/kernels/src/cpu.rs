@@ -10,13 +10,16 @@ mod add_gated;
 mod attention;
 mod causal_conv;
 mod combine;
+mod compress;
 mod copy_columns;
 mod embed;
 mod gated_delta;
 mod gather;
 mod glu;
+mod hyper;
 mod isa;
 mod kv_write;
+mod layer_norm;
 mod linear;
 mod linear_attention;
 mod linear_heads;
@@ -27,8 +30,10 @@ mod rms_norm_gated;
 mod rope;
 mod route;
 mod scale;
+mod select;
 mod sigmoid_gate;
 mod softcap;
+mod sparse_attention;
 mod topology;
 mod vectorised;
 
@@ -39,9 +44,10 @@ pub use isa::Isa;
 pub use topology::{default_threads, last_level_cache_bytes};
 
 use crate::host::{self, HostMemory};
+use crate::reference;
 use crate::{
-    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, LinearAttention, Matrix,
-    Mlp, MlpScratch, Ops, OpsError, RmsNorm, Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
+    LinearAttention, Matrix, Mlp, MlpScratch, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
 };
 use isa::Kernels;
 use pool::{Pool, lock};
@@ -70,6 +76,8 @@ pub struct Cpu {
     entered: Mutex<linear::Entered>,
     /// What [`Ops::gated_delta`] prepares for all heads; grows to the largest call and stays.
     prepared: Mutex<Vec<f32>>,
+    /// Scores of [`Ops::select`]; grows to the largest call and stays.
+    scores: Mutex<Vec<f32>>,
     /// f32 scratch of each worker; grows to the largest call and stays.
     scratch: Vec<Mutex<Vec<f32>>>,
 }
@@ -89,8 +97,8 @@ impl Cpu {
             .map_err(|error| OpsError::Unavailable(format!("cannot start {threads} threads: {error}")))?;
         let scratch = (0..threads).map(|_| Mutex::new(Vec::new())).collect();
         let entered = Mutex::new(linear::Entered::default());
-        let prepared = Mutex::new(Vec::new());
-        Ok(Cpu { isa, kernels, precise: options.precise, pool, entered, prepared, scratch })
+        let (prepared, scores) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        Ok(Cpu { isa, kernels, precise: options.precise, pool, entered, prepared, scores, scratch })
     }
 
     /// The instruction set it computes with.
@@ -167,12 +175,20 @@ impl Ops for Cpu {
         embed::embed(self, table, ids, out);
     }
 
+    fn look_up(&self, table: &Tensor, below: usize, ids: &[u32], out: &Tensor) {
+        reference::look_up(table, below, ids, out);
+    }
+
     fn gather(&self, x: &Tensor, rows: &[u32], out: &Tensor) {
         gather::gather(self, x, rows, out);
     }
 
     fn rms_norm(&self, x: &Tensor, norm: &RmsNorm, out: &Tensor) {
         rms_norm::rms_norm(self, x, norm, out);
+    }
+
+    fn layer_norm(&self, x: &Tensor, norm: &LayerNorm, out: &Tensor) {
+        layer_norm::layer_norm(self, x, norm, out);
     }
 
     fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, norm: &RmsNorm, out: &Tensor) {
@@ -209,15 +225,13 @@ impl Ops for Cpu {
 
     fn linear_attention(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        qkv: [&Tensor; 3],
         dt: Option<&Tensor>,
         attention: &LinearAttention,
         state: &Tensor,
         out: &Tensor,
     ) {
-        linear_attention::linear_attention(self, q, k, v, dt, attention, state, out);
+        linear_attention::linear_attention(self, qkv, dt, attention, state, out);
     }
 
     fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor) {
@@ -260,12 +274,40 @@ impl Ops for Cpu {
         attention::attention(self, q, attend, layout, blocks, start, out);
     }
 
+    fn select(&self, q: &Tensor, weights: &Tensor, keys: &Past, choice: &Tensor) {
+        select::select(self, q, weights, keys, choice);
+    }
+
+    fn sparse_attention(&self, q: &Tensor, attend: &Attend, pasts: &[Past], out: &Tensor) {
+        sparse_attention::sparse_attention(self, q, attend, pasts, out);
+    }
+
     fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {
         route::route(self, logits, router, choice, weights);
     }
 
     fn mlp(&self, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
         mlp::mlp(self, x, rows, mlp, scratch, out);
+    }
+
+    fn weigh(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {
+        route::weigh(self, logits, router, choice, weights);
+    }
+
+    fn compress(&self, rows: &Tensor, gates: &Tensor, by: &Compress, tail: &Tensor, start: usize, out: &Tensor) {
+        compress::compress(self, rows, gates, by, tail, start, out);
+    }
+
+    fn hyper_weights(&self, weights: &Tensor, hyper: &Hyper) {
+        hyper::hyper_weights(self, weights, hyper);
+    }
+
+    fn hyper_collapse(&self, x: &Tensor, weights: &Tensor, out: &Tensor) {
+        hyper::hyper_collapse(self, x, weights, out);
+    }
+
+    fn hyper_expand(&self, out: &Tensor, weights: &Tensor, x: &Tensor) {
+        hyper::hyper_expand(self, out, weights, x);
     }
 
     fn combine(&self, parts: &Tensor, contributions: &[Contribution], into: &Tensor) {

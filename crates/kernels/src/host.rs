@@ -154,6 +154,12 @@ pub(crate) fn f32s_mut(tensor: &Tensor) -> &mut [f32] {
     unsafe { std::slice::from_raw_parts_mut(f32_address(tensor), tensor.elements()) }
 }
 
+/// The elements of an I32 tensor.
+pub(crate) fn i32s(tensor: &Tensor) -> &[i32] {
+    // SAFETY: as for `f32s`.
+    unsafe { std::slice::from_raw_parts(typed(tensor, DType::I32), tensor.elements()) }
+}
+
 /// The elements of an I32 output.
 #[allow(clippy::mut_from_ref)]
 pub(crate) fn i32s_mut(tensor: &Tensor) -> &mut [i32] {

@@ -125,6 +125,39 @@ pub struct Attend {
     pub sinks: Option<Tensor>,
 }
 
+/// What one cache gives to the queries of [`Ops::sparse_attention`].
+#[derive(Clone, Copy, Debug)]
+pub struct Past<'a> {
+    /// Where its entries lie in a block.
+    pub layout: &'a KvLayout,
+    /// The blocks.
+    pub blocks: &'a [Tensor],
+    /// Which entries a query sees.
+    pub seen: Seen<'a>,
+}
+
+/// Which entries of a cache a query sees. Entries and positions are counted from the first block.
+#[derive(Clone, Copy, Debug)]
+pub enum Seen<'a> {
+    /// The last `window` up to its own position, the first query's being `start`.
+    Window {
+        /// Position of the first query.
+        start: usize,
+        /// Entries that are seen.
+        window: usize,
+    },
+    /// All that have ended, where an entry stands for `every` positions: the query at position p sees the first
+    /// `(p + 1) / every`.
+    Ended {
+        /// Position of the first query.
+        start: usize,
+        /// Positions of an entry.
+        every: usize,
+    },
+    /// Those chosen for it: `[n, k]` I32, ascending, and -1 behind the last.
+    Chosen(&'a Tensor),
+}
+
 /// How router logits become a choice of experts.
 #[derive(Clone, Debug)]
 pub struct Router {
@@ -160,6 +193,8 @@ pub enum RouterScore {
     SoftmaxOfChosen,
     /// sigmoid of each.
     Sigmoid,
+    /// √softplus of each, with `softplus(z) = ln(1 + e^z)` (DeepSeek-V4).
+    SqrtSoftplus,
 }
 
 /// Groups of consecutive experts, of which the best are kept (DeepSeek-V2, arXiv 2405.04434; V3, arXiv 2412.19437).
@@ -183,6 +218,11 @@ pub enum Activation {
         /// 1.702.
         alpha: f32,
         /// 7.
+        limit: f32,
+    },
+    /// `silu(min(gate, limit)) · clamp(up, -limit, limit)` (DeepSeek-V4).
+    SwiGluLimited {
+        /// 10.
         limit: f32,
     },
     /// `silu(gate)`: up is not read.
@@ -272,6 +312,17 @@ pub struct RmsNorm {
     pub eps: f32,
 }
 
+/// Normalisation by mean and variance (arXiv 1607.06450).
+#[derive(Clone, Debug)]
+pub struct LayerNorm {
+    /// `[d]` of F32, F16 or BF16.
+    pub weight: Tensor,
+    /// `[d]` of F32, F16 or BF16.
+    pub bias: Tensor,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
 /// The gated delta rule (Gated DeltaNet, arXiv 2412.06464) of one layer: sizes, and the weights of its decay.
 #[derive(Clone, Debug)]
 pub struct GatedDelta {
@@ -346,6 +397,42 @@ pub struct LinearAttention {
     pub decay: Decay,
 }
 
+/// How entries that stand for several positions are made of the positions' rows (DeepSeek-V4).
+#[derive(Clone, Debug)]
+pub struct Compress {
+    /// Positions of an entry.
+    pub every: usize,
+    /// Whether rows are twice as wide as entries, the first half being for the entry after the position's own.
+    pub overlap: bool,
+    /// `[every, width of a row]` of F32, F16 or BF16: added to the gates, by place within an entry.
+    pub bias: Tensor,
+}
+
+impl Compress {
+    /// Positions whose rows an entry is made of at most.
+    pub fn tail(&self) -> usize {
+        if self.overlap { 2 * self.every } else { self.every }
+    }
+}
+
+/// Residual streams of a token at most.
+pub const STREAMS_MAX: usize = 16;
+
+/// How the weights of residual streams are made (hyper-connections, arXiv 2409.19606, kept from growing as in DeepSeek-V4).
+#[derive(Clone, Debug)]
+pub struct Hyper {
+    /// Residual streams, at most [`STREAMS_MAX`].
+    pub streams: usize,
+    /// Passes that bring rows and columns of the mixing matrix near to sums of 1 (Sinkhorn and Knopp, 1967).
+    pub iterations: usize,
+    /// Added to weights, and to sums before they divide.
+    pub eps: f32,
+    /// `[columns]` of F32, F16 or BF16: added to the logits.
+    pub base: Tensor,
+    /// `[3]`, or `[1]`, of F32, F16 or BF16: multiplies the logits of each of the parts.
+    pub scale: Tensor,
+}
+
 /// A run of columns that [`Ops::copy_columns`] moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ColumnRun {
@@ -390,12 +477,20 @@ pub trait Ops: Send + Sync {
     /// `out[i] = table[ids[i]]`: table `[vocab, hidden]`, out `[n, hidden]`. Ids were checked by the caller.
     fn embed(&self, table: &Matrix, ids: &[u32], out: &Tensor);
 
+    /// `out[i] = table[ids[i]] mod below`: table `[vocab, 8 · k]` of bytes, which are 64-bit integers, out `[n, k]` I32. Ids were
+    /// checked by the caller; what the table holds need not be.
+    fn look_up(&self, table: &Tensor, below: usize, ids: &[u32], out: &Tensor);
+
     /// `out[i] = x[rows[i]]`: x `[n, d]`, out `[rows.len(), d]`.
     fn gather(&self, x: &Tensor, rows: &[u32], out: &Tensor);
 
     /// `out = x · rsqrt(mean(x²) + eps) · w` over the last dimension, w the weight, 1 + the weight, or 1: x and out `[.., d]`.
     /// `out` may be `x` (in place).
     fn rms_norm(&self, x: &Tensor, norm: &RmsNorm, out: &Tensor);
+
+    /// `out = (x − mean(x)) · rsqrt(var(x) + eps) · weight + bias` over the last dimension (arXiv 1607.06450): x and out `[.., d]`,
+    /// weight and bias `[d]` of F32, F16 or BF16. `out` may be `x` (in place).
+    fn layer_norm(&self, x: &Tensor, norm: &LayerNorm, out: &Tensor);
 
     /// `out = x · rsqrt(mean(x²) + eps) · w · silu(gate)`: the norm comes first, then the gate. x and out `[n, heads, d]`,
     /// gate with as many elements. `out` may be `x` (in place).
@@ -442,12 +537,9 @@ pub trait Ops: Send + Sync {
     /// `[n, v_heads · v_dim]`, dt `[n, v_heads]` where the decay is selective; state `[v_heads, k_dim, v_dim]` f32 is updated; out
     /// `[n, v_heads, v_dim]`. For each position and value head, in f32: `S ← g·S + k ⊗ v`, `out = Sᵀq`. The same bits however
     /// the positions are cut into calls.
-    #[allow(clippy::too_many_arguments)]
     fn linear_attention(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        qkv: [&Tensor; 3],
         dt: Option<&Tensor>,
         attention: &LinearAttention,
         state: &Tensor,
@@ -489,10 +581,45 @@ pub trait Ops: Send + Sync {
     /// 2305.13245), with a sink's `e^sink` in the softmax's sum.
     fn attention(&self, q: &Tensor, attend: &Attend, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor);
 
+    /// The lightning indexer's choice (DeepSeek-V3.2, arXiv 2512.02556): for each of consecutive queries the `top_k` best of the
+    /// entries of a cache that have ended, see [`Seen::Ended`]. An entry with key k scores `Σ_h weights_h · max(q_h · k, 0)`; of
+    /// equal ones the earlier is better. q `[n, heads, k_dim]`, weights `[n, heads]`, keys of one head; choice `[n, top_k]` I32,
+    /// ascending, and -1 behind the last. The same bits however the queries are cut into calls.
+    fn select(&self, q: &Tensor, weights: &Tensor, keys: &Past, choice: &Tensor);
+
+    /// Softmax attention of each query over what it sees of one or several caches, taken together in their order: q
+    /// `[n, q_heads, k_dim]`, out `[n, q_heads, v_dim]`. All caches have as many heads, and keys and values as wide; of `attend`
+    /// scale and sinks count. A query sees something.
+    fn sparse_attention(&self, q: &Tensor, attend: &Attend, pasts: &[Past], out: &Tensor);
+
     /// The router's choice: logits `[n, experts]` f32 → `choice` `[n, k]` I32 and `weights` `[n, k]` f32, in
     /// descending order of score + bias; equal ones go to the lower index. Where there are groups, only experts of the
     /// best ones are chosen, a group's score being the sum of its `best` highest scores + biases.
     fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor);
+
+    /// The weights of [`Ops::route`] where `choice` is made already.
+    fn weigh(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor);
+
+    /// Compresses consecutive positions of one sequence, the first at position `start`: entry e, of positions `e·every ..
+    /// (e + 1)·every`, is in each column the mean of their rows, weighted by the softmax of their gates + bias. Where entries
+    /// overlap, it takes of its own positions the second half of the columns, and of those of the entry before the first half.
+    /// rows and gates `[n, width]`; out `[entries, d]` has the entries that end here, in order; tail `[tail, 2 · width]` f32 holds
+    /// row and gate of position p before `start` in row `p % tail`, and afterwards those of the last ones. The same bits however
+    /// the positions are cut into calls.
+    fn compress(&self, rows: &Tensor, gates: &Tensor, by: &Compress, tail: &Tensor, start: usize, out: &Tensor);
+
+    /// The weights of each token's residual streams from their logits, in place: `[n, streams]`, or `[n, (2 + streams) · streams]`.
+    /// First what of each stream goes into a layer, `sigmoid(z) + eps` with `z = logit · scale + base`; then what of its output
+    /// goes to each stream, `2 · sigmoid(z)`; then a matrix, row i saying what of stream i goes to each: the softmax of a row,
+    /// + eps, after which columns, and then `iterations − 1` times rows and columns, are divided by their sums + eps.
+    fn hyper_weights(&self, weights: &Tensor, hyper: &Hyper);
+
+    /// `out = Σ_s weights[s] · x[s]`: x `[n, streams, d]`, out `[n, d]`, weights as [`Ops::hyper_weights`] made them.
+    fn hyper_collapse(&self, x: &Tensor, weights: &Tensor, out: &Tensor);
+
+    /// `x[s] = post[s] · out + Σ_t matrix[t][s] · x[t]`, in place on x `[n, streams, d]`: out `[n, d]`, weights as
+    /// [`Ops::hyper_weights`] made them.
+    fn hyper_expand(&self, out: &Tensor, weights: &Tensor, x: &Tensor);
 
     /// One gated MLP over some rows: `out[i] = down(act(gate·x[rows[i]], up·x[rows[i]]))`; out `[rows.len(), hidden]`.
     /// By default composed of the operations above.

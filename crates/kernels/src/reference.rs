@@ -7,28 +7,37 @@ mod add_gated;
 mod attention;
 mod causal_conv;
 mod combine;
+mod compress;
 mod copy_columns;
 mod embed;
 mod gated_delta;
 mod gather;
 mod glu;
+mod hyper;
 mod kv_write;
+mod layer_norm;
 mod linear;
 mod linear_attention;
 mod linear_heads;
+mod look_up;
 mod rms_norm;
 mod rms_norm_gated;
 mod rope;
 mod route;
 mod scale;
+mod select;
 mod sigmoid_gate;
 mod softcap;
+mod sparse_attention;
 
 use crate::host::{self, HostMemory};
 use crate::{
-    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, LinearAttention, Matrix,
-    Ops, OpsError, RmsNorm, Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
+    LinearAttention, Matrix, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
 };
+
+pub(crate) use hyper::hyper_weights;
+pub(crate) use look_up::look_up;
 
 /// The backend that defines the others.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,12 +73,20 @@ impl Ops for Reference {
         embed::embed(table, ids, out);
     }
 
+    fn look_up(&self, table: &Tensor, below: usize, ids: &[u32], out: &Tensor) {
+        look_up::look_up(table, below, ids, out);
+    }
+
     fn gather(&self, x: &Tensor, rows: &[u32], out: &Tensor) {
         gather::gather(x, rows, out);
     }
 
     fn rms_norm(&self, x: &Tensor, norm: &RmsNorm, out: &Tensor) {
         rms_norm::rms_norm(x, norm, out);
+    }
+
+    fn layer_norm(&self, x: &Tensor, norm: &LayerNorm, out: &Tensor) {
+        layer_norm::layer_norm(x, norm, out);
     }
 
     fn rms_norm_gated(&self, x: &Tensor, gate: &Tensor, norm: &RmsNorm, out: &Tensor) {
@@ -106,15 +123,13 @@ impl Ops for Reference {
 
     fn linear_attention(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        qkv: [&Tensor; 3],
         dt: Option<&Tensor>,
         attention: &LinearAttention,
         state: &Tensor,
         out: &Tensor,
     ) {
-        linear_attention::linear_attention(q, k, v, dt, attention, state, out);
+        linear_attention::linear_attention(qkv, dt, attention, state, out);
     }
 
     fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor) {
@@ -157,8 +172,36 @@ impl Ops for Reference {
         attention::attention(q, attend, layout, blocks, start, out);
     }
 
+    fn select(&self, q: &Tensor, weights: &Tensor, keys: &Past, choice: &Tensor) {
+        select::select(q, weights, keys, choice);
+    }
+
+    fn sparse_attention(&self, q: &Tensor, attend: &Attend, pasts: &[Past], out: &Tensor) {
+        sparse_attention::sparse_attention(q, attend, pasts, out);
+    }
+
     fn route(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {
         route::route(logits, router, choice, weights);
+    }
+
+    fn weigh(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {
+        route::weigh(logits, router, choice, weights);
+    }
+
+    fn compress(&self, rows: &Tensor, gates: &Tensor, by: &Compress, tail: &Tensor, start: usize, out: &Tensor) {
+        compress::compress(rows, gates, by, tail, start, out);
+    }
+
+    fn hyper_weights(&self, weights: &Tensor, hyper: &Hyper) {
+        hyper::hyper_weights(weights, hyper);
+    }
+
+    fn hyper_collapse(&self, x: &Tensor, weights: &Tensor, out: &Tensor) {
+        hyper::hyper_collapse(x, weights, out);
+    }
+
+    fn hyper_expand(&self, out: &Tensor, weights: &Tensor, x: &Tensor) {
+        hyper::hyper_expand(out, weights, x);
     }
 
     fn combine(&self, parts: &Tensor, contributions: &[Contribution], into: &Tensor) {

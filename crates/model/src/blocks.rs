@@ -1,10 +1,12 @@
 //! What architectures are built from. Each block says what workspace it takes for `n` tokens.
 
 pub mod attention;
+pub mod compressed;
 pub mod decoder;
 pub mod deepseek_moe;
 pub mod delta_net;
 pub mod feed_forward;
+pub mod indexer;
 pub mod kda;
 pub mod lightning;
 pub mod mamba2;

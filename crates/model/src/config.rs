@@ -51,6 +51,11 @@ impl<'a> Config<'a> {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether there is such a key, and it is not null.
+    pub fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+
     /// A size, at least 1.
     pub fn size(&self, key: &str) -> Result<usize, ModelError> {
         self.size_or_none(key)?.ok_or_else(|| ModelError::Config(format!("has no {key}; download it again")))

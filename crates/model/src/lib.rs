@@ -87,6 +87,8 @@ pub struct Run<'a> {
     pub experts: &'a mut ExpertStream,
     /// The present layer's choice of experts.
     pub choices: &'a mut blocks::moe::Choices,
+    /// What layers hand to the next beside the residual stream: I32 `[n, carried]`, see [`Facts::carried`].
+    pub carried: Tensor,
     /// Is told of every choice of experts.
     pub routes: &'a mut dyn RouteSink,
 }
@@ -102,10 +104,10 @@ pub trait Model: Send + Sync {
     /// Bytes of [`Workspace`] that [`Self::layer`] and [`Self::head`] take for a batch of so many tokens.
     fn workspace_bytes(&self, tokens: usize) -> usize;
 
-    /// Token ids → residual stream: x `[n, hidden]`.
+    /// Token ids → residual streams: x `[n, streams · hidden]`.
     fn embed(&self, ops: &dyn Ops, batch: &Batch, x: &Tensor);
 
-    /// One layer, in place on the residual stream x `[n, hidden]`. Each span's state holds its `start` tokens, and has
+    /// One layer, in place on the residual streams x `[n, streams · hidden]`. Each span's state holds its `start` tokens, and has
     /// room for the span's own.
     ///
     /// # Errors
@@ -119,13 +121,20 @@ pub trait Model: Send + Sync {
         run: &mut Run<'_>,
     ) -> Result<(), StoreError>;
 
-    /// Residual stream → the experts `[n, top_k]` that the router of `layer` would choose if x `[n, hidden]` came to it as it
+    /// Residual stream → the experts `[n, top_k]` that the router of `layer` would choose if x `[n, streams · hidden]` came to it as it
     /// is: those it will most likely choose after the layer's attention too. Leaves `experts` empty where there is no router.
     /// Touches no state, and takes no more workspace than [`Self::layer`].
     fn guess(&self, layer: usize, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>);
 
-    /// Residual stream → logits: x `[m, hidden]`, logits `[m, vocab]`.
+    /// Residual streams → logits: x `[m, streams · hidden]`, logits `[m, vocab]`.
     fn head(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, logits: &Tensor);
+}
+
+impl Facts {
+    /// Width of all residual streams of a token.
+    pub fn stream(&self) -> usize {
+        self.streams * self.hidden
+    }
 }
 
 /// Numbers of an architecture.
@@ -137,6 +146,10 @@ pub struct Facts {
     pub layers: usize,
     /// Width of the residual stream.
     pub hidden: usize,
+    /// Residual streams of each token; 1 but where layers mix several (hyper-connections).
+    pub streams: usize,
+    /// Numbers of each token that layers hand to the next in [`Run::carried`]; 0 where there are none.
+    pub carried: usize,
     /// Tokens of the vocabulary: logits of one position.
     pub vocab: usize,
     /// Longest context the model was made for.

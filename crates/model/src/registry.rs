@@ -1,17 +1,19 @@
 //! `model_type` → the file that implements it, and what people want to know of each family.
 
-use outpour_kernels::DType;
+use outpour_kernels::{DType, RopePairs};
 use serde_json::Value;
 
 use crate::Model;
 use crate::blocks::attention::QkNorm;
 use crate::blocks::deepseek_moe::Choice;
 use crate::config::{Config, ModelError};
+use crate::families::deepseek::Attention::{Dense, Sparse};
+use crate::families::deepseek_v4::DeepSeekV4;
 use crate::families::gemma::{self, Gemma};
-use crate::families::nemotron_h::NemotronH;
 use crate::families::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
 use crate::families::{
-    deepseek, glm4_moe, gpt_oss, kimi_linear, llama, minimax, minimax_m2, mixtral, qwen3_5_moe, qwen3_moe,
+    deepseek, glm4_moe, gpt_oss, kimi_linear, ling, llama, minimax, minimax_m2, mixtral, nemotron_h, qwen3_5_moe,
+    qwen3_moe,
 };
 use crate::weights::Weights;
 
@@ -21,6 +23,8 @@ type Build = fn(&Config, &mut Weights, DType) -> Result<Box<dyn Model>, ModelErr
 pub struct Family {
     /// `model_type` in config.json.
     pub model_type: &'static str,
+    /// Of `architectures` there, where several families have the same `model_type`.
+    pub architecture: Option<&'static str>,
     /// Released models.
     pub models: &'static str,
     /// How positions are mixed.
@@ -52,6 +56,7 @@ pub enum ExpertNames {
 pub const FAMILIES: &[Family] = &[
     Family {
         model_type: "qwen3_moe",
+        architecture: None,
         models: "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder",
         attention: "GQA",
         fixtures: &[
@@ -68,6 +73,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "qwen3_next",
+        architecture: None,
         models: "Qwen3-Next-80B-A3B, Qwen3-Coder-Next",
         attention: "3 Gated DeltaNet to 1 gated GQA",
         fixtures: &["qwen3_next", "qwen3_next_mlx4", "qwen3_next_mlx8", "qwen3_next_mlx_mixed"],
@@ -76,6 +82,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "qwen3_5_moe",
+        architecture: None,
         models: "Qwen3.5-35B-A3B, Qwen3.5-122B-A10B, Qwen3.5-397B-A17B",
         attention: "3 Gated DeltaNet to 1 gated GQA",
         fixtures: &["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_mlx8", "qwen3_5_moe_mlx_mixed"],
@@ -84,6 +91,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "qwen3_5_moe_text",
+        architecture: None,
         models: "the same without a wrapper",
         attention: "3 Gated DeltaNet to 1 gated GQA",
         fixtures: &["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_mlx8", "qwen3_5_moe_mlx_mixed"],
@@ -92,6 +100,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "mixtral",
+        architecture: None,
         models: "Mixtral-8x7B, Mixtral-8x22B",
         attention: "GQA",
         fixtures: &["mixtral"],
@@ -100,6 +109,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "glm4_moe",
+        architecture: None,
         models: "GLM-4.5, GLM-4.5-Air, GLM-4.6, GLM-4.7",
         attention: "GQA",
         fixtures: &["glm4_moe", "glm4_moe_compressed"],
@@ -108,6 +118,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "minimax_m2",
+        architecture: None,
         models: "MiniMax-M2, M2.1, M2.5, M2.7",
         attention: "GQA",
         fixtures: &["minimax_m2"],
@@ -116,6 +127,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "llama",
+        architecture: None,
         models: "Llama 2, 3, 3.1, 3.2, 3.3 (dense)",
         attention: "GQA",
         fixtures: &["llama"],
@@ -124,6 +136,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "qwen3",
+        architecture: None,
         models: "Qwen3-0.6B to 32B (dense)",
         attention: "GQA",
         fixtures: &["qwen3"],
@@ -132,6 +145,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "gpt_oss",
+        architecture: None,
         models: "gpt-oss-20b, gpt-oss-120b",
         attention: "1 GQA within a window to 1 GQA, sinks",
         fixtures: &["gpt_oss", "gpt_oss_mxfp4"],
@@ -140,46 +154,75 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "deepseek_v2",
+        architecture: None,
         models: "DeepSeek-V2, V2.5, V2-Lite, Coder-V2",
         attention: "MLA",
         fixtures: &["deepseek_v2"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
-            Ok(Box::new(deepseek::build("deepseek_v2", Choice::Softmax, config, weights, kv)?))
+            Ok(Box::new(deepseek::build("deepseek_v2", Choice::Softmax, Dense, config, weights, kv)?))
         },
     },
     Family {
         model_type: "deepseek_v3",
+        architecture: None,
         models: "DeepSeek-V3, V3.1, R1, Moonlight-16B-A3B",
         attention: "MLA",
         fixtures: &["deepseek_v3", "deepseek_v3_fp8"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
-            Ok(Box::new(deepseek::build("deepseek_v3", Choice::SigmoidBiased, config, weights, kv)?))
+            Ok(Box::new(deepseek::build("deepseek_v3", Choice::SigmoidBiased, Dense, config, weights, kv)?))
+        },
+    },
+    Family {
+        model_type: "deepseek_v32",
+        architecture: None,
+        models: "DeepSeek-V3.2, V3.2-Exp, V3.2-Speciale",
+        attention: "MLA to positions that an indexer chooses (DSA)",
+        fixtures: &["deepseek_v32"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| {
+            let attention = Sparse(RopePairs::Half);
+            Ok(Box::new(deepseek::build("deepseek_v32", Choice::SigmoidBiased, attention, config, weights, kv)?))
+        },
+    },
+    Family {
+        model_type: "glm_moe_dsa",
+        architecture: None,
+        models: "GLM-5, GLM-5.1, GLM-5.2",
+        attention: "MLA to positions that an indexer, or in 5.2 the layer before, chooses (DSA)",
+        fixtures: &["glm_moe_dsa"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| {
+            let attention = Sparse(RopePairs::Interleaved);
+            Ok(Box::new(deepseek::build("glm_moe_dsa", Choice::SigmoidBiased, attention, config, weights, kv)?))
         },
     },
     Family {
         model_type: "kimi_k2",
+        architecture: None,
         models: "Kimi-K2, Kimi-K2-Thinking",
         attention: "MLA",
         fixtures: &["deepseek_v3", "deepseek_v3_fp8", "deepseek_v3_int4"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
-            Ok(Box::new(deepseek::build("kimi_k2", Choice::SigmoidBiased, config, weights, kv)?))
+            Ok(Box::new(deepseek::build("kimi_k2", Choice::SigmoidBiased, Dense, config, weights, kv)?))
         },
     },
     Family {
         model_type: "kimi_k25",
+        architecture: None,
         models: "Kimi-K2.5, Kimi-K2.6 (text)",
         attention: "MLA",
         fixtures: &["deepseek_v3", "deepseek_v3_int4"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
-            Ok(Box::new(deepseek::build("kimi_k25", Choice::SigmoidBiased, config, weights, kv)?))
+            Ok(Box::new(deepseek::build("kimi_k25", Choice::SigmoidBiased, Dense, config, weights, kv)?))
         },
     },
     Family {
         model_type: "gemma3",
+        architecture: None,
         models: "Gemma 3 4B, 12B, 27B (dense, text)",
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma3"],
@@ -188,6 +231,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "gemma3_text",
+        architecture: None,
         models: "Gemma 3 270M, 1B (dense)",
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma3"],
@@ -196,6 +240,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "gemma4",
+        architecture: None,
         models: "Gemma 4 26B-A4B, 31B (dense) (text)",
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma4"],
@@ -204,6 +249,7 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "gemma4_text",
+        architecture: None,
         models: "the same without a wrapper",
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma4"],
@@ -212,14 +258,16 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "nemotron_h",
-        models: "Nemotron-3-Nano-30B-A3B, Nemotron-H (dense)",
+        architecture: None,
+        models: "Nemotron-3-Nano-30B-A3B, Nemotron-3-Super-120B-A12B, Nemotron-H (dense)",
         attention: "Mamba-2, some GQA without positions",
-        fixtures: &["nemotron_h", "nemotron_h_nvfp4"],
+        fixtures: &["nemotron_h", "nemotron_h_latent", "nemotron_h_nvfp4"],
         experts: ExpertNames::OneByOne,
-        build: |config, weights, kv| Ok(Box::new(NemotronH::build(config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(nemotron_h::build(config, weights, kv)?)),
     },
     Family {
         model_type: "minimax",
+        architecture: None,
         models: "MiniMax-Text-01",
         attention: "7 Lightning Attention to 1 GQA",
         fixtures: &["minimax"],
@@ -228,11 +276,30 @@ pub const FAMILIES: &[Family] = &[
     },
     Family {
         model_type: "kimi_linear",
+        architecture: None,
         models: "Kimi-Linear-48B-A3B",
         attention: "3 Kimi Delta Attention to 1 MLA without positions",
         fixtures: &["kimi_linear"],
         experts: ExpertNames::Numbered,
         build: |config, weights, kv| Ok(Box::new(kimi_linear::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "bailing_hybrid",
+        architecture: Some("BailingMoeV2_5ForCausalLM"),
+        models: "Ling-2.5-1T, Ring-2.5-1T",
+        attention: "7 Lightning Attention to 1 MLA",
+        fixtures: &["ling25"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(ling::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "deepseek_v4",
+        architecture: None,
+        models: "DeepSeek-V4-Flash, V4-Pro",
+        attention: "a window, and compressed entries of the past: chosen ones (CSA) and all (HCA) in turn",
+        fixtures: &["deepseek_v4"],
+        experts: ExpertNames::Numbered,
+        build: |config, weights, kv| Ok(Box::new(DeepSeekV4::build(config, weights, kv)?)),
     },
 ];
 
@@ -242,12 +309,19 @@ pub const FAMILIES: &[Family] = &[
 /// Names the architecture that is not supported, and those that are.
 pub fn family(config: &Config) -> Result<&'static Family, ModelError> {
     let model_type = config.model_type()?;
-    let family = FAMILIES.iter().find(|family| family.model_type == model_type).ok_or_else(|| {
+    let mut named = FAMILIES.iter().filter(|family| family.model_type == model_type).peekable();
+    if named.peek().is_none() {
         let supported: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
-        ModelError::Config(format!(
+        return Err(ModelError::Config(format!(
             "model_type {model_type:?} is not supported; supported are: {}",
             supported.join(", ")
-        ))
+        )));
+    }
+    let architectures = config.texts("architectures")?.unwrap_or_default();
+    let is_it = |family: &&Family| family.architecture.is_none_or(|name| architectures.contains(&name));
+    let family = named.find(is_it).ok_or_else(|| {
+        let name = architectures.first().unwrap_or(&"none");
+        ModelError::Config(format!("model_type {model_type:?} of the architecture {name} is not supported"))
     })?;
     check_counts(&config.text())?;
     Ok(family)
@@ -283,8 +357,12 @@ pub fn page() -> String {
         let tested = TESTED.iter().filter(|(part, _)| fixtures.iter().any(|fixture| fixture.contains(part)));
         let formats: String =
             ["BF16"].into_iter().chain(tested.map(|(_, format)| *format)).collect::<Vec<_>>().join(", ");
+        let model_type = match family.architecture {
+            None => format!("`{model_type}`"),
+            Some(name) => format!("`{model_type}` of `{name}`"),
+        };
         let fixtures: Vec<String> = fixtures.iter().map(|fixture| format!("`{fixture}`")).collect();
-        page += &format!("| `{model_type}` | {models} | {attention} | {formats} | {} |\n", fixtures.join(", "));
+        page += &format!("| {model_type} | {models} | {attention} | {formats} | {} |\n", fixtures.join(", "));
     }
     page
 }

@@ -27,10 +27,10 @@ const WINDOW_SLACK: usize = 64;
 /// What each layer keeps of a sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateLayout {
-    /// Keys and values by layer; `None` for a layer that keeps none.
-    pub kv: Vec<Option<KvLayout>>,
-    /// In the blocks of which pool they lie, by layer.
-    pool_of: Vec<usize>,
+    /// Keys and values by layer, of each cache that it has.
+    pub kv: Vec<Vec<KvLayout>>,
+    /// In the blocks of which pool they lie, by layer and cache.
+    pool_of: Vec<Vec<usize>>,
     /// Kinds of blocks: that of layers which see all of the past first.
     pub pools: Vec<Pool>,
     /// Recurrent states by layer; `None` for a layer that has none.
@@ -46,19 +46,31 @@ pub struct Pool {
     pub block_bytes: usize,
     /// Positions that its layers see; all of the past where there is none.
     pub window: Option<usize>,
+    /// Positions that an entry stands for.
+    pub every: usize,
 }
 
 impl Pool {
+    /// Positions of a block.
+    fn span(&self) -> usize {
+        BLOCK_TOKENS * self.every
+    }
+
+    /// Blocks that hold the entries which have ended after so many tokens.
+    fn ended(&self, tokens: usize) -> usize {
+        (tokens / self.every).div_ceil(BLOCK_TOKENS)
+    }
+
     /// Blocks that need not be kept of a sequence of `tokens` tokens.
     fn gone(&self, tokens: usize) -> usize {
         let keep = self.window.map_or(usize::MAX, |window| window - 1 + WINDOW_SLACK);
-        tokens.saturating_sub(keep) / BLOCK_TOKENS
+        tokens.saturating_sub(keep) / self.span()
     }
 
     /// Blocks held at most by a sequence of `ctx` tokens that grows by `chunk` of them at a time.
     pub fn blocks(&self, ctx: usize, chunk: usize) -> usize {
-        let held = self.window.map_or(usize::MAX, |window| window - 1 + WINDOW_SLACK + chunk + BLOCK_TOKENS);
-        if self.block_bytes == 0 { 0 } else { ctx.min(held).div_ceil(BLOCK_TOKENS) }
+        let held = self.window.map_or(usize::MAX, |window| window - 1 + WINDOW_SLACK + chunk + self.span());
+        if self.block_bytes == 0 { 0 } else { self.ended(ctx.min(held)) }
     }
 }
 
@@ -118,30 +130,41 @@ pub struct KvWidth {
     pub v_in_k: bool,
     /// Positions that a query sees; all of the past where there is none.
     pub window: Option<usize>,
+    /// Positions that an entry stands for: more than 1 where the past is compressed.
+    pub every: usize,
+}
+
+impl KvWidth {
+    /// Keys and values of each position, all of which a query sees.
+    pub fn new(heads: usize, k_dim: usize, v_dim: usize) -> KvWidth {
+        KvWidth { heads, k_dim, v_dim, v_in_k: false, window: None, every: 1 }
+    }
+
+    /// Vectors that are key and value, or keys alone.
+    pub fn shared(dim: usize) -> KvWidth {
+        KvWidth { v_in_k: true, ..KvWidth::new(1, dim, dim) }
+    }
 }
 
 impl StateLayout {
     /// Places the keys and values of all layers in blocks, stored as `dtype`; `recurrent` are the recurrent states of all
     /// layers, or empty.
-    pub fn new(layers: &[Option<KvWidth>], recurrent: Vec<Option<RecurrentLayout>>, dtype: DType) -> StateLayout {
-        let mut pools = vec![Pool { block_bytes: 0, window: None }];
-        let mut pool_of = Vec::new();
-        let place = |width: &Option<KvWidth>| {
-            let window = width.and_then(|width| width.window);
-            let known = pools.iter().position(|pool| pool.window == window);
+    pub fn new(layers: &[Vec<KvWidth>], recurrent: Vec<Option<RecurrentLayout>>, dtype: DType) -> StateLayout {
+        let mut pools = vec![Pool { block_bytes: 0, window: None, every: 1 }];
+        let mut place = |width: &KvWidth| {
+            let KvWidth { heads, k_dim, v_dim, v_in_k, window, every } = *width;
+            let known = pools.iter().position(|pool| (pool.window, pool.every) == (window, every));
             let pool = known.unwrap_or_else(|| {
-                pools.push(Pool { block_bytes: 0, window });
+                pools.push(Pool { block_bytes: 0, window, every });
                 pools.len() - 1
             });
-            pool_of.push(pool);
-            let KvWidth { heads, k_dim, v_dim, v_in_k, .. } = (*width)?;
             let k_at = pools[pool].block_bytes;
             let v_at = if v_in_k { k_at } else { k_at + heads * BLOCK_TOKENS * dtype.row_bytes(k_dim) };
             let kv = KvLayout { dtype, heads, k_dim, v_dim, block_tokens: BLOCK_TOKENS, k_at, v_at, v_in_k };
             pools[pool].block_bytes = (k_at + kv.bytes()).next_multiple_of(64);
-            Some(kv)
+            (kv, pool)
         };
-        let kv = layers.iter().map(place).collect();
+        let (kv, pool_of) = layers.iter().map(|layer| layer.iter().map(&mut place).unzip()).unzip();
         pools.iter_mut().for_each(|pool| pool.block_bytes = pool.block_bytes.next_multiple_of(4096));
         let recurrent_bytes = recurrent.iter().flatten().map(RecurrentLayout::bytes).max().unwrap_or(0);
         StateLayout { kv, pool_of, pools, recurrent, recurrent_bytes: recurrent_bytes.next_multiple_of(4096) }
@@ -158,11 +181,14 @@ impl StateLayout {
     /// Bytes that a sequence costs, however short: recurrent states, and what windows hold when they are full.
     pub fn fixed_bytes(&self) -> usize {
         let recurrent: usize = self.recurrent.iter().flatten().map(RecurrentLayout::bytes).sum();
-        let windowed = |(kv, pool): (&Option<KvLayout>, &usize)| match (kv, self.pools[*pool].window) {
-            (Some(kv), Some(window)) => kv.bytes() / kv.block_tokens * window,
-            _ => 0,
-        };
-        recurrent + self.kv.iter().zip(&self.pool_of).map(windowed).sum::<usize>()
+        let windowed = |(kv, pool): (&KvLayout, &Pool)| kv.bytes() / kv.block_tokens * pool.window.unwrap_or(0);
+        recurrent + self.caches().map(windowed).sum::<usize>()
+    }
+
+    /// Every cache of every layer, and the pool that it lies in.
+    fn caches(&self) -> impl Iterator<Item = (&KvLayout, &Pool)> {
+        let pools = self.pool_of.iter().flatten().map(|&pool| &self.pools[pool]);
+        self.kv.iter().flatten().zip(pools)
     }
 
     /// Whether a state can go back to any earlier position. One with a recurrent state or a window can not, though a window
@@ -173,8 +199,8 @@ impl StateLayout {
 
     /// Bytes that one more token costs, once windows are full.
     pub fn bytes_per_token(&self) -> usize {
-        let unbounded = self.kv.iter().zip(&self.pool_of).filter(|(_, pool)| self.pools[**pool].window.is_none());
-        unbounded.filter_map(|(kv, _)| kv.as_ref()).map(|kv| kv.bytes() / kv.block_tokens).sum()
+        let unbounded = self.caches().filter(|(_, pool)| pool.window.is_none());
+        unbounded.map(|(kv, pool)| kv.bytes() / kv.block_tokens / pool.every).sum()
     }
 
     /// Slots of a sequence of `ctx` tokens that grows by `chunk` of them at a time: size, and how many of them.
@@ -331,14 +357,13 @@ impl State {
         self.tokens
     }
 
-    /// A layer's keys and values.
+    /// A layer's keys and values, of its cache number `cache`.
     ///
     /// # Panics
-    /// For a layer that keeps none.
-    pub fn kv<'a>(&'a self, layer: usize, layout: &'a StateLayout) -> LayerKv<'a> {
-        let held = &self.held[layout.pool_of[layer]];
-        let kv = layout.kv[layer].as_ref().expect("invariant: an attention layer has keys and values in the layout");
-        LayerKv { layout: kv, blocks: &held.tensors, first: held.gone * BLOCK_TOKENS }
+    /// For a layer that has no such cache.
+    pub fn kv<'a>(&'a self, layer: usize, cache: usize, layout: &'a StateLayout) -> LayerKv<'a> {
+        let held = &self.held[layout.pool_of[layer][cache]];
+        LayerKv { layout: &layout.kv[layer][cache], blocks: &held.tensors, first: held.gone * BLOCK_TOKENS }
     }
 
     /// Makes room for positions below `tokens`, and makes the blocks from the present end on its own.
@@ -355,11 +380,11 @@ impl State {
     ) -> Result<(), ModelError> {
         self.reserve_recurrent(layout, pool, residency, ops)?;
         self.held.resize_with(layout.pools.len(), Held::default);
-        let first_written = self.tokens / BLOCK_TOKENS;
         for (index, held) in self.held.iter_mut().enumerate() {
             if layout.pools[index].block_bytes == 0 {
                 continue;
             }
+            let first_written = self.tokens / layout.pools[index].span();
             for i in first_written.max(held.gone)..held.end() {
                 let i = i - held.gone;
                 if Arc::strong_count(&held.blocks[i]) > 1 {
@@ -368,7 +393,7 @@ impl State {
                     (held.blocks[i], held.tensors[i]) = (block, tensor);
                 }
             }
-            while held.end() * BLOCK_TOKENS < tokens {
+            while held.end() < layout.pools[index].ended(tokens) {
                 let (block, tensor) = pool.take_block(residency, layout, index)?;
                 held.blocks.push(block);
                 held.tensors.push(tensor);
@@ -397,8 +422,8 @@ impl State {
             self.recurrent.clear();
             self.held.clear();
         }
-        for held in &mut self.held {
-            let blocks = self.tokens.div_ceil(BLOCK_TOKENS) - held.gone;
+        for (held, pool) in self.held.iter_mut().zip(&layout.pools) {
+            let blocks = pool.ended(self.tokens) - held.gone;
             held.blocks.truncate(blocks);
             held.tensors.truncate(blocks);
         }

@@ -129,8 +129,15 @@ pub fn cut(config: &mut Value, layers: usize) -> Result<(), ModelError> {
         false => config,
     };
     text["num_hidden_layers"] = json!(layers);
-    if let Some(types) = text.get_mut("layer_types").and_then(Value::as_array_mut) {
-        types.truncate(layers);
+    for key in ["layer_types", "mlp_layer_types", "indexer_types", "compress_ratios"] {
+        if let Some(types) = text.get_mut(key).and_then(Value::as_array_mut) {
+            types.truncate(layers);
+        }
+    }
+    for key in ["hybrid_override_pattern", "index_topk_pattern"] {
+        if let Some(pattern) = text.get(key).and_then(Value::as_str) {
+            text[key] = json!(pattern.chars().take(layers).collect::<String>());
+        }
     }
     if let Some(dense) = text.get_mut("mlp_only_layers").and_then(Value::as_array_mut) {
         dense.retain(|layer| layer.as_u64().is_none_or(|layer| layer < layers as u64));

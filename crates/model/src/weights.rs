@@ -59,6 +59,11 @@ pub enum DeclaredKind {
     },
     /// Anything else, always plain.
     Tensor,
+    /// Whole numbers below this one: `[rows, columns]`.
+    Table {
+        /// They are at least 0.
+        below: usize,
+    },
     /// Gate, up and down of a layer's experts: `[experts, 3, width, hidden]`; where there is no gate, `[experts, 2, ..]`.
     Experts,
 }
@@ -91,6 +96,33 @@ pub struct Weights<'a> {
     declared: Vec<Declared>,
     matrices: Vec<(String, StoredMatrix)>,
     experts: Vec<Option<(ExpertShape, Vec<Extent>)>>,
+    tables: Vec<Table>,
+}
+
+/// A table of whole numbers, and what they are below.
+pub struct Table {
+    name: String,
+    tensor: Tensor,
+    below: usize,
+}
+
+impl Table {
+    /// Checks what it holds.
+    ///
+    /// # Errors
+    /// Names it where that is something else.
+    pub fn check(&self, ops: &dyn Ops) -> Result<(), ModelError> {
+        let Table { name, tensor, below } = self;
+        let mut bytes = vec![0; tensor.bytes()];
+        ops.fetch(tensor, &mut bytes).wait();
+        let mut numbers = bytes.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
+        match numbers.find(|number| !(0..*below as i64).contains(number)) {
+            None => Ok(()),
+            Some(number) => Err(ModelError::Tensor(format!(
+                "tensor {name} names {number} of {below} experts; it is damaged: download it again"
+            ))),
+        }
+    }
 }
 
 /// What a first pass found out.
@@ -145,6 +177,7 @@ impl<'a> Weights<'a> {
             declared: Vec::new(),
             matrices: Vec::new(),
             experts: Vec::new(),
+            tables: Vec::new(),
         }
     }
 
@@ -215,6 +248,39 @@ impl<'a> Weights<'a> {
         self.plain(name, shape, DeclaredKind::Tensor)
     }
 
+    /// A table `[rows, columns]` of 64-bit integers below another one, as bytes `[rows, 8 · columns]`.
+    ///
+    /// # Errors
+    /// When it is missing, or has another shape or type.
+    pub fn table(&mut self, name: &str, rows: usize, columns: usize, below: usize) -> Result<Tensor, ModelError> {
+        self.declare_one(name, &[rows, columns], DeclaredKind::Table { below });
+        let shape = [rows, 8 * columns];
+        let Some(checkpoint) = self.checkpoint else {
+            return Ok(Tensor::new(Buffer::unbacked(rows * 8 * columns), 0, shape, DType::U8));
+        };
+        let (on_disk, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
+        let path = checkpoint.files()[info.file].path();
+        if info.shape != [rows, columns] {
+            return Err(wrong_shape(path, &on_disk, &info.shape, &[rows, columns]));
+        }
+        if info.dtype != StoredType::Other("I64".into()) {
+            return Err(ModelError::Tensor(format!(
+                "{}: tensor {on_disk} has the type {}, and a table is I64",
+                path.display(),
+                info.dtype
+            )));
+        }
+        // Of no layer: it is checked once, so it stays.
+        let tensor = self.place(None, name, info, &shape, DType::U8);
+        self.tables.push(Table { name: on_disk, tensor: tensor.clone(), below });
+        Ok(tensor)
+    }
+
+    /// The tables, to be checked once the trunk was read.
+    pub fn take_tables(&mut self) -> Vec<Table> {
+        std::mem::take(&mut self.tables)
+    }
+
     fn plain(&mut self, name: &str, shape: &[usize], kind: DeclaredKind) -> Result<Tensor, ModelError> {
         self.declare_one(name, shape, kind);
         let Some(checkpoint) = self.checkpoint else {
@@ -222,23 +288,22 @@ impl<'a> Weights<'a> {
             return Ok(Tensor::new(Buffer::unbacked(2 * elements), 0, shape, DType::Bf16));
         };
         let (info, dtype) = find(checkpoint, name, shape)?;
-        Ok(self.place(name, info, shape, dtype))
+        Ok(self.place(layer_of(name), name, info, shape, dtype))
     }
 
     /// A part of a quantised matrix, which is bytes to us.
     fn tensor_stored(&mut self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, ModelError> {
         let checkpoint = self.checkpoint.expect("invariant: only a checkpoint has stored tensors");
         let (_, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
-        Ok(self.place(name, info, shape, dtype))
+        Ok(self.place(layer_of(name), name, info, shape, dtype))
     }
 
     /// Gives a tensor its place in the trunk, and notes its read.
-    fn place(&mut self, name: &str, info: &TensorInfo, shape: &[usize], dtype: DType) -> Tensor {
+    fn place(&mut self, layer: Option<usize>, name: &str, info: &TensorInfo, shape: &[usize], dtype: DType) -> Tensor {
         let align = self.checkpoint.map_or(1, |checkpoint| checkpoint.files()[info.file].align()) as u64;
         let (start, end) = (info.offset / align * align, (info.offset + info.bytes).next_multiple_of(align));
         let within = (info.offset - start) as usize;
         let bytes = (end - start) as usize;
-        let layer = layer_of(name);
         let (buffer, at) = self.places.place(layer, bytes, align as usize);
         self.reads.push(TrunkRead {
             name: name.to_owned(),

@@ -9,7 +9,7 @@ use outpour_model::weights::{DeclaredKind, Weights};
 use serde_json::Value;
 
 /// Name, parameters in billions as published, bytes of an expert at MLX's 4 bits, experts.
-const PUBLISHED: [(&str, f64, usize, usize); 23] = [
+const PUBLISHED: [(&str, f64, usize, usize); 29] = [
     ("Qwen3-30B-A3B", 30.5, 2_654_208, 6_144),
     ("Qwen3-235B-A22B", 235.0, 10_616_832, 12_032),
     // Its maker's 80 with the heads for multi-token prediction, which are not read.
@@ -27,11 +27,19 @@ const PUBLISHED: [(&str, f64, usize, usize); 23] = [
     ("gpt-oss-120b", 116.8, 13_996_800, 4_608),
     ("DeepSeek-V2-Lite", 15.7, 4_866_048, 1_664),
     ("DeepSeek-V3", 671.0, 24_772_608, 14_848),
+    // Its maker's 685 with the head for multi-token prediction, and 744 of GLM-5 without.
+    ("DeepSeek-V3.2", 672.0, 24_772_608, 14_848),
+    ("GLM-5", 744.0, 21_233_664, 19_200),
+    ("GLM-5.2", 743.0, 21_233_664, 19_200),
+    ("DeepSeek-V4-Flash", 284.0, 14_155_776, 11_008),
+    // Hidden size and width of experts as SGLang's tests have them; the rest is inferred from the sum.
+    ("Ling-2.5-1T", 1012.0, 28_311_552, 19_456),
     ("Moonlight-16B-A3B", 16.0, 4_866_048, 1_664),
     ("Kimi-K2", 1026.0, 24_772_608, 23_040),
     ("Kimi-Linear-48B-A3B", 49.1, 3_981_312, 6_656),
     ("MiniMax-Text-01", 456.0, 95_551_488, 2_560),
     ("Nemotron-3-Nano-30B-A3B", 31.6, 5_612_544, 2_944),
+    ("Nemotron-3-Super-120B-A12B", 120.6, 3_096_576, 20_480),
     ("Gemma-3-27B", 27.0, 0, 0),
     ("Gemma-4-26B-A4B", 25.2, 3_345_408, 3_840),
 ];

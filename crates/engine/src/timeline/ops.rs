@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use outpour_kernels::{
-    Activation, Attend, Bias, Buffer, ColumnRun, Contribution, Fence, GatedDelta, KvLayout, LinearAttention, Matrix,
-    Mlp, MlpScratch, Ops, OpsError, RmsNorm, Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
+    LinearAttention, Matrix, Mlp, MlpScratch, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
 };
 
 use super::{Row, Timeline};
@@ -89,8 +89,10 @@ impl Ops for TimedOps {
         fn write(src: &[u8], dst: &Tensor): dst;
         fn copy(src: &Tensor, dst: &Tensor): dst;
         fn embed(table: &Matrix, ids: &[u32], out: &Tensor): table, out;
+        fn look_up(table: &Tensor, below: usize, ids: &[u32], out: &Tensor): out;
         fn gather(x: &Tensor, rows: &[u32], out: &Tensor): out;
         fn rms_norm(x: &Tensor, norm: &RmsNorm, out: &Tensor): x;
+        fn layer_norm(x: &Tensor, norm: &LayerNorm, out: &Tensor): x;
         fn rms_norm_gated(x: &Tensor, gate: &Tensor, norm: &RmsNorm, out: &Tensor): x;
         fn sigmoid_gate(x: &Tensor, gate: &Tensor): x;
         fn add_gated(x: &Tensor, gate: &Tensor, into: &Tensor): x;
@@ -101,8 +103,8 @@ impl Ops for TimedOps {
         fn causal_conv(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor): x;
         fn gated_delta(qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor): qkv, state;
         fn linear_attention(
-            q: &Tensor, k: &Tensor, v: &Tensor, dt: Option<&Tensor>, attention: &LinearAttention, state: &Tensor, out: &Tensor
-        ): q, state;
+            qkv: [&Tensor; 3], dt: Option<&Tensor>, attention: &LinearAttention, state: &Tensor, out: &Tensor
+        ): state, out;
         fn linear(x: &Tensor, w: &Matrix, out: &Tensor): x, w;
         fn linear_heads(x: &Tensor, w: &Matrix, first: usize, out: &Tensor): x, w;
         fn linear_heads_transposed(x: &Tensor, w: &Matrix, first: usize, out: &Tensor): x, w;
@@ -112,7 +114,14 @@ impl Ops for TimedOps {
         fn rope(x: &Tensor, positions: &[u32], rope: &Rope): x;
         fn kv_write(k: &Tensor, v: &Tensor, layout: &KvLayout, blocks: &[Tensor], start: usize): k;
         fn attention(q: &Tensor, attend: &Attend, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor): q, blocks;
+        fn select(q: &Tensor, weights: &Tensor, keys: &Past, choice: &Tensor): q, choice;
+        fn sparse_attention(q: &Tensor, attend: &Attend, pasts: &[Past], out: &Tensor): q, pasts;
         fn route(logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor): logits;
+        fn weigh(logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor): logits;
+        fn compress(rows: &Tensor, gates: &Tensor, by: &Compress, tail: &Tensor, start: usize, out: &Tensor): rows, out;
+        fn hyper_weights(weights: &Tensor, hyper: &Hyper): weights;
+        fn hyper_collapse(x: &Tensor, weights: &Tensor, out: &Tensor): x;
+        fn hyper_expand(out: &Tensor, weights: &Tensor, x: &Tensor): x;
         fn mlp(x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor): rows, mlp;
         fn combine(parts: &Tensor, contributions: &[Contribution], into: &Tensor): parts, into;
     }

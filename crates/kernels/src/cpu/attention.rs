@@ -166,14 +166,9 @@ impl<'a> Tile<'a> {
         }
     }
 
-    /// What a query's output is multiplied with, and divided by: with a sink the maximum may rise once more.
+    /// What a query's output is multiplied with, and divided by.
     fn last(&self, query: usize, q_head: usize) -> (f32, f32) {
-        let (max, sum) = (self.max[query], self.sum[query]);
-        let Some(sinks) = &self.call.attend.sinks else { return (1.0, sum) };
-        let sink = quant::value(sinks, q_head);
-        let highest = max.max(sink);
-        let factor = (max - highest).exp();
-        (factor, sum * factor + (sink - highest).exp())
+        with_sink(self.call.attend, q_head, self.max[query], self.sum[query])
     }
 
     /// Takes in some positions of one step, for some queries.
@@ -249,8 +244,24 @@ impl<'a> Tile<'a> {
     }
 }
 
+/// What the output of a head is multiplied with, and divided by: with a sink the maximum may rise once more.
+pub(super) fn with_sink(attend: &Attend, q_head: usize, max: f32, sum: f32) -> (f32, f32) {
+    let Some(sinks) = &attend.sinks else { return (1.0, sum) };
+    let sink = quant::value(sinks, q_head);
+    let highest = max.max(sink);
+    let factor = (max - highest).exp();
+    (factor, sum * factor + (sink - highest).exp())
+}
+
 /// Turns a query's scores of one step into weights, relative to the maximum so far.
-fn rescale(kernels: &Kernels, scores: &mut [f32], scale: f32, max: &mut f32, sum: &mut f32, mixed: &mut [f32]) {
+pub(super) fn rescale(
+    kernels: &Kernels,
+    scores: &mut [f32],
+    scale: f32,
+    max: &mut f32,
+    sum: &mut f32,
+    mixed: &mut [f32],
+) {
     // SAFETY: a backend has only kernels that run here.
     let (highest, step_sum) = unsafe { (kernels.softmax)(scores, scale, *max) };
     let factor = (*max - highest).exp();

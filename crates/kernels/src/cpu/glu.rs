@@ -29,6 +29,9 @@ pub(super) unsafe fn glu_at(gate: *const f32, up: *const f32, activation: Activa
                 let (gate, up) = (gate.min(limit), up.clamp(-limit, limit));
                 (up + 1.0) * (gate / (1.0 + (-alpha * gate).exp()))
             }),
+            Activation::SwiGluLimited { limit } => {
+                each(gate, up, out, n, |gate, up| silu(gate.min(limit)) * up.clamp(-limit, limit));
+            }
             Activation::Silu => each(gate, up, out, n, |gate, _| silu(gate)),
             Activation::Relu2 => each(gate, up, out, n, |gate, _| gate.max(0.0) * gate.max(0.0)),
             Activation::GeGlu => each(gate, up, out, n, |gate, up| gelu(gate) * up),

@@ -11,9 +11,7 @@ use crate::{Decay, LinearAttention, Tensor, quant};
 #[allow(clippy::too_many_arguments)]
 pub(super) fn linear_attention(
     cpu: &Cpu,
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    [q, k, v]: [&Tensor; 3],
     dt: Option<&Tensor>,
     attention: &LinearAttention,
     state: &Tensor,

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use super::Cpu;
+use super::gated_delta::softplus;
 use crate::host::{self, Shared};
 use crate::{Router, RouterGroups, RouterScore, Tensor, quant};
 
@@ -25,14 +26,7 @@ pub(super) fn route(cpu: &Cpu, logits: &Tensor, router: &Router, choice: &Tensor
         let (scores, scratch) = scratch.split_at_mut(experts);
         let (biased, scratch) = scratch.split_at_mut(experts);
         for row in range {
-            let logits = &logits[row * experts..][..experts];
-            match router.score {
-                RouterScore::Softmax => softmax(logits, scores),
-                RouterScore::SoftmaxOfChosen => scores.copy_from_slice(logits),
-                RouterScore::Sigmoid => {
-                    scores.iter_mut().zip(logits).for_each(|(score, logit)| *score = 1.0 / (1.0 + (-logit).exp()));
-                }
-            }
+            score(&logits[row * experts..][..experts], router, scores);
             for (expert, (biased, score)) in biased.iter_mut().zip(&*scores).enumerate() {
                 // A sum with nothing too, as the reference does: it has no -0.
                 *biased = score + router.bias.as_ref().map_or(0.0, |bias| quant::value(bias, expert));
@@ -43,9 +37,37 @@ pub(super) fn route(cpu: &Cpu, logits: &Tensor, router: &Router, choice: &Tensor
             // SAFETY: row `row` of both outputs belongs to this range alone.
             let (choice, weights) = unsafe { (choice.slice_mut(row * k, k), weights.slice_mut(row * k, k)) };
             take_best(biased, choice);
-            weigh(scores, router, choice, weights);
+            weigh_row(scores, router, choice, weights);
         }
     });
+}
+
+pub(super) fn weigh(cpu: &Cpu, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {
+    let (n, experts) = host::rows_of(logits);
+    let k = router.top_k;
+    assert_eq!(host::rows_of(choice), (n, k), "weigh: choice does not fit");
+    assert_eq!(host::rows_of(weights), (n, k), "weigh: weights do not fit");
+    let (logits, choice) = (host::f32s(logits), host::i32s(choice));
+    let weights = Shared::new(host::f32_address(weights));
+    cpu.reserve_scratch(experts);
+    cpu.split(n, 32 * experts, |range, worker| {
+        let scores = &mut cpu.scratch_of(worker)[..experts];
+        for row in range {
+            score(&logits[row * experts..][..experts], router, scores);
+            // SAFETY: row `row` of the weights belongs to this range alone.
+            weigh_row(scores, router, &choice[row * k..][..k], unsafe { weights.slice_mut(row * k, k) });
+        }
+    });
+}
+
+fn score(logits: &[f32], router: &Router, scores: &mut [f32]) {
+    let mut each = |of: &dyn Fn(f32) -> f32| scores.iter_mut().zip(logits).for_each(|(score, z)| *score = of(*z));
+    match router.score {
+        RouterScore::Softmax => softmax(logits, scores),
+        RouterScore::SoftmaxOfChosen => scores.copy_from_slice(logits),
+        RouterScore::Sigmoid => each(&|z| 1.0 / (1.0 + (-z).exp())),
+        RouterScore::SqrtSoftplus => each(&|z| softplus(z).sqrt()),
+    }
 }
 
 fn softmax(logits: &[f32], scores: &mut [f32]) {
@@ -127,7 +149,7 @@ fn take_best(scores: &mut [f32], choice: &mut [i32]) {
 }
 
 /// The weights of the chosen experts.
-fn weigh(scores: &[f32], router: &Router, choice: &[i32], weights: &mut [f32]) {
+fn weigh_row(scores: &[f32], router: &Router, choice: &[i32], weights: &mut [f32]) {
     weights.iter_mut().zip(choice).for_each(|(weight, &expert)| *weight = scores[expert as usize]);
     if router.score == RouterScore::SoftmaxOfChosen {
         softmax_in_place(weights);

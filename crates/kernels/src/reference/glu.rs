@@ -10,6 +10,7 @@ pub(super) fn glu(gate: &Tensor, up: &Tensor, activation: Activation, out: &Tens
         host::f32s_mut(out)[i] = match activation {
             Activation::SwiGlu => silu(gate) * up,
             Activation::SwiGluClamped { alpha, limit } => swiglu_clamped(gate, up, alpha, limit),
+            Activation::SwiGluLimited { limit } => silu(gate.min(limit)) * up.clamp(-limit, limit),
             Activation::Silu => silu(gate),
             Activation::Relu2 => gate.max(0.0) * gate.max(0.0),
             Activation::GeGlu => gelu(gate) * up,

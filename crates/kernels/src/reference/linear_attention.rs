@@ -5,9 +5,7 @@ use super::gated_delta::softplus;
 use crate::{Decay, LinearAttention, Tensor, host, quant};
 
 pub(super) fn linear_attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    [q, k, v]: [&Tensor; 3],
     dt: Option<&Tensor>,
     attention: &LinearAttention,
     state: &Tensor,

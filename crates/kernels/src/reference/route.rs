@@ -1,5 +1,6 @@
 //! The router's choice: the `top_k` best scores of a row, and their weights
 
+use super::gated_delta::softplus;
 use crate::{Router, RouterGroups, RouterScore, Tensor, host, quant};
 
 pub(super) fn route(logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {
@@ -11,11 +12,7 @@ pub(super) fn route(logits: &Tensor, router: &Router, choice: &Tensor, weights: 
     let (logits, choice, weights) = (host::f32s(logits), host::i32s_mut(choice), host::f32s_mut(weights));
     for row in 0..n {
         let logits = &logits[row * experts..][..experts];
-        let scores = match router.score {
-            RouterScore::Softmax => softmax(logits),
-            RouterScore::SoftmaxOfChosen => logits.to_vec(),
-            RouterScore::Sigmoid => logits.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect(),
-        };
+        let scores = scores(logits, router);
         let bias = |expert| router.bias.as_ref().map_or(0.0, |bias| quant::value(bias, expert));
         let biased: Vec<f32> = scores.iter().enumerate().map(|(expert, score)| score + bias(expert)).collect();
         let mut order: Vec<usize> = match &router.groups {
@@ -24,15 +21,42 @@ pub(super) fn route(logits: &Tensor, router: &Router, choice: &Tensor, weights: 
         };
         // A stable sort: equal scores stay in the order of their indices.
         order.sort_by(|&a, &b| biased[b].total_cmp(&biased[a]));
-        let chosen: Vec<f32> = order[..k].iter().map(|&expert| scores[expert]).collect();
-        let chosen = if router.score == RouterScore::SoftmaxOfChosen { softmax(&chosen) } else { chosen };
-        // As transformers: were all scores 0, so would the weights be.
-        let sum = if router.renormalise { chosen.iter().sum::<f32>() + 1e-20 } else { 1.0 };
-        for slot in 0..k {
-            choice[row * k + slot] = order[slot] as i32;
-            let own = router.expert_scale.as_ref().map_or(1.0, |scale| quant::value(scale, order[slot]));
-            weights[row * k + slot] = chosen[slot] / sum * router.scale * own;
-        }
+        let choice = &mut choice[row * k..][..k];
+        choice.iter_mut().zip(order).for_each(|(choice, expert)| *choice = expert as i32);
+        weigh_row(&scores, router, choice, &mut weights[row * k..][..k]);
+    }
+}
+
+pub(super) fn weigh(logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {
+    let (n, experts) = host::rows_of(logits);
+    let k = router.top_k;
+    assert_eq!(host::rows_of(choice), (n, k), "weigh: choice does not fit");
+    assert_eq!(host::rows_of(weights), (n, k), "weigh: weights do not fit");
+    let (logits, choice, weights) = (host::f32s(logits), host::i32s(choice), host::f32s_mut(weights));
+    for row in 0..n {
+        let scores = scores(&logits[row * experts..][..experts], router);
+        weigh_row(&scores, router, &choice[row * k..][..k], &mut weights[row * k..][..k]);
+    }
+}
+
+fn scores(logits: &[f32], router: &Router) -> Vec<f32> {
+    match router.score {
+        RouterScore::Softmax => softmax(logits),
+        RouterScore::SoftmaxOfChosen => logits.to_vec(),
+        RouterScore::Sigmoid => logits.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect(),
+        RouterScore::SqrtSoftplus => logits.iter().map(|&logit| softplus(logit).sqrt()).collect(),
+    }
+}
+
+/// The weights of the chosen experts of one row.
+fn weigh_row(scores: &[f32], router: &Router, choice: &[i32], weights: &mut [f32]) {
+    let chosen: Vec<f32> = choice.iter().map(|&expert| scores[expert as usize]).collect();
+    let chosen = if router.score == RouterScore::SoftmaxOfChosen { softmax(&chosen) } else { chosen };
+    // As transformers: were all scores 0, so would the weights be.
+    let sum = if router.renormalise { chosen.iter().sum::<f32>() + 1e-20 } else { 1.0 };
+    for (slot, &expert) in choice.iter().enumerate() {
+        let own = router.expert_scale.as_ref().map_or(1.0, |scale| quant::value(scale, expert as usize));
+        weights[slot] = chosen[slot] / sum * router.scale * own;
     }
 }
 

@@ -71,7 +71,7 @@ impl Made {
             let rows = first..first + length;
             let [q, k, v, dt] = self.inputs.each_ref().map(|tensor| tensor.rows(rows.clone()));
             let dt = matches!(self.attention.decay, Decay::Selective { .. }).then_some(&dt);
-            ops.linear_attention(&q, &k, &v, dt, &self.attention, &state, &out.rows(rows));
+            ops.linear_attention([&q, &k, &v], dt, &self.attention, &state, &out.rows(rows));
             first += length;
         }
         (out, state)
@@ -125,7 +125,7 @@ fn linear_attention_by_hand() {
     for ops in every {
         let (state, out) = (f32_tensor(&[8.0], [1, 1, 1]), empty([3, 1, 1]));
         let (q, k, v) = (row(&[1.0, 1.0, 2.0]), row(&[1.0, 0.0, 1.0]), row(&[2.0, 5.0, -1.0]));
-        ops.linear_attention(&q, &k, &v, None, &attention, &state, &out);
+        ops.linear_attention([&q, &k, &v], None, &attention, &state, &out);
         for (got, expected) in to_f32(&out).into_iter().zip([6.0, 3.0, 1.0]) {
             assert!((got - expected).abs() < 1e-5, "{}: {got}, not {expected}", ops.describe());
         }

@@ -12,6 +12,8 @@ mod linear_attention;
 mod machine;
 mod near;
 mod same_bits;
+mod select;
+mod streams;
 
 use proptest::prelude::*;
 use proptest::sample::select;

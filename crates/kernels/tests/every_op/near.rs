@@ -5,7 +5,7 @@ use proptest::sample::select;
 
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{
-    Activation, Bias, Contribution, DType, Format, Matrix, Mlp, MlpScratch, Ops, RmsNorm, Rope, RopePairs,
+    Activation, Bias, Contribution, DType, Format, LayerNorm, Matrix, Mlp, MlpScratch, Ops, RmsNorm, Rope, RopePairs,
 };
 use outpour_kernels::{Router, RouterGroups, RouterScore, Tensor};
 
@@ -64,6 +64,21 @@ proptest! {
             assert_same_bits(backend, "mlp, composed", &out, &composed);
             let (expected, tolerance) = mlp_of_reference(backend, &x, &rows, &mlp);
             assert_near(backend, &out, &expected, |i| tolerance[i]);
+        }
+    }
+
+    #[test]
+    fn layer_norm(n in 1usize..=9, d in widths(), format in formats(), tail in tails(), seed: u64) {
+        let mut random = Random(seed);
+        let x = random.tensor([n, d]);
+        let mut part = || weight(&mut random, [d], format, tail);
+        let norm = LayerNorm { weight: part(), bias: part(), eps: 1e-6 };
+        let expected = empty([n, d]);
+        Reference.layer_norm(&x, &norm, &expected);
+        for backend in backends_of_two_threads() {
+            let out = copy(&x);
+            backend.ops.layer_norm(&out, &norm, &out);
+            assert_near(backend, &out, &expected, |_| 1e-5);
         }
     }
 
@@ -238,6 +253,7 @@ fn mlp_kinds() -> impl Strategy<Value = (Activation, bool)> {
     let activations = select(vec![
         Activation::SwiGlu,
         Activation::SwiGluClamped { alpha: 1.702, limit: 1.5 },
+        Activation::SwiGluLimited { limit: 1.5 },
         Activation::GeGlu,
         Activation::Relu2,
     ]);
@@ -248,6 +264,7 @@ fn activation(random: &mut Random) -> Activation {
     [
         Activation::SwiGlu,
         Activation::SwiGluClamped { alpha: 1.702, limit: 1.0 },
+        Activation::SwiGluLimited { limit: 1.0 },
         Activation::GeGlu,
         Activation::Silu,
         Activation::Relu2,
@@ -277,7 +294,12 @@ struct RouterKind {
 }
 
 fn routers() -> impl Strategy<Value = RouterKind> {
-    let scores = select(vec![RouterScore::Softmax, RouterScore::SoftmaxOfChosen, RouterScore::Sigmoid]);
+    let scores = select(vec![
+        RouterScore::Softmax,
+        RouterScore::SoftmaxOfChosen,
+        RouterScore::Sigmoid,
+        RouterScore::SqrtSoftplus,
+    ]);
     let scales = (select(vec![1.0, 2.5]), any::<bool>());
     (scores, any::<bool>(), any::<bool>(), 1usize..=2, any::<bool>(), scales).prop_map(
         |(score, bias, groups, best, renormalise, (scale, own))| RouterKind {

@@ -268,7 +268,7 @@ impl Attention {
         }
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let kv = at.states[span.state].kv(at.layer, at.layout);
+            let kv = at.states[span.state].kv(at.layer, 0, at.layout);
             let start = span.start - kv.first;
             ops.kv_write(&rows(&k), &rows(&v), kv.layout, kv.blocks, start);
             ops.attention(&rows(&q), &self.attend, kv.layout, kv.blocks, start, &rows(&mixed));
@@ -295,10 +295,9 @@ impl Mixer for Attention {
         gates + 2 * queries + 2 * Workspace::f32_bytes(n * kv_heads * head_dim) + Workspace::f32_bytes(n * hidden)
     }
 
-    fn kv(&self) -> Option<KvWidth> {
+    fn kv(&self) -> Vec<KvWidth> {
         let Sizes { kv_heads, head_dim, .. } = self.sizes;
-        let window = self.attend.window;
-        Some(KvWidth { heads: kv_heads, k_dim: head_dim, v_dim: head_dim, v_in_k: false, window })
+        vec![KvWidth { window: self.attend.window, ..KvWidth::new(kv_heads, head_dim, head_dim) }]
     }
 
     fn letter(&self) -> (char, &'static str) {

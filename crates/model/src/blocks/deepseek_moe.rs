@@ -32,6 +32,10 @@ pub struct DeepSeekMoe {
     pub activation: Activation,
     /// Module that a sparse layer's tensors lie under.
     pub module: &'static str,
+    /// Name of the router's learnt bias.
+    pub bias: &'static str,
+    /// Width of what experts read and write, where it is not the stream's.
+    pub latent: Option<usize>,
 }
 
 impl DeepSeekMoe {
@@ -71,6 +75,8 @@ impl DeepSeekMoe {
             router,
             activation: Activation::SwiGlu,
             module: "mlp",
+            bias: "e_score_correction_bias",
+            latent: None,
         })
     }
 
@@ -88,14 +94,21 @@ impl DeepSeekMoe {
         let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
         let bias = match self.choice {
             Choice::Softmax => None,
-            Choice::SigmoidBiased => Some(weights.vector(&format!("{prefix}.gate.e_score_correction_bias"), experts)?),
+            Choice::SigmoidBiased => Some(weights.vector(&format!("{prefix}.gate.{}", self.bias), experts)?),
         };
         let shared = match self.shared_width {
             0 => None,
             width => Some(SharedExpert::plain(weights, &prefix, hidden, width, self.activation)?),
         };
+        let mut latent = |latent: usize| -> Result<_, ModelError> {
+            let name = |part: &str| format!("{prefix}.{part}_latent_proj.weight");
+            Ok([weights.matrix(&name("fc1"), latent, hidden)?, weights.matrix(&name("fc2"), hidden, latent)?])
+        };
+        let projections = self.latent.map(&mut latent).transpose()?;
+        let hidden = self.latent.unwrap_or(hidden);
         let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: self.activation };
-        Ok(FeedForward::Sparse(Moe::load(weights, &of, gate, Router { bias, ..self.router.clone() }, shared)?))
+        let moe = Moe::load(weights, &of, gate, Router { bias, ..self.router.clone() }, shared)?;
+        Ok(FeedForward::Sparse(moe.latent(projections)))
     }
 }
 

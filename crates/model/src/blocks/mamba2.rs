@@ -151,7 +151,7 @@ impl Mixer for Mamba2 {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
             let matrices = layout.matrices(at.states[span.state].recurrent(at.layer));
             let (c, b, values, dt) = (rows(&c), rows(&b), rows(&values), rows(&dt));
-            ops.linear_attention(&c, &b, &values, Some(&dt), &self.ssm, &matrices, &rows(&y));
+            ops.linear_attention([&c, &b, &values], Some(&dt), &self.ssm, &matrices, &rows(&y));
         }
         ops.glu(&z, &y, Activation::SwiGlu, &y); // y · silu(z)
         let grouped = y.reshape([n, groups, inner / groups]);

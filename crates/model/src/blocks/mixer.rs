@@ -25,9 +25,14 @@ pub trait Mixer: Send + Sync {
     /// Bytes of workspace of [`Self::forward`] for `n` tokens.
     fn workspace_bytes(&self, n: usize) -> usize;
 
-    /// What it keeps of each position, if anything.
-    fn kv(&self) -> Option<KvWidth> {
-        None
+    /// What it keeps of each position, in each of its caches.
+    fn kv(&self) -> Vec<KvWidth> {
+        Vec::new()
+    }
+
+    /// Numbers of [`Run::carried`] that it reads or writes.
+    fn carried(&self) -> usize {
+        0
     }
 
     /// What it keeps of a sequence, if anything.

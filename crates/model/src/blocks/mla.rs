@@ -1,13 +1,16 @@
 //! Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434) in its absorbed form: what is kept of a position is one latent
 //! vector and one rotary key for all heads. A query is taken into the latent space by its head's part of `kv_b_proj`, attends
 //! there, and what it mixes is brought out by the other part. A prompt is computed as a token is, so that both have the same
-//! bits.
+//! bits. With an indexer (DeepSeek-V3.2) a query attends to the positions that it chooses, as soon as there are more.
 
-use outpour_kernels::{Attend, ColumnRun, Matrix, RmsNorm, Rope, Tensor};
+use std::ops::Range;
 
+use outpour_kernels::{Attend, ColumnRun, Matrix, Past, RmsNorm, Rope, Seen, Tensor};
+
+use super::indexer::Selector;
 use super::mixer::{At, Mixer};
 use crate::config::{Config, ModelError, SIZE_MAX};
-use crate::state::KvWidth;
+use crate::state::{KvWidth, LayerKv};
 use crate::weights::{Norms, Weights};
 use crate::{Run, Workspace};
 
@@ -33,6 +36,8 @@ pub struct Sizes {
     pub rope_dim: usize,
     /// Width of a head's value.
     pub v_dim: usize,
+    /// Name of the output projection: `o_proj` but in Ling.
+    pub o_proj: &'static str,
 }
 
 impl Sizes {
@@ -49,6 +54,7 @@ impl Sizes {
             nope_dim: config.size("qk_nope_head_dim")?,
             rope_dim: config.size("qk_rope_head_dim")?,
             v_dim: config.size("v_head_dim")?,
+            o_proj: "o_proj",
         };
         let Sizes { heads, kv_rank, nope_dim, rope_dim, v_dim, .. } = sizes;
         let widest = (nope_dim + v_dim).max(nope_dim + rope_dim).max(kv_rank + rope_dim) as u64;
@@ -86,6 +92,8 @@ pub struct Mla {
     ropes: Option<[Rope; 2]>,
     attend: Attend,
     runs: Runs,
+    /// What chooses the positions that a query sees, if not all of the past.
+    selector: Option<Selector>,
 }
 
 /// How queries are made.
@@ -126,7 +134,7 @@ impl Runs {
 
 impl Mla {
     /// Loads `{prefix}.{q_proj, or q_a_proj, q_a_layernorm and q_b_proj; kv_a_proj_with_mqa, kv_a_layernorm, kv_b_proj,
-    /// o_proj}`. `rope` is of the rotary part alone; `scale` multiplies the usual scale of attention.
+    /// o_proj}`; `sizes` says what the last is called. `rope` is of the rotary part alone; `scale` multiplies the usual scale of attention.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
@@ -154,22 +162,32 @@ impl Mla {
             kv_a: weights.matrix(&name("kv_a_proj_with_mqa"), sizes.latent_dim(), hidden)?,
             kv_a_norm: norms.load(weights, &name("kv_a_layernorm"), kv_rank)?,
             kv_b: weights.matrix(&name("kv_b_proj"), heads * (nope_dim + v_dim), kv_rank)?,
-            o_proj: weights.matrix(&name("o_proj"), hidden, heads * v_dim)?,
+            o_proj: weights.matrix(&name(sizes.o_proj), hidden, heads * v_dim)?,
             ropes: rope.map(|rope| [nope_dim, kv_rank].map(|first| Rope { first, ..rope.clone() })),
             attend: Attend { scale: (sizes.q_dim() as f32).powf(-0.5) * scale, window: None, sinks: None },
             runs: Runs::new(&sizes),
+            selector: None,
         })
     }
 
-    /// x `[n, hidden]` → q `[n, heads · q_dim]`.
-    fn queries(&self, x: &Tensor, q: &Tensor, run: &mut Run) {
+    /// The same over positions that are chosen.
+    pub fn sparse(self, selector: Selector) -> Self {
+        Mla { selector: Some(selector), ..self }
+    }
+
+    /// Width of the low-rank vector of queries; 0 where there is none.
+    fn low_rank(&self) -> usize {
+        self.sizes.q_rank.unwrap_or(0)
+    }
+
+    /// x `[n, hidden]` → q `[n, heads · q_dim]`, and the low-rank vectors `[n, q_rank]` that it is made of, if it is.
+    fn queries(&self, x: &Tensor, low_rank: &Tensor, q: &Tensor, run: &mut Run) {
         match &self.queries {
             Queries::Whole(q_proj) => run.ops.linear(x, q_proj, q),
             Queries::LowRank { a, norm, b } => {
-                let low_rank = run.workspace.f32([x.dim(0), a.rows()]);
-                run.ops.linear(x, a, &low_rank);
-                run.ops.rms_norm(&low_rank, norm, &low_rank);
-                run.ops.linear(&low_rank, b, q);
+                run.ops.linear(x, a, low_rank);
+                run.ops.rms_norm(low_rank, norm, low_rank);
+                run.ops.linear(low_rank, b, q);
             }
         }
     }
@@ -192,6 +210,27 @@ impl Mla {
     }
 }
 
+impl Mla {
+    /// Attention in the latent space of rows `rows` of a batch, the first at position `start`: q `[n, heads, latent_dim]`, out
+    /// `[n, heads, kv_rank]`. As long as no more positions are there than may be chosen, all are seen.
+    fn attend(&self, q: &Tensor, rows: Range<usize>, start: usize, kv: &LayerKv, out: &Tensor, run: &Run) {
+        let seen_all = match &self.selector {
+            None => rows.len(),
+            Some(selector) => selector.top_k().saturating_sub(start).min(rows.len()),
+        };
+        let of = |t: &Tensor| (t.rows(0..seen_all), t.rows(seen_all..rows.len()));
+        let ((q, sparse_q), (out, sparse_out)) = (of(q), of(out));
+        if seen_all > 0 {
+            run.ops.attention(&q, &self.attend, kv.layout, kv.blocks, start, &out);
+        }
+        if seen_all < rows.len() {
+            let choice = run.carried.rows(rows.start + seen_all..rows.end);
+            let past = Past { layout: kv.layout, blocks: kv.blocks, seen: Seen::Chosen(&choice) };
+            run.ops.sparse_attention(&sparse_q, &self.attend, &[past], &sparse_out);
+        }
+    }
+}
+
 impl Mixer for Mla {
     fn forward(&self, at: &At, x: &Tensor, into: &Tensor, run: &mut Run) {
         let Sizes { hidden, heads, kv_rank, nope_dim, v_dim, .. } = self.sizes;
@@ -200,22 +239,26 @@ impl Mixer for Mla {
         let q = run.workspace.f32([n, heads, q_dim]);
         let key = run.workspace.f32([n, 1, latent_dim]);
         let values = run.workspace.f32([n, heads, v_dim]);
+        let low_rank = run.workspace.f32([n, self.low_rank()]);
         let out = run.workspace.f32([n, hidden]);
         let inner = run.workspace.mark();
 
-        self.queries(x, &q.reshape([n, heads * q_dim]), run);
+        self.queries(x, &low_rank, &q.reshape([n, heads * q_dim]), run);
         if let Some([rope, _]) = &self.ropes {
             ops.rope(&q, &at.batch.positions, rope);
         }
         self.keys(at, x, &key, run);
         run.workspace.release(inner);
+        if let Some(selector) = &self.selector {
+            selector.index(at, x, &low_rank, run);
+        }
         let some = n.min(ROWS);
         let q_nope = run.workspace.f32([some, heads, nope_dim]);
         let absorbed = run.workspace.f32([some, heads, kv_rank]);
         let q_latent = run.workspace.f32([some, heads, latent_dim]);
         for span in &at.batch.spans {
-            let kv = at.states[span.state].kv(at.layer, at.layout);
-            let start = span.start - kv.first;
+            let kv = at.states[span.state].kv(at.layer, 0, at.layout);
+            let start = span.start;
             let keys = key.rows(span.rows.clone());
             ops.kv_write(&keys, &keys, kv.layout, kv.blocks, start);
             for first in span.rows.clone().step_by(ROWS) {
@@ -223,12 +266,12 @@ impl Mixer for Mla {
                 let of = |t: &Tensor| t.rows(0..rows.len());
                 let flat = |t: &Tensor| t.reshape([t.dim(0), t.dim(1) * t.dim(2)]);
                 let (q, q_nope, absorbed, q_latent) = (q.rows(rows.clone()), of(&q_nope), of(&absorbed), of(&q_latent));
+                let start = start + first - span.rows.start;
                 ops.copy_columns(&flat(&q), &self.runs.nope, &flat(&q_nope));
                 ops.linear_heads_transposed(&q_nope, &self.kv_b, 0, &absorbed);
                 ops.copy_columns(&flat(&absorbed), &self.runs.absorbed, &flat(&q_latent));
                 ops.copy_columns(&flat(&q), &self.runs.rotary, &flat(&q_latent));
-                let start = start + first - span.rows.start;
-                ops.attention(&q_latent, &self.attend, kv.layout, kv.blocks, start, &absorbed);
+                self.attend(&q_latent, rows.clone(), start, &kv, &absorbed, run);
                 ops.linear_heads(&absorbed, &self.kv_b, nope_dim, &values.rows(rows));
             }
         }
@@ -237,22 +280,32 @@ impl Mixer for Mla {
     }
 
     fn workspace_bytes(&self, n: usize) -> usize {
-        let Sizes { hidden, heads, q_rank, kv_rank, nope_dim, v_dim, .. } = self.sizes;
+        let Sizes { hidden, heads, kv_rank, nope_dim, v_dim, .. } = self.sizes;
         let (q_dim, latent_dim) = (self.sizes.q_dim(), self.sizes.latent_dim());
         let f32s = Workspace::f32_bytes;
         let kept = f32s(n * heads * q_dim) + f32s(n * latent_dim) + f32s(n * heads * v_dim) + f32s(n * hidden);
-        let projecting = f32s(n * q_rank.unwrap_or(0)) + f32s(n * latent_dim) + f32s(n * kv_rank);
+        let kept = kept + f32s(n * self.low_rank());
+        let projecting = f32s(n * latent_dim) + f32s(n * kv_rank);
+        let selecting = self.selector.as_ref().map_or(0, |selector| selector.workspace_bytes(n));
         let rows = n.min(ROWS) * heads;
         let attending = f32s(rows * nope_dim) + f32s(rows * kv_rank) + f32s(rows * latent_dim);
-        kept + projecting.max(attending)
+        kept + projecting.max(attending).max(selecting)
     }
 
-    fn kv(&self) -> Option<KvWidth> {
-        let (k_dim, v_dim) = (self.sizes.latent_dim(), self.sizes.kv_rank);
-        Some(KvWidth { heads: 1, k_dim, v_dim, v_in_k: true, window: None })
+    fn kv(&self) -> Vec<KvWidth> {
+        let latent = KvWidth { v_in_k: true, ..KvWidth::new(1, self.sizes.latent_dim(), self.sizes.kv_rank) };
+        [latent].into_iter().chain(self.selector.as_ref().and_then(Selector::kv)).collect()
+    }
+
+    fn carried(&self) -> usize {
+        self.selector.as_ref().map_or(0, Selector::top_k)
     }
 
     fn letter(&self) -> (char, &'static str) {
-        ('L', "latent attention (MLA)")
+        match &self.selector {
+            None => ('L', "latent attention (MLA)"),
+            Some(Selector::Own(_)) => ('S', "latent attention to chosen positions (DSA)"),
+            Some(Selector::Shared { .. }) => ('R', "latent attention to what the layer before chose"),
+        }
     }
 }

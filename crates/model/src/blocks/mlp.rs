@@ -25,13 +25,37 @@ pub fn load_with(
     width: usize,
     activation: Activation,
 ) -> Result<Mlp, ModelError> {
+    load_named(weights, prefix, ["gate_proj", "up_proj", "down_proj"], [hidden, width], activation)
+}
+
+/// The same from `{prefix}.{w1,w3,w2}.weight`.
+///
+/// # Errors
+/// When a tensor is missing or has another shape.
+pub fn load_numbered(
+    weights: &mut Weights,
+    prefix: &str,
+    hidden: usize,
+    width: usize,
+    activation: Activation,
+) -> Result<Mlp, ModelError> {
+    load_named(weights, prefix, ["w1", "w3", "w2"], [hidden, width], activation)
+}
+
+fn load_named(
+    weights: &mut Weights,
+    prefix: &str,
+    [gate, up, down]: [&str; 3],
+    [hidden, width]: [usize; 2],
+    activation: Activation,
+) -> Result<Mlp, ModelError> {
     let mut matrix = |part, rows, cols| -> Result<Matrix, ModelError> {
-        weights.matrix(&format!("{prefix}.{part}_proj.weight"), rows, cols)
+        weights.matrix(&format!("{prefix}.{part}.weight"), rows, cols)
     };
     Ok(Mlp {
-        gate: (activation != Activation::Relu2).then(|| matrix("gate", width, hidden)).transpose()?,
-        up: matrix("up", width, hidden)?,
-        down: matrix("down", hidden, width)?,
+        gate: (activation != Activation::Relu2).then(|| matrix(gate, width, hidden)).transpose()?,
+        up: matrix(up, width, hidden)?,
+        down: matrix(down, hidden, width)?,
         biases: None,
         activation,
     })

@@ -77,6 +77,10 @@ pub struct Moe {
     gate_scale: f32,
     biases: Option<[Bias; 3]>,
     shared: Option<SharedExpert>,
+    /// `[latent, hidden]` and `[hidden, latent]`, where experts read and write vectors of another width than the stream.
+    latent: Option<[Matrix; 2]>,
+    /// `[vocab, 8 · top_k]` bytes: the experts of each token, where its id chooses them.
+    by_token: Option<Tensor>,
 }
 
 /// An expert that every token goes through.
@@ -110,7 +114,12 @@ impl SharedExpert {
         activation: Activation,
     ) -> Result<Self, ModelError> {
         let mlp = mlp::load_with(weights, &format!("{prefix}.shared_experts"), hidden, width, activation)?;
-        Ok(SharedExpert { mlp, gate: None })
+        Ok(SharedExpert::ungated(mlp))
+    }
+
+    /// Such an MLP, whose output is added as it is.
+    pub fn ungated(mlp: Mlp) -> Self {
+        SharedExpert { mlp, gate: None }
     }
 
     /// Bytes of workspace of [`Self::forward`] for `n` tokens.
@@ -179,6 +188,8 @@ impl Moe {
             gate_scale: 1.0,
             biases: None,
             shared,
+            latent: None,
+            by_token: None,
         })
     }
 
@@ -190,6 +201,17 @@ impl Moe {
     /// The same with logits multiplied by `gate_scale`.
     pub fn scaled(self, gate_scale: f32) -> Self {
         Moe { gate_scale, ..self }
+    }
+
+    /// The same where `latent[0]` `[latent, hidden]` makes what the experts read, and `latent[1]` `[hidden, latent]` brings the sum
+    /// of their outputs back to the stream (Nemotron-3 Super).
+    pub fn latent(self, latent: Option<[Matrix; 2]>) -> Self {
+        Moe { latent, ..self }
+    }
+
+    /// The same where `table` names the experts of each token: see [`Weights::table`].
+    pub fn by_token(self, table: Tensor) -> Self {
+        Moe { by_token: Some(table), ..self }
     }
 
     /// Experts chosen for each token.
@@ -205,10 +227,14 @@ impl Moe {
             + 2 * Workspace::f32_bytes(n * top_k)
             + mlp::scratch_bytes(n, self.hidden, self.width)
             + Workspace::f32_bytes(wave_rows(n, top_k) * self.hidden)
+            + self
+                .latent
+                .as_ref()
+                .map_or(0, |_| 2 * Workspace::f32_bytes(n * self.hidden) + Workspace::f32_bytes(n * self.gate.cols()))
     }
 
-    /// x `[n, hidden]` → logits `[n, experts]`, and by them choice and weights `[n, top_k]`.
-    fn route(&self, ops: &dyn Ops, x: &Tensor, logits: &Tensor, choice: &Tensor, weights: &Tensor) {
+    /// x `[n, hidden]` → logits `[n, experts]`, and by them, and where that counts by the tokens, choice and weights `[n, top_k]`.
+    fn route(&self, ops: &dyn Ops, tokens: &[u32], x: &Tensor, logits: &Tensor, choice: &Tensor, weights: &Tensor) {
         ops.linear(x, &self.gate, logits);
         if let Some(bias) = &self.gate_bias {
             ops.add_bias(logits, bias);
@@ -216,7 +242,13 @@ impl Moe {
         if self.gate_scale != 1.0 {
             ops.scale(logits, self.gate_scale, None);
         }
-        ops.route(logits, &self.router, choice, weights);
+        match &self.by_token {
+            None => ops.route(logits, &self.router, choice, weights),
+            Some(table) => {
+                ops.look_up(table, self.experts, tokens, choice);
+                ops.weigh(logits, &self.router, choice, weights);
+            }
+        }
     }
 
     /// `into += Σ weight · expert(x)`: x and into `[n, hidden]`.
@@ -243,27 +275,42 @@ impl Moe {
         let logits = run.workspace.f32([n, self.experts]);
         let choice = run.workspace.i32([n, k]);
         let weights = run.workspace.f32([n, k]);
-        self.route(run.ops, router_x, &logits, &choice, &weights);
+        self.route(run.ops, &batch.tokens, router_x, &logits, &choice, &weights);
         let mut choices = std::mem::take(run.choices);
         choices.fetch(run.ops, &choice, &weights);
         run.routes.chosen(self.layer, &batch.positions, &choices.choice, &choices.weight);
         choices.sort(k);
-        let done = self.waves(&mut choices, x, into, run);
+        let done = match &self.latent {
+            None => self.waves(&mut choices, [x, into], [x, into], run),
+            Some([before, behind]) => {
+                let [latent, sum] = [(); 2].map(|()| run.workspace.f32([n, self.hidden])); // [n, latent]
+                let out = run.workspace.f32([n, behind.rows()]); // [n, hidden]
+                run.ops.linear(x, before, &latent);
+                run.ops.zero(&sum);
+                let done = self.waves(&mut choices, [&latent, &sum], [x, into], run);
+                run.ops.linear(&sum, behind, &out);
+                run.ops.add(&out, into);
+                done
+            }
+        };
         *run.choices = choices;
         done
     }
 
     /// The experts `[n, top_k]` that the router would choose from the residual stream x `[n, hidden]`, behind the norm that
-    /// stands before it.
+    /// stands before it; none where the token's id chooses.
     pub fn guess(&self, norm: &RmsNorm, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>) {
+        if self.by_token.is_some() {
+            return experts.clear();
+        }
         let (n, k) = (x.dim(0), self.router.top_k);
         let mark = workspace.mark();
-        let normed = workspace.f32([n, self.hidden]);
+        let normed = workspace.f32([n, x.dim(1)]);
         let logits = workspace.f32([n, self.experts]);
         let choice = workspace.i32([n, k]);
         let weights = workspace.f32([n, k]);
         ops.rms_norm(x, norm, &normed);
-        self.route(ops, &normed, &logits, &choice, &weights);
+        self.route(ops, &[], &normed, &logits, &choice, &weights);
         experts.resize(n * k, 0);
         ops.fetch(&choice, bytemuck::cast_slice_mut(experts)).wait();
         workspace.release(mark);
@@ -275,7 +322,14 @@ impl Moe {
         self.biases.as_ref().map(|biases| biases.each_ref().map(of))
     }
 
-    fn waves(&self, choices: &mut Choices, x: &Tensor, into: &Tensor, run: &mut Run) -> Result<(), StoreError> {
+    /// `into += Σ weight · expert(x)` for `[x, into]`, and the shared expert for `shared`.
+    fn waves(
+        &self,
+        choices: &mut Choices,
+        [x, into]: [&Tensor; 2],
+        shared: [&Tensor; 2],
+        run: &mut Run,
+    ) -> Result<(), StoreError> {
         let n = x.dim(0);
         let rows_max = wave_rows(n, self.router.top_k);
         let scratch = mlp::scratch(run.workspace, n, self.hidden, self.width);
@@ -286,9 +340,9 @@ impl Moe {
         let kept_from = choices.kept_from(run.experts.share(self.layer, choices.experts.len()));
         let mut wave = choices.wave(0, rows_max, experts_max);
         run.experts.request(self.layer, &choices.experts[wave.clone()])?;
-        if let Some(shared) = &self.shared {
+        if let Some(expert) = &self.shared {
             // While the first reads fly.
-            shared.forward(x, into, run);
+            expert.forward(shared[0], shared[1], run);
         }
         while !wave.is_empty() {
             let next = choices.wave(wave.end, rows_max, experts_max);

@@ -117,6 +117,8 @@ impl Gemma {
                 family: if family == Family::Gemma3 { "gemma3" } else { "gemma4" },
                 layers,
                 hidden,
+                streams: 1,
+                carried: 0,
                 vocab,
                 context_max: config.size_or("max_position_embeddings", 131_072)?,
                 top_k: built.iter().filter_map(|layer| Some(layer.sparse.as_ref()?.moe.top_k())).max().unwrap_or(0),

@@ -6,7 +6,7 @@
 use outpour_kernels::{Activation, DType, Router, RouterScore};
 
 use crate::blocks::attention::{self, Attention, Kind, QkNorm};
-use crate::blocks::decoder::{Decoder, Halves};
+use crate::blocks::decoder::{Decoder, Ends, Halves};
 use crate::blocks::delta_net::{self, DeltaNet};
 use crate::blocks::feed_forward::FeedForward;
 use crate::blocks::mixer::Mixer;
@@ -52,8 +52,9 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
     let packed = family == Family::Qwen3Next;
 
     let name = if packed { "qwen3_next" } else { "qwen3_5_moe" };
-    let tied = tied || config.flag_or("tie_word_embeddings", false)?;
-    Decoder::load_tied(name, tied, config, weights, kv, norms, |layer, prefix, weights| {
+    let ends = Ends::read(config)?;
+    let ends = Ends { tied: tied || ends.tied, ..ends };
+    Decoder::load_between(name, ends, config, weights, kv, norms, |layer, prefix, weights| {
         let mixer: Box<dyn Mixer> = match is_full[layer] {
             true => Box::new(Attention::load(weights, &format!("{prefix}.self_attn"), sizes, &kind, norms)?),
             false => Box::new(DeltaNet::load(weights, &format!("{prefix}.linear_attn"), delta, packed, norms.eps)?),

@@ -55,19 +55,23 @@ impl State {
     }
 
     /// What is saved, in order: the blocks of each pool, without the first ones of the first pool, then recurrent states.
-    fn saved_tensors(&self, blocks_elsewhere: usize) -> impl Iterator<Item = &Tensor> {
-        let end = self.tokens.div_ceil(BLOCK_TOKENS);
-        let blocks = self.held.iter().enumerate().flat_map(move |(pool, held)| {
-            let held_to = held.blocks.len().min(end - held.gone);
-            let from = if pool == 0 { blocks_elsewhere.min(held_to) } else { 0 };
+    fn saved_tensors<'a>(
+        &'a self,
+        layout: &'a StateLayout,
+        blocks_elsewhere: usize,
+    ) -> impl Iterator<Item = &'a Tensor> {
+        let of_pool = move |(number, (held, pool)): (usize, (&'a Held, &Pool))| {
+            let held_to = held.blocks.len().min(pool.ended(self.tokens) - held.gone);
+            let from = if number == 0 { blocks_elsewhere.min(held_to) } else { 0 };
             &held.tensors[from..held_to]
-        });
+        };
+        let blocks = self.held.iter().zip(&layout.pools).enumerate().flat_map(of_pool);
         blocks.chain(self.recurrent.iter().flatten().map(|recurrent: &Recurrent| &recurrent.tensor))
     }
 
     /// Bytes that [`State::save`] writes at most.
-    pub fn saved_bytes(&self, blocks_elsewhere: usize) -> u64 {
-        (HEADER_BYTES_MAX + self.saved_tensors(blocks_elsewhere).map(Tensor::bytes).sum::<usize>()) as u64
+    pub fn saved_bytes(&self, layout: &StateLayout, blocks_elsewhere: usize) -> u64 {
+        (HEADER_BYTES_MAX + self.saved_tensors(layout, blocks_elsewhere).map(Tensor::bytes).sum::<usize>()) as u64
     }
 
     /// Writes the state: a line of JSON, then the bytes of blocks and recurrent states, but for the first full blocks, which
@@ -93,7 +97,7 @@ impl State {
         };
         writeln!(out, "{}", serde_json::to_string(&header)?)?;
         let mut bytes = Vec::new();
-        for tensor in self.saved_tensors(blocks_elsewhere) {
+        for tensor in self.saved_tensors(layout, blocks_elsewhere) {
             bytes.resize(tensor.bytes(), 0);
             ops.fetch(tensor, &mut bytes).wait();
             out.write_all(&bytes)?;
@@ -139,7 +143,7 @@ impl State {
         state.tokens = header.tokens;
         state.fill(header.blocks_elsewhere, ops, saved.block)?;
         let mut bytes = Vec::new();
-        for tensor in state.saved_tensors(header.blocks_elsewhere) {
+        for tensor in state.saved_tensors(layout, header.blocks_elsewhere) {
             bytes.resize(tensor.bytes(), 0);
             saved.rest.read_exact(&mut bytes).map_err(damaged)?;
             ops.write(&bytes, tensor);

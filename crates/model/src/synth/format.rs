@@ -160,6 +160,10 @@ impl Naming {
                 let mean = routing::norm_mean(name) - one;
                 vec![plain(on_disk, "BF16", shape, mean, 0.1)]
             }
+            (DeclaredKind::Table { below }, &[_, columns]) => {
+                let content = Content::Table { columns, below };
+                vec![Stored { name: on_disk, dtype: "I64", shape: shape.clone(), content }]
+            }
             _ => vec![self.tensor(on_disk, shape, role)],
         }
     }

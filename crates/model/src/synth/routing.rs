@@ -200,14 +200,14 @@ impl Roles {
         while growth(routing.residual).powi(layers as i32) > POWER_MAX {
             routing.residual *= 0.99;
         }
-        let has = |name: &str| declared.iter().any(|tensor| tensor.name.contains(name));
+        let shared = declared.iter().any(|tensor| tensor.name.contains("shared_expert"));
         Ok(Roles {
             routing,
             directions: Arc::new(Directions::new(hidden, seed)),
             seed,
             layers,
-            tied: !has("lm_head"),
-            shared: has("shared_expert"),
+            tied: !declared.iter().any(|tensor| is_head(&tensor.name)),
+            shared,
         })
     }
 
@@ -219,16 +219,16 @@ impl Roles {
             _ => shape.last().copied().unwrap_or(1),
         } as f64;
         let ends = |end: &str| name.ends_with(end);
-        if ends("embed_tokens.weight") || ends("backbone.embeddings.weight") {
+        if is_embedding(name) {
             self.embedding()
-        } else if ends("lm_head.weight") {
+        } else if is_head(name) {
             self.head()
         } else if is_router(name) {
             self.router(name)
         } else if let Some(gain) = self.output_gain(name, *kind) {
             let stream = self.scale() * self.power(layer_of(name)).sqrt();
             random(0.0, gain * self.routing.residual * stream / fan_in.sqrt())
-        } else if ends(".D") {
+        } else if ends(".D") || ends("_scale") {
             random(1.0, 0.3)
         } else if ends("A_log") {
             // Half of the heads remember some tens of tokens, as trained ones do, a few hundreds of them.
@@ -247,10 +247,13 @@ impl Roles {
         let experts = EXPERTS_SHARE * if self.shared { 0.5f64.sqrt() } else { 1.0 };
         match kind {
             DeclaredKind::Experts => Some(experts / 0.3),
-            _ if name.ends_with("o_proj.weight") => Some(1.0 / if self.shared { 0.4 } else { 0.7 }),
+            _ if ["o_proj.weight", "attention.dense.weight", "wo_b.weight"].iter().any(|end| name.ends_with(end)) => {
+                Some(1.0 / if self.shared { 0.4 } else { 0.7 })
+            }
             _ if name.ends_with("out_proj.weight") => Some(1.0 / 0.6),
             _ if name.ends_with("shared_expert.down_proj.weight")
-                || name.ends_with("shared_experts.down_proj.weight") =>
+                || name.ends_with("shared_experts.down_proj.weight")
+                || name.ends_with("shared_experts.w2.weight") =>
             {
                 Some(experts / 0.3)
             }
@@ -325,6 +328,17 @@ impl Roles {
 /// mean over all of the past, which weights of 1 come near to, would be the same for every token.
 pub(super) fn norm_mean(name: &str) -> f32 {
     if name.ends_with("q_norm.weight") || name.ends_with("k_norm.weight") { 1.7 } else { 1.0 }
+}
+
+/// Whether a matrix is the embedding.
+fn is_embedding(name: &str) -> bool {
+    let ends = ["embed_tokens.weight", "backbone.embeddings.weight", "word_embeddings.weight"];
+    name == "embed.weight" || ends.iter().any(|end| name.ends_with(end))
+}
+
+/// Whether a matrix is the head.
+fn is_head(name: &str) -> bool {
+    name == "head.weight" || name.ends_with("lm_head.weight")
 }
 
 /// Whether a matrix chooses experts.

@@ -21,6 +21,11 @@ pub(super) enum Content {
         mean: f32,
         deviation: f32,
     },
+    /// Rows of so many whole numbers below another one, no two of a row the same.
+    Table {
+        columns: usize,
+        below: usize,
+    },
     /// Bits that are all random: packed weights, evenly distributed.
     Packed,
     /// Scales of those, `step` in the mean.
@@ -99,6 +104,13 @@ impl Content {
             Content::F32 { mean, deviation } => {
                 cells(offset, out, |cell| (mean + deviation * normals.at(random, cell)).to_le_bytes());
             }
+            Content::Table { columns, below } => cells(offset, out, |cell| {
+                let (row, column) = (cell / *columns as u64, cell % *columns as u64);
+                // A start of each row's own, and steps that meet nothing twice.
+                let bits = random.at(row);
+                let step = 1 + (bits >> 32) % (*below / columns).max(1) as u64;
+                ((bits % *below as u64 + column * step) % *below as u64).to_le_bytes()
+            }),
             Content::Packed => cells(offset, out, |cell| random.at(cell).to_le_bytes()),
             Content::Scales { step } => cells(offset, out, |cell| scale(random, cell, *step).to_le_bytes()),
             Content::Biases { step, q_max } => cells(offset, out, |cell| {

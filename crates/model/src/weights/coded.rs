@@ -257,6 +257,7 @@ pub fn element_bytes(dtype: &str) -> usize {
     match dtype {
         "U8" | "I8" | "F8_E4M3" | "F8_E8M0" => 1,
         "BF16" | "F16" => 2,
+        "I64" => 8,
         _ => 4,
     }
 }
