@@ -24,6 +24,8 @@ pub fn command(verb: &str, model: &Path, args: &[&str]) -> Command {
     let mut command = Command::new("sh");
     command.arg("-c").arg(format!("ulimit -v {ADDRESS_SPACE_KIB}; exec \"$0\" \"$@\""));
     command.arg(env!("CARGO_BIN_EXE_outpour")).arg(verb).arg(model).args(args).stdin(Stdio::null());
+    // What `doctor` once stored of this machine changes what others say.
+    command.env("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
     command
 }
 

@@ -385,7 +385,7 @@ impl<'a> Weights<'a> {
         let total: u64 = resident.iter().map(|read| read.needed as u64).sum();
         let reads: Vec<Read> =
             resident.iter().zip(0..).map(|(read, tag)| read.read(checkpoint.files(), &region, tag)).collect();
-        let failed = |read: &Read, why: std::io::Error| resident[read.tag as usize].failed(read, &why);
+        let failed = |read: &Read, why: std::io::Error| resident[read.tag as usize].failed(checkpoint.files(), &why);
         let mut read_bytes = 0;
         let mut done: Vec<Completion> = Vec::new();
         // A bounded number at a time, so that progress is told.

@@ -43,9 +43,9 @@ impl TrunkRead {
         }
     }
 
-    pub(super) fn failed(&self, read: &Read, why: &std::io::Error) -> StoreError {
+    pub(super) fn failed(&self, files: &[Arc<SourceFile>], why: &std::io::Error) -> StoreError {
         StoreError::Read {
-            path: read.file.path().to_owned(),
+            path: files[self.file].path().to_owned(),
             what: self.name.clone(),
             offset: self.offset,
             bytes: self.bytes,
@@ -252,10 +252,11 @@ impl TrunkStream {
         let (turn, i) = ((tag & !TAG) >> 32, tag as u32 as usize);
         let turn = turn as usize;
         self.slots[turn % WINDOW_LAYERS].reads_left -= 1;
-        result.map_err(|why| {
-            let (read, window) = (&self.layers[turn].1[i], self.window.as_ref());
-            let window = window.expect("invariant: streamed layers have a window");
-            read.failed(&read.read(files, window, tag), &why)
+        result.or_else(|why| {
+            let read = &self.layers[turn].1[i];
+            // That the file was cut short says more than that a read of it came back short.
+            files[read.file].check_unchanged()?;
+            Err(read.failed(files, &why))
         })
     }
 
