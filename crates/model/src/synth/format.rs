@@ -28,7 +28,7 @@ pub enum Format {
         /// 2, 3, 4, 5, 6 or 8.
         bits: usize,
     },
-    /// Codes with scales of their own under the names of the release: one of [`coded::made`].
+    /// Codes with scales of their own under the names of the release.
     Coded(&'static str),
 }
 
