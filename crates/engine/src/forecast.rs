@@ -69,8 +69,8 @@ pub fn forecast(inspection: &Inspection, plan: &Plan, rehearsal: &Rehearsal, dri
     // A sweep finds what the one before left, where there is room beside what it passes through: a layer, and what is read early
     // of the next.
     let layer = (0..inspection.layout.layers()).map(|layer| inspection.layout.experts(layer)).max().unwrap_or(0) as f64;
-    let early = plan.expert_slots as f64 / EARLY_SHARE as f64;
     let slots = plan.expert_slots as f64;
+    let early = slots / EARLY_SHARE as f64;
     let swept = match slots > early + layer {
         _ if fits => 1.0,
         true => slots / inspection.layout.experts_total().max(1) as f64,
