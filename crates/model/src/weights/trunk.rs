@@ -251,8 +251,11 @@ impl TrunkStream {
     ) -> Result<usize> {
         let (turn, i) = ((tag & !TAG) >> 32, tag as u32 as usize);
         let turn = turn as usize;
-        self.slots[turn % WINDOW_LAYERS].reads_left -= 1;
+        let slot = &mut self.slots[turn % WINDOW_LAYERS];
+        slot.reads_left -= 1;
         result.or_else(|why| {
+            // Also if this was the last read to come: the layer is not there.
+            slot.holds = None;
             let read = &self.layers[turn].1[i];
             // That the file was cut short says more than that a read of it came back short.
             files[read.file].check_unchanged()?;
