@@ -4,6 +4,7 @@
 
 pub mod cli;
 pub mod damage;
+pub mod group;
 pub mod http;
 pub mod random;
 

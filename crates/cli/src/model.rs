@@ -97,15 +97,17 @@ pub fn states_bytes(args: &StateArgs, inspection: &Inspection) -> usize {
     args.state_dir.as_ref().map_or(0, |_| Snapshots::memory_bytes(inspection.model()))
 }
 
-/// Loads a model, showing progress on a terminal.
+/// Loads a model, showing progress on a terminal. It gives memory back where others need it.
 ///
 /// # Errors
 /// As [`Engine::load`].
 pub fn load(inspection: Inspection, options: &Options, reader: ReaderKind) -> Result<Engine> {
-    load_recorded(inspection, options, reader, None)
+    let mut engine = load_recorded(inspection, options, reader, None)?;
+    engine.govern(Machine::here());
+    Ok(engine)
 }
 
-/// The same, recording everything from the first read on.
+/// The same, recording everything from the first read on; all of the memory is kept.
 ///
 /// # Errors
 /// As [`load`].

@@ -59,6 +59,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let trace = args.trace_out.as_ref().map(|path| TimelineFile::create(path, &inspection)).transpose()?;
     let timeline = trace.as_ref().map(|trace| &trace.timeline);
     let mut engine = model::load_recorded(inspection, &options, args.load.reader(), timeline)?;
+    engine.govern(Machine::here());
     let done = generation.run(&mut engine, &tokenizer);
     trace.map_or(Ok(()), TimelineFile::finish)?;
     done
@@ -318,6 +319,12 @@ impl Generation {
             Bytes(done.read_bytes[0]),
             Bytes(done.read_bytes[1] / stats.decode_tokens.max(1) as u64),
         ));
+        if stats.governor.given_back > 0 {
+            let [given, taken] = [stats.governor.given_back, stats.governor.taken_again].map(Bytes);
+            term::note(&format!(
+                "Memory was short on this machine: {given} given back to it, {taken} of that taken again later."
+            ));
+        }
         if let Some(bounds) = &done.bounds {
             bound_summary(engine, &done.stream, bounds);
         }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use outpour_engine::{Engine, Inspection, Options, Snapshots};
 use outpour_serve::{Access, Loader, Model, States, serve_bytes};
 use outpour_store::bytes::Bytes;
+use outpour_store::machine::Machine;
 use outpour_store::plan::Plan;
 use outpour_store::slab;
 
@@ -93,7 +94,9 @@ pub fn loader(path: std::path::PathBuf, flags: LoadArgs, options: Options) -> Lo
             // What parsing left on the heap, or an engine before, goes back before the buffers fill.
             slab::trim_heap();
             let reader = model::open_reader(flags.reader(), inspection.checkpoint().copies())?;
-            Ok(Engine::load(inspection, &options, reader, go_on)?)
+            let mut engine = Engine::load(inspection, &options, reader, go_on)?;
+            engine.govern(Machine::here());
+            Ok(engine)
         };
         load().map_err(|error| format!("{error:#}"))
     })

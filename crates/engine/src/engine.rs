@@ -12,6 +12,7 @@ use outpour_model::state::BlockPool;
 use outpour_model::weights::{Weights, allocate_region};
 use outpour_model::{Batch, ExpertStream, Facts, Model, Run, State};
 use outpour_store::checkpoint::Checkpoint;
+use outpour_store::machine::Machine;
 use outpour_store::plan::Plan;
 use outpour_store::probe::{Flow, ReadSpeed};
 use outpour_store::read::{Pumped, Reader, Region};
@@ -19,6 +20,7 @@ use outpour_store::residency::Residency;
 use outpour_store::slab::Slab;
 
 use crate::error::EngineError;
+use crate::governor::{Governor, GovernorStats};
 use crate::inspection::{Inspection, Options, PROBE_EXPERTS};
 use crate::lookahead::{Lookahead, LookaheadMode, LookaheadStats};
 use crate::observe::{LayerCost, Observer, Progress, Routes, SequenceId};
@@ -68,6 +70,8 @@ pub struct Stats {
     pub decode_tokens: usize,
     /// Experts read before they were asked for.
     pub lookahead: LookaheadStats,
+    /// Memory given back to the machine.
+    pub governor: GovernorStats,
 }
 
 /// A loaded model.
@@ -88,6 +92,7 @@ pub struct Engine {
     stats: Stats,
     identity: String,
     timeline: Option<Timeline>,
+    governor: Option<Governor>,
 }
 
 impl Engine {
@@ -143,6 +148,7 @@ impl Engine {
             plan,
             identity,
             timeline: None,
+            governor: None,
         })
     }
 
@@ -151,6 +157,18 @@ impl Engine {
         let ops = std::mem::replace(&mut self.ops, Box::new(Reference));
         self.ops = timeline.ops(ops);
         self.timeline = Some(timeline.clone());
+    }
+
+    /// From now on gives memory back while others on this machine, or in this control group, need it, and takes it again
+    /// afterwards: what was planned is a ceiling.
+    pub fn govern(&mut self, machine: Machine) {
+        self.governor = Some(Governor::new(machine, self.plan.ram as u64));
+    }
+
+    pub(crate) fn ask_governor(&mut self) {
+        if let Some(governor) = &mut self.governor {
+            governor.govern(&mut self.experts, &*self.ops);
+        }
     }
 
     /// The model's numbers.
@@ -165,7 +183,8 @@ impl Engine {
 
     /// What was done so far.
     pub fn stats(&self) -> Stats {
-        Stats { stream: self.experts.stats(), lookahead: self.lookahead.stats(), ..self.stats }
+        let governor = self.governor.as_ref().map_or(GovernorStats::default(), Governor::stats);
+        Stats { stream: self.experts.stats(), lookahead: self.lookahead.stats(), governor, ..self.stats }
     }
 
     /// Experts that memory has room for now, beside the contexts.
@@ -346,8 +365,17 @@ impl Engine {
     /// When no memory is left.
     pub(crate) fn reserve(&mut self, index: usize, tokens: usize) -> Result<(), EngineError> {
         let end = self.states[index].tokens() + tokens;
-        let residency = self.experts.residency();
-        Ok(self.states[index].reserve(end, self.model.state_layout(), &self.blocks, residency, &*self.ops)?)
+        loop {
+            let residency = self.experts.residency();
+            let reserved =
+                self.states[index].reserve(end, self.model.state_layout(), &self.blocks, residency, &*self.ops);
+            // What was planned for contexts is theirs, also where memory was given back meanwhile.
+            let regained = reserved.is_err()
+                && self.governor.as_mut().is_some_and(|governor| governor.regain(&mut self.experts, &*self.ops));
+            if !regained {
+                return Ok(reserved?);
+            }
+        }
     }
 
     /// Token ids → residual stream.

@@ -7,6 +7,7 @@ pub mod bound;
 mod engine;
 mod error;
 pub mod forecast;
+mod governor;
 mod inspection;
 mod lookahead;
 mod observe;
@@ -23,6 +24,7 @@ mod timeline;
 
 pub use engine::{Engine, Stats, Work};
 pub use error::EngineError;
+pub use governor::GovernorStats;
 pub use inspection::{Backend, Inspection, Numerics, Options, PROBE_EXPERTS};
 pub use lookahead::{LookaheadMode, LookaheadStats};
 pub use observe::{LayerCost, Observer, Progress, SequenceId};

@@ -46,6 +46,7 @@ impl Engine {
     /// recurrent states, which have moved on in some layers, are empty.
     pub fn tick(&mut self, observer: &mut dyn Observer) -> Result<bool, EngineError> {
         self.scheduler.struck.clear();
+        self.ask_governor();
         let began = Instant::now();
         let stepped = self.steps(observer)?;
         let share = if stepped { began.elapsed() } else { Duration::ZERO };

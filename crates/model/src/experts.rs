@@ -192,6 +192,20 @@ impl ExpertStream {
         &mut self.residency
     }
 
+    /// Takes a piece of memory from the experts, to be given back to the system when the last handle of it is dropped: see
+    /// [`Residency::withdraw_piece`].
+    pub fn shrink(&mut self) -> Option<Arc<Region>> {
+        let region = self.residency.withdraw_piece()?;
+        self.reader.unregister(&region);
+        Some(region)
+    }
+
+    /// Gives the experts memory in the place of some that was taken.
+    pub fn grow(&mut self, region: Arc<Region>) {
+        self.reader.register(&region);
+        self.residency.restore_piece(region);
+    }
+
     /// The reader, for people.
     pub fn describe_reader(&self) -> String {
         self.reader.describe()

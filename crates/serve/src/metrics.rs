@@ -115,6 +115,12 @@ impl Metrics {
             "Time that waited for the drive.",
             stream.blocked.as_secs_f64(),
         );
+        line(
+            "outpour_memory_given_back_bytes",
+            "gauge",
+            "Memory given back to the machine because others needed it.",
+            (stats.governor.given_back - stats.governor.taken_again) as f64,
+        );
         line("outpour_prefill_seconds_total", "counter", "Time of prompts.", stats.prefill_time.as_secs_f64());
         line("outpour_decode_seconds_total", "counter", "Time of generated tokens.", stats.decode_time.as_secs_f64());
         self.first_token.show("outpour_first_token_seconds", "From a request to its first token.", &mut out);

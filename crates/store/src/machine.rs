@@ -33,6 +33,17 @@ pub struct Memory {
     pub available_bytes: u64,
 }
 
+/// Memory that is free now, and whether it is short.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Headroom {
+    /// Of the machine.
+    pub machine_bytes: Option<u64>,
+    /// Of the control group.
+    pub group_bytes: Option<u64>,
+    /// Part of the last ten seconds, in percent, in which everything waited for memory; 0 where the system does not tell.
+    pub stalled_percent: f64,
+}
+
 /// This process's resident memory, by kind. The kernel counts in batches: each figure may be some 100 KiB off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resident {
@@ -138,6 +149,16 @@ impl Machine {
         Some(room.saturating_sub(margin))
     }
 
+    /// What others can still allocate: on the machine without swapping, and within the tightest of this process's control
+    /// groups, with page cache counted as free.
+    pub fn headroom(&self) -> Headroom {
+        Headroom {
+            machine_bytes: self.memory().map(|memory| memory.available_bytes),
+            group_bytes: self.cgroup().memory_free_bytes,
+            stalled_percent: self.read("proc/pressure/memory").and_then(|text| parse_stalled(&text)).unwrap_or(0.0),
+        }
+    }
+
     fn read(&self, path: &str) -> Option<String> {
         std::fs::read_to_string(self.root.join(path)).ok()
     }
@@ -184,6 +205,12 @@ pub fn parse_resident(text: &str) -> Option<Resident> {
         file_bytes: kibibytes("RssFile:")?,
         shared_bytes: kibibytes("RssShmem:")?,
     })
+}
+
+/// `full avg10` of `/proc/pressure/memory`.
+pub fn parse_stalled(text: &str) -> Option<f64> {
+    let full = text.lines().find_map(|line| line.strip_prefix("full avg10="))?;
+    full.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// The number behind `name` at the start of a line.

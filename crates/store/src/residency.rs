@@ -326,11 +326,37 @@ impl Residency {
         let piece = self.slab.piece_of(slot);
         if self.slab.slots_of(piece).all(|slot| self.slots[slot.index()].holds == Holds::Nothing) {
             self.slab.unassign(piece);
-            let class = self.largest_class();
-            if self.state_class > 0 && self.slab.assign(class) {
-                self.ends[class].available += self.slab.slots_per_piece(class);
-            }
+            self.assign_to_experts();
         }
+    }
+
+    /// Gives an unassigned piece to the largest class.
+    fn assign_to_experts(&mut self) {
+        let class = self.largest_class();
+        if self.state_class > 0 && self.slab.assign(class) {
+            self.ends[class].available += self.slab.slots_per_piece(class);
+        }
+    }
+
+    /// Takes the memory of a piece out of the slab, with the experts in it: one whose experts were used least recently. `None`
+    /// where those of a token would not find room any more, or something is pinned in every piece.
+    pub fn withdraw_piece(&mut self) -> Option<Arc<Region>> {
+        self.release_spares();
+        let piece = self.emptiest_piece()?;
+        self.vacate(piece);
+        self.slab.withdraw()
+    }
+
+    /// Puts memory in the place of some that was taken out: there is room for more experts.
+    pub fn restore_piece(&mut self, region: Arc<Region>) {
+        if self.slab.restore(region) {
+            self.assign_to_experts();
+        }
+    }
+
+    /// Bytes of a piece, and how many pieces are taken out.
+    pub fn withdrawn(&self) -> (usize, usize) {
+        (self.slab.piece_bytes(), self.slab.withdrawn())
     }
 
     /// The class with the most experts, if there are any: it lends pieces to states and gets them back.

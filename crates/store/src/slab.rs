@@ -1,5 +1,5 @@
 //! The memory for experts and for sequences: pieces of at most 256 MiB, each cut into slots of one size class. A piece
-//! can pass from one class to another, or be given back, only as a whole and only while it is empty.
+//! can pass from one class to another, or be given back to the system, only as a whole and only while it is empty.
 
 use std::sync::Arc;
 
@@ -23,12 +23,15 @@ pub struct Slab {
     free: Vec<Vec<SlotId>>,
     /// Pieces of no class.
     unassigned: Vec<usize>,
+    /// Pieces whose memory the system has.
+    withdrawn: Vec<usize>,
     /// Slot numbers set aside for each piece: as many as its smallest class could cut.
     stride: usize,
 }
 
 struct Piece {
-    region: Arc<Region>,
+    /// `None` while the system has it.
+    region: Option<Arc<Region>>,
     class: Option<usize>,
 }
 
@@ -47,11 +50,12 @@ impl Slab {
         let stride = classes.iter().map(|class| piece_bytes / class).max().unwrap_or(0);
         let regions: Vec<Arc<Region>> = (0..pieces).map(|_| allocate(piece_bytes)).collect::<Result<_>>()?;
         Ok(Slab {
-            pieces: regions.into_iter().map(|region| Piece { region, class: None }).collect(),
+            pieces: regions.into_iter().map(|region| Piece { region: Some(region), class: None }).collect(),
             piece_bytes,
             classes: classes.to_vec(),
             free: classes.iter().map(|class| Vec::with_capacity(pieces * (piece_bytes / class))).collect(),
             unassigned: (0..pieces).rev().collect(),
+            withdrawn: Vec::with_capacity(pieces),
             stride,
         })
     }
@@ -73,7 +77,7 @@ impl Slab {
 
     /// The pieces' memory.
     pub fn regions(&self) -> impl Iterator<Item = &Arc<Region>> {
-        self.pieces.iter().map(|piece| &piece.region)
+        self.pieces.iter().filter_map(|piece| piece.region.as_ref())
     }
 
     /// Slots of a class, free or not.
@@ -118,6 +122,32 @@ impl Slab {
         }
     }
 
+    /// Takes an unassigned piece's memory out of the slab, if there is one.
+    pub fn withdraw(&mut self) -> Option<Arc<Region>> {
+        let piece = self.unassigned.pop()?;
+        self.withdrawn.push(piece);
+        self.pieces[piece].region.take()
+    }
+
+    /// Puts memory in the place of some that was taken out: the piece is unassigned. `false` where none is missing.
+    pub fn restore(&mut self, region: Arc<Region>) -> bool {
+        assert_eq!(region.bytes(), self.piece_bytes, "a piece of another size");
+        let Some(piece) = self.withdrawn.pop() else { return false };
+        self.pieces[piece].region = Some(region);
+        self.unassigned.push(piece);
+        true
+    }
+
+    /// Pieces whose memory is taken out.
+    pub fn withdrawn(&self) -> usize {
+        self.withdrawn.len()
+    }
+
+    /// Bytes of a piece.
+    pub fn piece_bytes(&self) -> usize {
+        self.piece_bytes
+    }
+
     /// The piece that a slot lies in.
     pub fn piece_of(&self, slot: SlotId) -> usize {
         slot.0 as usize / self.stride
@@ -134,7 +164,8 @@ impl Slab {
     pub fn location(&self, slot: SlotId) -> (&Arc<Region>, usize) {
         let piece = &self.pieces[self.piece_of(slot)];
         let class = piece.class.expect("invariant: a slot in use lies in a piece with a class");
-        (&piece.region, slot.0 as usize % self.stride * self.classes[class])
+        let region = piece.region.as_ref().expect("invariant: and so has memory");
+        (region, slot.0 as usize % self.stride * self.classes[class])
     }
 }
 
