@@ -70,7 +70,7 @@ fn others_get_their_memory() {
     }
     let output = running.wait_with_output().expect("outpour ends");
     let survivors = others.iter_mut().map(|other| usize::from(matches!(other.try_wait(), Ok(None)))).sum::<usize>();
-    others.iter_mut().for_each(|other| end(other));
+    others.iter_mut().for_each(end);
     let (words, summary) = answer(&output);
     println!("{summary}");
     assert!(words == expected, "other words under pressure");
