@@ -1,0 +1,171 @@
+//! How near the engine comes to the bound on drives faster than this machine's: experts "arrive" by the clock, at a given rate,
+//! without a byte being moved, so that what is left is the engine's own overhead.
+//!
+//! `cargo run --release -p outpour-engine --example fast_drive -- MODEL RAM_BYTES GB_PER_SECOND...`
+//!
+//! The words are noise, for the experts' bytes are; the times are not.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use outpour_engine::bound::Account;
+use outpour_engine::sample::argmax;
+use outpour_engine::{Engine, Inspection, LayerCost, LookaheadMode, Observer, Options, Session};
+use outpour_store::read::{self, Completion, Read, Reader, ReaderCounts, ReaderKind, Region};
+
+const TOKENS: usize = 48;
+const PROMPTS: [usize; 3] = [64, 256, 512];
+/// From a read's submission to its first byte.
+const LATENCY: Duration = Duration::from_micros(80);
+
+/// A reader that completes by the clock; until a rate is set, one that reads.
+struct Timed {
+    inner: Box<dyn Reader>,
+    bytes_per_second: Arc<AtomicU64>,
+    /// When each read is there, in the order of submission.
+    flying: VecDeque<(Instant, u64, usize)>,
+    /// When the drive will have given all that it was asked for.
+    busy_until: Instant,
+    counts: ReaderCounts,
+}
+
+impl Timed {
+    fn rate(&self) -> u64 {
+        self.bytes_per_second.load(Ordering::Relaxed)
+    }
+}
+
+impl Reader for Timed {
+    fn describe(&self) -> String {
+        format!("by the clock, {:.1} GB/s", self.rate() as f64 / 1e9)
+    }
+
+    fn register(&mut self, region: &Arc<Region>) {
+        self.inner.register(region);
+    }
+
+    fn unregister(&mut self, region: &Arc<Region>) {
+        self.inner.unregister(region);
+    }
+
+    fn submit(&mut self, reads: &[Read]) -> io::Result<()> {
+        let rate = self.rate();
+        if rate == 0 {
+            return self.inner.submit(reads);
+        }
+        let now = Instant::now();
+        for read in reads {
+            self.busy_until = self.busy_until.max(now) + Duration::from_secs_f64(read.bytes as f64 / rate as f64);
+            self.flying.push_back((self.busy_until + LATENCY, read.tag, read.bytes));
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self, wait: bool, done: &mut Vec<Completion>) -> io::Result<()> {
+        if self.rate() == 0 {
+            return self.inner.collect(wait, done);
+        }
+        if let (true, Some((due, ..))) = (wait, self.flying.front()) {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        let now = Instant::now();
+        while let Some((_, tag, bytes)) = self.flying.pop_front_if(|(due, ..)| *due <= now) {
+            self.counts.reads += 1;
+            self.counts.bytes += bytes as u64;
+            done.push(Completion { tag, result: Ok(bytes) });
+        }
+        Ok(())
+    }
+
+    fn in_flight(&self) -> usize {
+        self.inner.in_flight() + self.flying.len()
+    }
+
+    fn counts(&self) -> ReaderCounts {
+        self.counts
+    }
+}
+
+struct Costs(Account);
+
+impl Observer for Costs {
+    fn layer(&mut self, cost: &LayerCost) {
+        self.0.add(cost);
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let usage = "give MODEL RAM_BYTES GB_PER_SECOND...";
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [model, ram, rates @ ..] = args.as_slice() else { return Err(usage.into()) };
+    let rates =
+        rates.iter().map(|rate| Ok(rate.parse::<f64>()? * 1e9)).collect::<Result<Vec<f64>, Box<dyn Error>>>()?;
+    println!("| GB/s | test | tok/s | GB/s reached | % of the bound | bound by |\n|---|---|---|---|---|---|");
+    // Prompts read on into the next layer; what an answer's tokens gain by guesses is not asked here.
+    for (lookahead, tests) in [(LookaheadMode::Auto, &PROMPTS[..]), (LookaheadMode::Off, &[1])] {
+        let options = Options { ram: ram.parse()?, ctx: Some(1024), lookahead, ..Options::default() };
+        let bytes_per_second = Arc::new(AtomicU64::new(0));
+        let mut engine = load(Path::new(model), &options, &bytes_per_second)?;
+        for &rate in &rates {
+            bytes_per_second.store(rate as u64, Ordering::Relaxed);
+            for &prompt in tests {
+                measure(&mut engine, rate, prompt, if prompt == 1 { TOKENS } else { 0 })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn load(model: &Path, options: &Options, bytes_per_second: &Arc<AtomicU64>) -> Result<Engine, Box<dyn Error>> {
+    let reader = Timed {
+        inner: read::open(ReaderKind::Auto)?,
+        bytes_per_second: bytes_per_second.clone(),
+        flying: VecDeque::new(),
+        busy_until: Instant::now(),
+        counts: ReaderCounts::default(),
+    };
+    let inspection = Inspection::open(model, false)?;
+    Ok(Engine::load(inspection, options, Box::new(reader), &mut |_, _| ControlFlow::Continue(()))?)
+}
+
+/// A prompt of so many tokens from a cold start, or so many tokens of an answer behind it.
+fn measure(engine: &mut Engine, rate: f64, prompt: usize, tokens: usize) -> Result<(), Box<dyn Error>> {
+    let vocab = engine.facts().vocab;
+    let mut text: Vec<u32> = (0..prompt).map(|i| ((i * i * 31 + 7 * i + 3) % vocab) as u32).collect();
+    let mut session = Session::open(engine);
+    if tokens > 0 {
+        session.sync(engine, &text, &[], &mut ())?;
+    } else {
+        engine.drop_experts();
+    }
+    let (mut costs, before, began) = (Costs(Account::default()), engine.stats().stream, Instant::now());
+    for _ in 0..tokens.max(1) {
+        if tokens > 0 {
+            text.push(argmax(session.logits(engine, &mut costs)?) + text.len() as u32 * 7919 % 97);
+            let last = text.len() - 1;
+            text[last] %= vocab as u32;
+        }
+        session.sync(engine, &text, &[], &mut costs)?;
+    }
+    session.logits(engine, &mut costs)?;
+    let time = began.elapsed();
+    let stream = engine.stats().stream.since(&before);
+    session.close(engine);
+    let bound = costs.0.bound(time, rate);
+    println!(
+        "| {:.1} | {} | {:.1} | {:.2} | {:.0} | {} |",
+        rate / 1e9,
+        if tokens > 0 { format!("tg{tokens}") } else { format!("pp{prompt}") },
+        tokens.max(prompt) as f64 / time.as_secs_f64(),
+        stream.read_bytes as f64 / time.as_secs_f64() / 1e9,
+        100.0 * bound.seconds / time.as_secs_f64(),
+        bound.by.name(),
+    );
+    Ok(())
+}
