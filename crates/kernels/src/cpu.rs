@@ -36,6 +36,7 @@ mod softcap;
 mod sparse_attention;
 mod topology;
 mod vectorised;
+mod widen;
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};

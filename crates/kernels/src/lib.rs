@@ -550,7 +550,8 @@ pub trait Ops: Send + Sync {
     fn linear(&self, x: &Tensor, w: &Matrix, out: &Tensor);
 
     /// `out[i][h] = W_h · x[i][h]`, where W_h is rows `h·stride + first ..` of w, as many as out is wide: x `[n, heads, cols]`,
-    /// w `[heads · stride, cols]`, out `[n, heads, r]`. In f32 always: MLA's values out of the latent vector.
+    /// w `[heads · stride, cols]`, out `[n, heads, r]`: MLA's values out of the latent vector. With
+    /// quantised weights as in `linear`, with plain ones in f32.
     fn linear_heads(&self, x: &Tensor, w: &Matrix, first: usize, out: &Tensor);
 
     /// `out[i][h] = W_hᵀ · x[i][h]`, where W_h is rows `h·stride + first ..` of w, as many as x is wide: x `[n, heads, r]`,

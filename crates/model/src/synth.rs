@@ -13,6 +13,7 @@ use outpour_kernels::DType;
 use serde_json::{Value, json};
 
 use crate::config::{Config, ModelError};
+use crate::families::ling;
 use crate::registry;
 use crate::weights::Weights;
 use files::{Shard, Unfinished};
@@ -128,6 +129,12 @@ pub fn cut(config: &mut Value, layers: usize) -> Result<(), ModelError> {
         true => &mut config["text_config"],
         false => config,
     };
+    // What the last group of layers is made of follows from the number of all layers.
+    if let (Some(group @ 1..), None) = (text.get("layer_group_size").and_then(Value::as_u64), text.get("layer_types")) {
+        let kind =
+            |layer| if ling::is_latent(layer, has, group as usize) { "full_attention" } else { "linear_attention" };
+        text["layer_types"] = (0..has).map(kind).collect();
+    }
     text["num_hidden_layers"] = json!(layers);
     for key in ["layer_types", "mlp_layer_types", "indexer_types", "compress_ratios"] {
         if let Some(types) = text.get_mut(key).and_then(Value::as_array_mut) {

@@ -5,6 +5,7 @@ use std::path::Path;
 use outpour_kernels::DType;
 use outpour_model::config::Config;
 use outpour_model::registry;
+use outpour_model::synth;
 use outpour_model::weights::{DeclaredKind, Weights};
 use serde_json::Value;
 
@@ -44,14 +45,34 @@ const PUBLISHED: [(&str, f64, usize, usize); 29] = [
     ("Gemma-4-26B-A4B", 25.2, 3_345_408, 3_840),
 ];
 
+fn published(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../configs/{name}.json"));
+    serde_json::from_slice(&std::fs::read(path).expect(name)).expect(name)
+}
+
+#[test]
+fn a_cut_model_has_the_pattern_of_its_first_layers() {
+    let pattern = |config: &Value, name| {
+        let build = registry::family(&Config(config)).expect(name).build;
+        build(&Config(config), &mut Weights::declare(), DType::F16).expect(name).facts().pattern.clone()
+    };
+    for (name, ..) in PUBLISHED {
+        let whole = pattern(&published(name), name);
+        for layers in [1, 3, 7, whole.len() - 1] {
+            let mut config = published(name);
+            synth::cut(&mut config, layers).expect(name);
+            assert_eq!(pattern(&config, name), whole[..layers], "{name}");
+        }
+    }
+}
+
 #[test]
 fn every_config_builds_with_the_parameters_published() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
     let files = std::fs::read_dir(&folder).expect("configs").count();
     assert_eq!(files, PUBLISHED.len(), "every config is in the table");
     for (name, billions, expert_bytes, experts) in PUBLISHED {
-        let text = std::fs::read(folder.join(format!("{name}.json"))).expect(name);
-        let config: Value = serde_json::from_slice(&text).expect(name);
+        let config = published(name);
         let config = Config(&config);
         let mut weights = Weights::declare();
         (registry::family(&config).expect(name).build)(&config, &mut weights, DType::F16).expect(name);

@@ -1,8 +1,9 @@
 //! `out[i] = table[ids[i]]`
 
 use super::Cpu;
+use super::widen::widen;
 use crate::host::{self, Shared};
-use crate::{Matrix, Tensor, quant};
+use crate::{Matrix, Tensor};
 
 pub(super) fn embed(cpu: &Cpu, table: &Matrix, ids: &[u32], out: &Tensor) {
     let hidden = table.cols();
@@ -13,15 +14,8 @@ pub(super) fn embed(cpu: &Cpu, table: &Matrix, ids: &[u32], out: &Tensor) {
         for i in range {
             let id = ids[i] as usize;
             assert!(id < table.rows(), "embed: token {id} of a vocabulary of {}", table.rows());
-            if table.format().is_plain() {
-                let row = &host::bytes(table.data())[id * row_bytes..][..row_bytes];
-                let widen = cpu.kernels.widen.of(table.format());
-                // SAFETY: `row` holds `hidden` elements, and row i of `out` belongs to this range alone.
-                unsafe { widen(row.as_ptr(), out.at(i * hidden).cast(), hidden) };
-            } else {
-                // SAFETY: row i of `out` belongs to this range alone.
-                quant::dequantise(table, id, unsafe { out.slice_mut(i * hidden, hidden) });
-            }
+            // SAFETY: row i of `out` belongs to this range alone.
+            widen(cpu, table, id, unsafe { out.slice_mut(i * hidden, hidden) });
         }
     });
 }

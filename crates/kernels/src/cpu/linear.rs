@@ -5,9 +5,9 @@ use std::ops::Range;
 use super::Cpu;
 use super::isa::{AffineDots, Dots, Packed, UnpackedDots, group};
 use super::pool::lock;
+use super::widen::widen;
 use crate::host::{self, Shared};
-use crate::quant::coded::Rows;
-use crate::{Format, GgmlType, Matrix, Tensor};
+use crate::{Format, Matrix, Tensor};
 
 /// Activation rows that are multiplied at once. Bounds the scratch of rounded activations, and is enough for the
 /// arithmetic to outweigh reading the weights once for every so many rows.
@@ -71,6 +71,13 @@ pub(super) struct Input {
     pub rows: usize,
 }
 
+/// Where outputs go: those of the first row of activations, one for each row of weights, and how far the next ones are.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    pub at: Shared<f32>,
+    pub stride: usize,
+}
+
 pub(super) fn linear(cpu: &Cpu, x: &Tensor, w: &Matrix, out: &Tensor) {
     let (n, cols) = host::rows_of(x);
     assert_eq!(cols, w.cols(), "linear: x does not fit w");
@@ -106,19 +113,27 @@ pub(super) unsafe fn enter(
 ) {
     cpu.split(input.rows, 6 * cols, |range, _| {
         for row in range {
-            let (from, to) = (from(row), input.at.at(row * input.row_bytes));
-            // SAFETY: the row of both, the latter this range's alone; the entry is one of this backend's.
-            unsafe {
-                let x = std::slice::from_raw_parts(from, cols);
-                match entry {
-                    Entry::F32 => to.cast::<f32>().copy_from_nonoverlapping(from, cols),
-                    Entry::Bf16 => (cpu.kernels.bf16.expect("bf16 products").round)(from.cast(), to, cols),
-                    Entry::Int8 { bits, group } => (cpu.kernels.quantised.round)(x, bits, group, to),
-                    Entry::Summed { bits, group } => (cpu.kernels.quantised.sum)(x, bits, group, to),
-                }
-            }
+            // SAFETY: the row of both, the latter this range's alone.
+            unsafe { enter_row(cpu, entry, from(row), input.at.at(row * input.row_bytes), cols) };
         }
     });
+}
+
+/// One row of them.
+///
+/// # Safety
+/// `from` holds `cols` activations, `to` has room for `entry.row_bytes(cols)`, and the entry is one of this backend's.
+pub(super) unsafe fn enter_row(cpu: &Cpu, entry: Entry, from: *const f32, to: *mut u8, cols: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let x = std::slice::from_raw_parts(from, cols);
+        match entry {
+            Entry::F32 => to.cast::<f32>().copy_from_nonoverlapping(from, cols),
+            Entry::Bf16 => (cpu.kernels.bf16.expect("bf16 products").round)(from.cast(), to, cols),
+            Entry::Int8 { bits, group } => (cpu.kernels.quantised.round)(x, bits, group, to),
+            Entry::Summed { bits, group } => (cpu.kernels.quantised.sum)(x, bits, group, to),
+        }
+    }
 }
 
 /// The whole product of one block of rows: out is `[input.rows, w.rows]`.
@@ -127,42 +142,26 @@ pub(super) fn multiply(cpu: &Cpu, w: &Matrix, input: Input, out: Shared<f32>) {
     reserve_widened(cpu, w);
     cpu.pool.run(w.rows().div_ceil(chunk), &|task, worker| {
         let rows = task * chunk..w.rows().min((task + 1) * chunk);
+        let out = Output { at: Shared::new(out.at(rows.start)), stride: w.rows() };
         // SAFETY: the columns `rows` of the output are this task's alone.
         unsafe { product(cpu, worker, w, rows, input, out) };
     });
 }
 
-/// Outputs `rows` of the product, for every row of the input. The worker has room for [`reserve_widened`].
+/// The outputs of rows `rows` of w, for every row of the input. The worker has room for [`reserve_widened`].
 ///
 /// # Safety
-/// The input holds rows of `w.cols()` elements of the type that `w` is multiplied with, `out` is `[input.rows, w.rows]`, and no
-/// one else uses its columns `rows`.
-pub(super) unsafe fn product(cpu: &Cpu, worker: usize, w: &Matrix, rows: Range<usize>, input: Input, out: Shared<f32>) {
-    assert!(rows.end <= w.rows());
-    let w_stride = w.format().row_bytes(w.cols());
-    let dots = Dots {
-        w: host::address(w.data()).wrapping_add(rows.start * w_stride),
-        w_stride,
-        rows: rows.len(),
-        x: input.at.at(0),
-        x_stride: input.row_bytes,
-        columns: input.rows,
-        k: w.cols(),
-        out: out.at(rows.start),
-        out_stride: w.rows(),
-    };
+/// The input holds rows of `w.cols()` elements of the type that `w` is multiplied with, and no one else uses these outputs.
+pub(super) unsafe fn product(cpu: &Cpu, worker: usize, w: &Matrix, rows: Range<usize>, input: Input, out: Output) {
+    let dots = dots(w, &rows, input, out);
     // SAFETY: `rows` are rows of w, whose tensors hold them all; the rest is the caller's promise.
     unsafe {
-        if let Some(coded) = w.coded_rows() {
-            return match cpu.entry(w) {
-                Entry::Int8 { group, .. } => {
-                    let weights = Packed::Coded(coded.from(rows.start), group);
-                    (cpu.kernels.quantised.unpacked)(&UnpackedDots { dots, weights });
-                }
-                _ => widened(cpu, worker, Widen::Coded(coded.from(rows.start)), &dots),
-            };
-        }
         match (cpu.entry(w), w.format()) {
+            (Entry::F32, Format::Ggml(_) | Format::Coded(_)) => widened(cpu, worker, w, rows.start, &dots),
+            (Entry::Int8 { group, .. }, Format::Coded(_)) => {
+                let weights = Packed::Coded(w.coded_rows().expect("a coded matrix").from(rows.start), group);
+                (cpu.kernels.quantised.unpacked)(&UnpackedDots { dots, weights });
+            }
             (entry, Format::Affine { bits, group }) => {
                 let dots = affine(w, rows.start, dots, bits.into(), group.into());
                 let precise = matches!(entry, Entry::Summed { .. });
@@ -171,7 +170,6 @@ pub(super) unsafe fn product(cpu: &Cpu, worker: usize, w: &Matrix, rows: Range<u
             (Entry::Int8 { .. }, Format::Ggml(blocks)) => {
                 (cpu.kernels.quantised.unpacked)(&UnpackedDots { dots, weights: Packed::Ggml(blocks) });
             }
-            (_, Format::Ggml(blocks)) => widened(cpu, worker, Widen::Ggml(blocks), &dots),
             (Entry::Bf16, _) => (cpu.kernels.bf16.expect("bf16 products").dots)(&dots),
             (_, plain) => (cpu.kernels.dots.of(plain))(&dots),
         }
@@ -181,10 +179,21 @@ pub(super) unsafe fn product(cpu: &Cpu, worker: usize, w: &Matrix, rows: Range<u
 /// Rows of blocks or codes that are multiplied with f32 activations at once.
 const WIDENED_ROWS: usize = 4;
 
-/// What is widened.
-enum Widen<'a> {
-    Ggml(GgmlType),
-    Coded(Rows<'a>),
+/// A product of rows `rows` of w.
+pub(super) fn dots(w: &Matrix, rows: &Range<usize>, input: Input, out: Output) -> Dots {
+    assert!(rows.end <= w.rows());
+    let w_stride = w.format().row_bytes(w.cols());
+    Dots {
+        w: host::address(w.data()).wrapping_add(rows.start * w_stride),
+        w_stride,
+        rows: rows.len(),
+        x: input.at.at(0),
+        x_stride: input.row_bytes,
+        columns: input.rows,
+        k: w.cols(),
+        out: out.at.at(0),
+        out_stride: out.stride,
+    }
 }
 
 /// Makes room for [`WIDENED_ROWS`] of a matrix in every worker's scratch, where it is one whose rows are widened.
@@ -194,26 +203,17 @@ pub(super) fn reserve_widened(cpu: &Cpu, w: &Matrix) {
     }
 }
 
-/// The product of blocks or codes with f32 activations: rows are widened to what they are worth, some at a time.
+/// The product of blocks or codes from row `row` on with f32 activations: rows are widened to what they are worth, some at a
+/// time.
 ///
 /// # Safety
 /// The addresses hold what `Dots` says, with f32 activations.
-unsafe fn widened(cpu: &Cpu, worker: usize, weights: Widen, d: &Dots) {
+unsafe fn widened(cpu: &Cpu, worker: usize, w: &Matrix, row: usize, d: &Dots) {
     let mut scratch = cpu.scratch_of(worker);
     for first in (0..d.rows).step_by(WIDENED_ROWS) {
         let rows = WIDENED_ROWS.min(d.rows - first);
-        for (row, values) in scratch[..rows * d.k].chunks_exact_mut(d.k).enumerate() {
-            match &weights {
-                Widen::Ggml(format) => {
-                    // SAFETY: row `first + row` of the weights.
-                    let blocks = unsafe { std::slice::from_raw_parts(d.w.add((first + row) * d.w_stride), d.w_stride) };
-                    format.dequantise(blocks, values);
-                }
-                Widen::Coded(rows) => rows.dequantise(first + row, values, |bytes, scale, values| {
-                    // SAFETY: the machine has this backend's instructions.
-                    unsafe { (cpu.kernels.quantised.widen_e4m3)(bytes, scale, values) }
-                }),
-            }
+        for (i, values) in scratch[..rows * d.k].chunks_exact_mut(d.k).enumerate() {
+            widen(cpu, w, row + first + i, values);
         }
         let (w, w_stride, out) = (scratch.as_ptr().cast(), 4 * d.k, d.out.wrapping_add(first));
         // SAFETY: these rows, widened, and their outputs.

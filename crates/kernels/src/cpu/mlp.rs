@@ -5,7 +5,9 @@
 use super::Cpu;
 use super::add_bias::add_bias_at;
 use super::glu::glu_at;
-use super::linear::{Entry, Input, enter, multiply, product, reserve, reserve_widened, row_blocks, rows_of_task};
+use super::linear::{
+    Entry, Input, Output, enter, multiply, product, reserve, reserve_widened, row_blocks, rows_of_task,
+};
 use super::pool::lock;
 use crate::host::{self, Shared};
 use crate::{Matrix, Mlp, MlpScratch, Ops, Tensor};
@@ -90,11 +92,12 @@ fn halves(cpu: &Cpu, mlp: &Mlp, input: Input, gate: Shared<f32>, up: Shared<f32>
     reserve_widened(cpu, &mlp.up);
     cpu.pool.run(width.div_ceil(chunk), &|task, worker| {
         let columns = task * chunk..width.min((task + 1) * chunk);
+        let out = |of: Shared<f32>| Output { at: Shared::new(of.at(columns.start)), stride: width };
         // SAFETY: `input` is what gate and up are multiplied with; these columns are this task's alone.
         unsafe {
-            product(cpu, worker, first, columns.clone(), input, gate);
+            product(cpu, worker, first, columns.clone(), input, out(gate));
             if mlp.gate.is_some() {
-                product(cpu, worker, &mlp.up, columns.clone(), input, up);
+                product(cpu, worker, &mlp.up, columns.clone(), input, out(up));
             }
             for row in 0..input.rows {
                 let at = row * width + columns.start;

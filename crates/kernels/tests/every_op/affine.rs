@@ -7,6 +7,7 @@ use outpour_kernels::quant::{affine_q, element};
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{Activation, DType, Format, Matrix, Mlp, MlpScratch, Ops, Tensor};
 
+use crate::heads::assert_heads;
 use crate::machine::*;
 use crate::near::mlp_of_operations;
 use crate::same_bits::assert_batch_invariant;
@@ -131,6 +132,14 @@ proptest! {
             backend.ops.embed(&table, &ids, &out);
             assert_same_bits(backend, "embed", &out, &expected);
         }
+    }
+
+    #[test]
+    fn linear_heads(n in select(vec![1usize, 3, 66]), cut in 0usize..66, heads in 1usize..=3, rows in 1usize..=20,
+                    first in 0usize..4, groups in 1usize..=4, stored in stored(), seed: u64) {
+        let mut random = Random(seed);
+        let w = stored.matrix(&mut random, heads * (first + rows), groups * stored.group);
+        assert_heads(&mut random, &w, heads, first, n, cut);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use outpour_kernels::reference::Reference;
 use outpour_kernels::{Activation, Code, Coded, DType, Matrix, Mlp, MlpScratch, Ops, Second, Tensor};
 
 use crate::affine::{activations, rounded_to_int8};
+use crate::heads::assert_heads;
 use crate::machine::*;
 use crate::near::mlp_of_operations;
 use crate::same_bits::assert_batch_invariant;
@@ -198,6 +199,14 @@ proptest! {
             backend.ops.embed(&table, &ids, &out);
             assert_same_bits(backend, "embed", &out, &expected);
         }
+    }
+
+    #[test]
+    fn linear_heads(n in 1usize..=9, cut in 0usize..9, heads in 1usize..=3, r in 1usize..=20, first in 0usize..4,
+                    stored in stored(), seed: u64) {
+        let (mut random, cols) = (Random(seed), cols(stored, 2));
+        let w = stored.matrix(&mut random, heads * rows(stored, first + r), cols);
+        assert_heads(&mut random, &w, heads, first, n, cut);
     }
 
     #[test]

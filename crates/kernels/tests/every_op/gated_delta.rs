@@ -128,10 +128,11 @@ impl Made {
                     let a = element(&self.delta.a_log, h);
                     (if self.delta.exponentiated { a } else { -a.exp() } * step).exp()
                 };
+                let decays: Vec<f64> = (0..k_dim).map(decay).collect();
                 let beta = 1.0 / (1.0 + (-b[i * v_heads + h]).exp());
                 for c in 0..v_dim {
-                    let column = s[c..].iter().step_by(v_dim).enumerate();
-                    let mut column: Vec<f64> = column.map(|(r, s)| s * decay(r)).collect();
+                    let column = s[c..].iter().step_by(v_dim);
+                    let mut column: Vec<f64> = column.zip(&decays).map(|(s, decay)| s * decay).collect();
                     let recalled: f64 = column.iter().zip(&k).map(|(s, k)| s * k).sum();
                     column.iter_mut().zip(&k).for_each(|(s, k)| *s += k * beta * (v[c] - recalled));
                     let mixed: f64 = column.iter().zip(&q).map(|(s, q)| s * q).sum();

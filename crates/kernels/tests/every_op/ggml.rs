@@ -7,6 +7,7 @@ use outpour_kernels::reference::Reference;
 use outpour_kernels::{Activation, DType, Format, GgmlType, Matrix, Mlp, MlpScratch, Ops, Tensor};
 
 use crate::affine::{activations, rounded_to_int8};
+use crate::heads::assert_heads;
 use crate::machine::*;
 use crate::near::mlp_of_operations;
 use crate::same_bits::assert_batch_invariant;
@@ -113,6 +114,14 @@ proptest! {
             backend.ops.embed(&table, &ids, &out);
             assert_same_bits(backend, "embed", &out, &expected);
         }
+    }
+
+    #[test]
+    fn linear_heads(n in 1usize..=9, cut in 0usize..9, heads in 1usize..=3, rows in 1usize..=20, first in 0usize..4,
+                    blocks in types(), tail in tails(), seed: u64) {
+        let mut random = Random(seed);
+        let w = random_blocks(blocks, &mut random, heads * (first + rows), cols(blocks, 1), tail);
+        assert_heads(&mut random, &w, heads, first, n, cut);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod coded;
 mod gated_delta;
 mod gates;
 mod ggml;
+mod heads;
 mod linear_attention;
 mod machine;
 mod near;

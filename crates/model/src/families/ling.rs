@@ -37,8 +37,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     }
     let layers = config.size("num_hidden_layers")?;
     let group = config.size("layer_group_size")?;
-    // The last layer of each group, and those behind the last whole group.
-    let is_latent = |layer: usize| (layer + 1).is_multiple_of(group) || layer >= layers / group * group;
+    let is_latent = config.layer_types("linear_attention", |layer| is_latent(layer, layers, group))?;
     let partial = rope::partial(config, heads.head_dim, 1.0, THETA)?;
     let interleaved = Rope { pairs: RopePairs::Interleaved, ..rope::plain(config, latent.rope_dim, THETA)? };
     let scale = rope::yarn_attention_scale(config)?;
@@ -48,7 +47,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let ends = Ends { embedding: "model.word_embeddings.weight", ..Ends::read(config)? };
     Decoder::load_between("bailing_hybrid", ends, config, weights, kv, norms, |layer, prefix, weights| {
         let name = format!("{prefix}.attention");
-        let mixer: Box<dyn Mixer> = match is_latent(layer) {
+        let mixer: Box<dyn Mixer> = match is_latent[layer] {
             true => Box::new(Mla::load(weights, &name, latent, Some(&interleaved), scale)?),
             false => {
                 let of = (layer, layers);
@@ -57,4 +56,10 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         };
         Ok(Halves { alphas: None, mixer, feed_forward: experts.load(layer, prefix, weights)? })
     })
+}
+
+/// Whether a layer of so many has latent attention, where no `layer_types` says so: the last one of each group, and those behind
+/// the last whole group.
+pub(crate) fn is_latent(layer: usize, layers: usize, group: usize) -> bool {
+    (layer + 1).is_multiple_of(group) || layer >= layers / group * group
 }
