@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::call_stream::CallStream;
 use crate::dialects::Dialect;
 use crate::stop::overlap;
 use crate::tool_calls::ToolCall;
@@ -13,9 +14,13 @@ pub enum Piece {
     Thought(String),
     /// Of what is said.
     Text(String),
-    /// A call, when it is complete.
+    /// A call of this tool begins.
+    CallBegins(String),
+    /// More of the arguments of the call that began last: all of them together are a JSON object.
+    Arguments(String),
+    /// A call that began, when it is complete: the calls are in the order in which they began.
     Call(ToolCall),
-    /// What is wrong with a call that cannot be read. Its text is content.
+    /// What is wrong with a call that cannot be read. Its text is content, and what began and is not complete is no call.
     Malformed(String),
 }
 
@@ -29,6 +34,8 @@ pub struct AnswerStream {
     held: String,
     /// How much of it was searched for the end of a call.
     searched: usize,
+    /// How far its calls are told.
+    told: CallStream,
     thought: Trimmed,
     text: Trimmed,
 }
@@ -55,6 +62,7 @@ impl AnswerStream {
             part: Part::Start { thinking },
             held: String::new(),
             searched: 0,
+            told: CallStream::default(),
             thought: Trimmed::default(),
             text: Trimmed::default(),
         }
@@ -149,16 +157,23 @@ impl AnswerStream {
     /// A call is read when the text that could end it has come; what cannot be read then may go on, as its arguments may
     /// hold that text themselves.
     fn call(&mut self, end: bool, out: &mut Vec<Piece>) -> bool {
+        self.told.follow(self.dialect, &self.held, &self.tools, out);
         let closes = self.dialect.closes();
         let longest = closes.iter().map(|close| close.len()).max().unwrap_or(0);
         let from = self.held.floor_char_boundary(self.searched.saturating_sub(longest));
         let comes = closes.iter().any(|close| self.held[from..].contains(close));
         self.searched = self.held.len();
-        if !comes && !end {
+        let over = self.told.rests() && self.dialect.ends_with_arguments();
+        if !comes && !over && !end {
             return false;
         }
         match self.dialect.read(&self.held, &self.tools) {
             Ok((calls, rest)) => {
+                // Those that are not known before they are whole.
+                for call in calls.iter().skip(self.told.begun) {
+                    out.push(Piece::CallBegins(call.name.clone()));
+                    out.push(Piece::Arguments(Value::Object(call.arguments.clone()).to_string()));
+                }
                 out.extend(calls.into_iter().map(Piece::Call));
                 self.held = rest.to_owned();
             }
@@ -172,6 +187,7 @@ impl AnswerStream {
             }
         }
         self.part = Part::Content;
+        self.told = CallStream::default();
         true
     }
 }
@@ -231,6 +247,7 @@ impl Answer {
         match piece {
             Piece::Thought(text) => self.reasoning.get_or_insert_default().push_str(&text),
             Piece::Text(text) => self.content.push_str(&text),
+            Piece::CallBegins(_) | Piece::Arguments(_) => {}
             Piece::Call(call) => self.calls.push(call),
             Piece::Malformed(problem) => self.malformed.push(problem),
         }

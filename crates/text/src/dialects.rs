@@ -2,6 +2,7 @@
 //! may complete it, and reads calls that are complete.
 
 mod deepseek;
+mod gemma;
 mod glm;
 mod harmony;
 mod invoke;
@@ -12,7 +13,8 @@ mod qwen;
 
 use serde_json::Value;
 
-use crate::tool_calls::ToolCall;
+use crate::call_stream::QUOTE;
+use crate::tool_calls::{ToolCall, read_json};
 
 /// How a model writes thoughts and calls of tools.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub enum Dialect {
     Llama,
     /// gpt-oss.
     Harmony,
+    /// Gemma 4.
+    Gemma,
 }
 
 impl Dialect {
@@ -48,6 +52,7 @@ impl Dialect {
             (deepseek::OPEN, Dialect::DeepSeek),
             (kimi::OPEN, Dialect::Kimi),
             ("<|channel|>", Dialect::Harmony),
+            (gemma::OPEN, Dialect::Gemma),
             (mistral::OPEN, Dialect::Mistral),
             (qwen::OPEN, Dialect::Qwen),
             (llama::TAG, Dialect::Llama),
@@ -60,6 +65,7 @@ impl Dialect {
     pub fn thinking(self) -> (&'static str, &'static str) {
         match self {
             Dialect::Harmony => harmony::THOUGHTS,
+            Dialect::Gemma => gemma::THOUGHTS,
             Dialect::Mistral => ("[THINK]", "[/THINK]"),
             _ => ("<think>", "</think>"),
         }
@@ -77,7 +83,13 @@ impl Dialect {
             Dialect::Mistral => &[mistral::OPEN],
             Dialect::Llama => &llama::OPENS,
             Dialect::Harmony => &harmony::OPENS,
+            Dialect::Gemma => &[gemma::OPEN],
         }
+    }
+
+    /// Whether a text of calls begins here.
+    pub(crate) fn begins_call(self, text: &str) -> bool {
+        self.opens().iter().any(|open| text.trim_start().starts_with(open))
     }
 
     /// The token that begins a call, or of gpt-oss any part of an answer.
@@ -96,6 +108,7 @@ impl Dialect {
             Dialect::MiniMax => &["</minimax:tool_call>"],
             Dialect::Mistral | Dialect::Llama => &[],
             Dialect::Harmony => &[harmony::CLOSE],
+            Dialect::Gemma => &[gemma::CLOSE],
         }
     }
 
@@ -123,6 +136,7 @@ impl Dialect {
             Dialect::Harmony => {
                 &["<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>"]
             }
+            Dialect::Gemma => &[QUOTE],
             Dialect::Qwen | Dialect::Glm | Dialect::MiniMax | Dialect::Llama => &[],
         };
         [open, close].into_iter().chain(self.closes().iter().chain(self.opens()).chain(inner).copied())
@@ -143,8 +157,89 @@ impl Dialect {
             Dialect::Mistral => mistral::read(text),
             Dialect::Llama => llama::read(text, tools),
             Dialect::Harmony => harmony::read(text),
+            Dialect::Gemma => gemma::read(text),
         }
     }
+
+    /// The beginning of the next call, in a text of calls from its own beginning or from the end of a call's arguments; `None`
+    /// where it has not come as far as that, or is written in a way that is not known before it is whole.
+    pub(crate) fn call_head(self, text: &str, tools: &[Value]) -> Option<Head> {
+        match self {
+            Dialect::Qwen => qwen::head(text),
+            Dialect::Glm => glm::head(text),
+            Dialect::DeepSeek => deepseek::head(text),
+            Dialect::Dsml => invoke::head(text, &invoke::DSML_TAGS),
+            Dialect::Kimi => kimi::head(text),
+            Dialect::MiniMax => invoke::head(text, &invoke::MINIMAX_TAGS),
+            Dialect::Mistral => mistral::head(text),
+            Dialect::Llama => llama::head(text, tools),
+            Dialect::Harmony => harmony::head(text),
+            Dialect::Gemma => gemma::head(text),
+        }
+    }
+
+    /// Whether a call is over where its arguments are, though no text says so.
+    pub(crate) fn ends_with_arguments(self) -> bool {
+        self == Dialect::Mistral
+    }
+}
+
+/// The beginning of a call.
+pub(crate) struct Head {
+    pub(crate) name: String,
+    /// Where its arguments begin.
+    pub(crate) at: usize,
+    pub(crate) arguments: HeadArguments,
+}
+
+/// How arguments are written.
+pub(crate) enum HeadArguments {
+    /// As a JSON object.
+    Json,
+    /// One at a time between tags.
+    Tags(&'static Tags),
+    /// As Gemma does.
+    Braces,
+}
+
+impl Head {
+    fn new(name: &str, at: usize, arguments: HeadArguments) -> Option<Head> {
+        (!name.is_empty()).then(|| Head { name: name.to_owned(), at, arguments })
+    }
+
+    /// A call whose arguments are what `text` ends with, `arguments`, if that is a JSON object.
+    fn json(name: &str, text: &str, arguments: &str) -> Option<Head> {
+        let object = arguments.trim_start();
+        object.starts_with('{').then(|| Head::new(name, text.len() - object.len(), HeadArguments::Json))?
+    }
+
+    /// A call written as JSON, as far as its arguments under one of `keys`, if they stand behind its name: `{"name": "…",
+    /// "arguments": `. `call` is what `text` ends with.
+    fn in_json(text: &str, call: &str, keys: &[&str]) -> Option<Head> {
+        let after = |text: &'_ str, mark: &str| text.trim_start().strip_prefix(mark).map(str::len);
+        let skip = |at: usize, mark: &str| Some(text.len() - after(&text[at..], mark)?);
+        let at = skip(skip(skip(text.len() - call.len(), "{")?, "\"name\"")?, ":")?;
+        let (name, rest) = read_json(&text[at..]).ok()?;
+        let at = skip(text.len() - rest.len(), ",")?;
+        let at = keys.iter().find_map(|key| skip(at, &format!("\"{key}\"")))?;
+        Head::json(name.as_str()?, text, &text[skip(at, ":")?..])
+    }
+}
+
+/// Texts around arguments that are written one at a time.
+pub(crate) struct Tags {
+    /// Around a key.
+    pub(crate) open: &'static str,
+    pub(crate) open_end: &'static str,
+    /// The key of what stands between those, and whether the value is a text, where that is said.
+    pub(crate) key: fn(&str) -> Option<(String, Option<bool>)>,
+    /// What stands between key and value.
+    pub(crate) value: Option<&'static str>,
+    pub(crate) value_end: &'static str,
+    /// Behind the last argument.
+    pub(crate) close: &'static str,
+    /// Whether a line break beside the tags is no part of a value.
+    pub(crate) lines: bool,
 }
 
 /// The text before `end`, and what follows it: the first `end` that one of `next` follows, as the text may hold such tags

@@ -1,6 +1,7 @@
 //! Answers held to a form: JSON of a schema, or calls of tools whose arguments fit theirs. Before each token the grammar says
 //! which tokens can go on (llguidance's masks); all others get no probability.
 
+mod braces;
 mod calls;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@
 mod added;
 mod answer;
 mod bpe;
+mod call_stream;
 mod detokenize;
 mod dialects;
 mod error;

@@ -106,6 +106,13 @@ pub(crate) fn coerce(text: &str, schema: Option<&Value>) -> Value {
     fits.map_or_else(text_value, |(value, _)| value)
 }
 
+/// Whether [`coerce`] makes a text of every text.
+pub(crate) fn is_text(schema: Option<&Value>) -> bool {
+    let Some(Value::Object(schema)) = schema else { return true };
+    let allowed = types(schema);
+    !allowed.is_empty() && allowed.iter().all(|name| *name == "string")
+}
+
 /// A text as a type that JSON Schema names. `True`, `False` and `None` are what templates in Python make of values.
 fn read_as(name: &str, text: &str) -> Option<Value> {
     let trimmed = text.trim();

@@ -123,6 +123,7 @@ fn noise_becomes_calls_that_fit_their_tools() {
         (Dialect::Mistral, "[ARGS]"),
         (Dialect::Llama, ""),
         (Dialect::Harmony, ""),
+        (Dialect::Gemma, ""),
     ];
     let mut noise = Noise(2);
     for (dialect, template) in ways {

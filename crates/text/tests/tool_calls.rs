@@ -1,6 +1,6 @@
 //! Answers taken apart: thoughts, content, calls in both dialects, and what is no call.
 
-use outpour_text::{Answer, AnswerStream, Dialect, check_schema, ends_thinking, same_json};
+use outpour_text::{Answer, AnswerStream, Dialect, Piece, check_schema, ends_thinking, same_json};
 use serde_json::{Value, json};
 
 fn tools() -> Vec<Value> {
@@ -34,11 +34,32 @@ fn parse_in(dialect: Dialect, text: &str) -> Answer {
         let chars: Vec<char> = text.chars().collect();
         chars.chunks(pieces).for_each(|piece| stream.push(&piece.iter().collect::<String>(), &mut out));
         stream.finish(&mut out);
+        check_told(&out, text);
         out.into_iter().for_each(|piece| answer.add(piece));
         answer.unfinished_reasoning = stream.thinks();
         assert_eq!(answer, whole, "{text:?} in pieces of {pieces} characters");
     }
     whole
+}
+
+/// What is told of calls while they come is what they are: names in order, and arguments that are theirs put together.
+fn check_told(pieces: &[Piece], text: &str) {
+    let mut begun: Vec<(&str, String)> = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::CallBegins(name) => begun.push((name, String::new())),
+            Piece::Arguments(more) => begun.last_mut().expect("a call has begun").1.push_str(more),
+            Piece::Call(call) => {
+                let (name, arguments) = begun.remove(0);
+                let arguments: Value = serde_json::from_str(&arguments)
+                    .unwrap_or_else(|error| panic!("{text:?}: {arguments}: {error}"));
+                assert_eq!((name, arguments), (call.name.as_str(), Value::Object(call.arguments.clone())), "{text:?}");
+            }
+            Piece::Malformed(_) => begun.clear(),
+            Piece::Thought(_) | Piece::Text(_) => {}
+        }
+    }
+    assert!(begun.is_empty(), "{text:?}: {begun:?} have begun and are neither calls nor malformed");
 }
 
 /// The arguments of the one call of an answer with nothing else.
@@ -213,7 +234,7 @@ fn values_are_compared_by_what_they_are_worth() {
 }
 
 /// Two calls as each dialect writes them, with thoughts and words before.
-const DIALECTS: [(Dialect, &str); 10] = [
+const DIALECTS: [(Dialect, &str); 11] = [
     (
         Dialect::Glm,
         "<think>Oslo?</think>Let me see.\n<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Oslo</arg_value>\n<arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>\n<tool_call>now</tool_call>",
@@ -254,6 +275,10 @@ const DIALECTS: [(Dialect, &str); 10] = [
         Dialect::Harmony,
         "<|channel|>analysis<|message|>Oslo?<|end|><|start|>assistant<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{\"city\": \"Oslo\", \"days\": 3}<|call|><|start|>assistant<|channel|>commentary to=functions.now <|constrain|>json<|message|>{}",
     ),
+    (
+        Dialect::Gemma,
+        "<|channel>thought\nOslo?\n<channel|>Let me see.<|tool_call>call:weather{city:<|\"|>Oslo<|\"|>,days:3}<tool_call|><|tool_call>call:now{}<tool_call|>",
+    ),
 ];
 
 #[test]
@@ -289,6 +314,7 @@ fn dialects_are_told_by_their_templates() {
         ("[TOOL_CALLS]", Dialect::Mistral),
         ("<|python_tag|>", Dialect::Llama),
         ("<|start|>assistant<|channel|>final", Dialect::Harmony),
+        ("{{ '<|tool_call>call:' ~ name ~ '{' }}", Dialect::Gemma),
         ("nothing of tools", Dialect::Qwen),
     ] {
         assert_eq!(Dialect::of_template(source), dialect, "{source}");

@@ -8,6 +8,7 @@
 
 use serde_json::Value;
 
+use super::Head;
 use crate::tool_calls::{ToolCall, json_arguments, read_json};
 
 pub(super) const OPEN: &str = "<｜tool▁calls▁begin｜>";
@@ -15,6 +16,19 @@ pub(super) const CLOSE: &str = "<｜tool▁calls▁end｜>";
 const CALL: &str = "<｜tool▁call▁begin｜>";
 const CALL_END: &str = "<｜tool▁call▁end｜>";
 const SEPARATOR: &str = "<｜tool▁sep｜>";
+
+/// The beginning of a call.
+pub(super) fn head(text: &str) -> Option<Head> {
+    let (before, after) = text.split_once(CALL)?.1.split_once(SEPARATOR)?;
+    match before.trim() {
+        // The name may still come, with a fence behind it.
+        "function" => {
+            let (name, arguments) = after.split_once("```json")?;
+            Head::json(name.trim(), text, arguments)
+        }
+        name => Head::json(name, text, after),
+    }
+}
 
 /// Reads a block of calls, and gives what follows it.
 pub(super) fn read(text: &str) -> Result<(Vec<ToolCall>, &str), String> {

@@ -5,6 +5,7 @@
 //! <|channel|>analysis<|message|>Oslo, then.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Oslo"}<|call|>
 //! ```
 
+use super::Head;
 use crate::tool_calls::{ToolCall, json_arguments, read_json};
 
 pub(super) const THOUGHTS: (&str, &str) = ("<|channel|>analysis<|message|>", "<|end|>");
@@ -22,15 +23,22 @@ pub(super) const SKIPPED: [&str; 6] = [
     "<|return|>",
 ];
 
+/// The beginning of a call.
+pub(super) fn head(text: &str) -> Option<Head> {
+    let (head, arguments) = text.split_once("<|message|>")?;
+    OPENS.iter().any(|open| text.starts_with(open)).then(|| Head::json(name(head)?, text, arguments))?
+}
+
+/// The name in `<|channel|>commentary to=functions.weather <|constrain|>json`.
+fn name(head: &str) -> Option<&str> {
+    let name = head.split_once("to=")?.1.split(|c: char| c.is_whitespace() || c == '<').next()?;
+    Some(name.strip_prefix("functions.").unwrap_or(name)).filter(|name| !name.is_empty())
+}
+
 /// Reads a call, and gives what follows it. The token that ends it mostly ends the answer, and then is no part of it.
 pub(super) fn read(text: &str) -> Result<(Vec<ToolCall>, &str), String> {
     let (head, body) = text.split_once("<|message|>").ok_or("a call has no message")?;
-    let to = head.split_once("to=").ok_or("a call has no name")?.1;
-    let name = to.split(|c: char| c.is_whitespace() || c == '<').next().unwrap_or_default();
-    let name = name.strip_prefix("functions.").unwrap_or(name);
-    if name.is_empty() {
-        return Err("a call has no name".into());
-    }
+    let name = name(head).ok_or("a call has no name")?;
     let (arguments, rest) = read_json(body)?;
     let rest = rest.trim_start();
     let rest = rest.strip_prefix(CLOSE).or_else(|| rest.strip_prefix("<|end|>")).unwrap_or(rest);

@@ -20,13 +20,41 @@
 
 use serde_json::{Map, Value};
 
-use super::value_before;
+use super::{Head, HeadArguments, Tags, value_before};
+use crate::call_stream::json_or_text;
 use crate::tool_calls::{ToolCall, coerce, parameter_schema};
 
 pub(super) const MINIMAX: &str = "<minimax:tool_call>";
 pub(super) const DSML: &str = "｜DSML｜";
 pub(super) const OPENS: [&str; 2] = ["<｜DSML｜function_calls>", "<｜DSML｜tool_calls>"];
 pub(super) const CLOSES: [&str; 2] = ["</｜DSML｜function_calls>", "</｜DSML｜tool_calls>"];
+
+pub(super) const MINIMAX_TAGS: Tags = Tags {
+    open: "<parameter ",
+    open_end: ">",
+    key: key_of,
+    value: None,
+    value_end: "</parameter>",
+    close: "</invoke>",
+    lines: false,
+};
+pub(super) const DSML_TAGS: Tags = Tags {
+    open: "<｜DSML｜parameter ",
+    value_end: "</｜DSML｜parameter>",
+    close: "</｜DSML｜invoke>",
+    ..MINIMAX_TAGS
+};
+
+fn key_of(head: &str) -> Option<(String, Option<bool>)> {
+    Some((attribute(head, "name")?.to_owned(), attribute(head, "string").map(|text| text == "true")))
+}
+
+/// The beginning of a call.
+pub(super) fn head(text: &str, tags: &'static Tags) -> Option<Head> {
+    let prefix = tags.open.strip_prefix('<')?.strip_suffix("parameter ")?;
+    let (head, rest) = text.split_once(&format!("<{prefix}invoke "))?.1.split_once('>')?;
+    Head::new(attribute(head, "name")?, text.len() - rest.len(), HeadArguments::Tags(tags))
+}
 
 /// Reads a block of calls, whose tags begin with `prefix`, and gives what follows it.
 pub(super) fn read<'a>(text: &'a str, prefix: &str, tools: &[Value]) -> Result<(Vec<ToolCall>, &'a str), String> {
@@ -63,7 +91,7 @@ fn read_call<'a>(text: &'a str, prefix: &str, tools: &[Value]) -> Result<(ToolCa
             .ok_or_else(|| format!("the parameter {key} of {name} has no end"))?;
         let value = match attribute(head, "string") {
             Some("true") => Value::String(value.to_owned()),
-            Some(_) => serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned())),
+            Some(_) => json_or_text(value),
             None => coerce(value, parameter_schema(tools, &name, key)),
         };
         arguments.insert(key.to_owned(), value);

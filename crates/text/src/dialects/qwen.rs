@@ -23,11 +23,29 @@
 
 use serde_json::{Map, Value};
 
-use super::value_before;
+use super::{Head, HeadArguments, Tags, value_before};
 use crate::tool_calls::{ToolCall, coerce, json_call, parameter_schema, read_json};
 
 pub(super) const OPEN: &str = "<tool_call>";
 pub(super) const CLOSE: &str = "</tool_call>";
+
+const TAGS: Tags = Tags {
+    open: "<parameter=",
+    open_end: ">",
+    key: |key| Some((tag_name(key, "parameter").ok()?.to_owned(), None)),
+    value: None,
+    value_end: "</parameter>",
+    close: "</function>",
+    lines: true,
+};
+
+/// The beginning of a call.
+pub(super) fn head(text: &str) -> Option<Head> {
+    let block = text.strip_prefix(OPEN)?.trim_start();
+    let Some(function) = block.strip_prefix("<function=") else { return Head::in_json(text, block, &["arguments"]) };
+    let (name, rest) = function.split_once('>')?;
+    Head::new(tag_name(name, "function").ok()?, text.len() - rest.len(), HeadArguments::Tags(&TAGS))
+}
 
 /// Reads a call that begins with `<tool_call>`, and gives what follows `</tool_call>`.
 pub(super) fn read<'a>(text: &'a str, tools: &[Value]) -> Result<(Vec<ToolCall>, &'a str), String> {

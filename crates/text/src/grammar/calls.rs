@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 
+use super::braces::Braces;
 use super::{SPACE, literal, spaced};
 use crate::dialects::Dialect;
 use crate::tool_calls::resolve;
@@ -35,6 +36,8 @@ enum Arguments {
     Json(&'static str, &'static str),
     /// An argument at a time.
     Tagged(Tags),
+    /// As Gemma does, between two texts, of which the first has the name in the place of `{}`.
+    Braces(&'static str, &'static str),
 }
 
 /// Texts around a call and each of its arguments: `{}` is the name.
@@ -109,6 +112,7 @@ fn form(dialect: Dialect, template: &str) -> Form {
         Dialect::Llama => {
             Form { between: Some("\"; \""), ..plain(Arguments::Json("{\"name\": \"{}\", \"parameters\": ", "}")) }
         }
+        Dialect::Gemma => plain(Arguments::Braces("<|tool_call>call:{}", "<tool_call|>")),
         // The token that ends a call ends the answer.
         Dialect::Harmony => Form {
             between: None,
@@ -174,6 +178,13 @@ fn call(lark: &mut String, form: &Form, i: usize, tool: &Value) -> Result<(), St
             let _ = writeln!(lark, "arguments_{i}: %json {}", spaced(schema));
         }
         Arguments::Tagged(tags) => tagged_call(lark, tags, i, name, schema),
+        Arguments::Braces(begin, end) => {
+            let mut rules = String::new();
+            let arguments = Braces::new(&mut rules, schema, format!("value_{i}")).arguments()?;
+            let begin = literal(&begin.replace("{}", name));
+            let _ = writeln!(lark, "call_{i}: {begin} {arguments} {}", literal(end));
+            lark.push_str(&rules);
+        }
     }
     Ok(())
 }
