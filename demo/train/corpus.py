@@ -42,17 +42,18 @@ def several(r: Source, think: bool) -> Chat:
 MIXTURE = [
     (story_chat, 9), (question_chat, 8), (retell, 1.2), (sum_chat, 9), (chain, 2.5), (compare, 1), (word_problem, 6), (conversion, 3.5), (list_chat, 7),
     (extraction_chat, 14), (pairs_chat, 4), (ask_record, 2.5), (simple_chat, 5), (memory_chat, 3),
-    (call_chat, 16), (session_chat, 8), (two_calls_chat, 3), (missing_chat, 2.5), (unable_chat, 2.5), (no_tool, 2.5), (several, 2.5),
+    (call_chat, 16), (session_chat, 8), (two_calls_chat, 3), (missing_chat, 2), (unable_chat, 1.5), (no_tool, 2.5), (several, 2.5),
 ]
+TOOLS = {call_chat, session_chat, two_calls_chat, missing_chat, unable_chat, no_tool}
 PLAIN = 0.05  # of documents are stories without a chat around them
 THINKING = 0.6  # of chats are rendered with thoughts
 
 
-def document(r: Source) -> list[tuple[str, bool]]:
-    """One document in pieces, each with whether the model writes it."""
-    if r.chance(PLAIN):
+def document(r: Source, more_tools: float = 1) -> list[tuple[str, bool]]:
+    """One document in pieces, each with whether the model writes it; `more_tools` times as often one with tools."""
+    if r.chance(PLAIN / more_tools):
         return [(plain_story(r) + END, True)]
-    make = r.choices([m for m, _ in MIXTURE], [w for _, w in MIXTURE])[0]
+    make = r.choices([m for m, _ in MIXTURE], [w * (more_tools if m in TOOLS else 1) for m, w in MIXTURE])[0]
     return render(make(r, r.chance(THINKING)))
 
 
@@ -91,12 +92,12 @@ def pack(documents: list[np.ndarray], pad: int) -> np.ndarray:
     return packed
 
 
-def shard(seed: int, tokenizer: Tokenizer, tokens: int = 2_000_000) -> np.ndarray:
+def shard(seed: int, tokenizer: Tokenizer, tokens: int = 2_000_000, more_tools: float = 1) -> np.ndarray:
     """Rows of about so many tokens, a function of the seed. Nearly empty rows are dropped."""
     r = Source(f"shard {seed}")
     documents, total = [], 0
     while total < tokens:
-        batch = encode(tokenizer, [document(r) for _ in range(500)])
+        batch = encode(tokenizer, [document(r, more_tools) for _ in range(500)])
         documents += batch
         total += sum(map(len, batch))
     rows = pack(documents, tokenizer.token_to_id(END))

@@ -10,11 +10,12 @@ from typing import Callable
 from chat import Chat, calls, reply, result, user
 from kinds import HELD_KINDS, KINDS, Kind
 from made_up import GENERIC_PARAMS, MadeUp, act, lifelike, named, named_request
+from phrased import phrased
 from values import code, message, task, title, topic
 from words import Source, cap
 
-# Shares of named, lifelike and real kinds; on the held-out side half of the real ones are of kinds that training never had.
-SHARES, HELD_SHARES = (0.2, 0.4, 0.4), (0.25, 0.25, 0.5)
+# Shares of named, lifelike, real and phrased kinds; on the held-out side half of the real ones are of kinds that training never had.
+SHARES, HELD_SHARES = (0.1, 0.25, 0.25, 0.4), (0.25, 0.25, 0.5, 0)
 # What the model answers itself, or is sure not to know: tools for it are not there when it is asked without meaning one.
 ITS_OWN = {"calculate", "translate", "draw_image", "get_forecast", "get_weather", "get_news", "search", "define_word", "write_review"}
 
@@ -138,19 +139,19 @@ SYSTEMS = ["You are a helpful assistant.", "You help with tools.", "Be brief.", 
 
 
 def pick_kind(r: Source) -> Kind:
-    source = r.choices(range(3), HELD_SHARES if r.held else SHARES)[0]
-    if source < 2:
-        return (named, lifelike)[source](r)
+    source = r.choices((named, lifelike, None, phrased), HELD_SHARES if r.held else SHARES)[0]
+    if source is not None:
+        return source(r)
     return r.choice(HELD_KINDS if r.held and r.chance(0.5) else KINDS)
 
 
-def toolbox(r: Source, size: int, without: frozenset | set = frozenset()) -> Box:
-    """Some different tools."""
+def toolbox(r: Source, size: int, without: frozenset | set = frozenset(), alike: float = 0.4) -> Box:
+    """Some different tools; `alike` is how often a made-up one is easily taken for the one before."""
     box, seen = [], set(without)
     while len(box) < size:
         d = pick_kind(r)
         before = box[-1][0] if box else None
-        if isinstance(d, MadeUp) and isinstance(before, MadeUp) and before.asks_by_verb and r.chance(0.4):  # one that is easily taken for the other
+        if isinstance(d, MadeUp) and isinstance(before, MadeUp) and before.asks_by_verb and r.chance(alike):
             d = (named if d.by_name else act)(r, like=before)
         tool, names = schema(r, d)
         key = d.verb + d.noun if isinstance(d, MadeUp) else d.names[0]
@@ -235,7 +236,8 @@ def no_tool_chat(r: Source, think: bool, plain: Callable) -> Chat:
 
 def unable_chat(r: Source, think: bool) -> Chat:
     """The request needs a tool that is not there."""
-    box = toolbox(r, r.choices((2, 3, 4), (3, 3, 1))[0], ITS_OWN)
+    # Few alike: a model that has seen many refuses whatever says another verb than the tool.
+    box = toolbox(r, r.choices((2, 3, 4), (3, 3, 1))[0], ITS_OWN, 0.4 if r.held else 0.1)
     wish = make_wish(r, *box.pop(r.randrange(len(box))))
     final = reply("None of my tools can do that.", "No tool fits this.")
     return pack(r, "no tool", [user(wish.text), final], box, think, {"text": final["content"], "no_call": True})

@@ -138,21 +138,21 @@ class Muon:
                 at += n
 
 
-def rate_at(done: float, step: int, since_resume: int, decay_from: float) -> float:
+def rate_at(done: float, since_resume: int, decay_from: float, warm_up: int) -> float:
     """Share of the full learning rate: warm up, stay, fall to nothing; `done` is the share of the steps behind."""
-    warm = min(1.0, (step + 1) / WARM_UP, (since_resume + 1) / WARM_AGAIN)
+    warm = min(1.0, (since_resume + 1) / warm_up)
     fall = min(1.0, (1 - done) / (1 - decay_from))
     return warm * fall
 
 
 # ----------------------------------------------------------------------------------------------------------------- data
-def make_shards(folder: str, first: int, stride: int, tokens: int) -> None:
-    """A maker: shards first, first + stride, ... for ever."""
+def make_shards(folder: str, first: int, end: int, stride: int, tokens: int, more_tools: float) -> None:
+    """A maker: shards first, first + stride, ... before end."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.nice(10)
     tokenizer = corpus.load_tokenizer()
-    for seed in range(first, 1 << 30, stride):
-        rows = corpus.shard(seed, tokenizer, tokens)
+    for seed in range(first, end, stride):
+        rows = corpus.shard(seed, tokenizer, tokens, more_tools)
         path = Path(folder) / f"{seed}.npy"
         np.save(path.with_suffix(".part.npy"), rows)
         path.with_suffix(".part.npy").rename(path)
@@ -161,14 +161,14 @@ def make_shards(folder: str, first: int, stride: int, tokens: int) -> None:
 class Feed:
     """Rows for each step, out of the shards as they come."""
 
-    def __init__(self, folder: Path, first: int, makers: int, tokens: int):
+    def __init__(self, folder: Path, first: int, shards: int, makers: int, tokens: int, more_tools: float):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.folder, self.next, self.used, self.reused = folder, first, [], 0
         self.rows = np.zeros((0, corpus.ROW), np.uint16)
         spawn = multiprocessing.get_context("spawn")
         self.makers = [
-            spawn.Process(target=make_shards, args=(str(folder), first + i, makers, tokens), daemon=True)
+            spawn.Process(target=make_shards, args=(str(folder), first + i, first + shards, makers, tokens, more_tools), daemon=True)
             for i in range(makers)
         ]
         for maker in self.makers:
@@ -223,12 +223,12 @@ def save(out: Path, master: Master, state: dict) -> None:
 
 
 def load(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights of an earlier command, or of ../model (4-bit: the nearest there is to what was trained)."""
-    if (folder / "config.json").exists():
+    """The weights of an earlier command, or of a checkpoint (of ../model, in 4 bits, the nearest there is to what was trained)."""
+    if (folder / "config.json").exists() and "quantization" in (folder / "config.json").read_text():
         return export.dequantised(folder)
     weights = {}
-    for piece in sorted(folder.glob("weights-*.safetensors")):
-        weights |= load_file(piece)
+    for piece in sorted(folder.glob("*.safetensors")):
+        weights |= {n: w.float() for n, w in load_file(piece).items()}
     return weights
 
 
@@ -248,6 +248,9 @@ def main() -> None:
     parser.add_argument("--quantise-from", type=float, default=QUANTISE_FROM)
     parser.add_argument("--decay-from", type=float, default=DECAY_FROM)
     parser.add_argument("--rate", type=float, default=1.0, help="share of the learning rates")
+    parser.add_argument("--warm-up", type=int, help=f"steps [{WARM_UP}, after --resume {WARM_AGAIN}]")
+    parser.add_argument("--more-tools", type=float, default=1, help="times as many documents with tools")
+    parser.add_argument("--prompt-weight", type=float, default=PROMPT_WEIGHT, help="of tokens that the model does not write, in the loss")
     parser.add_argument("--restart", action="store_true", help="the schedule is of the steps from here on")
     args = parser.parse_args()
     began = time.time()
@@ -268,10 +271,11 @@ def main() -> None:
     if args.resume and args.resume != args.out and (args.resume / "log.jsonl").exists():
         log.write((args.resume / "log.jsonl").read_text())
 
-    feed = Feed(args.shards, state["next_shard"], args.makers, args.shard_tokens)
+    shards = 2 + (args.steps - state["step"]) * args.rows * corpus.ROW // args.shard_tokens
+    feed = Feed(args.shards, state["next_shard"], shards, args.makers, args.shard_tokens, args.more_tools)
     tokenizer = corpus.load_tokenizer()
     pad = tokenizer.token_to_id(corpus.END)
-    held_out = held_out_rows(tokenizer, args.micro)
+    held_out = held_out_rows(tokenizer, min(args.micro, args.rows))
     master = Master(c, weights, device)
     functions = m.Functions(compiled=cuda)
     fake = torch.compile(rounded, dynamic=False) if cuda else rounded
@@ -287,7 +291,7 @@ def main() -> None:
 
     def losses(quantised: bool, batch: m.Batch):
         weights = prepare(master, dtype, quantised, fake)
-        main_sum, mtp_sum, balance, n, n2, shares = m.forward(c, functions, weights, batch, PROMPT_WEIGHT)
+        main_sum, mtp_sum, balance, n, n2, shares = m.forward(c, functions, weights, batch, args.prompt_weight)
         return main_sum / n, mtp_sum / n2, balance, shares
 
     def note(**what) -> None:
@@ -295,18 +299,26 @@ def main() -> None:
         log.flush()
         print(json.dumps(what)[:400], flush=True)
 
+    def kept() -> dict:
+        """What a next command has to know."""
+        now = {"seconds": state["seconds"] + time.time() - trained_from, "next_shard": feed.next, "origin": origin,
+               "reused_shards": state["reused_shards"] + feed.reused, "steps": args.steps}
+        if cuda:
+            now |= {"memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1), "device": torch.cuda.get_device_name()}
+        return state | now
+
     first_step, trained_from = state["step"], time.time()
+    origin = first_step if args.restart else state.get("origin", 0)  # of the schedule
     recent: list[torch.Tensor] = []
     for step in range(first_step, args.steps):
-        origin = first_step if args.restart else 0
         done = (step - origin) / (args.steps - origin)
         quantised = done >= args.quantise_from
-        share = args.rate * rate_at(done, step, step - first_step, args.decay_from)
-        rows = feed.take(args.rows)
-        for part in np.split(rows, args.rows // args.micro):
+        share = args.rate * rate_at(done, step - first_step, args.decay_from, args.warm_up or (WARM_AGAIN if args.resume else WARM_UP))
+        rows, micro = feed.take(args.rows), min(args.micro, args.rows)
+        for part in np.split(rows, args.rows // micro):
             main_loss, mtp_loss, balance, shares = losses(quantised, batch_of(part, pad, device))
             loss = main_loss + MTP_WEIGHT * mtp_loss + BALANCE_WEIGHT * balance
-            (loss * args.micro / args.rows).backward()
+            (loss * micro / args.rows).backward()
         muon.step(MUON_RATE * share, 0.85 + 0.1 * min(1.0, step / 300))
         for group in adam.param_groups:
             group["lr"] = group["rate"] * share
@@ -330,17 +342,11 @@ def main() -> None:
             note(step=step + 1, held_loss=round(held[0].item(), 4), held_mtp=round(held[1].item(), 4),
                  least_share=round(held[3].min().item() * c.experts, 3), most_share=round(held[3].max().item() * c.experts, 3))
             del held
+            save(args.out, master, kept())
         if last:
             break
     feed.close()
-    state["seconds"] += time.time() - trained_from
-    state["next_shard"], state["reused_shards"] = feed.next, state["reused_shards"] + feed.reused
-    state["steps"] = args.steps
-    if cuda:
-        state["memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
-        state["device"] = torch.cuda.get_device_name()
-    save(args.out, master, state)
-    note(saved=state, command_seconds=round(time.time() - began, 1))
+    note(saved=kept(), command_seconds=round(time.time() - began, 1))
 
 
 if __name__ == "__main__":

@@ -239,6 +239,13 @@ rinse rotate save scale scan score seal search season select send serve set shar
 solve sort spell split stack stamp start steer stir stop store stream stretch study submit summon swap sweep switch
 tag teach test tidy tie track trade train transfer translate trim turn type unlock unpack update upload validate
 verify view visit vote wake walk warm watch water weave weigh whisper withdraw wrap write""".split()
+SAME_VERBS = [group.split() for group in """add insert append include|begin start launch open|buy purchase get order|bring deliver fetch carry send|call phone ring contact
+change alter modify adjust edit|check inspect examine test verify|clean tidy scrub polish|close shut lock|cancel stop drop call_off|choose pick select take|copy duplicate clone|cut trim shorten clip
+delete remove erase clear|end finish complete|enlarge grow widen raise increase lengthen|feed nourish fill supply|find locate look_for seek search|fix repair mend restore|get obtain receive collect
+give hand provide grant supply|hide cover mask|hire employ engage|join enter attend sign_up|keep store save hold|lower reduce cut decrease|make create build produce prepare|mark label tag flag
+move shift transfer carry|pay settle transfer|plan schedule arrange organise|publish post release issue|put place set lay|read view open look_at|reserve book keep secure|say tell announce|sell trade offer
+show display present|sort order arrange|spray sprinkle soak moisten|stretch prolong continue|take grab fetch|turn rotate spin|update refresh prolong|use apply run|write note record|warm heat|cool chill freeze|dry air
+borrow lend loan|wipe rinse scrub|visit see attend""".replace("\n", "|").split("|")]
 NOUNS = """account airport album animal answer apartment aquarium arena article award badge bakery balcony ballot band
 bank banner barber barrel basin battery beach bed bicycle bill bin bird blanket blind blog board boat boiler bonus bot
 bottle bowl branch bread brush bucket budget building bulb bus cabin cafe camera campaign candle canoe canvas car
