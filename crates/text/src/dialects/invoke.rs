@@ -38,12 +38,10 @@ pub(super) const MINIMAX_TAGS: Tags = Tags {
     close: "</invoke>",
     lines: false,
 };
-pub(super) const DSML_TAGS: Tags = Tags {
-    open: "<｜DSML｜parameter ",
-    value_end: "</｜DSML｜parameter>",
-    close: "</｜DSML｜invoke>",
-    ..MINIMAX_TAGS
-};
+pub(super) const DSML_TAGS: Tags =
+    Tags {
+        open: "<｜DSML｜parameter ", value_end: "</｜DSML｜parameter>", close: "</｜DSML｜invoke>", ..MINIMAX_TAGS
+    };
 
 fn key_of(head: &str) -> Option<(String, Option<bool>)> {
     Some((attribute(head, "name")?.to_owned(), attribute(head, "string").map(|text| text == "true")))
