@@ -277,6 +277,8 @@ fn a_full_drive_keeps_less_and_stops_nothing() {
         let expected = alone(&mut engine, prompt);
         resume(&mut engine, &mut snapshots, prompt).1 == expected
     });
+    // They hold the folder.
+    drop(snapshots);
     let unmounted = Command::new("umount").arg(dir.path()).status().expect("umount runs");
     assert!(unmounted.success());
     assert!(problems.len() == 1 && problems[0].contains("free some space"), "{problems:?}");

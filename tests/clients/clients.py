@@ -36,12 +36,15 @@ def openai_tools(client):
     call = whole.choices[0].message.tool_calls[0]
     assert whole.choices[0].finish_reason == "tool_calls" and call.function.name == "weather"
     assert json.loads(call.function.arguments)["city"] in ("Oslo", "Bergen")
-    names, arguments = [], ""
-    for chunk in client.chat.completions.create(**asked, messages=QUESTION, tool_choice="required", stream=True):
+    names, parts = [], []
+    for chunk in client.chat.completions.create(**asked, messages=QUESTION, tool_choice=forced, stream=True):
         for part in (chunk.choices[0].delta.tool_calls or []) if chunk.choices else []:
             names += [part.function.name] if part.function.name else []
-            arguments += (part.function.arguments or "") if part.index == 0 else ""
-    assert "weather" in names and json.loads(arguments)["city"] in ("Oslo", "Bergen")
+            parts += [part.function.arguments] if part.function.arguments else []
+    assert names == ["weather"] and len(parts) > 1 and "".join(parts) == call.function.arguments
+    with client.chat.completions.stream(**asked, messages=QUESTION, tool_choice=forced) as stream:
+        done = [event for event in stream if event.type == "tool_calls.function.arguments.done"]
+    assert [event.arguments for event in done] == [call.function.arguments]
     turn = [*QUESTION, whole.choices[0].message.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]
     second = client.chat.completions.create(**asked, messages=turn)
     assert second.usage.prompt_tokens_details.cached_tokens > whole.usage.prompt_tokens // 2
@@ -68,6 +71,10 @@ def openai_responses(client):
     whole = client.responses.create(**asked, tool_choice="required", store=False)
     calls = [item for item in whole.output if item.type == "function_call"]
     assert calls and json.loads(calls[0].arguments)["city"] in ("Oslo", "Bergen")
+    parts = list(client.responses.create(**asked, tool_choice="required", store=False, stream=True))
+    deltas = [event.delta for event in parts if event.type == "response.function_call_arguments.delta"]
+    done = [event.arguments for event in parts if event.type == "response.function_call_arguments.done"]
+    assert len(deltas) > len(done) and "".join(deltas) == "".join(done) == "".join(call.arguments for call in calls)
     turn = [*QUESTION, calls[0].model_dump(exclude_none=True), {"type": "function_call_output", "call_id": calls[0].call_id, "output": "sunny"}]
     events = list(client.responses.create(**{**asked, "input": turn}, stream=True))
     assert events[0].type == "response.created" and events[-1].type in ("response.completed", "response.incomplete")
@@ -109,8 +116,12 @@ def anthropic_tools(client):
     asked = {"model": "m", "max_tokens": 400, "tools": tools, "thinking": thinking, "extra_body": {"temperature": 0}}
     forced = {"type": "tool", "name": "weather"}
     with client.messages.stream(**asked, messages=QUESTION, tool_choice=forced) as stream:
+        parts = [event.partial_json for event in stream if event.type == "input_json"]
         final = stream.get_final_message()
     use = [block for block in final.content if block.type == "tool_use"][0]
+    assert len(parts) > 1 and json.loads("".join(parts)) == use.input
+    whole = client.messages.create(**asked, messages=QUESTION, tool_choice=forced)
+    assert [block.input for block in whole.content if block.type == "tool_use"] == [use.input]
     assert final.stop_reason == "tool_use" and use.input["city"] in ("Oslo", "Bergen")
     answer = {"role": "user", "content": [{"type": "tool_result", "tool_use_id": use.id, "content": "sunny"}]}
     turn = [*QUESTION, {"role": "assistant", "content": [block.model_dump() for block in final.content]}, answer]

@@ -407,6 +407,7 @@ fn calls_are_forced_in_every_dialect() {
         "<tool_call>",
         "<tool_call> <function=",
         "<|python_tag|>",
+        "<|tool_call>",
     ];
     let place = json!({
         "type": "object", "additionalProperties": false, "required": ["city", "days"],
@@ -450,8 +451,79 @@ fn calls_are_forced_in_every_dialect() {
                 let schema = if name == "weather" { place.clone() } else { tools[1]["function"]["parameters"].clone() };
                 outpour_text::check_schema(&schema, &arguments).unwrap_or_else(|problem| panic!("{mark}: {problem}"));
             }
+            let call = &calls[0]["function"];
+            calls_come_as_they_are_made(&server, &body, call);
         }
     }
+}
+
+/// Streamed, a call comes in parts, which put together are the call of the whole answer; in every API.
+fn calls_come_as_they_are_made(server: &Server, chat: &Value, call: &Value) {
+    let chunks = server.events("/v1/chat/completions", chat);
+    let deltas: Vec<&Value> = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]["tool_calls"][0]).collect();
+    let names: Vec<&Value> = deltas.iter().map(|delta| &delta["function"]["name"]).filter(|n| n.is_string()).collect();
+    assert_eq!(names, [&call["name"]]);
+    let arguments: Vec<&str> = deltas.iter().filter_map(|delta| delta["function"]["arguments"].as_str()).collect();
+    assert_eq!(arguments.concat(), call["arguments"]);
+    let parts = arguments.iter().filter(|part| !part.is_empty()).count();
+    assert!(parts > 1 || call["arguments"] == "{}", "{call}: {arguments:?}");
+    assert_eq!(chunks[chunks.len() - 1]["choices"][0]["finish_reason"], "tool_calls");
+
+    let mut body = chat.clone();
+    body["input"] = body["messages"].take();
+    body["max_output_tokens"] = body["max_tokens"].take();
+    let tools = chat["tools"].as_array().expect("tools").iter().map(|tool| {
+        let mut tool = tool["function"].clone();
+        tool["type"] = json!("function");
+        tool
+    });
+    body["tools"] = tools.collect();
+    let events = server.events("/v1/responses", &body);
+    let of = |kind: &str| events.iter().filter(|event| event["type"] == kind).collect::<Vec<_>>();
+    let deltas = of("response.function_call_arguments.delta");
+    let told: String = deltas.iter().filter_map(|event| event["delta"].as_str()).collect();
+    let done = of("response.function_call_arguments.done");
+    assert_eq!(
+        (done.len(), &done[0]["arguments"], done[0]["arguments"].as_str()),
+        (1, &call["arguments"], Some(&*told))
+    );
+    assert!(deltas.len() > 1 || told == "{}");
+    let items = &events[events.len() - 1]["response"]["output"];
+    let item = items.as_array().into_iter().flatten().find(|item| item["type"] == "function_call").expect("a call");
+    assert_eq!((&item["arguments"], &item["name"]), (&call["arguments"], &call["name"]));
+
+    let mut body = chat.clone();
+    body["tool_choice"] = match chat["tool_choice"].as_str() {
+        Some(_) => json!({"type": "any", "disable_parallel_tool_use": true}),
+        None => json!({"type": "tool", "name": "weather"}),
+    };
+    let tools = chat["tools"].as_array().expect("tools").iter().map(|tool| &tool["function"]);
+    body["tools"] = tools.map(|tool| json!({"name": tool["name"], "input_schema": tool["parameters"]})).collect();
+    let events = server.events("/v1/messages", &body);
+    let begun = events.iter().find(|event| event["content_block"]["type"] == "tool_use").expect("a call");
+    assert_eq!(begun["content_block"]["name"], call["name"]);
+    let told: String = events.iter().filter_map(|event| event["delta"]["partial_json"].as_str()).collect();
+    assert_eq!(told, call["arguments"].as_str().expect("a text"));
+}
+
+/// An answer that is cut within a call tells what it began, and calls it none.
+#[test]
+fn a_call_that_is_cut_is_no_call() {
+    let server = serve_demo();
+    let tool = json!({"type": "function", "function": {"name": "weather", "parameters": weather()}});
+    let whole = json!({
+        "messages": [user("How is the weather in Oslo?")], "temperature": 0, "max_tokens": 200, "tools": [tool],
+        "tool_choice": "required", "chat_template_kwargs": {"enable_thinking": false}, "parallel_tool_calls": false,
+    });
+    let tokens = server.ask("/v1/chat/completions", &whole)["usage"]["completion_tokens"].as_u64().expect("a count");
+    let mut cut = whole.clone();
+    cut["max_tokens"] = json!(tokens - 6);
+    let answer = server.ask("/v1/chat/completions", &cut);
+    assert_eq!(answer["choices"][0]["finish_reason"], "length");
+    assert!(answer["choices"][0]["message"]["tool_calls"].is_null(), "{answer}");
+    let chunks = server.events("/v1/chat/completions", &cut);
+    assert_eq!(chunks[chunks.len() - 1]["choices"][0]["finish_reason"], "length");
+    assert_eq!(joined(&chunks, "content"), said(&answer));
 }
 
 /// Requests of coding agents in their real shapes: long system prompts, tools, thoughts, results, fields that nobody documents.

@@ -1,6 +1,7 @@
 //! What a server keeps on a drive is found again by the next one.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -98,6 +99,27 @@ fn the_drive_takes_no_more_than_it_may() {
     let files = std::fs::read_dir(dir.path()).expect("the folder").flatten();
     let bytes: u64 = files.map(|file| file.metadata().expect("a file").len()).sum();
     assert!(bytes <= 3 << 20 && bytes > 1 << 20, "{bytes}");
+}
+
+/// Two processes would each count and remove the other's files: the second one is refused, and the first one keeps its own.
+#[test]
+fn a_folder_of_states_belongs_to_one_server() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let server = serve_with(streamed(), dir.path(), &[]);
+    let mut second = Command::new(env!("CARGO_BIN_EXE_outpour"));
+    second.arg("serve").arg(streamed()).args(["--ram", "200M", "--port", "0", "--state-dir"]).arg(dir.path());
+    let refused = second.output().expect("it runs");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("--state-dir") && said.contains(dir.path().to_str().expect("UTF-8")), "{said}");
+    let mut messages = begin();
+    let expected = turn(&server, &mut messages.clone(), "Who is there?").0;
+    end(server);
+    // The lock ends with its process, however that ends.
+    let server = serve_with(streamed(), dir.path(), &[]);
+    assert_eq!(turn(&server, &mut messages, "Who is there?").0, expected);
+    drop(server);
+    end(serve_with(streamed(), dir.path(), &[]));
 }
 
 #[test]

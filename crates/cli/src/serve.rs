@@ -38,9 +38,9 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
     drop(inspection);
     let listener = TcpListener::bind((args.host.as_str(), args.port))
         .with_context(|| format!("cannot listen on {} port {}: give another --host or --port", args.host, args.port))?;
-    announce(&listener, args, &served, options.ram)?;
     let Bytes(state_bytes_max) = args.states.state_size;
     let states = args.states.state_dir.as_ref().map(|dir| Snapshots::open(dir, state_bytes_max)).transpose()?;
+    announce(&listener, args, &served, options.ram)?;
     let states = states.map(|snapshots| States { snapshots, tell: term::note });
     let load = loader(args.model.clone(), args.load.clone(), options);
     outpour_serve::serve(listener, served, access, load, states, args.idle_release)

@@ -53,6 +53,12 @@ pub enum EngineError {
         /// The width.
         width: usize,
     },
+    /// States on a drive belong to one process at a time.
+    #[error("{}: another outpour keeps its states there: give this one another --state-dir, or end the other", dir.display())]
+    StatesInUse {
+        /// The folder.
+        dir: std::path::PathBuf,
+    },
     /// The system starts no thread.
     #[error("the system starts no further thread ({0}): end other programs, or raise the limit (ulimit -u)")]
     Thread(std::io::Error),

@@ -90,6 +90,8 @@ impl Engine {
 /// States on a drive.
 pub struct Snapshots {
     dir: PathBuf,
+    /// Locked, so that no other process counts and removes the same files.
+    _lock: fs::File,
     bytes_max: u64,
     /// By file name.
     records: HashMap<String, Record>,
@@ -172,11 +174,17 @@ impl Snapshots {
     /// recently used first.
     ///
     /// # Errors
-    /// When the folder cannot be read and written to.
+    /// When the folder cannot be read and written to, or another process uses it.
     pub fn open(dir: &Path, bytes_max: u64) -> Result<Snapshots, EngineError> {
         let failed = |action| move |source| StoreError::Io { path: dir.to_owned(), action, source };
         // What was said to the model can be read from its states.
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("make the folder"))?;
+        let lock = fs::File::open(dir).map_err(failed("open the folder"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(EngineError::StatesInUse { dir: dir.to_owned() }),
+            Err(fs::TryLockError::Error(error)) => return Err(failed("lock the folder")(error).into()),
+        }
         SealedWriter::create(&dir.join("try")).map_err(failed("write into the folder"))?;
         let mut found = Vec::new();
         for entry in fs::read_dir(dir).map_err(failed("read the folder"))?.flatten() {
@@ -196,6 +204,7 @@ impl Snapshots {
         found.sort();
         let mut snapshots = Snapshots {
             dir: dir.to_owned(),
+            _lock: lock,
             bytes_max,
             records: HashMap::new(),
             bytes: 0,

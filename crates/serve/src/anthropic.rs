@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
-use outpour_text::{Calls, Piece, ToolCall};
+use outpour_text::Calls;
 use serde_json::{Map, Value, json};
 
 use crate::App;
 use crate::chat::{Chat, Wishes, begin};
-use crate::collected::Collected;
+use crate::collected::{Called, Collected};
 use crate::error::{Api, ApiError, json_response};
 use crate::fields::Fields;
 use crate::forms::Form;
@@ -32,12 +32,12 @@ pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>,
     let stops = fields.texts("stop_sequences")?;
     chat.wishes = Wishes { tokens_max: Some(tokens_max), stop: stops.clone(), ..Wishes::read(&fields, &app.model)? };
     let stream = fields.flag("stream")?.unwrap_or(false);
-    let turn = begin(&app, chat).await?;
+    let turn = begin(&app, chat).await?.name_calls("toolu_");
     let writer = Writer { id: ids::name("msg_"), name, stops, blocks: 0, open: None, calls: false };
     if stream {
         return streamed(EVENTS, turn, |turn, out| writer.write(turn, out)).await;
     }
-    let whole = Collected::new(turn, "toolu_").await?;
+    let whole = Collected::new(turn).await?;
     let content = content(&whole);
     let mut message = writer.message(content, input_usage(whole.done.prompt, whole.done.cached));
     message["usage"]["output_tokens"] = whole.done.generated.into();
@@ -225,13 +225,13 @@ fn stop_reason(done: &Done, calls: bool, stops: &[String]) -> (&'static str, Val
 
 fn content(whole: &Collected) -> Value {
     let mut blocks = Vec::new();
-    if let Some(thought) = &whole.answer.reasoning {
+    if let Some(thought) = &whole.thought {
         blocks.push(json!({"type": "thinking", "thinking": thought, "signature": ""}));
     }
-    if !whole.answer.content.is_empty() {
-        blocks.push(json!({"type": "text", "text": whole.answer.content}));
+    if !whole.text.is_empty() {
+        blocks.push(json!({"type": "text", "text": whole.text}));
     }
-    let call = |(id, call): &(String, ToolCall)| json!({"type": "tool_use", "id": id, "name": call.name, "input": call.arguments});
+    let call = |Called { id, call, .. }: &Called| json!({"type": "tool_use", "id": id, "name": call.name, "input": call.arguments});
     blocks.extend(whole.calls.iter().map(call));
     blocks.into()
 }
@@ -273,37 +273,35 @@ impl Writer {
                     out.event("message_start", &json!({"type": "message_start", "message": message})).await?;
                 }
                 Said::Queued(_) | Said::Prompt { .. } => out.text(PING.unwrap_or_default()).await?,
-                Said::Piece(piece) => self.piece(&mut turn, &out, piece).await?,
                 Said::End(done) => {
                     turn.remember(&done);
                     return self.end(&out, &done).await;
                 }
-                Said::Score(_) | Said::PromptScores(_) => {}
+                said => self.say(&out, said).await?,
             }
         }
     }
 
-    async fn piece(&mut self, turn: &mut Turn, out: &Out, piece: Piece) -> Result<(), Gone> {
-        match piece {
-            Piece::Thought(text) => {
+    async fn say(&mut self, out: &Out, said: Said) -> Result<(), Gone> {
+        match said {
+            Said::Thought(text) => {
                 self.begin(out, "thinking", json!({"type": "thinking", "thinking": "", "signature": ""})).await?;
                 self.delta(out, json!({"type": "thinking_delta", "thinking": text})).await
             }
-            Piece::Text(text) => {
+            Said::Text(text) => {
                 self.begin(out, "text", json!({"type": "text", "text": ""})).await?;
                 self.delta(out, json!({"type": "text_delta", "text": text})).await
             }
-            Piece::Call(call) => {
-                let id = ids::name("toolu_");
-                turn.note_call(&id, &call);
-                self.calls = true;
-                let block = json!({"type": "tool_use", "id": id, "name": call.name, "input": {}});
+            Said::CallBegins { id, name } => {
                 self.finish_block(out).await?;
-                self.begin(out, "tool_use", block).await?;
-                let arguments = Value::Object(call.arguments).to_string();
-                self.delta(out, json!({"type": "input_json_delta", "partial_json": arguments})).await
+                self.begin(out, "tool_use", json!({"type": "tool_use", "id": id, "name": name, "input": {}})).await
             }
-            Piece::Malformed(_) => Ok(()),
+            Said::Arguments(text) => self.delta(out, json!({"type": "input_json_delta", "partial_json": text})).await,
+            Said::Call(_) => {
+                self.calls = true;
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 

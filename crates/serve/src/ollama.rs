@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
-use outpour_text::Piece;
 use serde_json::{Map, Value, json};
 
 use crate::App;
@@ -112,9 +111,9 @@ async fn respond(app: &App, fields: &Fields<'_>, mut turn: Turn, chat: bool) -> 
     let (mut text, mut thought, mut calls) = (String::new(), String::new(), Vec::new());
     while let Some(said) = turn.next().await? {
         match said {
-            Said::Piece(Piece::Text(more)) => text += &more,
-            Said::Piece(Piece::Thought(more)) => thought += &more,
-            Said::Piece(Piece::Call(call)) => {
+            Said::Text(more) => text += &more,
+            Said::Thought(more) => thought += &more,
+            Said::Call(call) => {
                 calls.push(json!({"function": {"name": call.name, "arguments": call.arguments}}));
             }
             Said::End(done) => {
@@ -172,9 +171,9 @@ impl Writer {
     async fn write(self, mut turn: Turn, out: Out) -> Result<(), Gone> {
         loop {
             let line = match out.next(&mut turn, None).await {
-                Ok(Some(Said::Piece(Piece::Text(text)))) => self.line(&text, "", Vec::new()),
-                Ok(Some(Said::Piece(Piece::Thought(thought)))) => self.line("", &thought, Vec::new()),
-                Ok(Some(Said::Piece(Piece::Call(call)))) => {
+                Ok(Some(Said::Text(text))) => self.line(&text, "", Vec::new()),
+                Ok(Some(Said::Thought(thought))) => self.line("", &thought, Vec::new()),
+                Ok(Some(Said::Call(call))) => {
                     self.line("", "", vec![json!({"function": {"name": call.name, "arguments": call.arguments}})])
                 }
                 Ok(Some(Said::End(done))) => {

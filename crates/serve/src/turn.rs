@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use outpour_text::{AnswerStream, Piece};
+use outpour_text::{AnswerStream, Piece, ToolCall};
 use tokio::sync::mpsc::Receiver;
 
 use crate::error::ApiError;
+use crate::ids;
 use crate::replay::Replay;
 use crate::worker::{Done, Event, Failure, Finish, Score};
 
@@ -23,7 +24,19 @@ pub(crate) enum Said {
     },
     /// The probability of every token of the prompt but the first.
     PromptScores(Vec<Score>),
-    Piece(Piece),
+    Thought(String),
+    Text(String),
+    /// A call begins, under a name of its own.
+    CallBegins {
+        id: String,
+        name: String,
+    },
+    /// More of the arguments of the call that began last, as JSON.
+    Arguments(String),
+    /// The call that began first of those that were not complete is complete.
+    Call(ToolCall),
+    /// Those that began and are not complete are no calls.
+    Malformed,
     /// The probability of a token; its text comes before or after.
     Score(Score),
     End(Done),
@@ -37,7 +50,11 @@ pub(crate) struct Turn {
     out: VecDeque<Said>,
     /// Where the answer's own tokens are remembered.
     replay: Option<Arc<Replay>>,
-    calls: Vec<(String, outpour_text::ToolCall)>,
+    /// What names of calls begin with.
+    prefix: &'static str,
+    /// Names of calls that began and are not complete.
+    begun: VecDeque<String>,
+    calls: Vec<(String, ToolCall)>,
     ended: bool,
     /// Tokens of the prompt.
     pub(crate) prompt_tokens: usize,
@@ -50,7 +67,17 @@ impl Turn {
         replay: Option<Arc<Replay>>,
         prompt_tokens: usize,
     ) -> Turn {
-        Turn { events, stream, out: VecDeque::new(), replay, calls: Vec::new(), ended: false, prompt_tokens }
+        Turn {
+            events,
+            stream,
+            out: VecDeque::new(),
+            replay,
+            prefix: "call_",
+            begun: VecDeque::new(),
+            calls: Vec::new(),
+            ended: false,
+            prompt_tokens,
+        }
     }
 
     /// Waits for what comes next; `None` after the end.
@@ -79,9 +106,9 @@ impl Turn {
         Ok(())
     }
 
-    /// A name for a call; under it the answer's own tokens are found again when the call comes back.
-    pub(crate) fn note_call(&mut self, id: &str, call: &outpour_text::ToolCall) {
-        self.calls.push((id.to_owned(), call.clone()));
+    /// Has names of calls begin with this.
+    pub(crate) fn name_calls(self, prefix: &'static str) -> Turn {
+        Turn { prefix, ..self }
     }
 
     fn take(&mut self, event: Event) -> Result<(), ApiError> {
@@ -116,7 +143,33 @@ impl Turn {
             None if text.is_empty() => {}
             None => pieces.push(Piece::Text(text.to_owned())),
         }
-        self.out.extend(pieces.into_iter().map(Said::Piece));
+        for piece in pieces {
+            let said = self.said(piece);
+            self.out.push_back(said);
+        }
+    }
+
+    /// A piece as it is told. Calls get names, under which the answer's own tokens are found again when they come back.
+    fn said(&mut self, piece: Piece) -> Said {
+        match piece {
+            Piece::Thought(text) => Said::Thought(text),
+            Piece::Text(text) => Said::Text(text),
+            Piece::CallBegins(name) => {
+                let id = ids::name(self.prefix);
+                self.begun.push_back(id.clone());
+                Said::CallBegins { id, name }
+            }
+            Piece::Arguments(text) => Said::Arguments(text),
+            Piece::Call(call) => {
+                let id = self.begun.pop_front().unwrap_or_else(|| ids::name(self.prefix));
+                self.calls.push((id, call.clone()));
+                Said::Call(call)
+            }
+            Piece::Malformed(_) => {
+                self.begun.clear();
+                Said::Malformed
+            }
+        }
     }
 
     /// Remembers the answer's own tokens, once it has ended, under the names of its calls.

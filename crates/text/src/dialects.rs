@@ -226,13 +226,16 @@ impl Head {
     }
 }
 
+/// An argument's key, and whether its value is a text, where that is said.
+type Key = (String, Option<bool>);
+
 /// Texts around arguments that are written one at a time.
 pub(crate) struct Tags {
     /// Around a key.
     pub(crate) open: &'static str,
     pub(crate) open_end: &'static str,
-    /// The key of what stands between those, and whether the value is a text, where that is said.
-    pub(crate) key: fn(&str) -> Option<(String, Option<bool>)>,
+    /// Reads what stands between those.
+    pub(crate) key: fn(&str) -> Option<Key>,
     /// What stands between key and value.
     pub(crate) value: Option<&'static str>,
     pub(crate) value_end: &'static str,

@@ -162,3 +162,46 @@ fn noise_becomes_calls_that_fit_their_tools() {
     let nonsense = grammars.json(&json!({"type": "no such type"}));
     assert!(nonsense.is_err_and(|problem| problem.lines().count() == 1));
 }
+
+/// Gemma's values are held to their schema by rules of our own.
+#[test]
+fn noise_becomes_values_as_gemma_writes_them() {
+    let (tokenizer, end) = tokenizer();
+    let grammars = Grammars::new(&tokenizer, Dialect::Gemma, tokenizer.vocab_size(), &[end]).expect("grammars");
+    let (mut noise, mut ended, mut all) = (Noise(3), 0, 0);
+    let bounded = schemas().into_iter().filter(|schema| !schema.to_string().contains("pattern"));
+    for (i, schema) in bounded.filter(|schema| !schema.to_string().contains("date")).enumerate() {
+        let optional = json!({
+            "type": "object", "additionalProperties": false, "required": if i % 2 == 0 { json!(["v"]) } else { json!([]) },
+            "properties": {"v": schema, "w": {"type": "boolean"}, "a": {"type": "string", "minLength": 1, "maxLength": 9}},
+            "$defs": schema.get("$defs").cloned().unwrap_or(json!({})),
+        });
+        let tools = [json!({"name": "tool", "parameters": optional})];
+        let mut grammar =
+            grammars.calls(Dialect::Gemma, "", &tools, Calls::One).unwrap_or_else(|p| panic!("{schema}: {p}"));
+        let (text, done) = noise.say(&tokenizer, &mut grammar, end, 400);
+        all += 1;
+        if done {
+            ended += 1;
+            let answer = Answer::parse(Dialect::Gemma, &text, false, &tools);
+            assert_eq!((answer.calls.len(), answer.content.as_str()), (1, ""), "{text}: {:?}", answer.malformed);
+            assert_eq!(answer.calls[0].check(&tools), Ok(()), "{schema}: {text}");
+        }
+    }
+    assert!(all >= 40 && ended * 100 >= all * 99, "{ended} of {all} ended");
+    // What is not bounded is allowed all the same: any value, and a text up to its closing token.
+    for (value, said) in [
+        (json!({"type": "string"}), "<|\"|>a {b} < c<|\"|>"),
+        (json!({}), "{x:[1,<|\"|>y<|\"|>,{}],z:true}"),
+        (json!({"type": "array"}), "[null,-2.5]"),
+    ] {
+        let tools =
+            [json!({"name": "tool", "parameters": {"type": "object", "properties": {"v": value}, "required": ["v"]}})];
+        let mut grammar = grammars.calls(Dialect::Gemma, "", &tools, Calls::One).expect("a grammar");
+        let text = format!("<|tool_call>call:tool{{v:{said}}}<tool_call|>");
+        for token in tokenizer.encode(&text, true).expect("tokens") {
+            grammar.accept(token).unwrap_or_else(|problem| panic!("{text}: {problem}"));
+        }
+        assert!(grammar.is_complete().expect("no trouble"), "{text}");
+    }
+}

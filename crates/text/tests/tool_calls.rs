@@ -51,8 +51,8 @@ fn check_told(pieces: &[Piece], text: &str) {
             Piece::Arguments(more) => begun.last_mut().expect("a call has begun").1.push_str(more),
             Piece::Call(call) => {
                 let (name, arguments) = begun.remove(0);
-                let arguments: Value = serde_json::from_str(&arguments)
-                    .unwrap_or_else(|error| panic!("{text:?}: {arguments}: {error}"));
+                let arguments: Value =
+                    serde_json::from_str(&arguments).unwrap_or_else(|error| panic!("{text:?}: {arguments}: {error}"));
                 assert_eq!((name, arguments), (call.name.as_str(), Value::Object(call.arguments.clone())), "{text:?}");
             }
             Piece::Malformed(_) => begun.clear(),
@@ -299,6 +299,56 @@ fn every_dialect_says_the_same() {
                 "{dialect:?} cut at {cut}"
             );
         }
+    }
+}
+
+#[test]
+fn arguments_are_told_before_a_call_is_whole() {
+    for (dialect, text) in DIALECTS {
+        // A long city, of which only some has come.
+        let long = "Oslo by the fjord, ".repeat(20);
+        let upto = text.find("Oslo\"").or(text.find("Oslo<")).expect("a city");
+        let mut stream = AnswerStream::new(dialect, false, &tools());
+        let mut out = Vec::new();
+        stream.push(&format!("{}{long}", &text[..upto]), &mut out);
+        let begun = out.iter().any(|piece| *piece == Piece::CallBegins("weather".into()));
+        let told: String = out
+            .iter()
+            .filter_map(|piece| if let Piece::Arguments(more) = piece { Some(more.as_str()) } else { None })
+            .collect();
+        assert!(begun && told.contains(&long[..long.len() - 30]), "{dialect:?}: {told:?}");
+        assert!(told.starts_with("{\"city\""), "{dialect:?}: {told}");
+        assert!(!out.iter().any(|piece| matches!(piece, Piece::Call(_))), "{dialect:?}");
+    }
+    // Names behind arguments are told when all is there.
+    let turned = "<tool_call>{\"arguments\": {\"city\": \"Oslo\"}, \"name\": \"weather\"}</tool_call>";
+    assert_eq!(parse(turned).calls.len(), 1);
+    // A tool of Llama's that there is not is content, and nothing of it a call.
+    let mut out = Vec::new();
+    AnswerStream::new(Dialect::Llama, false, &tools()).push("{\"name\": \"rain\", \"parameters\": {\"a\": 1", &mut out);
+    assert_eq!(out, []);
+}
+
+#[test]
+fn gemma_writes_values_of_every_kind() {
+    let text = "<|tool_call>call:weather{city:<|\"|>{a:1, \"b\"} <tool_call|> \n大<|\"|>,options:{wind:true,<|\"|>a key<|\"|>:null},places:[<|\"|>Oslo<|\"|>,<|\"|><|\"|>], above : -1.5e3,note:None}<tool_call|>";
+    let answer = parse_in(Dialect::Gemma, text);
+    assert_eq!((answer.malformed.as_slice(), answer.calls.len()), (&[][..], 1));
+    let expected = json!({
+        "city": "{a:1, \"b\"} <tool_call|> \n大", "options": {"wind": true, "a key": null}, "places": ["Oslo", ""], "above": -1.5e3,
+        "note": null,
+    });
+    assert_eq!(Value::Object(answer.calls[0].arguments.clone()), expected);
+    for wrong in [
+        "<|tool_call>weather{}<tool_call|>",
+        "<|tool_call>call:{}<tool_call|>",
+        "<|tool_call>call:now{a}<tool_call|>",
+        "<|tool_call>call:now{a:b}<tool_call|>",
+        "<|tool_call>call:now{a:[1}<tool_call|>",
+        "<|tool_call>call:now{}",
+    ] {
+        let answer = parse_in(Dialect::Gemma, wrong);
+        assert_eq!((answer.calls.len(), answer.malformed.len(), answer.content.as_str()), (0, 1, wrong));
     }
 }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
-use outpour_text::{Piece, ToolCall};
 use serde_json::{Value, json};
 
 use super::{
@@ -13,10 +12,9 @@ use super::{
 };
 use crate::App;
 use crate::chat::{Chat, Model, TOP_LOGPROBS_MAX, Wishes, begin};
-use crate::collected::Collected;
+use crate::collected::{Called, Collected};
 use crate::error::{Api, ApiError, json_response};
 use crate::fields::Fields;
-use crate::ids;
 use crate::stream::{Broken, COMMENT, EVENTS, Gone, Out, streamed};
 use crate::turn::{Said, Turn};
 
@@ -38,11 +36,12 @@ pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>,
             model: app.model.clone(),
             usage: options.unwrap_or(false),
             progress,
+            begun: 0,
             calls: 0,
         };
         return streamed(EVENTS, turn, |turn, out| writer.write(turn, out)).await;
     }
-    let whole = Collected::new(turn, "call_").await?;
+    let whole = Collected::new(turn).await?;
     let message = message(&whole);
     let shown = |score| chat_score(&app.model, score);
     let logprobs = scores.then(|| json!({"content": whole.scores.iter().map(shown).collect::<Vec<_>>()}));
@@ -137,19 +136,18 @@ pub(super) fn arguments(given: Option<&Value>) -> Value {
 }
 
 fn message(whole: &Collected) -> Value {
-    let content = Some(&whole.answer.content).filter(|text| !text.is_empty() || whole.calls.is_empty());
+    let content = Some(&whole.text).filter(|text| !text.is_empty() || whole.calls.is_empty());
     let mut message = json!({"role": "assistant", "content": content});
-    if let Some(thought) = &whole.answer.reasoning {
+    if let Some(thought) = &whole.thought {
         message["reasoning_content"] = thought.clone().into();
     }
     if !whole.calls.is_empty() {
-        message["tool_calls"] = whole.calls.iter().map(|(id, call)| call_object(id, call)).collect();
+        message["tool_calls"] = whole.calls.iter().map(call_object).collect();
     }
     message
 }
 
-fn call_object(id: &str, call: &ToolCall) -> Value {
-    let arguments = Value::Object(call.arguments.clone()).to_string();
+fn call_object(Called { id, call, arguments }: &Called) -> Value {
     json!({"id": id, "type": "function", "function": {"name": call.name, "arguments": arguments}})
 }
 
@@ -159,6 +157,8 @@ struct Writer {
     model: Arc<Model>,
     usage: bool,
     progress: bool,
+    /// Calls that began, and those that are complete.
+    begun: usize,
     calls: usize,
 }
 
@@ -177,14 +177,14 @@ impl Writer {
                     }
                     return out.text("data: [DONE]\n\n").await;
                 }
-                Ok(Some(said)) => self.say(&mut turn, &out, said).await?,
+                Ok(Some(said)) => self.say(&out, said).await?,
                 Ok(None) | Err(Broken::Gone) => return Ok(()),
                 Err(Broken::Failed(error)) => return out.data(&error.body(Api::OpenAi)).await,
             }
         }
     }
 
-    async fn say(&mut self, turn: &mut Turn, out: &Out, said: Said) -> Result<(), Gone> {
+    async fn say(&mut self, out: &Out, said: Said) -> Result<(), Gone> {
         match said {
             Said::Queued(position) => out.text(format!(": waiting, place {position}\n\n")).await,
             Said::Prompt { done, total, cached } if self.progress => {
@@ -192,21 +192,27 @@ impl Writer {
                 out.data(&self.head.with(json!({"choices": [], "prompt_progress": progress}))).await
             }
             Said::Prompt { done, total, .. } => out.text(format!(": prompt {done} of {total} tokens\n\n")).await,
-            Said::Piece(Piece::Text(text)) => self.delta(out, json!({"content": text})).await,
-            Said::Piece(Piece::Thought(text)) => self.delta(out, json!({"reasoning_content": text})).await,
-            Said::Piece(Piece::Call(call)) => {
-                let id = ids::name("call_");
-                turn.note_call(&id, &call);
-                let mut object = call_object(&id, &call);
-                object["index"] = self.calls.into();
+            Said::Text(text) => self.delta(out, json!({"content": text})).await,
+            Said::Thought(text) => self.delta(out, json!({"reasoning_content": text})).await,
+            Said::CallBegins { id, name } => {
+                self.begun += 1;
+                let function = json!({"name": name, "arguments": ""});
+                let call = json!({"index": self.begun - 1, "id": id, "type": "function", "function": function});
+                self.delta(out, json!({"tool_calls": [call]})).await
+            }
+            Said::Arguments(text) => {
+                let call = json!({"index": self.begun.saturating_sub(1), "function": {"arguments": text}});
+                self.delta(out, json!({"tool_calls": [call]})).await
+            }
+            Said::Call(_) => {
                 self.calls += 1;
-                self.delta(out, json!({"tool_calls": [object]})).await
+                Ok(())
             }
             Said::Score(score) => {
                 let logprobs = json!({"content": [chat_score(&self.model, &score)]});
                 self.chunk(out, json!({}), Value::Null, logprobs).await
             }
-            Said::Piece(Piece::Malformed(_)) | Said::PromptScores(_) | Said::End(_) => Ok(()),
+            Said::Malformed | Said::PromptScores(_) | Said::End(_) => Ok(()),
         }
     }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
-use outpour_text::Piece;
 use serde_json::{Map, Value, json};
 
 use super::{Head, finish_reason, timings, usage};
@@ -44,12 +43,12 @@ pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>,
     }
     let (mut choices, mut whole) = (Vec::new(), Vec::new());
     for (index, (turn, tokens)) in turns.into_iter().zip(&prompts).enumerate() {
-        let collected = Collected::new(turn, "").await?;
+        let collected = Collected::new(turn).await?;
         let said = if echo { app.model.tokenizer.decode(tokens) } else { String::new() };
         let first = if echo { tokens.first() } else { None };
         choices.push(json!({
             "index": index,
-            "text": said + &collected.answer.content,
+            "text": said + &collected.text,
             "logprobs": wishes.top_logprobs.map(|_| logprobs(&app.model, first, &collected)),
             "finish_reason": finish_reason(collected.done.finish, false),
         }));
@@ -149,7 +148,7 @@ async fn write(head: Head, said: String, mut turn: Turn, out: Out) -> Result<(),
     }
     loop {
         match out.next(&mut turn, COMMENT).await {
-            Ok(Some(Said::Piece(Piece::Text(text)))) => out.data(&chunk(&text, Value::Null)).await?,
+            Ok(Some(Said::Text(text))) => out.data(&chunk(&text, Value::Null)).await?,
             Ok(Some(Said::End(done))) => {
                 let mut last = chunk("", finish_reason(done.finish, false).into());
                 last["usage"] = usage(&done);

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
-use outpour_text::{Piece, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::chat::arguments;
 use super::{content_text, join_system, read_format, read_thinking, read_tool_choice};
 use crate::App;
 use crate::chat::{Chat, Model, Wishes, begin};
-use crate::collected::Collected;
+use crate::collected::{Called, Collected};
 use crate::error::{Api, ApiError, json_response};
 use crate::fields::Fields;
 use crate::ids;
@@ -44,14 +43,16 @@ pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>,
     if stream {
         return streamed(EVENTS, turn, |turn, out| writer.write(turn, out)).await;
     }
-    let whole = Collected::new(turn, "call_").await?;
-    if let Some(thought) = &whole.answer.reasoning {
+    let whole = Collected::new(turn).await?;
+    if let Some(thought) = &whole.thought {
         writer.output.push(reasoning_item(&ids::name("rs_"), thought, "completed"));
     }
-    if !whole.answer.content.is_empty() {
-        writer.output.push(message_item(&ids::name("msg_"), &whole.answer.content, "completed"));
+    if !whole.text.is_empty() {
+        writer.output.push(message_item(&ids::name("msg_"), &whole.text, "completed"));
     }
-    writer.output.extend(whole.calls.iter().map(|(id, call)| call_item(&ids::name("fc_"), id, call)));
+    let call =
+        |Called { id, call, arguments }: &Called| call_item(&ids::name("fc_"), id, &call.name, arguments, "completed");
+    writer.output.extend(whole.calls.iter().map(call));
     Ok(json_response(StatusCode::OK, &writer.response(Some(&whole.done))))
 }
 
@@ -169,19 +170,36 @@ fn text_part(text: &str) -> Value {
     json!({"type": "output_text", "text": text, "annotations": []})
 }
 
-fn call_item(id: &str, call_id: &str, call: &ToolCall) -> Value {
-    let arguments = Value::Object(call.arguments.clone()).to_string();
+fn call_item(id: &str, call_id: &str, name: &str, arguments: &str, status: &str) -> Value {
     json!({
-        "id": id, "type": "function_call", "call_id": call_id, "name": call.name, "arguments": arguments,
-        "status": "completed",
+        "id": id, "type": "function_call", "call_id": call_id, "name": name, "arguments": arguments, "status": status,
     })
 }
 
-/// An item whose text is not at its end.
+/// An item that is not at its end.
 struct Open {
     id: String,
-    thought: bool,
+    kind: Kind,
     text: String,
+}
+
+#[derive(Clone, PartialEq)]
+enum Kind {
+    Thought,
+    Message,
+    /// A call under a name of its own, of a tool.
+    Call(String, String),
+}
+
+impl Open {
+    fn item(&self, status: &str) -> Value {
+        let Open { id, kind, text } = self;
+        match kind {
+            Kind::Thought => reasoning_item(id, text, status),
+            Kind::Message => message_item(id, text, status),
+            Kind::Call(call_id, name) => call_item(id, call_id, name, text, status),
+        }
+    }
 }
 
 /// Writes a response as events, and the object that stands in the first and the last of them.
@@ -239,13 +257,10 @@ impl Writer {
         }
         loop {
             match out.next(&mut turn, COMMENT).await {
-                Ok(Some(Said::Piece(Piece::Thought(text)))) => self.text(&out, true, &text).await?,
-                Ok(Some(Said::Piece(Piece::Text(text)))) => self.text(&out, false, &text).await?,
-                Ok(Some(Said::Piece(Piece::Call(call)))) => {
-                    let id = ids::name("call_");
-                    turn.note_call(&id, &call);
-                    self.call(&out, &id, &call).await?;
-                }
+                Ok(Some(Said::Thought(text))) => self.text(&out, Kind::Thought, &text).await?,
+                Ok(Some(Said::Text(text))) => self.text(&out, Kind::Message, &text).await?,
+                Ok(Some(Said::CallBegins { id, name })) => self.begin(&out, Kind::Call(id, name)).await?,
+                Ok(Some(Said::Arguments(text))) => self.more(&out, &text).await?,
                 Ok(Some(Said::Queued(position))) => out.text(format!(": waiting, place {position}\n\n")).await?,
                 Ok(Some(Said::Prompt { done, total, .. })) => {
                     out.text(format!(": prompt {done} of {total} tokens\n\n")).await?;
@@ -272,63 +287,70 @@ impl Writer {
     }
 
     /// More of a message or of thoughts.
-    async fn text(&mut self, out: &Out, thought: bool, text: &str) -> Result<(), Gone> {
-        if self.open.as_ref().is_none_or(|open| open.thought != thought) {
-            self.close(out).await?;
-            let id = ids::name(if thought { "rs_" } else { "msg_" });
-            let (mut item, at) = (
-                if thought { reasoning_item(&id, "", "in_progress") } else { message_item(&id, "", "in_progress") },
-                self.output.len(),
-            );
-            item["content"] = json!([]);
-            self.event(out, "response.output_item.added", json!({"output_index": at, "item": item})).await?;
-            if !thought {
-                let part = json!({"item_id": id, "output_index": at, "content_index": 0, "part": text_part("")});
-                self.event(out, "response.content_part.added", part).await?;
-            }
-            self.open = Some(Open { id, thought, text: String::new() });
+    async fn text(&mut self, out: &Out, kind: Kind, text: &str) -> Result<(), Gone> {
+        if self.open.as_ref().is_none_or(|open| open.kind != kind) {
+            self.begin(out, kind).await?;
         }
+        self.more(out, text).await
+    }
+
+    /// Begins an item.
+    async fn begin(&mut self, out: &Out, kind: Kind) -> Result<(), Gone> {
+        self.close(out).await?;
+        let prefix = match kind {
+            Kind::Thought => "rs_",
+            Kind::Message => "msg_",
+            Kind::Call(..) => "fc_",
+        };
+        let (open, at) = (Open { id: ids::name(prefix), kind, text: String::new() }, self.output.len());
+        let mut item = open.item("in_progress");
+        if !matches!(open.kind, Kind::Call(..)) {
+            item["content"] = json!([]);
+        }
+        self.event(out, "response.output_item.added", json!({"output_index": at, "item": item})).await?;
+        if open.kind == Kind::Message {
+            let part = json!({"item_id": open.id, "output_index": at, "content_index": 0, "part": text_part("")});
+            self.event(out, "response.content_part.added", part).await?;
+        }
+        self.open = Some(open);
+        Ok(())
+    }
+
+    /// More of the item that is open.
+    async fn more(&mut self, out: &Out, text: &str) -> Result<(), Gone> {
+        let at = self.output.len();
         let Some(open) = &mut self.open else { return Ok(()) };
         open.text.push_str(text);
-        let delta = json!({"item_id": open.id, "output_index": self.output.len(), "content_index": 0, "delta": text});
-        let kind = if thought { "response.reasoning_text.delta" } else { "response.output_text.delta" };
+        let mut delta = json!({"item_id": open.id, "output_index": at, "content_index": 0, "delta": text});
+        let kind = match open.kind {
+            Kind::Thought => "response.reasoning_text.delta",
+            Kind::Message => "response.output_text.delta",
+            Kind::Call(..) => {
+                delta = json!({"item_id": open.id, "output_index": at, "delta": text});
+                "response.function_call_arguments.delta"
+            }
+        };
         self.event(out, kind, delta).await
     }
 
     /// Ends the item that is open.
     async fn close(&mut self, out: &Out) -> Result<(), Gone> {
-        let Some(Open { id, thought, text }) = self.open.take() else { return Ok(()) };
-        let at = self.output.len();
-        let done = json!({"item_id": id, "output_index": at, "content_index": 0, "text": text});
-        let kind = if thought { "response.reasoning_text.done" } else { "response.output_text.done" };
-        self.event(out, kind, done).await?;
-        if !thought {
-            let part = json!({"item_id": id, "output_index": at, "content_index": 0, "part": text_part(&text)});
-            self.event(out, "response.content_part.done", part).await?;
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let (at, text, item) = (self.output.len(), &open.text, open.item("completed"));
+        let done = json!({"item_id": open.id, "output_index": at, "content_index": 0, "text": text});
+        match &open.kind {
+            Kind::Thought => self.event(out, "response.reasoning_text.done", done).await?,
+            Kind::Message => {
+                self.event(out, "response.output_text.done", done).await?;
+                let part = json!({"item_id": open.id, "output_index": at, "content_index": 0, "part": text_part(text)});
+                self.event(out, "response.content_part.done", part).await?;
+            }
+            Kind::Call(_, name) => {
+                let done = json!({"item_id": open.id, "output_index": at, "name": name, "arguments": text});
+                self.event(out, "response.function_call_arguments.done", done).await?;
+            }
         }
-        let item =
-            if thought { reasoning_item(&id, &text, "completed") } else { message_item(&id, &text, "completed") };
-        self.whole(out, item).await
-    }
-
-    async fn whole(&mut self, out: &Out, item: Value) -> Result<(), Gone> {
-        let at = self.output.len();
         self.output.push(item.clone());
         self.event(out, "response.output_item.done", json!({"output_index": at, "item": item})).await
-    }
-
-    async fn call(&mut self, out: &Out, call_id: &str, call: &ToolCall) -> Result<(), Gone> {
-        self.close(out).await?;
-        let (at, id) = (self.output.len(), ids::name("fc_"));
-        let item = call_item(&id, call_id, call);
-        let mut begun = item.clone();
-        (begun["arguments"], begun["status"]) = ("".into(), "in_progress".into());
-        self.event(out, "response.output_item.added", json!({"output_index": at, "item": begun})).await?;
-        let arguments = item["arguments"].clone();
-        let delta = json!({"item_id": id, "output_index": at, "delta": arguments});
-        self.event(out, "response.function_call_arguments.delta", delta).await?;
-        let done = json!({"item_id": id, "output_index": at, "arguments": arguments});
-        self.event(out, "response.function_call_arguments.done", done).await?;
-        self.whole(out, item).await
     }
 }

@@ -20,7 +20,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Head, HeadArguments, Tags, value_before};
+use super::{Head, HeadArguments, Key, Tags, value_before};
 use crate::call_stream::json_or_text;
 use crate::tool_calls::{ToolCall, coerce, parameter_schema};
 
@@ -38,14 +38,12 @@ pub(super) const MINIMAX_TAGS: Tags = Tags {
     close: "</invoke>",
     lines: false,
 };
-pub(super) const DSML_TAGS: Tags = Tags {
-    open: "<｜DSML｜parameter ",
-    value_end: "</｜DSML｜parameter>",
-    close: "</｜DSML｜invoke>",
-    ..MINIMAX_TAGS
-};
+pub(super) const DSML_TAGS: Tags =
+    Tags {
+        open: "<｜DSML｜parameter ", value_end: "</｜DSML｜parameter>", close: "</｜DSML｜invoke>", ..MINIMAX_TAGS
+    };
 
-fn key_of(head: &str) -> Option<(String, Option<bool>)> {
+fn key_of(head: &str) -> Option<Key> {
     Some((attribute(head, "name")?.to_owned(), attribute(head, "string").map(|text| text == "true")))
 }
 
