@@ -117,16 +117,24 @@ fn check_identity(model: &Path, precise: bool) {
     }
 }
 
-#[test]
-fn logits_have_the_same_bits_however_they_are_computed() {
+/// Two tests, so that two processors share them.
+fn check_identity_of_all(precise: bool) {
     let dir = tempfile::tempdir().expect("a folder");
     streamed_model(dir.path());
-    for precise in [false, true] {
-        check_identity(dir.path(), precise);
-        for name in FIXTURES {
-            check_identity(&fixture(name), precise);
-        }
+    check_identity(dir.path(), precise);
+    for name in FIXTURES {
+        check_identity(&fixture(name), precise);
     }
+}
+
+#[test]
+fn logits_have_the_same_bits_however_they_are_computed() {
+    check_identity_of_all(false);
+}
+
+#[test]
+fn precise_logits_have_the_same_bits_however_they_are_computed() {
+    check_identity_of_all(true);
 }
 
 #[test]
@@ -190,6 +198,34 @@ fn a_trunk_that_does_not_fit_passes_through_memory() {
     assert!(streamed.is_sorted_by(|a, b| a >= b) && streamed[4] > 0 && streamed[4] < 12, "{streamed:?}");
     // 30 steps and some chunks of prompts read those layers anew.
     assert!(read[1] > read[9] + 30 * trunk as u64 / 2, "{read:?} bytes, trunk {trunk}");
+}
+
+/// Layers that choose by the tokens' ids: what is read early there is what is used, the first layer's too, and no bit changes.
+#[test]
+fn experts_that_are_known_are_read_before_their_layer() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = std::fs::read(fixture("deepseek_v4").join("config.json")).expect("a fixture has a config");
+    let mut config: serde_json::Value = serde_json::from_slice(&config).expect("a config is JSON");
+    for (key, value) in [("n_routed_experts", 32), ("moe_intermediate_size", 256), ("num_hash_layers", 4)] {
+        config[key] = json!(value);
+    }
+    synth::write(&config, dir.path(), 5).expect("the model is written");
+    let options = Options { prefill_chunk: Some(16), ..roomy() };
+    let ram = minimum_ram(dir.path(), &options) + (2 << 20);
+    let compute = |lookahead| {
+        let mut engine = engine(dir.path(), &Options { ram, lookahead, ..options }, ReaderKind::Auto);
+        let logits = logits(&mut engine, &ids(44), 48).logits;
+        let (stats, slots) = (engine.stats(), engine.expert_slots());
+        assert!(slots < 4 * 32, "not everything fits in {slots}");
+        assert_eq!(stats.lookahead.guessed, 0, "nothing is left to guess");
+        (logits, stats.stream)
+    };
+    let (without, none) = compute(LookaheadMode::Off);
+    let (with, known) = compute(LookaheadMode::Auto);
+    assert!(with == without, "other logits");
+    assert_eq!(none.early, 0);
+    // A prompt reads no more early than a share of memory.
+    assert!(known.early == known.early_used && known.early * 10 > known.misses * 8, "{known:?}");
 }
 
 /// Logits of a prompt and of another sequence's step, one after the other or at the same time.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{Ops, Tensor};
 use outpour_model::blocks::moe::Choices;
-use outpour_model::experts::StreamStats;
+use outpour_model::experts::{EarlyLimits, StreamStats};
 use outpour_model::state::BlockPool;
 use outpour_model::weights::{Weights, allocate_region};
 use outpour_model::{Batch, ExpertStream, Facts, Model, Run, State};
@@ -412,7 +412,8 @@ impl Engine {
         let prompt = batch.spans.len() == 1 && batch_tokens > 1;
         let cost = LayerCost { layer, batch_tokens, prompt, time: began.elapsed(), stream: experts };
         self.lookahead.learn(self.choices.chosen(), &cost);
-        if layer + 1 < layers && (self.lookahead.is_on() || observer.wants_guesses()) {
+        let guesses = self.lookahead.is_on() || observer.wants_guesses();
+        if layer + 1 < layers && !self.read_known(layer + 1, batch)? && guesses {
             self.look_ahead(layer + 1, batch, &stream.x, observer)?;
         }
         observer.layer(&cost);
@@ -474,6 +475,24 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Has the experts of a layer to come read that follow from the tokens' ids; `false` where a router chooses.
+    ///
+    /// # Errors
+    /// When the reader refuses them.
+    pub(crate) fn read_known(&mut self, layer: usize, batch: &Batch) -> Result<bool, EngineError> {
+        let known = self.lookahead.known();
+        self.model.known(layer, &*self.ops, &mut self.scratch.workspace, &batch.tokens, known);
+        let named = known.len();
+        if named > 0 && !self.lookahead.is_off() {
+            let limits = match self.lookahead.is_step() {
+                true => EarlyLimits { bytes: u64::MAX, slots: named },
+                false => self.experts.sweep_limits(layer),
+            };
+            self.experts.read_early(layer, self.lookahead.of_known(self.experts.experts(layer)), limits)?;
+        }
+        Ok(named > 0)
     }
 
     /// Guesses the experts of a layer to come, from the residual streams x before it, and has them read.

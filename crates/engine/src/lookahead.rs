@@ -1,6 +1,7 @@
 //! Reading experts before they are asked for: the router of the next layer, applied to the output of this one, mostly
 //! names those that it will choose after the layer's attention too. They are read while that attention is computed,
-//! and the drive would idle.
+//! and the drive would idle. Where tokens' ids choose (DeepSeek-V4's first layers), that is no guess: those are always read early, the
+//! first layer's before anything is computed.
 //!
 //! Only timing changes. A guess that is wrong costs its bytes, and holds up what is really wanted while it is in flight; so no more
 //! is read than arrives by the time the router has chosen, only ranks of the guess that have proved right are believed, and
@@ -120,6 +121,11 @@ impl Lookahead {
         self.on
     }
 
+    /// Whether nothing is ever read early.
+    pub fn is_off(&self) -> bool {
+        self.mode == LookaheadMode::Off
+    }
+
     /// Whether the present batch is of generated tokens.
     pub fn is_step(&self) -> bool {
         self.step
@@ -163,6 +169,17 @@ impl Lookahead {
         &mut self.guess
     }
 
+    /// What is known for certain of a layer, to be filled by the model; see [`outpour_model::Model::known`]. Nothing is learnt of it.
+    pub fn known(&mut self) -> &mut Vec<i32> {
+        self.layer = None;
+        &mut self.guess
+    }
+
+    /// Which experts to read of those that are known, in the order of a sweep.
+    pub fn of_known(&mut self, experts: usize) -> impl Iterator<Item = u32> + '_ {
+        self.named(experts, 1)
+    }
+
     /// Which experts of a token's guess to read, the likeliest first, and how much of them.
     pub fn of_step(&self, expert_bytes: u64) -> (impl Iterator<Item = u32> + '_, EarlyLimits) {
         let ranks = self.ranks.iter().enumerate().filter(|(_, rank)| rank.right >= BELIEVED * rank.guessed);
@@ -178,10 +195,15 @@ impl Lookahead {
 
     /// Which experts of a prompt's guesses to read, in the order of a sweep: those that several rows name.
     pub fn of_prompt(&mut self, experts: usize) -> impl Iterator<Item = u32> + '_ {
+        self.named(experts, 2)
+    }
+
+    /// Experts that so many places of the guess name.
+    fn named(&mut self, experts: usize, least: u32) -> impl Iterator<Item = u32> + '_ {
         self.counts.clear();
         self.counts.resize(experts, 0);
         self.guess.iter().for_each(|&expert| self.counts[expert as usize] += 1);
-        self.counts.iter().enumerate().filter(|&(_, &count)| count > 1).map(|(expert, _)| expert as u32)
+        self.counts.iter().enumerate().filter(move |&(_, &count)| count >= least).map(|(expert, _)| expert as u32)
     }
 }
 

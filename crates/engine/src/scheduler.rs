@@ -141,6 +141,7 @@ impl Engine {
         let stream = self.scratch.steps.first(batch.len());
         let stream_before = self.experts.stats();
         self.lookahead.begin(true);
+        self.read_known(0, batch)?;
         self.embed(batch, &stream);
         for layer in 0..self.facts().layers {
             self.layer(layer, batch, &stream, observer)?;
@@ -193,6 +194,9 @@ impl Engine {
         let (began, layers) = (Instant::now(), self.facts().layers);
         let stream = self.scratch.prompt.first(prefill.batch.len());
         self.lookahead.begin(false);
+        if prefill.layers_done == 0 {
+            self.read_known(0, &prefill.batch)?;
+        }
         loop {
             self.layer(prefill.layers_done, &prefill.batch, &stream, observer)?;
             prefill.layers_done += 1;

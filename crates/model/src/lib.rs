@@ -126,6 +126,19 @@ pub trait Model: Send + Sync {
     /// Touches no state, and takes no more workspace than [`Self::layer`].
     fn guess(&self, layer: usize, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>);
 
+    /// Tokens `[n]` → the experts `[n, top_k]` of `layer`, where it chooses them by the tokens' ids, so that they are known before
+    /// anything is computed. Leaves `experts` empty where a router chooses. Otherwise as [`Self::guess`].
+    fn known(
+        &self,
+        _layer: usize,
+        _ops: &dyn Ops,
+        _workspace: &mut Workspace,
+        _tokens: &[u32],
+        experts: &mut Vec<i32>,
+    ) {
+        experts.clear();
+    }
+
     /// Residual streams → logits: x `[m, streams · hidden]`, logits `[m, vocab]`.
     fn head(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, logits: &Tensor);
 }

@@ -20,9 +20,10 @@ pub(super) fn widen(cpu: &Cpu, w: &Matrix, row: usize, values: &mut [f32]) {
     match (w.format(), w.scales()) {
         (Format::Affine { bits, group }, [Some(scales), Some(biases)]) => {
             let (group, format) = (usize::from(group), Format::of(scales.dtype()).expect("scales are plain numbers"));
-            let groups = w.cols() / group;
-            let of_row = |index: usize| row * groups + index;
-            let numbers = |index| [scales, biases].map(|tensor| element(format, host::bytes(tensor), of_row(index)));
+            let numbers = w.cols() / group;
+            let of_row = |tensor| &host::bytes(tensor)[row * numbers * format.row_bytes(1)..];
+            let [scales, biases] = [of_row(scales), of_row(biases)];
+            let numbers = |index| [scales, biases].map(|bytes| element(format, bytes, index));
             cpu.vectorised(Affine { bits, group, bytes, numbers, values });
         }
         (Format::Ggml(_), _) => quant::dequantise(w, row, values),
@@ -62,15 +63,15 @@ impl<F: Fn(usize) -> [f32; 2]> Affine<'_, F> {
         let packed = self.bytes.chunks_exact(self.group * BITS / 8);
         for (g, (values, packed)) in self.values.chunks_exact_mut(self.group).zip(packed).enumerate() {
             let [scale, bias] = (self.numbers)(g);
-            for (eight, packed) in values.chunks_exact_mut(8).zip(packed.chunks_exact(BITS)) {
+            for (eight, packed) in values.as_chunks_mut::<8>().0.iter_mut().zip(packed.as_chunks::<BITS>().0) {
                 let mut word = [0; 8];
                 word[..BITS].copy_from_slice(packed);
-                let word = u64::from_le_bytes(word);
-                // Four weights have 32 bits at most.
+                let (word, mask) = (u64::from_le_bytes(word), (1 << BITS) - 1);
+                // All eight in 32 bits, or four of them.
                 let halves = [word as u32, (word >> (4 * BITS)) as u32];
-                for (i, value) in eight.iter_mut().enumerate() {
-                    let q = halves[i / 4] >> (BITS * (i % 4)) & ((1 << BITS) - 1);
-                    *value = scale * q as i32 as f32 + bias;
+                for i in 0..8 {
+                    let q = if BITS <= 4 { halves[0] >> (BITS * i) } else { halves[i / 4] >> (BITS * (i % 4)) };
+                    eight[i] = scale * (q & mask) as i32 as f32 + bias;
                 }
             }
         }

@@ -316,6 +316,18 @@ impl Moe {
         workspace.release(mark);
     }
 
+    /// The experts `[n, top_k]` of tokens whose ids choose them; none where the router does.
+    pub fn known(&self, ops: &dyn Ops, workspace: &mut Workspace, tokens: &[u32], experts: &mut Vec<i32>) {
+        experts.clear();
+        let Some(table) = &self.by_token else { return };
+        let mark = workspace.mark();
+        let choice = workspace.i32([tokens.len(), self.router.top_k]);
+        ops.look_up(table, self.experts, tokens, &choice);
+        experts.resize(tokens.len() * self.router.top_k, 0);
+        ops.fetch(&choice, bytemuck::cast_slice_mut(experts)).wait();
+        workspace.release(mark);
+    }
+
     fn biases_of(&self, expert: u32) -> Option<[Bias; 3]> {
         let row = expert as usize..expert as usize + 1;
         let of = |bias: &Bias| Bias { values: bias.values.rows(row.clone()), ..*bias };

@@ -381,6 +381,10 @@ impl Model for DeepSeekV4 {
         workspace.release(mark);
     }
 
+    fn known(&self, layer: usize, ops: &dyn Ops, workspace: &mut Workspace, tokens: &[u32], experts: &mut Vec<i32>) {
+        self.layers[layer].experts.known(ops, workspace, tokens, experts);
+    }
+
     fn head(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, logits: &Tensor) {
         let mark = workspace.mark();
         let normed = workspace.f32([x.dim(0), self.facts.hidden]); // [m, hidden]
