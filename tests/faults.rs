@@ -297,7 +297,7 @@ fn a_trunk_passes_through_memory_in_spite_of_faults() {
     let (expected, _) = generate(&mut engine, 2);
     schedule.armed.store(true, Ordering::Relaxed);
     let mut failed = 0;
-    for _ in 0..3 {
+    for _ in 0..6 {
         let (bits, failures) = generate(&mut engine, 2);
         assert!(bits == expected, "wrong logits after {} faults", schedule.total());
         failed += failures;

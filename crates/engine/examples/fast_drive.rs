@@ -147,9 +147,9 @@ fn measure(engine: &mut Engine, rate: f64, prompt: usize, tokens: usize) -> Resu
     let (mut costs, before, began) = (Costs(Account::default()), engine.stats().stream, Instant::now());
     for _ in 0..tokens.max(1) {
         if tokens > 0 {
-            text.push(argmax(session.logits(engine, &mut costs)?) + text.len() as u32 * 7919 % 97);
-            let last = text.len() - 1;
-            text[last] %= vocab as u32;
+            // Words of noise soon repeat themselves; these do not.
+            let next = argmax(session.logits(engine, &mut costs)?) as usize + text.len() * 7919 % 97;
+            text.push((next % vocab) as u32);
         }
         session.sync(engine, &text, &[], &mut costs)?;
     }

@@ -14,7 +14,7 @@ use outpour_store::machine::{Headroom, Machine};
 const INTERVAL: Duration = Duration::from_millis(250);
 /// Memory must have been plenty for so long before a piece is taken again.
 const CALM: Duration = Duration::from_secs(5);
-/// Of the machine's memory, so much is kept free at least, as far as it was when the model was loaded.
+/// So much of the machine's memory stays free at least, even where the plan left less to others.
 const MACHINE_FREE_BYTES_MIN: u64 = 128 << 20;
 /// More than this need not be free.
 const FREE_BYTES_MAX: u64 = 1 << 30;
@@ -49,7 +49,7 @@ pub(crate) struct Governor {
     stats: GovernorStats,
 }
 
-/// Free memory below which the slab shrinks: half of what the plan left to others.
+/// Free memory below which the slab shrinks: half of what the plan left to others, within bounds.
 #[derive(Clone, Copy, Debug, Default)]
 struct Limits {
     machine_bytes: u64,
@@ -67,7 +67,7 @@ impl Limits {
         }
     }
 
-    /// Bytes that are missing, or, below 0, more than enough: a piece can be taken only where as much again stays free.
+    /// Bytes that are missing to the limits; below 0, bytes that are free beyond them.
     fn missing(&self, now: Headroom) -> i64 {
         let missing = |limit: u64, free: Option<u64>| free.map_or(i64::MIN, |free| limit as i64 - free as i64);
         missing(self.machine_bytes, now.machine_bytes).max(missing(self.group_bytes, now.group_bytes))

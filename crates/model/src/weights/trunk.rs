@@ -270,3 +270,39 @@ impl TrunkStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::*;
+
+    /// Whichever read of a layer fails, the last one too, the layer is read again before it is computed.
+    #[test]
+    fn a_layer_with_a_read_that_failed_is_not_there() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let files = [SourceFile::open_buffered(&file).expect("a file")];
+        let read = |i: usize| TrunkRead {
+            name: format!("model.layers.3.{i}"),
+            layer: Some(3),
+            file: 0,
+            offset: 0,
+            bytes: 64,
+            needed: 64,
+            at: 64 * i,
+        };
+        for failing in [Some(0), Some(1), Some(2), None] {
+            let mut stream = TrunkStream { layers: vec![(3, (0..3).map(read).collect())], ..TrunkStream::default() };
+            stream.slots[0] = Slot { holds: Some(0), reads_left: 3 };
+            for i in 0..3 {
+                assert_eq!(stream.locate(3), TrunkPlace::Awaited);
+                let fails = failing == Some(i);
+                let result = if fails { Err(io::Error::other("a fault")) } else { Ok(64) };
+                assert_eq!(stream.complete(TAG | i as u64, result, &files).is_err(), fails);
+            }
+            let place = if failing.is_some() { TrunkPlace::Elsewhere } else { TrunkPlace::Here };
+            assert_eq!(stream.locate(3), place, "after a fault of {failing:?}");
+        }
+    }
+}
