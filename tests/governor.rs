@@ -20,6 +20,9 @@ const RAM: u64 = 128 * MIB;
 const LIMIT: u64 = 176 * MIB;
 const OTHERS: usize = 6;
 const OTHER_BYTES: u64 = 16 * MIB;
+const JOIN_EVERY: Duration = Duration::from_millis(600);
+/// Enough that the answer outlasts the last of them, also at a thousand a second.
+const TOKENS: usize = 3900;
 
 /// A process in the group that holds so much memory: dd cannot write its one block, for nobody reads.
 fn other(group: &Group) -> Child {
@@ -34,16 +37,16 @@ fn end(process: &mut Child) {
     process.wait().expect("it ends");
 }
 
-fn args(model: &str) -> [String; 10] {
-    let ram = RAM.to_string();
-    let tokens = "600".to_owned();
-    ["run", model, "Once upon a time", "--raw", "--ram", &ram, "--ignore-eos", "--temperature=0", "-n", &tokens]
-        .map(str::to_owned)
+fn args(model: &str) -> Vec<String> {
+    let (ram, tokens) = (RAM.to_string(), TOKENS.to_string());
+    let args =
+        ["run", model, "Once upon a time", "--raw", "--ignore-eos", "--temperature=0", "--ctx=4096", "--ram", &ram];
+    args.into_iter().chain(["-n", &tokens]).map(str::to_owned).collect()
 }
 
 fn answer(output: &Output) -> (Vec<u8>, String) {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && stderr.contains("600 generated"), "{:?} {stderr}", output.status);
+    assert!(output.status.success() && stderr.contains(&format!("{TOKENS} generated")), "{:?} {stderr}", output.status);
     (output.stdout.clone(), stderr)
 }
 
@@ -65,7 +68,7 @@ fn others_get_their_memory() {
     let running = { run }.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("outpour starts");
     let mut others = Vec::new();
     for _ in 0..OTHERS {
-        std::thread::sleep(Duration::from_millis(700));
+        std::thread::sleep(JOIN_EVERY);
         others.push(other(&group));
     }
     let output = running.wait_with_output().expect("outpour ends");
