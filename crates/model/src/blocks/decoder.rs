@@ -114,7 +114,10 @@ impl Decoder {
         let (hidden, vocab) = (config.size("hidden_size")?, config.size("vocab_size")?);
         // Layers beyond those, if any, predict further tokens, and are not read.
         weights.check_layers(layers + config.count_or("num_nextn_predict_layers", 0)?)?;
-        let embedding = weights.matrix(embedding, vocab, hidden)?;
+        let embedding = match tied {
+            true => weights.matrix(embedding, vocab, hidden)?,
+            false => weights.embedding(embedding, vocab, hidden)?,
+        };
         let load_layer = |layer: usize| {
             let prefix = format!("model.layers.{layer}");
             let input_norm = norms.load(weights, &format!("{prefix}.input_layernorm.weight"), hidden)?;
@@ -234,8 +237,12 @@ impl Model for Decoder {
         Workspace::f32_bytes(n * self.facts.hidden) + halves.map(|half| half.workspace_bytes(n)).max().unwrap_or(0)
     }
 
-    fn embed(&self, ops: &dyn Ops, batch: &Batch, x: &Tensor) {
-        ops.embed(&self.parts.embedding, &batch.tokens, x); // [n, hidden]
+    fn embedding(&self) -> &Matrix {
+        &self.parts.embedding
+    }
+
+    fn embed(&self, ops: &dyn Ops, table: &Matrix, tokens: &[u32], x: &Tensor) {
+        ops.embed(table, tokens, x); // [n, hidden]
     }
 
     fn layer(

@@ -139,7 +139,11 @@ impl DeepSeekV4 {
         let [near, far] = ropes(config, sizes.rope_dim)?;
         let experts = Experts::read(config)?;
 
-        let embed = weights.matrix("embed.weight", vocab, hidden)?;
+        let tied = config.flag_or("tie_word_embeddings", false)?;
+        let embed = match tied {
+            true => weights.matrix("embed.weight", vocab, hidden)?,
+            false => weights.embedding("embed.weight", vocab, hidden)?,
+        };
         let load_layer = |layer: usize| {
             let prefix = format!("layers.{layer}");
             let mut hyper = |half: &str| {
@@ -161,7 +165,6 @@ impl DeepSeekV4 {
         let hyper_head = HyperConnection::load(weights, "hc_head", &streams, streams.count, 1)?;
         let kv_widths: Vec<_> = built.iter().map(|layer| layer.attention.kv()).collect();
         let recurrent = built.iter().map(|layer| layer.attention.recurrent()).collect();
-        let tied = config.flag_or("tie_word_embeddings", false)?;
         Ok(DeepSeekV4 {
             facts: Facts {
                 family: "deepseek_v4",
@@ -334,11 +337,15 @@ impl Model for DeepSeekV4 {
         3 * Workspace::f32_bytes(n * self.facts.hidden) + self.layers.iter().map(of_layer).max().unwrap_or(0)
     }
 
-    fn embed(&self, ops: &dyn Ops, batch: &Batch, x: &Tensor) {
+    fn embedding(&self) -> &Matrix {
+        &self.embed
+    }
+
+    fn embed(&self, ops: &dyn Ops, table: &Matrix, tokens: &[u32], x: &Tensor) {
         let streams = self.facts.streams;
         // Every stream begins as the embedding.
-        let ids: Vec<u32> = batch.tokens.iter().flat_map(|&id| std::iter::repeat_n(id, streams)).collect();
-        ops.embed(&self.embed, &ids, &x.reshape([batch.len() * streams, self.facts.hidden])); // [n · streams, hidden]
+        let ids: Vec<u32> = tokens.iter().flat_map(|&id| std::iter::repeat_n(id, streams)).collect();
+        ops.embed(table, &ids, &x.reshape([ids.len(), self.facts.hidden])); // [n · streams, hidden]
     }
 
     fn layer(

@@ -229,8 +229,12 @@ impl Model for Gemma {
         Workspace::f32_bytes(n * hidden) + self.layers.iter().map(of_layer).max().unwrap_or(0)
     }
 
-    fn embed(&self, ops: &dyn Ops, batch: &Batch, x: &Tensor) {
-        ops.embed(&self.embed_tokens, &batch.tokens, x); // [n, hidden]
+    fn embedding(&self) -> &Matrix {
+        &self.embed_tokens
+    }
+
+    fn embed(&self, ops: &dyn Ops, table: &Matrix, tokens: &[u32], x: &Tensor) {
+        ops.embed(table, tokens, x); // [n, hidden]
         ops.scale(x, (self.facts.hidden as f32).sqrt(), None);
     }
 
