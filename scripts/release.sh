@@ -60,10 +60,13 @@ for arch in x86_64 aarch64; do
     name=outpour-$version-linux-$arch
     echo "$name" >&2
     rustup target add "$target" 2>/dev/null
-    # rust-lld links for either processor; a dependency in C finds the compiler of that processor.
-    variable=${target^^}
-    env "CARGO_TARGET_${variable//-/_}_LINKER=rust-lld" "CC_${target//-/_}=$arch-linux-gnu-gcc" \
-        cargo build --release --locked --quiet -p outpour --target "$target"
+    # A dependency in C finds the compiler of that processor; rust-lld links what the own linker cannot.
+    variables=("CC_${target//-/_}=$arch-linux-gnu-gcc")
+    if [[ $arch != "$(uname -m)" ]]; then
+        variable=${target^^}
+        variables+=("CARGO_TARGET_${variable//-/_}_LINKER=rust-lld")
+    fi
+    env "${variables[@]}" cargo build --release --locked --quiet -p outpour --target "$target"
     program=${CARGO_TARGET_DIR:-target}/$target/release/outpour
 
     if [[ $(id -u) != 0 ]] || ! unshare --mount --pid --fork true 2>/dev/null; then
