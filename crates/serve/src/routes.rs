@@ -174,8 +174,8 @@ request gives as `model`. What a route does not know of a request it ignores; wh
 field's name.
 
 - **Key.** With `--api-key`, requests bring it as `Authorization: Bearer KEY` or `x-api-key: KEY`.
-- **Web pages.** None may call but those of an origin given by `--cors`; and the server answers to `localhost`, to addresses in
-  numbers and to its `--host` only.
+- **Web pages.** Those of an origin given by `--cors` may call, and no others; and the server answers to `localhost`, to addresses
+  in numbers and to its `--host` only.
 - **Sampling.** `temperature`, `top_k`, `top_p`, `min_p`, the penalties, `logit_bias`, `seed` and `stop` are understood
   wherever text is generated. What is not given comes from the model's generation_config.json.
 - **Streams.** A stream that has nothing to say yet, because a long prompt is computed, says so every {keep_alive} seconds. A client
@@ -183,7 +183,8 @@ field's name.
 - **Limits.** {running} requests run at once as far as memory allows, {queue} more wait, further ones get 429. A body holds at most
   {body_mib} MiB, the headers {header_kib} KiB.
 - **Errors** are objects as the route's API has them: 400 for what makes no sense, 401 for a missing key, 403 for a page or name that may
-  not call, 404, 405, 413 and 431 for what is too large, 429, 503 while the model is loaded or where its drive failed.
+  not call, 404 and 405 for a path or method that is not below, 413 and 431 for what is too large, 429 where too many wait, 503 while
+  the model is loaded or where its drive failed.
 ",
         keep_alive = crate::stream::KEEP_ALIVE.as_secs(),
         running = worker::RUNNING_MAX,
