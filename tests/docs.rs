@@ -68,7 +68,7 @@ fn the_made_pages_are_what_would_be_made_today() {
     let page = |name: &str| pages.get(&Path::new("docs").join(name)).unwrap_or_else(|| panic!("docs/{name}"));
     assert!(*page("cli.md") == outpour(&["cli-page"]), "cargo run --release -p outpour -- cli-page > docs/cli.md");
     let command = "cargo run -p outpour-serve --example http_page > docs/http.md";
-    assert!(*page("http.md") == outpour_serve::page(), "{command}");
+    assert!(*page("http.md") == outpour_serve::http_page(), "{command}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Prints `docs/http.md`.
 
 fn main() {
-    print!("{}", outpour_serve::page());
+    print!("{}", outpour_serve::http_page());
 }

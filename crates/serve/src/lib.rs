@@ -38,7 +38,7 @@ use axum::middleware::{Next, from_fn_with_state};
 pub use batch::{Question, Reply, batch};
 pub use chat::Model;
 pub use guard::Access;
-pub use routes::page;
+pub use routes::http_page;
 pub use worker::{Loader, States};
 
 use connection::Bodies;

@@ -161,7 +161,7 @@ pub(crate) fn router() -> Router<Arc<App>> {
 }
 
 /// `docs/http.md`: every route, from the table above.
-pub fn page() -> String {
+pub fn http_page() -> String {
     let [body_mib, header_kib] = [connection::BODY_BYTES_MAX >> 20, connection::HEADER_BYTES_MAX >> 10];
     let mut page = format!(
         "# HTTP
