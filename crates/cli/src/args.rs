@@ -66,6 +66,9 @@ pub enum Verb {
     Pack(PackArgs),
     /// Compare every byte of a pack with its checksums, of a download with the hub's hashes
     Verify(VerifyArgs),
+    /// Print docs/cli.md
+    #[command(hide = true)]
+    CliPage,
 }
 
 /// `inspect`.

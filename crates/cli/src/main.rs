@@ -6,6 +6,7 @@ mod args;
 mod batch;
 mod bench;
 mod builtin;
+mod cli_page;
 mod demo;
 mod doctor;
 mod eval;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Eval(args) => eval::eval(&args),
         Verb::Pack(args) => pack::pack(&args),
         Verb::Verify(args) => verify::verify(&args),
+        Verb::CliPage => cli_page::show(),
     });
     match done {
         Ok(code) => code,

@@ -1,11 +1,4 @@
-//! A model behind HTTP: the route table, and what all routes share.
-//!
-//! | route | API |
-//! |---|---|
-//! | `POST /v1/chat/completions`, `/v1/completions`, `/v1/responses`, `GET /v1/models`, `/v1/models/{id}` | OpenAI's |
-//! | `POST /v1/messages`, `/v1/messages/count_tokens` | Anthropic's |
-//! | `POST /api/chat`, `/api/generate`, `GET /api/tags` | Ollama's |
-//! | `POST /tokenize`, `/detokenize`, `/apply-template`, `GET /health`, `/metrics` | plain |
+//! A model behind HTTP: what all routes share. `routes` is the route table.
 //!
 //! One thread owns the engine (`worker`); `async` is for connections only.
 
@@ -26,6 +19,7 @@ mod ollama;
 mod openai;
 mod plain;
 mod replay;
+mod routes;
 mod stream;
 mod turn;
 mod worker;
@@ -37,15 +31,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{Method, Response, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::routing::{MethodRouter, get, post};
-use serde_json::Value;
 
 pub use batch::{Question, Reply, batch};
 pub use chat::Model;
 pub use guard::Access;
+pub use routes::http_page;
 pub use worker::{Loader, States};
 
 use connection::Bodies;
@@ -178,52 +171,13 @@ fn signals(door: Door) -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// The route table.
+/// The routes, and what holds for all of them.
 fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", answers(openai::chat::create))
-        .route("/v1/completions", answers(openai::completions::create))
-        .route("/v1/responses", answers(openai::responses::create))
-        .route("/v1/models", shows(openai::models))
-        .route("/v1/models/{*id}", get(model))
-        .route("/v1/messages", answers(anthropic::create))
-        .route("/v1/messages/count_tokens", answers(anthropic::count_tokens))
-        .route("/api/chat", answers(ollama::chat))
-        .route("/api/generate", answers(ollama::generate))
-        .route("/api/tags", shows(ollama::tags))
-        .route("/tokenize", answers(plain::tokenize))
-        .route("/detokenize", answers(plain::detokenize))
-        .route("/apply-template", answers(plain::apply_template))
-        .route("/health", shows(plain::health))
-        .route("/metrics", shows(plain::metrics))
+    routes::router()
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), guarded))
         .with_state(app)
-}
-
-/// A route that reads JSON.
-fn answers<F>(answer: fn(Arc<App>, Value) -> F) -> MethodRouter<Arc<App>>
-where
-    F: Future<Output = Result<Response<Body>, ApiError>> + Send + 'static,
-{
-    post(move |State(app): State<Arc<App>>, request: Request| async move {
-        let api = Api::of_path(request.uri().path());
-        let answered = match app.bodies.json(request).await {
-            Ok(body) => answer(app, body).await,
-            Err(error) => Err(error),
-        };
-        answered.unwrap_or_else(|error| error.response(api))
-    })
-}
-
-/// A route that shows something.
-fn shows(show: fn(&App) -> Response<Body>) -> MethodRouter<Arc<App>> {
-    get(move |State(app): State<Arc<App>>| async move { show(&app) })
-}
-
-async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response<Body> {
-    openai::model(&app, &id).unwrap_or_else(|error| error.response(Api::OpenAi))
 }
 
 async fn no_such_path(request: Request) -> Response<Body> {

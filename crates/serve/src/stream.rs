@@ -17,7 +17,7 @@ use crate::turn::{Said, Turn};
 /// Chunks that a client may be behind before its answer waits.
 const CHUNKS_MAX: usize = 16;
 /// Silence is broken this often, so that nobody between takes the connection for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The client's end of a response.
 pub(crate) struct Out(Sender<Result<Bytes, Infallible>>);
