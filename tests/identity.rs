@@ -60,7 +60,7 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
 }
 
 /// One of every kind of attention and of every way that weights are stored.
-const FIXTURES: [&str; 41] = [
+const FIXTURES: [&str; 43] = [
     "qwen3_moe",
     "qwen3_moe_odd",
     "qwen3_next",
@@ -102,6 +102,8 @@ const FIXTURES: [&str; 41] = [
     "nemotron_h_latent",
     "ling25",
     "deepseek_v4",
+    "mistral4",
+    "deepseek_v3_mlx4",
 ];
 
 fn check_identity(model: &Path, precise: bool) {

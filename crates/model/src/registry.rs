@@ -168,7 +168,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "DeepSeek-V3, V3.1, R1, Moonlight-16B-A3B",
         attention: "MLA",
-        fixtures: &["deepseek_v3", "deepseek_v3_fp8"],
+        fixtures: &["deepseek_v3", "deepseek_v3_fp8", "deepseek_v3_mlx4"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("deepseek_v3", Choice::SigmoidBiased, Dense, config, weights, kv)?))
@@ -203,7 +203,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "Kimi-K2, Kimi-K2-Thinking",
         attention: "MLA",
-        fixtures: &["deepseek_v3", "deepseek_v3_fp8", "deepseek_v3_int4"],
+        fixtures: &["deepseek_v3", "deepseek_v3_fp8", "deepseek_v3_int4", "deepseek_v3_mlx4"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("kimi_k2", Choice::SigmoidBiased, Dense, config, weights, kv)?))
@@ -214,10 +214,21 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "Kimi-K2.5, Kimi-K2.6 (text)",
         attention: "MLA",
-        fixtures: &["deepseek_v3", "deepseek_v3_int4"],
+        fixtures: &["deepseek_v3", "deepseek_v3_int4", "deepseek_v3_mlx4"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("kimi_k25", Choice::SigmoidBiased, Dense, config, weights, kv)?))
+        },
+    },
+    Family {
+        model_type: "mistral4",
+        architecture: None,
+        models: "Mistral-Small-4-119B (text); the shape of Mistral-Large-3-675B, whose release has another layout",
+        attention: "MLA",
+        fixtures: &["mistral4"],
+        experts: ExpertNames::Joined,
+        build: |config, weights, kv| {
+            Ok(Box::new(deepseek::build("mistral4", Choice::SoftmaxShares, Dense, config, weights, kv)?))
         },
     },
     Family {
@@ -308,9 +319,15 @@ pub const FAMILIES: &[Family] = &[
 /// # Errors
 /// Names the architecture that is not supported, and those that are.
 pub fn family(config: &Config) -> Result<&'static Family, ModelError> {
-    let model_type = config.model_type()?;
-    let mut named = FAMILIES.iter().filter(|family| family.model_type == model_type).peekable();
+    let of = |name| FAMILIES.iter().filter(move |family| family.model_type == name);
+    // Wrappers for images, several of which may hold the same language model, name it in their text_config.
+    let mut model_type = config.model_type()?;
+    if of(model_type).next().is_none() {
+        model_type = config.text().model_type().unwrap_or(model_type);
+    }
+    let mut named = of(model_type).peekable();
     if named.peek().is_none() {
+        let model_type = config.model_type()?;
         let supported: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
         return Err(ModelError::Config(format!(
             "model_type {model_type:?} is not supported; supported are: {}",
