@@ -8,12 +8,11 @@ use crate::blocks::attention::QkNorm;
 use crate::blocks::deepseek_moe::Choice;
 use crate::config::{Config, ModelError};
 use crate::families::deepseek::Attention::{Dense, Sparse};
-use crate::families::deepseek_v4::DeepSeekV4;
-use crate::families::gemma::{self, Gemma};
+use crate::families::gemma::Family::{Gemma3, Gemma4};
 use crate::families::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
 use crate::families::{
-    deepseek, glm4_moe, gpt_oss, kimi_linear, ling, llama, minimax, minimax_m2, mixtral, nemotron_h, qwen3_5_moe,
-    qwen3_moe,
+    deepseek, deepseek_v4, gemma, glm4_moe, gpt_oss, kimi_linear, ling, llama, minimax, minimax_m2, mixtral,
+    nemotron_h, qwen3_5_moe, qwen3_moe,
 };
 use crate::weights::Weights;
 
@@ -238,7 +237,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma3"],
         experts: ExpertNames::Dense,
-        build: |config, weights, kv| Ok(Box::new(Gemma::build(gemma::Family::Gemma3, config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(gemma::build(Gemma3, config, weights, kv)?)),
     },
     Family {
         model_type: "gemma3_text",
@@ -247,7 +246,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma3"],
         experts: ExpertNames::Dense,
-        build: |config, weights, kv| Ok(Box::new(Gemma::build(gemma::Family::Gemma3, config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(gemma::build(Gemma3, config, weights, kv)?)),
     },
     Family {
         model_type: "gemma4",
@@ -256,7 +255,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma4"],
         experts: ExpertNames::Joined,
-        build: |config, weights, kv| Ok(Box::new(Gemma::build(gemma::Family::Gemma4, config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(gemma::build(Gemma4, config, weights, kv)?)),
     },
     Family {
         model_type: "gemma4_text",
@@ -265,7 +264,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma4"],
         experts: ExpertNames::Joined,
-        build: |config, weights, kv| Ok(Box::new(Gemma::build(gemma::Family::Gemma4, config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(gemma::build(Gemma4, config, weights, kv)?)),
     },
     Family {
         model_type: "nemotron_h",
@@ -310,7 +309,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "a window, and compressed entries of the past: chosen ones (CSA) and all (HCA) in turn",
         fixtures: &["deepseek_v4"],
         experts: ExpertNames::Numbered,
-        build: |config, weights, kv| Ok(Box::new(DeepSeekV4::build(config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(deepseek_v4::build(config, weights, kv)?)),
     },
 ];
 
