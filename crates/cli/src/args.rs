@@ -74,8 +74,11 @@ pub enum Verb {
 /// `inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// Folder of the model, or demo: the one that is built in
+    /// Folder of the model, or demo: the one that is built in; or a config.json alone, before any download
     pub model: PathBuf,
+    /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<Format>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

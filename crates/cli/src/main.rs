@@ -15,6 +15,7 @@ mod inspect;
 mod logits;
 mod model;
 mod npy;
+mod outline;
 mod pack;
 mod plan;
 mod routes;
