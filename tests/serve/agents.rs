@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::common::damage::add_text;
 use crate::common::http::Server;
-use crate::{said, serve_demo, serve_streamed, streamed, user, vocab};
+use crate::{said, serve_demo, serve_streamed, user, vocab};
 
 #[test]
 fn per_request_noise_does_not_hide_what_is_computed() {
@@ -94,16 +94,15 @@ fn requests_of_coding_agents_are_answered() {
     assert!(["response.completed", "response.incomplete"].contains(&last), "{last}");
 }
 
-/// A model with random weights whose states are recurrent but for every fourth layer.
-fn recurrent() -> tempfile::TempDir {
+/// A small model with random weights and a context of 16,384 tokens; `more` is what its kind adds to the configuration.
+fn long_context(more: Value) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
-    let config = json!({
-        "model_type": "qwen3_next", "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "head_dim": 32, "intermediate_size": 64, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 64,
-        "num_experts": 16, "num_experts_per_tok": 2, "norm_topk_prob": true, "vocab_size": vocab(), "partial_rotary_factor": 0.25,
-        "max_position_embeddings": 16384, "full_attention_interval": 4, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 32,
-        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_value_head_dim": 32,
+    let mut config = json!({
+        "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+        "intermediate_size": 64, "moe_intermediate_size": 64, "num_experts": 16, "num_experts_per_tok": 2, "norm_topk_prob": true,
+        "vocab_size": vocab(), "max_position_embeddings": 16384,
     });
+    config.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
     synth::write(&config, dir.path(), 7).expect("the model is written");
     add_text(dir.path());
     dir
@@ -113,11 +112,18 @@ fn recurrent() -> tempfile::TempDir {
 /// and the call in other words, it computes only the result.
 #[test]
 fn a_second_turn_over_a_long_prompt_computes_only_what_is_new() {
-    let recurrent = recurrent();
-    for model in [streamed(), recurrent.path()] {
-        let server = Server::start(model, &["--ram", "200M", "--threads", "2", "--ctx", "16384"]);
+    let attention = json!({"model_type": "qwen3_moe"});
+    // Every fourth layer has keys and values, the others a recurrent state.
+    let recurrent = json!({
+        "model_type": "qwen3_next", "full_attention_interval": 4, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 32,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_value_head_dim": 32, "partial_rotary_factor": 0.25,
+        "shared_expert_intermediate_size": 64,
+    });
+    for more in [attention, recurrent] {
+        let model = long_context(more);
+        let server = Server::start(model.path(), &["--ram", "200M", "--threads", "2", "--ctx", "16384"]);
         let mut ask: Value = serde_json::from_str(include_str!("recorded/claude_code.json")).expect("JSON");
-        let long = "Follow the conventions of the files around you, and verify what you did.\n".repeat(620);
+        let long = "Follow the conventions of the files around you, and verify what you did.\n".repeat(420);
         ask["system"][2]["text"] = long.into();
         ask["thinking"] = json!({"type": "disabled"});
         ask["stream"] = json!(false);
