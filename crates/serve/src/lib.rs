@@ -217,3 +217,67 @@ async fn guarded(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     app.access.share(origin.as_ref(), response.headers_mut());
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use axum::body::to_bytes;
+    use outpour_engine::sample::Sampling;
+    use outpour_text::Tokenizer;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    fn model() -> Model {
+        let json = include_bytes!("../../../tests/fixtures/text/tokenizer.json");
+        let tokenizer = Arc::new(Tokenizer::from_json(json, None).expect("the fixture"));
+        Model {
+            name: "model".into(),
+            vocab: tokenizer.vocab_size(),
+            tokenizer,
+            template: None,
+            stop_tokens: Vec::new(),
+            sampling: Sampling::default(),
+            ctx: 64,
+            recurrent: false,
+        }
+    }
+
+    async fn ask(router: &Router, request: axum::http::request::Builder, body: &str) -> (StatusCode, String) {
+        let request = request.header(header::HOST, "localhost").body(Body::from(body.to_owned())).expect("a request");
+        let Ok(response) = router.clone().oneshot(request).await;
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// While the model is loaded, and where it cannot be, there is no health, and requests are refused with the reason.
+    #[test]
+    fn a_server_is_not_healthy_before_its_model_is_there() {
+        let (go, gone) = channel();
+        let load: Loader = Box::new(move |_| {
+            gone.recv().map_err(|_| "nobody says go".to_owned())?;
+            Err("no such weights".into())
+        });
+        let started = Started::new(model(), Access::default(), load, None, None).expect("threads");
+        let ended = started.run(async |router, _, failed| {
+            let (status, body) = ask(&router, Request::get("/health"), "").await;
+            assert_eq!((status, body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"loading\"}"));
+            let prompt = "{\"prompt\": \"a\"}";
+            let waiting = ask(&router, Request::post("/v1/completions"), prompt);
+            let loads = async {
+                go.send(()).expect("it waits");
+                failed.await;
+            };
+            let ((status, body), ()) = tokio::join!(waiting, loads);
+            assert!(status == StatusCode::SERVICE_UNAVAILABLE && body.contains("no such weights"), "{status} {body}");
+            let (status, body) = ask(&router, Request::get("/health"), "").await;
+            assert!(status == StatusCode::SERVICE_UNAVAILABLE && body.contains("no such weights"), "{status} {body}");
+            let (status, _) = ask(&router, Request::post("/v1/completions"), prompt).await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+            Ok(())
+        });
+        assert_eq!(ended, Err("no such weights".into()));
+    }
+}

@@ -93,3 +93,31 @@ where
 
 /// The content type of server-sent events.
 pub(crate) const EVENTS: &str = "text/event-stream";
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::worker::{Event, Token};
+
+    /// A client that hears nothing is told that the server is still there, and then what there is to say.
+    #[test]
+    fn silence_is_broken() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        runtime.block_on(async {
+            let (events, receiver) = mpsc::channel(1);
+            let mut turn = Turn::new(receiver, None, None, 1);
+            let (sender, mut chunks) = channel(CHUNKS_MAX);
+            let out = Out(sender);
+            let hears = async {
+                let heard = chunks.recv().await.expect("it is not closed").expect("bytes");
+                assert_eq!(heard, COMMENT.unwrap_or_default());
+                let token = Token { text: "Once".into(), score: None };
+                events.send(Event::Token(token)).await.expect("it listens");
+            };
+            let (said, ()) = tokio::join!(out.next(&mut turn, COMMENT), hears);
+            assert!(matches!(said, Ok(Some(Said::Text(text))) if text == "Once"));
+        });
+    }
+}
