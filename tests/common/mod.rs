@@ -7,6 +7,7 @@ pub mod damage;
 pub mod group;
 pub mod http;
 pub mod random;
+pub mod tmux;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
