@@ -92,13 +92,18 @@ impl Terminal {
 
     /// Waits until `text` was shown `times` times; returns the screen.
     pub fn waits_for(&self, text: &str, times: usize) -> String {
+        self.waits(&format!("{text:?}, {times} times,"), |screen| screen.matches(text).count() >= times)
+    }
+
+    /// Waits until the screen is as it should be; returns it.
+    pub fn waits(&self, what: &str, is_there: impl Fn(&str) -> bool) -> String {
         let began = Instant::now();
         loop {
             let screen = self.screen();
-            if screen.matches(text).count() >= times {
+            if is_there(&screen) {
                 return screen;
             }
-            assert!(began.elapsed() < WAIT_MAX, "{text:?} is not shown {times} times:\n{screen}");
+            assert!(began.elapsed() < WAIT_MAX, "{what} is not shown:\n{screen}");
             std::thread::sleep(LOOK);
         }
     }

@@ -22,7 +22,7 @@ use signal_hook::consts::SIGINT;
 
 use crate::args::ChatArgs;
 use crate::generation::End;
-use crate::term::{self, INTERRUPTED, Settings, Silent, one_line, printable};
+use crate::term::{self, Dimmed, INTERRUPTED, Settings, Silent, one_line, printable};
 use crate::{model, session};
 use command::{COMMANDS, Command, Line};
 use input::{Input, Typed};
@@ -34,6 +34,9 @@ use tools::Tools;
 const ROUNDS_MAX: usize = 50;
 /// Lines of a command's output that are shown; the model is told more.
 const LINES_SHOWN: usize = 12;
+
+/// What templates say that can be told whether the model thinks: Qwen's and others', DeepSeek's.
+const SWITCHES: [&str; 2] = ["enable_thinking", "thinking is defined"];
 
 /// Waiting for a line, and not for the model.
 static AT_PROMPT: AtomicBool = AtomicBool::new(false);
@@ -130,15 +133,13 @@ enum Next {
 
 impl Chat {
     fn greet(&self, greeting: &str) {
-        term::note(&self.dim(greeting));
+        self.tell(greeting);
         let names = self.tools.names();
         if !names.is_empty() {
-            term::note(
-                &self.dim(&format!("It may ask for these tools, and you are asked each time: {}", names.join(", "))),
-            );
+            self.tell(&format!("It may ask for these tools, and you are asked each time: {}", names.join(", ")));
         }
-        if self.talk.messages() > 0 {
-            term::note(&self.dim(&format!("The conversation goes on: it has {} messages.", self.talk.messages())));
+        if !self.talk.messages().is_empty() {
+            self.tell(&format!("The conversation goes on: it has {} messages.", self.talk.messages().len()));
         }
     }
 
@@ -154,14 +155,14 @@ impl Chat {
                 Typed::Interrupted { empty } if empty && again => break 0,
                 Typed::Interrupted { .. } => {
                     interrupted = true;
-                    term::note(&self.dim("Ctrl-C again, or Ctrl-D, ends"));
+                    self.tell("Ctrl-C again, or Ctrl-D, ends");
                     continue;
                 }
             };
             let next = match Line::parse(&line) {
                 Line::Nothing => Ok(Next::GoOn),
                 Line::Wrong(problem) => Err(anyhow::anyhow!("{}", one_line(&problem))),
-                Line::Message(text) => self.talk.say(&text).and_then(|()| self.exchange()),
+                Line::Message(text) => self.message(&text),
                 Line::Command(command) => self.obey(command),
             };
             match next {
@@ -177,12 +178,14 @@ impl Chat {
         Ok(ExitCode::from(code))
     }
 
-    fn dim(&self, text: &str) -> String {
-        if term::styled() && io::stderr().is_terminal() { format!("\x1b[2m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
+    /// Says something that is no answer.
     fn tell(&self, text: &str) {
-        term::note(&self.dim(text));
+        if !(term::styled() && io::stderr().is_terminal()) {
+            return term::note(text);
+        }
+        let mut dimmed = Dimmed::default();
+        let shown = dimmed.push(text, term::columns()) + &dimmed.finish();
+        term::note(shown.trim_end_matches('\n'));
     }
 
     fn obey(&mut self, command: Command) -> Result<Next> {
@@ -205,11 +208,12 @@ impl Chat {
                 None => self.tell("There is nothing to take back."),
             },
             Command::Retry => {
+                let before = self.talk.messages().to_vec();
                 ensure!(self.talk.take_back_answer(), "there is no message to be answered again");
                 if self.talk.is_greedy() {
                     self.tell("At temperature 0 the answer is the same each time.");
                 }
-                return self.exchange();
+                return self.exchange(before);
             }
             Command::Save(path) => {
                 let path = self.talk.save(path)?.display().to_string();
@@ -218,7 +222,7 @@ impl Chat {
             Command::Load(path) => {
                 let shown = path.display().to_string();
                 self.talk.load(path)?;
-                self.tell(&format!("{shown}: it has {} messages, and goes on from here.", self.talk.messages()));
+                self.tell(&format!("{shown}: it has {} messages, and goes on from here.", self.talk.messages().len()));
             }
             Command::System(Some(text)) => self.talk.set_system(&text),
             Command::System(None) => match self.talk.system() {
@@ -238,7 +242,8 @@ impl Chat {
     /// Sets variables under which templates ask whether, and how much, the model is to think.
     fn think(&mut self, how: Option<&str>) -> Result<()> {
         let template = self.talk.template();
-        let (switch, effort) = (template.contains("thinking"), template.contains("reasoning_effort"));
+        let switch = SWITCHES.iter().any(|switch| template.contains(switch));
+        let effort = template.contains("reasoning_effort");
         ensure!(switch || effort, "this model's chat template has no switch for thoughts");
         let set: Map<String, Value> = match how {
             None => {
@@ -262,19 +267,34 @@ impl Chat {
         Ok(())
     }
 
-    /// Has the model answer, and calls of tools run, until it has nothing more to ask for.
-    fn exchange(&mut self) -> Result<Next> {
+    fn message(&mut self, text: &str) -> Result<Next> {
+        let before = self.talk.messages().to_vec();
+        self.talk.say(text)?;
+        self.exchange(before)
+    }
+
+    /// Has the model answer, and calls of tools run, until it has nothing more to ask for. Where it says nothing, the messages
+    /// are what they were `before`.
+    fn exchange(&mut self, before: Vec<Value>) -> Result<Next> {
         for _ in 0..ROUNDS_MAX {
             term::go_on_again();
             let said = {
                 let _silent = Silent::begin();
                 self.talk.answer(Shown::new(self.form))
             };
-            let said = said.inspect_err(|_| self.forget_unanswered())?;
-            if !said.anything {
-                self.forget_unanswered();
+            if self.talk.waits() {
+                self.talk.set_messages(before.clone());
+                if self.input.interactive {
+                    self.tell(
+                        "Nothing was said, and the conversation is as it was; the up arrow brings your message back.",
+                    );
+                }
             }
+            let said = said?;
             self.tell(&said.costs);
+            if self.input.interactive {
+                term::note("");
+            }
             if let Some(next) = self.ended(&said)? {
                 return Ok(next);
             }
@@ -291,16 +311,6 @@ impl Chat {
         }
         self.tell(&format!("{ROUNDS_MAX} answers that call tools are enough for one message."));
         Ok(Next::GoOn)
-    }
-
-    /// Takes a message back that has no answer.
-    fn forget_unanswered(&mut self) {
-        if self.talk.waits() {
-            self.talk.take_back();
-            if self.input.interactive {
-                self.tell("Your message is not part of the conversation; the up arrow brings it back.");
-            }
-        }
     }
 
     /// What follows from the way an answer ended, if that is not the next answer or message.
@@ -338,7 +348,7 @@ impl Chat {
         };
         term::note(&format!("{} would run: {}", ready.name, ready.shown()));
         if let Some(stdin) = &ready.stdin {
-            term::note(&format!("  with standard input: {}", one_line(stdin)));
+            term::note(&format!("  with standard input: {}", printable(stdin)));
         }
         if !self.always.contains(&ready.name) {
             match self.allowed(&ready.name)? {

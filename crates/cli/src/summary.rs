@@ -37,25 +37,19 @@ pub fn short(engine: &Engine, generation: &Generation, done: &Done, held: usize)
     let mut parts = vec![format!("{end}{} tokens{speed}", done.generated)];
     let kept = match found(generation, done) {
         0 => String::new(),
-        kept => format!(" ({kept} kept)"),
+        kept => format!(", {kept} kept"),
     };
-    let prefill = speed_of_prompt(done).map_or(String::new(), |speed| format!(", {speed:.1} tok/s"));
-    parts.push(format!("prompt {}{kept}{prefill}", generation.tokens.len()));
+    parts.push(format!("prompt {}{kept}", generation.tokens.len()));
     parts.push(format!("read {}", Bytes(done.read_bytes.iter().sum())));
     if let Some(share) = done.bounds.as_ref().and_then(|[_, answer]| answer.share()) {
         parts.push(format!("{:.0} % of the bound", 100.0 * share));
     }
-    parts.push(format!("context {held} of {}", engine.plan().ctx));
+    parts.push(format!("context {held}/{}", engine.plan().ctx));
     parts.join(" · ")
 }
 
 fn speed(tokens: usize, time: Duration) -> f64 {
     tokens as f64 / time.as_secs_f64().max(1e-9)
-}
-
-fn speed_of_prompt(done: &Done) -> Option<f64> {
-    let stats = &done.stats;
-    (stats.prefill_tokens > 0).then(|| speed(stats.prefill_tokens, stats.prefill_time))
 }
 
 /// Tokens of the prompt that were computed before.

@@ -74,8 +74,10 @@ impl Shown {
                 }
             }
             Piece::CallBegins(name) => {
-                // Each call has a line of its own.
-                self.begin(Part::Nothing)?;
+                if self.part == Part::Call {
+                    // Each has a line of its own.
+                    self.begin(Part::Nothing)?;
+                }
                 self.begin(Part::Call)?;
                 self.aside(&format!("calls {name} "))
             }

@@ -70,8 +70,6 @@ pub struct Said {
     pub costs: String,
     /// Why it ended.
     pub end: End,
-    /// Whether there is anything of it.
-    pub anything: bool,
 }
 
 impl Talk {
@@ -139,7 +137,7 @@ impl Talk {
         self.live = Some(session);
         self.answers += 1;
         let calls = self.add(answer, &done)?;
-        Ok(Said { calls, costs, anything: done.generated > 0, end: done.end })
+        Ok(Said { calls, costs, end: done.end })
     }
 
     fn dialect(&self) -> Dialect {
@@ -245,7 +243,7 @@ impl Talk {
         self.messages.iter().rposition(|message| message["role"] == "user")
     }
 
-    /// Whether the user's message is the last one.
+    /// Whether the last message is the user's, without an answer.
     pub fn waits(&self) -> bool {
         self.messages.last().is_some_and(|message| message["role"] == "user")
     }
@@ -290,9 +288,14 @@ impl Talk {
         &self.costs
     }
 
-    /// How many messages there are.
-    pub fn messages(&self) -> usize {
-        self.messages.len()
+    /// The messages, oldest first.
+    pub fn messages(&self) -> &[Value] {
+        &self.messages
+    }
+
+    /// Has other messages than before.
+    pub fn set_messages(&mut self, messages: Vec<Value>) {
+        self.messages = messages;
     }
 
     /// Whether the same messages always get the same answer.
