@@ -36,8 +36,12 @@ pub enum Typed {
     End,
 }
 
+/// What is said when the line editor has no terminal to work with.
+const UNUSABLE: &str = "the terminal cannot be used";
+
 /// Where lines come from.
 pub struct Input {
+    config: Config,
     editor: Editor<Rows, DefaultHistory>,
     history: Option<PathBuf>,
     /// A person types them.
@@ -52,9 +56,9 @@ impl Input {
     pub fn open() -> Result<Input> {
         let interactive = io::stdin().is_terminal();
         let behavior = if interactive && !io::stdout().is_terminal() { Behavior::PreferTerm } else { Behavior::Stdio };
-        let config = Config::builder().max_history_size(HISTORY_MAX)?.history_ignore_dups(true)?.behavior(behavior);
-        let mut editor = Editor::with_config(config.build()).context("the terminal cannot be used")?;
-        editor.set_helper(Some(Rows::default()));
+        let config =
+            Config::builder().max_history_size(HISTORY_MAX)?.history_ignore_dups(true)?.behavior(behavior).build();
+        let mut editor = Editor::with_config(config.clone()).context(UNUSABLE)?;
         let history = if interactive { history_file() } else { None };
         if let Some(path) = &history {
             match editor.load_history(path) {
@@ -63,7 +67,7 @@ impl Input {
                 Ok(()) => {}
             }
         }
-        Ok(Input { editor, history, interactive })
+        Ok(Input { config, editor, history, interactive })
     }
 
     /// Reads a message or command.
@@ -71,34 +75,29 @@ impl Input {
     /// # Errors
     /// When the terminal fails.
     pub fn read(&mut self) -> Result<Typed> {
-        let typed = self.line(&("> ", "\x1b[1m>\x1b[0m "), true)?;
-        if let Typed::Line(line) = &typed {
-            self.remember(line);
-        }
-        Ok(typed)
+        // What Return was pressed at belongs to a line before.
+        self.editor.set_helper(Some(Rows::default()));
+        let typed = match self.editor.readline(&("> ", "\x1b[1m>\x1b[0m ")) {
+            Err(ReadlineError::Interrupted) => {
+                let empty = self.editor.helper().is_none_or(|rows| rows.empty.get());
+                return Ok(Typed::Interrupted { empty });
+            }
+            typed => typed_of(typed)?,
+        };
+        let Typed::Line(line) = typed else { return Ok(typed) };
+        let message = self.editor.helper().map_or(line.clone(), |rows| rows.message(&line));
+        self.remember(&message);
+        Ok(Typed::Line(message))
     }
 
-    /// Asks a question. What was typed before it was shown is no answer.
+    /// Asks a question. What was typed before it was shown is no answer: it stays for the next line, or is forgotten.
     ///
     /// # Errors
     /// When the terminal fails.
-    pub fn ask(&mut self, question: &str) -> Result<Typed> {
+    pub fn ask(&self, question: &str) -> Result<Typed> {
         term::forget_typed();
-        self.line(question, false)
-    }
-
-    fn line<P: rustyline::Prompt + ?Sized>(&mut self, prompt: &P, rows: bool) -> Result<Typed> {
-        if let Some(helper) = self.editor.helper_mut() {
-            *helper = Rows { on: rows, ..Rows::default() };
-        }
-        match self.editor.readline(prompt) {
-            Ok(line) => Ok(Typed::Line(self.editor.helper().map_or(line.clone(), |rows| rows.message(&line)))),
-            Err(ReadlineError::Interrupted) => {
-                Ok(Typed::Interrupted { empty: self.editor.helper().is_none_or(|rows| rows.empty.get()) })
-            }
-            Err(ReadlineError::Eof) => Ok(Typed::End),
-            Err(error) => Err(error).context("standard input: cannot read"),
-        }
+        let editor = Editor::<(), DefaultHistory>::with_config(self.config.clone());
+        typed_of(editor.context(UNUSABLE)?.readline(question))
     }
 
     /// Keeps a line for later conversations. That this cannot be done is said once.
@@ -112,6 +111,15 @@ impl Input {
             ));
             self.history = None;
         }
+    }
+}
+
+fn typed_of(line: rustyline::Result<String>) -> Result<Typed> {
+    match line {
+        Ok(line) => Ok(Typed::Line(line)),
+        Err(ReadlineError::Interrupted) => Ok(Typed::Interrupted { empty: true }),
+        Err(ReadlineError::Eof) => Ok(Typed::End),
+        Err(error) => Err(error).context("standard input: cannot read"),
     }
 }
 
@@ -131,8 +139,6 @@ fn keep(editor: &mut Editor<Rows, DefaultHistory>, path: &Path) -> Result<()> {
 /// Knows when a message is complete.
 #[derive(Default)]
 struct Rows {
-    /// Messages may have several rows.
-    on: bool,
     /// Texts up to a backslash at which Return was pressed.
     continued: RefCell<Vec<String>>,
     empty: Cell<bool>,
@@ -141,9 +147,6 @@ struct Rows {
 impl Rows {
     /// Whether a text goes on in the next row.
     fn goes_on(&self, text: &str) -> bool {
-        if !self.on {
-            return false;
-        }
         if let Some(quoted) = text.trim_start().strip_prefix(QUOTE) {
             return !quoted.trim_end().ends_with(QUOTE);
         }
@@ -163,7 +166,7 @@ impl Rows {
     /// What a text says without its quotes, and without backslashes at which Return was pressed; those in a text that was
     /// pasted are its own.
     fn message(&self, text: &str) -> String {
-        if let Some(quoted) = text.trim_start().strip_prefix(QUOTE).filter(|_| self.on) {
+        if let Some(quoted) = text.trim_start().strip_prefix(QUOTE) {
             let quoted = quoted.trim_end();
             // A space keeps what looks like a command a message.
             return format!(" {}", quoted.strip_suffix(QUOTE).unwrap_or(quoted).trim_matches('\n'));
@@ -203,7 +206,7 @@ impl Completer for Rows {
 
     fn complete(&self, line: &str, pos: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<String>)> {
         let typed = &line[..pos];
-        let fits = COMMANDS.iter().filter(|(name, ..)| self.on && typed.starts_with('/') && name.starts_with(typed));
+        let fits = COMMANDS.iter().filter(|(name, ..)| typed.starts_with('/') && name.starts_with(typed));
         Ok((
             0,
             fits.map(|(name, argument, _)| if argument.is_empty() { (*name).to_owned() } else { format!("{name} ") })
@@ -220,7 +223,7 @@ mod tests {
 
     /// A message typed row by row, with Return after each.
     fn typed(rows: &[&str]) -> Option<String> {
-        let helper = Rows { on: true, ..Rows::default() };
+        let helper = Rows::default();
         let mut text = String::new();
         for (i, row) in rows.iter().enumerate() {
             text.push_str(row);
