@@ -115,11 +115,9 @@ impl Shown {
             (Form::Piped, _) => term::note(""),
         }
         self.open = false;
-        match (self.form, before, part) {
-            (Form::Styled | Form::Plain, Part::Thoughts | Part::Text, Part::Thoughts | Part::Text | Part::Call) => {
-                out("\n")?;
-            }
-            _ => {}
+        let said = |part| matches!(part, Part::Thoughts | Part::Text);
+        if self.form != Form::Piped && said(before) && part != Part::Nothing {
+            out("\n")?;
         }
         match (self.form, part) {
             (Form::Plain, Part::Thoughts) => out("[thinks]\n"),
@@ -134,8 +132,11 @@ impl Shown {
         match self.form {
             Form::Styled => out(&self.dimmed.push(text, term::columns())),
             Form::Plain => out(&printable(text)),
-            // Where it cannot be written, nobody is there to be told.
-            Form::Piped => Ok(drop(io::stderr().write_all(printable(text).as_bytes()))),
+            Form::Piped => {
+                // Where it cannot be written, nobody is there to be told.
+                let _ = io::stderr().write_all(printable(text).as_bytes());
+                Ok(())
+            }
         }
     }
 }
