@@ -255,8 +255,9 @@ fn a_question_is_answered_after_it_was_asked_and_ctrl_c_stops_there() {
     let Some(terminal) = open(&folder, "--tools tools.json --temperature 0 --session talk.json") else { return };
     // What was typed before the question is no answer to it.
     terminal.types("What is the weather in Paris?\ry\r");
-    terminal.waits_for("[a]lways for get_weather:", 1);
+    let asked = terminal.waits_for("[a]lways for get_weather:", 1);
     terminal.presses("C-c");
+    terminal.waits("the next prompt", |screen| screen.matches("\n> ").count() > asked.matches("\n> ").count());
     terminal.enters("/quit");
     terminal.waits_for("ended: 0", 1);
     let talk = messages(&folder.path().join("talk.json"));
