@@ -68,13 +68,19 @@ pub enum Verb {
     Pack(PackArgs),
     /// Compare every byte of a pack with its checksums, of a download with the hub's hashes
     Verify(VerifyArgs),
+    /// Print docs/cli.md
+    #[command(hide = true)]
+    CliPage,
 }
 
 /// `inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// Folder of the model, or demo: the one that is built in
+    /// Folder of the model, or demo: the one that is built in; or a config.json alone, before any download
     pub model: PathBuf,
+    /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<Format>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -49,7 +49,7 @@ pub fn resolve(verb: &mut Verb) -> Result<()> {
         Verb::Eval(args) => std::iter::once(&mut args.model).chain(&mut args.against).collect(),
         Verb::Pack(args) => vec![&mut args.model],
         Verb::Verify(args) => vec![&mut args.model],
-        Verb::Demo(_) | Verb::Synth(_) | Verb::Routes(_) => Vec::new(),
+        Verb::Demo(_) | Verb::Synth(_) | Verb::Routes(_) | Verb::CliPage => Vec::new(),
     };
     for path in named.into_iter().filter(|path| path.as_path() == Path::new(NAME)) {
         *path = folder()?;

@@ -7,6 +7,7 @@ mod batch;
 mod bench;
 mod builtin;
 mod chat;
+mod cli_page;
 mod demo;
 mod doctor;
 mod eval;
@@ -16,6 +17,7 @@ mod inspect;
 mod logits;
 mod model;
 mod npy;
+mod outline;
 mod pack;
 mod plan;
 mod routes;
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Eval(args) => eval::eval(&args),
         Verb::Pack(args) => pack::pack(&args),
         Verb::Verify(args) => verify::verify(&args),
+        Verb::CliPage => cli_page::show(),
     });
     match done {
         Ok(code) => code,

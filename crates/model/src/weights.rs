@@ -211,11 +211,31 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// When it is missing, or has another shape or a type that is not supported.
     pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
-        let Some(stored) = self.checkpoint.map(|checkpoint| StoredMatrix::find(checkpoint, name, &[], rows, cols))
-        else {
-            return Ok(Matrix::dense(self.plain(name, &[rows, cols], DeclaredKind::Matrix)?));
-        };
-        let stored = stored?;
+        match self.checkpoint {
+            None => Ok(Matrix::dense(self.plain(name, &[rows, cols], DeclaredKind::Matrix)?)),
+            Some(checkpoint) => self.matrix_stored(name, StoredMatrix::find(checkpoint, name, &[], rows, cols)?),
+        }
+    }
+
+    /// Whether the files have a matrix of this name, in whatever form.
+    pub fn has_matrix(&self, name: &str) -> bool {
+        self.checkpoint.is_some_and(|checkpoint| StoredMatrix::is_there(checkpoint, name))
+    }
+
+    /// Matrices `[count, rows, cols]` of the trunk, which are in the files: one of `count · rows` rows.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`], and in a form whose matrices cannot lie behind each other.
+    pub fn stack(&mut self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
+        let checkpoint = self.checkpoint.expect("invariant: has_matrix came first");
+        let stored = StoredMatrix { rows: count * rows, ..StoredMatrix::find(checkpoint, name, &[count], rows, cols)? };
+        match stored.first_rows(rows) {
+            Some(_) => self.matrix_stored(name, stored),
+            None => Err(ModelError::Tensor(format!("{name}: a stack of matrices is not supported in {stored}"))),
+        }
+    }
+
+    fn matrix_stored(&mut self, name: &str, stored: StoredMatrix) -> Result<Matrix, ModelError> {
         self.matrices.push((name.to_owned(), stored));
         let mut parts = [None, None, None];
         for (part, (name, (shape, dtype))) in parts.iter_mut().zip(stored.names(name).zip(stored.views())) {

@@ -17,7 +17,7 @@ use crate::turn::{Said, Turn};
 /// Chunks that a client may be behind before its answer waits.
 const CHUNKS_MAX: usize = 16;
 /// Silence is broken this often, so that nobody between takes the connection for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The client's end of a response.
 pub(crate) struct Out(Sender<Result<Bytes, Infallible>>);
@@ -93,3 +93,31 @@ where
 
 /// The content type of server-sent events.
 pub(crate) const EVENTS: &str = "text/event-stream";
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::worker::{Event, Token};
+
+    /// A client that hears nothing is told that the server is still there, and then what there is to say.
+    #[test]
+    fn silence_is_broken() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        runtime.block_on(async {
+            let (events, receiver) = mpsc::channel(1);
+            let mut turn = Turn::new(receiver, None, None, 1);
+            let (sender, mut chunks) = channel(CHUNKS_MAX);
+            let out = Out(sender);
+            let hears = async {
+                let heard = chunks.recv().await.expect("it is not closed").expect("bytes");
+                assert_eq!(heard, COMMENT.unwrap_or_default());
+                let token = Token { text: "Once".into(), score: None };
+                events.send(Event::Token(token)).await.expect("it listens");
+            };
+            let (said, ()) = tokio::join!(out.next(&mut turn, COMMENT), hears);
+            assert!(matches!(said, Ok(Some(Said::Text(text))) if text == "Once"));
+        });
+    }
+}

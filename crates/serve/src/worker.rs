@@ -4,6 +4,7 @@
 mod constraint;
 mod job;
 mod kept;
+mod thoughts;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -18,7 +19,10 @@ use outpour_text::Tokenizer;
 use tokio::sync::mpsc;
 
 pub(crate) use constraint::{Begins, Constraint};
-pub(crate) use job::{Ask, Budget, Done, Event, Failure, Finish, Score};
+#[cfg(test)]
+pub(crate) use job::Token;
+pub(crate) use job::{Ask, Done, Event, Failure, Finish, Score};
+pub(crate) use thoughts::{Budget, Marks, Thoughts};
 
 use crate::metrics::Metrics;
 use job::{Choice, Job};
