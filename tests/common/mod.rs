@@ -8,6 +8,7 @@ pub mod group;
 pub mod http;
 pub mod random;
 pub mod schemas;
+pub mod tmux;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

@@ -13,7 +13,7 @@ use outpour_kernels::cpu::Isa;
 use outpour_model::synth::Format;
 use outpour_store::bytes::Rate;
 
-pub use answer::{BatchArgs, DemoArgs, RunArgs, ServeArgs};
+pub use answer::{BatchArgs, ChatArgs, DemoArgs, RunArgs, ServeArgs};
 pub use load::{LoadArgs, SamplingArgs, StateArgs};
 pub use measure::{BenchArgs, CompareArg, DoctorArgs, EvalArgs, ReplayArgs, RoutesVerb, SuiteArg, TableForm};
 pub use weights::{PackArgs, SynthArgs, VerifyArgs};
@@ -37,6 +37,8 @@ pub struct Cli {
 pub enum Verb {
     /// Answer a prompt
     Run(RunArgs),
+    /// Hold a conversation in the terminal
+    Chat(ChatArgs),
     /// Serve a model over HTTP, to clients of OpenAI's, Anthropic's and Ollama's APIs
     Serve(ServeArgs),
     /// Answer a file of prompts together, so that one read of an expert serves all of them

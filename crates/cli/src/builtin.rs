@@ -37,6 +37,7 @@ const PARTS: [(&str, &[u8]); 7] = [
 pub fn resolve(verb: &mut Verb) -> Result<()> {
     let named: Vec<&mut PathBuf> = match verb {
         Verb::Run(args) => vec![&mut args.model],
+        Verb::Chat(args) => vec![&mut args.model],
         Verb::Serve(args) => vec![&mut args.model],
         Verb::Batch(args) => vec![&mut args.model],
         Verb::Inspect(args) => vec![&mut args.model],

@@ -6,10 +6,12 @@ mod args;
 mod batch;
 mod bench;
 mod builtin;
+mod chat;
 mod cli_page;
 mod demo;
 mod doctor;
 mod eval;
+mod generation;
 mod gguf_text;
 mod inspect;
 mod logits;
@@ -22,6 +24,7 @@ mod routes;
 mod run;
 mod serve;
 mod session;
+mod summary;
 mod synth;
 mod term;
 mod tokenize;
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
     };
     let done = builtin::resolve(&mut cli.verb).and_then(|()| match cli.verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Chat(args) => chat::chat(&args),
         Verb::Serve(args) => serve::serve(&args),
         Verb::Batch(args) => batch::batch(&args),
         Verb::Demo(args) => demo::demo(&args),

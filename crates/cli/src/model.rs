@@ -283,6 +283,11 @@ pub fn stop_tokens(inspection: &Inspection, tokenizer: &Tokenizer) -> Result<Vec
     Ok(ids)
 }
 
+/// The longest text that could be a prompt of so many tokens; normalisation may shorten a text, to a quarter at most.
+pub fn prompt_bytes_max(tokenizer: &Tokenizer, ctx: usize) -> usize {
+    4 * ctx.saturating_mul(tokenizer.token_bytes_max())
+}
+
 /// A prompt from the flag, or from standard input, of at most `bytes_max` bytes.
 ///
 /// # Errors
@@ -297,7 +302,9 @@ pub fn prompt(argument: Option<&str>, bytes_max: usize) -> Result<String> {
         return if text.len() <= bytes_max { Ok(text.to_owned()) } else { Err(too_long()) };
     }
     if std::io::stdin().is_terminal() {
-        term::note("Reading the prompt from standard input; end it with Ctrl-D.");
+        term::note(
+            "Reading the prompt from standard input; end it with Ctrl-D. `outpour chat MODEL` holds a conversation.",
+        );
     }
     let mut bytes = Vec::new();
     let read = std::io::stdin().lock().take(bytes_max as u64 + 1).read_to_end(&mut bytes);

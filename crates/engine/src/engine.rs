@@ -74,6 +74,28 @@ pub struct Stats {
     pub governor: GovernorStats,
 }
 
+impl Stats {
+    /// What was done since `earlier`.
+    pub fn since(&self, earlier: &Stats) -> Stats {
+        Stats {
+            stream: self.stream.since(&earlier.stream),
+            prefill_time: self.prefill_time - earlier.prefill_time,
+            prefill_tokens: self.prefill_tokens - earlier.prefill_tokens,
+            decode_time: self.decode_time - earlier.decode_time,
+            decode_tokens: self.decode_tokens - earlier.decode_tokens,
+            lookahead: LookaheadStats {
+                guessed: self.lookahead.guessed - earlier.lookahead.guessed,
+                right: self.lookahead.right - earlier.lookahead.right,
+                gain: self.lookahead.gain,
+            },
+            governor: GovernorStats {
+                given_back: self.governor.given_back - earlier.governor.given_back,
+                taken_again: self.governor.taken_again - earlier.governor.taken_again,
+            },
+        }
+    }
+}
+
 /// A loaded model.
 pub struct Engine {
     pub(crate) ops: Box<dyn Ops>,
