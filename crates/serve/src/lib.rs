@@ -5,6 +5,7 @@
 //! | `POST /v1/chat/completions`, `/v1/completions`, `/v1/responses`, `GET /v1/models`, `/v1/models/{id}` | OpenAI's |
 //! | `POST /v1/messages`, `/v1/messages/count_tokens` | Anthropic's |
 //! | `POST /api/chat`, `/api/generate`, `GET /api/tags` | Ollama's |
+//! | `GET /`, `/page/{file}`, `/live` | the page, and what its view of the machine shows |
 //! | `POST /tokenize`, `/detokenize`, `/apply-template`, `GET /health`, `/metrics` | plain |
 //!
 //! One thread owns the engine (`worker`); `async` is for connections only.
@@ -21,9 +22,11 @@ mod fields;
 mod forms;
 mod guard;
 mod ids;
+mod live;
 mod metrics;
 mod ollama;
 mod openai;
+mod page;
 mod plain;
 mod replay;
 mod stream;
@@ -196,6 +199,9 @@ fn router(app: Arc<App>) -> Router {
         .route("/apply-template", answers(plain::apply_template))
         .route("/health", shows(plain::health))
         .route("/metrics", shows(plain::metrics))
+        .route("/live", get(live))
+        .route("/", get(page::show))
+        .route("/page/{file}", get(page::show))
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), guarded))
@@ -224,6 +230,10 @@ fn shows(show: fn(&App) -> Response<Body>) -> MethodRouter<Arc<App>> {
 
 async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response<Body> {
     openai::model(&app, &id).unwrap_or_else(|error| error.response(Api::OpenAi))
+}
+
+async fn live(State(app): State<Arc<App>>) -> Response<Body> {
+    live::watch(app).unwrap_or_else(|error| error.response(Api::OpenAi))
 }
 
 async fn no_such_path(request: Request) -> Response<Body> {
