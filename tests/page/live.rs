@@ -97,7 +97,10 @@ fn a_watcher_sees_what_the_engine_did() {
         let (_, now) = watcher.next();
         seen_steps += steps(&now);
         used += cells(&now).iter().map(|cell| cell.2).sum::<u64>();
-        if number(&now, "hits") as f64 == hits && number(&now, "misses") as f64 == misses && number(&now, "running") == 0 {
+        if number(&now, "hits") as f64 == hits
+            && number(&now, "misses") as f64 == misses
+            && number(&now, "running") == 0
+        {
             break;
         }
         assert!(began.elapsed() < WAIT_MAX, "{now} does not come to {hits} and {misses}");
@@ -137,6 +140,29 @@ fn watchers_are_few_and_a_server_that_ends_does_not_wait_for_them() {
         std::thread::sleep(Duration::from_millis(20));
     };
     assert!(ended.success(), "{ended}");
+}
+
+#[test]
+fn a_watcher_stays_while_memory_is_given_back_and_taken_again() {
+    let server = serve_demo(&["--idle-release", "0.02"]);
+    let mut watcher = Watcher::new(&server);
+    let mut until = |what: &str, holds: &dyn Fn(&str, &Value) -> bool| {
+        let began = Instant::now();
+        loop {
+            let (name, event) = watcher.next();
+            if holds(&name, &event) {
+                return event;
+            }
+            assert!(began.elapsed() < WAIT_MAX, "no {what}: {event}");
+        }
+    };
+    until("model", &|name, _| name == "model");
+    let released = until("release", &|_, event| event["state"] == "released");
+    assert_eq!(released.get("cells"), None, "nothing is there: {released}");
+    server.ask("/v1/chat/completions", &json!({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}));
+    until("model anew", &|name, _| name == "model");
+    let again = until("uses", &|_, event| !cells(event).is_empty());
+    assert!(number(&again, "misses") > 0, "{again}");
 }
 
 /// Counts what is asked for.

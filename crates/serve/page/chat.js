@@ -42,7 +42,8 @@ function spoken(message) {
 
 /** What is asked of the server: the conversation so far, as the settings have it. */
 function request(conversation, { system, temperature, tokens, thinking, tools }) {
-  const said = conversation.messages.filter((message) => !message.error || message.content).map(spoken);
+  // An answer that was broken off before its first word is none.
+  const said = conversation.messages.filter(({ role, content, calls }) => role !== "assistant" || content || calls.length).map(spoken);
   return {
     messages: system.trim() ? [{ role: "system", content: system }, ...said] : said,
     chat_template_kwargs: { enable_thinking: thinking },

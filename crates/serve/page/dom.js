@@ -2,7 +2,10 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element. Attributes that are `true` are set empty, `false` and `null` are left out; `on` holds listeners. */
+/**
+ * An element. Attributes that are `true` are set empty, `false` and `null` are left out; `on` holds listeners. Children may be
+ * lists of any length.
+ */
 export function el(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -10,7 +13,7 @@ export function el(tag, attributes = {}, ...children) {
     if (name === "on") for (const [event, listen] of Object.entries(value)) element.addEventListener(event, listen);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  for (const child of children.flat()) if (child !== null && child !== undefined) element.append(child);
   return element;
 }
 

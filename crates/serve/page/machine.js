@@ -1,20 +1,26 @@
 // The view of the machine: what the engine does now. Watches only while it can be seen.
 
 import * as api from "./api.js";
-import { byId } from "./dom.js";
-import { HeatMap } from "./map.js";
+import { byId, colourOf } from "./dom.js";
+import { Experts } from "./experts.js";
 import { Curve, Steps, colours } from "./steps.js";
 
 /** Figures are shown anew this often, and curves get a point. */
-const FIGURES_MS = 250;
-const CURVES_MS = 500;
+const FIGURES_MS = 300;
+const CURVES_MS = 600;
 /** Speeds are those of so long. */
 const WINDOW_S = 3;
-const FRAME_MS = 1000 / 30;
 const AGAIN_MS = 2000;
 
+// The one script that this page loads by itself.
+const MAP = "/page/map.js";
+const PAINTER = globalThis.trustedTypes?.createPolicy("map", { createScriptURL: () => MAP }).createScriptURL("") ?? MAP;
+
 const panel = byId("machine");
-const map = new HeatMap(byId("map"));
+const canvas = byId("map");
+/** Draws the map in a thread of its own: this one has the chat to show. */
+const painter = new Worker(PAINTER, { type: "module" });
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const steps = new Steps(byId("steps"));
 const curves = {
   speed: new Curve(byId("speed-curve"), {}),
@@ -23,14 +29,14 @@ const curves = {
 };
 let paint = colours();
 let model = null;
+let experts = new Experts([]);
 /** The last events, for speeds; the last steps, with when they came. */
 let past = [];
 let recent = [];
 let now = null;
 let watching = null;
-let last = { figures: 0, curves: 0, frame: 0, words: 0 };
+let last = { figures: 0, curves: 0, words: 0 };
 let focus = -1;
-let stepsChanged = false;
 
 const bytes = (n) => {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -60,6 +66,7 @@ export function watch(on) {
 
 function update() {
   const wanted = !panel.hidden && document.visibilityState === "visible";
+  painter.postMessage({ seen: wanted });
   if (wanted && !watching) {
     watching = new AbortController();
     follow(watching.signal);
@@ -110,7 +117,8 @@ function begin(about) {
     byId(`ram-${name}`).style.width = `${(100 * part) / about.ram}%`;
     byId(`ram-${name}-bytes`).textContent = bytes(part).join(" ");
   }
-  map.shape(about.layers);
+  experts = new Experts(about.layers);
+  painter.postMessage({ shape: experts.count });
   fit();
 }
 
@@ -118,52 +126,28 @@ function take(event) {
   now = event;
   past.push(event);
   while (past.length > 2 && event.time_s - past[1].time_s > WINDOW_S) past.shift();
-  map.update(event.cells ?? []);
+  if (event.cells?.length) painter.postMessage({ changes: experts.update(event.cells) });
   if (event.steps?.length) {
     steps.add(event.steps);
-    stepsChanged = true;
     for (const step of event.steps) recent.push({ prompt: step[0] === 1, tokens: step[1], time: step[2], bound: step[6], at: event.time_s });
     recent = recent.slice(-240);
   }
-  wake();
+  show();
 }
 
-let awake = false;
+let due = 0;
 
-function wake() {
-  if (awake) return;
-  awake = true;
-  last.frame = performance.now();
-  requestAnimationFrame(frame);
-}
-
-/** Frames seen so far: how smooth it is can be measured. */
-export const seen = { frames: 0 };
-
-function frame(time) {
-  if (panel.hidden) {
-    awake = false;
-    return;
-  }
-  const ms = time - last.frame;
-  last.frame = time;
-  seen.frames++;
-  const more = map.frame(Math.min(ms, 250));
-  if (time - last.figures >= FIGURES_MS) {
-    last.figures = time;
-    figures(time);
-  }
-  // The browser would draw twice as often as it is of use.
-  if (more) setTimeout(requestAnimationFrame, FRAME_MS - 12, frame);
-  else awake = false;
+/** Shows the figures anew, when it is time. */
+function show() {
+  due ||= setTimeout(() => {
+    due = 0;
+    last.figures = performance.now();
+    figures(last.figures);
+  }, Math.max(0, last.figures + FIGURES_MS - performance.now()));
 }
 
 function figures(time) {
   if (!now) return;
-  if (stepsChanged) {
-    steps.draw(paint);
-    stepsChanged = false;
-  }
   const newest = recent.at(-1);
   const busy = now.running > 0;
   // The steps of the same kind as the last one, of the last seconds.
@@ -207,7 +191,7 @@ function figures(time) {
     curves.speed.add(busy ? speed : NaN, busy ? bound : null);
     curves.hits.add(asked > 0 ? share : NaN);
     curves.drive.add(drive, limit);
-    for (const curve of Object.values(curves)) curve.draw(paint);
+    drawCurves();
   }
   if (time - last.words >= 1000) {
     last.words = time;
@@ -218,9 +202,9 @@ function figures(time) {
 /** The same for those who do not see the pictures. */
 function words(share) {
   const found = Number.isFinite(share) ? `; ${Math.round(share)} % of those asked for are found there` : "";
-  if (model) byId("map").setAttribute("aria-label", `Experts: ${map.resident()} of ${map.count} in memory${found}`);
+  if (model) canvas.setAttribute("aria-label", `Experts: ${experts.resident()} of ${experts.count} in memory${found}`);
   byId("steps").setAttribute("aria-label", steps.describe() ? `Last steps. ${steps.describe()}` : "Last steps: none yet");
-  if (focus >= 0) byId("map-told").textContent = map.describe(focus);
+  if (focus >= 0) byId("map-told").textContent = experts.describe(focus);
 }
 
 /** Fits the pictures to the panel. */
@@ -229,38 +213,52 @@ function fit() {
   if (panel.hidden || !box.clientWidth) return;
   const wide = document.body.dataset.view === "machine";
   const tall = wide ? Math.max(220, innerHeight - 500) : Math.max(180, Math.min(420, innerHeight * 0.4));
-  map.layout({ width: box.clientWidth, height: tall });
-  stepsChanged = true;
-  wake();
+  if (experts.count) {
+    const grid = experts.grid({ width: box.clientWidth, height: tall });
+    canvas.style.width = `${grid.width / grid.scale}px`;
+    canvas.style.height = `${grid.height / grid.scale}px`;
+    painter.postMessage({ grid });
+  }
+  drawCurves();
+}
+
+function drawCurves() {
+  steps.draw(paint);
+  for (const curve of Object.values(curves)) curve.draw(paint);
 }
 
 function tell(i) {
   focus = i;
-  byId("map-told").textContent = i >= 0 ? map.describe(i) : "";
+  byId("map-told").textContent = i >= 0 ? experts.describe(i) : "";
 }
 
-byId("map").addEventListener("mousemove", (event) => tell(map.find(event.offsetX, event.offsetY)));
-byId("map").addEventListener("mouseleave", () => tell(-1));
-byId("map").addEventListener("blur", () => tell(-1));
-byId("map").addEventListener("keydown", (event) => {
+canvas.addEventListener("mousemove", (event) => tell(experts.find(event.offsetX, event.offsetY)));
+canvas.addEventListener("mouseleave", () => tell(-1));
+canvas.addEventListener("blur", () => tell(-1));
+canvas.addEventListener("keydown", (event) => {
   const most = Math.max(...(model?.layers ?? [0]));
   const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: most, ArrowUp: -most }[event.key];
-  if (!by || !map.count) return;
+  if (!by || !experts.count) return;
   event.preventDefault();
-  tell(Math.max(0, Math.min(map.count - 1, Math.max(0, focus) + by)));
+  tell(Math.max(0, Math.min(experts.count - 1, Math.max(0, focus) + by)));
 });
 byId("steps").addEventListener("mousemove", (event) => (byId("steps-told").textContent = steps.describe(event.offsetX)));
 byId("steps").addEventListener("mouseleave", () => (byId("steps-told").textContent = ""));
 
+/** Takes the colours of the present theme. */
 export function recolour() {
   paint = colours();
-  map.recolour();
-  stepsChanged = true;
-  for (const curve of Object.values(curves)) curve.draw(paint);
-  wake();
+  const names = { ground: "--panel", off: "--cell-off", inside: "--cell-in", warm: "--cell-warm", used: "--cell-used", read: "--cell-read" };
+  const numbers = (name) => colourOf(name).match(/\d+/g).map(Number);
+  painter.postMessage({ colours: Object.fromEntries(Object.entries(names).map(([key, name]) => [key, numbers(name)])) });
+  drawCurves();
 }
 
+const offscreen = canvas.transferControlToOffscreen();
+painter.postMessage({ canvas: offscreen, calm: calm.matches }, [offscreen]);
+recolour();
 new ResizeObserver(fit).observe(byId("map-box"));
 addEventListener("resize", fit);
+calm.addEventListener("change", () => painter.postMessage({ calm: calm.matches }));
 document.addEventListener("visibilitychange", update);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);

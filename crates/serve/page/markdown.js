@@ -114,9 +114,9 @@ const cells = (line) => {
 function table(lines) {
   const [head, align, ...rows] = lines;
   const side = cells(align).map((cell) => (cell.endsWith(":") ? (cell.startsWith(":") ? "center" : "right") : null));
-  const row = (line, tag) => el("tr", {}, ...cells(line).slice(0, side.length).map((cell, i) => el(tag, { class: side[i] }, ...inline(cell))));
+  const row = (line, tag) => el("tr", {}, cells(line).slice(0, side.length).map((cell, i) => el(tag, { class: side[i] }, inline(cell))));
   return el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Table" },
-    el("table", {}, el("thead", {}, row(head, "th")), el("tbody", {}, ...rows.map((line) => row(line, "td")))));
+    el("table", {}, el("thead", {}, row(head, "th")), el("tbody", {}, rows.map((line) => row(line, "td")))));
 }
 
 function codeBlock(block) {
@@ -135,19 +135,19 @@ function node(block) {
       return codeBlock(block);
     case "heading":
       // The page has the first two levels itself.
-      return el(`h${Math.min(block.level + 2, 6)}`, {}, ...inline(block.lines[0]));
+      return el(`h${Math.min(block.level + 2, 6)}`, {}, inline(block.lines[0]));
     case "rule":
       return el("hr");
     case "quote":
-      return el("blockquote", {}, ...block.inside.map(node));
+      return el("blockquote", {}, block.inside.map(node));
     case "table":
       return table(block.lines);
     case "list":
-      return el("ul", {}, ...items(block));
+      return el("ul", {}, items(block));
     case "ordered":
-      return el("ol", { start: block.first === 1 ? null : block.first }, ...items(block));
+      return el("ol", { start: block.first === 1 ? null : block.first }, items(block));
     default:
-      return el("p", {}, ...inline(block.lines.map((line) => line.replace(/^ +/, "")).join("\n")));
+      return el("p", {}, inline(block.lines.map((line) => line.replace(/^ +/, "")).join("\n")));
   }
 }
 
@@ -156,7 +156,7 @@ function items({ items, loose }) {
     const content = inside.map(node);
     const tight = loose ? content : content.flatMap((child) => (child.tagName === "P" ? [...child.childNodes] : [child]));
     const box = done === null ? null : el("input", { type: "checkbox", disabled: true, checked: done, "aria-label": done ? "done" : "to do" });
-    return el("li", { class: box && "task" }, box, ...tight);
+    return el("li", { class: box && "task" }, box, tight);
   });
 }
 
@@ -241,7 +241,7 @@ function emphasis(parts) {
     const inside = parts.slice(open + 1, close).map((part) => (isRun(part) ? part.char.repeat(part.count) : part));
     opener.count -= both;
     closer.count -= both;
-    parts.splice(open + 1, close - open - 1, el(tag, {}, ...inside));
+    parts.splice(open + 1, close - open - 1, el(tag, {}, inside));
     // The closer stands behind the new node; what is left of it may close more.
     close = open + (closer.count > 0 ? 1 : 2);
   }
@@ -275,7 +275,7 @@ function safe(address) {
   }
 }
 
-const anchor = (address, ...children) => el("a", { href: address, title: address, target: "_blank", rel: "noopener noreferrer nofollow" }, ...children);
+const anchor = (address, children) => el("a", { href: address, title: address, target: "_blank", rel: "noopener noreferrer nofollow" }, children);
 
 function link(text, from) {
   const begin = text[from] === "!" ? from + 2 : from + 1;
@@ -291,7 +291,7 @@ function link(text, from) {
   const address = target && safe(target[1]);
   if (!address) return null;
   const label = text.slice(begin, end - 1);
-  return { node: anchor(address, ...inline(label || address, true)), end: end + target[0].length };
+  return { node: anchor(address, inline(label || address, true)), end: end + target[0].length };
 }
 
 function bareLink(text, from) {
@@ -310,9 +310,12 @@ export class Markdown {
   constructor(element) {
     this.element = element;
     this.shown = [];
+    this.text = "";
   }
 
   show(text) {
+    if (text === this.text) return;
+    this.text = text;
     const found = blocks(text.replaceAll("\r\n", "\n").replaceAll("\t", "    ").split("\n"));
     const keys = found.map((block) => `${block.kind} ${block.level ?? block.language ?? block.first} ${block.closed} ${block.lines.join("\n")}`);
     let same = 0;

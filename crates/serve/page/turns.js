@@ -4,6 +4,8 @@ import * as chat from "./chat.js";
 import { byId, copy, el, icon, iconButton, say } from "./dom.js";
 import { Markdown } from "./markdown.js";
 
+/** What is written is shown this often: the eye reads no faster, and the engine has the time. */
+const DRAW_MS = 100;
 /** Nearer to the end than this, the view follows what is written. */
 const FOLLOW_PX = 80;
 
@@ -13,6 +15,7 @@ let conversation = null;
 /** By message: how it is shown. */
 let shown = [];
 let drawing = false;
+let drawn = 0;
 let following = true;
 
 scroller.addEventListener("scroll", () => {
@@ -33,15 +36,16 @@ export function follow() {
   following = true;
 }
 
-/** There is more of the conversation; shown with the next frame. */
+/** There is more of the conversation; shown soon. */
 export function changed(of) {
   if (of !== conversation || drawing) return;
   drawing = true;
-  requestAnimationFrame(draw);
+  setTimeout(requestAnimationFrame, drawn + DRAW_MS - performance.now(), draw);
 }
 
 function draw() {
   drawing = false;
+  drawn = performance.now();
   const { messages } = conversation;
   const running = chat.isRunning(conversation);
   // Results of calls are shown with the calls.
@@ -131,7 +135,7 @@ function answer(message, at) {
   const stats = el("span", { class: "stats" });
   const copied = iconButton("copy", "Copy answer", () => copy(message.content, copied));
   const again = iconButton("retry", "Retry", () => !chat.isRunning(conversation) && chat.retry(conversation, at));
-  const acts = el("div", { class: "acts", hidden: true }, copied, again, stats);
+  const acts = el("div", { class: "acts", hidden: true }, stats, copied, again);
   const element = el("article", { class: "turn model", "aria-label": "Answer" }, thoughts, content, calls, state, acts);
   const [thoughtText, contentText] = [new Markdown(thought), new Markdown(content)];
   const cards = [];

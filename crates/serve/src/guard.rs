@@ -147,7 +147,9 @@ mod tests {
             assert_eq!(with("authorization", wrong), 401, "{wrong}");
         }
         assert_eq!(check(&access, "/v1/models", &[("host", "localhost")]), 401);
-        for (path, status) in [("/health", 200), ("/", 200), ("/page/app.js", 200), ("/live", 401), ("/page/../live", 401)] {
+        for (path, status) in
+            [("/health", 200), ("/", 200), ("/page/app.js", 200), ("/live", 401), ("/page/../live", 401)]
+        {
             assert_eq!(check(&access, path, &[("host", "localhost")]), status, "{path}");
         }
     }

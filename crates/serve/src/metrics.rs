@@ -17,7 +17,7 @@ pub(crate) struct Metrics {
     pub(crate) refused: AtomicU64,
     pub(crate) cancelled: AtomicU64,
     pub(crate) generated: AtomicU64,
-    pub(crate) prompt_tokens: AtomicU64,
+    prompt_tokens: AtomicU64,
     cached_tokens: AtomicU64,
     pub(crate) running: AtomicUsize,
     kept: AtomicUsize,

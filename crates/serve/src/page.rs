@@ -6,10 +6,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, heade
 
 use crate::error::{Api, ApiError};
 
-/// What the page may do: its own scripts and styles, calls to this server, and no text that becomes HTML.
+/// What the page may do: its own scripts and styles, calls to this server, and no text that becomes HTML or a script (`map`
+/// names the one that draws in a thread of its own).
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
-                      require-trusted-types-for 'script'; trusted-types 'none'";
+                      require-trusted-types-for 'script'; trusted-types map";
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -35,6 +36,7 @@ const FILES: &[File] = &files![
     "chat.js" JS,
     "code.js" JS,
     "dom.js" JS,
+    "experts.js" JS,
     "kept.js" JS,
     "machine.js" JS,
     "map.js" JS,

@@ -339,8 +339,7 @@ impl Worker {
 
     fn tick(&mut self) {
         let Some(engine) = &mut self.engine else { return };
-        let mut watch =
-            Watch { running: &mut self.running, recorder: self.recorder.as_mut(), shared: &self.shared };
+        let mut watch = Watch { running: &mut self.running, recorder: self.recorder.as_mut(), shared: &self.shared };
         let ticked = engine.tick(&mut watch);
         if let Some(recorder) = &mut self.recorder {
             recorder.ticked(&engine.stats());
