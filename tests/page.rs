@@ -6,6 +6,7 @@ mod live;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use common::http::Server;
 
@@ -35,7 +36,7 @@ fn chromium() -> Option<PathBuf> {
 }
 
 /// A folder with the driver of the browser; `None`, and a word, where it cannot be made.
-fn driver() -> Option<PathBuf> {
+static DRIVER: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page-driver");
     let installed = std::fs::create_dir_all(&folder)
         .and_then(|()| std::fs::copy(here().join("package.json"), folder.join("package.json")))
@@ -53,7 +54,7 @@ fn driver() -> Option<PathBuf> {
         Err(why) => println!("skipped: no npm: {why}"),
     }
     None
-}
+});
 
 /// Drives the page of a server with a script of this folder.
 fn drive(script: &str, server: &Server, args: &[&str]) {
@@ -61,11 +62,14 @@ fn drive(script: &str, server: &Server, args: &[&str]) {
         println!("skipped: no chromium (CHROMIUM names one)");
         return;
     };
-    let Some(driver) = driver() else { return };
+    let Some(driver) = &*DRIVER else {
+        println!("skipped: no driver of the browser");
+        return;
+    };
     let profile = tempfile::tempdir().expect("a folder");
     let mut node = Command::new("node");
     node.arg(here().join(script)).arg(format!("http://{}/", server.address)).args(args);
-    node.env("DRIVER", &driver).env("CHROMIUM", &chromium).env("PROFILE", profile.path());
+    node.env("DRIVER", driver).env("CHROMIUM", &chromium).env("PROFILE", profile.path());
     let ran = node.stdin(Stdio::null()).output().expect("node runs where npm does");
     println!("{}", String::from_utf8_lossy(&ran.stdout));
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));

@@ -135,6 +135,18 @@ await run({
     await page.unroute("**/v1/chat/completions");
   },
 
+  "a conversation that is deleted while it is answered is gone": async (page) => {
+    await page.keyboard.press("Alt+n");
+    await page.route("**/v1/chat/completions", (route) => route.continue({ postData: JSON.stringify({ ...route.request().postDataJSON(), ignore_eos: true }) }));
+    await say(page, "Tell me a story about a snail.");
+    await page.locator(".turn.model > .prose:not(:empty)").waitFor();
+    await page.getByRole("button", { name: "Delete Tell me a story about a snail." }).click();
+    await waitFor("three requests cancelled", async () => (await metric(page, "outpour_requests_cancelled_total")) === 3);
+    await page.unroute("**/v1/chat/completions");
+    await waitFor("it is gone", async () => !(await kept(page)).some(({ title }) => title.includes("snail")));
+    await page.getByRole("button", { name: "Tell me a story about a bear.", exact: true }).click();
+  },
+
   "an answer is made anew": async (page) => {
     await page.getByRole("button", { name: "Retry", exact: true }).last().click();
     await answers(page).nth(1).locator(".stats:not(:empty)").waitFor();

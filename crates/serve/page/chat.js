@@ -117,8 +117,8 @@ async function answer(conversation) {
   delete message.waiting;
   delete message.prompt;
   running.delete(conversation.id);
+  await keep(conversation).catch((error) => (message.error ??= `The browser could not keep this conversation: ${error.message}`));
   listeners.ended(conversation);
-  await keep(conversation);
 }
 
 async function hear(conversation, message, body, signal) {

@@ -12,6 +12,8 @@ const ITEM = /^( *)([-*+]|\d{1,9}[.)])( +|$)(.*)$/;
 const TABLE_LINE = /^ {0,3}\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
 /** Lists and quotes in one another, at most. */
 const DEPTH_MAX = 12;
+/** Brackets in one another before a link is none. */
+const BRACKETS_MAX = 32;
 /** Runs of `*`, `_` and `~` in a block that are looked at: more is no emphasis. */
 const RUNS_MAX = 1000;
 
@@ -283,7 +285,7 @@ function link(text, from) {
   let end = begin;
   for (; end < text.length && depth > 0; end++) {
     if (text[end] === "\\") end++;
-    else if (text[end] === "[") depth++;
+    else if (text[end] === "[" && ++depth > BRACKETS_MAX) return null;
     else if (text[end] === "]") depth--;
   }
   if (depth > 0 || text[end] !== "(") return null;
