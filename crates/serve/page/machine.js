@@ -118,6 +118,7 @@ function begin(about) {
     byId(`ram-${name}-bytes`).textContent = bytes(part).join(" ");
   }
   experts = new Experts(about.layers);
+  canvas.hidden = experts.count === 0;
   painter.postMessage({ shape: experts.count });
   fit();
 }

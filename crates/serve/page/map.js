@@ -60,7 +60,8 @@ class HeatMap {
     this.glowing = [];
     this.sweep = 0;
     this.fresh = true;
-    this.grid = null;
+    // Nothing is drawn before there is a grid for it.
+    this.grid = this.image = null;
   }
 
   /** Draws on a grid (`experts.js`) from now on. */
