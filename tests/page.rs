@@ -77,7 +77,8 @@ fn drive(script: &str, server: &Server, args: &[&str]) {
 
 #[test]
 fn the_page_does_what_it_is_for() {
-    drive("chat.mjs", &serve_demo(&[]), &[]);
+    // Room for many conversations' states, and for a part of the experts beside them.
+    drive("chat.mjs", &Server::start(&demo(), &["--ram", "74M", "--threads", "2"]), &[]);
 }
 
 #[test]
