@@ -11,7 +11,7 @@ use axum::routing::{MethodRouter, get, post};
 use serde_json::Value;
 
 use crate::error::{Api, ApiError};
-use crate::{App, anthropic, connection, ollama, openai, plain, worker};
+use crate::{App, anthropic, connection, live, ollama, openai, page, plain, worker};
 
 /// A path, and who answers it.
 struct Route {
@@ -152,6 +152,21 @@ fn table() -> Vec<Route> {
             "Counters as Prometheus reads them: requests, tokens, experts found and read, bytes, times.",
             "/metrics",
         ),
+        Route::get(
+            "The page",
+            "/",
+            get(page::show),
+            "A page to chat with the model in a browser, beside what the machine does.",
+            "/",
+        ),
+        Route::get("The page", "/page/{file}", get(page::show), "Its files.", "/page/app.js"),
+        Route::get(
+            "The page",
+            "/live",
+            get(live),
+            "What the machine does, as server-sent events: [the page](page.md) shows it.",
+            "/live",
+        ),
     ]
 }
 
@@ -228,4 +243,8 @@ fn shows(show: fn(&App) -> Response<Body>) -> MethodRouter<Arc<App>> {
 
 async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response<Body> {
     openai::model(&app, &id).unwrap_or_else(|error| error.response(Api::OpenAi))
+}
+
+async fn live(State(app): State<Arc<App>>) -> Response<Body> {
+    live::watch(app).unwrap_or_else(|error| error.response(Api::OpenAi))
 }

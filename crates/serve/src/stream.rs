@@ -53,12 +53,17 @@ impl Out {
         self.text(format!("event: {name}\ndata: {data}\n\n")).await
     }
 
+    /// Resolves when the client is gone.
+    pub(crate) async fn closed(&self) {
+        self.0.closed().await;
+    }
+
     /// What the answer says next. Meanwhile `ping` breaks the silence, where there is any.
     pub(crate) async fn next(&self, turn: &mut Turn, ping: Option<&'static str>) -> Result<Option<Said>, Broken> {
         loop {
             tokio::select! {
                 said = turn.next() => return said.map_err(Broken::Failed),
-                () = self.0.closed() => return Err(Broken::Gone),
+                () = self.closed() => return Err(Broken::Gone),
                 () = sleep(KEEP_ALIVE), if ping.is_some() => self.text(ping.unwrap_or_default()).await?,
             }
         }
@@ -78,8 +83,16 @@ where
     F: Future<Output = Result<(), Gone>> + Send + 'static,
 {
     turn.begin().await?;
+    Ok(written_by(content_type, |out| write(turn, out)))
+}
+
+/// A response that `write` goes on making after it has begun.
+pub(crate) fn written_by<F>(content_type: &'static str, write: impl FnOnce(Out) -> F) -> Response<Body>
+where
+    F: Future<Output = Result<(), Gone>> + Send + 'static,
+{
     let (sender, receiver) = channel(CHUNKS_MAX);
-    let written = write(turn, Out(sender));
+    let written = write(Out(sender));
     tokio::spawn(async move {
         // Nobody is left to be told that nobody is left.
         let _ = written.await;
@@ -88,7 +101,7 @@ where
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    Ok(response)
+    response
 }
 
 /// The content type of server-sent events.
