@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from ling import Ling25
 from safetensors.torch import save_file
+from transformers import Mistral4Config, Mistral4ForCausalLM
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 SAFETENSORS_NAMES = {BF16: "BF16", F16: "F16", F32: "F32", torch.int64: "I64"}
@@ -31,7 +32,7 @@ class Family:
     transposed: Callable[[str], bool] = lambda name: False  # which matrices are [..., in, out]
     # Back to the names of transformers' model, where it cannot read the layout itself.
     restore: Callable[[Tensors], Tensors] | None = None
-    # The model, where transformers has no class for it, made from config.json.
+    # The model, where AutoModelForCausalLM has no class for it, made from config.json.
     model: Callable[[dict], torch.nn.Module] | None = None
     # Tensors of the released checkpoint that no text model reads, with made-up shapes: a loader has to pass over them.
     unread: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -233,6 +234,11 @@ DEEPSEEK_V4_NAMES = [
     (r"\.shared_experts\.up_proj\.", ".shared_experts.w3."),
     (r"\.shared_experts\.down_proj\.", ".shared_experts.w2."),
 ]
+
+
+def mistral4(config: dict) -> torch.nn.Module:
+    """transformers' class, which AutoModelForCausalLM knows within a wrapper for images only."""
+    return Mistral4ForCausalLM(Mistral4Config(**config, attn_implementation="eager", experts_implementation="eager"))
 
 
 def bf16_but_biases(name: str) -> torch.dtype:
@@ -496,6 +502,26 @@ FAMILIES = {
             "model.layers.3.mlp.experts.0.down_proj.weight": (6, 4),
             "model.layers.3.shared_head.head.weight": (6, 6),
         },
+    ),
+    # Mistral 4 (and in its shape Mistral Large 3): the same with softmax scores that are renormalised, stacked experts, and
+    # queries that grow with the logarithm of how many original contexts lie before them.
+    "mistral4": Family(
+        config=dict(
+            architectures=["Mistral4ForCausalLM"], attention_bias=False, attention_dropout=0.0, bos_token_id=1,
+            dtype="bfloat16", eos_token_id=2, first_k_dense_replace=1, hidden_act="silu", hidden_size=36,
+            initializer_range=0.02, intermediate_size=40, kv_lora_rank=24, max_position_embeddings=4096,
+            model_type="mistral4", moe_intermediate_size=8, n_group=1, n_routed_experts=12, n_shared_experts=1,
+            norm_topk_prob=True, num_attention_heads=3, num_experts_per_tok=3, num_hidden_layers=3, num_key_value_heads=3,
+            pad_token_id=None, q_lora_rank=20, qk_nope_head_dim=12, qk_rope_head_dim=8, rms_norm_eps=1e-06,
+            rope_interleave=True,
+            rope_parameters=dict(
+                attention_factor=1.0, beta_fast=32.0, beta_slow=1.0, factor=8.0, llama_4_scaling_beta=0.1,
+                original_max_position_embeddings=20, rope_theta=10000.0, rope_type="yarn", type="yarn",
+            ),
+            routed_scaling_factor=1.0, tie_word_embeddings=False, topk_group=1, transformers_version="5.4.0",
+            use_cache=True, v_head_dim=16, vocab_size=80,
+        ),
+        generation=GENERATION, prompt=80, decode=16, dtype=lambda name: BF16, layout=write_one, model=mistral4,
     ),
     # DeepSeek-V3.2: the same, and in each layer an indexer that chooses the keys a query attends to, fewer than the prompt has.
     "deepseek_v32": Family(

@@ -58,12 +58,13 @@ class Recipe:
     overrides: tuple[tuple[str, int | None, int | None], ...] = ()
     modes: tuple[tuple[str, str], ...] = ()  # (pattern, mode) of module paths that are not affine
     said_false: tuple[str, ...] = ()  # modules not quantised of which config.json says so; mlx-lm would leave them out
+    reads_all: bool = False  # mlx-lm would not pass over the source's further tensors
 
     def family(self) -> Family:
         family = FAMILIES[self.source]
         config = json.loads(json.dumps(family.config))
         text_config(config).update(self.sizes)
-        return replace(family, config=config)
+        return replace(family, config=config, unread={} if self.reads_all else family.unread)
 
     def predicate(self, path: str, _module) -> bool | dict:
         for pattern, bits, group in self.overrides:
@@ -132,6 +133,15 @@ RECIPES = {
         overrides=((r"\.mlp\.gate$", 8, 64),),
         modes=((r"layers\.0\.mlp\.", "mxfp4"), (r"layers\.1\.mlp\.", "nvfp4"), (r"\.self_attn\.", "mxfp8")),
     ),
+    # Latent attention as mlx-lm has it: `kv_b_proj` as two matrices of each head, `embed_q` and `unembed_out`.
+    "deepseek_v3_mlx4": Recipe(
+        "deepseek_v3",
+        dict(
+            hidden_size=64, intermediate_size=64, moe_intermediate_size=32, n_routed_experts=8, num_hidden_layers=2,
+            num_nextn_predict_layers=0, vocab_size=96, kv_lora_rank=64, q_lora_rank=32, qk_nope_head_dim=32, v_head_dim=32,
+        ),
+        bits=4, group=32, reads_all=True,
+    ),
 }
 
 
@@ -157,16 +167,37 @@ def convert(source: Path, target: Path, recipe: Recipe) -> None:
 
 
 class Listening(nn.Module):
-    """A router that keeps its latest logits, [tokens, experts]."""
+    """A router that keeps its latest input, [tokens, hidden], and what it said of it."""
 
     def __init__(self, gate: nn.Module):
         super().__init__()
         self.gate = gate
 
     def __call__(self, x):
-        logits = self.gate(x)
-        self.latest = np.array(logits[0])
-        return logits
+        said = self.gate(x)
+        self.latest = x[0], said
+        return said
+
+
+def by_softmax(router: Listening, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(logits, weights, indices) of a router that says its logits."""
+    logits = torch.from_numpy(np.array(router.latest[1][0]))
+    weights, indices = logits.softmax(-1).topk(k)
+    return logits, weights / weights.sum(-1, keepdim=True), indices
+
+
+def by_groups(router: Listening, gaps: models.TopkGaps) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same of DeepSeek-V3's, which says its choice: it is made anew, watched for ties, and has to be the same."""
+    gate, (x, (said, weights)) = router.gate, router.latest
+    logits = torch.from_numpy(np.array(x @ gate.weight.T))
+    groups = (logits.sigmoid() + torch.from_numpy(np.array(gate.e_score_correction_bias))).unflatten(-1, (gate.n_group, -1))
+    with gaps:
+        kept = groups.topk(2, -1).values.sum(-1).topk(gate.topk_group, -1).indices
+        dropped = torch.ones(groups.shape[:-1], dtype=torch.bool).scatter(-1, kept, False)
+        chosen = groups.masked_fill(dropped[..., None], -torch.inf).flatten(-2).topk(gate.top_k, -1).indices
+    said, weights = (torch.from_numpy(np.array(each[0])) for each in (said.astype(mx.int64), weights))
+    assert torch.equal(said.sort(-1).values, chosen.sort(-1).values), "mlx-lm chooses other experts"
+    return logits, weights, said
 
 
 def reference(folder: Path, prompt: np.ndarray, decode: int) -> tuple[dict[str, np.ndarray], dict]:
@@ -175,7 +206,8 @@ def reference(folder: Path, prompt: np.ndarray, decode: int) -> tuple[dict[str, 
     model.set_dtype(mx.float32)
     routers = {}
     for i, layer in enumerate(model.layers):
-        routers[i] = layer.mlp.gate = Listening(layer.mlp.gate)
+        if "gate" in layer.mlp:
+            routers[i] = layer.mlp.gate = Listening(layer.mlp.gate)
 
     def forward(ids, cache=None) -> np.ndarray:
         return np.array(model(mx.array(ids)[None], cache=cache)[0])
@@ -188,12 +220,14 @@ def reference(folder: Path, prompt: np.ndarray, decode: int) -> tuple[dict[str, 
         greedy.append(int(cached[-1].argmax()))
     full = forward(np.concatenate([prompt, greedy]))
 
-    k, layers = text_config(json.loads((folder / "config.json").read_text()))["num_experts_per_tok"], {}
-    for i, router in routers.items():
-        logits = torch.from_numpy(router.latest)
-        weights, indices = logits.softmax(-1).topk(k)
-        layers[i] = logits, weights / weights.sum(-1, keepdim=True), indices
-    gaps = dict(router=models.softmax_gap(layers))
+    config = text_config(json.loads((folder / "config.json").read_text()))
+    if "topk_group" in config:
+        watched = [models.TopkGaps() for _ in routers]
+        layers = {i: by_groups(router, gaps) for (i, router), gaps in zip(routers.items(), watched)}
+        gaps = dict(router=min(gaps.least["router"] for gaps in watched))
+    else:
+        layers = {i: by_softmax(router, config["num_experts_per_tok"]) for i, router in routers.items()}
+        gaps = dict(router=models.softmax_gap(layers))
     return models.describe(prompt, greedy, torch.from_numpy(full), torch.from_numpy(np.stack(cached)), layers, gaps)
 
 
@@ -250,8 +284,13 @@ def by_transformers(folder: Path, prompt: np.ndarray, decode: int, family: Famil
         if family.norms_from_zero and leaf == "weight" and "norm" in name and "linear_attn.norm" not in name:
             t = t - 1  # exact in float32, and so is transformers' 1 + w
         unpacked[name] = t.movedim(1, 2) if "conv1d" in name else t
+    for name in [name for name in unpacked if name.endswith("embed_q.weight")]:
+        stem = name.removesuffix("embed_q.weight")
+        keys, values = unpacked.pop(name).mT, unpacked.pop(f"{stem}unembed_out.weight")  # [heads, ., rank]
+        unpacked[f"{stem}kv_b_proj.weight"] = torch.cat([keys, values], 1).flatten(0, 1)
+    learnt = [(n, b) for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in [*model.named_parameters(), *learnt]:
             stem, stacked, leaf = name.rpartition("experts.")
             parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.get(leaf) if stacked else None
             if parts:

@@ -29,24 +29,6 @@ fn hybrid(model_type: &str) -> Value {
     })
 }
 
-/// A fixture's config with as many experts, as large.
-fn enlarged(fixture: &str) -> Value {
-    let config = fs::read(common::fixture(fixture).join("config.json")).expect("a fixture has a config");
-    let mut config: Value = serde_json::from_slice(&config).expect("a config is JSON");
-    let keys = ["n_routed_experts", "num_experts", "num_local_experts"];
-    for key in keys.into_iter().filter(|key| config.get(key).is_some()).collect::<Vec<_>>() {
-        config[key] = json!(64);
-    }
-    for key in ["hidden_size", "moe_intermediate_size", "intermediate_size"] {
-        config[key] = json!(512);
-    }
-    for (key, groups) in [("n_group", 4), ("topk_group", 2)] {
-        config[key] = json!(groups);
-    }
-    config["vocab_size"] = json!(2048);
-    config
-}
-
 /// A model of such a config, with random weights in MLX's format.
 fn mlx_model(dir: &Path, config: &Value, format: &str) -> String {
     let (path, out) = (dir.join("config.json"), dir.join("model"));
@@ -140,9 +122,9 @@ fn mlx_models_keep_ram_too() {
 /// One model of each kind of attention that the other tests have none of.
 #[test]
 fn every_kind_of_attention_keeps_ram_too() {
-    for name in ["gpt_oss", "deepseek_v3", "glm_moe_dsa", "deepseek_v4", "kimi_linear", "ling25", "nemotron_h_latent"] {
+    for name in common::ATTENTION_KINDS {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-        let model = mlx_model(dir.path(), &enlarged(name), "mlx4");
+        let model = mlx_model(dir.path(), &common::enlarged(name, 64, 512), "mlx4");
         let Some(group) = Group::new(name, RAM + RAM / 20) else {
             println!("SKIPPED: this user may not make memory cgroups; run as root to test --ram under one");
             return;

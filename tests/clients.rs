@@ -1,4 +1,4 @@
-//! The official Python clients of OpenAI and Anthropic, and lm_eval, against a server of the demo model. Where there is no Python,
+//! The official Python clients of OpenAI, Anthropic and Prometheus, and lm_eval, against a server of the demo model. Where there is no Python,
 //! or its packages cannot be had, these are skipped with a word.
 
 mod common;

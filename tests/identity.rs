@@ -61,7 +61,7 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
 }
 
 /// One of every kind of attention and of every way that weights are stored.
-const FIXTURES: [&str; 41] = [
+const FIXTURES: [&str; 43] = [
     "qwen3_moe",
     "qwen3_moe_odd",
     "qwen3_next",
@@ -103,6 +103,8 @@ const FIXTURES: [&str; 41] = [
     "nemotron_h_latent",
     "ling25",
     "deepseek_v4",
+    "mistral4",
+    "deepseek_v3_mlx4",
 ];
 
 fn check_identity(model: &Path, precise: bool) {
@@ -136,6 +138,43 @@ fn logits_have_the_same_bits_however_they_are_computed() {
 #[test]
 fn precise_logits_have_the_same_bits_however_they_are_computed() {
     check_identity_of_all(true);
+}
+
+/// Of every kind of attention a model whose experts do not fit: bits are those of one in memory, however it is read, cut and
+/// shared among threads.
+#[test]
+fn every_kind_of_attention_has_the_same_bits_when_streamed() {
+    for name in common::ATTENTION_KINDS {
+        let dir = tempfile::tempdir().expect("a folder");
+        synth::write(&common::enlarged(name, 48, 128), dir.path(), 3).expect("the model is written");
+        let base = Options { prefill_chunk: Some(16), ctx: Some(128), threads: Some(2), ..roomy() };
+        let minimum = minimum_ram(dir.path(), &base);
+        let way = |ram, threads, chunk, reader, step_from| {
+            (Options { ram, threads: Some(threads), prefill_chunk: Some(chunk), ..base }, reader, step_from)
+        };
+        let mut expected = None;
+        for (options, reader, step_from) in [
+            way(base.ram, 2, 64, ReaderKind::Auto, 90),
+            way(minimum, 1, 16, ReaderKind::Auto, 90),
+            way(minimum, 2, 7, ReaderKind::Pread, 60),
+            way(minimum + (1 << 20), 2, 16, ReaderKind::Auto, 1),
+        ] {
+            let mut engine = engine(dir.path(), &options, reader);
+            let layout = Inspection::open(dir.path(), false).unwrap_or_else(|error| panic!("{error}")).layout;
+            let ids = ids(engine.facts().vocab as u32);
+            let logits = logits(&mut engine, &ids, step_from).logits;
+            let slots = engine.expert_slots();
+            let read = engine.stats().stream.read_bytes;
+            println!("{name}: {slots} of {} experts fit, {read} bytes read", layout.experts_total());
+            if options.ram < base.ram {
+                assert!(slots < layout.experts_total() / 2, "{name}: {slots} experts fit");
+            }
+            assert!(
+                *expected.get_or_insert(logits.clone()) == logits,
+                "{name}: other logits with {options:?}, {reader:?}"
+            );
+        }
+    }
 }
 
 #[test]

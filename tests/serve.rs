@@ -1,8 +1,14 @@
 //! A server as clients know it, over loopback.
 
+#[path = "serve/agents.rs"]
+mod agents;
 #[path = "serve/apis.rs"]
 mod apis;
+#[path = "serve/calls.rs"]
+mod calls;
 mod common;
+#[path = "serve/forms.rs"]
+mod forms;
 #[path = "serve/limits.rs"]
 mod limits;
 #[path = "serve/many.rs"]

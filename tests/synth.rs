@@ -52,14 +52,15 @@ fn wrapped() -> Value {
     json!({"model_type": "qwen3_5_moe", "text_config": hybrid("qwen3_5_moe_text"), "tie_word_embeddings": false})
 }
 
-/// A config of a fixture, all whose layers are of kinds that no other family here has.
+/// The config of a fixture.
 fn of_fixture(name: &str) -> Value {
     let config = fs::read(common::fixture(name).join("config.json")).expect("a fixture has a config");
     serde_json::from_slice(&config).expect("a config is JSON")
 }
 
 /// Name, config, and experts in all layers.
-fn every_family() -> [(&'static str, Value, usize); 10] {
+fn every_family() -> [(&'static str, Value, usize); 22] {
+    let of = |name: &'static str, experts| (name, of_fixture(name), experts);
     [
         ("gpt_oss", gpt_oss(), 2 * 16),
         ("qwen3_moe", qwen3_moe(), 2 * 16),
@@ -71,6 +72,18 @@ fn every_family() -> [(&'static str, Value, usize); 10] {
         ("nemotron_h", of_fixture("nemotron_h_latent"), 2 * 12),
         ("bailing_hybrid", of_fixture("ling25"), 3 * 6),
         ("deepseek_v4", of_fixture("deepseek_v4"), 4 * 5),
+        of("mixtral", 2 * 12),
+        of("glm4_moe", 2 * 8),
+        of("minimax_m2", 2 * 12),
+        of("llama", 0),
+        of("qwen3", 0),
+        of("deepseek_v2", 2 * 8),
+        of("deepseek_v3", 2 * 12),
+        of("mistral4", 2 * 12),
+        of("gemma3", 0),
+        of("gemma4", 4 * 6),
+        of("minimax", 4 * 6),
+        of("kimi_linear", 3 * 6),
     ]
 }
 

@@ -195,7 +195,7 @@ def parse_calls(text: str, tools: list[dict]) -> list | None:
                     value = json.loads(value)
             except ValueError:
                 return None
-            kinds = {"integer": int, "number": (int, float), "boolean": bool, "string": str}
+            kinds = {"integer": int, "number": (int, float), "boolean": bool, "string": str, "array": list}
             if not isinstance(value, kinds[schema["type"]]) or ("enum" in schema and value not in schema["enum"]):
                 return None
             arguments[key] = value

@@ -7,6 +7,7 @@ need to {}."); others stand as they are. {0} is the first parameter; optional on
 KINDS are trained. HELD_KINDS are not: no tool in training has a word of words.HELD_TOOL_WORDS in its name or description.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Callable
 
@@ -19,10 +20,18 @@ class Param:
     names: list[str]
     whats: list[str]  # descriptions
     value: Callable
-    says: str = ""  # how a request mentions it, where the ask has no place for it; {v} is the value
+    says: str = ""  # how a request mentions it, where the ask has no place for it; {v} is the value, a boolean has "yes|no"
     type: str = "string"
     enum: list | None = None
     required: bool = True
+
+    def mentioned(self, v) -> str:
+        """How a request says that it is v, where the ask has no place for it."""
+        return self.says.split("|")[0 if v else 1] if self.type == "boolean" else self.says.format(v=said(v))
+
+
+def said(v) -> str:
+    return join(v) if isinstance(v, list) else str(v)
 
 
 @dataclass
@@ -369,3 +378,20 @@ HELD_KINDS = [
     K("join_gym_class book_gym", "Book a class at the gym|Classes of the gym", "book the {0} class at the gym on {1}|I want to do {0} at the gym on {1}.", "hobby:class,class_name:Which_class weekday"),
     K("start_laundry wash_clothes", "Wash clothes|Starts the laundry", "wash my clothes at {0} degrees|start the laundry at {0} degrees", "heat minutes?"),
 ]
+
+# A request's build: its small words, with w for words of its tool's own and # for values. What is held out, is held out as a build too: no
+# training request has that of a request for a held kind, whatever its nouns and verbs.
+SMALL = set("""a the my your our this these i me we us you it its is are was am be do does did can could will would must to from in into on at by for with of
+after until and or not no any where when who what which how there""".split())
+
+
+def build(template: str) -> str:
+    out: list[str] = []
+    for t in re.findall(r"\{[^}]*\}|[a-z]+|[.,:\"]", template.lower().rstrip(".?")):
+        t = "#" if t[0] == "{" else "a" if t == "an" else t if t in SMALL or not t.isalpha() else "w"
+        if out[-1:] != ["w"] or t != "w":
+            out.append(t)
+    return " ".join(out)
+
+
+HELD_BUILDS = {build(ask) for kind in HELD_KINDS for ask in kind.asks}

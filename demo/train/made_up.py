@@ -71,7 +71,7 @@ def named(r: Source, like: MadeUp | None = None) -> MadeUp:
         if isinstance(kind, list):
             params.append(Param([key], [description], lambda r, e=kind: r.choice(e), f"{word} {{v}}", "string", kind, required))
         elif kind == "boolean":
-            params.append(Param([key], [description], lambda r: r.chance(0.5), make, "boolean", None, required))
+            params.append(Param([key], [description], lambda r: r.chance(0.5), f"{make}|not {make}", "boolean", None, required))
         else:
             quoted = make in (title, message)
             params.append(Param([key], [description], make, f'{word} "{{v}}"' if quoted else f"{word} {{v}}", kind, None, required))
@@ -80,10 +80,7 @@ def named(r: Source, like: MadeUp | None = None) -> MadeUp:
 
 def named_request(r: Source, d: MadeUp, values: dict[int, object]) -> str:
     """Asks for it, naming every value."""
-    parts = []
-    for i, v in values.items():
-        p = d.params[i]
-        parts.append(f"{'' if v else 'not '}{p.says}" if p.type == "boolean" else p.says.format(v=v))
+    parts = [d.params[i].mentioned(v) for i, v in values.items()]
     start = r.say(r.choice(("{V} the {n}", "Please {v} the {n}", "Can you {v} the {n}", "I want to {v} the {n}", "{V} {an}", "I need you to {v} the {n}")), V=cap(d.verb), v=d.verb, n=d.said, an=a(d.said))
     mark = "?" if start.startswith("Can") else "."
     if not parts:

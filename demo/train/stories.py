@@ -7,7 +7,7 @@ them. Sentences come from templates where [a|b] is a choice and {key} is of the 
 from dataclasses import dataclass, field
 
 from words import (
-    COLOURS, COUNTABLE_FOODS, HEROES, HOMES, OBJECTS, PEOPLE, PEOPLE_HE, PEOPLE_SHE, PLACES, SIZES, TRAITS, Source, a,
+    BOYS, COLOURS, COUNTABLE_FOODS, GIRLS, HEROES, HOMES, OBJECTS, PEOPLE, PEOPLE_HE, PEOPLE_SHE, PLACES, SIZES, TRAITS, Source, a,
     cap, count, plural,
 )
 
@@ -33,6 +33,11 @@ class Teller:
         self.r, self.paragraphs, self.facts = r, [[]], []
         self.c = self.cast(wish)
 
+    def name(self, she: bool) -> str:
+        """Of a character that nobody asked for: mostly a name that people have, as the model will make up what it saw most."""
+        r = self.r
+        return r.choice(r.split(GIRLS if she else BOYS)) if not r.held and r.chance(0.8) else r.name(she)
+
     def cast(self, wish: dict) -> dict:
         r = self.r
         c: dict = {}
@@ -44,9 +49,9 @@ class Teller:
                 kind = r.choice(HEROES)
             taken.append(kind)
             she = r.chance(0.5) if kind not in PEOPLE_HE | PEOPLE_SHE else kind in PEOPLE_SHE
-            name = wish["names"][who] if who < len(wish.get("names", [])) else r.name(she)
+            name = wish["names"][who] if who < len(wish.get("names", [])) else self.name(she)
             while name in (c.get("h"), c.get("f")):
-                name = r.name(she)
+                name = self.name(she)
             trait = wish["trait"] if who == 0 and "trait" in wish else r.choice(TRAITS)
             he, him, his = ("she", "her", "her") if she else ("he", "him", "his")
             c |= {key: name, f"{key}k": kind, f"{key}t": trait, f"a_{key}k": a(kind), f"a_{key}t": a(trait)}
@@ -97,7 +102,10 @@ class Teller:
             "Every [morning|evening], {hhe} [looked at the sky|sang a song|went for a walk|said hello to the birds].",
         )
         self.fact("[What kind of animal or person is|Who or what is] {h}?", "{h} is {a_hk}.")
-        self.fact("Where [does|did] {h} live?", "{h} [lives|lived] {inhome}.")
+        if self.r.held:  # as the suite asks it, in either tense
+            self.fact("Where [does|did] {h} live?", "{h} [lives|lived] {inhome}.")
+        else:
+            self.fact(*self.r.choice((("Where does {h} live?", "{h} lives {inhome}."), ("Where did {h} live?", "{h} lived {inhome}."))))
         self.fact("What is the [{hk}'s name|name of the {hk}]?", "The {hk}'s name is {h}.")
 
     def one_day(self) -> None:

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Callable
 
 from chat import Chat, calls, reply, result, user
-from kinds import HELD_KINDS, KINDS, Kind
+from kinds import HELD_BUILDS, HELD_KINDS, KINDS, Kind, build, said
 from made_up import GENERIC_PARAMS, MadeUp, act, lifelike, named, named_request
+from more_kinds import MORE_KINDS
 from phrased import phrased
 from values import code, message, task, title, topic
 from words import Source, cap
 
 # Shares of named, lifelike, real and phrased kinds; on the held-out side half of the real ones are of kinds that training never had.
-SHARES, HELD_SHARES = (0.1, 0.25, 0.25, 0.4), (0.25, 0.25, 0.5, 0)
+SHARES, HELD_SHARES = (0.08, 0.22, 0.3, 0.4), (0.25, 0.25, 0.5, 0)
+MORE_SHARE = 0.5  # of the real kinds in training are of more_kinds.py
 # What the model answers itself, or is sure not to know: tools for it are not there when it is asked without meaning one.
 ITS_OWN = {"calculate", "translate", "draw_image", "get_forecast", "get_weather", "get_news", "search", "define_word", "write_review"}
 
@@ -54,6 +56,8 @@ def schema(r: Source, d: Kind) -> tuple[dict, list[str]]:
             properties[n]["description"] = r.choice(p.whats)
         if p.enum:
             properties[n]["enum"] = p.enum
+        if p.type == "array":
+            properties[n]["items"] = {"type": "string"}
     parameters = {"type": "object", "properties": properties, "required": [n for n, p in order if p.required]}
     return {"type": "function", "function": {"name": r.choice(d.names), "description": r.choice(d.whats), "parameters": parameters}}, names
 
@@ -74,24 +78,37 @@ def framed(r: Source, text: str, free_end: bool) -> str:
     return r.choice(orders).format(V=cap(text), v=text) + "."
 
 
-def request(r: Source, d: Kind, ask: str, values: dict[int, object]) -> str:
-    """`ask` with its values, and the other values behind it."""
-    text = ask.format(*[values.get(i, "") for i in range(len(d.params))])
-    extra = [d.params[i].says.format(v=v) for i, v in values.items() if f"{{{i}}}" not in ask]
+def request(r: Source, d: Kind, ask: str, values: dict[int, object]) -> tuple[str, str]:
+    """`ask` with its values, and the other values behind it; and the same without values."""
+    text = ask.format(*[said(values.get(i, "")) for i in range(len(d.params))])
+    extra = [i for i in values if f"{{{i}}}" not in ask]
     if isinstance(d, MadeUp) or r.chance(0.3):
         r.shuffle(extra)
-    text = " ".join([text.rstrip(".?")] + extra)
+    text = " ".join([text.rstrip(".?")] + [d.params[i].mentioned(values[i]) for i in extra])
+    template = " ".join([ask.rstrip(".?")] + [d.params[i].says for i in extra])
     places = re.findall(r"\{(\d)\}$", ask.rstrip("."))
     free_end = bool(places) and not extra and d.params[int(places[0])].value in FREE_TEXT
     if ask[0].islower():
         text = framed(r, text, free_end)
     elif not free_end:
         text += "?" if QUESTION.match(text.split(". ")[-1]) else "."
-    text = text if text[0].isdigit() or ask[0].islower() else cap(text)
-    return r.choice(("Hello! ", "Please help me. ", "Hi. ", "One more thing: ")) + text if r.chance(0.12) else text
+    is_name = re.match(r"\d|\S*[._@]\w", text)  # of a file, say: written as it is
+    text = text if is_name or ask[0].islower() else cap(text)
+    if r.chance(0.12):
+        text = r.choice(("Hello! ", "Please help me. ", "Hi. ", "One more thing: ")) + text
+    return text, template
 
 
 def make_wish(r: Source, d: Kind, tool: dict, names: list[str], leave_out: bool = False) -> Wish:
+    while True:
+        wish, template = any_wish(r, d, tool, names, leave_out)
+        if r.held or build(template) not in HELD_BUILDS:
+            return wish
+        leave_out = False  # what is left without it may never do
+
+
+def any_wish(r: Source, d: Kind, tool: dict, names: list[str], leave_out: bool) -> tuple[Wish, str]:
+    """A wish, and its request without values."""
     ask = r.choice(d.asks) if d.asks else ""
     values: dict[int, object] = {}
     for i, p in enumerate(d.params):
@@ -107,14 +124,14 @@ def make_wish(r: Source, d: Kind, tool: dict, names: list[str], leave_out: bool 
         del values[i]
         missing = names[i]
     by_name = isinstance(d, MadeUp) and d.by_name
-    text = named_request(r, d, values) if by_name else request(r, d, ask, values)
+    text, template = (named_request(r, d, values), "") if by_name else request(r, d, ask, values)
     arguments = {}
     for n in tool["function"]["parameters"]["properties"]:
         i = names.index(n)
         if i in values:
             arguments[n] = values[i]
     answer = d.result(r, [values.get(i, "") for i in range(len(d.params))]) if d.result else any_result(r, d)
-    return Wish(tool, text, (tool["function"]["name"], arguments), missing, answer)
+    return Wish(tool, text, (tool["function"]["name"], arguments), missing, answer), template
 
 
 def any_result(r: Source, d: Kind) -> tuple[object, str]:
@@ -139,10 +156,22 @@ SYSTEMS = ["You are a helpful assistant.", "You help with tools.", "Be brief.", 
 
 
 def pick_kind(r: Source) -> Kind:
-    source = r.choices((named, lifelike, None, phrased), HELD_SHARES if r.held else SHARES)[0]
-    if source is not None:
-        return source(r)
-    return r.choice(HELD_KINDS if r.held and r.chance(0.5) else KINDS)
+    while True:
+        source = r.choices((named, lifelike, None, phrased), HELD_SHARES if r.held else SHARES)[0]
+        if source is not None:
+            d = source(r)
+        elif r.held:
+            d = r.choice(HELD_KINDS if r.chance(0.5) else KINDS)
+        else:
+            d = r.choice(MORE_KINDS if r.chance(MORE_SHARE) else KINDS)
+        if r.held or can_be_asked(d):
+            return d
+
+
+def can_be_asked(d: Kind) -> bool:
+    """Whether training has a way to ask for it: some request that is not built as one for a held kind."""
+    needed = [(f"{{{i}}}", p.says) for i, p in enumerate(d.params) if p.required]
+    return not d.asks or any(build(" ".join([ask.rstrip(".?")] + [says for place, says in needed if place not in ask])) not in HELD_BUILDS for ask in d.asks)
 
 
 def toolbox(r: Source, size: int, without: frozenset | set = frozenset(), alike: float = 0.4) -> Box:
@@ -153,6 +182,8 @@ def toolbox(r: Source, size: int, without: frozenset | set = frozenset(), alike:
         before = box[-1][0] if box else None
         if isinstance(d, MadeUp) and isinstance(before, MadeUp) and before.asks_by_verb and r.chance(alike):
             d = (named if d.by_name else act)(r, like=before)
+            if not r.held and not can_be_asked(d):
+                continue
         tool, names = schema(r, d)
         key = d.verb + d.noun if isinstance(d, MadeUp) else d.names[0]
         if key not in seen and tool["function"]["name"] not in seen:

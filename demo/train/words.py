@@ -246,6 +246,11 @@ give hand provide grant supply|hide cover mask|hire employ engage|join enter att
 move shift transfer carry|pay settle transfer|plan schedule arrange organise|publish post release issue|put place set lay|read view open look_at|reserve book keep secure|say tell announce|sell trade offer
 show display present|sort order arrange|spray sprinkle soak moisten|stretch prolong continue|take grab fetch|turn rotate spin|update refresh prolong|use apply run|write note record|warm heat|cool chill freeze|dry air
 borrow lend loan|wipe rinse scrub|visit see attend""".replace("\n", "|").split("|")]
+SAME_NOUNS = [group.split() for group in """car vehicle auto|bike bicycle|flat apartment home|film movie|photo picture image|doctor physician|shop store market|street road|boat ship|
+lamp light|sofa couch|cup mug|bag sack|coat jacket|cellar basement|toilet bathroom|fridge refrigerator|stove cooker oven|computer laptop machine|phone mobile telephone|
+letter note message|bill invoice|present gift|trip journey tour|child kid|shoes boots|holiday vacation|lift elevator|rubbish trash waste|tap faucet|parcel package box|
+job work task|mistake error bug|song tune track|class lesson course|seat chair|path way trail|stone rock|meal dish dinner|blanket cover|garden yard|hut cabin|
+meeting appointment talk|employee worker|customer client|guest visitor|purse wallet|price cost fee|room chamber|team crew group|test exam|folder directory|picture drawing""".replace("\n", "").split("|")]
 NOUNS = """account airport album animal answer apartment aquarium arena article award badge bakery balcony ballot band
 bank banner barber barrel basin battery beach bed bicycle bill bin bird blanket blind blog board boat boiler bonus bot
 bottle bowl branch bread brush bucket budget building bulb bus cabin cafe camera campaign candle canoe canvas car

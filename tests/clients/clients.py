@@ -1,13 +1,15 @@
-"""The official clients of OpenAI and Anthropic against a server: python clients.py http://127.0.0.1:PORT KEY
+"""The official clients of OpenAI, Anthropic and Prometheus against a server: python clients.py http://127.0.0.1:PORT KEY
 
 Words are a small model's and are not compared with anything but themselves; types, events, counts and errors are.
 """
 
 import json
 import sys
+import urllib.request
 
 import anthropic
 import openai
+from prometheus_client.parser import text_string_to_metric_families
 
 URL, KEY = sys.argv[1:3]
 SCHEMA = {
@@ -139,6 +141,18 @@ def anthropic_errors(client):
         raise AssertionError("an image was taken")
 
 
+def prometheus():
+    request = urllib.request.Request(f"{URL}/metrics", headers={"authorization": f"Bearer {KEY}"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        families = list(text_string_to_metric_families(response.read().decode()))
+    named = {family.name: family for family in families}
+    assert len(named) == len(families) and all(family.documentation and family.type != "unknown" for family in families)
+    assert named["outpour_requests"].samples[0].value > 10 and named["outpour_generated_tokens"].samples[0].value > 100
+    times = [sample.value for sample in named["outpour_first_token_seconds"].samples if sample.name.endswith("_bucket")]
+    count = next(s.value for s in named["outpour_first_token_seconds"].samples if s.name.endswith("_count"))
+    assert times == sorted(times) and times[-1] == count > 0
+
+
 def main():
     ours = openai.OpenAI(base_url=f"{URL}/v1", api_key=KEY, max_retries=0)
     theirs = anthropic.Anthropic(base_url=URL, api_key=KEY, max_retries=0)
@@ -149,6 +163,8 @@ def main():
     for check in [anthropic_messages, anthropic_tools, anthropic_errors]:
         check(theirs)
         print(f"{check.__name__}: ok", flush=True)
+    prometheus()
+    print("prometheus: ok", flush=True)
 
 
 main()

@@ -7,16 +7,52 @@ pub mod damage;
 pub mod group;
 pub mod http;
 pub mod random;
+pub mod schemas;
+pub mod tmux;
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use outpour_engine::{Engine, Inspection, Observer, Options, SequenceId, Session, Work};
 use outpour_store::read::{self, ReaderKind};
+use serde_json::{Value, json};
 
 /// A folder of `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
+}
+
+/// Fixtures of every kind of attention: windows, latent attention, an indexer's choice, compressed entries, recurrences of four
+/// kinds; and of experts beside an MLP, and of a latent width.
+pub const ATTENTION_KINDS: [&str; 9] = [
+    "gpt_oss",
+    "gemma4",
+    "deepseek_v3",
+    "glm_moe_dsa",
+    "deepseek_v4",
+    "qwen3_next",
+    "kimi_linear",
+    "ling25",
+    "nemotron_h_latent",
+];
+
+/// A fixture's config with so many experts, and so wide.
+pub fn enlarged(name: &str, experts: usize, width: usize) -> Value {
+    let config = std::fs::read(fixture(name).join("config.json")).expect("a fixture has a config");
+    let mut config: Value = serde_json::from_slice(&config).expect("a config is JSON");
+    assert!(config.get("text_config").is_none(), "{name} is a wrapper");
+    let counts = ["n_routed_experts", "num_experts", "num_local_experts"].map(|key| (key, experts));
+    let widths =
+        ["hidden_size", "moe_intermediate_size", "intermediate_size", "moe_latent_size"].map(|key| (key, width));
+    for (key, value) in
+        counts.into_iter().chain(widths).filter(|(key, _)| config.get(key).is_some()).collect::<Vec<_>>()
+    {
+        config[key] = json!(value);
+    }
+    for (key, value) in [("n_group", 4), ("topk_group", 2), ("vocab_size", 2048)] {
+        config[key] = json!(value);
+    }
+    config
 }
 
 /// The data and shape of a NumPy file of little-endian 4-byte or 8-byte elements.

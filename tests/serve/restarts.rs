@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::common::cli::wait_for;
-use crate::common::http::Server;
+use crate::common::http::{Server, WAIT_MAX};
 use crate::{demo, resident_bytes, said, serve_demo, serve_streamed, streamed, user};
 
 fn serve_with(model: &Path, dir: &Path, more: &[&str]) -> Server {
@@ -93,7 +93,7 @@ fn the_drive_takes_no_more_than_it_may() {
     }
     let began = Instant::now();
     while server.metric("outpour_state_dir_bytes") < f64::from(1 << 20) {
-        assert!(began.elapsed() < Duration::from_secs(30), "states are written");
+        assert!(began.elapsed() < WAIT_MAX, "states are written");
     }
     end(server);
     let files = std::fs::read_dir(dir.path()).expect("the folder").flatten();
@@ -132,7 +132,7 @@ fn idle_memory_is_given_back_and_the_next_request_loads_again() {
     let loaded = resident_bytes(server.child.id());
     let began = Instant::now();
     while server.get("/health").json()["status"] != "released" {
-        assert!(began.elapsed() < Duration::from_secs(30), "the memory is not given back");
+        assert!(began.elapsed() < WAIT_MAX, "the memory is not given back");
         std::thread::sleep(Duration::from_millis(20));
     }
     let released = resident_bytes(server.child.id());

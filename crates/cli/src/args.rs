@@ -13,7 +13,7 @@ use outpour_kernels::cpu::Isa;
 use outpour_model::synth::Format;
 use outpour_store::bytes::Rate;
 
-pub use answer::{BatchArgs, DemoArgs, RunArgs, ServeArgs};
+pub use answer::{BatchArgs, ChatArgs, DemoArgs, RunArgs, ServeArgs};
 pub use load::{LoadArgs, SamplingArgs, StateArgs};
 pub use measure::{BenchArgs, CompareArg, DoctorArgs, EvalArgs, ReplayArgs, RoutesVerb, SuiteArg, TableForm};
 pub use weights::{PackArgs, SynthArgs, VerifyArgs};
@@ -37,6 +37,8 @@ pub struct Cli {
 pub enum Verb {
     /// Answer a prompt
     Run(RunArgs),
+    /// Hold a conversation in the terminal
+    Chat(ChatArgs),
     /// Serve a model over HTTP, to clients of OpenAI's, Anthropic's and Ollama's APIs
     Serve(ServeArgs),
     /// Answer a file of prompts together, so that one read of an expert serves all of them
@@ -66,13 +68,19 @@ pub enum Verb {
     Pack(PackArgs),
     /// Compare every byte of a pack with its checksums, of a download with the hub's hashes
     Verify(VerifyArgs),
+    /// Print docs/cli.md
+    #[command(hide = true)]
+    CliPage,
 }
 
 /// `inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// Folder of the model, or demo: the one that is built in
+    /// Folder of the model, or demo: the one that is built in; or a config.json alone, before any download
     pub model: PathBuf,
+    /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<Format>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -37,6 +37,7 @@ const PARTS: [(&str, &[u8]); 7] = [
 pub fn resolve(verb: &mut Verb) -> Result<()> {
     let named: Vec<&mut PathBuf> = match verb {
         Verb::Run(args) => vec![&mut args.model],
+        Verb::Chat(args) => vec![&mut args.model],
         Verb::Serve(args) => vec![&mut args.model],
         Verb::Batch(args) => vec![&mut args.model],
         Verb::Inspect(args) => vec![&mut args.model],
@@ -48,7 +49,7 @@ pub fn resolve(verb: &mut Verb) -> Result<()> {
         Verb::Eval(args) => std::iter::once(&mut args.model).chain(&mut args.against).collect(),
         Verb::Pack(args) => vec![&mut args.model],
         Verb::Verify(args) => vec![&mut args.model],
-        Verb::Demo(_) | Verb::Synth(_) | Verb::Routes(_) => Vec::new(),
+        Verb::Demo(_) | Verb::Synth(_) | Verb::Routes(_) | Verb::CliPage => Vec::new(),
     };
     for path in named.into_iter().filter(|path| path.as_path() == Path::new(NAME)) {
         *path = folder()?;

@@ -9,7 +9,8 @@ use outpour_text::{ChatRequest, StopStrings};
 use serde_json::{Value, json};
 
 use crate::args::{DemoArgs, LoadArgs, SamplingArgs};
-use crate::run::Generation;
+use crate::generation::Generation;
+use crate::run::{self, Output};
 use crate::{builtin, model, term};
 
 /// Holds less than a third of the experts.
@@ -95,14 +96,14 @@ fn answer(
         model::template(inspection.checkpoint(), &tokenizer)?.context("the built-in model has no template")?;
     let generation = Generation {
         tokens: tokenizer.encode(&template.render(&request)?, true)?,
+        mark: None,
         tokens_max,
         stop_tokens: model::stop_tokens(&inspection, &tokenizer)?,
         stop_strings: StopStrings::new(Vec::new())?,
+        shown: Vec::new(),
         sampling: model::sampling(&inspection, sampling)?,
-        routes: None,
-        conversation: None,
     };
     let options = model::options(load, inspection.checkpoint())?;
     let mut engine = model::load(inspection, &options, load.reader())?;
-    generation.run(&mut engine, &tokenizer)
+    run::answer(generation, Output::default(), &mut engine, &tokenizer)
 }

@@ -1,5 +1,6 @@
 //! `inspect`: what a model is, from its headers.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -11,20 +12,23 @@ use outpour_text::ChatTemplate;
 use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
+use crate::outline::Outline;
 use crate::{model, term};
 
-/// Shows a model.
+/// Shows a model, or what its config says that it will be.
 ///
 /// # Errors
 /// One line about the file that is missing or damaged.
 pub fn inspect(args: &InspectArgs) -> Result<ExitCode> {
-    let inspection = Inspection::open(&args.model, false)?;
-    let report = report(&inspection)?;
+    let outline = Outline::of(&args.model, args.format)?;
+    let dir = outline.as_ref().map_or(args.model.as_path(), Outline::dir);
+    let report = report(&args.model, &Inspection::open(dir, false)?, outline.is_some())?;
     term::show(&if args.json { format!("{report:#}\n") } else { describe(&report) })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn report(inspection: &Inspection) -> Result<Value> {
+/// `estimated`: there is nothing but a config.
+fn report(model: &Path, inspection: &Inspection, estimated: bool) -> Result<Value> {
     let (checkpoint, facts, layout) = (inspection.checkpoint(), inspection.facts(), &inspection.layout);
     let sparse_layers: Vec<usize> = (0..layout.layers()).filter(|&layer| layout.experts(layer) > 0).collect();
     let experts_bytes = layout.bytes_total();
@@ -34,7 +38,8 @@ fn report(inspection: &Inspection) -> Result<Value> {
     let (parameters, read_bytes) = inspection.parameters()?;
     let state = inspection.model().state_layout();
     Ok(json!({
-        "model": checkpoint.dir(),
+        "model": model,
+        "estimated": estimated,
         "family": facts.family,
         "architectures": checkpoint.config().get("architectures"),
         "layers": facts.layers,
@@ -134,8 +139,9 @@ fn describe(report: &Value) -> String {
     };
     let dtypes = report["dtypes"].as_object().into_iter().flatten();
     let dtypes: Vec<String> = dtypes.map(|(name, n)| format!("{} {name}", Bytes(n.as_u64().unwrap_or(0)))).collect();
+    let estimated = report["estimated"] == true;
     let lines = [
-        ("model", text("model")),
+        ("model", text("model") + if estimated { ", estimated from the config alone" } else { "" }),
         (
             "architecture",
             format!(
@@ -193,5 +199,8 @@ fn describe(report: &Value) -> String {
         ("tokenizer", tokenizer),
         ("chat template", template),
     ];
-    lines.map(|(name, value)| format!("{name:>14}  {value}\n")).concat()
+    // A config says nothing of what lies beside the weights that are read.
+    let beside = |name: &str| ["left unread", "tokenizer", "chat template"].contains(&name);
+    let said = lines.into_iter().filter(|(name, _)| !(estimated && beside(name)));
+    said.map(|(name, value)| format!("{name:>14}  {value}\n")).collect()
 }

@@ -6,20 +6,25 @@ mod args;
 mod batch;
 mod bench;
 mod builtin;
+mod chat;
+mod cli_page;
 mod demo;
 mod doctor;
 mod eval;
+mod generation;
 mod gguf_text;
 mod inspect;
 mod logits;
 mod model;
 mod npy;
+mod outline;
 mod pack;
 mod plan;
 mod routes;
 mod run;
 mod serve;
 mod session;
+mod summary;
 mod synth;
 mod term;
 mod tokenize;
@@ -40,6 +45,7 @@ fn main() -> ExitCode {
     };
     let done = builtin::resolve(&mut cli.verb).and_then(|()| match cli.verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Chat(args) => chat::chat(&args),
         Verb::Serve(args) => serve::serve(&args),
         Verb::Batch(args) => batch::batch(&args),
         Verb::Demo(args) => demo::demo(&args),
@@ -54,6 +60,7 @@ fn main() -> ExitCode {
         Verb::Eval(args) => eval::eval(&args),
         Verb::Pack(args) => pack::pack(&args),
         Verb::Verify(args) => verify::verify(&args),
+        Verb::CliPage => cli_page::show(),
     });
     match done {
         Ok(code) => code,

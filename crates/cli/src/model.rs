@@ -21,7 +21,7 @@ use outpour_store::probe::{self, Flow, Order, Scratch};
 use outpour_store::read::whole::read_whole;
 use outpour_store::read::{self, Reader, ReaderKind};
 use outpour_store::slab;
-use outpour_text::{ChatTemplate, Tokenizer};
+use outpour_text::{ANSWER_ENDS, ChatTemplate, Tokenizer};
 use serde_json::Value;
 
 use crate::args::{LoadArgs, SamplingArgs, StateArgs};
@@ -257,7 +257,8 @@ fn random_seed() -> u64 {
     now.map_or(0, |now| now.as_nanos() as u64 % 1_000_000_000)
 }
 
-/// The tokens that end an answer: those of generation_config.json, of config.json and of the tokenizer.
+/// The tokens that end an answer: those of generation_config.json, of config.json and of the tokenizer, and those that end it
+/// whatever these say.
 ///
 /// # Errors
 /// When generation_config.json is no JSON.
@@ -275,9 +276,16 @@ pub fn stop_tokens(inspection: &Inspection, tokenizer: &Tokenizer) -> Result<Vec
         ids = listed(inspection.checkpoint().config());
     }
     ids.extend_from_slice(tokenizer.eos_ids());
+    let control = |text: &&str| tokenizer.token_id(text).filter(|&id| tokenizer.is_special(id));
+    ids.extend(ANSWER_ENDS.iter().filter_map(control));
     ids.sort_unstable();
     ids.dedup();
     Ok(ids)
+}
+
+/// The longest text that could be a prompt of so many tokens; normalisation may shorten a text, to a quarter at most.
+pub fn prompt_bytes_max(tokenizer: &Tokenizer, ctx: usize) -> usize {
+    4 * ctx.saturating_mul(tokenizer.token_bytes_max())
 }
 
 /// A prompt from the flag, or from standard input, of at most `bytes_max` bytes.
@@ -294,7 +302,9 @@ pub fn prompt(argument: Option<&str>, bytes_max: usize) -> Result<String> {
         return if text.len() <= bytes_max { Ok(text.to_owned()) } else { Err(too_long()) };
     }
     if std::io::stdin().is_terminal() {
-        term::note("Reading the prompt from standard input; end it with Ctrl-D.");
+        term::note(
+            "Reading the prompt from standard input; end it with Ctrl-D. `outpour chat MODEL` holds a conversation.",
+        );
     }
     let mut bytes = Vec::new();
     let read = std::io::stdin().lock().take(bytes_max as u64 + 1).read_to_end(&mut bytes);

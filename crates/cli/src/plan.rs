@@ -1,28 +1,22 @@
 //! `plan`: the size of every buffer for a given `--ram`, and the tokens a second to expect, before anything is loaded.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use outpour_engine::forecast::{self, Forecast, Speed};
 use outpour_engine::profile::{DriveRate, Profile};
 use outpour_engine::{Inspection, rehearsal};
-use outpour_model::synth::{self, Format};
 use outpour_store::bytes::{Bytes, Rate};
 use outpour_store::layout::ExpertId;
 use outpour_store::machine::cache_dir;
-use outpour_store::pack::MANIFEST;
 use outpour_store::plan::Plan;
-use outpour_store::read::whole::read_whole;
 use serde_json::{Value, json};
 
 use crate::args::PlanArgs;
+use crate::outline::Outline;
 use crate::{model, term};
-
-/// Largest config.json that is read.
-const CONFIG_BYTES_MAX: u64 = 16 << 20;
 
 /// How long computing a token, and a prompt, is rehearsed.
 const REHEARSAL_TIME: Duration = Duration::from_millis(800);
@@ -34,8 +28,8 @@ const REHEARSAL_TIME: Duration = Duration::from_millis(800);
 pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
     check(args)?;
     term::catch_interrupt()?;
-    let outline = Outline::of(args)?;
-    let dir = outline.as_ref().map_or(args.model.as_path(), |outline| &outline.dir);
+    let outline = Outline::of(&args.model, args.format)?;
+    let dir = outline.as_ref().map_or(args.model.as_path(), Outline::dir);
     let inspection = model::open(dir, &args.load)?;
     let context_max = inspection.facts().context_max;
     for (flag, tokens) in [("-p", args.prompt), ("-n", args.generate)] {
@@ -75,49 +69,6 @@ fn check(args: &PlanArgs) -> Result<()> {
         PlanArgs { prompt: 0, .. } => bail!("-p 0 is no prompt; give at least 1"),
         PlanArgs { generate: 0, .. } => bail!("-n 0 is no answer; give at least 1"),
         _ => Ok(()),
-    }
-}
-
-/// A model of which only the config is there: files of the right sizes without data, removed at the end.
-struct Outline {
-    dir: PathBuf,
-}
-
-impl Outline {
-    /// Of a config.json, or of a folder that holds one and no weights.
-    fn of(args: &PlanArgs) -> Result<Option<Outline>> {
-        let path = &args.model;
-        let config = if path.is_dir() { path.join("config.json") } else { path.clone() };
-        let has_weights = |path: &Path| {
-            path.extension().is_some_and(|end| ["safetensors", "gguf"].iter().any(|weights| end == *weights))
-        };
-        let weights = |entry: &std::fs::DirEntry| has_weights(&entry.path()) || entry.file_name() == MANIFEST;
-        let no_weights = |dir: std::fs::ReadDir| !dir.flatten().any(|entry| weights(&entry));
-        if has_weights(path) || path.is_dir() && !(config.is_file() && std::fs::read_dir(path).is_ok_and(no_weights)) {
-            if args.format.is_some() {
-                bail!("--format is for a config.json alone: {} holds weights, in their own format", path.display());
-            }
-            return Ok(None);
-        }
-        let bytes = read_whole(&config, CONFIG_BYTES_MAX)?;
-        let parsed: Value = serde_json::from_slice(&bytes)
-            .with_context(|| format!("{}: is no JSON; give a config.json, or a model's folder", config.display()))?;
-        let format = args.format.map_or_else(|| Format::of_config(&parsed), Ok)?;
-        let name = format!("outpour-plan-{}", std::process::id());
-        let outline = |folder: PathBuf| -> Result<Outline> {
-            let outline = Outline { dir: folder.join(&name) };
-            synth::outline(&parsed, format, &outline.dir)?;
-            Ok(outline)
-        };
-        // The cache folder lies where models mostly do; any other does too, for there is no data.
-        Ok(Some(outline(cache_dir()).or_else(|_| outline(std::env::temp_dir()))?))
-    }
-}
-
-impl Drop for Outline {
-    fn drop(&mut self) {
-        // What cannot be removed takes no room, and lies in the cache folder under our name.
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -1,5 +1,5 @@
-//! `run --session FILE`: a conversation that goes on where it stopped. FILE holds its messages, as JSON that can be read and
-//! edited; beside it `FILE.state` holds what was computed of them, and may be removed.
+//! A conversation that is kept: a file holds its messages, as JSON that can be read and edited; beside it `FILE.state` holds
+//! what was computed of them, and may be removed. `run --session` and `chat` share both.
 //!
 //! Content of `FILE.state`, a sealed file: for each state a byte 1 and what [`Session::save`] writes; a byte 0.
 
@@ -19,84 +19,99 @@ use crate::term;
 /// Largest file of messages.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
-/// A conversation that is kept in a file.
-pub struct Conversation {
-    path: PathBuf,
-    messages: Vec<Value>,
-    dialect: Dialect,
+/// A conversation as tokens, up to the beginning of an answer.
+pub struct Rendered {
+    /// All of them.
+    pub tokens: Vec<u32>,
     /// The answer begins with thoughts.
-    thinking: bool,
-    stop: Vec<String>,
+    pub thinking: bool,
     /// Where the messages end, before the beginning of the answer: what the next prompt will begin with, too. `None` for a
     /// state that can go back there by itself.
-    mark: Option<usize>,
-    /// The states, under way to their file.
-    states: Option<SealedWriter>,
+    pub mark: Option<usize>,
 }
 
-impl Conversation {
-    /// Goes on with the conversation in the file `path`, or begins it, with the next message of the user; `goes_back` says
-    /// whether states can. Returns its tokens too.
+impl Rendered {
+    /// The tokens of `request`; `goes_back` says whether states can.
     ///
     /// # Errors
-    /// When the file holds no conversation, or the template refuses it.
-    pub fn ask(
-        path: &Path,
-        (system, prompt): (Option<&str>, &str),
+    /// When the template refuses it.
+    pub fn new(
+        request: &ChatRequest,
         (template, tokenizer): (&ChatTemplate, &Tokenizer),
         goes_back: bool,
-    ) -> Result<(Conversation, Vec<u32>)> {
-        let mut messages = if path.exists() { read(path)? } else { Vec::new() };
-        match system {
-            Some(_) if !messages.is_empty() => {
-                bail!("--system: {} has begun already; leave it out, or name another file", path.display())
-            }
-            Some(text) => messages.push(json!({"role": "system", "content": text})),
-            None => {}
-        }
-        messages.push(json!({"role": "user", "content": prompt}));
-        let render = |answer: bool| {
-            template.render(&ChatRequest {
-                messages: messages.clone(),
-                add_generation_prompt: answer,
-                ..ChatRequest::default()
-            })
-        };
+    ) -> Result<Rendered> {
+        let render =
+            |add_generation_prompt: bool| template.render(&ChatRequest { add_generation_prompt, ..request.clone() });
         let text = render(true)?;
         let tokens = tokenizer.encode(&text, true)?;
+        let thinking = ends_thinking(Dialect::of_template(template.source()), &text);
+        if goes_back {
+            return Ok(Rendered { tokens, thinking, mark: None });
+        }
         // A template may refuse what it does not end itself; then there is no mark.
         let ended = render(false).and_then(|text| tokenizer.encode(&text, true)).unwrap_or_default();
         let shared = ended.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
-        let dialect = Dialect::of_template(template.source());
-        let conversation = Conversation {
-            path: path.to_owned(),
-            thinking: ends_thinking(dialect, &text),
-            messages,
-            dialect,
-            stop: Vec::new(),
-            mark: (!goes_back && shared > 0 && shared < tokens.len()).then_some(shared),
-            states: None,
-        };
-        Ok((conversation, tokens))
+        let mark = (shared > 0 && shared < tokens.len()).then_some(shared);
+        Ok(Rendered { tokens, thinking, mark })
     }
+}
 
-    /// Texts that end the answer.
-    pub fn stop_at(&mut self, stop: &[String]) {
-        self.stop = stop.to_vec();
+/// Control tokens that an answer is taken apart by.
+pub fn marks_of(dialect: Dialect, tokenizer: &Tokenizer) -> Vec<u32> {
+    dialect.marks().filter_map(|mark| tokenizer.token_id(mark)).collect()
+}
+
+/// An answer as a message: without its calls, whose names are the caller's matter.
+pub fn message_of(answer: &Answer) -> Value {
+    let mut message = json!({"role": "assistant", "content": answer.content});
+    if let Some(thoughts) = &answer.reasoning {
+        message["reasoning_content"] = thoughts.as_str().into();
     }
+    message
+}
 
-    fn state_path(&self) -> PathBuf {
-        let mut path = self.path.clone().into_os_string();
+/// Reads the messages in a file.
+///
+/// # Errors
+/// When it cannot be read, or holds no conversation.
+pub fn read(path: &Path) -> Result<Vec<Value>> {
+    let what = || format!("{}: holds no conversation; name another file", path.display());
+    let content: Value = serde_json::from_slice(&read_whole(path, FILE_BYTES_MAX)?).with_context(what)?;
+    let messages =
+        content["messages"].as_array().filter(|messages| messages.iter().all(|message| message["role"].is_string()));
+    messages.cloned().with_context(what)
+}
+
+/// Writes messages to a file, whole or not at all.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write(path: &Path, messages: &[Value]) -> Result<()> {
+    let mut out = WholeOrNothing::create(path, &[])?;
+    out.write(format!("{:#}\n", json!({"messages": messages})).as_bytes())?;
+    out.finish()
+}
+
+/// What was computed of a conversation, beside its file.
+pub struct StateFile {
+    path: PathBuf,
+    /// The file under way.
+    out: Option<SealedWriter>,
+}
+
+impl StateFile {
+    /// That of the conversation in the file `path`.
+    pub fn of(path: &Path) -> StateFile {
+        let mut path = path.as_os_str().to_owned();
         path.push(".state");
-        path.into()
+        StateFile { path: path.into(), out: None }
     }
 
     /// A session that holds as much of `tokens` as was kept; what cannot be used is said, and computed anew.
     pub fn resume(&self, engine: &mut Engine, tokens: &[u32]) -> Session {
         let mut best = None;
         if let Err(error) = self.restore(engine, tokens, &mut best) {
-            let path = self.state_path();
-            term::note(&format!("{}: {error}. The conversation is computed anew.", path.display()));
+            term::note(&format!("{}: {error}. The conversation is computed anew.", self.path.display()));
             best.take().into_iter().for_each(|session: Session| session.close(engine));
         }
         best.unwrap_or_else(|| Session::open(engine))
@@ -104,11 +119,10 @@ impl Conversation {
 
     fn restore(&self, engine: &mut Engine, tokens: &[u32], best: &mut Option<Session>) -> Result<(), EngineError> {
         let damaged = |error: io::Error| EngineError::damaged_state(&error);
-        let mut reader = match SealedReader::open(&self.state_path()) {
+        let mut reader = match SealedReader::open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             opened => opened.map_err(damaged)?,
         };
-        let goes_back = engine.goes_back();
         let mut another = [0];
         loop {
             reader.read_exact(&mut another).map_err(damaged)?;
@@ -116,37 +130,84 @@ impl Conversation {
                 return reader.finish().map_err(damaged);
             }
             let session = Session::restore(engine, &mut reader)?;
-            let held = session.tokens();
-            let serves = goes_back || tokens.len() > held.len() && tokens.starts_with(held);
-            let worse = if serves { best.replace(session) } else { Some(session) };
+            let worse = if serves(engine, &session, tokens) { best.replace(session) } else { Some(session) };
             worse.into_iter().for_each(|session| session.close(engine));
         }
     }
 
-    /// Where a state must be kept on the way through the prompt, of a session that holds so many tokens.
-    pub fn mark(&self, tokens_held: usize) -> Option<usize> {
-        self.mark.filter(|&mark| mark > tokens_held)
-    }
-
     /// Keeps the session's state. Where it cannot be written this is said, and the next turn computes it anew.
     pub fn keep(&mut self, engine: &Engine, session: &Session) {
-        let kept = match self.states.take() {
-            Some(states) => Ok(states),
-            None => SealedWriter::create(&self.state_path()),
+        let kept = match self.out.take() {
+            Some(out) => Ok(out),
+            None => SealedWriter::create(&self.path),
         };
-        let kept = kept.and_then(|mut states| {
-            states.write_all(&[1])?;
-            session.save(engine, &mut states).map(|()| states)
+        let kept = kept.and_then(|mut out| {
+            out.write_all(&[1])?;
+            session.save(engine, &mut out).map(|()| out)
         });
         match kept {
-            Ok(states) => self.states = Some(states),
+            Ok(out) => self.out = Some(out),
             Err(error) => self.cannot_keep(&error),
         }
     }
 
+    /// Gives the file its name, if a state was kept.
+    pub fn finish(&mut self) {
+        if let Some(mut out) = self.out.take() {
+            let sealed = out.write_all(&[0]).and_then(|()| out.finish());
+            sealed.unwrap_or_else(|error| self.cannot_keep(&error));
+        }
+    }
+
     fn cannot_keep(&self, error: &io::Error) {
-        let path = self.state_path();
-        term::note(&format!("{}: cannot be written ({error}). The next turn is computed anew.", path.display()));
+        let path = self.path.display();
+        term::note(&format!("{path}: cannot be written ({error}). The next turn is computed anew."));
+    }
+}
+
+/// Whether a session can go on to be `tokens` without being computed anew.
+pub fn serves(engine: &Engine, session: &Session, tokens: &[u32]) -> bool {
+    let held = session.tokens();
+    engine.goes_back() || tokens.len() > held.len() && tokens.starts_with(held)
+}
+
+/// A conversation in a file, with its next turn.
+pub struct Conversation {
+    path: PathBuf,
+    messages: Vec<Value>,
+    dialect: Dialect,
+    thinking: bool,
+    stop: Vec<String>,
+    /// What was computed.
+    pub states: StateFile,
+}
+
+impl Conversation {
+    /// Goes on with the conversation in the file `path`, or begins it, with the next message of the user, and answers that end
+    /// before one of `stop`; `goes_back` says whether states can.
+    ///
+    /// # Errors
+    /// When the file holds no conversation, or the template refuses it.
+    pub fn ask(
+        path: &Path,
+        (system, prompt): (Option<&str>, &str),
+        stop: &[String],
+        (template, tokenizer): (&ChatTemplate, &Tokenizer),
+        goes_back: bool,
+    ) -> Result<(Conversation, Rendered)> {
+        let mut messages = begin(path, system)?;
+        messages.push(json!({"role": "user", "content": prompt}));
+        let request = ChatRequest { messages: messages.clone(), ..ChatRequest::default() };
+        let rendered = Rendered::new(&request, (template, tokenizer), goes_back)?;
+        let conversation = Conversation {
+            path: path.to_owned(),
+            messages,
+            dialect: Dialect::of_template(template.source()),
+            thinking: rendered.thinking,
+            stop: stop.to_vec(),
+            states: StateFile::of(path),
+        };
+        Ok((conversation, rendered))
     }
 
     /// Adds the answer, whose tokens these are without the one that ended it, and writes the file.
@@ -154,11 +215,8 @@ impl Conversation {
     /// # Errors
     /// When it cannot be written.
     pub fn finish(mut self, answer: &[u32], tokenizer: &Tokenizer) -> Result<()> {
-        if let Some(mut states) = self.states.take() {
-            let sealed = states.write_all(&[0]).and_then(|()| states.finish());
-            sealed.unwrap_or_else(|error| self.cannot_keep(&error));
-        }
-        let marks: Vec<u32> = self.dialect.marks().filter_map(|mark| tokenizer.token_id(mark)).collect();
+        self.states.finish();
+        let marks = marks_of(self.dialect, tokenizer);
         let shown = |id: &u32| !tokenizer.is_special(*id) || marks.contains(id);
         let text = tokenizer.decode_with(&answer.iter().copied().filter(shown).collect::<Vec<u32>>(), false);
         let mut stops = StopStrings::new(self.stop.clone())?;
@@ -166,23 +224,22 @@ impl Conversation {
             Stop::Hit { text_before, .. } => text_before,
             Stop::Emit(_) => &text,
         };
-        let answer = Answer::parse(self.dialect, text, self.thinking, &[]);
-        let mut message = json!({"role": "assistant", "content": answer.content});
-        if let Some(thoughts) = answer.reasoning {
-            message["reasoning_content"] = thoughts.into();
-        }
-        self.messages.push(message);
-        let mut out = WholeOrNothing::create(&self.path, &[])?;
-        out.write(format!("{:#}\n", json!({"messages": self.messages})).as_bytes())?;
-        out.finish()
+        self.messages.push(message_of(&Answer::parse(self.dialect, text, self.thinking, &[])));
+        write(&self.path, &self.messages)
     }
 }
 
-/// The messages in a file.
-fn read(path: &Path) -> Result<Vec<Value>> {
-    let what = || format!("--session {}: holds no conversation; name another file", path.display());
-    let content: Value = serde_json::from_slice(&read_whole(path, FILE_BYTES_MAX)?).with_context(what)?;
-    let messages =
-        content["messages"].as_array().filter(|messages| messages.iter().all(|message| message["role"].is_string()));
-    messages.cloned().with_context(what)
+/// The messages in the file `path`, or those that a conversation begins with.
+///
+/// # Errors
+/// When the file holds no conversation, or has begun and `system` would change it.
+pub fn begin(path: &Path, system: Option<&str>) -> Result<Vec<Value>> {
+    let messages = if path.exists() { read(path).context("--session")? } else { Vec::new() };
+    match system {
+        Some(_) if !messages.is_empty() => {
+            bail!("--system: {} has begun already; leave it out, or name another file", path.display())
+        }
+        Some(text) => Ok(vec![json!({"role": "system", "content": text})]),
+        None => Ok(messages),
+    }
 }

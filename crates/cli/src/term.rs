@@ -1,16 +1,25 @@
 //! What a person sees on the terminal while the engine works. Nothing is drawn where standard error is no terminal.
 
+mod markdown;
+mod tty;
+
+use std::borrow::Cow;
+use std::ffi::c_int;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use outpour_engine::{Observer, Progress};
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::Machine;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+pub use markdown::{Dimmed, Markdown};
+pub use tty::{Settings, Silent, columns, forget_typed};
 
 /// Exit code of a program that Ctrl-C ended.
 pub const INTERRUPTED: u8 = 130;
@@ -19,19 +28,38 @@ pub const INTERRUPTED: u8 = 130;
 const MESSAGE_CHARS_MAX: usize = 1200;
 
 /// Set when the user pressed Ctrl-C.
-static STOPPED: LazyLock<Arc<AtomicBool>> = LazyLock::new(|| Arc::new(AtomicBool::new(false)));
+static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// Calls `on` with the number of each signal that asks the process to end, on a thread of its own.
+///
+/// # Errors
+/// When the system allows no handler.
+pub fn catch_signals(mut on: impl FnMut(c_int) + Send + 'static) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be caught")?;
+    std::thread::spawn(move || signals.forever().for_each(&mut on));
+    Ok(())
+}
 
 /// Makes Ctrl-C stop the work and not the process; a second one ends it at once.
 ///
 /// # Errors
-/// When the system allows no handler.
+/// As [`catch_signals`].
 pub fn catch_interrupt() -> anyhow::Result<()> {
-    ctrlc::set_handler(|| {
-        if STOPPED.swap(true, Ordering::Relaxed) {
+    catch_signals(|_| {
+        if stop() {
             std::process::exit(INTERRUPTED.into());
         }
-    })?;
-    Ok(())
+    })
+}
+
+/// Stops the work under way; whether that was asked for before.
+pub fn stop() -> bool {
+    STOPPED.swap(true, Ordering::Relaxed)
+}
+
+/// Forgets that work was stopped: other work begins.
+pub fn go_on_again() {
+    STOPPED.store(false, Ordering::Relaxed);
 }
 
 /// Whether the user pressed Ctrl-C.
@@ -57,6 +85,27 @@ pub const UNWRITTEN: &str = "standard output: cannot write";
 /// Writes a line to standard error. Where that cannot be written to, nobody is there to be told.
 pub fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A text that comes from a model, a tool or a file as a terminal may show it: with its lines and tabs, but nothing else that
+/// moves the cursor, changes colours, or turns the direction of writing.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    let plain = |c: char| matches!(c, '\n' | '\t') || !(c.is_control() || turns(c));
+    if text.chars().all(plain) {
+        return text.into();
+    }
+    text.chars().filter(|&c| c != '\r').map(|c| if plain(c) { c } else { '\u{fffd}' }).collect::<String>().into()
+}
+
+/// Whether a character turns the direction of writing, so that a text can look like another one.
+pub fn turns(c: char) -> bool {
+    matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether styles may be written to a terminal: `NO_COLOR` (no-color.org) and terminals that know none say no.
+pub fn styled() -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb")
 }
 
 /// A message as one line of bearable length, whatever the names and values in it that came from files.
@@ -178,6 +227,9 @@ impl Steps {
     }
 }
 
+/// A prompt that is computed sooner shows no progress.
+const PROGRESS_AFTER: Duration = Duration::from_millis(300);
+
 /// The prompt being computed: tokens, speed, time left, and what the drive gives.
 pub struct PromptProgress {
     bar: ProgressBar,
@@ -200,7 +252,7 @@ impl PromptProgress {
 
 impl Observer for PromptProgress {
     fn progress(&mut self, progress: Progress) -> ControlFlow<()> {
-        if !self.bar.is_hidden() {
+        if !self.bar.is_hidden() && self.began.elapsed() > PROGRESS_AFTER {
             let Progress { tokens_done, tokens_total, batch_tokens, layers_done, layers, .. } = progress;
             let done = tokens_done as f64 + batch_tokens as f64 * layers_done as f64 / layers as f64;
             let seconds = self.began.elapsed().as_secs_f64();
@@ -272,6 +324,12 @@ impl Observer for Interruptible {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_from_elsewhere_cannot_steer_the_terminal() {
+        assert_eq!(printable("a\tb\nüñ 漢"), "a\tb\nüñ 漢");
+        assert_eq!(printable("a\u{1b}[2Jb\u{9b}1m\rc\u{202e}d"), "a\u{fffd}[2Jb\u{fffd}1mc\u{fffd}d");
+    }
 
     #[test]
     fn a_message_is_one_line_of_bearable_length() {

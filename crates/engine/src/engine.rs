@@ -16,7 +16,7 @@ use outpour_store::machine::Machine;
 use outpour_store::plan::Plan;
 use outpour_store::probe::{Flow, ReadSpeed};
 use outpour_store::read::{Pumped, Reader, Region};
-use outpour_store::residency::Residency;
+use outpour_store::residency::{Residency, ResidencyMap};
 use outpour_store::slab::Slab;
 
 use crate::error::EngineError;
@@ -72,6 +72,28 @@ pub struct Stats {
     pub lookahead: LookaheadStats,
     /// Memory given back to the machine.
     pub governor: GovernorStats,
+}
+
+impl Stats {
+    /// What was done since `earlier`.
+    pub fn since(&self, earlier: &Stats) -> Stats {
+        Stats {
+            stream: self.stream.since(&earlier.stream),
+            prefill_time: self.prefill_time - earlier.prefill_time,
+            prefill_tokens: self.prefill_tokens - earlier.prefill_tokens,
+            decode_time: self.decode_time - earlier.decode_time,
+            decode_tokens: self.decode_tokens - earlier.decode_tokens,
+            lookahead: LookaheadStats {
+                guessed: self.lookahead.guessed - earlier.lookahead.guessed,
+                right: self.lookahead.right - earlier.lookahead.right,
+                gain: self.lookahead.gain,
+            },
+            governor: GovernorStats {
+                given_back: self.governor.given_back - earlier.governor.given_back,
+                taken_again: self.governor.taken_again - earlier.governor.taken_again,
+            },
+        }
+    }
 }
 
 /// A loaded model.
@@ -190,6 +212,16 @@ impl Engine {
     /// Experts that memory has room for now, beside the contexts.
     pub fn expert_slots(&mut self) -> usize {
         self.experts.residency().expert_slots()
+    }
+
+    /// Where every expert is and how often it was used: for others to look at while this engine works.
+    pub fn residency_map(&mut self) -> Arc<ResidencyMap> {
+        self.experts.residency().map().clone()
+    }
+
+    /// Bytes of one expert, as stored: of the first layer that has any.
+    pub fn expert_bytes(&self) -> u64 {
+        (0..self.facts().layers).map(|layer| self.experts.expert_bytes(layer)).find(|&bytes| bytes > 0).unwrap_or(0)
     }
 
     /// Bytes of the plan's scratch that are no buffers of the backend's: see [`Plan::buffers`].

@@ -394,5 +394,5 @@ const THREAD_BYTES: usize = 256 << 10;
 const READING_THREADS: usize = 1;
 /// A tensor's name, shape and place, with its share of the hash table (measured on 18,867 tensors).
 const TENSOR_ENTRY_BYTES: usize = 320;
-/// An expert's extents, slot, list entries and checksum.
-const EXPERT_ENTRY_BYTES: usize = 184;
+/// An expert's extents, slot, list entries, checksum and cell of the residency's map.
+const EXPERT_ENTRY_BYTES: usize = 188;

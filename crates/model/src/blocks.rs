@@ -6,6 +6,7 @@ pub mod decoder;
 pub mod deepseek_moe;
 pub mod delta_net;
 pub mod feed_forward;
+pub mod hyper;
 pub mod indexer;
 pub mod kda;
 pub mod lightning;

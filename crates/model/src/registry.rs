@@ -8,12 +8,11 @@ use crate::blocks::attention::QkNorm;
 use crate::blocks::deepseek_moe::Choice;
 use crate::config::{Config, ModelError};
 use crate::families::deepseek::Attention::{Dense, Sparse};
-use crate::families::deepseek_v4::DeepSeekV4;
-use crate::families::gemma::{self, Gemma};
+use crate::families::gemma::Family::{Gemma3, Gemma4};
 use crate::families::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
 use crate::families::{
-    deepseek, glm4_moe, gpt_oss, kimi_linear, ling, llama, minimax, minimax_m2, mixtral, nemotron_h, qwen3_5_moe,
-    qwen3_moe,
+    deepseek, deepseek_v4, gemma, glm4_moe, gpt_oss, kimi_linear, ling, llama, minimax, minimax_m2, mixtral,
+    nemotron_h, qwen3_5_moe, qwen3_moe,
 };
 use crate::weights::Weights;
 
@@ -168,7 +167,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "DeepSeek-V3, V3.1, R1, Moonlight-16B-A3B",
         attention: "MLA",
-        fixtures: &["deepseek_v3", "deepseek_v3_fp8"],
+        fixtures: &["deepseek_v3", "deepseek_v3_fp8", "deepseek_v3_mlx4"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("deepseek_v3", Choice::SigmoidBiased, Dense, config, weights, kv)?))
@@ -203,7 +202,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "Kimi-K2, Kimi-K2-Thinking",
         attention: "MLA",
-        fixtures: &["deepseek_v3", "deepseek_v3_fp8", "deepseek_v3_int4"],
+        fixtures: &["deepseek_v3", "deepseek_v3_fp8", "deepseek_v3_int4", "deepseek_v3_mlx4"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("kimi_k2", Choice::SigmoidBiased, Dense, config, weights, kv)?))
@@ -214,10 +213,21 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "Kimi-K2.5, Kimi-K2.6 (text)",
         attention: "MLA",
-        fixtures: &["deepseek_v3", "deepseek_v3_int4"],
+        fixtures: &["deepseek_v3", "deepseek_v3_int4", "deepseek_v3_mlx4"],
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("kimi_k25", Choice::SigmoidBiased, Dense, config, weights, kv)?))
+        },
+    },
+    Family {
+        model_type: "mistral4",
+        architecture: None,
+        models: "Mistral-Small-4-119B (text); the shape of Mistral-Large-3-675B, whose release has another layout",
+        attention: "MLA",
+        fixtures: &["mistral4"],
+        experts: ExpertNames::Joined,
+        build: |config, weights, kv| {
+            Ok(Box::new(deepseek::build("mistral4", Choice::SoftmaxShares, Dense, config, weights, kv)?))
         },
     },
     Family {
@@ -227,7 +237,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma3"],
         experts: ExpertNames::Dense,
-        build: |config, weights, kv| Ok(Box::new(Gemma::build(gemma::Family::Gemma3, config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(gemma::build(Gemma3, config, weights, kv)?)),
     },
     Family {
         model_type: "gemma3_text",
@@ -236,7 +246,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma3"],
         experts: ExpertNames::Dense,
-        build: |config, weights, kv| Ok(Box::new(Gemma::build(gemma::Family::Gemma3, config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(gemma::build(Gemma3, config, weights, kv)?)),
     },
     Family {
         model_type: "gemma4",
@@ -245,7 +255,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma4"],
         experts: ExpertNames::Joined,
-        build: |config, weights, kv| Ok(Box::new(Gemma::build(gemma::Family::Gemma4, config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(gemma::build(Gemma4, config, weights, kv)?)),
     },
     Family {
         model_type: "gemma4_text",
@@ -254,7 +264,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma4"],
         experts: ExpertNames::Joined,
-        build: |config, weights, kv| Ok(Box::new(Gemma::build(gemma::Family::Gemma4, config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(gemma::build(Gemma4, config, weights, kv)?)),
     },
     Family {
         model_type: "nemotron_h",
@@ -299,7 +309,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "a window, and compressed entries of the past: chosen ones (CSA) and all (HCA) in turn",
         fixtures: &["deepseek_v4"],
         experts: ExpertNames::Numbered,
-        build: |config, weights, kv| Ok(Box::new(DeepSeekV4::build(config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(deepseek_v4::build(config, weights, kv)?)),
     },
 ];
 
@@ -308,9 +318,15 @@ pub const FAMILIES: &[Family] = &[
 /// # Errors
 /// Names the architecture that is not supported, and those that are.
 pub fn family(config: &Config) -> Result<&'static Family, ModelError> {
-    let model_type = config.model_type()?;
-    let mut named = FAMILIES.iter().filter(|family| family.model_type == model_type).peekable();
+    let of = |name| FAMILIES.iter().filter(move |family| family.model_type == name);
+    // Wrappers for images, several of which may hold the same language model, name it in their text_config.
+    let mut model_type = config.model_type()?;
+    if of(model_type).next().is_none() {
+        model_type = config.text().model_type().unwrap_or(model_type);
+    }
+    let mut named = of(model_type).peekable();
     if named.peek().is_none() {
+        let model_type = config.model_type()?;
         let supported: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
         return Err(ModelError::Config(format!(
             "model_type {model_type:?} is not supported; supported are: {}",

@@ -217,33 +217,47 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// When it is missing, or has another shape or a type that is not supported.
     pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
-        match self.stored(name, rows, cols)? {
-            Some(stored) => self.matrix_of(Of::named(name), name, stored),
+        match self.checkpoint {
             None => Ok(Matrix::dense(self.plain(name, &[rows, cols], DeclaredKind::Matrix)?)),
+            Some(checkpoint) => {
+                self.matrix_stored(Of::named(name), name, StoredMatrix::find(checkpoint, name, &[], rows, cols)?)
+            }
         }
     }
 
-    /// The table of embeddings, `[vocab, hidden]`: as [`Self::matrix`], but where memory is short it stays on the drive, and has
-    /// no bytes here.
+    /// The table of embeddings, `[vocab, hidden]`: as [`Self::matrix`], but where memory is short and it is not `tied`, the head
+    /// too, it stays on the drive, and has no bytes here.
     ///
     /// # Errors
     /// As [`Self::matrix`].
-    pub fn embedding(&mut self, name: &str, vocab: usize, hidden: usize) -> Result<Matrix, ModelError> {
-        let (Some(checkpoint), Some(stored)) = (self.checkpoint, self.stored(name, vocab, hidden)?) else {
-            return self.matrix(name, vocab, hidden);
-        };
+    pub fn embedding(&mut self, name: &str, vocab: usize, hidden: usize, tied: bool) -> Result<Matrix, ModelError> {
+        let Some(checkpoint) = self.checkpoint.filter(|_| !tied) else { return self.matrix(name, vocab, hidden) };
+        let stored = StoredMatrix::find(checkpoint, name, &[], vocab, hidden)?;
         let place = |name: String| resolve(checkpoint, &name).map(|(_, info)| (info.file, info.offset));
         let places: Option<Vec<(usize, u64)>> = stored.names(name).map(place).collect();
         self.rows = places.and_then(|places| RowSource::new(&stored, &places, checkpoint.files()));
-        self.matrix_of(if self.rows.is_some() { Of::Embedding } else { Of::Model }, name, stored)
+        self.matrix_stored(if self.rows.is_some() { Of::Embedding } else { Of::Model }, name, stored)
     }
 
-    /// How a matrix is stored, where there is a checkpoint.
-    fn stored(&self, name: &str, rows: usize, cols: usize) -> Result<Option<StoredMatrix>, ModelError> {
-        self.checkpoint.map(|checkpoint| StoredMatrix::find(checkpoint, name, &[], rows, cols)).transpose()
+    /// Whether the files have a matrix of this name, in whatever form.
+    pub fn has_matrix(&self, name: &str) -> bool {
+        self.checkpoint.is_some_and(|checkpoint| StoredMatrix::is_there(checkpoint, name))
     }
 
-    fn matrix_of(&mut self, of: Of, name: &str, stored: StoredMatrix) -> Result<Matrix, ModelError> {
+    /// Matrices `[count, rows, cols]` of the trunk, which are in the files: one of `count · rows` rows.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`], and in a form whose matrices cannot lie behind each other.
+    pub fn stack(&mut self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
+        let checkpoint = self.checkpoint.expect("invariant: has_matrix came first");
+        let stored = StoredMatrix { rows: count * rows, ..StoredMatrix::find(checkpoint, name, &[count], rows, cols)? };
+        match stored.first_rows(rows) {
+            Some(_) => self.matrix_stored(Of::named(name), name, stored),
+            None => Err(ModelError::Tensor(format!("{name}: a stack of matrices is not supported in {stored}"))),
+        }
+    }
+
+    fn matrix_stored(&mut self, of: Of, name: &str, stored: StoredMatrix) -> Result<Matrix, ModelError> {
         self.matrices.push((name.to_owned(), stored));
         let mut parts = [None, None, None];
         for (part, (name, (shape, dtype))) in parts.iter_mut().zip(stored.names(name).zip(stored.views())) {

@@ -10,7 +10,7 @@ use outpour_model::weights::{DeclaredKind, Weights};
 use serde_json::Value;
 
 /// Name, parameters in billions as published, bytes of an expert at MLX's 4 bits, experts.
-const PUBLISHED: [(&str, f64, usize, usize); 29] = [
+const PUBLISHED: [(&str, f64, usize, usize); 30] = [
     ("Qwen3-30B-A3B", 30.5, 2_654_208, 6_144),
     ("Qwen3-235B-A22B", 235.0, 10_616_832, 12_032),
     // Its maker's 80 with the heads for multi-token prediction, which are not read.
@@ -35,6 +35,8 @@ const PUBLISHED: [(&str, f64, usize, usize); 29] = [
     ("DeepSeek-V4-Flash", 284.0, 14_155_776, 11_008),
     // Hidden size and width of experts as SGLang's tests have them; the rest is inferred from the sum.
     ("Ling-2.5-1T", 1012.0, 28_311_552, 19_456),
+    // 675 of its maker less the 2.5 of its vision encoder.
+    ("Mistral-Large-3", 673.0, 49_545_216, 7_424),
     ("Moonlight-16B-A3B", 16.0, 4_866_048, 1_664),
     ("Kimi-K2", 1026.0, 24_772_608, 23_040),
     ("Kimi-Linear-48B-A3B", 49.1, 3_981_312, 6_656),

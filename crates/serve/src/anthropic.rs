@@ -8,20 +8,16 @@ use outpour_text::Calls;
 use serde_json::{Map, Value, json};
 
 use crate::App;
-use crate::chat::{Chat, Wishes, begin};
+use crate::chat::{Chat, Wishes, begin, join_system, without_noise};
 use crate::collected::{Called, Collected};
 use crate::error::{Api, ApiError, json_response};
 use crate::fields::Fields;
 use crate::forms::Form;
 use crate::ids;
-use crate::openai::{join_system, read_format};
+use crate::openai::read_format;
 use crate::stream::{Broken, EVENTS, Gone, Out, streamed};
 use crate::turn::{Said, Turn};
 use crate::worker::{Done, Finish};
-
-/// How Claude Code begins a block of its system prompt that is another one in every request. It means nothing to a model,
-/// and as the prompt's first tokens it would make every prompt a new one.
-const BILLING: &str = "x-anthropic-billing-header:";
 
 /// Answers a conversation.
 pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>, ApiError> {
@@ -40,7 +36,7 @@ pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>,
     let whole = Collected::new(turn).await?;
     let content = content(&whole);
     let mut message = writer.message(content, input_usage(whole.done.prompt, whole.done.cached));
-    message["usage"]["output_tokens"] = whole.done.generated.into();
+    count_output(&mut message["usage"], &whole.done);
     let (reason, sequence) = stop_reason(&whole.done, !whole.calls.is_empty(), &writer.stops);
     (message["stop_reason"], message["stop_sequence"]) = (reason.into(), sequence);
     Ok(json_response(StatusCode::OK, &message))
@@ -86,7 +82,7 @@ fn system_text(fields: &Fields) -> Result<Option<String>, ApiError> {
         }
         Some(_) => return Err(ApiError::field("system", "must be a string or an array of blocks")),
     };
-    let said: Vec<String> = texts.into_iter().filter(|text| !text.starts_with(BILLING)).collect();
+    let said: Vec<&str> = texts.iter().map(|text| without_noise(text)).filter(|text| !text.is_empty()).collect();
     Ok(Some(said.join("\n\n")).filter(|text| !text.is_empty()))
 }
 
@@ -213,6 +209,12 @@ fn input_usage(prompt: usize, cached: usize) -> Value {
     })
 }
 
+/// Adds the tokens of the answer.
+fn count_output(usage: &mut Value, done: &Done) {
+    usage["output_tokens"] = done.generated.into();
+    usage["output_tokens_details"] = json!({"thinking_tokens": done.thoughts});
+}
+
 fn stop_reason(done: &Done, calls: bool, stops: &[String]) -> (&'static str, Value) {
     match done.finish {
         Finish::StopString(i) => ("stop_sequence", stops.get(i).cloned().into()),
@@ -337,7 +339,7 @@ impl Writer {
         self.finish_block(out).await?;
         let (reason, sequence) = stop_reason(done, self.calls, &self.stops);
         let mut usage = input_usage(done.prompt, done.cached);
-        usage["output_tokens"] = done.generated.into();
+        count_output(&mut usage, done);
         let delta = json!({"stop_reason": reason, "stop_sequence": sequence});
         out.event("message_delta", &json!({"type": "message_delta", "delta": delta, "usage": usage})).await?;
         out.event("message_stop", &json!({"type": "message_stop"})).await

@@ -13,7 +13,7 @@ use crate::forms::Form;
 use crate::ids;
 use crate::replay::Replay;
 use crate::turn::Turn;
-use crate::worker::{Ask, Budget, Door, Refused};
+use crate::worker::{Ask, Budget, Door, Marks, Refused, Thoughts};
 
 /// The text side of a model, and the numbers that requests are checked against.
 pub struct Model {
@@ -198,16 +198,20 @@ impl Model {
     }
 
     /// Where in the rendered conversation an answer stands: from behind the beginning that it was generated after, to what
-    /// the template puts after an answer. `None` where the template shows it otherwise, such as without its thoughts.
+    /// the template puts after an answer, or to the token that ended it: of some models another one ends an answer with calls.
+    /// `None` where the template shows it otherwise, such as without its thoughts.
     fn place_of(&self, chat: &Chat, message: usize, text: &str) -> Option<(usize, usize)> {
         let before = self.render(chat, &chat.messages[..message], true).ok()?;
         let with = self.render(chat, &chat.messages[..=message], false).ok()?;
         let mark = "\u{1}answer\u{1}";
         let plain = [json!({"role": "user", "content": "?"}), json!({"role": "assistant", "content": mark})];
         let plain = self.render(&Chat::default(), &plain, false).ok()?;
-        let end = plain.rsplit_once(mark)?.1;
-        let fits = with.starts_with(&before) && text.starts_with(&with) && with.ends_with(end);
-        (fits && before.len() + end.len() <= with.len()).then(|| (before.len(), with.len() - end.len()))
+        let plain_end = plain.rsplit_once(mark)?.1;
+        let said = with.strip_suffix(plain_end).or_else(|| {
+            let mut ends = self.stop_tokens.iter().filter_map(|&id| self.tokenizer.token_bytes(id));
+            ends.find_map(|end| with.trim_end().strip_suffix(std::str::from_utf8(end).ok()?))
+        })?;
+        (said.starts_with(&before) && text.starts_with(&with)).then_some((before.len(), said.len()))
     }
 
     /// What the worker is asked for.
@@ -226,12 +230,39 @@ impl Model {
         }
     }
 
-    fn budget(&self, tokens: usize) -> Result<Option<Budget>, ApiError> {
-        let (_, close) = self.dialect().thinking();
-        let Some(id) = self.tokenizer.token_id(close) else { return Ok(None) };
-        let closing = self.encode(&format!("\n{close}\n\n"), true)?;
-        Ok(Some(Budget { tokens, close: id, closing }))
+    /// What tells thoughts from the rest of an answer, where this model has a token that ends them. `inside` says that the answer
+    /// begins with them.
+    fn thoughts(&self, inside: bool, budget: Option<usize>) -> Result<Option<Thoughts>, ApiError> {
+        let dialect = self.dialect();
+        let (open, close) = dialect.thinking();
+        let Some(close) = self.tokenizer.token_id(close) else { return Ok(None) };
+        // White space at the end of the mark may be one token with what follows.
+        let open = self.encode(open.trim_end(), true)?;
+        let closing = self.encode(&dialect.thoughts_end(), true)?;
+        let budget = budget.map(|tokens| Budget { tokens, closing });
+        Ok(Some(Thoughts::new(Marks { open, close, again: dialect.thinks_again() }, inside, budget)))
     }
+}
+
+/// How Claude Code begins a line of its system prompt that is another one in every request. It means nothing to a model, and as
+/// the prompt's first tokens it would make every prompt a new one.
+const BILLING: &str = "x-anthropic-billing-header:";
+
+/// A system prompt without lines at its head that are other ones in every request.
+pub(crate) fn without_noise(mut text: &str) -> &str {
+    while text.starts_with(BILLING) {
+        text = text.split_once('\n').map_or("", |(_, rest)| rest.trim_start());
+    }
+    text
+}
+
+/// System messages at the head become one message, as templates take no more, without noise.
+pub(crate) fn join_system(messages: &mut Vec<Value>) {
+    let system = messages.iter().take_while(|message| message["role"] == "system").count();
+    let texts = messages[..system].iter().filter_map(|message| message["content"].as_str());
+    let texts: Vec<&str> = texts.map(without_noise).filter(|text| !text.is_empty()).collect();
+    let joined = (!texts.is_empty()).then(|| json!({"role": "system", "content": texts.join("\n\n")}));
+    messages.splice(..system, joined);
 }
 
 /// Sends a request to the worker.
@@ -254,12 +285,60 @@ pub(crate) async fn begin(app: &Arc<App>, chat: Chat) -> Result<Turn, ApiError> 
         let prompt = model.prompt(&chat, &shared.replay)?;
         let thinking = ends_thinking(model.dialect(), &prompt.text);
         let stream = AnswerStream::new(model.dialect(), thinking, &chat.tools);
-        let budget = chat.budget.filter(|_| thinking).map(|tokens| model.budget(tokens)).transpose()?.flatten();
+        let thoughts = model.thoughts(thinking, chat.budget)?;
         let constraint = shared.forms.constraint(model, &chat, thinking)?;
         let prompt_tokens = prompt.tokens.len();
-        let ask = Ask { marks: prompt.marks, budget, constraint, ..model.ask(prompt.tokens, &chat.wishes) };
+        let ask = Ask { marks: prompt.marks, thoughts, constraint, ..model.ask(prompt.tokens, &chat.wishes) };
         Ok((ask, stream, prompt_tokens))
     });
     let (ask, stream, prompt_tokens) = prepared.await.map_err(|error| ApiError::unavailable(error.to_string()))??;
     Ok(Turn::new(submit(&app.door, ask)?, Some(stream), Some(app.replay.clone()), prompt_tokens))
+}
+
+#[cfg(test)]
+mod tests {
+    use outpour_text::ToolCall;
+
+    use super::*;
+
+    /// A call comes back as the model wrote it, whatever token ends an answer with calls: here another one than others.
+    #[test]
+    fn a_call_that_comes_back_is_the_model_s_own() {
+        let json = include_bytes!("../../../tests/fixtures/text/tokenizer.json");
+        let tokenizer = Arc::new(Tokenizer::from_json(json, None).expect("the fixture"));
+        let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\
+            {% for c in m.tool_calls or [] %}<tool_call>{{ c.function.name }} {{ c.function.arguments | tojson }}</tool_call>{% endfor %}\
+            {{ '<|endoftext|>' if m.tool_calls else '<|im_end|>' }}\n{% endfor %}\
+            {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+        let template = ChatTemplate::from_source(source, &Map::new()).expect("a template");
+        let ends = ["<|im_end|>", "<|endoftext|>"].map(|end| tokenizer.token_id(end).expect("a token"));
+        let model = Model {
+            name: "model".into(),
+            vocab: tokenizer.vocab_size(),
+            tokenizer,
+            template: Some(template),
+            stop_tokens: ends.to_vec(),
+            sampling: Sampling::default(),
+            ctx: 4096,
+            recurrent: false,
+        };
+        let arguments = json!({"city": "Oslo", "days": 3});
+        let call = json!({"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": arguments}});
+        let messages = vec![
+            json!({"role": "user", "content": "How is it?"}),
+            json!({"role": "assistant", "content": "", "tool_calls": [call]}),
+            json!({"role": "tool", "tool_call_id": "call_1", "content": "sunny"}),
+        ];
+        let said = "<tool_call>weather  {\"days\":3,  \"city\":\"Oslo\"}</tool_call>";
+        let own = model.encode(said, true).expect("tokens");
+        let replay = Replay::default();
+        let called = ToolCall { name: "weather".into(), arguments: arguments.as_object().expect("an object").clone() };
+        replay.remember(vec![("call_1".into(), called)], &own);
+        let chat = Chat { messages, ..Chat::default() };
+        let prompt = model.prompt(&chat, &replay).expect("a prompt");
+        let text = model.tokenizer.decode(&prompt.tokens);
+        let begin = "<|im_start|>user\nHow is it?<|im_end|>\n<|im_start|>assistant\n";
+        assert!(text.starts_with(&format!("{begin}{said}<|endoftext|>\n<|im_start|>tool\nsunny")), "{text}");
+        assert!(prompt.tokens.windows(own.len()).any(|tokens| tokens == own));
+    }
 }

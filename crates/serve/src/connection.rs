@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use hyper::server::conn::http1;
@@ -18,7 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Sleep, sleep, timeout};
 use tokio_stream::StreamExt;
 
@@ -149,26 +148,42 @@ impl Default for Bodies {
 impl Bodies {
     /// The JSON of a request's body.
     pub(crate) async fn json(&self, request: Request) -> Result<Value, ApiError> {
-        let too_large = || {
-            let problem = format!("the body is larger than {BODY_BYTES_MAX} bytes");
-            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, problem)
-        };
-        let length =
-            request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let length = length.unwrap_or(BODY_BYTES_MAX);
-        if length > BODY_BYTES_MAX {
+        let length = request.headers().get(header::CONTENT_LENGTH);
+        if length
+            .and_then(|length| length.to_str().ok()?.parse().ok())
+            .is_some_and(|bytes: usize| bytes > BODY_BYTES_MAX)
+        {
             discard(request).await;
             return Err(too_large());
         }
         let late = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time");
-        let room = timeout(BODY_TIME_MAX, self.0.acquire_many(1 + (length >> 10) as u32)).await.map_err(late)?;
-        let body = timeout(BODY_TIME_MAX, to_bytes(request.into_body(), BODY_BYTES_MAX)).await.map_err(late)?;
-        let body = body.map_err(|error| match std::error::Error::source(&error) {
-            Some(source) if source.to_string().contains("length limit") => too_large(),
-            _ => ApiError::bad(format!("the body cannot be read: {error}")),
-        })?;
-        let json = serde_json::from_slice(&body);
-        drop(room);
-        json.map_err(|error| ApiError::bad(format!("the body is no JSON: {error}")))
+        let (body, _room) = timeout(BODY_TIME_MAX, self.read(request)).await.map_err(late)??;
+        serde_json::from_slice(&body).map_err(|error| ApiError::bad(format!("the body is no JSON: {error}")))
     }
+
+    /// A body, and the room that it takes: only for what has come, so that slow clients keep no others waiting.
+    async fn read(&self, request: Request) -> Result<(Vec<u8>, SemaphorePermit<'_>), ApiError> {
+        let unread = |problem: String| ApiError::bad(format!("the body cannot be read: {problem}"));
+        let mut room = self.take(0).await?;
+        let mut stream = request.into_body().into_data_stream();
+        let mut body = Vec::new();
+        while let Some(part) = stream.next().await {
+            let part = part.map_err(|error| unread(error.to_string()))?;
+            if body.len() + part.len() > BODY_BYTES_MAX {
+                return Err(too_large());
+            }
+            body.extend_from_slice(&part);
+            room.merge(self.take(body.len().div_ceil(1 << 10) - room.num_permits()).await?);
+        }
+        Ok((body, room))
+    }
+
+    /// Room of so many KiB.
+    async fn take(&self, kib: usize) -> Result<SemaphorePermit<'_>, ApiError> {
+        self.0.acquire_many(kib as u32).await.map_err(|_| ApiError::unavailable("the server is ending"))
+    }
+}
+
+fn too_large() -> ApiError {
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is larger than {BODY_BYTES_MAX} bytes"))
 }

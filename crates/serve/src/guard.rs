@@ -4,6 +4,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use subtle::ConstantTimeEq;
 
 use crate::error::ApiError;
+use crate::page;
 
 /// What requests must bring.
 #[derive(Clone, Debug, Default)]
@@ -38,8 +39,8 @@ impl Access {
                 ));
             }
         }
-        // Whether it lives is no secret, and a preflight comes without the key.
-        let open = path == "/health" || *method == Method::OPTIONS;
+        // Whether it lives is no secret, nor is the page, which asks for the key; and a preflight comes without it.
+        let open = path == "/health" || page::is_page(path) || *method == Method::OPTIONS;
         if open || self.has_key(headers) {
             return Ok(());
         }
@@ -146,6 +147,10 @@ mod tests {
             assert_eq!(with("authorization", wrong), 401, "{wrong}");
         }
         assert_eq!(check(&access, "/v1/models", &[("host", "localhost")]), 401);
-        assert_eq!(check(&access, "/health", &[("host", "localhost")]), 200);
+        for (path, status) in
+            [("/health", 200), ("/", 200), ("/page/app.js", 200), ("/live", 401), ("/page/../live", 401)]
+        {
+            assert_eq!(check(&access, path, &[("host", "localhost")]), status, "{path}");
+        }
     }
 }

@@ -1,11 +1,4 @@
-//! A model behind HTTP: the route table, and what all routes share.
-//!
-//! | route | API |
-//! |---|---|
-//! | `POST /v1/chat/completions`, `/v1/completions`, `/v1/responses`, `GET /v1/models`, `/v1/models/{id}` | OpenAI's |
-//! | `POST /v1/messages`, `/v1/messages/count_tokens` | Anthropic's |
-//! | `POST /api/chat`, `/api/generate`, `GET /api/tags` | Ollama's |
-//! | `POST /tokenize`, `/detokenize`, `/apply-template`, `GET /health`, `/metrics` | plain |
+//! A model behind HTTP: what all routes share. `routes` is the route table.
 //!
 //! One thread owns the engine (`worker`); `async` is for connections only.
 
@@ -21,11 +14,14 @@ mod fields;
 mod forms;
 mod guard;
 mod ids;
+mod live;
 mod metrics;
 mod ollama;
 mod openai;
+mod page;
 mod plain;
 mod replay;
+mod routes;
 mod stream;
 mod turn;
 mod worker;
@@ -37,15 +33,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{Method, Response, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::routing::{MethodRouter, get, post};
-use serde_json::Value;
 
 pub use batch::{Question, Reply, batch};
 pub use chat::Model;
 pub use guard::Access;
+pub use routes::http_page;
 pub use worker::{Loader, States};
 
 use connection::Bodies;
@@ -178,52 +173,13 @@ fn signals(door: Door) -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// The route table.
+/// The routes, and what holds for all of them.
 fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/v1/chat/completions", answers(openai::chat::create))
-        .route("/v1/completions", answers(openai::completions::create))
-        .route("/v1/responses", answers(openai::responses::create))
-        .route("/v1/models", shows(openai::models))
-        .route("/v1/models/{*id}", get(model))
-        .route("/v1/messages", answers(anthropic::create))
-        .route("/v1/messages/count_tokens", answers(anthropic::count_tokens))
-        .route("/api/chat", answers(ollama::chat))
-        .route("/api/generate", answers(ollama::generate))
-        .route("/api/tags", shows(ollama::tags))
-        .route("/tokenize", answers(plain::tokenize))
-        .route("/detokenize", answers(plain::detokenize))
-        .route("/apply-template", answers(plain::apply_template))
-        .route("/health", shows(plain::health))
-        .route("/metrics", shows(plain::metrics))
+    routes::router()
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(app.clone(), guarded))
         .with_state(app)
-}
-
-/// A route that reads JSON.
-fn answers<F>(answer: fn(Arc<App>, Value) -> F) -> MethodRouter<Arc<App>>
-where
-    F: Future<Output = Result<Response<Body>, ApiError>> + Send + 'static,
-{
-    post(move |State(app): State<Arc<App>>, request: Request| async move {
-        let api = Api::of_path(request.uri().path());
-        let answered = match app.bodies.json(request).await {
-            Ok(body) => answer(app, body).await,
-            Err(error) => Err(error),
-        };
-        answered.unwrap_or_else(|error| error.response(api))
-    })
-}
-
-/// A route that shows something.
-fn shows(show: fn(&App) -> Response<Body>) -> MethodRouter<Arc<App>> {
-    get(move |State(app): State<Arc<App>>| async move { show(&app) })
-}
-
-async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response<Body> {
-    openai::model(&app, &id).unwrap_or_else(|error| error.response(Api::OpenAi))
 }
 
 async fn no_such_path(request: Request) -> Response<Body> {
@@ -262,4 +218,68 @@ async fn guarded(State(app): State<Arc<App>>, request: Request, next: Next) -> R
     };
     app.access.share(origin.as_ref(), response.headers_mut());
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use axum::body::to_bytes;
+    use outpour_engine::sample::Sampling;
+    use outpour_text::Tokenizer;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    fn model() -> Model {
+        let json = include_bytes!("../../../tests/fixtures/text/tokenizer.json");
+        let tokenizer = Arc::new(Tokenizer::from_json(json, None).expect("the fixture"));
+        Model {
+            name: "model".into(),
+            vocab: tokenizer.vocab_size(),
+            tokenizer,
+            template: None,
+            stop_tokens: Vec::new(),
+            sampling: Sampling::default(),
+            ctx: 64,
+            recurrent: false,
+        }
+    }
+
+    async fn ask(router: &Router, request: axum::http::request::Builder, body: &str) -> (StatusCode, String) {
+        let request = request.header(header::HOST, "localhost").body(Body::from(body.to_owned())).expect("a request");
+        let Ok(response) = router.clone().oneshot(request).await;
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// While the model is loaded, and where it cannot be, there is no health, and requests are refused with the reason.
+    #[test]
+    fn a_server_is_not_healthy_before_its_model_is_there() {
+        let (go, gone) = channel();
+        let load: Loader = Box::new(move |_| {
+            gone.recv().map_err(|_| "nobody says go".to_owned())?;
+            Err("no such weights".into())
+        });
+        let started = Started::new(model(), Access::default(), load, None, None).expect("threads");
+        let ended = started.run(async |router, _, failed| {
+            let (status, body) = ask(&router, Request::get("/health"), "").await;
+            assert_eq!((status, body.as_str()), (StatusCode::SERVICE_UNAVAILABLE, "{\"status\":\"loading\"}"));
+            let prompt = "{\"prompt\": \"a\"}";
+            let waiting = ask(&router, Request::post("/v1/completions"), prompt);
+            let loads = async {
+                go.send(()).expect("it waits");
+                failed.await;
+            };
+            let ((status, body), ()) = tokio::join!(waiting, loads);
+            assert!(status == StatusCode::SERVICE_UNAVAILABLE && body.contains("no such weights"), "{status} {body}");
+            let (status, body) = ask(&router, Request::get("/health"), "").await;
+            assert!(status == StatusCode::SERVICE_UNAVAILABLE && body.contains("no such weights"), "{status} {body}");
+            let (status, _) = ask(&router, Request::post("/v1/completions"), prompt).await;
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+            Ok(())
+        });
+        assert_eq!(ended, Err("no such weights".into()));
+    }
 }

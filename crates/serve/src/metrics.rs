@@ -19,7 +19,7 @@ pub(crate) struct Metrics {
     pub(crate) generated: AtomicU64,
     prompt_tokens: AtomicU64,
     cached_tokens: AtomicU64,
-    running: AtomicUsize,
+    pub(crate) running: AtomicUsize,
     kept: AtomicUsize,
     kept_bytes: AtomicU64,
     first_token: Histogram,

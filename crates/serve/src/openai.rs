@@ -67,16 +67,6 @@ fn part_text(part: &Value, place: &str) -> Result<String, ApiError> {
     }
 }
 
-/// System messages at the head are one message, as templates take no more.
-pub(crate) fn join_system(messages: &mut Vec<Value>) {
-    let system = messages.iter().take_while(|message| message["role"] == "system").count();
-    if system > 1 {
-        let texts: Vec<&str> = messages[..system].iter().filter_map(|message| message["content"].as_str()).collect();
-        let joined = json!({"role": "system", "content": texts.join("\n\n")});
-        messages.splice(..system, [joined]);
-    }
-}
-
 /// What a request says of thinking, into the template's variables and the limit.
 pub(crate) fn read_thinking(fields: &Fields, chat: &mut Chat) -> Result<(), ApiError> {
     let effort = match fields.object("reasoning")? {
@@ -141,6 +131,7 @@ pub(crate) fn usage(done: &Done) -> Value {
         "completion_tokens": done.generated,
         "total_tokens": done.prompt + done.generated,
         "prompt_tokens_details": {"cached_tokens": done.cached},
+        "completion_tokens_details": {"reasoning_tokens": done.thoughts},
     })
 }
 

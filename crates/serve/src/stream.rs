@@ -17,7 +17,7 @@ use crate::turn::{Said, Turn};
 /// Chunks that a client may be behind before its answer waits.
 const CHUNKS_MAX: usize = 16;
 /// Silence is broken this often, so that nobody between takes the connection for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The client's end of a response.
 pub(crate) struct Out(Sender<Result<Bytes, Infallible>>);
@@ -53,12 +53,17 @@ impl Out {
         self.text(format!("event: {name}\ndata: {data}\n\n")).await
     }
 
+    /// Resolves when the client is gone.
+    pub(crate) async fn closed(&self) {
+        self.0.closed().await;
+    }
+
     /// What the answer says next. Meanwhile `ping` breaks the silence, where there is any.
     pub(crate) async fn next(&self, turn: &mut Turn, ping: Option<&'static str>) -> Result<Option<Said>, Broken> {
         loop {
             tokio::select! {
                 said = turn.next() => return said.map_err(Broken::Failed),
-                () = self.0.closed() => return Err(Broken::Gone),
+                () = self.closed() => return Err(Broken::Gone),
                 () = sleep(KEEP_ALIVE), if ping.is_some() => self.text(ping.unwrap_or_default()).await?,
             }
         }
@@ -78,8 +83,16 @@ where
     F: Future<Output = Result<(), Gone>> + Send + 'static,
 {
     turn.begin().await?;
+    Ok(written_by(content_type, |out| write(turn, out)))
+}
+
+/// A response that `write` goes on making after it has begun.
+pub(crate) fn written_by<F>(content_type: &'static str, write: impl FnOnce(Out) -> F) -> Response<Body>
+where
+    F: Future<Output = Result<(), Gone>> + Send + 'static,
+{
     let (sender, receiver) = channel(CHUNKS_MAX);
-    let written = write(turn, Out(sender));
+    let written = write(Out(sender));
     tokio::spawn(async move {
         // Nobody is left to be told that nobody is left.
         let _ = written.await;
@@ -88,8 +101,36 @@ where
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    Ok(response)
+    response
 }
 
 /// The content type of server-sent events.
 pub(crate) const EVENTS: &str = "text/event-stream";
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::worker::{Event, Token};
+
+    /// A client that hears nothing is told that the server is still there, and then what there is to say.
+    #[test]
+    fn silence_is_broken() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        runtime.block_on(async {
+            let (events, receiver) = mpsc::channel(1);
+            let mut turn = Turn::new(receiver, None, None, 1);
+            let (sender, mut chunks) = channel(CHUNKS_MAX);
+            let out = Out(sender);
+            let hears = async {
+                let heard = chunks.recv().await.expect("it is not closed").expect("bytes");
+                assert_eq!(heard, COMMENT.unwrap_or_default());
+                let token = Token { text: "Once".into(), score: None };
+                events.send(Event::Token(token)).await.expect("it listens");
+            };
+            let (said, ()) = tokio::join!(out.next(&mut turn, COMMENT), hears);
+            assert!(matches!(said, Ok(Some(Said::Text(text))) if text == "Once"));
+        });
+    }
+}

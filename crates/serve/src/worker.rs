@@ -4,6 +4,7 @@
 mod constraint;
 mod job;
 mod kept;
+mod thoughts;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -12,14 +13,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use outpour_engine::{Engine, EngineError, Observer, Progress, SequenceId};
+use outpour_engine::{Engine, EngineError, LayerCost, Observer, Progress, SequenceId};
 use outpour_model::ModelError;
 use outpour_text::Tokenizer;
 use tokio::sync::mpsc;
 
 pub(crate) use constraint::{Begins, Constraint};
-pub(crate) use job::{Ask, Budget, Done, Event, Failure, Finish, Score};
+#[cfg(test)]
+pub(crate) use job::Token;
+pub(crate) use job::{Ask, Done, Event, Failure, Finish, Score};
+pub(crate) use thoughts::{Budget, Marks, Thoughts};
 
+use crate::live::{Live, Recorder};
 use crate::metrics::Metrics;
 use job::{Choice, Job};
 use kept::Kept;
@@ -56,6 +61,7 @@ pub(crate) enum Health {
 pub(crate) struct Shared {
     pub(crate) health: Mutex<Health>,
     pub(crate) metrics: Metrics,
+    pub(crate) live: Live,
     queued: AtomicUsize,
     stop: AtomicUsize,
 }
@@ -99,7 +105,7 @@ pub(crate) enum Refused {
 impl Door {
     /// Puts a request into the queue. Dropping the receiver ends it.
     pub(crate) fn submit(&self, ask: Ask) -> Result<mpsc::Receiver<Event>, Refused> {
-        if self.shared.stop.load(Ordering::Relaxed) != GO_ON {
+        if self.is_ending() {
             return Err(Refused::Ending);
         }
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
@@ -118,6 +124,11 @@ impl Door {
     /// Requests that wait.
     pub(crate) fn queued(&self) -> usize {
         self.shared.queued.load(Ordering::Relaxed)
+    }
+
+    /// Whether no more requests are taken.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.shared.stop.load(Ordering::Relaxed) != GO_ON
     }
 
     /// Takes no more requests; those taken are finished.
@@ -140,6 +151,8 @@ pub(crate) struct Worker {
     running: Vec<Job>,
     kept: Kept,
     choice: Choice,
+    /// Tells watchers what the engine does.
+    recorder: Option<Recorder>,
     shared: Arc<Shared>,
     tokenizer: Arc<Tokenizer>,
     idle_release: Option<Duration>,
@@ -158,6 +171,7 @@ pub(crate) fn worker(
     let shared = Arc::new(Shared {
         health: Mutex::new(Health::Loading),
         metrics: Metrics::default(),
+        live: Live::default(),
         queued: AtomicUsize::new(0),
         stop: AtomicUsize::new(GO_ON),
     });
@@ -169,6 +183,7 @@ pub(crate) fn worker(
         running: Vec::new(),
         kept: Kept::new(states),
         choice: Choice::default(),
+        recorder: None,
         shared: shared.clone(),
         tokenizer: tokenizer.clone(),
         idle_release,
@@ -215,7 +230,12 @@ impl Worker {
                 STOP => ControlFlow::Break(()),
                 _ => ControlFlow::Continue(()),
             };
-            self.engine = Some((self.load)(&mut |_, _| go_on(&shared))?);
+            let mut engine = (self.load)(&mut |read, total| {
+                shared.live.loading(read, total);
+                go_on(&shared)
+            })?;
+            self.recorder = Some(self.shared.live.record(&mut engine)?);
+            self.engine = Some(engine);
             self.shared.set_health(Health::Ready);
         }
         Ok(())
@@ -279,6 +299,8 @@ impl Worker {
     fn release(&mut self) {
         self.kept.forget_memory();
         self.engine = None;
+        self.recorder = None;
+        self.shared.live.released();
         self.shared.set_health(Health::Released);
     }
 
@@ -321,8 +343,12 @@ impl Worker {
 
     fn tick(&mut self) {
         let Some(engine) = &mut self.engine else { return };
-        let mut watch = Watch { running: &mut self.running, shared: &self.shared };
-        let Err(error) = engine.tick(&mut watch) else { return };
+        let mut watch = Watch { running: &mut self.running, recorder: self.recorder.as_mut(), shared: &self.shared };
+        let ticked = engine.tick(&mut watch);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.ticked(&engine.stats());
+        }
+        let Err(error) = ticked else { return };
         let struck: Vec<SequenceId> = engine.struck().collect();
         if matches!(error, EngineError::Model(ModelError::NoRoom)) {
             struck.first().iter().for_each(|&&sequence| self.make_room(sequence));
@@ -382,6 +408,7 @@ impl Worker {
 /// Watches the engine for the sake of its requests.
 struct Watch<'a> {
     running: &'a mut Vec<Job>,
+    recorder: Option<&'a mut Recorder>,
     shared: &'a Shared,
 }
 
@@ -389,6 +416,12 @@ impl Observer for Watch<'_> {
     fn logits(&mut self, sequence: SequenceId, position: usize, logits: &[f32]) {
         if let Some(job) = self.running.iter_mut().find(|job| job.sequence == Some(sequence)) {
             job.see_prompt_logits(position, logits);
+        }
+    }
+
+    fn layer(&mut self, cost: &LayerCost) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.layer(cost);
         }
     }
 

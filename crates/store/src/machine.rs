@@ -177,6 +177,16 @@ pub fn cache_dir() -> PathBuf {
     cache.unwrap_or_else(std::env::temp_dir).join("outpour")
 }
 
+/// Where what a program remembers between its runs is kept: `$XDG_STATE_HOME/outpour`, `~/Library/Application Support/outpour` on
+/// macOS, else `~/.local/state/outpour`. `None` where neither is set.
+pub fn state_dir() -> Option<PathBuf> {
+    let below = if cfg!(target_vendor = "apple") { "Library/Application Support" } else { ".local/state" };
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(below));
+    let state =
+        std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or_else(home)?;
+    Some(state.join("outpour"))
+}
+
 /// CPUs that this process may run on (its affinity, which is what `taskset` and cpusets change).
 pub fn cpus_allowed() -> usize {
     #[cfg(target_os = "linux")]

@@ -7,10 +7,14 @@
 //! An expert that is read before anybody asked for it lands in a spare slot ([`Residency::begin_early`]) and evicts nothing
 //! that was asked for: it becomes resident when it is ([`Residency::adopt`]), or leaves again ([`Residency::drop_early`]).
 
+mod map;
+
 use crate::layout::{ExpertId, ExpertLayout};
 use crate::read::Region;
 use crate::slab::{Slab, SlotId};
 use std::sync::Arc;
+
+pub use map::{Cell, ResidencyMap, Seen};
 
 /// Where an expert's weights are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +33,9 @@ enum Holds {
     Nothing,
     Filling(ExpertId),
     Expert(ExpertId),
-    /// An expert that nobody asked for yet, or nothing. Pinned.
+    /// An expert that nobody asked for yet. Pinned.
+    Early(ExpertId),
+    /// Nothing, set aside for such an expert. Pinned.
     Spare,
     State,
 }
@@ -69,6 +75,8 @@ pub struct Residency {
     keep: usize,
     /// By class: slots set aside for experts that are read early.
     spares: Vec<Spares>,
+    /// The same for those who watch.
+    map: Arc<ResidencyMap>,
 }
 
 #[derive(Clone, Default)]
@@ -101,6 +109,7 @@ impl Residency {
             state_class: classes,
             keep,
             spares: vec![Spares::default(); classes],
+            map: Arc::new(ResidencyMap::new((0..layout.layers()).map(|layer| layout.experts(layer)).collect())),
             slab,
             layout,
         }
@@ -109,6 +118,11 @@ impl Residency {
     /// The slab's memory, to register with a reader.
     pub fn regions(&self) -> impl Iterator<Item = &Arc<Region>> {
         self.slab.regions()
+    }
+
+    /// Where every expert is and how often it was used, to be read at any time.
+    pub fn map(&self) -> &Arc<ResidencyMap> {
+        &self.map
     }
 
     /// A slot's memory.
@@ -135,6 +149,9 @@ impl Residency {
         self.unlink(slot);
         self.link(slot);
         self.add_pin(slot);
+        if let Holds::Expert(id) = self.slots[slot.index()].holds {
+            self.map.used(self.layout.index(id));
+        }
     }
 
     fn add_pin(&mut self, slot: SlotId) {
@@ -183,6 +200,8 @@ impl Residency {
             None => self.evict_oldest(class)?,
         };
         self.slot_of[self.layout.index(id)] = slot.index() as u32;
+        self.map.read(self.layout.index(id), Seen::Reading);
+        self.map.used(self.layout.index(id));
         self.slots[slot.index()] =
             Slot { holds: Holds::Filling(id), pins: 0, class: class as u32, newer: NONE, older: NONE };
         self.link(slot);
@@ -194,7 +213,10 @@ impl Residency {
     pub fn end_fill(&mut self, slot: SlotId) {
         let state = &mut self.slots[slot.index()];
         match state.holds {
-            Holds::Filling(id) => state.holds = Holds::Expert(id),
+            Holds::Filling(id) => {
+                state.holds = Holds::Expert(id);
+                self.map.set(self.layout.index(id), Seen::Memory);
+            }
             other => unreachable!("invariant: end_fill follows begin_fill, not {other:?}"),
         }
     }
@@ -222,6 +244,8 @@ impl Residency {
                 slot
             }
         };
+        self.slots[slot.index()].holds = Holds::Early(id);
+        self.map.read(self.layout.index(id), Seen::Early);
         self.spares[class].used += 1;
         Some(slot)
     }
@@ -229,8 +253,10 @@ impl Residency {
     /// Makes a spare slot the one that is filled with an expert, as [`Self::begin_fill`] would: pinned, and used now.
     pub fn adopt(&mut self, slot: SlotId, id: ExpertId) {
         let state = &mut self.slots[slot.index()];
-        debug_assert_eq!(state.holds, Holds::Spare);
+        debug_assert_eq!(state.holds, Holds::Early(id));
         state.holds = Holds::Filling(id);
+        self.map.set(self.layout.index(id), Seen::Reading);
+        self.map.used(self.layout.index(id));
         let class = state.class as usize;
         self.slot_of[self.layout.index(id)] = slot.index() as u32;
         self.spares[class].used -= 1;
@@ -241,6 +267,14 @@ impl Residency {
     pub fn drop_early(&mut self, slot: SlotId, spares_max: usize) {
         let class = self.slots[slot.index()].class as usize;
         self.spares[class].used -= 1;
+        if let Holds::Early(id) = self.slots[slot.index()].holds {
+            // It may be on its way to another slot meanwhile, asked for.
+            let index = self.layout.index(id);
+            if self.slot_of[index] == NONE {
+                self.map.set(index, Seen::Drive);
+            }
+            self.slots[slot.index()].holds = Holds::Spare;
+        }
         if self.spares[class].used + self.spares[class].free.len() < spares_max {
             self.spares[class].free.push(slot);
         } else {
@@ -293,6 +327,7 @@ impl Residency {
     fn forget(&mut self, slot: SlotId) {
         if let Holds::Expert(id) | Holds::Filling(id) = self.slots[slot.index()].holds {
             self.slot_of[self.layout.index(id)] = NONE;
+            self.map.set(self.layout.index(id), Seen::Drive);
             self.unlink(slot);
         }
         self.slots[slot.index()].holds = Holds::Nothing;

@@ -16,6 +16,10 @@ use serde_json::Value;
 use crate::call_stream::QUOTE;
 use crate::tool_calls::{ToolCall, read_json};
 
+/// Control tokens that end an answer in every model that has them, whatever its files say: those of gpt-oss, and what Gemma's
+/// templates put behind a call, where the result of the call follows.
+pub const ANSWER_ENDS: [&str; 3] = ["<|return|>", "<|call|>", "<|tool_response>"];
+
 /// How a model writes thoughts and calls of tools.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dialect {
@@ -120,8 +124,18 @@ impl Dialect {
         }
     }
 
+    /// What ends thoughts where the model does not.
+    pub fn thoughts_end(self) -> String {
+        let (_, close) = self.thinking();
+        match self {
+            Dialect::Harmony | Dialect::Mistral => close.to_owned(),
+            Dialect::Gemma => format!("\n{close}"),
+            _ => format!("\n{close}\n\n"),
+        }
+    }
+
     /// Whether thoughts may come again after content.
-    pub(crate) fn thinks_again(self) -> bool {
+    pub fn thinks_again(self) -> bool {
         self == Dialect::Harmony
     }
 

@@ -32,11 +32,12 @@ mod template_source;
 mod tokenizer;
 mod tokenizer_load;
 mod tool_calls;
+mod tool_responses;
 mod vocab;
 
 pub use answer::{Answer, AnswerStream, Piece, ends_thinking};
 pub use detokenize::Detokenizer;
-pub use dialects::Dialect;
+pub use dialects::{ANSWER_ENDS, Dialect};
 pub use error::TextError;
 pub use gguf::GgufTokenizer;
 pub use grammar::{Calls, Grammar, Grammars};

@@ -3,7 +3,7 @@
 
 use crate::error::one_line;
 use crate::template_env::{Refusal, environment, strftime_now};
-use crate::{TextError, files, template_source};
+use crate::{TextError, files, template_source, tool_responses};
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, Error, ErrorKind};
 use serde_json::{Map, Value as Json};
@@ -137,7 +137,11 @@ impl ChatTemplate {
         let mut context = self.special_tokens.clone();
         context.insert("documents".to_owned(), Json::Null);
         context.extend(request.kwargs.clone());
-        context.insert("messages".to_owned(), request.messages.iter().map(with_reasoning).collect());
+        let mut messages: Vec<Json> = request.messages.iter().map(with_reasoning).collect();
+        if tool_responses::wanted(&self.source) {
+            messages = tool_responses::joined(&messages);
+        }
+        context.insert("messages".to_owned(), messages.into());
         context.insert("tools".to_owned(), request.tools.clone().map_or(Json::Null, Json::Array));
         context.insert("add_generation_prompt".to_owned(), request.add_generation_prompt.into());
         let clock = [("strftime_now".to_owned(), strftime_now(request.now_s))];

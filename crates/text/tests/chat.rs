@@ -2,15 +2,15 @@
 
 mod common;
 
-use common::{dir, json, none_wrong, text};
+use common::{dir, json as read_json, none_wrong, text};
 use outpour_text::{ChatRequest, ChatTemplate, TextError};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// 2026-03-04 05:06:07, the time at which the fixtures were rendered.
 const NOW_S: i64 = 1_772_600_767;
 
 fn config() -> Map<String, Value> {
-    json("tokenizer_config.json").as_object().unwrap().clone()
+    read_json("tokenizer_config.json").as_object().unwrap().clone()
 }
 
 fn request(case: &Value) -> ChatRequest {
@@ -43,7 +43,7 @@ fn conversations_are_rendered_as_by_transformers() {
     let own = ChatTemplate::load(&dir()).unwrap().unwrap();
     let hard = ChatTemplate::from_source(&text("hard.jinja"), &config()).unwrap();
     let mut wrong = Vec::new();
-    for case in json("cases_chat.json")["chats"].as_array().unwrap() {
+    for case in read_json("cases_chat.json")["chats"].as_array().unwrap() {
         let template = if case["template"] == "hard.jinja" { &hard } else { &own };
         if let Some(difference) = difference(template.render(&request(case)), case) {
             wrong.push(format!("{}: {difference}", case["name"]));
@@ -54,7 +54,7 @@ fn conversations_are_rendered_as_by_transformers() {
 
 #[test]
 fn snippets_are_rendered_as_by_transformers() {
-    let cases = json("cases_chat.json");
+    let cases = read_json("cases_chat.json");
     let context = &cases["snippets"]["context"];
     let mut wrong = Vec::new();
     for case in cases["snippets"]["cases"].as_array().unwrap() {
@@ -71,4 +71,37 @@ fn snippets_are_rendered_as_by_transformers() {
         }
     }
     none_wrong(wrong);
+}
+
+/// Some templates read results of tools from the message with the calls, and what was said behind them too.
+#[test]
+fn results_of_tools_stand_where_the_template_reads_them() {
+    let source = "{% for m in messages %}[{{ m.role }}{% for c in m.tool_calls or [] %} {{ c.function.name }}{% endfor %}\
+        {% for r in m.tool_responses or [] %} {{ r.name }}={{ r.response }}{% endfor %}: {{ m.content }}]{% endfor %}";
+    let call =
+        |id: &str, name: &str| json!({"id": id, "type": "function", "function": {"name": name, "arguments": {}}});
+    let result = |id: &str, text: &str| json!({"role": "tool", "tool_call_id": id, "content": text});
+    let messages = vec![
+        json!({"role": "user", "content": "?"}),
+        json!({"role": "assistant", "content": "", "tool_calls": [call("a", "weather"), call("b", "now")]}),
+        result("b", "noon"),
+        result("a", "sun"),
+        json!({"role": "assistant", "content": "Fine."}),
+        json!({"role": "user", "content": "And?"}),
+        json!({"role": "assistant", "content": "", "tool_calls": [call("c", "now")]}),
+        json!({"role": "tool", "name": "now", "content": "one"}),
+    ];
+    let render = |source: &str| {
+        let template = ChatTemplate::from_source(source, &config()).unwrap();
+        template.render(&ChatRequest { messages: messages.clone(), ..ChatRequest::default() }).unwrap()
+    };
+    assert_eq!(
+        render(source),
+        "[user: ?][assistant weather now now=noon weather=sun: Fine.][user: And?][assistant now now=one: ]"
+    );
+    // One that finds the calls of results by itself sees all messages.
+    assert_eq!(
+        render(&format!("{source}{{# tool_call_id #}}")),
+        "[user: ?][assistant weather now: ][tool: noon][tool: sun][assistant: Fine.][user: And?][assistant now: ][tool: one]"
+    );
 }

@@ -1,5 +1,8 @@
 //! Answers held to a form: whatever a model would rather say, what comes out fits.
 
+#[path = "../../../tests/common/schemas.rs"]
+mod schemas;
+
 use outpour_text::{Answer, Calls, Dialect, Grammar, Grammars, Tokenizer, check_schema};
 use serde_json::{Value, json};
 
@@ -38,41 +41,11 @@ fn tokenizer() -> (Tokenizer, u32) {
     (tokenizer, end)
 }
 
-/// Schemas whose values are of bounded length: a hundred of them, from a few parts put together.
+/// Those of bounded length, and numbers, which noise may write with many digits.
 fn schemas() -> Vec<Value> {
-    let parts = [
-        json!({"type": "boolean"}),
-        json!({"type": "null"}),
-        json!({"type": "integer", "minimum": -5, "maximum": 120}),
-        json!({"type": "number", "minimum": 0, "maximum": 1}),
-        json!({"type": "string", "maxLength": 12}),
-        json!({"type": "string", "pattern": "^[a-z]{2,6}-[0-9]{2}$"}),
-        json!({"enum": ["red", "green", 7, null]}),
-        json!({"const": {"kind": "fixed"}}),
-        json!({"type": "string", "format": "date"}),
-        json!({"anyOf": [{"type": "integer", "minimum": 0, "maximum": 9}, {"type": "string", "maxLength": 4}]}),
-    ];
-    let mut schemas = parts.to_vec();
-    for (i, a) in parts.iter().enumerate() {
-        schemas.push(json!({"type": "array", "items": a, "minItems": 1, "maxItems": 3}));
-        for (k, b) in parts.iter().enumerate().skip(i) {
-            schemas.push(json!({
-                "type": "object", "additionalProperties": false,
-                "properties": {"a": a, "b": b, "c": {"$ref": "#/$defs/leaf"}},
-                "required": if k % 2 == 0 { json!(["a", "b"]) } else { json!(["a"]) },
-                "$defs": {"leaf": {"type": "object", "additionalProperties": false, "properties": {"n": a}, "required": ["n"]}},
-            }));
-            if (i + k) % 3 == 0 {
-                schemas.push(json!({
-                    "type": "object", "additionalProperties": false, "required": ["list"],
-                    "properties": {"list": {"type": "array", "maxItems": 2, "items": {
-                        "type": "object", "additionalProperties": false, "properties": {"x": a, "y": b}, "required": ["x", "y"],
-                    }}},
-                }));
-            }
-        }
-    }
-    schemas
+    let number = json!({"type": "number", "minimum": 0, "maximum": 1});
+    let list = json!({"type": "array", "items": number, "minItems": 1, "maxItems": 3});
+    [schemas::bounded(), vec![number, list]].concat()
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Flags of verbs that answer: `run`, `serve`, `batch`, `demo`.
+//! Flags of verbs that answer: `run`, `chat`, `serve`, `batch`, `demo`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,6 +46,45 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "raw")]
     pub session: Option<PathBuf>,
 }
+
+/// `chat`.
+#[derive(Args)]
+#[command(after_help = CHAT_HELP)]
+pub struct ChatArgs {
+    /// Folder of the model, or demo: the one that is built in
+    pub model: PathBuf,
+    /// Flags of loading.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Flags of sampling.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Generate at most N tokens for each answer [default: until the model ends or the context is full]
+    #[arg(short = 'n', long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// Stop before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// A system message before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Go on with the conversation in this file, or begin it, as `run --session` does; it is written after each answer
+    #[arg(long, value_name = "FILE")]
+    pub session: Option<PathBuf>,
+    /// Commands that the model may ask for, as JSON: each is run only after your yes
+    #[arg(long, value_name = "FILE.json")]
+    pub tools: Option<PathBuf>,
+}
+
+const CHAT_HELP: &str = "\
+Type a message and press Return; /help lists what else can be typed. Ctrl-C stops an answer, Ctrl-D ends. Each answer has the seed
+after the one before, beginning with --seed.
+
+A file of --tools:
+  {\"tools\": [{\"name\": \"weather\", \"description\": \"The weather of a city\",
+    \"parameters\": {\"properties\": {\"city\": {\"type\": \"string\"}}, \"required\": [\"city\"]},
+    \"command\": [\"curl\", \"-s\", \"https://wttr.in/{city}?format=3\"]}]}
+No shell sees the command. \"stdin\": \"json\" gives it the arguments as JSON, \"timeout_s\" another time than 60 seconds.";
 
 /// `serve`.
 #[derive(Args)]

@@ -243,7 +243,7 @@ impl Attention {
 
 impl Attention {
     /// `attention(x)` in the workspace: x `[n, hidden]`.
-    pub fn apply(&self, at: &At, x: &Tensor, run: &mut Run) -> Tensor {
+    fn apply(&self, at: &At, x: &Tensor, run: &mut Run) -> Tensor {
         let Sizes { hidden, heads, kv_heads, head_dim } = self.sizes;
         let (n, ops) = (at.batch.len(), run.ops);
         let q = run.workspace.f32([n, heads, head_dim]);

@@ -1,9 +1,11 @@
-//! The decoder that most families are: layers of two halves, each behind a norm and added to the residual stream.
+//! The decoder that families are: layers of halves, each behind a norm, whose output joins the residual stream in one of a few
+//! ways; from the tokens to the logits, this is the forward pass.
 
 use outpour_kernels::{DType, Matrix, Ops, RmsNorm, Tensor};
 use outpour_store::StoreError;
 
 use super::feed_forward::FeedForward;
+use super::hyper::HyperConnection;
 use super::mixer::{At, Mixer};
 use crate::config::{Config, ModelError};
 use crate::weights::{Norms, Weights};
@@ -20,25 +22,61 @@ pub struct Decoder {
 pub struct Parts {
     /// `[vocab, hidden]`.
     pub embedding: Matrix,
+    /// What embeddings are multiplied with, if with anything.
+    pub embedding_scale: Option<f32>,
     /// Its layers.
     pub layers: Vec<Layer>,
+    /// Where there are several residual streams: what makes one of them, behind the layers.
+    pub mix: Option<HyperConnection>,
     /// Behind the layers: `[hidden]`.
     pub norm: RmsNorm,
     /// `[vocab, hidden]`.
     pub lm_head: Matrix,
+    /// What logits are squeezed between, if they are.
+    pub softcap: Option<f32>,
+}
+
+impl Parts {
+    /// Those of most families: one stream of embeddings as they are, logits as they come.
+    pub fn plain(embedding: Matrix, layers: Vec<Layer>, norm: RmsNorm, lm_head: Matrix) -> Self {
+        Parts { embedding, embedding_scale: None, layers, mix: None, norm, lm_head, softcap: None }
+    }
 }
 
 /// A layer: mostly two halves.
-pub struct Layer(pub Vec<Half>);
+pub struct Layer {
+    /// One after the other.
+    pub halves: Vec<Half>,
+    /// What the stream is multiplied with behind them, if with anything: `[1]`.
+    pub scalar: Option<Tensor>,
+}
 
-/// Something behind a norm, whose output is added to the residual stream.
+impl From<Vec<Half>> for Layer {
+    fn from(halves: Vec<Half>) -> Self {
+        Layer { halves, scalar: None }
+    }
+}
+
+/// Something behind a norm, whose output joins the residual stream.
 pub struct Half {
     /// `[hidden]`.
     pub norm: RmsNorm,
     /// What is behind the norm.
     pub inner: Inner,
-    /// Where its output is added to its own normed input, times such a factor, and not to the stream as it came (MiniMax-01).
-    pub alpha: Option<f32>,
+    /// How its output joins the stream.
+    pub join: Join,
+}
+
+/// How the output of a half joins the residual stream.
+pub enum Join {
+    /// It is added.
+    Added,
+    /// It is added to its own normed input, times such a factor, and not to the stream as it came (MiniMax-01).
+    AddedToInput(f32),
+    /// It is added behind a norm `[hidden]` (Gemma).
+    Normed(RmsNorm),
+    /// Its input is a mixture of several streams, and it goes to each of them (DeepSeek-V4).
+    Mixed(HyperConnection),
 }
 
 /// What a half is.
@@ -114,18 +152,15 @@ impl Decoder {
         let (hidden, vocab) = (config.size("hidden_size")?, config.size("vocab_size")?);
         // Layers beyond those, if any, predict further tokens, and are not read.
         weights.check_layers(layers + config.count_or("num_nextn_predict_layers", 0)?)?;
-        let embedding = match tied {
-            true => weights.matrix(embedding, vocab, hidden)?,
-            false => weights.embedding(embedding, vocab, hidden)?,
-        };
+        let embedding = weights.embedding(embedding, vocab, hidden, tied)?;
         let load_layer = |layer: usize| {
             let prefix = format!("model.layers.{layer}");
             let input_norm = norms.load(weights, &format!("{prefix}.input_layernorm.weight"), hidden)?;
             let Halves { mixer, feed_forward, alphas } = halves(layer, &prefix, weights)?;
             let norm = norms.load(weights, &format!("{prefix}.post_attention_layernorm.weight"), hidden)?;
-            let alpha = |half: usize| alphas.map(|alphas| alphas[half]);
-            let mixer = Half { norm: input_norm, inner: Inner::Mixer(mixer), alpha: alpha(0) };
-            Ok(Layer(vec![mixer, Half { norm, inner: Inner::FeedForward(feed_forward), alpha: alpha(1) }]))
+            let join = |half: usize| alphas.map_or(Join::Added, |alphas| Join::AddedToInput(alphas[half]));
+            let mixer = Half { norm: input_norm, inner: Inner::Mixer(mixer), join: join(0) };
+            Ok(Layer::from(vec![mixer, Half { norm, inner: Inner::FeedForward(feed_forward), join: join(1) }]))
         };
         let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;
         let norm = norms.load(weights, "model.norm.weight", hidden)?;
@@ -137,7 +172,7 @@ impl Decoder {
             pattern: layers.iter().map(Layer::letter).collect(),
             legend: legend(&layers),
         };
-        Ok(Self::new(Parts { embedding, layers, norm, lm_head }, said, kv))
+        Ok(Self::new(Parts::plain(embedding, layers, norm, lm_head), said, kv))
     }
 
     /// A decoder of these parts, which keeps keys and values in the type given.
@@ -151,7 +186,7 @@ impl Decoder {
                 family,
                 layers: layers.len(),
                 hidden: parts.embedding.cols(),
-                streams: 1,
+                streams: parts.mix.as_ref().map_or(1, HyperConnection::count),
                 carried: mixers.map(Mixer::carried).max().unwrap_or(0),
                 vocab: parts.embedding.rows(),
                 context_max,
@@ -178,27 +213,79 @@ pub struct Said {
 }
 
 impl Half {
-    fn workspace_bytes(&self, n: usize) -> usize {
+    /// x `[n, streams · hidden]` → x behind the half; normed `[n, hidden]` is room for its input.
+    fn forward(&self, at: &At, x: &Tensor, normed: &Tensor, run: &mut Run) -> Result<(), StoreError> {
+        let (ops, shape) = (run.ops, [normed.dim(0), normed.dim(1)]);
+        match &self.join {
+            Join::Added => {
+                ops.rms_norm(x, &self.norm, normed);
+                self.inner(at, x, normed, x, run)?;
+            }
+            Join::AddedToInput(alpha) => {
+                ops.rms_norm(x, &self.norm, normed);
+                ops.copy(normed, x); // x = alpha · normed
+                ops.scale(x, *alpha, None);
+                self.inner(at, x, normed, x, run)?;
+            }
+            Join::Normed(behind) => {
+                let out = run.workspace.f32(shape); // [n, hidden]
+                ops.rms_norm(x, &self.norm, normed);
+                ops.zero(&out);
+                self.inner(at, x, normed, &out, run)?;
+                ops.rms_norm(&out, behind, &out);
+                ops.add(&out, x);
+            }
+            Join::Mixed(hyper) => {
+                let out = run.workspace.f32(shape); // [n, hidden]
+                let weights = hyper.collapse(ops, run.workspace, x, normed); // [n, (2 + streams) · streams]
+                ops.rms_norm(normed, &self.norm, normed);
+                ops.zero(&out);
+                self.inner(at, x, normed, &out, run)?;
+                hyper.expand(ops, &out, &weights, x);
+            }
+        }
+        Ok(())
+    }
+
+    /// `into += inner(normed)`: normed and into `[n, hidden]`, x the stream.
+    fn inner(&self, at: &At, x: &Tensor, normed: &Tensor, into: &Tensor, run: &mut Run) -> Result<(), StoreError> {
         match &self.inner {
+            Inner::Mixer(mixer) => {
+                mixer.forward(at, normed, into, run); // attention
+                Ok(())
+            }
+            Inner::FeedForward(feed_forward) => feed_forward.forward(at.batch, x, normed, into, run), // experts, or an MLP
+        }
+    }
+
+    /// Bytes of workspace of [`Self::forward`] for `n` tokens.
+    fn workspace_bytes(&self, n: usize, hidden: usize) -> usize {
+        let inner = match &self.inner {
             Inner::Mixer(mixer) => mixer.workspace_bytes(n),
             Inner::FeedForward(feed_forward) => feed_forward.workspace_bytes(n),
-        }
+        };
+        let join = match &self.join {
+            Join::Added | Join::AddedToInput(_) => 0,
+            Join::Normed(_) => Workspace::f32_bytes(n * hidden),
+            Join::Mixed(hyper) => Workspace::f32_bytes(n * hidden) + hyper.workspace_bytes(n),
+        };
+        inner + join
     }
 }
 
 impl Layer {
     fn mixer(&self) -> Option<&dyn Mixer> {
-        self.0.iter().find_map(|half| match &half.inner {
+        self.halves.iter().find_map(|half| match &half.inner {
             Inner::Mixer(mixer) => Some(&**mixer),
             Inner::FeedForward(_) => None,
         })
     }
 
-    /// Its experts or MLP, and the norm before them.
-    fn feed_forward(&self) -> Option<(&RmsNorm, &FeedForward)> {
-        self.0.iter().find_map(|half| match &half.inner {
+    /// Its experts or MLP, and the half that they are.
+    fn feed_forward(&self) -> Option<(&Half, &FeedForward)> {
+        self.halves.iter().find_map(|half| match &half.inner {
             Inner::Mixer(_) => None,
-            Inner::FeedForward(feed_forward) => Some((&half.norm, feed_forward)),
+            Inner::FeedForward(feed_forward) => Some((half, feed_forward)),
         })
     }
 
@@ -207,7 +294,7 @@ impl Layer {
     }
 
     /// The mixer's letter: a capital with experts, a small one with an MLP.
-    fn letter(&self) -> char {
+    pub fn letter(&self) -> char {
         let letter = self.mixer().map_or('-', |mixer| mixer.letter().0);
         if self.top_k().is_some() { letter } else { letter.to_ascii_lowercase() }
     }
@@ -233,16 +320,27 @@ impl Model for Decoder {
     }
 
     fn workspace_bytes(&self, n: usize) -> usize {
-        let halves = self.parts.layers.iter().flat_map(|layer| &layer.0);
-        Workspace::f32_bytes(n * self.facts.hidden) + halves.map(|half| half.workspace_bytes(n)).max().unwrap_or(0)
+        let (hidden, layers) = (self.facts.hidden, &self.parts.layers);
+        let of_halves = layers.iter().flat_map(|layer| &layer.halves).map(|half| half.workspace_bytes(n, hidden));
+        Workspace::f32_bytes(n * hidden) + of_halves.max().unwrap_or(0)
     }
 
     fn embedding(&self) -> &Matrix {
         &self.parts.embedding
     }
 
-    fn embed(&self, ops: &dyn Ops, table: &Matrix, tokens: &[u32], x: &Tensor) {
-        ops.embed(table, tokens, x); // [n, hidden]
+    fn embed(&self, ops: &dyn Ops, table: &Matrix, rows: &[u32], x: &Tensor) {
+        let streams = self.facts.streams;
+        if streams == 1 {
+            ops.embed(table, rows, x); // [n, hidden]
+        } else {
+            // Every stream begins as the embedding.
+            let rows: Vec<u32> = rows.iter().flat_map(|&row| std::iter::repeat_n(row, streams)).collect();
+            ops.embed(table, &rows, &x.reshape([rows.len(), self.facts.hidden])); // [n · streams, hidden]
+        }
+        if let Some(scale) = self.parts.embedding_scale {
+            ops.scale(x, scale, None);
+        }
     }
 
     fn layer(
@@ -253,42 +351,59 @@ impl Model for Decoder {
         x: &Tensor,
         run: &mut Run<'_>,
     ) -> Result<(), StoreError> {
+        let layer = &self.parts.layers[l];
+        let at = At { layer: l, layout: &self.state_layout, batch, states };
         let mark = run.workspace.mark();
         let normed = run.workspace.f32([batch.len(), self.facts.hidden]); // [n, hidden]
         let inner = run.workspace.mark();
-        for half in &self.parts.layers[l].0 {
-            run.ops.rms_norm(x, &half.norm, &normed);
-            if let Some(alpha) = half.alpha {
-                run.ops.copy(&normed, x); // x = alpha · normed
-                run.ops.scale(x, alpha, None);
-            }
-            match &half.inner {
-                Inner::Mixer(mixer) => {
-                    let at = At { layer: l, layout: &self.state_layout, batch, states };
-                    mixer.forward(&at, &normed, x, run); // x += attention
-                }
-                Inner::FeedForward(feed_forward) => {
-                    feed_forward.forward(batch, &normed, x, run)?; // x += shared + Σ weight · expert, or mlp
-                }
-            }
+        for half in &layer.halves {
+            half.forward(&at, x, &normed, run)?;
             run.workspace.release(inner);
+        }
+        if let Some(scalar) = &layer.scalar {
+            run.ops.scale(x, 1.0, Some(scalar));
         }
         run.workspace.release(mark);
         Ok(())
     }
 
     fn guess(&self, layer: usize, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>) {
+        let Some((half, feed_forward)) = self.parts.layers[layer].feed_forward() else { return experts.clear() };
+        let mark = workspace.mark();
+        let x = match &half.join {
+            Join::Mixed(hyper) => {
+                let mixed = workspace.f32([x.dim(0), self.facts.hidden]); // [n, hidden]
+                hyper.collapse(ops, workspace, x, &mixed);
+                mixed
+            }
+            _ => x.clone(),
+        };
+        feed_forward.guess(&half.norm, ops, workspace, &x, experts);
+        workspace.release(mark);
+    }
+
+    fn known(&self, layer: usize, ops: &dyn Ops, workspace: &mut Workspace, tokens: &[u32], experts: &mut Vec<i32>) {
         match self.parts.layers[layer].feed_forward() {
-            Some((norm, feed_forward)) => feed_forward.guess(norm, ops, workspace, x, experts),
             None => experts.clear(),
+            Some((_, feed_forward)) => feed_forward.known(ops, workspace, tokens, experts),
         }
     }
 
     fn head(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, logits: &Tensor) {
+        let Parts { mix, norm, lm_head, softcap, .. } = &self.parts;
         let mark = workspace.mark();
         let normed = workspace.f32([x.dim(0), self.facts.hidden]); // [m, hidden]
-        ops.rms_norm(x, &self.parts.norm, &normed);
-        ops.linear(&normed, &self.parts.lm_head, logits); // [m, vocab]
+        match mix {
+            None => ops.rms_norm(x, norm, &normed),
+            Some(hyper) => {
+                hyper.collapse(ops, workspace, x, &normed);
+                ops.rms_norm(&normed, norm, &normed);
+            }
+        }
+        ops.linear(&normed, lm_head, logits); // [m, vocab]
+        if let Some(cap) = softcap {
+            ops.softcap(logits, *cap);
+        }
         workspace.release(mark);
     }
 }

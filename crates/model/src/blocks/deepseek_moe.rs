@@ -14,6 +14,8 @@ use crate::weights::{ExpertsOf, Weights};
 pub enum Choice {
     /// By softmax; a group is as good as its best expert (V2).
     Softmax,
+    /// By softmax, weights made to sum to 1; a group is as good as its two best experts (Mistral).
+    SoftmaxShares,
     /// By sigmoid and a learnt bias; a group is as good as its two best experts (V3).
     SigmoidBiased,
 }
@@ -55,12 +57,13 @@ impl DeepSeekMoe {
             Sizes::read(config, &["n_routed_experts", "num_experts", "num_local_experts"], "moe_intermediate_size")?;
         let (score, best) = match choice {
             Choice::Softmax => (RouterScore::Softmax, 1),
+            Choice::SoftmaxShares => (RouterScore::Softmax, 2),
             Choice::SigmoidBiased => (RouterScore::Sigmoid, 2),
         };
         let router = Router {
             groups: groups(config, &sizes, best)?,
             renormalise: config
-                .flag_or(config.spelling(&["norm_topk_prob", "moe_renormalize"]), choice == Choice::SigmoidBiased)?,
+                .flag_or(config.spelling(&["norm_topk_prob", "moe_renormalize"]), choice != Choice::Softmax)?,
             scale: config.positive_or("routed_scaling_factor", 1.0)? as f32,
             ..Router::new(sizes.top_k, score)
         };
@@ -93,7 +96,7 @@ impl DeepSeekMoe {
             (format!("{prefix}.{}", self.module), self.hidden, self.sizes);
         let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
         let bias = match self.choice {
-            Choice::Softmax => None,
+            Choice::Softmax | Choice::SoftmaxShares => None,
             Choice::SigmoidBiased => Some(weights.vector(&format!("{prefix}.gate.{}", self.bias), experts)?),
         };
         let shared = match self.shared_width {

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use outpour_kernels::{Attend, ColumnRun, Matrix, Past, RmsNorm, Rope, Seen, Tensor};
+use outpour_kernels::{Attend, ColumnRun, Matrix, Ops, Past, RmsNorm, Rope, Seen, Tensor};
 
 use super::indexer::Selector;
 use super::mixer::{At, Mixer};
@@ -86,10 +86,11 @@ pub struct Mla {
     queries: Queries,
     kv_a: Matrix, // [kv_rank + rope_dim, hidden]
     kv_a_norm: RmsNorm,
-    kv_b: Matrix, // [heads · (nope_dim + v_dim), kv_rank]
+    kv_b: Heads,
     o_proj: Matrix,
     /// Of queries and of keys, where they have positions.
     ropes: Option<[Rope; 2]>,
+    growth: Option<Growth>,
     attend: Attend,
     runs: Runs,
     /// What chooses the positions that a query sees, if not all of the past.
@@ -100,6 +101,82 @@ pub struct Mla {
 enum Queries {
     Whole(Matrix),                                   // [heads · q_dim, hidden]
     LowRank { a: Matrix, norm: RmsNorm, b: Matrix }, // [q_rank, hidden], [q_rank], [heads · q_dim, q_rank]
+}
+
+/// What takes a head's query into the latent space, and what takes what it mixed out of it.
+enum Heads {
+    /// `kv_b_proj` `[heads · (nope_dim + v_dim), kv_rank]`: of each head its keys, then its values.
+    Joined(Matrix),
+    /// As MLX's exports have it: `embed_q` `[heads · kv_rank, nope_dim]`, the keys transposed, and `unembed_out`
+    /// `[heads · v_dim, kv_rank]`, the values.
+    Apart { embed_q: Matrix, unembed_out: Matrix },
+}
+
+impl Heads {
+    fn load(weights: &mut Weights, prefix: &str, sizes: Sizes) -> Result<Self, ModelError> {
+        let Sizes { heads, kv_rank, nope_dim, v_dim, .. } = sizes;
+        let name = |part: &str| format!("{prefix}.{part}.weight");
+        if !weights.has_matrix(&name("embed_q")) {
+            return Ok(Heads::Joined(weights.matrix(&name("kv_b_proj"), heads * (nope_dim + v_dim), kv_rank)?));
+        }
+        Ok(Heads::Apart {
+            embed_q: weights.stack(&name("embed_q"), heads, kv_rank, nope_dim)?,
+            unembed_out: weights.stack(&name("unembed_out"), heads, v_dim, kv_rank)?,
+        })
+    }
+
+    /// q `[n, heads, nope_dim]` → out `[n, heads, kv_rank]`.
+    fn absorb(&self, ops: &dyn Ops, q: &Tensor, out: &Tensor) {
+        match self {
+            Heads::Joined(kv_b) => ops.linear_heads_transposed(q, kv_b, 0, out),
+            Heads::Apart { embed_q, .. } => ops.linear_heads(q, embed_q, 0, out),
+        }
+    }
+
+    /// mixed `[n, heads, kv_rank]` → values `[n, heads, v_dim]`.
+    fn values(&self, ops: &dyn Ops, mixed: &Tensor, sizes: Sizes, values: &Tensor) {
+        match self {
+            Heads::Joined(kv_b) => ops.linear_heads(mixed, kv_b, sizes.nope_dim, values),
+            Heads::Apart { unembed_out, .. } => ops.linear_heads(mixed, unembed_out, 0, values),
+        }
+    }
+}
+
+/// How queries grow along contexts longer than the original one (Llama 4, Mistral): they are multiplied with
+/// `1 + beta · ln(1 + ⌊position / original⌋)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Growth {
+    beta: f32,
+    /// Positions of the original context.
+    original: usize,
+}
+
+impl Growth {
+    /// Reads `llama_4_scaling_beta` of what the config says of RoPE, if it is there.
+    ///
+    /// # Errors
+    /// When it is there, and `original_max_position_embeddings` is not.
+    pub fn read(config: &Config) -> Result<Option<Self>, ModelError> {
+        let (settings, _) = config.rope(10_000.0)?;
+        if !settings.has("llama_4_scaling_beta") {
+            return Ok(None);
+        }
+        let beta = settings.positive_or("llama_4_scaling_beta", 0.1)? as f32;
+        Ok(Some(Growth { beta, original: settings.size("original_max_position_embeddings")? }))
+    }
+
+    /// q `[n, heads, q_dim]` of these positions, in place.
+    fn apply(&self, ops: &dyn Ops, positions: &[u32], q: &Tensor) {
+        let passed = |position: u32| position as usize / self.original;
+        let mut first = 0;
+        for rows in positions.chunk_by(|a, b| passed(*a) == passed(*b)) {
+            let factor = 1.0 + self.beta * (1.0 + passed(rows[0]) as f32).ln();
+            if factor != 1.0 {
+                ops.scale(&q.rows(first..first + rows.len()), factor, None);
+            }
+            first += rows.len();
+        }
+    }
 }
 
 /// Which columns go where.
@@ -133,8 +210,8 @@ impl Runs {
 }
 
 impl Mla {
-    /// Loads `{prefix}.{q_proj, or q_a_proj, q_a_layernorm and q_b_proj; kv_a_proj_with_mqa, kv_a_layernorm, kv_b_proj,
-    /// o_proj}`; `sizes` says what the last is called. `rope` is of the rotary part alone; `scale` multiplies the usual scale of attention.
+    /// Loads `{prefix}.{q_proj, or q_a_proj, q_a_layernorm and q_b_proj; kv_a_proj_with_mqa, kv_a_layernorm; kv_b_proj, or embed_q
+    /// and unembed_out; o_proj}`; `sizes` says what the last is called. `rope` is of the rotary part alone; `scale` multiplies the usual scale of attention.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
@@ -161,13 +238,19 @@ impl Mla {
             queries,
             kv_a: weights.matrix(&name("kv_a_proj_with_mqa"), sizes.latent_dim(), hidden)?,
             kv_a_norm: norms.load(weights, &name("kv_a_layernorm"), kv_rank)?,
-            kv_b: weights.matrix(&name("kv_b_proj"), heads * (nope_dim + v_dim), kv_rank)?,
+            kv_b: Heads::load(weights, prefix, sizes)?,
             o_proj: weights.matrix(&name(sizes.o_proj), hidden, heads * v_dim)?,
             ropes: rope.map(|rope| [nope_dim, kv_rank].map(|first| Rope { first, ..rope.clone() })),
             attend: Attend { scale: (sizes.q_dim() as f32).powf(-0.5) * scale, window: None, sinks: None },
+            growth: None,
             runs: Runs::new(&sizes),
             selector: None,
         })
+    }
+
+    /// The same with queries that grow so.
+    pub fn growing(self, growth: Option<Growth>) -> Self {
+        Mla { growth, ..self }
     }
 
     /// The same over positions that are chosen.
@@ -247,6 +330,9 @@ impl Mixer for Mla {
         if let Some([rope, _]) = &self.ropes {
             ops.rope(&q, &at.batch.positions, rope);
         }
+        if let Some(growth) = &self.growth {
+            growth.apply(ops, &at.batch.positions, &q);
+        }
         self.keys(at, x, &key, run);
         run.workspace.release(inner);
         if let Some(selector) = &self.selector {
@@ -268,11 +354,11 @@ impl Mixer for Mla {
                 let (q, q_nope, absorbed, q_latent) = (q.rows(rows.clone()), of(&q_nope), of(&absorbed), of(&q_latent));
                 let start = start + first - span.rows.start;
                 ops.copy_columns(&flat(&q), &self.runs.nope, &flat(&q_nope));
-                ops.linear_heads_transposed(&q_nope, &self.kv_b, 0, &absorbed);
+                self.kv_b.absorb(ops, &q_nope, &absorbed);
                 ops.copy_columns(&flat(&absorbed), &self.runs.absorbed, &flat(&q_latent));
                 ops.copy_columns(&flat(&q), &self.runs.rotary, &flat(&q_latent));
                 self.attend(&q_latent, rows.clone(), start, &kv, &absorbed, run);
-                ops.linear_heads(&absorbed, &self.kv_b, nope_dim, &values.rows(rows));
+                self.kv_b.values(ops, &absorbed, self.sizes, &values.rows(rows));
             }
         }
         ops.linear(&values.reshape([n, heads * v_dim]), &self.o_proj, &out);

@@ -1,13 +1,14 @@
 //! DeepSeek-V2, V2.5 and Lite (arXiv 2405.04434), DeepSeek-V3, R1 and V3.1 (arXiv 2412.19437), Kimi-K2 and Moonlight: latent
-//! attention and many small experts; and DeepSeek-V3.2 (arXiv 2512.02556) and GLM-5, where an indexer chooses the positions
-//! that are attended to (`transformers` `modeling_deepseek_v2.py`, `_v3.py`, `_v32.py`, `modeling_glm_moe_dsa.py`).
+//! attention and many small experts; Mistral 4 and Mistral Large 3, whose queries grow along long contexts; and DeepSeek-V3.2
+//! (arXiv 2512.02556) and GLM-5, where an indexer chooses the positions that are attended to (`transformers`
+//! `modeling_deepseek_v2.py`, `_v3.py`, `_v32.py`, `modeling_mistral4.py`, `modeling_glm_moe_dsa.py`).
 
 use outpour_kernels::{DType, Rope, RopePairs};
 
 use crate::blocks::decoder::{Decoder, Halves};
 use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe};
 use crate::blocks::indexer::{self, Indexer, Selector};
-use crate::blocks::mla::{Mla, Sizes};
+use crate::blocks::mla::{Growth, Mla, Sizes};
 use crate::blocks::rope;
 use crate::config::{Config, ModelError};
 use crate::weights::{Norms, Weights};
@@ -40,11 +41,11 @@ pub fn build(
     let pairs = if half { RopePairs::Half } else { RopePairs::Interleaved };
     let rope = Rope { pairs, ..rope::plain(config, sizes.rope_dim, 10_000.0)? };
     let selectors = selectors(attention, &rope, config)?;
-    let scale = rope::yarn_attention_scale(config)?;
+    let (scale, growth) = (rope::yarn_attention_scale(config)?, Growth::read(config)?);
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: false };
     Decoder::load(family, config, weights, kv, norms, |layer, prefix, weights| {
         let name = format!("{prefix}.self_attn");
-        let mla = Mla::load(weights, &name, sizes, Some(&rope), scale)?;
+        let mla = Mla::load(weights, &name, sizes, Some(&rope), scale)?.growing(growth);
         let mla = match &selectors {
             None => mla,
             Some(selectors) => mla.sparse(selectors.load(layer, &format!("{name}.indexer"), weights)?),

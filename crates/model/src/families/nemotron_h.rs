@@ -4,7 +4,7 @@
 use outpour_kernels::{Activation, DType};
 
 use crate::blocks::attention::{self, Attention, Kind};
-use crate::blocks::decoder::{Decoder, Half, Inner, Layer, Parts, Said};
+use crate::blocks::decoder::{Decoder, Half, Inner, Join, Layer, Parts, Said};
 use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe};
 use crate::blocks::feed_forward::FeedForward;
 use crate::blocks::mamba2::{self, Mamba2};
@@ -38,10 +38,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let norms = Norms { eps, plus_one: false };
 
     let tied = config.flag_or("tie_word_embeddings", false)?;
-    let embedding = match tied {
-        true => weights.matrix("backbone.embeddings.weight", vocab, hidden)?,
-        false => weights.embedding("backbone.embeddings.weight", vocab, hidden)?,
-    };
+    let embedding = weights.embedding("backbone.embeddings.weight", vocab, hidden, tied)?;
     let load_layer = |(layer, letter): (usize, char)| {
         let prefix = format!("backbone.layers.{layer}");
         let norm = norms.load(weights, &format!("{prefix}.norm.weight"), hidden)?;
@@ -55,7 +52,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
                 Inner::FeedForward(FeedForward::Dense(mlp))
             }
         };
-        Ok(Layer(vec![Half { norm, inner, alpha: None }]))
+        Ok(Layer::from(vec![Half { norm, inner, join: Join::Added }]))
     };
     let layers: Vec<Layer> = pattern.chars().enumerate().map(load_layer).collect::<Result<_, ModelError>>()?;
     let norm = norms.load(weights, "backbone.norm_f.weight", hidden)?;
@@ -66,7 +63,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         pattern: pattern.to_owned(),
         legend: "M Mamba-2, * attention, E experts, - an MLP".into(),
     };
-    Ok(Decoder::new(Parts { embedding, layers, norm, lm_head }, said, kv))
+    Ok(Decoder::new(Parts::plain(embedding, layers, norm, lm_head), said, kv))
 }
 
 /// Experts without gates, and a shared one of a width of its own.

@@ -7,11 +7,10 @@ use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{
-    Head, chat_score, content_text, finish_reason, join_system, read_format, read_thinking, read_tool_choice, timings,
-    usage,
+    Head, chat_score, content_text, finish_reason, read_format, read_thinking, read_tool_choice, timings, usage,
 };
 use crate::App;
-use crate::chat::{Chat, Model, TOP_LOGPROBS_MAX, Wishes, begin};
+use crate::chat::{Chat, Model, TOP_LOGPROBS_MAX, Wishes, begin, join_system};
 use crate::collected::{Called, Collected};
 use crate::error::{Api, ApiError, json_response};
 use crate::fields::Fields;

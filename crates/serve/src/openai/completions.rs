@@ -38,18 +38,20 @@ pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>,
         let Some(turn) = turns.pop().filter(|_| turns.is_empty()) else {
             return Err(ApiError::field("prompt", "must be one prompt for a stream"));
         };
-        let said = if echo { app.model.tokenizer.decode(&prompts[0]) } else { String::new() };
-        return streamed(EVENTS, turn, |turn, out| write(head, said, turn, out)).await;
+        let echo = if echo { prompts[0].clone() } else { Vec::new() };
+        let writer = Writer { head, model: app.model.clone(), echo, logprobs: Logprobs::default() };
+        return streamed(EVENTS, turn, |turn, out| writer.write(turn, out)).await;
     }
     let (mut choices, mut whole) = (Vec::new(), Vec::new());
     for (index, (turn, tokens)) in turns.into_iter().zip(&prompts).enumerate() {
         let collected = Collected::new(turn).await?;
         let said = if echo { app.model.tokenizer.decode(tokens) } else { String::new() };
-        let first = if echo { tokens.first() } else { None };
+        let first = tokens.first().copied().filter(|_| echo);
+        let scores = collected.prompt_scores.iter().chain(&collected.scores);
         choices.push(json!({
             "index": index,
             "text": said + &collected.text,
-            "logprobs": wishes.top_logprobs.map(|_| logprobs(&app.model, first, &collected)),
+            "logprobs": wishes.top_logprobs.map(|_| Logprobs::default().of(&app.model, first, scores)),
             "finish_reason": finish_reason(collected.done.finish, false),
         }));
         whole.push(collected.done);
@@ -118,47 +120,81 @@ fn prompts(fields: &Fields, model: &Model) -> Result<Vec<Vec<u32>>, ApiError> {
     Ok(prompts)
 }
 
-/// The probabilities of all tokens; of the very first token of a prompt there is none.
-fn logprobs(model: &Model, first: Option<&u32>, whole: &Collected) -> Value {
-    let (mut tokens, mut logprobs, mut top, mut offsets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut offset = 0;
-    let mut add = |token: u32, score: Option<&Score>| {
-        let text = model.tokenizer.decode(&[token]);
-        let alternatives = |score: &Score| {
-            let one = |&(token, logprob): &(u32, f64)| (model.tokenizer.decode(&[token]), logprob.into());
-            score.top.iter().map(one).collect::<Map<String, Value>>()
-        };
-        offsets.push(offset);
-        offset += text.chars().count();
-        tokens.push(text);
-        logprobs.push(score.map(|score| score.logprob));
-        top.push(score.map(alternatives));
-    };
-    first.into_iter().for_each(|&token| add(token, None));
-    whole.prompt_scores.iter().chain(&whole.scores).for_each(|score| add(score.token, Some(score)));
-    json!({"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets})
+/// The probabilities of tokens of a text, as far as they are told.
+#[derive(Default)]
+struct Logprobs {
+    /// Where in the text the next token begins, in characters.
+    offset: usize,
 }
 
-async fn write(head: Head, said: String, mut turn: Turn, out: Out) -> Result<(), Gone> {
-    let chunk = |text: &str, finish: Value| {
-        head.with(json!({"choices": [{"index": 0, "text": text, "logprobs": null, "finish_reason": finish}]}))
-    };
-    if !said.is_empty() {
-        out.data(&chunk(&said, Value::Null)).await?;
+impl Logprobs {
+    /// Those of the next tokens. Of a prompt's very `first` token there is none.
+    fn of<'a>(&mut self, model: &Model, first: Option<u32>, scores: impl IntoIterator<Item = &'a Score>) -> Value {
+        let (mut tokens, mut logprobs, mut top, mut offsets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut add = |token: u32, score: Option<&Score>| {
+            let text = model.tokenizer.decode(&[token]);
+            let alternatives = |score: &Score| {
+                let one = |&(token, logprob): &(u32, f64)| (model.tokenizer.decode(&[token]), logprob.into());
+                score.top.iter().map(one).collect::<Map<String, Value>>()
+            };
+            offsets.push(self.offset);
+            self.offset += text.chars().count();
+            tokens.push(text);
+            logprobs.push(score.map(|score| score.logprob));
+            top.push(score.map(alternatives));
+        };
+        first.into_iter().for_each(|token| add(token, None));
+        scores.into_iter().for_each(|score| add(score.token, Some(score)));
+        json!({"tokens": tokens, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets})
     }
-    loop {
-        match out.next(&mut turn, COMMENT).await {
-            Ok(Some(Said::Text(text))) => out.data(&chunk(&text, Value::Null)).await?,
-            Ok(Some(Said::End(done))) => {
-                let mut last = chunk("", finish_reason(done.finish, false).into());
-                last["usage"] = usage(&done);
-                last["timings"] = timings(&done);
-                out.data(&last).await?;
-                return out.text("data: [DONE]\n\n").await;
+}
+
+/// Writes a text as chunks.
+struct Writer {
+    head: Head,
+    model: Arc<Model>,
+    /// What the stream repeats of its prompt: nothing, or all of it.
+    echo: Vec<u32>,
+    logprobs: Logprobs,
+}
+
+impl Writer {
+    fn chunk(&self, text: &str, logprobs: Value, finish: Value) -> Value {
+        let choice = json!({"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish});
+        self.head.with(json!({"choices": [choice]}))
+    }
+
+    async fn write(mut self, mut turn: Turn, out: Out) -> Result<(), Gone> {
+        if !self.echo.is_empty() {
+            let said = self.model.tokenizer.decode(&self.echo);
+            out.data(&self.chunk(&said, Value::Null, Value::Null)).await?;
+        }
+        loop {
+            match out.next(&mut turn, COMMENT).await {
+                Ok(Some(Said::Text(text))) => out.data(&self.chunk(&text, Value::Null, Value::Null)).await?,
+                Ok(Some(Said::PromptScores(scores))) => {
+                    let logprobs = self.logprobs.of(&self.model, self.echo.first().copied(), &scores);
+                    out.data(&self.chunk("", logprobs, Value::Null)).await?;
+                }
+                Ok(Some(Said::Score(score))) => {
+                    let logprobs = self.logprobs.of(&self.model, None, [&score]);
+                    out.data(&self.chunk("", logprobs, Value::Null)).await?;
+                }
+                Ok(Some(Said::Queued(position))) => out.text(format!(": waiting, place {position}\n\n")).await?,
+                Ok(Some(Said::Prompt { done, total, .. })) => {
+                    out.text(format!(": prompt {done} of {total} tokens\n\n")).await?;
+                }
+                Ok(Some(Said::End(done))) => {
+                    let mut last = self.chunk("", Value::Null, finish_reason(done.finish, false).into());
+                    last["usage"] = usage(&done);
+                    last["timings"] = timings(&done);
+                    out.data(&last).await?;
+                    return out.text("data: [DONE]\n\n").await;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(Broken::Gone) => return Ok(()),
+                Err(Broken::Failed(error)) => return out.data(&error.body(Api::OpenAi)).await,
             }
-            Ok(Some(_)) => {}
-            Ok(None) | Err(Broken::Gone) => return Ok(()),
-            Err(Broken::Failed(error)) => return out.data(&error.body(Api::OpenAi)).await,
         }
     }
 }

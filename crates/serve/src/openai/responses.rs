@@ -7,9 +7,9 @@ use axum::http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use super::chat::arguments;
-use super::{content_text, join_system, read_format, read_thinking, read_tool_choice};
+use super::{content_text, read_format, read_thinking, read_tool_choice};
 use crate::App;
-use crate::chat::{Chat, Model, Wishes, begin};
+use crate::chat::{Chat, Model, Wishes, begin, join_system};
 use crate::collected::{Called, Collected};
 use crate::error::{Api, ApiError, json_response};
 use crate::fields::Fields;
@@ -229,7 +229,7 @@ impl Writer {
                 "input_tokens": done.prompt, "output_tokens": done.generated,
                 "total_tokens": done.prompt + done.generated,
                 "input_tokens_details": {"cached_tokens": done.cached},
-                "output_tokens_details": {"reasoning_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": done.thoughts},
             })
         });
         json!({

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::constraint::Constraint;
 use super::kept::Kept;
+use super::thoughts::Thoughts;
 use crate::metrics::Metrics;
 
 /// What is to be generated.
@@ -35,21 +36,10 @@ pub(crate) struct Ask {
     pub(crate) top_logprobs: Option<usize>,
     /// Whether to tell the same of the prompt.
     pub(crate) prompt_logprobs: bool,
-    /// A limit of the thoughts that the answer begins with.
-    pub(crate) budget: Option<Budget>,
+    /// What tells thoughts from the rest, where the model marks them.
+    pub(crate) thoughts: Option<Thoughts>,
     /// A form that the answer is held to.
     pub(crate) constraint: Option<Constraint>,
-}
-
-/// A limit of the thoughts that an answer begins with.
-#[derive(Clone, Debug)]
-pub(crate) struct Budget {
-    /// Tokens that may be thought.
-    pub(crate) tokens: usize,
-    /// The token that ends thoughts.
-    pub(crate) close: u32,
-    /// What ends them where the model does not.
-    pub(crate) closing: Vec<u32>,
 }
 
 /// What a client is told.
@@ -130,10 +120,11 @@ pub(crate) struct Done {
     pub(crate) text: String,
     /// Its tokens, without the one that ended it.
     pub(crate) tokens: Vec<u32>,
-    /// Tokens of the prompt, those of them that were not computed, and tokens generated.
+    /// Tokens of the prompt, those of them that were not computed, tokens generated, and those of them that are thoughts.
     pub(crate) prompt: usize,
     pub(crate) cached: usize,
     pub(crate) generated: usize,
+    pub(crate) thoughts: usize,
     pub(crate) prompt_time: Duration,
     pub(crate) answer_time: Duration,
 }
@@ -368,7 +359,7 @@ impl Job {
             self.end(Finish::Model);
             return ControlFlow::Break(());
         }
-        self.spend(token);
+        self.think(tokenizer);
         let shown = !tokenizer.is_special(token) || self.ask.shown.contains(&token);
         let text = if shown { self.detokenizer.push(tokenizer, token) } else { "" };
         let (text, hit) = match self.stops.push(text) {
@@ -392,6 +383,9 @@ impl Job {
     /// The next token: one that is to come anyway, or the model's choice within the form.
     fn choose(&mut self, logits: &[f32], choice: &mut Choice) -> Result<u32, String> {
         let Choice { sampling, masked } = choice;
+        if self.generated() == 0 {
+            self.end_thoughts();
+        }
         let (position, forced) = (self.tokens.len(), self.forced.pop_front());
         let sampler = self.sampler.as_mut().ok_or("it has not begun")?;
         let Some(constraint) = &mut self.ask.constraint else {
@@ -404,15 +398,17 @@ impl Job {
         Ok(token)
     }
 
-    /// Counts a token of the thoughts, and ends them when they are too many.
-    fn spend(&mut self, token: u32) {
-        let Some(budget) = &mut self.ask.budget else { return };
-        if token == budget.close {
-            self.ask.budget = None;
-        } else if budget.tokens > 0 {
-            budget.tokens -= 1;
-        } else if self.forced.is_empty() {
-            self.forced.extend(budget.closing.iter());
+    /// Counts the last token where it is of the thoughts, and ends them when they are too many.
+    fn think(&mut self, tokenizer: &Tokenizer) {
+        let answer = &self.tokens[self.ask.tokens.len()..];
+        self.ask.thoughts.iter_mut().for_each(|thoughts| thoughts.note(answer, tokenizer));
+        self.end_thoughts();
+    }
+
+    fn end_thoughts(&mut self) {
+        let closing = self.ask.thoughts.as_ref().and_then(Thoughts::closing);
+        if let Some(closing) = closing.filter(|_| self.forced.is_empty()) {
+            self.forced.extend(closing);
         }
     }
 
@@ -434,6 +430,7 @@ impl Job {
             prompt: self.ask.tokens.len(),
             cached: self.cached.unwrap_or(0),
             generated,
+            thoughts: self.ask.thoughts.as_ref().map_or(0, Thoughts::count),
             prompt_time: first - began,
             answer_time: now - first,
         };

@@ -132,14 +132,18 @@ impl Kept {
         true
     }
 
-    /// Gives memory back until what is kept takes no more than `bytes`; what serves the request that comes goes last.
-    pub(super) fn shrink(&mut self, engine: &mut Engine, bytes: usize, coming: &Job) {
+    /// Gives memory back until what is kept takes no more than `bytes` beside the request that comes; what serves it goes last,
+    /// and takes no memory where both hold the same tokens.
+    pub(super) fn shrink(&mut self, engine: &mut Engine, mut bytes: usize, coming: &Job) {
         let goes_back = engine.goes_back();
         let size = |engine: &Engine, state: &State| engine.state_bytes(state.tokens.len());
         let mut total: usize = self.states.iter().map(|state| size(engine, state)).sum();
         let serving = (0..self.states.len()).max_by_key(|&i| self.states[i].serves(&coming.tokens, goes_back));
         if let Some(serving) = serving {
             let state = self.states.remove(serving);
+            // What is recurrent is copied.
+            let shared = engine.state_bytes(state.serves(&coming.tokens, goes_back));
+            bytes += shared.saturating_sub(engine.state_bytes(0));
             self.states.push(state);
         }
         while total > bytes && !self.states.is_empty() {

@@ -1,0 +1,115 @@
+//! Hyper-connections (arXiv 2409.19606, as DeepSeek-V4 has them): several residual streams of each token, of which a half of a
+//! layer reads a mixture, and to each of which its output goes in a share of its own.
+
+use outpour_kernels::{Hyper, Matrix, Ops, RmsNorm, STREAMS_MAX, Tensor};
+
+use crate::Workspace;
+use crate::config::{Config, ModelError};
+use crate::weights::Weights;
+
+/// What makes the weights of streams out of the streams.
+pub struct HyperConnection {
+    /// Over all streams of a token, without weights.
+    norm: RmsNorm,
+    mix: Matrix, // [streams, streams · hidden] or [(2 + streams) · streams, streams · hidden]
+    hyper: Hyper,
+}
+
+impl HyperConnection {
+    /// Loads `{prefix}_{fn,base,scale}`: `columns` weights of each token in so many parts.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(
+        weights: &mut Weights,
+        prefix: &str,
+        of: &Streams,
+        columns: usize,
+        parts: usize,
+    ) -> Result<Self, ModelError> {
+        let Streams { count, hidden, iterations, eps, norm_eps } = *of;
+        let mix = weights.tensor(&format!("{prefix}_fn"), &[columns, count * hidden])?;
+        Ok(HyperConnection {
+            norm: RmsNorm { weight: None, plus_one: false, eps: norm_eps },
+            mix: Matrix::dense(mix).exact(),
+            hyper: Hyper {
+                streams: count,
+                iterations,
+                eps,
+                base: weights.vector(&format!("{prefix}_base"), columns)?,
+                scale: weights.vector(&format!("{prefix}_scale"), parts)?,
+            },
+        })
+    }
+
+    /// x `[n, streams · hidden]` → the weights of its streams `[n, columns]` in the workspace, and into `out` `[n, hidden]` what
+    /// goes into the half of a layer, or the head.
+    pub fn collapse(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, out: &Tensor) -> Tensor {
+        let n = x.dim(0);
+        let weights = workspace.f32([n, self.mix.rows()]); // [n, columns]
+        let mark = workspace.mark();
+        let normed = workspace.f32([n, self.mix.cols()]); // [n, streams · hidden]
+        ops.rms_norm(x, &self.norm, &normed);
+        ops.linear(&normed, &self.mix, &weights);
+        ops.hyper_weights(&weights, &self.hyper);
+        workspace.release(mark);
+        ops.hyper_collapse(&self.streams(x), &weights, out);
+        weights
+    }
+
+    /// x `[n, streams · hidden]` → of each stream what it keeps, and of out `[n, hidden]` what goes to it, by the weights of
+    /// [`Self::collapse`]: x = post ⊗ out + combᵀ · x.
+    pub fn expand(&self, ops: &dyn Ops, out: &Tensor, weights: &Tensor, x: &Tensor) {
+        ops.hyper_expand(out, weights, &self.streams(x));
+    }
+
+    /// Residual streams.
+    pub fn count(&self) -> usize {
+        self.hyper.streams
+    }
+
+    /// x as `[n, streams, hidden]`.
+    fn streams(&self, x: &Tensor) -> Tensor {
+        x.reshape([x.dim(0), self.hyper.streams, x.dim(1) / self.hyper.streams])
+    }
+
+    /// Bytes of workspace of [`Self::collapse`] for `n` tokens.
+    pub fn workspace_bytes(&self, n: usize) -> usize {
+        Workspace::f32_bytes(n * self.mix.rows()) + Workspace::f32_bytes(n * self.mix.cols())
+    }
+}
+
+/// What the config says of the streams.
+pub struct Streams {
+    /// How many there are.
+    pub count: usize,
+    hidden: usize,
+    iterations: usize,
+    eps: f32,
+    norm_eps: f32,
+}
+
+impl Streams {
+    /// Reads `hc_mult`, `hidden_size`, `hc_sinkhorn_iters` and `hc_eps` of the config.
+    ///
+    /// # Errors
+    /// When a key is missing, or makes no sense.
+    pub fn read(config: &Config, norm_eps: f32) -> Result<Self, ModelError> {
+        let count = config.size_or("hc_mult", 4)?;
+        if count > STREAMS_MAX {
+            return Err(ModelError::Config(format!("hc_mult {count} is more than {STREAMS_MAX}; download it again")));
+        }
+        Ok(Streams {
+            count,
+            hidden: config.size("hidden_size")?,
+            iterations: config.size_or("hc_sinkhorn_iters", 20)?,
+            eps: config.positive_or("hc_eps", 1e-6)? as f32,
+            norm_eps,
+        })
+    }
+
+    /// Weights of a token: what of each stream goes in, what of the output goes to each stream, and the mixing matrix.
+    pub fn columns(&self) -> usize {
+        (2 + self.count) * self.count
+    }
+}

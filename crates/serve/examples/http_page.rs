@@ -1,0 +1,5 @@
+//! Prints `docs/http.md`.
+
+fn main() {
+    print!("{}", outpour_serve::http_page());
+}

@@ -1,0 +1,79 @@
+// The dialogs: settings, and the key of a server that wants one.
+
+import { byId } from "./dom.js";
+import { key, settings } from "./kept.js";
+
+const dialog = byId("settings");
+const fields = { system: byId("system"), temperature: byId("temperature"), tokens: byId("tokens"), thinking: byId("thinking"), tools: byId("tools") };
+
+const number = (text) => (text.trim() === "" ? null : Number(text));
+
+function problem({ temperature, tokens, tools }) {
+  if (temperature !== null && !(temperature >= 0 && temperature <= 10)) return "Temperature: a number from 0 to 10, or nothing.";
+  if (tokens !== null && !(Number.isInteger(tokens) && tokens > 0)) return "Longest answer: a whole number of tokens, or nothing.";
+  if (!tools.trim()) return "";
+  try {
+    const given = JSON.parse(tools);
+    const named = Array.isArray(given) && given.every((tool) => tool?.function?.name);
+    return named ? "" : 'Tools: a list of {"type": "function", "function": {"name": …}}.';
+  } catch (error) {
+    return `Tools: ${error.message}`;
+  }
+}
+
+export function openSettings() {
+  const now = settings.get();
+  fields.system.value = now.system;
+  fields.temperature.value = now.temperature ?? "";
+  fields.tokens.value = now.tokens ?? "";
+  fields.thinking.checked = now.thinking;
+  fields.tools.value = now.tools;
+  byId("settings-wrong").textContent = "";
+  dialog.showModal();
+}
+
+function save() {
+  const next = {
+    system: fields.system.value,
+    temperature: number(fields.temperature.value),
+    tokens: number(fields.tokens.value),
+    thinking: fields.thinking.checked,
+    tools: fields.tools.value,
+  };
+  const wrong = problem(next);
+  byId("settings-wrong").textContent = wrong;
+  if (wrong) return;
+  settings.set(next);
+  dialog.close();
+}
+
+byId("settings-save").addEventListener("click", save);
+byId("settings-cancel").addEventListener("click", () => dialog.close());
+
+const lock = byId("lock");
+let waiting = null;
+
+/** Asks for the key; `true` where one was given. */
+export function askKey() {
+  waiting ??= new Promise((resolve) => {
+    byId("lock-wrong").textContent = key.get() ? "This key is not the right one." : "";
+    byId("key").value = "";
+    lock.showModal();
+    lock.addEventListener("close", () => {
+      waiting = null;
+      resolve(lock.returnValue === "given");
+    }, { once: true });
+  });
+  return waiting;
+}
+
+function unlock() {
+  const given = byId("key").value.trim();
+  if (!given) return;
+  key.set(given);
+  lock.close("given");
+}
+
+byId("unlock").addEventListener("click", unlock);
+byId("key").addEventListener("keydown", (event) => event.key === "Enter" && unlock());
+lock.addEventListener("cancel", () => (lock.returnValue = ""));

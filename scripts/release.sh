@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Release archives for Linux on x86-64 and aarch64, and their SHA256SUMS.
+#
+#   scripts/release.sh [OUT]        OUT is target/release-archives unless given
+#
+# The programs are static, so that they run on any Linux. Each is tried in a root that holds nothing else, as root and as an
+# ordinary user; a foreign one under qemu-user-static. Where that cannot be done here, a line says SKIPPED.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+out=${1:-target/release-archives}
+mkdir -p "$out"
+out=$(realpath "$out")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+# Of the files in an archive: the same commit gives the same archive.
+time=$(git log -1 --format=%ct)
+
+# Runs a program in a root of its own: `alone ROOT USER PROGRAM ARGUMENT...`.
+alone() {
+    unshare --mount --pid --fork --kill-child bash -euc '
+        root=$1 user=$2
+        shift 2
+        mount -t proc proc "$root/proc"
+        mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+        for node in null zero urandom; do mount --bind "/dev/$node" "$root/dev/$node"; done
+        exec env -i HOME=/tmp "$(command -v chroot)" --userspec="$user:$user" "$root" "$@"
+    ' alone "$@" </dev/null 2>"$work/errors"
+}
+
+# `holds TEXT PART`: or ends everything, and shows both, and the errors.
+holds() {
+    [[ $1 == *"$2"* ]] || { echo "there is no \"$2\" in \"$1\"; $(cat "$work/errors")" >&2; exit 1; }
+}
+
+# Does what a stranger does first, in an empty root: `try PROGRAM [EMULATOR]`.
+try() {
+    local root=$work/root user
+    rm -rf "$root"
+    mkdir -p "$root"/{dev,proc,tmp}
+    touch "$root"/dev/{null,zero,urandom}
+    cp "$1" "$root/outpour"
+    shift
+    if [[ $# -gt 0 ]]; then
+        cp "$1" "$root/emulator"
+        set -- /emulator
+    fi
+    for user in 0 65534; do
+        holds "$(alone "$root" "$user" "$@" /outpour --version)" "outpour $version ("
+        holds "$(alone "$root" "$user" "$@" /outpour run demo --ram 24M --temperature 0 "What is 17 + 25?")" "17 + 25 = 42"
+        holds "$(alone "$root" "$user" "$@" /outpour demo --ram 24M)" set_alarm
+        holds "$(alone "$root" "$user" "$@" /outpour doctor demo --quick)" "GB/s at depth"
+        echo "    user $user: --version, run, demo and doctor, in a root with nothing else" >&2
+    done
+}
+
+for arch in x86_64 aarch64; do
+    target=$arch-unknown-linux-musl
+    name=outpour-$version-linux-$arch
+    echo "$name" >&2
+    rustup target add "$target" 2>/dev/null
+    # A dependency in C finds the compiler of that processor; rust-lld links what the own linker cannot.
+    variables=("CC_${target//-/_}=$arch-linux-gnu-gcc")
+    if [[ $arch != "$(uname -m)" ]]; then
+        variable=${target^^}
+        variables+=("CARGO_TARGET_${variable//-/_}_LINKER=rust-lld")
+    fi
+    env "${variables[@]}" cargo build --release --locked --quiet -p outpour --target "$target"
+    program=${CARGO_TARGET_DIR:-target}/$target/release/outpour
+
+    if [[ $(id -u) != 0 ]] || ! unshare --mount --pid --fork true 2>/dev/null; then
+        echo "SKIPPED: an empty root needs root and a mount namespace, so $name was not tried" >&2
+    elif [[ $arch == "$(uname -m)" ]]; then
+        try "$program"
+    elif emulator=$(command -v "qemu-$arch-static"); then
+        try "$program" "$emulator"
+    else
+        echo "SKIPPED: qemu-user-static is not installed, so $name was not tried" >&2
+    fi
+
+    # What an archive holds. A manual page and completions belong here too as soon as there are any.
+    mkdir "$work/$name"
+    install -m 755 "$program" "$work/$name/outpour"
+    install -m 644 README.md LICENSE "$work/$name"
+    tar --directory "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$time" --create "$name" |
+        gzip --best --no-name >"$out/$name.tar.gz"
+done
+
+cd "$out"
+sha256sum outpour-"$version"-linux-*.tar.gz >SHA256SUMS
+ls -l outpour-"$version"-linux-*.tar.gz >&2

@@ -1,0 +1,149 @@
+//! `inspect`: what a context costs, by hand from the published sizes; and what it takes for a model.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::cli::{assert_refused, outpour};
+use common::fixture;
+use serde_json::Value;
+
+/// Bytes of a key or a value, and of what a recurrence keeps.
+const F16: u64 = 2;
+const F32: u64 = 4;
+
+/// A vector of 512 for all heads and a rotary key of 64 (DeepSeek-V2, arXiv 2405.04434).
+const LATENT: u64 = (512 + 64) * F16;
+/// A key of the indexer (DeepSeek-V3.2, arXiv 2512.02556).
+const INDEX: u64 = 128 * F16;
+
+/// Keys and values of a position in one layer.
+const fn gqa(kv_heads: u64, head_dim: u64) -> u64 {
+    2 * kv_heads * head_dim * F16
+}
+
+/// Matrices of a recurrence, and the last three inputs of its convolution.
+const fn recurrent(heads: u64, k_dim: u64, v_dim: u64, conv_channels: u64) -> u64 {
+    (heads * k_dim * v_dim + 3 * conv_channels) * F32
+}
+
+/// Rows and gates that compressed entries of DeepSeek-V4 are still to be made of: of the positions of one entry, or of two that
+/// overlap, whose rows are twice as wide.
+const fn unfinished(every: u64, width: u64, overlap: bool) -> u64 {
+    let twice = if overlap { 2 } else { 1 };
+    (twice * every) * 2 * (twice * width) * F32
+}
+
+/// Config, bytes of state for each token, bytes of a sequence however short, and how its layers are drawn, first of all.
+const CONTEXTS: [(&str, u64, u64, &str); 18] = [
+    ("Qwen3-30B-A3B", 48 * gqa(4, 128), 0, "AAAA"),
+    ("Llama-3.1-8B", 32 * gqa(8, 128), 0, "aaaa"),
+    ("MiniMax-M2", 62 * gqa(8, 128), 0, "AAAA"),
+    // 70.272 KB a token, as the paper has it (arXiv 2505.09343, table 1).
+    ("DeepSeek-V3", 61 * LATENT, 0, "lllL"),
+    ("Kimi-K2", 61 * LATENT, 0, "lLLL"),
+    ("Mistral-Large-3", 61 * LATENT, 0, "lllL"),
+    ("DeepSeek-V3.2", 61 * (LATENT + INDEX), 0, "sssS"),
+    // Three layers and every fourth one from the seventh on have indexers of their own, the others the choice of the one before.
+    ("GLM-5.2", 78 * LATENT + 21 * INDEX, 0, "sssRRRSRRRS"),
+    // Windows of 128, in every other layer.
+    ("gpt-oss-120b", 18 * gqa(8, 64), 18 * 128 * gqa(8, 64), "WAWA"),
+    // Windows of 1024 in five layers of six.
+    ("Gemma-3-27B", 10 * gqa(16, 128), 52 * 1024 * gqa(16, 128), "wwwwwaw"),
+    // The same; full layers have two heads of 512, where the others have eight of 256.
+    ("Gemma-4-26B-A4B", 5 * gqa(2, 512), 25 * 1024 * gqa(8, 256), "WWWWWAW"),
+    ("Qwen3.5-397B-A17B", 15 * gqa(2, 256), 45 * recurrent(64, 128, 128, 2 * 16 * 128 + 64 * 128), "DDDA"),
+    // Queries, keys and values have a convolution each.
+    ("Kimi-Linear-48B-A3B", 7 * LATENT, 20 * recurrent(32, 128, 128, 3 * 32 * 128), "kKKLKKKL"),
+    ("MiniMax-Text-01", 10 * gqa(8, 128), 70 * recurrent(64, 128, 128, 0), "NNNNNNNA"),
+    ("Ling-2.5-1T", 10 * LATENT, 70 * recurrent(64, 128, 128, 0), "nnnnNNNL"),
+    // 64 heads of 64, a state of 128, eight groups of B and C.
+    ("Nemotron-3-Nano-30B-A3B", 6 * gqa(2, 128), 23 * recurrent(64, 128, 64, 64 * 64 + 2 * 8 * 128), "MEMEM*E"),
+    ("Nemotron-3-Super-120B-A12B", 8 * gqa(2, 128), 40 * recurrent(128, 128, 64, 128 * 64 + 2 * 8 * 128), "MEMEMEM*E"),
+    // Entries of 512 numbers for four positions, with a key of 128 each, or for 128 positions; windows of 128 in every layer.
+    (
+        "DeepSeek-V4-Flash",
+        21 * (512 * F16 + INDEX) / 4 + 20 * 512 * F16 / 128,
+        43 * 128 * 512 * F16
+            + 21 * (unfinished(4, 512, true) + unfinished(4, 128, true))
+            + 20 * unfinished(128, 512, false),
+        "WWCHCH",
+    ),
+];
+
+fn config(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../configs/{name}.json"))
+}
+
+fn shown(model: &Path, args: &[&str]) -> Value {
+    let ran = outpour("inspect", model, &[args, &["--json"]].concat());
+    assert_eq!(ran.status.code(), Some(0), "{}: {ran:?}", model.display());
+    serde_json::from_slice(&ran.stdout).expect("JSON")
+}
+
+#[test]
+fn a_context_costs_what_the_published_sizes_say() {
+    for (name, per_token, fixed, pattern) in CONTEXTS {
+        // Experts are stacked there: fewer tensors to lay out.
+        let shown = shown(&config(name), &["--format", "mlx4"]);
+        assert_eq!(shown["state_bytes_per_token"], per_token, "{name}");
+        assert_eq!(shown["state_bytes_fixed"], fixed, "{name}");
+        let drawn = shown["pattern"].as_str().expect("a pattern");
+        assert!(drawn.starts_with(pattern), "{name}: {drawn}");
+        assert_eq!(shown["layers"], drawn.len(), "{name}");
+        // Every letter is explained, in Gemma's and Nemotron's words too.
+        let legend = shown["legend"].as_str().expect("a legend");
+        for letter in drawn.to_ascii_uppercase().chars() {
+            assert!(
+                legend.split([' ', ',', ';']).any(|word| word == letter.to_string()),
+                "{name}: {letter} in {legend}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_published_config_is_drawn_without_weights_and_leaves_nothing() {
+    let cache = tempfile::tempdir().expect("a folder");
+    for entry in fs::read_dir(config("x").parent().expect("a folder")).expect("configs").flatten() {
+        let mut command = common::cli::command("inspect", &entry.path(), &["--format", "mlx4"]);
+        let ran = common::cli::run({
+            command.env("XDG_CACHE_HOME", cache.path());
+            command
+        });
+        assert_eq!(ran.status.code(), Some(0), "{}: {ran:?}", entry.path().display());
+        let text = String::from_utf8(ran.stdout).expect("UTF-8");
+        assert!(text.contains("estimated from the config alone"), "{text}");
+        assert!(text.contains("each token") && text.contains("each sequence"), "{text}");
+        assert!(!text.contains("tokenizer"), "a config has none: {text}");
+    }
+    let files = files_below(cache.path());
+    assert!(files.is_empty(), "left behind: {files:?}");
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).expect("a folder").flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn a_format_changes_the_weights_of_a_config_and_is_no_matter_of_files() {
+    let bits = |args: &[&str]| shown(&config("Mixtral-8x7B"), args)["bits_per_weight"].as_f64().expect("a number");
+    let (plain, quantised) = (bits(&[]), bits(&["--format", "mlx4"]));
+    assert!(plain == 16.0 && (4.5..4.6).contains(&quantised), "{plain} and {quantised} bits");
+    let weights = fixture("mixtral");
+    assert_eq!(shown(&weights, &[])["estimated"], false);
+    assert_refused(&outpour("inspect", &weights, &["--format", "mlx4"]), "weights", &["--format", "config.json"]);
+}
+
+#[test]
+fn what_is_no_config_is_refused_in_one_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("some.json");
+    assert_refused(&outpour("inspect", &path, &[]), "no file", &["some.json"]);
+    for (text, names) in [("{", "JSON"), ("[]", "model_type"), (r#"{"model_type": "lama"}"#, "lama")] {
+        fs::write(&path, text).expect("written");
+        assert_refused(&outpour("inspect", &path, &[]), text, &[names]);
+    }
+}
