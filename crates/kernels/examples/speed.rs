@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use outpour_kernels::cpu::{Cpu, CpuOptions, Isa};
-use outpour_kernels::speed::{self, FORMATS, Peaks, Weights};
 use outpour_kernels::quant::coded::WHOLE;
+use outpour_kernels::speed::{self, FORMATS, Peaks, Weights};
 use outpour_kernels::{Code, Coded, Format, GgmlType, Ops, OpsError, Second};
 
 /// For each figure.

@@ -359,9 +359,9 @@ unsafe fn scales_and_biases<L: Lanes>(d: &AffineDots, index: usize) -> [L; 2] {
     // SAFETY: the caller's number is one of the tensors'.
     unsafe {
         match d.scale_format {
-            Format::F32 => d.scales.map(|scales| some::<L, F32>(d, scales, index)),
-            Format::F16 => d.scales.map(|scales| some::<L, F16>(d, scales, index)),
-            _ => d.scales.map(|scales| some::<L, Bf16>(d, scales, index)),
+            Format::F32 => [some::<L, F32>(d, d.scales[0], index), some::<L, F32>(d, d.scales[1], index)],
+            Format::F16 => [some::<L, F16>(d, d.scales[0], index), some::<L, F16>(d, d.scales[1], index)],
+            _ => [some::<L, Bf16>(d, d.scales[0], index), some::<L, Bf16>(d, d.scales[1], index)],
         }
     }
 }

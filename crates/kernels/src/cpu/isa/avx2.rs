@@ -157,11 +157,8 @@ impl Ints for Words {
     unsafe fn unzip(self, other: Self) -> (Self, Self) {
         // SAFETY: AVX2.
         unsafe {
-            let (a, b) = (self.as_f32(), other.as_f32());
-            let in_order = |v: __m256| _mm256_permute4x64_epi64::<0xd8>(_mm256_castps_si256(v));
-            let even = |v: Avx2| in_order(_mm256_shuffle_ps::<0x88>(v.0, v.1));
-            let odd = |v: Avx2| in_order(_mm256_shuffle_ps::<0xdd>(v.0, v.1));
-            (Words(even(a), even(b)), Words(odd(a), odd(b)))
+            let ((a, b), (c, d)) = (unzip(self), unzip(other));
+            (Words(a, c), Words(b, d))
         }
     }
     #[inline(always)]
@@ -236,8 +233,16 @@ impl Bytes for InPairs {
         // SAFETY: AVX2, and sixteen blocks at `x`.
         unsafe {
             match BITS {
-                2 => (0..4).for_each(|i| crumb_planes(x.add(128 * i))),
-                4 => (0..8).for_each(|i| nibble_planes(x.add(64 * i))),
+                2 => {
+                    for i in 0..4 {
+                        crumb_planes(x.add(128 * i));
+                    }
+                }
+                4 => {
+                    for i in 0..8 {
+                        nibble_planes(x.add(64 * i));
+                    }
+                }
                 _ => {}
             }
         }
@@ -254,20 +259,14 @@ impl Bytes for InPairs {
     unsafe fn bytes<const BITS: usize>(w: *const u8, x: *const u8) -> Words {
         // SAFETY: AVX2, and sixteen blocks of bytes at each address.
         unsafe {
-            let sum = |[first, second]: [__m256i; 2]| _mm256_add_epi32(first, second);
-            Words(sum(eight_of_bytes::<BITS>(w, x)), sum(eight_of_bytes::<BITS>(w.add(256), x.add(256))))
+            let ([a, b], [c, d]) = (eight_of_bytes::<BITS>(w, x), eight_of_bytes::<BITS>(w.add(256), x.add(256)));
+            Words(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d))
         }
     }
     #[inline(always)]
     unsafe fn halves<const BITS: usize>(w: *const u8, x: *const u8) -> [Words; 2] {
         // SAFETY: as above.
-        unsafe {
-            let in_turn = |[first, second]: [__m256i; 2]| {
-                let (low, high) = (_mm256_unpacklo_epi32(first, second), _mm256_unpackhi_epi32(first, second));
-                Words(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
-            };
-            [in_turn(eight_of_bytes::<BITS>(w, x)), in_turn(eight_of_bytes::<BITS>(w.add(256), x.add(256)))]
-        }
+        unsafe { [in_turn(eight_of_bytes::<BITS>(w, x)), in_turn(eight_of_bytes::<BITS>(w.add(256), x.add(256)))] }
     }
     #[inline(always)]
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
@@ -340,6 +339,28 @@ unsafe fn products<const BITS: usize>(w: __m256i, x: __m256i) -> __m256i {
         } else {
             _mm256_maddubs_epi16(w, x)
         }
+    }
+}
+
+/// The even lanes of both halves, and the odd ones.
+#[inline(always)]
+unsafe fn unzip(v: Words) -> (__m256i, __m256i) {
+    // SAFETY: AVX2.
+    unsafe {
+        let Avx2(low, high) = v.as_f32();
+        let even = _mm256_castps_si256(_mm256_shuffle_ps::<0x88>(low, high));
+        let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0xdd>(low, high));
+        (_mm256_permute4x64_epi64::<0xd8>(even), _mm256_permute4x64_epi64::<0xd8>(odd))
+    }
+}
+
+/// The lanes of two vectors, one of each in turn.
+#[inline(always)]
+unsafe fn in_turn([first, second]: [__m256i; 2]) -> Words {
+    // SAFETY: AVX2.
+    unsafe {
+        let (low, high) = (_mm256_unpacklo_epi32(first, second), _mm256_unpackhi_epi32(first, second));
+        Words(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
     }
 }
 
@@ -448,11 +469,14 @@ unsafe fn eight_of_crumbs(w: *const u8, x: *const u8) -> __m256i {
         let mut sums = [_mm256_setzero_ps(); 2];
         for i in 0..2 {
             let w = _mm256_loadu_si256(w.add(32 * i).cast());
-            let plane = |plane: usize| _mm256_loadu_si256(x.add(128 * i + 32 * plane).cast());
-            let lowest = _mm256_maddubs_epi16(_mm256_and_si256(w, crumb), plane(0));
-            let second = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<2>(w), crumb), plane(1));
-            let third = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(w), crumb), plane(2));
-            let last = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<6>(w), crumb), plane(3));
+            let mut xs = [_mm256_setzero_si256(); 4];
+            for plane in 0..4 {
+                xs[plane] = _mm256_loadu_si256(x.add(128 * i + 32 * plane).cast());
+            }
+            let lowest = _mm256_maddubs_epi16(_mm256_and_si256(w, crumb), xs[0]);
+            let second = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<2>(w), crumb), xs[1]);
+            let third = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(w), crumb), xs[2]);
+            let last = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<6>(w), crumb), xs[3]);
             let sum = _mm256_add_epi16(_mm256_add_epi16(lowest, second), _mm256_add_epi16(third, last));
             sums[i] = _mm256_castsi256_ps(sum);
         }

@@ -208,7 +208,8 @@ impl Bytes for Widening {
     unsafe fn halves<const BITS: usize>(w: *const u8, x: *const u8) -> [Words; 2] {
         // SAFETY: as above.
         unsafe {
-            let in_turn = |[first, second]: [uint32x4_t; 2]| Words(vzip1q_u32(first, second), vzip2q_u32(first, second));
+            let in_turn =
+                |[first, second]: [uint32x4_t; 2]| Words(vzip1q_u32(first, second), vzip2q_u32(first, second));
             [in_turn(four_of_bytes::<BITS>(w, x)), in_turn(four_of_bytes::<BITS>(w.add(128), x.add(128)))]
         }
     }

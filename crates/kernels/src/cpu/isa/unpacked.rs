@@ -44,14 +44,12 @@ impl Panel {
         Panel { scales: zeros, biases: zeros, rows: [0; K_MAX * LANES_MAX], q: MaybeUninit::uninit() }
     }
 
-    /// Scales and biases of a group.
+    /// Scales and biases from number `at` on.
     #[inline(always)]
-    unsafe fn group<L: Lanes>(&self, group: usize) -> (L, L) {
-        let of = |numbers: &[f32]| {
-            // SAFETY: the caller's group is one of the panel's.
-            unsafe { L::load_f32(numbers.as_ptr().add(group * L::N).cast()) }
-        };
-        (of(&self.scales), of(&self.biases))
+    unsafe fn at<L: Lanes>(&self, at: usize) -> (L, L) {
+        let (scales, biases) = (&self.scales[at..at + L::N], &self.biases[at..at + L::N]);
+        // SAFETY: the caller has the instructions; both are whole vectors.
+        unsafe { (L::load_f32(scales.as_ptr().cast()), L::load_f32(biases.as_ptr().cast())) }
     }
 
     /// Unpacks a place of codes.
@@ -232,7 +230,7 @@ unsafe fn tile<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize>(
         for g in 0..at.len / group {
             let w = p.q.as_ptr().cast::<u8>().add(g * group * lanes);
             let dots = B::words::<BITS, WORDS, C>(w, x.add(at.k + g * group), stride);
-            let (scale, bias) = p.group(g);
+            let (scale, bias) = p.at(g * lanes);
             let index = at.k / group + g;
             for j in 0..C {
                 let x = x.add(j * stride);
@@ -301,8 +299,8 @@ unsafe fn lone_row<B: Bytes, const BITS: usize, const WORDS: usize>(
             };
             for i in 0..BLOCK / group {
                 let g = first / group + i * lanes;
-                let of = |numbers: &[f32]| <B::I as Ints>::F::load_f32(numbers[row * GROUPS_MAX + g..].as_ptr().cast());
-                terms.set(lane, g, term(dots[i].to_f32(), x.scales(g), of(&panel.scales), of(&panel.biases), x.sums(g)));
+                let (scale, bias) = panel.at(row * GROUPS_MAX + g);
+                terms.set(lane, g, term(dots[i].to_f32(), x.scales(g), scale, bias, x.sums(g)));
             }
         }
     }

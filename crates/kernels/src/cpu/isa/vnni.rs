@@ -23,7 +23,8 @@ pub(super) unsafe fn arrange<const BITS: usize>(x: *mut u8) {
         }
         let arranged = match BITS {
             2 => {
-                let ([a, b, c, d], [e, f, g, h]) = (crumb_planes(at[0], at[1], at[2], at[3]), crumb_planes(at[4], at[5], at[6], at[7]));
+                let ([a, b, c, d], [e, f, g, h]) =
+                    (crumb_planes(at[0], at[1], at[2], at[3]), crumb_planes(at[4], at[5], at[6], at[7]));
                 [a, b, c, d, e, f, g, h]
             }
             4 => {
@@ -90,10 +91,8 @@ unsafe fn of_bytes<const BITS: usize, const HALF: bool>(w: *const u8, x: *const 
         let first = four_lines::<BITS>(w, x);
         let second = if HALF { _mm512_setzero_si512() } else { four_lines::<BITS>(w.add(32 * BITS), x.add(256)) };
         // Quarters 0 and 1 of line i are block 2i.
-        let blocks = _mm512_add_epi32(
-            _mm512_shuffle_i32x4::<0x88>(first, second),
-            _mm512_shuffle_i32x4::<0xdd>(first, second),
-        );
+        let blocks =
+            _mm512_add_epi32(_mm512_shuffle_i32x4::<0x88>(first, second), _mm512_shuffle_i32x4::<0xdd>(first, second));
         in_order(blocks, _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15))
     }
 }
