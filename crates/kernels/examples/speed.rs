@@ -1,69 +1,127 @@
-//! What the `cpu` backend makes of this machine, by `outpour_kernels::speed`:
-//! `cargo run --release -p outpour-kernels --example speed [isa]`, with `isa` as in `describe`.
+//! What the `cpu` backend makes of this machine, each figure beside the limit that was measured with it:
+//! `cargo run --release -p outpour-kernels --example speed -- [WORD…]`. A word is an instruction set, as in `describe`, a number of
+//! threads, `precise`, `ops` for attention and the recurrence, or a part of the names of the formats that are wanted.
 
 use std::time::Duration;
 
 use outpour_kernels::cpu::{Cpu, CpuOptions, Isa};
-use outpour_kernels::speed::{self, FORMATS, Weights};
-use outpour_kernels::{Ops, OpsError};
+use outpour_kernels::quant::coded::WHOLE;
+use outpour_kernels::speed::{self, FORMATS, Peaks, Weights};
+use outpour_kernels::{Code, Coded, Format, GgmlType, Ops, OpsError, Second};
 
 /// For each figure.
-const BUDGET: Duration = Duration::from_millis(300);
-const ROWS: [usize; 4] = [1, 16, 128, 512];
+const BUDGET: Duration = Duration::from_millis(150);
+const ROWS: [usize; 4] = [16, 32, 128, 512];
 /// Hidden and width of experts: of a 30B model, and of a 397B one.
 const EXPERTS: [(usize, usize); 2] = [(2048, 768), (4096, 1024)];
 /// Rows and positions.
-const ATTENTION: [(usize, usize); 2] = [(1, 4096), (512, 4096)];
+const ATTENTION: [(usize, usize); 3] = [(1, 4096), (1, 32768), (512, 4096)];
+
+/// How safetensors files hold weights beside MLX's ways.
+const CODED: [(&str, Coded); 6] = [
+    ("FP8", Coded { code: Code::E4m3, block: [128, 128], second: Second::None }),
+    ("MXFP4", Coded { code: Code::E2m1, block: [1, 32], second: Second::None }),
+    ("NVFP4", Coded { code: Code::E2m1, block: [1, 16], second: Second::Times }),
+    ("int4", Coded { code: Code::Int4, block: [1, 32], second: Second::None }),
+    ("int8", Coded { code: Code::Int8, block: [1, WHOLE], second: Second::None }),
+    ("GPTQ", Coded { code: Code::Gptq, block: [1, 128], second: Second::ZerosLessOne }),
+];
 
 fn main() -> Result<(), OpsError> {
-    let isa = match std::env::args().nth(1) {
-        Some(name) => match Isa::available().find(|isa| isa.name() == name) {
-            Some(isa) => Some(isa),
-            None => {
-                let here: Vec<&str> = Isa::available().map(Isa::name).collect();
-                eprintln!("{name}: this machine has {}", here.join(", "));
-                std::process::exit(2);
-            }
-        },
-        None => None,
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let isa = Isa::available().find(|isa| words.iter().any(|word| word == isa.name()));
+    let mut threads: Vec<usize> = words.iter().filter_map(|word| word.parse().ok()).collect();
+    if threads.is_empty() {
+        threads = vec![1, 2];
+    }
+    let has = |what: &str| words.iter().any(|word| word == what);
+    let wanted = |name: &str| {
+        let mut parts = words.iter().filter(|word| {
+            word.parse::<usize>().is_err()
+                && !["precise", "ops"].contains(&word.as_str())
+                && Isa::available().all(|isa| isa.name() != word.as_str())
+        });
+        let first = parts.next();
+        first.is_none() && !has("ops") || first.into_iter().chain(parts).any(|part| name.contains(part.as_str()))
     };
-    for threads in [1, 2] {
-        for precise in [false, true] {
-            measure(&Cpu::new(CpuOptions { threads, precise, isa })?, threads)?;
+    let formats: Vec<(String, Format)> = all().into_iter().filter(|(name, _)| wanted(name)).collect();
+    for threads in threads {
+        let cpu = Cpu::new(CpuOptions { threads, precise: has("precise"), isa })?;
+        let weights = Weights::new(&cpu, 2 * speed::weights_bytes())?;
+        let peaks = speed::peaks(cpu.isa(), threads, 4 * BUDGET);
+        println!("{}; {}", cpu.describe(), of(peaks));
+        products(&weights, threads, peaks, has("precise"), &formats)?;
+        if has("ops") {
+            operations(&weights)?;
         }
     }
     Ok(())
 }
 
-fn measure(cpu: &Cpu, threads: usize) -> Result<(), OpsError> {
-    let weights = Weights::new(cpu, 2 * speed::weights_bytes())?;
-    let reading = weights.read_bytes_per_second(threads, BUDGET);
-    println!("{}; reading {:.1} GB/s", cpu.describe(), reading / 1e9);
-    for format in FORMATS {
-        print!("  {format:?}:");
+/// Every format, and what it is called.
+fn all() -> Vec<(String, Format)> {
+    let affine = FORMATS.map(|format| match format {
+        Format::Affine { bits, group } => (format!("affine{bits}-g{group}"), format),
+        plain => (format!("{plain:?}"), plain),
+    });
+    let ggml = GgmlType::ALL.map(|blocks| (blocks.name().to_owned(), Format::Ggml(blocks)));
+    let coded = CODED.map(|(name, coded)| (name.to_owned(), Format::Coded(coded)));
+    affine.into_iter().chain(ggml).chain(coded).collect()
+}
+
+fn of(peaks: Option<Peaks>) -> String {
+    let Some(peaks) = peaks else { return "no loops for its peaks".to_owned() };
+    let [int8, bf16, f32] =
+        [peaks.int8_ops_per_second, peaks.bf16_flops_per_second, peaks.f32_flops_per_second].map(|peak| peak / 1e9);
+    format!("int8 {int8:.0} Gop/s, bf16 {bf16:.0} and f32 {f32:.0} Gflop/s at most")
+}
+
+fn products(
+    weights: &Weights,
+    threads: usize,
+    peaks: Option<Peaks>,
+    precise: bool,
+    formats: &[(String, Format)],
+) -> Result<(), OpsError> {
+    for (name, format) in formats {
+        // Memory is shared with other machines: its speed is taken before and after.
+        let before = weights.read_bytes_per_second(threads, BUDGET);
+        let row = weights.product(*format, 1, 2 * BUDGET)?.weight_bytes_per_second;
+        let reading = (before + weights.read_bytes_per_second(threads, BUDGET)) / 2.0;
+        let share = 100.0 * row / reading;
+        print!("{name:>12}: one row {:5.1} GB/s of {:4.1} ({share:3.0} %); rows", row / 1e9, reading / 1e9);
+        let peak = peaks.map(|peaks| match format {
+            Format::F32 | Format::F16 => peaks.f32_flops_per_second,
+            Format::Bf16 if !precise => peaks.bf16_flops_per_second,
+            Format::Coded(Coded { code: Code::E4m3, .. }) => peaks.f32_flops_per_second,
+            _ if precise => peaks.f32_flops_per_second,
+            _ => peaks.int8_ops_per_second,
+        });
         for rows in ROWS {
-            let product = weights.product(format, rows, BUDGET)?;
-            let share = 100.0 * product.weight_bytes_per_second / reading;
-            match rows {
-                1 => print!(" one row {:.1} GB/s ({share:.0} % of reading),", product.weight_bytes_per_second / 1e9),
-                _ => print!(" {rows} rows {:.0} Gop/s,", product.ops_per_second / 1e9),
-            }
+            let ops = weights.product(*format, rows, BUDGET)?.ops_per_second;
+            let share = peak.map(|peak| format!(" ({:2.0} %)", 100.0 * ops / peak)).unwrap_or_default();
+            print!(" {rows}: {:4.0}{share}", ops / 1e9);
         }
+        print!(" Gop/s; experts");
         for (hidden, width) in EXPERTS {
-            let experts = weights.experts(format, hidden, width, 1, BUDGET)?;
-            print!(" experts of {hidden} × {width} {:.1} GB/s,", experts.weight_bytes_per_second / 1e9);
+            let experts = weights.experts(*format, hidden, width, 1, BUDGET)?;
+            print!(" {:4.1}", experts.weight_bytes_per_second / 1e9);
         }
-        println!();
+        println!(" GB/s");
     }
+    Ok(())
+}
+
+fn operations(weights: &Weights) -> Result<(), OpsError> {
     for (rows, positions) in ATTENTION {
         let attention = weights.attention(rows, positions, BUDGET)?;
         let (flops, kv) = (attention.flops_per_second / 1e9, attention.kv_bytes_per_second / 1e9);
-        println!("  attention, {rows} rows at {positions}: {flops:.0} Gflop/s, keys and values once at {kv:.1} GB/s");
+        println!("attention, {rows} rows at {positions}: {flops:.0} Gflop/s, keys and values once at {kv:.1} GB/s");
     }
-    println!("  a small operation: {:.1} µs", 1e6 * speed::small_op_seconds(cpu)?);
+    println!("a small operation: {:.1} µs", 1e6 * speed::small_op_seconds(weights.ops())?);
     // The weights are states from here on.
     for rows in [1, 512] {
-        println!("  gated delta, {rows} rows: {:.1} GB/s of state", weights.delta(rows, BUDGET)? / 1e9);
+        println!("gated delta, {rows} rows: {:.1} GB/s of state", weights.delta(rows, BUDGET)? / 1e9);
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(super) mod group;
+mod lone;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod panel;
@@ -160,6 +161,11 @@ impl Packed<'_> {
             Packed::Ggml(blocks) => blocks.bits(),
             Packed::Coded(rows, _) => rows.coded.unpacked_bits(),
         }
+    }
+
+    /// Whether rows lie side by side, not one behind the other.
+    pub fn is_transposed(&self) -> bool {
+        matches!(self, Packed::Coded(rows, _) if rows.coded.is_transposed())
     }
 
     /// Weights that share a scale: 16 or 32.

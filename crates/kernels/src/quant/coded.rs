@@ -168,7 +168,7 @@ impl fmt::Display for Coded {
 }
 
 /// The u of [`Code::E2m1`] that is worth 0: u is twice the number, and as much more.
-const E2M1_ZERO: u8 = 12;
+pub(crate) const E2M1_ZERO: u8 = 12;
 
 /// A scale's value: F32, F16, BF16, E4M3 or E8M0.
 #[inline(always)]
@@ -208,18 +208,30 @@ pub(crate) fn widen_e4m3(bytes: &[u8], scale: f32, values: &mut [f32]) {
     values.iter_mut().zip(bytes).for_each(|(value, &byte)| *value = scale * e4m3(byte));
 }
 
-/// The nibbles of bytes, the lower first, each as `of` makes it.
+/// The nibbles of a word, the lowest first, a byte to each.
+#[inline(always)]
+fn spread(word: [u8; 4]) -> [u8; 8] {
+    let word = u64::from(u32::from_le_bytes(word));
+    let pairs = (word | word << 16) & 0x0000_ffff_0000_ffff;
+    let bytes = (pairs | pairs << 8) & 0x00ff_00ff_00ff_00ff;
+    ((bytes | bytes << 4) & 0x0f0f_0f0f_0f0f_0f0f).to_le_bytes()
+}
+
+/// The nibbles of bytes, the lower first, each as `of` makes it: in two passes, of which the compiler makes vectors.
 #[inline(always)]
 fn nibbles(bytes: &[u8], u: &mut [u8], of: impl Fn(u8) -> u8) {
-    for (pair, &byte) in u.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
-        *pair = [of(byte & 15), of(byte >> 4)];
+    let ((words, last), (eights, rest)) = (bytes.as_chunks(), u.as_chunks_mut());
+    eights.iter_mut().zip(words).for_each(|(eight, word)| *eight = spread(*word));
+    for (pair, &byte) in rest.as_chunks_mut::<2>().0.iter_mut().zip(last) {
+        *pair = [byte & 15, byte >> 4];
     }
+    u.iter_mut().for_each(|u| *u = of(*u));
 }
 
 /// The u of an E2M1 number: 12 and twice 0, ½, 1, 1½, 2, 3, 4, 6 or their negatives. By comparisons, of which the compiler
 /// makes vectors.
 #[inline(always)]
-fn e2m1(nibble: u8) -> u8 {
+pub(crate) fn e2m1(nibble: u8) -> u8 {
     let size = nibble & 7;
     let doubled = size + u8::from(size == 5) + 2 * u8::from(size == 6) + 5 * u8::from(size == 7);
     if nibble & 8 == 0 { E2M1_ZERO + doubled } else { E2M1_ZERO - doubled }
@@ -295,12 +307,8 @@ impl Rows<'_> {
                 for i in 0..len / 8 {
                     let words = &self.data[4 * ((k / 8 + i) * rows + first)..][..4 * count];
                     for lane in 0..count {
-                        let word = u64::from(word(words, lane));
-                        // A nibble to each byte.
-                        let pairs = (word | word << 16) & 0x0000_ffff_0000_ffff;
-                        let bytes = (pairs | pairs << 8) & 0x00ff_00ff_00ff_00ff;
-                        let spread = (bytes | bytes << 4) & 0x0f0f_0f0f_0f0f_0f0f;
-                        u[lane * stride + 8 * i..][..8].copy_from_slice(&spread.to_le_bytes());
+                        let word = word(words, lane).to_le_bytes();
+                        u[lane * stride + 8 * i..][..8].copy_from_slice(&spread(word));
                     }
                 }
             }

@@ -1,19 +1,21 @@
 //! Products with affine-quantised weights ([`crate::Format::Affine`]), over vectors whose lanes are weight rows.
 //!
-//! An output is one lane, and its arithmetic is one chain in the order of the groups whatever the number of rows: the
-//! integer dot products of a group's blocks of 32 are exact, each enters the group's f32 sum by one multiply-add, and the
-//! group's sum and its bias the output by one each. How the dot products come about is free: for one activation row,
-//! [`lone`] multiplies each weight row where it lies and adds across lanes, for the weights are read once and unpacking
-//! them is most of the work; for more, [`tile`] unpacks as many weight rows as a vector has lanes to a panel, four bytes of
-//! a row to a lane, that serves all of them. Everything here is inlined into functions that enable the instructions: those
-//! that [`quantised_kernels_of`] makes.
+//! An output is one chain in the order of the groups whatever the number of rows. What a group adds: the integer dot products of
+//! its blocks of 32 are exact, each enters the group's f32 sum by one multiply-add; that sum is multiplied with the group's scale,
+//! and its bias enters by one multiply-add more. How the dot products come about is free: for one activation row, [`lone`]
+//! multiplies each weight row where it lies and adds across lanes, for the weights are read once and unpacking them is most of
+//! the work; for more, [`tile`] unpacks as many weight rows as a vector has lanes to a panel, four bytes of a row to a lane, that
+//! serves all of them. Everything here is inlined into functions that enable the instructions: those that
+//! [`quantised_kernels_of`] makes.
 
 // A tile is indexed by column of fixed number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
 
-use super::panel::{BLOCK, K_MAX, LANES_MAX, Panel, Place, rows_at, unpack_all};
-use super::tile::{Lanes, padded};
+use super::lone::{self, Arranged, Terms};
+use super::panel::{BLOCK, K_MAX, LANES_MAX, Panel, Place, unpack_all};
+use super::tile::{Bf16, Element, F16, F32, Lanes, padded};
 use super::{AffineDots, Dots};
+use crate::Format;
 
 /// A vector of 32-bit integers with as many lanes as [`Ints::F`].
 ///
@@ -32,15 +34,16 @@ pub(super) trait Ints: Copy {
     /// Shifts zeros in.
     unsafe fn shr(self, bits: u32) -> Self;
     unsafe fn to_f32(self) -> Self::F;
+    /// The same bits.
+    unsafe fn as_f32(self) -> Self::F;
+    /// The even lanes of both vectors, and the odd ones.
+    unsafe fn unzip(self, other: Self) -> (Self, Self);
     /// Asks for the cache line at an address, which need not exist.
     unsafe fn prefetch(at: *const u8);
     /// The first `words` little-endian words at each of the first `N` addresses: vector i holds the i-th of each.
     /// Reads nothing behind them.
     unsafe fn transposed(rows: &[*const u8; LANES_MAX], words: usize) -> [Self; 16];
 }
-
-/// Most blocks that [`Bytes::rows`] takes at once.
-pub(super) const STEP_BLOCKS_MAX: usize = 8;
 
 /// How an instruction set multiplies bytes. Activations are no byte of -128.
 ///
@@ -51,21 +54,25 @@ pub(super) trait Bytes {
     /// Whether weights of eight bits are multiplied as q - 128, because the sums of the instruction's products hold no
     /// larger ones. Their biases are then of that.
     const SIGNED: bool;
-    /// Blocks of each row that [`Bytes::rows`] takes at once; none where it does not know these bits.
-    fn step_blocks(_bits: usize) -> usize {
-        0
+    /// Whether [`Bytes::row`] knows weights of so many bits; where it does those of eight, [`Bytes::bytes`] and
+    /// [`Bytes::halves`] are known too.
+    fn knows_rows(_bits: usize) -> bool {
+        false
     }
-    /// Dot products of a step's blocks of each of the first `N` rows with those at `x`: vector b holds block b's.
-    unsafe fn rows<const BITS: usize>(_rows: &[*const u8; LANES_MAX], _x: *const u8) -> [Self::I; STEP_BLOCKS_MAX] {
-        unreachable!("no step of {BITS} bits")
+    /// Puts the activations of `N` blocks in the order in which [`Bytes::row`] takes them.
+    unsafe fn arrange<const BITS: usize>(_x: *mut u8) {}
+    /// Dot products of `N` blocks of a weight row with those at `x`, one to a lane; those of the upper half may be left out if
+    /// they are zero.
+    unsafe fn row<const BITS: usize, const HALF: bool>(_w: *const u8, _x: *const u8) -> Self::I {
+        unreachable!("no rows of {BITS} bits")
     }
-    /// The same of weights that lie in a byte each, of 8 bits or of 7, for as many blocks as of 8 bits; or of each half of these
-    /// blocks, vector h half h's.
-    unsafe fn unpacked<const BITS: usize, const HALVES: bool>(
-        _rows: &[*const u8; LANES_MAX],
-        _x: *const u8,
-    ) -> [Self::I; STEP_BLOCKS_MAX] {
-        unreachable!("no step of bytes")
+    /// The same of weights that lie in a byte each, of `BITS` bits or fewer, and of activations as they are.
+    unsafe fn bytes<const BITS: usize>(_w: *const u8, _x: *const u8) -> Self::I {
+        unreachable!("no rows of bytes")
+    }
+    /// The same of each half of a block.
+    unsafe fn halves<const BITS: usize>(_w: *const u8, _x: *const u8) -> [Self::I; 2] {
+        unreachable!("no rows of bytes")
     }
     /// Dot products of so many words of weights, unpacked at `w`, with those at `x` and every so many bytes: 8 are a block.
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
@@ -141,7 +148,7 @@ unsafe fn rounded_tile<B: Bytes, const BITS: usize, const C: usize>(d: &AffineDo
             let (scale, bias) = (p.scale(g), p.bias(g));
             for j in 0..C {
                 let x_sum = number(x.add(j * stride), k + k / BLOCK * 4, at.k / d.group + g);
-                sums[j] = sums[j].fma(parts[j], scale).fma(bias, x_sum);
+                sums[j] = sums[j].add(parts[j].mul(scale).fma(bias, x_sum));
             }
         }
         store(&d.dots, at, c, sums);
@@ -202,7 +209,10 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &Aff
 #[inline(always)]
 unsafe fn panels<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, panel: &mut Panel) {
     let lanes = <B::I as Ints>::F::N;
-    let lone = d.dots.columns == 1 && !PRECISE && B::step_blocks(d.bits) > 0;
+    if d.dots.columns == 1 && !PRECISE && B::knows_rows(d.bits) {
+        // SAFETY: the caller's promise.
+        return unsafe { lone_of::<B>(d) };
+    }
     for row in (0..d.dots.rows).step_by(lanes) {
         for k in (0..d.dots.k).step_by(K_MAX) {
             let at = Place { row, rows: lanes.min(d.dots.rows - row), k, len: K_MAX.min(d.dots.k - k) };
@@ -211,10 +221,6 @@ unsafe fn panels<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, 
                 panel.fill_scales::<B::I>(d, at);
                 if B::SIGNED && !PRECISE && d.bits == 8 {
                     panel.shift_biases::<<B::I as Ints>::F>(at.len / d.group);
-                }
-                if lone {
-                    lone_of::<B>(d, panel, at);
-                    continue;
                 }
                 unpack_all::<B::I>(d, at, panel.q.as_mut_ptr().cast());
                 let mut c = 0;
@@ -256,69 +262,117 @@ unsafe fn tile<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, p:
 }
 
 #[inline(always)]
-unsafe fn lone_of<B: Bytes>(d: &AffineDots, panel: &Panel, at: Place) {
+unsafe fn lone_of<B: Bytes>(d: &AffineDots) {
     // SAFETY: the caller's promise.
     unsafe {
         match d.bits {
-            2 => lone::<B, 2>(d, panel, at),
-            3 => lone::<B, 3>(d, panel, at),
-            4 => lone::<B, 4>(d, panel, at),
-            5 => lone::<B, 5>(d, panel, at),
-            6 => lone::<B, 6>(d, panel, at),
-            _ => lone::<B, 8>(d, panel, at),
+            2 => lone_in::<B, 2>(d),
+            3 => lone_in::<B, 3>(d),
+            4 => lone_in::<B, 4>(d),
+            5 => lone_in::<B, 5>(d),
+            6 => lone_in::<B, 6>(d),
+            _ => lone_in::<B, 8>(d),
         }
     }
 }
 
-/// A place times the only activation row, rounded to int8: first all dot products, then what they add up to.
 #[inline(always)]
-unsafe fn lone<B: Bytes, const BITS: usize>(d: &AffineDots, panel: &Panel, at: Place) {
-    let (step, k, x) = (B::step_blocks(BITS), d.dots.k, d.dots.x);
-    let mut dots = [std::mem::MaybeUninit::<B::I>::uninit(); K_MAX / BLOCK + STEP_BLOCKS_MAX];
-    let block_bytes = BLOCK * BITS / 8;
-    let row_at = |row: usize| d.dots.w.wrapping_add((at.row + row) * d.dots.w_stride + at.k * BITS / 8);
-    let rows = rows_at::<B::I>(at.rows, row_at);
-    let lanes = <B::I as Ints>::F::N;
-    let next = d.dots.w.wrapping_add((at.row + lanes) * d.dots.w_stride + lanes * at.k * BITS / 8);
-    let blocks = at.len / BLOCK;
-    let whole = blocks - blocks % step;
-    // SAFETY: the blocks are inside each row of the place and inside the activation row; what the last, partial step
-    // reads beyond them is padding.
+unsafe fn lone_in<B: Bytes, const BITS: usize>(d: &AffineDots) {
+    // SAFETY: the caller's promise.
     unsafe {
-        for b in (0..whole).step_by(step) {
-            let mut now = rows;
-            for lane in 0..lanes {
-                now[lane] = rows[lane].wrapping_add(b * block_bytes);
-            }
-            for line in (0..lanes * step * block_bytes).step_by(64) {
-                <B::I as Ints>::prefetch(next.wrapping_add(lanes * b * block_bytes + line));
-            }
-            let step_dots = B::rows::<BITS>(&now, x.add(at.k + b * BLOCK));
-            for i in 0..step {
-                dots[b + i].write(step_dots[i]);
+        match d.group / BLOCK {
+            1 => lone::<B, BITS, 1>(d),
+            2 => lone::<B, BITS, 2>(d),
+            _ => lone::<B, BITS, 4>(d),
+        }
+    }
+}
+
+/// All rows times the only activation row, with `PER` blocks to a group.
+#[inline(always)]
+unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize>(d: &AffineDots) {
+    let (lanes, w) = (<B::I as Ints>::F::N, &d.dots);
+    let end = w.w.wrapping_add(w.rows * w.w_stride);
+    let mut terms = Terms::new();
+    for k in (0..w.k).step_by(lone::K_MAX) {
+        let len = lone::K_MAX.min(w.k - k);
+        // SAFETY: the activation row has as many; rows, blocks and places below are inside `d`.
+        unsafe {
+            let x = Arranged::new::<B, BITS>(w, d.group, k, len);
+            for row in (0..w.rows).step_by(lanes) {
+                let rows = lanes.min(w.rows - row);
+                for lane in 0..rows {
+                    let at = w.w.add((row + lane) * w.w_stride + k * BITS / 8);
+                    for first in (0..len / BLOCK).step_by(PER * lanes) {
+                        let part = lone_part::<B, BITS, PER>(at, end, &x, first, len / BLOCK);
+                        let group = first / PER;
+                        let index = (row + lane) * (w.k / d.group) + k / d.group + group;
+                        let [scale, mut bias]: [<B::I as Ints>::F; 2] = scales_and_biases(d, index);
+                        if B::SIGNED && BITS == 8 {
+                            bias = bias.fma(scale, Lanes::splat(128.0));
+                        }
+                        terms.set(lane, group, part.mul(scale).fma(bias, x.sums(group)));
+                    }
+                }
+                terms.add::<B::I>(w, Place { row, rows, k, len }, len / d.group);
             }
         }
-        if whole < blocks {
-            let rest = blocks - whole;
-            let mut x_rest = [0u8; STEP_BLOCKS_MAX * BLOCK];
-            x_rest[..rest * BLOCK]
-                .copy_from_slice(std::slice::from_raw_parts(x.add(at.k + whole * BLOCK), rest * BLOCK));
-            let w_rest = rows.map(|row| padded(row.wrapping_add(whole * block_bytes), rest * block_bytes));
-            let step_dots = B::rows::<BITS>(&w_rest.each_ref().map(|bytes| bytes.as_ptr()), x_rest.as_ptr());
-            for i in 0..rest {
-                dots[whole + i].write(step_dots[i]);
+    }
+}
+
+/// The sums of `N` groups, before their scales, from block `first` of `blocks` on.
+#[inline(always)]
+unsafe fn lone_part<B: Bytes, const BITS: usize, const PER: usize>(
+    w: *const u8,
+    end: *const u8,
+    x: &Arranged,
+    first: usize,
+    blocks: usize,
+) -> <B::I as Ints>::F {
+    let lanes = <B::I as Ints>::F::N;
+    // SAFETY: the caller's promise; the blocks are inside the row.
+    unsafe {
+        let mut dots = [B::I::splat(0); 4];
+        for i in 0..PER {
+            if first + i * lanes < blocks {
+                dots[i] = lone::unit::<B, BITS>(w, end, x, first + i * lanes, blocks);
             }
         }
-        let [mut sum] = load::<<B::I as Ints>::F, 1>(&d.dots, at, 0);
-        for g in 0..at.len / d.group {
-            let mut part = <B::I as Ints>::F::zero();
-            for b in g * d.group / BLOCK..(g + 1) * d.group / BLOCK {
-                part = part.fma(dots[b].assume_init().to_f32(), number(x, k, at.k / BLOCK + b));
-            }
-            let x_sum = number(x, k + k / BLOCK * 4, at.k / d.group + g);
-            sum = sum.fma(part, panel.scale(g)).fma(panel.bias(g), x_sum);
+        if PER == 2 {
+            (dots[0], dots[1]) = dots[0].unzip(dots[1]);
+        } else if PER == 4 {
+            let ((even, odd), (even_high, odd_high)) = (dots[0].unzip(dots[1]), dots[2].unzip(dots[3]));
+            (dots[0], dots[2]) = even.unzip(even_high);
+            (dots[1], dots[3]) = odd.unzip(odd_high);
         }
-        store(&d.dots, at, 0, [sum]);
+        let mut part = <B::I as Ints>::F::zero();
+        for i in 0..PER {
+            part = part.fma(dots[i].to_f32(), x.scales(first + i * lanes));
+        }
+        part
+    }
+}
+
+/// `N` scales and as many biases from number `index` on, with zeros behind the tensors' last.
+#[inline(always)]
+unsafe fn scales_and_biases<L: Lanes>(d: &AffineDots, index: usize) -> [L; 2] {
+    // SAFETY: the caller's number is one of the tensors'.
+    unsafe {
+        match d.scale_format {
+            Format::F32 => [some::<L, F32>(d, d.scales[0], index), some::<L, F32>(d, d.scales[1], index)],
+            Format::F16 => [some::<L, F16>(d, d.scales[0], index), some::<L, F16>(d, d.scales[1], index)],
+            _ => [some::<L, Bf16>(d, d.scales[0], index), some::<L, Bf16>(d, d.scales[1], index)],
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn some<L: Lanes, E: Element>(d: &AffineDots, from: *const u8, index: usize) -> L {
+    let rest = d.dots.rows * (d.dots.k / d.group) - index;
+    // SAFETY: the caller's promise; where there is no whole vector it is copied.
+    unsafe {
+        let from = from.add(index * E::BYTES);
+        if rest >= L::N { E::load(from) } else { E::load(padded(from, rest * E::BYTES).as_ptr()) }
     }
 }
 
@@ -326,7 +380,7 @@ unsafe fn lone<B: Bytes, const BITS: usize>(d: &AffineDots, panel: &Panel, at: P
 /// activation rows at once, rounded or precise, in functions that enable the instructions given.
 macro_rules! quantised_kernels_of {
     ($bytes:ty, rounded: $rounded:literal, precise: $precise:literal $(, $features:literal)?) => {{
-        use $crate::cpu::isa::{AffineDots, QuantisedKernels, UnpackedDots, affine, group, unpacked};
+        use $crate::cpu::isa::{AffineDots, QuantisedKernels, UnpackedDots, affine, group, panel, unpacked};
         use $crate::quant::coded;
 
         $(#[target_feature(enable = $features)])?
@@ -342,7 +396,12 @@ macro_rules! quantised_kernels_of {
         $(#[target_feature(enable = $features)])?
         unsafe fn unpacked(d: &UnpackedDots) {
             // SAFETY: as above.
-            unsafe { unpacked::dots::<$bytes, $rounded>(d) }
+            unsafe { unpacked::dots::<$bytes, $rounded>(d, fill) }
+        }
+        $(#[target_feature(enable = $features)])?
+        unsafe fn fill(d: &UnpackedDots, at: panel::Place, to: unpacked::To, panel: &mut unpacked::Panel) {
+            // SAFETY: as above.
+            unsafe { unpacked::fill(d, at, to, panel) }
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn widen_e4m3(bytes: &[u8], scale: f32, values: &mut [f32]) {

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::hint::black_box;
 
-use super::affine::{Bytes, Ints, STEP_BLOCKS_MAX};
+use super::affine::{Bytes, Ints};
 use super::tile::{Lanes, kernels_of};
 
 /// Two vectors side by side: two chains of multiply-adds for an output, so that a single row is read as fast as the
@@ -67,6 +67,16 @@ impl Lanes for Avx2 {
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         // SAFETY: FMA.
         unsafe { Avx2(_mm256_fmadd_ps(a.0, b.0, self.0), _mm256_fmadd_ps(a.1, b.1, self.1)) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: AVX2.
+        unsafe { Avx2(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: AVX2.
+        unsafe { Avx2(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)) }
     }
     #[inline(always)]
     unsafe fn sums([a, b, c, d]: [Self; 4]) -> [f32; 4] {
@@ -139,6 +149,19 @@ impl Ints for Words {
         unsafe { Avx2(_mm256_cvtepi32_ps(self.0), _mm256_cvtepi32_ps(self.1)) }
     }
     #[inline(always)]
+    unsafe fn as_f32(self) -> Avx2 {
+        // SAFETY: AVX2.
+        unsafe { Avx2(_mm256_castsi256_ps(self.0), _mm256_castsi256_ps(self.1)) }
+    }
+    #[inline(always)]
+    unsafe fn unzip(self, other: Self) -> (Self, Self) {
+        // SAFETY: AVX2.
+        unsafe {
+            let ((a, b), (c, d)) = (unzip(self), unzip(other));
+            (Words(a, c), Words(b, d))
+        }
+    }
+    #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         // SAFETY: a hint, which never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
@@ -202,41 +225,48 @@ impl Bytes for InPairs {
     type I = Words;
     const SIGNED: bool = true;
     #[inline(always)]
-    fn step_blocks(bits: usize) -> usize {
-        match bits {
-            2 => 4,
-            4 => 2,
-            _ => 1,
+    fn knows_rows(_bits: usize) -> bool {
+        true
+    }
+    #[inline(always)]
+    unsafe fn arrange<const BITS: usize>(x: *mut u8) {
+        // SAFETY: AVX2, and sixteen blocks at `x`.
+        unsafe {
+            match BITS {
+                2 => {
+                    for i in 0..4 {
+                        crumb_planes(x.add(128 * i));
+                    }
+                }
+                4 => {
+                    for i in 0..8 {
+                        nibble_planes(x.add(64 * i));
+                    }
+                }
+                _ => {}
+            }
         }
     }
     #[inline(always)]
-    unsafe fn rows<const BITS: usize>(rows: &[*const u8; 16], x: *const u8) -> [Words; STEP_BLOCKS_MAX] {
-        // SAFETY: AVX2, and a step at each address.
+    unsafe fn row<const BITS: usize, const HALF: bool>(w: *const u8, x: *const u8) -> Words {
+        // SAFETY: AVX2, and eight blocks at each address, or sixteen.
         unsafe {
-            let (low, high) = (eight::<BITS>(&rows[..8], x), eight::<BITS>(&rows[8..], x));
-            let mut dots = [Words::splat(0); STEP_BLOCKS_MAX];
-            for b in 0..4 {
-                dots[b] = Words(low[b], high[b]);
-            }
-            dots
+            let low = eight::<BITS>(w, x);
+            Words(low, if HALF { _mm256_setzero_si256() } else { eight::<BITS>(w.add(32 * BITS), x.add(256)) })
         }
     }
     #[inline(always)]
-    unsafe fn unpacked<const BITS: usize, const HALVES: bool>(
-        rows: &[*const u8; 16],
-        x: *const u8,
-    ) -> [Words; STEP_BLOCKS_MAX] {
-        // SAFETY: AVX2, and a block of bytes at each address.
+    unsafe fn bytes<const BITS: usize>(w: *const u8, x: *const u8) -> Words {
+        // SAFETY: AVX2, and sixteen blocks of bytes at each address.
         unsafe {
-            let (low, high) = (eight_of_bytes::<BITS>(&rows[..8], x), eight_of_bytes::<BITS>(&rows[8..], x));
-            let mut dots = [Words::splat(0); STEP_BLOCKS_MAX];
-            if HALVES {
-                (dots[0], dots[1]) = (Words(low[0], high[0]), Words(low[1], high[1]));
-            } else {
-                dots[0] = Words(_mm256_add_epi32(low[0], low[1]), _mm256_add_epi32(high[0], high[1]));
-            }
-            dots
+            let ([a, b], [c, d]) = (eight_of_bytes::<BITS>(w, x), eight_of_bytes::<BITS>(w.add(256), x.add(256)));
+            Words(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d))
         }
+    }
+    #[inline(always)]
+    unsafe fn halves<const BITS: usize>(w: *const u8, x: *const u8) -> [Words; 2] {
+        // SAFETY: as above.
+        unsafe { [in_turn(eight_of_bytes::<BITS>(w, x)), in_turn(eight_of_bytes::<BITS>(w.add(256), x.add(256)))] }
     }
     #[inline(always)]
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
@@ -312,125 +342,149 @@ unsafe fn products<const BITS: usize>(w: __m256i, x: __m256i) -> __m256i {
     }
 }
 
-/// A step of eight weight rows times an activation row: vector b holds the dot products of block b.
+/// The even lanes of both halves, and the odd ones.
 #[inline(always)]
-unsafe fn eight<const BITS: usize>(rows: &[*const u8], x: *const u8) -> [__m256i; 4] {
-    // SAFETY: AVX2, and a step at each address: the caller's promise.
+unsafe fn unzip(v: Words) -> (__m256i, __m256i) {
+    // SAFETY: AVX2.
+    unsafe {
+        let Avx2(low, high) = v.as_f32();
+        let even = _mm256_castps_si256(_mm256_shuffle_ps::<0x88>(low, high));
+        let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0xdd>(low, high));
+        (_mm256_permute4x64_epi64::<0xd8>(even), _mm256_permute4x64_epi64::<0xd8>(odd))
+    }
+}
+
+/// The lanes of two vectors, one of each in turn.
+#[inline(always)]
+unsafe fn in_turn([first, second]: [__m256i; 2]) -> Words {
+    // SAFETY: AVX2.
+    unsafe {
+        let (low, high) = (_mm256_unpacklo_epi32(first, second), _mm256_unpackhi_epi32(first, second));
+        Words(_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high))
+    }
+}
+
+/// Two blocks of activations: what the lower nibbles of a vector of weights are multiplied with, and what the upper.
+#[inline(always)]
+unsafe fn nibble_planes(x: *mut u8) {
+    // SAFETY: AVX2, and 64 bytes at `x`.
+    unsafe {
+        let (first, second) = (_mm256_loadu_si256(x.cast()), _mm256_loadu_si256(x.add(32).cast()));
+        _mm256_storeu_si256(x.cast(), _mm256_permute2x128_si256::<0x20>(first, second));
+        _mm256_storeu_si256(x.add(32).cast(), _mm256_permute2x128_si256::<0x31>(first, second));
+    }
+}
+
+/// Four blocks of activations: what the lowest two bits of all bytes are multiplied with, the next, and so on; eight bytes of
+/// each block.
+#[inline(always)]
+unsafe fn crumb_planes(x: *mut u8) {
+    // SAFETY: AVX2, and 128 bytes at `x`.
+    unsafe {
+        let (a, b) = (_mm256_loadu_si256(x.cast()), _mm256_loadu_si256(x.add(32).cast()));
+        let (c, d) = (_mm256_loadu_si256(x.add(64).cast()), _mm256_loadu_si256(x.add(96).cast()));
+        let (even, odd) = (_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+        let (even_high, odd_high) = (_mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d));
+        _mm256_storeu_si256(x.cast(), _mm256_permute2x128_si256::<0x20>(even, even_high));
+        _mm256_storeu_si256(x.add(32).cast(), _mm256_permute2x128_si256::<0x20>(odd, odd_high));
+        _mm256_storeu_si256(x.add(64).cast(), _mm256_permute2x128_si256::<0x31>(even, even_high));
+        _mm256_storeu_si256(x.add(96).cast(), _mm256_permute2x128_si256::<0x31>(odd, odd_high));
+    }
+}
+
+/// Eight blocks of a weight row times those of an activation row, arranged: lane b holds the dot product of block b.
+#[inline(always)]
+unsafe fn eight<const BITS: usize>(w: *const u8, x: *const u8) -> __m256i {
+    // SAFETY: AVX2, and eight blocks at each address: the caller's promise.
     unsafe {
         match BITS {
-            2 => eight_of_crumbs(rows, x),
-            4 => eight_of_nibbles(rows, x),
+            2 => eight_of_crumbs(w, x),
+            4 => eight_of_nibbles(w, x),
             8 => {
-                let [first, second] = eight_of_bytes::<8>(rows, x);
-                let zero = _mm256_setzero_si256();
-                [_mm256_add_epi32(first, second), zero, zero, zero]
+                let [first, second] = eight_of_bytes::<8>(w, x);
+                _mm256_add_epi32(first, second)
             }
             _ => {
                 let mut sums = [_mm256_setzero_si256(); 8];
-                let (x, one) = (_mm256_loadu_si256(x.cast()), _mm256_set1_epi16(1));
-                for row in 0..8 {
-                    sums[row] = _mm256_madd_epi16(products::<BITS>(spread::<BITS>(rows[row]), x), one);
+                let one = _mm256_set1_epi16(1);
+                for b in 0..8 {
+                    let x = _mm256_loadu_si256(x.add(32 * b).cast());
+                    sums[b] = _mm256_madd_epi16(products::<BITS>(spread::<BITS>(w.add(4 * BITS * b)), x), one);
                 }
                 let [first, second] = sums_of_eight(sums);
-                let zero = _mm256_setzero_si256();
-                [_mm256_add_epi32(first, second), zero, zero, zero]
+                _mm256_add_epi32(first, second)
             }
         }
     }
 }
 
-/// The dot products of a block of bytes of eight weight rows with one of activations: of its first half, and of its second.
+/// The dot products of eight blocks of bytes with those of activations: of each block's first half, and of its second.
 #[inline(always)]
-unsafe fn eight_of_bytes<const BITS: usize>(rows: &[*const u8], x: *const u8) -> [__m256i; 2] {
-    // SAFETY: AVX2, and a block at each address: the caller's promise.
+unsafe fn eight_of_bytes<const BITS: usize>(w: *const u8, x: *const u8) -> [__m256i; 2] {
+    // SAFETY: AVX2, and eight blocks at each address: the caller's promise.
     unsafe {
         let mut sums = [_mm256_setzero_si256(); 8];
-        let (x, one) = (_mm256_loadu_si256(x.cast()), _mm256_set1_epi16(1));
-        for row in 0..8 {
-            let mut w = _mm256_loadu_si256(rows[row].cast());
+        let one = _mm256_set1_epi16(1);
+        for b in 0..8 {
+            let mut w = _mm256_loadu_si256(w.add(32 * b).cast());
             if BITS == 8 {
                 w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
             }
-            sums[row] = _mm256_madd_epi16(products::<BITS>(w, x), one);
+            sums[b] = _mm256_madd_epi16(products::<BITS>(w, _mm256_loadu_si256(x.add(32 * b).cast())), one);
         }
         sums_of_eight(sums)
     }
 }
 
-/// Two blocks of four bits. Four rows' products are added up to pairs in 16 bits, which hold 16 of them.
+/// Of four bits: a vector holds two blocks. The products of four are added up to pairs in 16 bits, which hold 16 of them.
 #[inline(always)]
-unsafe fn eight_of_nibbles(rows: &[*const u8], x: *const u8) -> [__m256i; 4] {
-    // SAFETY: AVX2, 32 bytes at each row and 64 at `x`.
+unsafe fn eight_of_nibbles(w: *const u8, x: *const u8) -> __m256i {
+    // SAFETY: AVX2, 128 bytes at `w` and 256 at `x`.
     unsafe {
-        let (first, second) = (_mm256_loadu_si256(x.cast()), _mm256_loadu_si256(x.add(32).cast()));
-        let x_low = _mm256_permute2x128_si256::<0x20>(first, second);
-        let x_high = _mm256_permute2x128_si256::<0x31>(first, second);
         let nibble = _mm256_set1_epi8(15);
-        let mut fours = [_mm256_setzero_si256(); 2];
-        for half in 0..2 {
-            let mut sums = [_mm256_setzero_si256(); 4];
-            for row in 0..4 {
-                let w = _mm256_loadu_si256(rows[4 * half + row].cast());
-                let low = _mm256_maddubs_epi16(_mm256_and_si256(w, nibble), x_low);
-                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(w), nibble);
-                sums[row] = _mm256_add_epi16(low, _mm256_maddubs_epi16(high, x_high));
-            }
-            let [a, b, c, d] = sums;
-            let ab = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-            let cd = _mm256_add_epi16(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-            let sum = _mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
-            fours[half] = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+        let mut sums = [_mm256_setzero_si256(); 4];
+        for i in 0..4 {
+            let w = _mm256_loadu_si256(w.add(32 * i).cast());
+            let x = x.add(64 * i);
+            let low = _mm256_maddubs_epi16(_mm256_and_si256(w, nibble), _mm256_loadu_si256(x.cast()));
+            let high = _mm256_and_si256(_mm256_srli_epi16::<4>(w), nibble);
+            sums[i] = _mm256_add_epi16(low, _mm256_maddubs_epi16(high, _mm256_loadu_si256(x.add(32).cast())));
         }
-        let [a, b] = fours;
-        let zero = _mm256_setzero_si256();
-        [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b), zero, zero]
+        let [a, b, c, d] = sums;
+        let ab = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+        let cd = _mm256_add_epi16(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+        let sum = _mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+        // Lane i of half h is block 2i + h.
+        let blocks = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
+        _mm256_permutevar8x32_epi32(blocks, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
     }
 }
 
-/// Four blocks of two bits.
+/// Of two bits: a vector holds four blocks.
 #[inline(always)]
-unsafe fn eight_of_crumbs(rows: &[*const u8], x: *const u8) -> [__m256i; 4] {
-    // SAFETY: AVX2, 32 bytes at each row and 128 at `x`.
+unsafe fn eight_of_crumbs(w: *const u8, x: *const u8) -> __m256i {
+    // SAFETY: AVX2, 64 bytes at `w` and 256 at `x`.
     unsafe {
-        // What the lowest two bits of all bytes are multiplied with, the next, and so on: eight bytes of each block.
-        let (a, b) = (_mm256_loadu_si256(x.cast()), _mm256_loadu_si256(x.add(32).cast()));
-        let (c, d) = (_mm256_loadu_si256(x.add(64).cast()), _mm256_loadu_si256(x.add(96).cast()));
-        let (even, odd) = (_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
-        let (even_high, odd_high) = (_mm256_unpacklo_epi64(c, d), _mm256_unpackhi_epi64(c, d));
-        let xs = [
-            _mm256_permute2x128_si256::<0x20>(even, even_high),
-            _mm256_permute2x128_si256::<0x20>(odd, odd_high),
-            _mm256_permute2x128_si256::<0x31>(even, even_high),
-            _mm256_permute2x128_si256::<0x31>(odd, odd_high),
-        ];
         let crumb = _mm256_set1_epi8(3);
-        let mut pairs = [_mm256_setzero_ps(); 4];
-        for pair in 0..4 {
-            let mut sums = [_mm256_setzero_ps(); 2];
-            for i in 0..2 {
-                let w = _mm256_loadu_si256(rows[2 * pair + i].cast());
-                let lowest = _mm256_maddubs_epi16(_mm256_and_si256(w, crumb), xs[0]);
-                let second = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<2>(w), crumb), xs[1]);
-                let third = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(w), crumb), xs[2]);
-                let last = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<6>(w), crumb), xs[3]);
-                let sum = _mm256_add_epi16(_mm256_add_epi16(lowest, second), _mm256_add_epi16(third, last));
-                sums[i] = _mm256_castsi256_ps(sum);
+        let mut sums = [_mm256_setzero_ps(); 2];
+        for i in 0..2 {
+            let w = _mm256_loadu_si256(w.add(32 * i).cast());
+            let mut xs = [_mm256_setzero_si256(); 4];
+            for plane in 0..4 {
+                xs[plane] = _mm256_loadu_si256(x.add(128 * i + 32 * plane).cast());
             }
-            let even = _mm256_castps_si256(_mm256_shuffle_ps::<0x88>(sums[0], sums[1]));
-            let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0xdd>(sums[0], sums[1]));
-            let sums = _mm256_madd_epi16(_mm256_add_epi16(even, odd), _mm256_set1_epi16(1));
-            pairs[pair] = _mm256_castsi256_ps(sums);
+            let lowest = _mm256_maddubs_epi16(_mm256_and_si256(w, crumb), xs[0]);
+            let second = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<2>(w), crumb), xs[1]);
+            let third = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<4>(w), crumb), xs[2]);
+            let last = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16::<6>(w), crumb), xs[3]);
+            let sum = _mm256_add_epi16(_mm256_add_epi16(lowest, second), _mm256_add_epi16(third, last));
+            sums[i] = _mm256_castsi256_ps(sum);
         }
-        // Two rows by two blocks in each half of each vector, to eight rows a vector.
-        let [ab, cd, ef, gh] = pairs;
-        let (even, odd) = (_mm256_shuffle_ps::<0x88>(ab, cd), _mm256_shuffle_ps::<0xdd>(ab, cd));
-        let (even_high, odd_high) = (_mm256_shuffle_ps::<0x88>(ef, gh), _mm256_shuffle_ps::<0xdd>(ef, gh));
-        [
-            _mm256_castps_si256(_mm256_permute2f128_ps::<0x20>(even, even_high)),
-            _mm256_castps_si256(_mm256_permute2f128_ps::<0x20>(odd, odd_high)),
-            _mm256_castps_si256(_mm256_permute2f128_ps::<0x31>(even, even_high)),
-            _mm256_castps_si256(_mm256_permute2f128_ps::<0x31>(odd, odd_high)),
-        ]
+        let even = _mm256_castps_si256(_mm256_shuffle_ps::<0x88>(sums[0], sums[1]));
+        let odd = _mm256_castps_si256(_mm256_shuffle_ps::<0xdd>(sums[0], sums[1]));
+        // Lanes 2i and 2i + 1 of half h are blocks 4i + 2h and the next.
+        let blocks = _mm256_madd_epi16(_mm256_add_epi16(even, odd), _mm256_set1_epi16(1));
+        _mm256_permutevar8x32_epi32(blocks, _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7))
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::arch::x86_64::*;
 
-use super::affine::{Bytes, Ints, STEP_BLOCKS_MAX, quantised_kernels_of};
+use super::affine::{Bytes, Ints, quantised_kernels_of};
 use super::avx2::sums_of_four;
 use super::tile::{self, Lanes, Product, kernels_of};
 use super::{Bf16Kernels, Dots, Kernels, vnni};
@@ -57,6 +57,16 @@ impl Lanes for Avx512 {
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         // SAFETY: AVX-512.
         Avx512(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: AVX-512.
+        Avx512(unsafe { _mm512_add_ps(self.0, other.0) })
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: AVX-512.
+        Avx512(unsafe { _mm512_mul_ps(self.0, other.0) })
     }
     #[inline(always)]
     unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
@@ -114,6 +124,20 @@ impl Ints for __m512i {
     unsafe fn to_f32(self) -> Avx512 {
         // SAFETY: AVX-512.
         Avx512(unsafe { _mm512_cvtepi32_ps(self) })
+    }
+    #[inline(always)]
+    unsafe fn as_f32(self) -> Avx512 {
+        // SAFETY: AVX-512.
+        Avx512(unsafe { _mm512_castsi512_ps(self) })
+    }
+    #[inline(always)]
+    unsafe fn unzip(self, other: Self) -> (Self, Self) {
+        // SAFETY: AVX-512.
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+            (_mm512_permutex2var_epi32(self, even, other), _mm512_permutex2var_epi32(self, odd, other))
+        }
     }
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
@@ -223,25 +247,28 @@ impl Bytes for Vnni {
     type I = __m512i;
     const SIGNED: bool = false;
     #[inline(always)]
-    fn step_blocks(bits: usize) -> usize {
-        match bits {
-            2 => 8,
-            4 => 4,
-            _ => 2,
-        }
+    fn knows_rows(_bits: usize) -> bool {
+        true
     }
     #[inline(always)]
-    unsafe fn rows<const BITS: usize>(rows: &[*const u8; 16], x: *const u8) -> [__m512i; STEP_BLOCKS_MAX] {
-        // SAFETY: AVX-512 with VNNI and VBMI, and a step at each address.
-        unsafe { vnni::sixteen::<BITS>(rows, x) }
+    unsafe fn arrange<const BITS: usize>(x: *mut u8) {
+        // SAFETY: AVX-512, and sixteen blocks at `x`.
+        unsafe { vnni::arrange::<BITS>(x) }
     }
     #[inline(always)]
-    unsafe fn unpacked<const BITS: usize, const HALVES: bool>(
-        rows: &[*const u8; 16],
-        x: *const u8,
-    ) -> [__m512i; STEP_BLOCKS_MAX] {
-        // SAFETY: AVX-512 with VNNI, and a step of bytes at each address.
-        unsafe { vnni::unpacked::<HALVES>(rows, x) }
+    unsafe fn row<const BITS: usize, const HALF: bool>(w: *const u8, x: *const u8) -> __m512i {
+        // SAFETY: AVX-512 with VNNI and VBMI, and sixteen blocks at each address.
+        unsafe { vnni::row::<BITS, HALF>(w, x) }
+    }
+    #[inline(always)]
+    unsafe fn bytes<const BITS: usize>(w: *const u8, x: *const u8) -> __m512i {
+        // SAFETY: AVX-512 with VNNI, and sixteen blocks of bytes at each address.
+        unsafe { vnni::row::<8, false>(w, x) }
+    }
+    #[inline(always)]
+    unsafe fn halves<const BITS: usize>(w: *const u8, x: *const u8) -> [__m512i; 2] {
+        // SAFETY: AVX-512 with VNNI, and sixteen blocks of bytes at each address.
+        unsafe { vnni::halves(w, x) }
     }
     #[inline(always)]
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(

@@ -5,7 +5,7 @@
 
 use std::arch::aarch64::*;
 
-use super::affine::{Bytes, Ints, STEP_BLOCKS_MAX};
+use super::affine::{Bytes, Ints};
 use super::tile::{Lanes, kernels_of};
 
 /// Two vectors side by side.
@@ -63,6 +63,16 @@ impl Lanes for Neon {
     unsafe fn fma(self, a: Self, b: Self) -> Self {
         // SAFETY: as above.
         unsafe { Neon(vfmaq_f32(self.0, a.0, b.0), vfmaq_f32(self.1, a.1, b.1)) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Neon(vaddq_f32(self.0, other.0), vaddq_f32(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Neon(vmulq_f32(self.0, other.0), vmulq_f32(self.1, other.1)) }
     }
     #[inline(always)]
     unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
@@ -133,6 +143,19 @@ impl Ints for Words {
         unsafe { Neon(vcvtq_f32_s32(vreinterpretq_s32_u32(self.0)), vcvtq_f32_s32(vreinterpretq_s32_u32(self.1))) }
     }
     #[inline(always)]
+    unsafe fn as_f32(self) -> Neon {
+        // SAFETY: as above.
+        unsafe { Neon(vreinterpretq_f32_u32(self.0), vreinterpretq_f32_u32(self.1)) }
+    }
+    #[inline(always)]
+    unsafe fn unzip(self, other: Self) -> (Self, Self) {
+        // SAFETY: as above.
+        unsafe {
+            let even = Words(vuzp1q_u32(self.0, self.1), vuzp1q_u32(other.0, other.1));
+            (even, Words(vuzp2q_u32(self.0, self.1), vuzp2q_u32(other.0, other.1)))
+        }
+    }
+    #[inline(always)]
     unsafe fn prefetch(_at: *const u8) {}
     #[inline(always)]
     unsafe fn transposed(rows: &[*const u8; 16], words: usize) -> [Self; 16] {
@@ -162,37 +185,32 @@ impl Bytes for Widening {
     type I = Words;
     const SIGNED: bool = true;
     #[inline(always)]
-    fn step_blocks(bits: usize) -> usize {
-        usize::from(matches!(bits, 4 | 8))
+    fn knows_rows(bits: usize) -> bool {
+        matches!(bits, 4 | 8)
     }
     #[inline(always)]
-    unsafe fn rows<const BITS: usize>(rows: &[*const u8; 16], x: *const u8) -> [Words; STEP_BLOCKS_MAX] {
-        // SAFETY: as above, and a block at each address.
+    unsafe fn row<const BITS: usize, const HALF: bool>(w: *const u8, x: *const u8) -> Words {
+        // SAFETY: as above, and four blocks at each address, or eight.
         unsafe {
-            let x = [vreinterpretq_s8_u8(vld1q_u8(x)), vreinterpretq_s8_u8(vld1q_u8(x.add(16)))];
-            let mut dots = [Words::splat(0); STEP_BLOCKS_MAX];
-            dots[0] = Words(four::<BITS>(&rows[..4], x), four::<BITS>(&rows[4..8], x));
-            dots
+            let low = four::<BITS>(w, x);
+            Words(low, if HALF { vdupq_n_u32(0) } else { four::<BITS>(w.add(16 * BITS), x.add(128)) })
         }
     }
     #[inline(always)]
-    unsafe fn unpacked<const BITS: usize, const HALVES: bool>(
-        rows: &[*const u8; 16],
-        x: *const u8,
-    ) -> [Words; STEP_BLOCKS_MAX] {
-        // SAFETY: as above, and a block of bytes at each address.
+    unsafe fn bytes<const BITS: usize>(w: *const u8, x: *const u8) -> Words {
+        // SAFETY: as above, and eight blocks of bytes at each address.
         unsafe {
-            let mut dots = [Words::splat(0); STEP_BLOCKS_MAX];
-            for half in 0..2 {
-                let of = |rows: &[*const u8]| {
-                    half_of_four::<BITS>(rows, 16 * half, vreinterpretq_s8_u8(vld1q_u8(x.add(16 * half))))
-                };
-                dots[half] = Words(of(&rows[..4]), of(&rows[4..8]));
-            }
-            if !HALVES {
-                dots[0] = Words(vaddq_u32(dots[0].0, dots[1].0), vaddq_u32(dots[0].1, dots[1].1));
-            }
-            dots
+            let sum = |[first, second]: [uint32x4_t; 2]| vaddq_u32(first, second);
+            Words(sum(four_of_bytes::<BITS>(w, x)), sum(four_of_bytes::<BITS>(w.add(128), x.add(128))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn halves<const BITS: usize>(w: *const u8, x: *const u8) -> [Words; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let in_turn =
+                |[first, second]: [uint32x4_t; 2]| Words(vzip1q_u32(first, second), vzip2q_u32(first, second));
+            [in_turn(four_of_bytes::<BITS>(w, x)), in_turn(four_of_bytes::<BITS>(w.add(128), x.add(128)))]
         }
     }
     #[inline(always)]
@@ -232,39 +250,43 @@ unsafe fn signed<const BITS: usize>(w: uint8x16_t) -> int8x16_t {
     unsafe { vreinterpretq_s8_u8(if BITS == 8 { veorq_u8(w, vdupq_n_u8(128)) } else { w }) }
 }
 
-/// Dot products of 16 bytes of four weight rows, from byte `at` on, with as many activations.
+/// Dot products of four blocks of bytes with those of activations: of each block's first half, and of its second.
 #[inline(always)]
-unsafe fn half_of_four<const BITS: usize>(rows: &[*const u8], at: usize, x: int8x16_t) -> uint32x4_t {
-    // SAFETY: as above, and 16 bytes at each address.
+unsafe fn four_of_bytes<const BITS: usize>(w: *const u8, x: *const u8) -> [uint32x4_t; 2] {
+    // SAFETY: as above, and four blocks at each address.
     unsafe {
-        let mut sums = [vdupq_n_s32(0); 4];
-        for row in 0..4 {
-            let w = signed::<BITS>(vld1q_u8(rows[row].add(at)));
+        let half = |at: usize| {
+            let (w, x) = (signed::<BITS>(vld1q_u8(w.add(at))), vreinterpretq_s8_u8(vld1q_u8(x.add(at))));
             let products = vmull_s8(vget_low_s8(w), vget_low_s8(x));
-            sums[row] = vpaddlq_s16(vmlal_high_s8(products, w, x));
-        }
-        let [a, b, c, d] = sums;
-        vreinterpretq_u32_s32(vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)))
+            vpaddlq_s16(vmlal_high_s8(products, w, x))
+        };
+        let of = |at: usize| {
+            let sums = vpaddq_s32(vpaddq_s32(half(at), half(at + 32)), vpaddq_s32(half(at + 64), half(at + 96)));
+            vreinterpretq_u32_s32(sums)
+        };
+        [of(0), of(16)]
     }
 }
 
-/// Dot products of a block of four weight rows, of four or eight bits, with one of activations.
+/// Dot products of four blocks of a weight row, of four or eight bits, with those of an activation row.
 #[inline(always)]
-unsafe fn four<const BITS: usize>(rows: &[*const u8], x: [int8x16_t; 2]) -> uint32x4_t {
-    // SAFETY: as above, and a block at each address.
+unsafe fn four<const BITS: usize>(w: *const u8, x: *const u8) -> uint32x4_t {
+    // SAFETY: as above, and four blocks at each address.
     unsafe {
         if BITS == 8 {
-            return vaddq_u32(half_of_four::<8>(rows, 0, x[0]), half_of_four::<8>(rows, 16, x[1]));
+            let [first, second] = four_of_bytes::<8>(w, x);
+            return vaddq_u32(first, second);
         }
         // 16 bits hold 16 products with weights of four.
         let mut sums = [vdupq_n_s16(0); 4];
-        for row in 0..4 {
-            let w = vld1q_u8(rows[row]);
+        for b in 0..4 {
+            let w = vld1q_u8(w.add(16 * b));
+            let x = [vreinterpretq_s8_u8(vld1q_u8(x.add(32 * b))), vreinterpretq_s8_u8(vld1q_u8(x.add(32 * b + 16)))];
             let low = vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(15)));
             let high = vreinterpretq_s8_u8(vshrq_n_u8::<4>(w));
             let products = vmull_s8(vget_low_s8(low), vget_low_s8(x[0]));
             let products = vmlal_high_s8(products, low, x[0]);
-            sums[row] = vmlal_high_s8(vmlal_s8(products, vget_low_s8(high), vget_low_s8(x[1])), high, x[1]);
+            sums[b] = vmlal_high_s8(vmlal_s8(products, vget_low_s8(high), vget_low_s8(x[1])), high, x[1]);
         }
         let [a, b, c, d] = sums;
         vreinterpretq_u32_s32(vpaddlq_s16(vpaddq_s16(vpaddq_s16(a, b), vpaddq_s16(c, d))))

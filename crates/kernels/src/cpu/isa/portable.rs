@@ -49,6 +49,14 @@ impl Lanes for Plain {
         Plain(std::array::from_fn(|i| self.0[i] + a.0[i] * b.0[i]))
     }
     #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Plain(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Plain(std::array::from_fn(|i| self.0[i] * other.0[i]))
+    }
+    #[inline(always)]
     unsafe fn sums(four: [Self; 4]) -> [f32; 4] {
         four.map(|Plain(v)| ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])))
     }
@@ -93,6 +101,15 @@ impl Ints for Words {
     #[inline(always)]
     unsafe fn to_f32(self) -> Plain {
         Plain(self.0.map(|word| word as i32 as f32))
+    }
+    #[inline(always)]
+    unsafe fn as_f32(self) -> Plain {
+        Plain(self.0.map(f32::from_bits))
+    }
+    #[inline(always)]
+    unsafe fn unzip(self, other: Self) -> (Self, Self) {
+        let lane = |i: usize| if i < 8 { self.0[i] } else { other.0[i - 8] };
+        (Words(std::array::from_fn(|i| lane(2 * i))), Words(std::array::from_fn(|i| lane(2 * i + 1))))
     }
     #[inline(always)]
     unsafe fn prefetch(_at: *const u8) {}

@@ -30,6 +30,8 @@ pub(super) trait Lanes: Copy {
     unsafe fn store_f16(self, to: *mut u8);
     /// `self + a · b`
     unsafe fn fma(self, a: Self, b: Self) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
     /// The sum of each of four vectors; each in the same order, whichever of the four it is.
     unsafe fn sums(four: [Self; 4]) -> [f32; 4];
 }

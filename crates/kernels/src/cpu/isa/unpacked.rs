@@ -9,26 +9,30 @@
 #![allow(clippy::needless_range_loop)]
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
-use super::affine::{Bytes, Ints, STEP_BLOCKS_MAX, X_BYTES_MAX, load, number, store};
-use super::panel::{BLOCK, LANES_MAX, Place, rows_at, unpack_rows};
+use super::affine::{Bytes, Ints, X_BYTES_MAX, load, number, store};
+use super::lone::{Arranged, Terms};
+use super::panel::{BLOCK, LANES_MAX, Place, unpack_rows};
 use super::tile::Lanes;
 use super::{Dots, Packed, UnpackedDots};
 use crate::quant::coded::Rows;
-use crate::quant::ggml::{Block, GROUP_MIN, SCALES_MAX, of_type};
+use crate::quant::ggml::{Block, SCALES_MAX, of_type};
 
 /// Weights of each row that are unpacked at once, a multiple of every block: with their transposed copy, 16 rows stay in the
 /// first-level cache.
 const K_MAX: usize = 512;
-const GROUPS_MAX: usize = K_MAX / GROUP_MIN;
+
+/// Groups of a row in a panel: those of a lone activation row's are the most.
+const GROUPS_MAX: usize = 64;
 
 /// Some rows' weights `k..k + len`, unpacked.
 #[repr(align(64))]
-struct Panel {
-    /// `[len / group, N]`
+pub(super) struct Panel {
+    /// `[len / group, N]`, or, with a lone activation row, `[N, GROUPS_MAX]`
     scales: [f32; GROUPS_MAX * LANES_MAX],
     biases: [f32; GROUPS_MAX * LANES_MAX],
-    /// `[N, K_MAX]`
+    /// `[N, K_MAX]`, or, with a lone activation row, a row or all of so many bytes together.
     rows: [u8; K_MAX * LANES_MAX],
     /// `[len / 4, N, 4]`; written before it is read, and not at all for a lone activation row.
     q: MaybeUninit<[u8; K_MAX * LANES_MAX]>,
@@ -40,58 +44,91 @@ impl Panel {
         Panel { scales: zeros, biases: zeros, rows: [0; K_MAX * LANES_MAX], q: MaybeUninit::uninit() }
     }
 
-    /// Scales and biases of a group.
+    /// Scales and biases from number `at` on.
     #[inline(always)]
-    unsafe fn group<L: Lanes>(&self, group: usize) -> (L, L) {
-        let of = |numbers: &[f32]| {
-            // SAFETY: the caller's group is one of the panel's.
-            unsafe { L::load_f32(numbers.as_ptr().add(group * L::N).cast()) }
-        };
-        (of(&self.scales), of(&self.biases))
+    unsafe fn at<L: Lanes>(&self, at: usize) -> (L, L) {
+        let (scales, biases) = (&self.scales[at..at + L::N], &self.biases[at..at + L::N]);
+        // SAFETY: the caller has the instructions; both are whole vectors.
+        unsafe { (L::load_f32(scales.as_ptr().cast()), L::load_f32(biases.as_ptr().cast())) }
     }
 
-    /// Unpacks a place of codes. Lanes beyond its rows hold what was there: their results are not stored.
+    /// Unpacks a place of codes.
     #[inline(always)]
-    fn fill_coded<I: Ints>(&mut self, w: &Rows, group: usize, at: Place, base: u8) {
-        let lanes = I::F::N;
-        w.unpack_all(at.row, at.rows, at.k, at.len, &mut self.rows, K_MAX);
-        for lane in 0..at.rows {
-            w.blocks(at.row + lane, at.k, at.len, |range, scale, zero| {
-                let bias = scale * f32::from(i16::from(base) - zero);
+    fn fill_coded(&mut self, w: &Rows, group: usize, at: Place, to: To) {
+        w.unpack_all(at.row, at.rows, at.k, at.len, &mut self.rows, to.stride);
+        for row in 0..at.rows {
+            w.blocks(at.row + row, at.k, at.len, |range, scale, zero| {
+                let bias = scale * f32::from(i16::from(to.base) - zero);
                 for g in range.start / group..range.end.div_ceil(group) {
-                    self.scales[g * lanes + lane] = scale;
-                    self.biases[g * lanes + lane] = bias;
+                    (self.scales[to.at(row, g)], self.biases[to.at(row, g)]) = (scale, bias);
                 }
             });
         }
     }
 
-    /// Unpacks a place of blocks. Lanes beyond its rows repeat the last: their results are not stored. Biases are those of `u - base`.
+    /// Unpacks a place of blocks.
     #[inline(always)]
-    unsafe fn fill<T: Block, I: Ints>(&mut self, d: &Dots, at: Place, base: u8) {
-        let (lanes, groups) = (I::F::N, T::WEIGHTS / T::GROUP);
+    unsafe fn fill_blocks<T: Block>(&mut self, d: &Dots, at: Place, to: To) {
+        let groups = T::WEIGHTS / T::GROUP;
         let row_bytes = at.len / T::WEIGHTS * T::BYTES;
-        for lane in 0..lanes {
-            let row = (at.row + lane.min(at.rows - 1)) * d.w_stride;
-            let w = d.w.wrapping_add(row + at.k / T::WEIGHTS * T::BYTES);
-            for line in (0..row_bytes).step_by(64) {
-                // SAFETY: a hint.
-                unsafe { I::prefetch(w.wrapping_add(lanes * d.w_stride + line)) };
-            }
+        for row in 0..at.rows {
+            let w = d.w.wrapping_add((at.row + row) * d.w_stride + at.k / T::WEIGHTS * T::BYTES);
             // SAFETY: the place is inside `d`.
             let blocks = unsafe { std::slice::from_raw_parts(w, row_bytes) }.chunks_exact(T::BYTES);
-            let rows = self.rows[lane * K_MAX..][..at.len].chunks_exact_mut(T::WEIGHTS);
+            let rows = self.rows[row * to.stride..][..at.len].chunks_exact_mut(T::WEIGHTS);
             for (b, (block, u)) in blocks.zip(rows).enumerate() {
                 let (mut scales, mut mins) = ([0.0; SCALES_MAX], [0.0; SCALES_MAX]);
                 T::unpack(block, u, &mut scales[..groups], &mut mins[..groups]);
                 for group in 0..groups {
-                    let to = (b * groups + group) * lanes + lane;
-                    self.scales[to] = scales[group];
-                    let of_base = scales[group] * f32::from(i16::from(base) - i16::from(T::OFFSET));
-                    self.biases[to] = if T::MINS { of_base - mins[group] } else { of_base };
+                    let at = to.at(row, b * groups + group);
+                    self.scales[at] = scales[group];
+                    let of_base = scales[group] * f32::from(i16::from(to.base) - i16::from(T::OFFSET));
+                    self.biases[at] = if T::MINS { of_base - mins[group] } else { of_base };
                 }
             }
         }
+    }
+}
+
+/// Where in a panel a place is unpacked to.
+#[derive(Clone, Copy)]
+pub(super) struct To {
+    /// Bytes from one row to the next.
+    stride: usize,
+    /// The place's first group.
+    group: usize,
+    /// Scales from one row to the next, and from one group to the next.
+    scales: [usize; 2],
+    /// What is taken from u before it is multiplied: biases are those of `u - base`.
+    base: u8,
+}
+
+impl To {
+    /// Where the scale of a group of the place lies.
+    #[inline(always)]
+    fn at(&self, row: usize, group: usize) -> usize {
+        row * self.scales[0] + (self.group + group) * self.scales[1]
+    }
+}
+
+/// Unpacks a place. Lanes beyond its rows hold what was there: their results are not stored.
+pub(super) type Fill = unsafe fn(&UnpackedDots, Place, To, &mut Panel);
+
+/// A [`Fill`].
+///
+/// # Safety
+/// The machine has the instructions; the place is inside what `UnpackedDots` says.
+#[inline(always)]
+pub(super) unsafe fn fill(d: &UnpackedDots, at: Place, to: To, panel: &mut Panel) {
+    #[inline(always)]
+    unsafe fn blocks<T: Block>(panel: &mut Panel, d: &Dots, at: Place, to: To) {
+        // SAFETY: the caller's promise.
+        unsafe { panel.fill_blocks::<T>(d, at, to) }
+    }
+    match &d.weights {
+        // SAFETY: the caller's promise.
+        Packed::Ggml(format) => unsafe { of_type!(*format => blocks [] (panel, &d.dots, at, to)) },
+        Packed::Coded(rows, group) => panel.fill_coded(rows, *group, at, to),
     }
 }
 
@@ -100,53 +137,52 @@ impl Panel {
 /// # Safety
 /// The machine has the instructions, and the addresses hold what `UnpackedDots` says.
 #[inline(always)]
-pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots) {
+pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots, fill: Fill) {
     // SAFETY: the caller's promise.
     unsafe {
         match (d.weights.bits(), d.weights.group()) {
-            (4, 16) => columns::<B, C, 4, 4>(d),
-            (4, _) => columns::<B, C, 4, 8>(d),
-            (5, _) => columns::<B, C, 5, 8>(d),
-            (6, _) => columns::<B, C, 6, 4>(d),
-            (_, 16) => columns::<B, C, 8, 4>(d),
-            _ => columns::<B, C, 8, 8>(d),
+            (4, 16) => columns::<B, C, 4, 4>(d, fill),
+            (4, _) => columns::<B, C, 4, 8>(d, fill),
+            (5, _) => columns::<B, C, 5, 8>(d, fill),
+            (6, _) => columns::<B, C, 6, 4>(d, fill),
+            (_, 16) => columns::<B, C, 8, 4>(d, fill),
+            _ => columns::<B, C, 8, 8>(d, fill),
         }
     }
 }
 
 /// The same of types whose u has so many bits, and whose groups are so many words of four.
 #[inline(always)]
-unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(d: &UnpackedDots) {
+unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(d: &UnpackedDots, fill: Fill) {
     let columns_max = (X_BYTES_MAX / d.dots.x_stride).next_multiple_of(C).max(4 * C);
     let mut panel = Panel::new();
+    if d.dots.columns == 1 && B::knows_rows(8) {
+        // SAFETY: the caller's promise.
+        return unsafe { lone::<B, BITS, WORDS>(d, fill, &mut panel) };
+    }
     for first in (0..d.dots.columns).step_by(columns_max) {
         let x = d.dots.x.wrapping_add(first * d.dots.x_stride);
         let out = d.dots.out.wrapping_add(first * d.dots.out_stride);
         let columns = columns_max.min(d.dots.columns - first);
         let d = &UnpackedDots { dots: Dots { x, columns, out, ..d.dots }, ..*d };
         // SAFETY: these columns are inside the caller's.
-        unsafe { panels::<B, C, BITS, WORDS>(d, &mut panel) };
+        unsafe { panels::<B, C, BITS, WORDS>(d, fill, &mut panel) };
     }
 }
 
 #[inline(always)]
-unsafe fn panels<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(g: &UnpackedDots, panel: &mut Panel) {
+unsafe fn panels<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(
+    g: &UnpackedDots,
+    fill: Fill,
+    panel: &mut Panel,
+) {
     let (d, lanes) = (&g.dots, <B::I as Ints>::F::N);
-    let base = if B::SIGNED && BITS == 8 { 128 } else { 0 };
-    let lone = d.columns == 1 && B::step_blocks(8) > 0;
     for row in (0..d.rows).step_by(lanes) {
         for k in (0..d.k).step_by(K_MAX) {
             let at = Place { row, rows: lanes.min(d.rows - row), k, len: K_MAX.min(d.k - k) };
             // SAFETY: the place is inside `d`, and so are the columns of each tile.
             unsafe {
-                match &g.weights {
-                    Packed::Ggml(blocks) => of_type!(*blocks => fill [B::I] (panel, d, at, base)),
-                    Packed::Coded(rows, group) => panel.fill_coded::<B::I>(rows, *group, at, base),
-                }
-                if lone {
-                    self::lone::<B, BITS, WORDS>(d, panel, at);
-                    continue;
-                }
+                fill(g, at, To { stride: K_MAX, group: 0, scales: [1, lanes], base: base::<B, BITS>() }, panel);
                 let unpacked = Dots { w: panel.rows.as_ptr(), w_stride: K_MAX, ..*d };
                 let within = Place { row: 0, rows: lanes, k: 0, len: at.len };
                 unpack_rows::<B::I, 8>(&unpacked, within, panel.q.as_mut_ptr().cast());
@@ -172,10 +208,10 @@ unsafe fn panels<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize
     }
 }
 
+/// See [`To::base`].
 #[inline(always)]
-unsafe fn fill<T: Block, I: Ints>(panel: &mut Panel, d: &Dots, at: Place, base: u8) {
-    // SAFETY: the caller's promise.
-    unsafe { panel.fill::<T, I>(d, at, base) }
+fn base<B: Bytes, const BITS: usize>() -> u8 {
+    if B::SIGNED && BITS == 8 { 128 } else { 0 }
 }
 
 /// A panel times `C` activation rows.
@@ -194,64 +230,86 @@ unsafe fn tile<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize>(
         for g in 0..at.len / group {
             let w = p.q.as_ptr().cast::<u8>().add(g * group * lanes);
             let dots = B::words::<BITS, WORDS, C>(w, x.add(at.k + g * group), stride);
-            let (scale, bias) = p.group(g);
+            let (scale, bias) = p.at(g * lanes);
+            let index = at.k / group + g;
             for j in 0..C {
-                sums[j] =
-                    add_group(sums[j], dots[j].to_f32(), (scale, bias), x.add(j * stride), k, at.k / group + g, group);
+                let x = x.add(j * stride);
+                let (x_scale, x_sum) = (number(x, k, index * group / BLOCK), number(x, k + k / BLOCK * 4, index));
+                sums[j] = sums[j].add(term(dots[j].to_f32(), x_scale, scale, bias, x_sum));
             }
         }
         store(d, at, c, sums);
     }
 }
 
-/// A place times the only activation row: first all dot products, then what they add up to.
+/// All rows times the only activation row.
 #[inline(always)]
-unsafe fn lone<B: Bytes, const BITS: usize, const WORDS: usize>(d: &Dots, p: &Panel, at: Place) {
-    let (step, k, group, x) = (B::step_blocks(8) * BLOCK, d.k, 4 * WORDS, d.x);
-    let mut dots = [MaybeUninit::<B::I>::uninit(); GROUPS_MAX + STEP_BLOCKS_MAX];
-    // SAFETY: a step is inside the panel's rows, whose bytes behind the place are of an earlier one or zero, and inside the
-    // activation row or a copy of its end.
-    unsafe {
-        for first in (0..at.len).step_by(step) {
-            let rows = rows_at::<B::I>(LANES_MAX, |lane| p.rows.as_ptr().wrapping_add(lane * K_MAX + first));
-            let mut rest = [0u8; STEP_BLOCKS_MAX * BLOCK];
-            let mut x_step = x.add(at.k + first);
-            if first + step > at.len {
-                rest[..at.len - first].copy_from_slice(std::slice::from_raw_parts(x_step, at.len - first));
-                x_step = rest.as_ptr();
-            }
-            let of_step = if WORDS == 4 {
-                B::unpacked::<BITS, true>(&rows, x_step)
-            } else {
-                B::unpacked::<BITS, false>(&rows, x_step)
-            };
-            for i in 0..step / group {
-                dots[first / group + i].write(of_step[i]);
+unsafe fn lone<B: Bytes, const BITS: usize, const WORDS: usize>(g: &UnpackedDots, fill: Fill, panel: &mut Panel) {
+    let (d, lanes, group) = (&g.dots, <B::I as Ints>::F::N, 4 * WORDS);
+    let mut terms = Terms::new();
+    // Codes whose words lie column by column are unpacked for all rows at once.
+    let at_once = if g.weights.is_transposed() { lanes } else { 1 };
+    let stride = K_MAX * LANES_MAX / at_once;
+    let len_max = GROUPS_MAX * group;
+    for k in (0..d.k).step_by(len_max) {
+        let len = len_max.min(d.k - k);
+        // SAFETY: the activation row has as many; rows and places below are inside `d`, and a panel has room for them.
+        unsafe {
+            let x = Arranged::new::<B, 8>(d, group, k, len);
+            for row in (0..d.rows).step_by(lanes) {
+                let rows = lanes.min(d.rows - row);
+                for lane in (0..rows).step_by(at_once) {
+                    for from in (0..len).step_by(stride) {
+                        let (rows, len) = (at_once.min(rows), stride.min(len - from));
+                        let at = Place { row: row + lane, rows, k: k + from, len };
+                        let to = To { stride, group: from / group, scales: [GROUPS_MAX, 1], base: base::<B, BITS>() };
+                        fill(g, at, to, panel);
+                        for i in 0..rows {
+                            lone_row::<B, BITS, WORDS>(panel, i, stride, from..from + len, &x, lane + i, &mut terms);
+                        }
+                    }
+                }
+                terms.add::<B::I>(d, Place { row, rows, k, len }, len / group);
             }
         }
-        let [mut sum] = load::<<B::I as Ints>::F, 1>(d, at, 0);
-        for g in 0..at.len / group {
-            let dots = dots[g].assume_init().to_f32();
-            sum = add_group(sum, dots, p.group(g), x, k, at.k / group + g, group);
-        }
-        store(d, at, 0, [sum]);
     }
 }
 
-/// Adds a group's dot products with row `x` of `k` activations, times its scales, and its biases times the activations' sum.
+/// The terms of an unpacked row, number `row` of the panel: of weights `range`.
 #[inline(always)]
-unsafe fn add_group<L: Lanes>(
-    sum: L,
-    dots: L,
-    (scale, bias): (L, L),
-    x: *const u8,
-    k: usize,
-    index: usize,
-    group: usize,
-) -> L {
-    // SAFETY: the caller's activation row has this group.
+unsafe fn lone_row<B: Bytes, const BITS: usize, const WORDS: usize>(
+    panel: &Panel,
+    row: usize,
+    stride: usize,
+    range: Range<usize>,
+    x: &Arranged,
+    lane: usize,
+    terms: &mut Terms,
+) {
+    let (lanes, group) = (<B::I as Ints>::F::N, 4 * WORDS);
+    // SAFETY: whole vectors are inside the panel's rows, whose bytes behind the range are of an earlier one or zero, and inside
+    // the activations.
     unsafe {
-        let part = L::zero().fma(dots, number(x, k, index * group / BLOCK));
-        sum.fma(part, scale).fma(bias, number(x, k + k / BLOCK * 4, index))
+        for first in range.clone().step_by(lanes * BLOCK) {
+            let u = panel.rows.as_ptr().add(row * stride + first - range.start);
+            let dots = if WORDS == 4 {
+                B::halves::<BITS>(u, x.blocks(first / BLOCK))
+            } else {
+                [B::bytes::<BITS>(u, x.blocks(first / BLOCK)), B::I::splat(0)]
+            };
+            for i in 0..BLOCK / group {
+                let g = first / group + i * lanes;
+                let (scale, bias) = panel.at(row * GROUPS_MAX + g);
+                terms.set(lane, g, term(dots[i].to_f32(), x.scales(g), scale, bias, x.sums(g)));
+            }
+        }
     }
+}
+
+/// What a group adds to its output: its dot products times the scales of activations and weights, and its bias times the
+/// activations' sum.
+#[inline(always)]
+unsafe fn term<L: Lanes>(dots: L, x_scale: L, scale: L, bias: L, x_sum: L) -> L {
+    // SAFETY: the caller has the instructions.
+    unsafe { L::zero().fma(dots, x_scale).mul(scale).fma(bias, x_sum) }
 }

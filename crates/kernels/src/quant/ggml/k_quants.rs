@@ -151,12 +151,13 @@ impl Block for Q6K {
         }
         let (low, high): (&[u8; 128], &[u8; 64]) = (bytes(block, 0), bytes(block, 128));
         for half in 0..2 {
-            let (low, high, u) = (&low[64 * half..][..64], &high[32 * half..][..32], &mut u[128 * half..][..128]);
-            for i in 0..32 {
-                u[i] = low[i] & 15 | (high[i] & 3) << 4;
-                u[32 + i] = low[32 + i] & 15 | (high[i] >> 2 & 3) << 4;
-                u[64 + i] = low[i] >> 4 | (high[i] >> 4 & 3) << 4;
-                u[96 + i] = low[32 + i] >> 4 | (high[i] >> 6) << 4;
+            let high = &high[32 * half..][..32];
+            for part in 0..4 {
+                let low = &low[64 * half + 32 * (part % 2)..][..32];
+                let u = &mut u[128 * half + 32 * part..][..32];
+                for i in 0..32 {
+                    u[i] = low[i] >> (4 * (part / 2)) & 15 | (high[i] >> (2 * part) & 3) << 4;
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Types with one scale for a block of 32, and those of 256 whose q's are a table's or ternary.
 
 use super::{Block, bytes, f16};
+use crate::quant::coded::{E2M1_ZERO, e2m1};
 
 /// The lower four bits of 16 bytes, and behind them the upper four.
 #[inline(always)]
@@ -111,27 +112,23 @@ impl Block for Q8_0 {
 /// The 16 numbers that four bits of IQ4 stand for, plus 128.
 const IQ4_VALUES: [u8; 16] = {
     let values: [i16; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
-    offset_by_128(values)
-};
-
-/// Twice the 16 numbers of OCP's E2M1, plus 128.
-const E2M1_DOUBLED: [u8; 16] = offset_by_128([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]);
-
-const fn offset_by_128(values: [i16; 16]) -> [u8; 16] {
     let (mut u, mut i) = ([0; 16], 0);
     while i < 16 {
         u[i] = (values[i] + 128) as u8;
         i += 1;
     }
     u
-}
+};
 
+/// Replaces four bits by what they stand for. The table ascends: comparisons, of which the compiler makes vectors, add up its steps.
 #[inline(always)]
-fn of_table(table: &[u8; 16], q: &[u8; 16], u: &mut [u8]) {
-    let (low, high) = u[..32].split_at_mut(16);
-    for i in 0..16 {
-        low[i] = table[usize::from(q[i] & 15)];
-        high[i] = table[usize::from(q[i] >> 4)];
+fn iq4_values(u: &mut [u8]) {
+    for u in u {
+        let mut value = IQ4_VALUES[0];
+        for i in 1..16 {
+            value += if usize::from(*u) >= i { IQ4_VALUES[i] - IQ4_VALUES[i - 1] } else { 0 };
+        }
+        *u = value;
     }
 }
 
@@ -147,7 +144,8 @@ impl Block for Iq4Nl {
     #[inline(always)]
     fn unpack(block: &[u8], u: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
         scales[0] = f16(block, 0);
-        of_table(&IQ4_VALUES, bytes(block, 2), u);
+        nibbles(bytes(block, 2), u);
+        iq4_values(u);
     }
 }
 
@@ -168,8 +166,9 @@ impl Block for Iq4Xs {
         for group in 0..8 {
             let scale = (low[group / 2] >> (4 * (group % 2)) & 15) | ((high >> (2 * group)) as u8 & 3) << 4;
             scales[group] = d * f32::from(scale as i8 - 32);
-            of_table(&IQ4_VALUES, bytes(block, 8 + 16 * group), &mut u[32 * group..]);
+            nibbles(bytes(block, 8 + 16 * group), &mut u[32 * group..]);
         }
+        iq4_values(u);
     }
 }
 
@@ -180,14 +179,15 @@ impl Block for Mxfp4 {
     const WEIGHTS: usize = 32;
     const BYTES: usize = 17;
     const GROUP: usize = 32;
-    const BITS: usize = 8;
-    const OFFSET: u8 = 128;
+    const BITS: usize = 5;
+    const OFFSET: u8 = E2M1_ZERO;
     #[inline(always)]
     fn unpack(block: &[u8], u: &mut [u8], scales: &mut [f32], _: &mut [f32]) {
-        // Half of 2^(scale − 127), since the table is doubled: below 2 it is subnormal.
+        // Half of 2^(scale − 127), since u is doubled: below 2 it is subnormal.
         let exponent = u32::from(block[0]);
         scales[0] = f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { (exponent - 1) << 23 });
-        of_table(&E2M1_DOUBLED, bytes(block, 1), u);
+        nibbles(bytes(block, 1), u);
+        u.iter_mut().for_each(|u| *u = e2m1(*u));
     }
 }
 

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Builds the engines that compare.py runs beside outpour: `benches/peers/build.sh DIR [IK_SOURCE]`.
+#
+# llama.cpp comes from the source distribution of llama-cpp-python on PyPI; ik_llama.cpp from IK_SOURCE, a checkout or
+# a bare repository of it, or else from GitHub. About ten minutes each on two cores.
+set -euo pipefail
+dir=$(realpath -m "${1:?the folder to build in}")
+ik_source=${2:-https://github.com/ikawrakow/ik_llama.cpp}
+mkdir -p "$dir"
+
+if [ ! -x "$dir/venv/bin/cmake" ]; then
+    python3 -m venv "$dir/venv"
+    "$dir/venv/bin/pip" install --quiet cmake ninja scikit_build_core gguf numpy
+fi
+PATH="$dir/venv/bin:$PATH"
+
+# llama-bench of the sources in $1, to $2/bin, with the instructions of this machine.
+build() {
+    [ -x "$2/bin/llama-bench" ] && return
+    cmake -S "$1" -B "$2" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
+        -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF
+    cmake --build "$2" --target llama-bench
+}
+
+if [ ! -d "$dir/llama.cpp" ]; then
+    pip download --quiet --no-deps --no-build-isolation --no-binary llama-cpp-python --dest "$dir" llama-cpp-python
+    mkdir "$dir/sdist"
+    tar -xzf "$dir"/llama_cpp_python-*.tar.gz -C "$dir/sdist" --strip-components=1
+    mv "$dir/sdist/vendor/llama.cpp" "$dir/llama.cpp"
+fi
+build "$dir/llama.cpp" "$dir/build-llama"
+
+if [ -d "$dir/ik_llama.cpp" ] || git clone --quiet --depth 1 "$ik_source" "$dir/ik_llama.cpp"; then
+    build "$dir/ik_llama.cpp" "$dir/build-ik"
+else
+    echo "SKIPPED: ik_llama.cpp cannot be had from $ik_source"
+fi
