@@ -11,7 +11,7 @@ use outpour_text::ChatTemplate;
 use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
-use crate::{model, term};
+use crate::{model, names, term};
 
 /// Shows a model.
 ///
@@ -34,7 +34,7 @@ fn report(inspection: &Inspection) -> Result<Value> {
     let (parameters, read_bytes) = inspection.parameters()?;
     let state = inspection.model().state_layout();
     Ok(json!({
-        "model": checkpoint.dir(),
+        "model": names::called(checkpoint.dir()).map_or_else(|| json!(checkpoint.dir()), Value::from),
         "family": facts.family,
         "architectures": checkpoint.config().get("architectures"),
         "layers": facts.layers,

@@ -79,7 +79,8 @@ impl Cache {
     fn snapshots(&self, name: &ModelName) -> Vec<PathBuf> {
         let repo = self.repo(name);
         let main = fs::read_to_string(repo.join("refs/main")).unwrap_or_default();
-        let mut found: Vec<PathBuf> = children(&repo.join("snapshots")).into_iter().filter(|path| path.is_dir()).collect();
+        let mut found: Vec<PathBuf> =
+            children(&repo.join("snapshots")).into_iter().filter(|path| path.is_dir()).collect();
         let written = |path: &PathBuf| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
         found.sort_by_key(|path| {
             let newest = path.file_name().is_some_and(|commit| commit == main.trim());
@@ -117,23 +118,25 @@ impl Cache {
         models
     }
 
-    /// A repository's models: each quant whose parts are all there, and what remains if that is any weights.
+    /// A repository's models: each quant whose parts are all there; and the rest, if it is a model or was to become one.
     fn list_one(&self, name: &ModelName) -> Vec<Cached> {
         let mut quants = BTreeMap::<String, (PathBuf, BTreeSet<PathBuf>)>::new();
         for snapshot in self.snapshots(name) {
             for model in whole_ggufs(&snapshot) {
                 let blobs = model.parts.iter().filter_map(|part| fs::canonicalize(snapshot.join(part)).ok()).collect();
-                let quant = model.quant().unwrap_or_else(|| model.stem.rsplit('/').next().unwrap_or_default().to_owned());
+                let quant =
+                    model.quant().unwrap_or_else(|| model.stem.rsplit('/').next().unwrap_or_default().to_owned());
                 quants.entry(quant).or_insert_with(|| (snapshot.join(&model.parts[0]), blobs));
             }
         }
         let of_quants: BTreeSet<&PathBuf> = quants.values().flat_map(|(_, blobs)| blobs).collect();
         let blobs = children(&self.repo(name).join("blobs"));
-        let rest = blobs.iter().filter(|blob| fs::canonicalize(blob).is_ok_and(|blob| !of_quants.contains(&blob)));
-        let rest: u64 = rest.map(|blob| bytes_of(blob)).sum();
+        let rest = blobs.iter().filter_map(|blob| fs::canonicalize(blob).ok().filter(|blob| !of_quants.contains(blob)));
+        let rest: u64 = rest.map(|blob| bytes_of(&blob)).sum();
+        let broken_off = blobs.iter().any(|blob| blob.extension().is_some_and(|end| end == "incomplete"));
         let whole = self.snapshots(name).into_iter().find(|snapshot| checkpoint::is_whole(snapshot));
         let mut listed = Vec::new();
-        if whole.is_some() || rest > 0 || quants.is_empty() {
+        if whole.is_some() || broken_off || quants.is_empty() {
             listed.push(Cached { name: name.clone(), path: whole, bytes: rest });
         }
         listed.extend(quants.into_iter().map(|(quant, (path, blobs))| Cached {
@@ -242,7 +245,9 @@ impl Choice {
     pub fn opened(&self, snapshot: &Path) -> PathBuf {
         match self {
             Choice::Safetensors(_) => snapshot.to_owned(),
-            Choice::Gguf(model) => model.parts.first().map_or_else(|| snapshot.to_owned(), |first| snapshot.join(first)),
+            Choice::Gguf(model) => {
+                model.parts.first().map_or_else(|| snapshot.to_owned(), |first| snapshot.join(first))
+            }
         }
     }
 }

@@ -12,7 +12,8 @@ const SINGLE: &str = "model.safetensors";
 /// Of several quants, the one that is taken unless another is asked for, as llama.cpp and ollama do.
 const USUAL_QUANT: &str = "Q4_K_M";
 /// Text files that models come with, beside those that end in .json.
-const TEXTS: [&str; 4] = ["chat_template.jinja", "merges.txt", "tiktoken.model", "additional_chat_templates/tool_use.jinja"];
+const TEXTS: [&str; 4] =
+    ["chat_template.jinja", "merges.txt", "tiktoken.model", "additional_chat_templates/tool_use.jinja"];
 
 /// What of a model is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +91,11 @@ pub fn gguf_models<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<GgufModel> {
 ///
 /// # Errors
 /// Says which there are.
-pub fn choose_gguf(models: Vec<GgufModel>, quant: Option<&str>, bytes: &dyn Fn(&str) -> u64) -> Result<GgufModel, String> {
+pub fn choose_gguf(
+    models: Vec<GgufModel>,
+    quant: Option<&str>,
+    bytes: &dyn Fn(&str) -> u64,
+) -> Result<GgufModel, String> {
     let list = |models: &[GgufModel]| {
         models.iter().fold(String::new(), |mut text, model| {
             let size = Bytes(model.parts.iter().map(|part| bytes(part)).sum());
@@ -101,7 +106,8 @@ pub fn choose_gguf(models: Vec<GgufModel>, quant: Option<&str>, bytes: &dyn Fn(&
         })
     };
     let wanted = quant.unwrap_or(USUAL_QUANT);
-    let matching = |fits: &dyn Fn(&GgufModel) -> bool| models.iter().filter(|model| fits(model)).cloned().collect::<Vec<_>>();
+    let matching =
+        |fits: &dyn Fn(&GgufModel) -> bool| models.iter().filter(|model| fits(model)).cloned().collect::<Vec<_>>();
     let exact = matching(&|model| model.is_exactly(wanted));
     let mut called = if exact.is_empty() { matching(&|model| model.is_called(wanted)) } else { exact };
     match (quant, called.len(), models.len()) {
@@ -110,7 +116,10 @@ pub fn choose_gguf(models: Vec<GgufModel>, quant: Option<&str>, bytes: &dyn Fn(&
         (Some(quant), 0, 0) => Err(format!("has no GGUF files, of which :{quant} could be one; leave :{quant} out")),
         (Some(quant), 0, _) => Err(format!("has no {quant}; it has {}", list(&models))),
         (_, 0, _) => Err(format!("has several quants: add one to the name, as in :Q4_K_M; it has {}", list(&models))),
-        _ => Err(format!("has several files called {wanted}: {}", called.iter().map(|model| model.stem.as_str()).collect::<Vec<_>>().join(", "))),
+        _ => Err(format!(
+            "has several files called {wanted}: {}",
+            called.iter().map(|model| model.stem.as_str()).collect::<Vec<_>>().join(", ")
+        )),
     }
 }
 
@@ -152,19 +161,43 @@ mod tests {
     #[test]
     fn only_what_is_needed_of_safetensors() {
         let mixtral = [
-            ".gitattributes", "README.md", "config.json", "consolidated.00.pt", "generation_config.json",
-            "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", INDEX, "special_tokens_map.json",
-            "pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin", "tokenizer.json", "tokenizer.model",
-            "tokenizer_config.json", "original/params.json", "original/consolidated.00.pth", "modeling_x.py",
-            "chat_template.jinja", "consolidated.safetensors", "onnx/model.onnx", "model.safetensors", "logo.png",
+            ".gitattributes",
+            "README.md",
+            "config.json",
+            "consolidated.00.pt",
+            "generation_config.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+            INDEX,
+            "special_tokens_map.json",
+            "pytorch_model.bin.index.json",
+            "pytorch_model-00001-of-00002.bin",
+            "tokenizer.json",
+            "tokenizer.model",
+            "tokenizer_config.json",
+            "original/params.json",
+            "original/consolidated.00.pth",
+            "modeling_x.py",
+            "chat_template.jinja",
+            "consolidated.safetensors",
+            "onnx/model.onnx",
+            "model.safetensors",
+            "logo.png",
         ];
         let Choice::Safetensors(chosen) = choose(&mixtral, None, NO_SIZES).expect("a model") else { panic!() };
         let expected = [
-            "config.json", "generation_config.json", INDEX, "special_tokens_map.json", "tokenizer.json",
-            "tokenizer_config.json", "chat_template.jinja",
+            "config.json",
+            "generation_config.json",
+            INDEX,
+            "special_tokens_map.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "chat_template.jinja",
         ];
         assert_eq!(chosen, expected);
-        let Choice::Safetensors(chosen) = choose(&["config.json", SINGLE], None, NO_SIZES).expect("one") else { panic!() };
+        let Choice::Safetensors(chosen) = choose(&["config.json", SINGLE], None, NO_SIZES).expect("one") else {
+            panic!()
+        };
         assert_eq!(chosen, ["config.json", SINGLE]);
         assert!(choose(&["config.json", "pytorch_model.bin"], None, NO_SIZES).expect_err("none").contains("neither"));
         assert!(choose(&mixtral, Some("Q4_K_M"), NO_SIZES).expect_err("none").contains("has no GGUF files"));
@@ -173,9 +206,18 @@ mod tests {
     #[test]
     fn a_quant_is_found_by_its_name() {
         let unsloth = [
-            "README.md", "config.json", "X-30B-Q4_K_M.gguf", "X-30B-Q4_K_S.gguf", "X-30B-UD-Q4_K_XL.gguf", "X-30B-IQ4_XS.gguf",
-            "mmproj-F16.gguf", "imatrix_unsloth.gguf", "BF16/X-30B-BF16-00001-of-00002.gguf", "BF16/X-30B-BF16-00002-of-00002.gguf",
-            "Q8_0/X-30B-Q8_0-00001-of-00003.gguf", "Q8_0/X-30B-Q8_0-00003-of-00003.gguf",
+            "README.md",
+            "config.json",
+            "X-30B-Q4_K_M.gguf",
+            "X-30B-Q4_K_S.gguf",
+            "X-30B-UD-Q4_K_XL.gguf",
+            "X-30B-IQ4_XS.gguf",
+            "mmproj-F16.gguf",
+            "imatrix_unsloth.gguf",
+            "BF16/X-30B-BF16-00001-of-00002.gguf",
+            "BF16/X-30B-BF16-00002-of-00002.gguf",
+            "Q8_0/X-30B-Q8_0-00001-of-00003.gguf",
+            "Q8_0/X-30B-Q8_0-00003-of-00003.gguf",
         ];
         assert_eq!(gguf(&unsloth, None).expect("the usual"), ["X-30B-Q4_K_M.gguf"]);
         assert_eq!(gguf(&unsloth, Some("q4_k_s")).expect("it"), ["X-30B-Q4_K_S.gguf"]);
@@ -186,7 +228,10 @@ mod tests {
             ["BF16/X-30B-BF16-00001-of-00002.gguf", "BF16/X-30B-BF16-00002-of-00002.gguf"]
         );
         let lacking = gguf(&unsloth, Some("Q8_0")).expect_err("a part is missing");
-        assert!(lacking.contains("has no Q8_0; it has BF16 (0 B), IQ4_XS") && lacking.contains("UD-Q4_K_XL"), "{lacking}");
+        assert!(
+            lacking.contains("has no Q8_0; it has BF16 (0 B), IQ4_XS") && lacking.contains("UD-Q4_K_XL"),
+            "{lacking}"
+        );
         assert!(gguf(&unsloth, Some("Q4_K")).is_err(), "Q4_K is not Q4_K_M");
         let two = ["a-Q2_K.gguf", "a-Q3_K_S.gguf"];
         assert!(gguf(&two, None).expect_err("which").contains("as in :Q4_K_M; it has Q2_K (0 B), Q3_K_S (0 B)"));

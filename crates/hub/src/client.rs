@@ -89,7 +89,8 @@ impl Client {
         })?;
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(HubError::Settings(
-                "HF_TOKEN holds characters that no token has: set it again, or log in again with `hf auth login`".into(),
+                "HF_TOKEN holds characters that no token has: set it again, or log in again with `hf auth login`"
+                    .into(),
             ));
         }
         let config = Agent::config_builder()
@@ -158,10 +159,10 @@ impl Client {
             Ask::Range(from, None) => request.header("range", format!("bytes={from}-")),
             Ask::Head | Ask::All => request,
         };
-        request.header("accept-encoding", "identity").call().map_err(|error| Failure::Network {
-            host: host(uri),
-            why: error.to_string(),
-        })
+        request
+            .header("accept-encoding", "identity")
+            .call()
+            .map_err(|error| Failure::Network { host: host(uri), why: error.to_string() })
     }
 
     /// An answer read whole.

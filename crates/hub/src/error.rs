@@ -80,7 +80,9 @@ pub enum HubError {
         status: u16,
     },
     /// No answer, or one that broke off again and again.
-    #[error("{name}: {host} does not answer ({why}): check the connection and HF_ENDPOINT, and run the same command again; what is downloaded stays")]
+    #[error(
+        "{name}: {host} does not answer ({why}): check the connection and HF_ENDPOINT, and run the same command again; what is downloaded stays"
+    )]
     Network {
         /// The model.
         name: String,
@@ -100,7 +102,9 @@ pub enum HubError {
         why: String,
     },
     /// The bytes are not those that the hub has.
-    #[error("{name}: {file} arrived with another hash than the hub has of it ({found}, not {expected}), and was removed: run the same command again; if it stays so, a proxy changes it")]
+    #[error(
+        "{name}: {file} arrived with another hash than the hub has of it ({found}, not {expected}), and was removed: run the same command again; if it stays so, a proxy changes it"
+    )]
     WrongHash {
         /// The model.
         name: String,

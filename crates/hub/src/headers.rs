@@ -67,7 +67,8 @@ impl Hub {
                     return Err(HubError::Stopped);
                 }
             } else {
-                let blob = fs::canonicalize(self.cache.blob(name, &file.hash)).map_err(io(&path, "find the blob of"))?;
+                let blob =
+                    fs::canonicalize(self.cache.blob(name, &file.hash)).map_err(io(&path, "find the blob of"))?;
                 symlink(blob, &path).map_err(io(&path, "make the link"))?;
             }
         }

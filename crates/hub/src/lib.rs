@@ -79,6 +79,10 @@ impl Hub {
     }
 
     fn online(&self, name: &ModelName) -> Result<()> {
-        if self.offline { Err(HubError::Offline { name: name.to_string(), cache: self.cache.dir.clone() }) } else { Ok(()) }
+        if self.offline {
+            Err(HubError::Offline { name: name.to_string(), cache: self.cache.dir.clone() })
+        } else {
+            Ok(())
+        }
     }
 }

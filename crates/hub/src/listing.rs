@@ -165,7 +165,9 @@ mod tests {
         for path in ["a.json", "UD-Q4_K_XL/model-00001-of-00002.gguf", "..a", "a..b/c"] {
             assert!(stays_inside(path), "{path}");
         }
-        for path in ["", "/etc/passwd", "../a", "a/../b", "a/..", "./a", "a/./b", "a//b", "a/", "..\\a", "C:x", "a\0", "a\n"] {
+        for path in
+            ["", "/etc/passwd", "../a", "a/../b", "a/..", "./a", "a/./b", "a//b", "a/", "..\\a", "C:x", "a\0", "a\n"]
+        {
             assert!(!stays_inside(path), "{path:?}");
             let answer = serde_json::json!({"sha": "0".repeat(40), "siblings": [{"rfilename": path}]}).to_string();
             assert!(Listing::parse(answer.as_bytes()).is_err(), "{path:?}");

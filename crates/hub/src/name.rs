@@ -78,8 +78,27 @@ mod tests {
         assert_eq!(name.folder(), "models--unsloth--Qwen3-30B-A3B-GGUF");
         assert_eq!(ModelName::of_folder(&name.folder()).expect("a name").repo_id(), name.repo_id());
         for path in [
-            "a", "/a/b", "./a/b", "../a", "a/../b", "a/b/c", "~/a", "a/", "/a", "a/b:", "a/b:c/d", "a--b/c", "a/b..c",
-            "models/x.gguf", "a/model.safetensors", "configs/x.json", "a/.b", "a b/c", "a/b\n", "-a/b", "",
+            "a",
+            "/a/b",
+            "./a/b",
+            "../a",
+            "a/../b",
+            "a/b/c",
+            "~/a",
+            "a/",
+            "/a",
+            "a/b:",
+            "a/b:c/d",
+            "a--b/c",
+            "a/b..c",
+            "models/x.gguf",
+            "a/model.safetensors",
+            "configs/x.json",
+            "a/.b",
+            "a b/c",
+            "a/b\n",
+            "-a/b",
+            "",
         ] {
             assert_eq!(ModelName::parse(path), None, "{path:?}");
         }

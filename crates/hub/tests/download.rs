@@ -283,12 +283,21 @@ fn refusals_are_said_plainly() {
         });
         pull(&hub(&server, cache.path(), AT_ONCE)).expect_err("it is refused")
     };
-    one_line(&refused(401, &[("X-Error-Code", "RepoNotFound")], false), &["says 401", "check HF_TOKEN", "check the name"]);
+    one_line(
+        &refused(401, &[("X-Error-Code", "RepoNotFound")], false),
+        &["says 401", "check HF_TOKEN", "check the name"],
+    );
     one_line(&refused(403, &[("X-Error-Code", "GatedRepo")], false), &["says 403", "gated", "accept its conditions"]);
     one_line(&refused(401, &[("X-Error-Code", "GatedRepo")], false), &["gated", "HF_TOKEN"]);
     one_line(&refused(403, &[], true), &["says 403", "may not read it"]);
-    one_line(&refused(404, &[("X-Error-Code", "RepoNotFound")], false), &["says 404", "no such model", "ORG/REPO:QUANT"]);
-    one_line(&refused(429, &[("Retry-After", "3600")], true), &["says 429", "in 3600 seconds", "what is downloaded stays"]);
+    one_line(
+        &refused(404, &[("X-Error-Code", "RepoNotFound")], false),
+        &["says 404", "no such model", "ORG/REPO:QUANT"],
+    );
+    one_line(
+        &refused(429, &[("Retry-After", "3600")], true),
+        &["says 429", "in 3600 seconds", "what is downloaded stays"],
+    );
     one_line(&refused(302, &[("Location", "ftp://x/y")], false), &["answers as no hub does", "HF_ENDPOINT"]);
     one_line(&refused(200, &[], false), &["answers as no hub does"]);
     assert_eq!(hub(&server, cache.path(), NONE).find(&name()).expect("none"), None);
@@ -325,7 +334,10 @@ fn names_that_lead_out_of_the_cache_are_refused() {
         let server = server::Hub::start(MODEL, files());
         server.change(|files| files.push(File::new(path, b"{}".to_vec())));
         let cache = tempfile::tempdir().expect("a folder");
-        one_line(&pull(&hub(&server, cache.path(), NONE)).expect_err("it is refused"), &["leads out of", "HF_ENDPOINT"]);
+        one_line(
+            &pull(&hub(&server, cache.path(), NONE)).expect_err("it is refused"),
+            &["leads out of", "HF_ENDPOINT"],
+        );
         assert_eq!(tree(cache.path()), BTreeSet::new());
     }
     let server = server::Hub::start(MODEL, files());
@@ -419,4 +431,69 @@ fn a_drive_that_becomes_full_keeps_what_came() {
     let pulled = pull(&hub(&server, drive.0.path(), NONE)).expect("it goes on");
     assert_whole(drive.0.path(), &needed(&files()));
     assert!(pulled.fetched < pulled.bytes, "nothing of what came was lost: {pulled:?}");
+}
+
+/// A GGUF file with so many tokens, and data behind its header.
+fn gguf(tokens: u32) -> (Vec<u8>, u64) {
+    let text = |bytes: &mut Vec<u8>, text: &str| {
+        bytes.extend((text.len() as u64).to_le_bytes());
+        bytes.extend(text.as_bytes());
+    };
+    let mut bytes = b"GGUF".to_vec();
+    bytes.extend(3u32.to_le_bytes());
+    bytes.extend(1u64.to_le_bytes());
+    bytes.extend(2u64.to_le_bytes());
+    text(&mut bytes, "tokenizer.ggml.tokens");
+    // A list (9) of texts (8), then one of 32-bit numbers (5), which is left out when the header is read.
+    bytes.extend(9u32.to_le_bytes());
+    bytes.extend(8u32.to_le_bytes());
+    bytes.extend(u64::from(tokens).to_le_bytes());
+    (0..tokens).for_each(|token| text(&mut bytes, &format!("token {token}")));
+    text(&mut bytes, "tokenizer.ggml.token_type");
+    bytes.extend(9u32.to_le_bytes());
+    bytes.extend(5u32.to_le_bytes());
+    bytes.extend(u64::from(tokens).to_le_bytes());
+    (0..tokens).for_each(|token| bytes.extend((1 + token % 3).to_le_bytes()));
+    text(&mut bytes, "weight");
+    bytes.extend(1u32.to_le_bytes());
+    bytes.extend(1_000_000u64.to_le_bytes());
+    bytes.extend(0u32.to_le_bytes());
+    bytes.extend(0u64.to_le_bytes());
+    bytes.resize(bytes.len().next_multiple_of(32), 0);
+    let header = bytes.len() as u64;
+    bytes.extend(Random(3).bytes(4_000_000));
+    (bytes, header)
+}
+
+#[test]
+fn a_long_header_arrives_whole_in_few_requests_and_without_data() {
+    let (bytes, header) = gguf(60_000);
+    assert!(header > 1 << 20);
+    let server = server::Hub::start(MODEL, vec![File::new("model-Q8_0.gguf", bytes.clone())]);
+    let cache = tempfile::tempdir().expect("a folder");
+    let mut asked = 0;
+    server.break_with(move |request| {
+        asked += usize::from(request.cdn);
+        // Of the requests for the header, some break off or find the server busy.
+        match asked {
+            2 if request.cdn => Some(Fault::Cut(1000)),
+            3 if request.cdn => Some(Fault::Status(500, Vec::new())),
+            _ => None,
+        }
+    });
+    let outline =
+        hub(&server, cache.path(), AT_ONCE).outline(&name(), &mut |_| ControlFlow::Continue(())).expect("headers");
+    let file = fs::read(&outline.path).expect("a file");
+    assert_eq!(file.len(), bytes.len());
+    assert!(file[..header as usize] == bytes[..header as usize], "the header is another");
+    let there = outline.header_bytes as usize;
+    assert!(there as u64 >= header && there < 2 * header as usize + (512 << 10), "{there} of {header}");
+    assert!(file[there..].iter().all(|&byte| byte == 0));
+    assert_eq!(
+        (outline.weights_bytes, server.take_requests().iter().filter(|request| request.cdn).count()),
+        (bytes.len() as u64, 4)
+    );
+    let folder = outline.path.clone();
+    drop(outline);
+    assert!(!folder.exists());
 }

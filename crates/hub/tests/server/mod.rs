@@ -222,8 +222,12 @@ impl Hub {
         if file.large {
             let location = format!("http://{}/large/{}?signature=x", self.cdn, file.sha256());
             let size = file.bytes.len().to_string();
-            let headers =
-                [("Location", &*location), ("X-Linked-Etag", &etag), ("X-Linked-Size", &size), ("X-Repo-Commit", COMMIT)];
+            let headers = [
+                ("Location", &*location),
+                ("X-Linked-Etag", &etag),
+                ("X-Linked-Size", &size),
+                ("X-Repo-Commit", COMMIT),
+            ];
             return (302, owned(&headers), Vec::new());
         }
         let location = format!("{cached}{path}?etag=x");
