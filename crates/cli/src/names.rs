@@ -132,5 +132,5 @@ fn outline(hub: &Hub, name: &ModelName) -> Result<Outline> {
 /// What a model is called that lies in a folder of the cache, or in an outline.
 pub fn called(path: &Path) -> Option<String> {
     let folders = path.components().filter_map(|folder| folder.as_os_str().to_str());
-    folders.filter_map(ModelName::of_folder).last().map(|name| name.repo_id())
+    folders.filter_map(ModelName::of_folder).next_back().map(|name| name.repo_id())
 }
