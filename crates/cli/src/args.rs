@@ -3,6 +3,7 @@
 mod answer;
 mod load;
 mod measure;
+mod named;
 mod weights;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use outpour_store::bytes::Rate;
 pub use answer::{BatchArgs, ChatArgs, DemoArgs, RunArgs, ServeArgs};
 pub use load::{LoadArgs, SamplingArgs, StateArgs};
 pub use measure::{BenchArgs, CompareArg, DoctorArgs, EvalArgs, ReplayArgs, RoutesVerb, SuiteArg, TableForm};
+pub use named::{ClientArg, CompletionsArgs, LaunchArgs, LsArgs, ManArgs, PullArgs, RmArgs};
 pub use weights::{PackArgs, SynthArgs, VerifyArgs};
 
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -25,12 +27,20 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 
 /// Runs Mixture-of-Experts language models far larger than memory, exactly, streaming their experts from the drive.
 #[derive(Parser)]
-#[command(name = "outpour", version = VERSION.as_str(), arg_required_else_help = true)]
+#[command(name = "outpour", version = VERSION.as_str(), arg_required_else_help = true, after_help = CONFIG_HELP)]
 pub struct Cli {
+    /// Download nothing: models by name must be in the cache (as HF_HUB_OFFLINE=1)
+    #[arg(long, global = true)]
+    pub offline: bool,
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
 }
+
+const CONFIG_HELP: &str = "\
+A model is a folder or file; ORG/REPO or ORG/REPO:QUANT of the Hugging Face hub, which is downloaded unless it is in the cache;
+or demo, which is built in. A flag such as --prefill-chunk may also be given as OUTPOUR_PREFILL_CHUNK, or as prefill-chunk in
+$XDG_CONFIG_HOME/outpour/config.toml (~/.config/outpour/config.toml).";
 
 /// What to do.
 #[derive(Subcommand)]
@@ -68,6 +78,18 @@ pub enum Verb {
     Pack(PackArgs),
     /// Compare every byte of a pack with its checksums, of a download with the hub's hashes
     Verify(VerifyArgs),
+    /// Download a model from the Hugging Face hub, or go on with it, or get its newest version
+    Pull(PullArgs),
+    /// List the models in the Hugging Face cache
+    Ls(LsArgs),
+    /// Remove a model from the Hugging Face cache
+    Rm(RmArgs),
+    /// Start Claude Code, Codex or opencode with a model that is served here
+    Launch(LaunchArgs),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
+    /// Print the manual page
+    Man(ManArgs),
     /// Print docs/cli.md
     #[command(hide = true)]
     CliPage,
@@ -76,7 +98,7 @@ pub enum Verb {
 /// `inspect`.
 #[derive(Args)]
 pub struct InspectArgs {
-    /// Folder of the model, or demo: the one that is built in; or a config.json alone, before any download
+    /// The model: a folder or file, ORG/REPO[:QUANT], or demo; or a config.json alone, before any download
     pub model: PathBuf,
     /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]
     #[arg(long, value_name = "FORMAT")]
@@ -89,7 +111,8 @@ pub struct InspectArgs {
 /// `plan`.
 #[derive(Args)]
 pub struct PlanArgs {
-    /// Folder of the model, or demo; or a config.json alone, for an estimate before any download
+    /// The model: a folder or file, ORG/REPO[:QUANT], of which headers are enough, or demo; or a config.json alone, for an
+    /// estimate
     pub model: PathBuf,
     /// What the drive gives in a second, as 2.5G [default: what `doctor` measured, else measured for two
     /// seconds with the model's experts, or with a temporary file of 512 MiB]
@@ -122,7 +145,7 @@ pub struct PlanArgs {
 /// `logits`.
 #[derive(Args)]
 pub struct LogitsArgs {
-    /// Folder of the model, or demo: the one that is built in
+    /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,
     /// Token ids, separated by commas
     #[arg(long, value_name = "1,2,3", value_delimiter = ',', required = true, allow_negative_numbers = true)]
@@ -144,7 +167,7 @@ pub struct LogitsArgs {
 /// `tokenize`.
 #[derive(Args)]
 pub struct TokenizeArgs {
-    /// Folder of the model, or demo: the one that is built in
+    /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,
     /// The text [default: read from standard input]
     pub text: Option<String>,

@@ -13,10 +13,8 @@ use outpour_store::slab::page_out;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use crate::args::Verb;
-
 /// What the model is called, wherever a model is named. A folder of this name is `./demo`.
-const NAME: &str = "demo";
+pub const NAME: &str = "demo";
 const HELDOUT: &str = "heldout.jsonl";
 /// `sha256sum` of the parts, as it writes it.
 const SUMS: &str = include_str!("../../../demo/SHA256SUMS");
@@ -29,33 +27,6 @@ const PARTS: [(&str, &[u8]); 7] = [
     ("model.safetensors", include_bytes!("../../../demo/model/model.safetensors")),
     (HELDOUT, include_bytes!("../../../demo/heldout.jsonl")),
 ];
-
-/// Puts the folder of the built-in model wherever a verb names it.
-///
-/// # Errors
-/// As [`folder`].
-pub fn resolve(verb: &mut Verb) -> Result<()> {
-    let named: Vec<&mut PathBuf> = match verb {
-        Verb::Run(args) => vec![&mut args.model],
-        Verb::Chat(args) => vec![&mut args.model],
-        Verb::Serve(args) => vec![&mut args.model],
-        Verb::Batch(args) => vec![&mut args.model],
-        Verb::Inspect(args) => vec![&mut args.model],
-        Verb::Plan(args) => vec![&mut args.model],
-        Verb::Logits(args) => vec![&mut args.model],
-        Verb::Tokenize(args) => vec![&mut args.model],
-        Verb::Bench(args) => vec![&mut args.model],
-        Verb::Doctor(args) => args.model.iter_mut().collect(),
-        Verb::Eval(args) => std::iter::once(&mut args.model).chain(&mut args.against).collect(),
-        Verb::Pack(args) => vec![&mut args.model],
-        Verb::Verify(args) => vec![&mut args.model],
-        Verb::Demo(_) | Verb::Synth(_) | Verb::Routes(_) | Verb::CliPage => Vec::new(),
-    };
-    for path in named.into_iter().filter(|path| path.as_path() == Path::new(NAME)) {
-        *path = folder()?;
-    }
-    Ok(())
-}
 
 /// The model's folder, laid out and verified.
 ///

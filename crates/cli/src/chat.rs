@@ -100,6 +100,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
 /// Ctrl-C stops the answer under way. Other signals end the program: after the answer, which is kept; at once where none is
 /// under way, or when they come again.
 fn catch_signals() -> Result<()> {
+    term::overhear_interrupts();
     let settings = Settings::now();
     term::catch_signals(move |signal| {
         let at_prompt = AT_PROMPT.load(Ordering::Relaxed);

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::args::InspectArgs;
 use crate::outline::Outline;
-use crate::{model, term};
+use crate::{model, names, term};
 
 /// Shows a model, or what its config says that it will be.
 ///
@@ -38,7 +38,7 @@ fn report(model: &Path, inspection: &Inspection, estimated: bool) -> Result<Valu
     let (parameters, read_bytes) = inspection.parameters()?;
     let state = inspection.model().state_layout();
     Ok(json!({
-        "model": model,
+        "model": names::called(checkpoint.dir()).map_or_else(|| json!(model), Value::from),
         "estimated": estimated,
         "family": facts.family,
         "architectures": checkpoint.config().get("architectures"),

@@ -8,18 +8,23 @@ mod bench;
 mod builtin;
 mod chat;
 mod cli_page;
+mod config;
 mod demo;
 mod doctor;
 mod eval;
 mod generation;
 mod gguf_text;
 mod inspect;
+mod launch;
 mod logits;
+mod manual;
 mod model;
+mod names;
 mod npy;
 mod outline;
 mod pack;
 mod plan;
+mod pull;
 mod routes;
 mod run;
 mod serve;
@@ -34,23 +39,30 @@ mod watch;
 use std::process::ExitCode;
 
 use args::{Cli, RoutesVerb, Verb};
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use outpour_engine::EngineError;
+use outpour_hub::HubError;
 use outpour_store::StoreError;
 
 fn main() -> ExitCode {
-    let mut cli = match Cli::try_parse() {
+    let command = match config::configured(Cli::command()) {
+        Ok(command) => command,
+        Err(error) => return fail(&error),
+    };
+    let parsed = command.clone().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let Cli { offline, mut verb } = match parsed {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    let done = builtin::resolve(&mut cli.verb).and_then(|()| match cli.verb {
+    // What is not in the cache is described by outlines until the end.
+    let done = names::resolve(&mut verb, offline).and_then(|outlines| match verb {
         Verb::Run(args) => run::run(&args),
         Verb::Chat(args) => chat::chat(&args),
         Verb::Serve(args) => serve::serve(&args),
         Verb::Batch(args) => batch::batch(&args),
         Verb::Demo(args) => demo::demo(&args),
         Verb::Inspect(args) => inspect::inspect(&args),
-        Verb::Plan(args) => plan::plan(&args),
+        Verb::Plan(args) => plan::plan(&args, !outlines.is_empty()),
         Verb::Logits(args) => logits::logits(&args),
         Verb::Tokenize(args) => tokenize::tokenize(&args),
         Verb::Bench(args) => bench::bench(&args),
@@ -60,15 +72,20 @@ fn main() -> ExitCode {
         Verb::Eval(args) => eval::eval(&args),
         Verb::Pack(args) => pack::pack(&args),
         Verb::Verify(args) => verify::verify(&args),
+        Verb::Pull(args) => pull::pull(&args, offline),
+        Verb::Ls(args) => pull::ls(&args),
+        Verb::Rm(args) => pull::rm(&args),
+        Verb::Launch(args) => launch::launch(&args),
+        Verb::Completions(args) => manual::completions(&args, command),
+        Verb::Man(args) => manual::man(&args, command),
         Verb::CliPage => cli_page::show(),
     });
-    match done {
-        Ok(code) => code,
-        Err(error) => {
-            term::note(&format!("outpour: {}", term::one_line(&message(&error))));
-            ExitCode::from(exit_code(&error))
-        }
-    }
+    done.unwrap_or_else(|error| fail(&error))
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    term::note(&format!("outpour: {}", term::one_line(&message(error))));
+    ExitCode::from(exit_code(error))
 }
 
 /// Help and version as clap shows them; an error in one line.
@@ -83,7 +100,8 @@ fn usage(error: &clap::Error) -> ExitCode {
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty() && !line.starts_with("Usage:"));
     let line = lines.collect::<Vec<_>>().join(" ");
     let line = line.strip_prefix("error: ").unwrap_or(&line);
-    term::note(&format!("outpour: {}; `outpour help` lists verbs and flags", term::one_line(line)));
+    let source = config::source_of(line).map_or_else(String::new, |source| format!(" ({source})"));
+    term::note(&format!("outpour: {}{source}; `outpour help` lists verbs and flags", term::one_line(line)));
     ExitCode::from(2)
 }
 
@@ -100,6 +118,17 @@ fn message(error: &anyhow::Error) -> String {
 fn exit_code(error: &anyhow::Error) -> u8 {
     if matches!(error.downcast_ref(), Some(EngineError::Cancelled)) {
         return term::INTERRUPTED;
+    }
+    match error.downcast_ref() {
+        Some(HubError::Stopped) => return term::INTERRUPTED,
+        Some(
+            HubError::Network { .. }
+            | HubError::Status { .. }
+            | HubError::TooMany { .. }
+            | HubError::WrongHash { .. }
+            | HubError::Full { .. },
+        ) => return 1,
+        _ => {}
     }
     let store = error.chain().find_map(|cause| match cause.downcast_ref::<EngineError>() {
         Some(EngineError::Store(store)) => Some(store),

@@ -21,11 +21,11 @@ use crate::{model, term};
 /// How long computing a token, and a prompt, is rehearsed.
 const REHEARSAL_TIME: Duration = Duration::from_millis(800);
 
-/// Shows the plan.
+/// Shows the plan. Of a model of which there are `headers_only`, the drive is measured with other bytes.
 ///
 /// # Errors
 /// When the memory is too small: one line with the minimum and what uses it.
-pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
+pub fn plan(args: &PlanArgs, headers_only: bool) -> Result<ExitCode> {
     check(args)?;
     term::catch_interrupt()?;
     let outline = Outline::of(&args.model, args.format)?;
@@ -40,7 +40,7 @@ pub fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let mut options = model::options(&args.load, inspection.checkpoint())?;
     options.beside += model::states_bytes(&args.states, &inspection);
     let plan = inspection.plan(&options)?;
-    let (drive, drive_from) = drive(args, &inspection, outline.is_some())?;
+    let (drive, drive_from) = drive(args, &inspection, headers_only || outline.is_some())?;
     term::note("Rehearsing this model's computing on this machine, without its weights, for some seconds.");
     let extent = rehearsal::Extent {
         prompt_tokens: args.prompt,

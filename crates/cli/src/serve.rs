@@ -13,7 +13,7 @@ use outpour_store::plan::Plan;
 use outpour_store::slab;
 
 use crate::args::{LoadArgs, SamplingArgs, ServeArgs};
-use crate::{model, term};
+use crate::{model, names, term};
 
 /// Serves until the process is told to end.
 ///
@@ -28,7 +28,7 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
     let plan = inspection.plan(&options)?;
     let served = served(&inspection, &plan, args.name.clone())?;
     let access = Access {
-        api_key: args.api_key.clone().or_else(|| std::env::var("OUTPOUR_API_KEY").ok()).filter(|key| !key.is_empty()),
+        api_key: args.api_key.clone().filter(|key| !key.is_empty()),
         hosts: vec![args.host.clone()],
         origins: args.cors.clone(),
     };
@@ -48,7 +48,7 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The text side of a model; clients call it `name`, or as its folder is called.
+/// The text side of a model; clients call it `name`, or as the hub does, or as its folder is called.
 ///
 /// # Errors
 /// When its tokenizer or template is missing or damaged.
@@ -58,7 +58,7 @@ pub fn served(inspection: &Inspection, plan: &Plan, name: Option<String>) -> Res
     let folder = folder.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned());
     let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
     Ok(Model {
-        name: name.unwrap_or(folder),
+        name: name.or_else(|| names::called(dir)).unwrap_or(folder),
         stop_tokens: model::stop_tokens(inspection, &tokenizer)?,
         template: model::template(inspection.checkpoint(), &tokenizer)?,
         tokenizer: Arc::new(tokenizer),

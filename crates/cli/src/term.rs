@@ -40,13 +40,20 @@ pub fn catch_signals(mut on: impl FnMut(c_int) + Send + 'static) -> anyhow::Resu
     Ok(())
 }
 
+/// Whether Ctrl-C is handled elsewhere.
+static OVERHEARD: AtomicBool = AtomicBool::new(false);
+
 /// Makes Ctrl-C stop the work and not the process; a second one ends it at once.
 ///
 /// # Errors
 /// As [`catch_signals`].
 pub fn catch_interrupt() -> anyhow::Result<()> {
+    static CAUGHT: AtomicBool = AtomicBool::new(false);
+    if CAUGHT.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
     catch_signals(|_| {
-        if stop() {
+        if !OVERHEARD.load(Ordering::Relaxed) && stop() {
             std::process::exit(INTERRUPTED.into());
         }
     })
@@ -60,6 +67,20 @@ pub fn stop() -> bool {
 /// Forgets that work was stopped: other work begins.
 pub fn go_on_again() {
     STOPPED.store(false, Ordering::Relaxed);
+}
+
+/// From now on [`catch_interrupt`] does nothing on Ctrl-C: others handle it.
+pub fn overhear_interrupts() {
+    OVERHEARD.store(true, Ordering::Relaxed);
+}
+
+/// Leaves Ctrl-C to the program that was started in this terminal.
+///
+/// # Errors
+/// As [`catch_interrupt`].
+pub fn leave_interrupts() -> anyhow::Result<()> {
+    overhear_interrupts();
+    catch_interrupt()
 }
 
 /// Whether the user pressed Ctrl-C.
@@ -203,6 +224,44 @@ impl WriteProgress {
     }
 }
 
+/// A model on its way from the hub.
+pub struct DownloadProgress {
+    bar: ProgressBar,
+    began: Instant,
+}
+
+impl DownloadProgress {
+    /// Begins.
+    pub fn start() -> Self {
+        DownloadProgress { bar: bar(1, "downloading [{bar:16}] {msg}"), began: Instant::now() }
+    }
+
+    /// How far it is. Breaks off after Ctrl-C.
+    pub fn show(&self, progress: outpour_hub::Progress) -> ControlFlow<()> {
+        let outpour_hub::Progress { there, fetched, total } = progress;
+        let speed = fetched as f64 / self.began.elapsed().as_secs_f64().max(1e-6);
+        let left = (total.saturating_sub(there) as f64 / speed.max(1.0)) as u64;
+        self.bar.set_length(total);
+        self.bar.set_position(there);
+        self.bar.set_message(format!(
+            "{} of {}, {:.1} MB/s, {}:{:02}:{:02} left",
+            Bytes(there),
+            Bytes(total),
+            speed / 1e6,
+            left / 3600,
+            left / 60 % 60,
+            left % 60
+        ));
+        go_on()
+    }
+
+    /// Removes the line; gives the time it took, in seconds.
+    pub fn finish(self) -> f64 {
+        self.bar.finish_and_clear();
+        self.began.elapsed().as_secs_f64()
+    }
+}
+
 /// Steps of some length, one after the other, with the one under way shown.
 pub struct Steps {
     bar: ProgressBar,
@@ -211,7 +270,12 @@ pub struct Steps {
 impl Steps {
     /// Begins.
     pub fn start() -> Self {
-        Steps { bar: bar(1, "measuring {msg}") }
+        Steps::start_of("measuring")
+    }
+
+    /// Begins something else.
+    pub fn start_of(what: &'static str) -> Self {
+        Steps { bar: bar(1, "{prefix} {msg}").with_prefix(what) }
     }
 
     /// What comes next. Breaks off after Ctrl-C.

@@ -60,6 +60,7 @@ fn read(fields: &Fields) -> Result<Chat, ApiError> {
         read_message(message, &format!("messages[{i}]"), &mut messages)?;
     }
     join_system(&mut messages);
+    say_later_systems(&mut messages);
     let mut chat = Chat { messages, tools: tools(fields)?, ..Chat::default() };
     if let Some(thinking) = fields.value("thinking") {
         let thinking = Fields::of(thinking, "thinking")?;
@@ -70,6 +71,30 @@ fn read(fields: &Fields) -> Result<Chat, ApiError> {
     read_form(fields, &mut chat)?;
     chat.kwargs.extend(fields.object("chat_template_kwargs")?.cloned().unwrap_or_default());
     Ok(chat)
+}
+
+/// Makes system messages in the middle of a conversation part of what the user says: Claude Code sends such since version 2.1 (the beta
+/// `mid-conversation-system`), and most templates refuse them. Marked as it marked them before.
+fn say_later_systems(messages: &mut Vec<Value>) {
+    let leading = messages.iter().take_while(|message| message["role"] == "system").count();
+    let mut made = false;
+    for mut message in messages.split_off(leading) {
+        let system = message["role"] == "system";
+        if system {
+            let text = message["content"].as_str().unwrap_or_default();
+            message = json!({"role": "user", "content": format!("<system-reminder>\n{text}\n</system-reminder>")});
+        }
+        let joins = (system || made) && message["role"] == "user";
+        match messages.last_mut().filter(|last| joins && last["role"] == "user") {
+            Some(last) => {
+                let [said, more] =
+                    [&last["content"], &message["content"]].map(|text| text.as_str().unwrap_or_default());
+                last["content"] = format!("{said}\n{more}").into();
+            }
+            None => messages.push(message),
+        }
+        made = system;
+    }
 }
 
 fn system_text(fields: &Fields) -> Result<Option<String>, ApiError> {
@@ -343,5 +368,34 @@ impl Writer {
         let delta = json!({"stop_reason": reason, "stop_sequence": sequence});
         out.event("message_delta", &json!({"type": "message_delta", "delta": delta, "usage": usage})).await?;
         out.event("message_stop", &json!({"type": "message_stop"})).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn system_messages_in_the_middle_are_said_by_the_user() {
+        let text = |role: &str, content: &str| json!({"role": role, "content": content});
+        let mut messages = vec![
+            text("system", "a"),
+            text("user", "b"),
+            text("system", "c"),
+            text("assistant", "d"),
+            text("system", "e"),
+            text("user", "f"),
+            text("user", "g"),
+        ];
+        say_later_systems(&mut messages);
+        let reminder = |text: &str| format!("<system-reminder>\n{text}\n</system-reminder>");
+        let expected = [
+            text("system", "a"),
+            text("user", &format!("b\n{}", reminder("c"))),
+            text("assistant", "d"),
+            text("user", &format!("{}\nf", reminder("e"))),
+            text("user", "g"),
+        ];
+        assert_eq!(messages, expected);
     }
 }

@@ -356,7 +356,13 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     if value.is_object() { Ok(value) } else { Err(malformed("is not a JSON object; download it again".into())) }
 }
 
-type Listed = Vec<(String, String)>;
+/// Tensors, and the shards that they lie in.
+pub type Listed = Vec<(String, String)>;
+
+/// Whether a folder holds `config.json` and every safetensors file of the model; their bytes are not looked at.
+pub fn is_whole(dir: &Path) -> bool {
+    dir.join("config.json").exists() && weight_files(dir).is_ok()
+}
 
 /// The weight files' names, and the index's tensor → file entries where there is an index.
 fn weight_files(dir: &Path) -> Result<(Vec<String>, Listed)> {
@@ -372,9 +378,24 @@ fn weight_files(dir: &Path) -> Result<(Vec<String>, Listed)> {
         }
         return Ok((vec![single.to_owned()], Vec::new()));
     }
-    let index = read_json(&index_path)?;
+    let (names, listed) = shards(&index_path)?;
+    let missing: Vec<&String> = names.iter().filter(|name| !dir.join(name).exists()).collect();
+    if let Some(first) = missing.first() {
+        let problem = format!("is missing ({} of {} shards are); download it again", missing.len(), names.len());
+        return Err(malformed(&dir.join(first), problem));
+    }
+    Ok((names, listed))
+}
+
+/// The shards that a `model.safetensors.index.json` names, and its tensor → shard entries.
+///
+/// # Errors
+/// When it is no such file, or a shard's name is no file name.
+pub fn shards(index_path: &Path) -> Result<(Vec<String>, Listed)> {
+    let malformed = |problem: String| StoreError::Malformed { path: index_path.to_owned(), problem };
+    let index = read_json(index_path)?;
     let Some(map) = index.get("weight_map").and_then(Value::as_object) else {
-        return Err(malformed(&index_path, "has no weight_map; download the file again".into()));
+        return Err(malformed("has no weight_map; download the file again".into()));
     };
     let mut listed = Vec::with_capacity(map.len());
     for (tensor, shard) in map {
@@ -383,21 +404,15 @@ fn weight_files(dir: &Path) -> Result<(Vec<String>, Listed)> {
                 listed.push((tensor.clone(), name.to_owned()));
             }
             _ => {
-                return Err(malformed(
-                    &index_path,
-                    format!("weight_map places {tensor} in {shard}, which is no file name; download the file again"),
-                ));
+                return Err(malformed(format!(
+                    "weight_map places {tensor} in {shard}, which is no file name; download the file again"
+                )));
             }
         }
     }
     let mut names: Vec<String> = listed.iter().map(|(_, shard)| shard.clone()).collect();
     names.sort();
     names.dedup();
-    let missing: Vec<&String> = names.iter().filter(|name| !dir.join(name).exists()).collect();
-    if let Some(first) = missing.first() {
-        let problem = format!("is missing ({} of {} shards are); download it again", missing.len(), names.len());
-        return Err(malformed(&dir.join(first), problem));
-    }
     Ok((names, listed))
 }
 

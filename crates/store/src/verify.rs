@@ -114,21 +114,64 @@ fn name_of(file: &PackFile, record: usize, offset: u64) -> String {
 
 /// A hash that the hub gives of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum HubHash {
+pub enum HubHash {
     /// Of files in large storage.
     Sha256(String),
     /// Of small files: git's name of a blob.
     Git(String),
 }
 
+/// A [`HubHash`] that is being computed.
+#[derive(Clone)]
+pub enum Hasher {
+    /// SHA-256 of the bytes.
+    Sha256(Sha256),
+    /// SHA-1 of git's header of a blob, and the bytes.
+    Git(Sha1),
+}
+
+impl Hasher {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Hasher::Sha256(digest) => digest.update(bytes),
+            Hasher::Git(digest) => digest.update(bytes),
+        }
+    }
+
+    /// The hash of everything taken.
+    pub fn finish(self) -> HubHash {
+        match self {
+            Hasher::Sha256(digest) => HubHash::Sha256(hex(&digest.finalize())),
+            Hasher::Git(digest) => HubHash::Git(hex(&digest.finalize())),
+        }
+    }
+}
+
 impl HubHash {
-    fn parse(text: &str) -> Option<HubHash> {
+    /// 64 or 40 hexadecimal digits, in quotation marks or not.
+    pub fn parse(text: &str) -> Option<HubHash> {
         let text = text.trim().trim_matches('"').to_ascii_lowercase();
         let hex = text.bytes().all(|digit| digit.is_ascii_hexdigit());
         match text.len() {
             64 if hex => Some(HubHash::Sha256(text)),
             40 if hex => Some(HubHash::Git(text)),
             _ => None,
+        }
+    }
+
+    /// The digits: the hub's cache names a file's blob so.
+    pub fn digits(&self) -> &str {
+        match self {
+            HubHash::Sha256(digits) | HubHash::Git(digits) => digits,
+        }
+    }
+
+    /// Begins the same hash, of a file of so many bytes.
+    pub fn begin(&self, bytes: u64) -> Hasher {
+        match self {
+            HubHash::Sha256(_) => Hasher::Sha256(Sha256::new()),
+            HubHash::Git(_) => Hasher::Git(Sha1::new_with_prefix(format!("blob {bytes}\0"))),
         }
     }
 
@@ -148,13 +191,16 @@ impl HubHash {
     /// Whether the file's bytes have this hash. `tick` is told bytes as they are read, and may break off: then the answer is
     /// an error.
     fn fits(&self, file: &SourceFile, tick: Tick) -> io::Result<bool> {
-        match self {
-            HubHash::Sha256(hash) => Ok(hex(&digest(Sha256::new(), file, tick)?) == *hash),
-            HubHash::Git(hash) => {
-                let begun = Sha1::new_with_prefix(format!("blob {}\0", file.bytes()));
-                Ok(hex(&digest(begun, file, tick)?) == *hash)
+        let (mut hasher, mut memory, mut offset) = (self.begin(file.bytes()), Aligned::new(file.align()), 0);
+        while offset < file.bytes() {
+            let bytes = (file.bytes() - offset).min(BLOCK_BYTES as u64);
+            hasher.update(file.read(offset, bytes as usize, &mut memory)?);
+            offset += bytes;
+            if tick(bytes).is_break() {
+                return Err(io::ErrorKind::Interrupted.into());
             }
         }
+        Ok(hasher.finish() == *self)
     }
 }
 
@@ -163,20 +209,6 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 type Tick<'a> = &'a dyn Fn(u64) -> ControlFlow<()>;
-
-fn digest<D: Digest>(mut digest: D, file: &SourceFile, tick: Tick) -> io::Result<Vec<u8>> {
-    let mut memory = Aligned::new(file.align());
-    let mut offset = 0;
-    while offset < file.bytes() {
-        let bytes = (file.bytes() - offset).min(BLOCK_BYTES as u64);
-        digest.update(file.read(offset, bytes as usize, &mut memory)?);
-        offset += bytes;
-        if tick(bytes).is_break() {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-    }
-    Ok(digest.finalize().to_vec())
-}
 
 /// Compares every file in the folder `dir` with what the hub said of it, where it left that. `progress` as in [`pack`].
 ///

@@ -10,7 +10,7 @@ use super::{LoadArgs, SamplingArgs, StateArgs};
 /// `run`.
 #[derive(Args)]
 pub struct RunArgs {
-    /// Folder of the model, or demo: the one that is built in
+    /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,
     /// The prompt [default: read from standard input]
     pub prompt: Option<String>,
@@ -92,7 +92,7 @@ No shell sees the command. \"stdin\": \"json\" gives it the arguments as JSON, \
     after_help = "The same memory, --ram, holds the server too. To end it, press Ctrl-C: answers under way are finished."
 )]
 pub struct ServeArgs {
-    /// Folder of the model, or demo: the one that is built in
+    /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,
     /// Flags of loading.
     #[command(flatten)]
@@ -103,7 +103,7 @@ pub struct ServeArgs {
     /// Port to listen on; 0 takes any that is free
     #[arg(long, value_name = "N", default_value_t = 8420)]
     pub port: u16,
-    /// Answer only requests that bring this key; also as OUTPOUR_API_KEY, which other users of the machine do not see
+    /// Answer only requests that bring this key; as OUTPOUR_API_KEY, other users of the machine do not see it
     #[arg(long, value_name = "KEY")]
     pub api_key: Option<String>,
     /// Let web pages of this origin call, such as `https://chat.example`; may be given several times; * is all of them
@@ -124,7 +124,7 @@ pub struct ServeArgs {
 #[derive(Args)]
 #[command(after_help = BATCH_HELP)]
 pub struct BatchArgs {
-    /// Folder of the model, or demo: the one that is built in
+    /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,
     /// The prompts, as lines of JSON
     #[arg(value_name = "FILE.jsonl")]

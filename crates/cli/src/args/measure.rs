@@ -11,7 +11,7 @@ use super::LoadArgs;
 /// `bench`.
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Folder of the model, or demo: the one that is built in
+    /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,
     /// Measure prompts of N tokens; several, separated by commas
     #[arg(short = 'p', long, value_name = "N", value_delimiter = ',', default_value = "512")]
@@ -158,7 +158,7 @@ pub struct DoctorArgs {
 #[derive(Args)]
 #[command(after_help = EVAL_HELP)]
 pub struct EvalArgs {
-    /// Folder of the model, or demo: the one that is built in
+    /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,
     /// Perplexity of a text; may be given several times
     #[arg(long, value_name = "FILE")]

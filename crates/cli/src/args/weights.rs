@@ -39,7 +39,7 @@ pub struct SynthArgs {
 /// `pack`.
 #[derive(Args)]
 pub struct PackArgs {
-    /// Folder of the model, or demo: the one that is built in
+    /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,
     /// The folder to pack it into: new, or of the same pack that was broken off
     pub out: PathBuf,
@@ -87,6 +87,6 @@ impl AffineArg {
 /// `verify`.
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// Folder of the model, or demo: the one that is built in
+    /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,
 }

@@ -24,7 +24,7 @@ use super::{Checkpoint, Gguf, StoredType, TensorInfo, check_overlap, copies};
 use crate::read::whole::WholeFile;
 use crate::{Result, StoreError};
 use cursor::Cursor;
-pub use files::find;
+pub use files::{find, is_gguf, split};
 
 /// More entries, and more tensors, than any file has.
 const ENTRIES_MAX: u64 = 1 << 16;
@@ -60,6 +60,8 @@ pub struct Header {
     pub metadata: Metadata,
     /// Its tensors.
     pub tensors: Vec<(String, Entry)>,
+    /// Bytes before the data.
+    pub bytes: u64,
 }
 
 impl Metadata {
@@ -136,7 +138,7 @@ impl Checkpoint {
         let mut checkpoint = Checkpoint { dir, config: Value::Null, pack: None, gguf: None, files, tensors };
         let mut claimed = None;
         for (part, path) in paths.iter().enumerate() {
-            let Header { metadata, tensors } = read_header(path)?;
+            let Header { metadata, tensors, .. } = read_header(path)?;
             let number = |key| metadata.number(key);
             let (of, index) = (number("split.count").unwrap_or(1).max(1), number("split.no").unwrap_or(0));
             if (of, index) != (paths.len() as u64, part as u64) {
@@ -171,12 +173,20 @@ impl Checkpoint {
 /// One line that names file and key or tensor: another version, a count or length that the file cannot hold, a tensor whose
 /// range leaves the file, overlaps another, or is not of whole blocks.
 pub fn read_header(path: &Path) -> Result<Header> {
+    read_header_of(path, &|_| Ok(()))
+}
+
+/// [`read_header`] of a file whose bytes arrive as they are asked for: `arrive` is told up to where they must be there.
+///
+/// # Errors
+/// As [`read_header`], and those of `arrive`.
+pub fn read_header_of(path: &Path, arrive: &dyn Fn(u64) -> Result<()>) -> Result<Header> {
     let malformed = |problem: String| StoreError::Malformed { path: path.to_owned(), problem };
     let file = WholeFile::open(path)?;
     if file.bytes() > FILE_BYTES_MAX {
         return Err(malformed(format!("is {} bytes long, which no model's file is", file.bytes())));
     }
-    let mut cursor = Cursor::new(&file, path, 0);
+    let mut cursor = Cursor::new(&file, path, 0).arriving(arrive);
     if file.bytes() < 24 || cursor.bytes(4, "its first bytes")? != b"GGUF" {
         return Err(malformed("does not begin as a GGUF file does; download it again".into()));
     }
@@ -198,9 +208,9 @@ pub fn read_header(path: &Path) -> Result<Header> {
     for _ in 0..entries {
         read_entry(&mut cursor, &mut metadata)?;
     }
-    let tensors = read_tensors(&mut cursor, &metadata, tensors)?;
+    let (tensors, bytes) = read_tensors(&mut cursor, &metadata, tensors)?;
     check_overlap(&tensors).map_err(malformed)?;
-    Ok(Header { metadata, tensors })
+    Ok(Header { metadata, tensors, bytes })
 }
 
 fn read_entry(cursor: &mut Cursor, metadata: &mut Metadata) -> Result<()> {
@@ -245,7 +255,8 @@ fn read_entry(cursor: &mut Cursor, metadata: &mut Metadata) -> Result<()> {
     Ok(())
 }
 
-fn read_tensors(cursor: &mut Cursor, metadata: &Metadata, count: u64) -> Result<Vec<(String, Entry)>> {
+/// The tensors, and where the data begin.
+fn read_tensors(cursor: &mut Cursor, metadata: &Metadata, count: u64) -> Result<(Vec<(String, Entry)>, u64)> {
     let mut raw = Vec::new();
     for _ in 0..count {
         let name = cursor.text("a tensor's name")?;
@@ -266,7 +277,7 @@ fn read_tensors(cursor: &mut Cursor, metadata: &Metadata, count: u64) -> Result<
         let entry = check(&name, &dims, kind, offset, data_start, data_bytes).map_err(|why| cursor.malformed(why))?;
         Ok((name, entry))
     };
-    raw.into_iter().map(check).collect()
+    Ok((raw.into_iter().map(check).collect::<Result<_>>()?, data_start))
 }
 
 fn check(name: &str, dims: &[u64], kind: u32, offset: u64, start: u64, data_bytes: u64) -> Result<Entry, String> {

@@ -20,11 +20,20 @@ pub struct Cursor<'a> {
     at: u64,
     window: Vec<u8>,
     window_at: u64,
+    arrive: Option<Arrive<'a>>,
 }
+
+/// Sees to it that a file's bytes are there up to this one.
+type Arrive<'a> = &'a dyn Fn(u64) -> Result<()>;
 
 impl<'a> Cursor<'a> {
     pub fn new(file: &'a WholeFile<'a>, path: &'a Path, at: u64) -> Self {
-        Cursor { file, path, at, window: Vec::new(), window_at: 0 }
+        Cursor { file, path, at, window: Vec::new(), window_at: 0, arrive: None }
+    }
+
+    /// The same, of a file whose bytes arrive as they are asked for.
+    pub fn arriving(self, arrive: Arrive<'a>) -> Self {
+        Cursor { arrive: Some(arrive), ..self }
     }
 
     pub fn at(&self) -> u64 {
@@ -55,6 +64,7 @@ impl<'a> Cursor<'a> {
         }
         if self.at < self.window_at || self.at + len > self.window_at + self.window.len() as u64 {
             let read = len.max(WINDOW).min(self.rest());
+            self.arrive.map_or(Ok(()), |arrive| arrive(self.at + read))?;
             self.window = self.file.read_at(self.at, read as usize)?;
             self.window_at = self.at;
         }

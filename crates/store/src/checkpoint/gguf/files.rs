@@ -14,7 +14,8 @@ pub fn find(path: &Path) -> Result<Option<Vec<PathBuf>>> {
     file.filter(|file| file.exists()).map(|file| parts(&file)).transpose()
 }
 
-fn is_gguf(path: &Path) -> bool {
+/// Whether a file's name is that of a GGUF file.
+pub fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
@@ -42,7 +43,7 @@ fn only_model(dir: &Path) -> Result<Option<PathBuf>> {
 }
 
 /// `NAME-00002-of-00003.gguf` as (NAME, 2, 3).
-fn split(file: &str) -> Option<(&str, u32, u32)> {
+pub fn split(file: &str) -> Option<(&str, u32, u32)> {
     let stem = file.get(..file.len().checked_sub(5)?)?;
     let (rest, count) = stem.rsplit_once("-of-")?;
     let (name, number) = rest.rsplit_once('-')?;

@@ -1,0 +1,221 @@
+//! Where flags come from that are not given: `OUTPOUR_*` variables, then the configuration file, then the defaults of the program
+//! and the model. `--prefill-chunk` is `OUTPOUR_PREFILL_CHUNK`, and `prefill-chunk` in the file: for every verb that has the flag,
+//! or in a table of a verb's name for that verb alone.
+//!
+//! ```toml
+//! ram = "24G"
+//! [serve]
+//! port = 9000
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::builder::BoolishValueParser;
+use clap::{Arg, ArgAction, Command};
+use toml::{Table, Value};
+
+/// Largest file that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// `$XDG_CONFIG_HOME/outpour/config.toml`, or below `~/.config`.
+pub fn path() -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+    let dir = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute()).or_else(home)?;
+    Some(dir.join("outpour/config.toml"))
+}
+
+/// The program's flags, with what the file and variables say of them.
+///
+/// # Errors
+/// When the file is no TOML, or names what is no flag: one line with the file and the key.
+pub fn configured(command: Command) -> Result<Command> {
+    match path().filter(|path| path.exists()) {
+        None => with_file(command, &Table::new()),
+        Some(path) => {
+            read(&path).and_then(|table| with_file(command, &table)).with_context(|| path.display().to_string())
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Table> {
+    let bytes = outpour_store::read::whole::read_whole(path, FILE_BYTES_MAX)?;
+    let text = String::from_utf8(bytes).context("is not UTF-8 text; write it again")?;
+    text.parse::<Table>().map_err(|error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        anyhow::anyhow!("line {line} is no TOML: {}", error.message())
+    })
+}
+
+fn with_file(command: Command, file: &Table) -> Result<Command> {
+    let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+    for (key, value) in file {
+        let known = match value {
+            Value::Table(table) if verbs.contains(key) => {
+                let unknown = table.keys().find(|key| !command.get_subcommands().any(|verb| has_flag(verb, key)));
+                unknown.map_or(Ok(()), |unknown| Err(format!("[{key}] {unknown}")))
+            }
+            Value::Table(_) => Err(format!("[{key}]")),
+            _ if has_flag(&command, key) => Ok(()),
+            _ => Err(key.clone()),
+        };
+        if let Err(unknown) = known {
+            bail!("{unknown} is no flag; `outpour help VERB` lists the flags of a verb");
+        }
+    }
+    let mut command = fill(command, &|flag| file.get(flag).filter(|value| !value.is_table()))?;
+    for verb in verbs {
+        let own = file.get(&verb).and_then(Value::as_table);
+        let value =
+            |flag: &str| own.and_then(|own| own.get(flag)).or_else(|| file.get(flag).filter(|value| !value.is_table()));
+        let mut problem = None;
+        command = command.mut_subcommand(&verb, |verb| {
+            fill(verb.clone(), &value).unwrap_or_else(|error| {
+                problem = Some(error);
+                verb
+            })
+        });
+        if let Some(problem) = problem {
+            return Err(problem);
+        }
+    }
+    Ok(command)
+}
+
+/// Whether a command, or a verb of it, has a flag of this name.
+fn has_flag(command: &Command, name: &str) -> bool {
+    command.get_arguments().any(|arg| arg.get_long() == Some(name))
+        || command.get_subcommands().any(|verb| has_flag(verb, name))
+}
+
+/// A command whose flags have these values unless they are given.
+fn fill<'v>(command: Command, value: &dyn Fn(&str) -> Option<&'v Value>) -> Result<Command> {
+    let mut problem = None;
+    let mut filled = command.mut_args(|arg| {
+        fill_one(arg.clone(), value).unwrap_or_else(|error| {
+            problem = Some(error);
+            arg
+        })
+    });
+    let verbs: Vec<String> = filled.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+    for verb in verbs {
+        filled = filled.mut_subcommand(verb, |verb| {
+            fill(verb.clone(), value).unwrap_or_else(|error| {
+                problem = Some(error);
+                verb
+            })
+        });
+    }
+    problem.map_or(Ok(filled), Err)
+}
+
+fn fill_one<'v>(arg: Arg, value: &dyn Fn(&str) -> Option<&'v Value>) -> Result<Arg> {
+    let Some(flag) = arg.get_long().map(str::to_owned) else { return Ok(arg) };
+    if ["help", "version"].contains(&flag.as_str()) {
+        return Ok(arg);
+    }
+    // Mentioned once, in the help of all verbs.
+    let mut arg = arg.env(variable(&flag)).hide_env(true);
+    if matches!(arg.get_action(), ArgAction::SetTrue) {
+        arg = arg.value_parser(BoolishValueParser::new());
+    }
+    match value(&flag) {
+        None => Ok(arg),
+        Some(value) => {
+            let texts = texts(value)
+                .with_context(|| format!("{flag}: is neither text, number nor switch, nor a list of them"))?;
+            Ok(arg.required(false).default_values(texts).hide_default_value(true))
+        }
+    }
+}
+
+/// The variable of a flag.
+pub fn variable(flag: &str) -> String {
+    format!("OUTPOUR_{}", flag.to_ascii_uppercase().replace('-', "_"))
+}
+
+fn texts(value: &Value) -> Option<Vec<String>> {
+    match value {
+        Value::String(text) => Some(vec![text.clone()]),
+        Value::Integer(number) => Some(vec![number.to_string()]),
+        Value::Float(number) => Some(vec![number.to_string()]),
+        Value::Boolean(switch) => Some(vec![switch.to_string()]),
+        Value::Array(values) => values.iter().map(texts).collect::<Option<Vec<_>>>().map(|texts| texts.concat()),
+        Value::Datetime(_) | Value::Table(_) => None,
+    }
+}
+
+/// Where the value of a flag that a message complains of came from, if it was not given in the call.
+pub fn source_of(message: &str) -> Option<String> {
+    let flag = message.split("'--").nth(1)?.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next()?;
+    let given =
+        std::env::args().any(|arg| arg.strip_prefix("--").is_some_and(|arg| arg.split('=').next() == Some(flag)));
+    if given {
+        return None;
+    }
+    if std::env::var_os(variable(flag)).is_some() {
+        return Some(format!("in {}", variable(flag)));
+    }
+    path().filter(|path| path.exists()).map(|path| format!("in {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, FromArgMatches};
+
+    use super::*;
+    use crate::args::{Cli, Verb};
+
+    fn parse(file: &str, args: &[&str]) -> Result<Cli, String> {
+        let table = file.parse::<Table>().map_err(|error| error.to_string())?;
+        let command = with_file(Cli::command(), &table).map_err(|error| format!("{error:#}"))?;
+        let matches = command.try_get_matches_from(args).map_err(|error| error.to_string())?;
+        Cli::from_arg_matches(&matches).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_a_verbs_table_over_the_rest_of_it() {
+        let file = "ram = '2G'\nprecise = true\nctx = 77\ntemperature = 0.5\n[serve]\nport = 9000\nram = '3G'\ncors = ['http://a', 'http://b']\n";
+        let Verb::Serve(serve) = parse(file, &["outpour", "serve", "x"]).expect("flags").verb else { panic!() };
+        assert_eq!((serve.port, serve.load.ctx, serve.load.precise), (9000, Some(77), true));
+        assert_eq!(serve.load.ram.map(|ram| ram.0), Some(3 << 30));
+        assert_eq!(serve.cors, ["http://a", "http://b"]);
+        let Verb::Serve(serve) = parse(file, &["outpour", "serve", "x", "--port", "1", "--ctx=5"]).expect("flags").verb
+        else {
+            panic!()
+        };
+        assert_eq!((serve.port, serve.load.ctx), (1, Some(5)));
+        let Verb::Run(run) = parse(file, &["outpour", "run", "x", "--ram", "1G"]).expect("flags").verb else {
+            panic!()
+        };
+        assert_eq!((run.load.ram.map(|ram| ram.0), run.sampling.temperature), (Some(1 << 30), Some(0.5)));
+    }
+
+    #[test]
+    fn what_is_no_flag_is_refused_by_its_name() {
+        for (file, named) in [("rom = 1", "rom"), ("[serve]\nprot = 1", "[serve] prot"), ("[srv]\nport = 1", "[srv]")] {
+            let problem = parse(file, &["outpour", "serve", "x"]).err().expect("no flag");
+            assert!(problem.starts_with(named) && problem.contains("is no flag"), "{problem}");
+        }
+        assert!(parse("ram = 'much'", &["outpour", "serve", "x"]).err().expect("no amount").contains("--ram"));
+        assert!(
+            parse("ram = 2020-01-01", &["outpour", "serve", "x"]).err().expect("no amount").contains("ram: is neither")
+        );
+    }
+
+    #[test]
+    fn every_flag_takes_its_variable_and_its_key() {
+        let mut command = with_file(Cli::command(), &Table::new()).expect("no file");
+        command.build();
+        let mut flags = 0;
+        for verb in command.get_subcommands() {
+            for arg in verb.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
+                let Some(long) = arg.get_long() else { continue };
+                assert_eq!(arg.get_env().and_then(|name| name.to_str()), Some(variable(long).as_str()));
+                flags += 1;
+            }
+        }
+        assert!(flags > 100, "{flags}");
+        command.debug_assert();
+    }
+}

@@ -1,0 +1,147 @@
+//! A model's outline: files of the right names and sizes, of which only the headers are there, asked for by range. What
+//! reads nothing but headers finds the same in it as in the model.
+
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use outpour_store::StoreError;
+use outpour_store::checkpoint::gguf;
+use tempfile::TempDir;
+
+use crate::blob::Version;
+use crate::cache::io;
+use crate::choose::Choice;
+use crate::client::{Ask, Failure, begins_at, protocol};
+use crate::pull::{Tick, is_weights};
+use crate::{Hub, HubError, ModelName, RemoteFile, Result};
+
+/// Bytes asked for at first of a GGUF file, and of a safetensors file together with the length of its header.
+const FIRST_BYTES: u64 = 256 << 10;
+/// A header's bytes: the format of safetensors allows no more, and no GGUF file has more.
+const HEADER_BYTES_MAX: u64 = 256 << 20;
+
+/// A model without its weights, in a temporary folder that goes when this does.
+#[derive(Debug)]
+pub struct Outline {
+    /// What can be opened in the model's place.
+    pub path: PathBuf,
+    /// Bytes of the model's weights.
+    pub weights_bytes: u64,
+    /// Bytes of headers that were asked for.
+    pub header_bytes: u64,
+    _folder: TempDir,
+}
+
+impl Hub {
+    /// Makes an outline of the newest version of a model. Its small files are downloaded into the cache.
+    ///
+    /// # Errors
+    /// As [`Hub::pull`].
+    pub fn outline(&self, name: &ModelName, tick: Tick) -> Result<Outline> {
+        let stop = AtomicBool::new(false);
+        let listing = self.listing(name, &stop)?;
+        let choice = self.choose(name, &listing)?;
+        let version = Version { name: name.clone(), commit: listing.commit.clone() };
+        self.cache.prepare(name)?;
+        let files = match &choice {
+            Choice::Safetensors(paths) => self.small_files(&version, &listing, paths, tick)?,
+            Choice::Gguf(model) => self.remote_files(name, &listing, &model.parts, &stop)?,
+        };
+        let shards = self.shards(&version, &listing, &choice)?;
+        let folder = tempfile::Builder::new().prefix(".outpour-headers-").tempdir_in(&self.cache.dir);
+        let folder = folder.map_err(io(&self.cache.dir, "make a folder in"))?;
+        // The same names as in the cache, so that the model is called as it will be.
+        let snapshot = folder.path().join(name.folder()).join("snapshots").join(&listing.commit);
+        let (mut weights_bytes, mut header_bytes) = (0, 0);
+        for file in files.iter().chain(&shards) {
+            let path = snapshot.join(&file.path);
+            let parent = path.parent().unwrap_or(&snapshot);
+            fs::create_dir_all(parent).map_err(io(parent, "make the folder"))?;
+            if is_weights(&file.path) {
+                weights_bytes += file.bytes;
+                header_bytes += self.header(&version, file, &path, &stop)?;
+                if tick(crate::Progress { there: header_bytes, fetched: header_bytes, total: 0 }).is_break() {
+                    return Err(HubError::Stopped);
+                }
+            } else {
+                let blob =
+                    fs::canonicalize(self.cache.blob(name, &file.hash)).map_err(io(&path, "find the blob of"))?;
+                symlink(blob, &path).map_err(io(&path, "make the link"))?;
+            }
+        }
+        Ok(Outline { path: choice.opened(&snapshot), weights_bytes, header_bytes, _folder: folder })
+    }
+
+    /// Makes a file of the full size that holds the header, and nothing behind it; gives the bytes that were asked for.
+    fn header(&self, version: &Version, remote: &RemoteFile, path: &Path, stop: &AtomicBool) -> Result<u64> {
+        let file = File::create_new(path).map_err(io(path, "make"))?;
+        file.set_len(remote.bytes).map_err(io(path, "set aside"))?;
+        let there = Cell::new(0);
+        let arrive = |end: u64| self.arrive(version, remote, (&file, path), &there, end, stop);
+        if remote.path.ends_with(".gguf") {
+            let header = gguf::read_header_of(path, &|end| {
+                arrive(end).map_err(|error| match error {
+                    HubError::Store(error) => error,
+                    other => StoreError::Other(other.to_string()),
+                })
+            })?;
+            arrive(header.bytes.min(remote.bytes))?;
+            return Ok(there.get());
+        }
+        arrive(remote.bytes.min(8))?;
+        let mut length = [0; 8];
+        if remote.bytes >= 8 {
+            file.read_exact_at(&mut length, 0).map_err(io(path, "read"))?;
+        }
+        let header_bytes = u64::from_le_bytes(length);
+        // A length that makes no sense is left to who reads the header, and says so.
+        if header_bytes <= HEADER_BYTES_MAX {
+            arrive((8 + header_bytes).min(remote.bytes))?;
+        }
+        Ok(there.get())
+    }
+
+    /// Asks for a file's bytes up to `end`, and for as much again as is there, so that a long header takes few requests.
+    fn arrive(
+        &self,
+        version: &Version,
+        remote: &RemoteFile,
+        (file, path): (&File, &Path),
+        there: &Cell<u64>,
+        end: u64,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        let from = there.get();
+        if end <= from {
+            return Ok(());
+        }
+        if end > HEADER_BYTES_MAX {
+            let problem = format!("its header claims {end} bytes, more than any; it is damaged on the hub");
+            return Err(StoreError::Malformed { path: remote.path.clone().into(), problem }.into());
+        }
+        let end = end.max(from * 2).max(FIRST_BYTES).min(remote.bytes);
+        let url = self.client.file_url(&version.name, &version.commit, &remote.path);
+        let ask = || -> Result<Vec<u8>, Failure> {
+            use std::io::Read;
+            let response = self.client.ask(&url, Ask::Range(from, Some(end)))?;
+            if from > 0 && begins_at(&response, from, remote.bytes)? != from {
+                return Err(protocol(&self.client.host(), "the whole of a file where a part was asked for"));
+            }
+            let mut bytes = Vec::new();
+            let body = response.into_body().into_reader().take(end - from).read_to_end(&mut bytes);
+            let host = self.client.host();
+            body.map_err(|error| Failure::Network { host: host.clone(), why: error.to_string() })?;
+            if (bytes.len() as u64) < end - from {
+                return Err(Failure::Network { host, why: "the connection ended early".into() });
+            }
+            Ok(bytes)
+        };
+        let bytes = self.client.patiently(&version.name, stop, || ask().map_err(|failure| (failure, false)))?;
+        file.write_all_at(&bytes, from).map_err(io(path, "write"))?;
+        there.set(end);
+        Ok(())
+    }
+}
