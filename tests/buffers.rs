@@ -35,7 +35,7 @@ fn buffers_are_allocated_as_planned() {
             let before = allocated_bytes();
             let engine = engine(&model, &options, ReaderKind::Auto);
             let allocated = allocated_bytes() - before;
-            let fixed = line(&plan, "trunk") + plan.trunk.window() + line(&plan, "slab");
+            let fixed = line(&plan, "trunk") + plan.trunk.window() + plan.trunk.rows + line(&plan, "slab");
             let scratch = line(&plan, "scratch");
             // The scratch counts the host's copy of the logits and what a backend rounds activations into, which are
             // allocated apart.

@@ -411,8 +411,24 @@ impl Engine {
     }
 
     /// Token ids → residual stream.
-    pub(crate) fn embed(&self, batch: &Batch, stream: &Stream) {
-        self.model.embed(&*self.ops, batch, &stream.x);
+    ///
+    /// # Errors
+    /// When a row of the embedding cannot be read.
+    pub(crate) fn embed(&mut self, tokens: &[u32], x: &Tensor) -> Result<(), EngineError> {
+        if !self.experts.reads_rows() {
+            self.model.embed(&*self.ops, self.model.embedding(), tokens, x);
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < tokens.len() {
+            let count = self.experts.read_rows(&tokens[done..])?;
+            for (i, &token) in tokens.iter().enumerate().skip(done).take(count) {
+                let row = self.experts.row(token).expect("invariant: its row was read");
+                self.model.embed(&*self.ops, &row, &[0], &x.rows(i..i + 1));
+            }
+            done += count;
+        }
+        Ok(())
     }
 
     /// One layer of a batch; `Err(Cancelled)` when the observer stops it.

@@ -253,7 +253,8 @@ impl Stage {
     fn head(&mut self, batch: &Batch) -> f64 {
         let vocab = self.model.facts().vocab;
         let began = Instant::now();
-        self.model.embed(&*self.ops, batch, &self.scratch.prompt.x.rows(0..batch.len()));
+        let x = self.scratch.prompt.x.rows(0..batch.len());
+        self.model.embed(&*self.ops, self.model.embedding(), &batch.tokens, &x);
         let (x, logits) = (self.scratch.head_x.rows(0..1), self.scratch.logits.rows(0..1));
         self.ops.gather(&self.scratch.prompt.x, &[batch.len() as u32 - 1], &x);
         self.model.head(&*self.ops, &mut self.scratch.workspace, &x, &logits);
@@ -281,7 +282,7 @@ fn slab_plan(
 ) -> Result<Plan, EngineError> {
     let scratch = |chunk| Scratch::bytes(model, chunk);
     let sequence = |ctx, chunk| model.state_layout().slots(ctx, chunk);
-    let folded = TrunkNeeds { fixed: trunk, layers: Vec::new() };
+    let folded = TrunkNeeds { fixed: trunk, ..TrunkNeeds::default() };
     let needs = inspection.needs(options, folded, &scratch, &sequence);
     let experts: usize = needs
         .classes

@@ -142,7 +142,7 @@ impl Engine {
         let stream_before = self.experts.stats();
         self.lookahead.begin(true);
         self.read_known(0, batch)?;
-        self.embed(batch, &stream);
+        self.embed(&batch.tokens, &stream.x)?;
         for layer in 0..self.facts().layers {
             self.layer(layer, batch, &stream, observer)?;
         }
@@ -181,8 +181,8 @@ impl Engine {
         self.reserve(index, tokens).inspect_err(|_| self.scheduler.struck.push(index))?;
         self.push(&mut prefill.batch, index, tokens);
         (prefill.layers_done, prefill.time) = (0, Duration::ZERO);
-        self.embed(&prefill.batch, &self.scratch.prompt.first(tokens));
-        Ok(())
+        let stream = self.scratch.prompt.first(tokens);
+        self.embed(&prefill.batch.tokens, &stream.x)
     }
 
     fn compute_prefill(

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outpour_kernels::{Buffer, Mlp, Tensor};
+use outpour_kernels::{Buffer, Matrix, Mlp, Tensor};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout, PARTS_MAX, Placement};
 use outpour_store::probe::{self, Flow, ReadSpeed};
@@ -18,7 +18,7 @@ use outpour_store::residency::{Place, Residency};
 use outpour_store::slab::SlotId;
 use outpour_store::{Result, StoreError};
 
-use crate::weights::{BackendRegion, ExpertShape, TrunkPlace, TrunkStream};
+use crate::weights::{BackendRegion, ExpertShape, RowStream, TrunkPlace, TrunkStream};
 
 /// Is told of every choice of experts: one call a layer and batch.
 pub trait RouteSink {
@@ -159,9 +159,10 @@ impl ExpertStream {
         trunk: TrunkStream,
         mut reader: Box<dyn Reader>,
     ) -> Self {
-        residency.regions().chain(trunk.region()).for_each(|region| reader.register(region));
+        residency.regions().chain(trunk.regions()).for_each(|region| reader.register(region));
         // A layer's experts may all be wanted at once.
         let wants_max = (0..layout.layers()).map(|layer| layout.experts(layer)).max().unwrap_or(0);
+        let reads_max = wants_max.max(RowStream::ROWS) * PARTS_MAX;
         ExpertStream {
             checkpoint,
             layout,
@@ -174,8 +175,8 @@ impl ExpertStream {
             sweeps_on: true,
             spares_max: 0,
             next_tag: 0,
-            reads: Vec::with_capacity(wants_max * PARTS_MAX),
-            done: Vec::with_capacity(wants_max * PARTS_MAX),
+            reads: Vec::with_capacity(reads_max),
+            done: Vec::with_capacity(reads_max),
             stats: StreamStats::default(),
             reading_since: None,
             layer_since: None,
@@ -249,6 +250,34 @@ impl ExpertStream {
                 }
             }
         }
+    }
+
+    /// Whether rows of the embedding are read for each batch.
+    pub fn reads_rows(&mut self) -> bool {
+        self.trunk.rows().is_some()
+    }
+
+    /// Has rows of an embedding that stays on the drive in memory, of the first of `tokens` as many as there are places
+    /// for; returns how many. [`Self::row`] gives them, until the next call.
+    ///
+    /// # Errors
+    /// As [`Self::enter_layer`].
+    pub fn read_rows(&mut self, tokens: &[u32]) -> Result<usize> {
+        self.reads.clear();
+        let Some(rows) = self.trunk.rows() else { return Ok(tokens.len()) };
+        let count = rows.begin(tokens, self.checkpoint.files(), &mut self.reads);
+        self.send("rows of the embedding")?;
+        let blocked = Instant::now();
+        while self.trunk.rows().is_some_and(|rows| rows.awaited()) {
+            self.collect(true)?;
+        }
+        self.stats.blocked += blocked.elapsed();
+        Ok(count)
+    }
+
+    /// A token's row of the embedding, `[1, hidden]`, where it is one that [`Self::read_rows`] counted.
+    pub fn row(&mut self, token: u32) -> Option<Matrix> {
+        self.trunk.rows()?.row(token)
     }
 
     /// A layer is computed: where its weights do not stay, those of a later one are read into their place.
@@ -628,7 +657,7 @@ fn read_error(read: &Read, what: String, why: String) -> StoreError {
 impl Drop for ExpertStream {
     fn drop(&mut self) {
         self.abandon();
-        let regions = self.residency.regions().chain(self.trunk.region());
+        let regions = self.residency.regions().chain(self.trunk.regions());
         regions.for_each(|region| self.reader.unregister(region));
     }
 }

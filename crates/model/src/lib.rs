@@ -17,7 +17,7 @@ pub mod workspace;
 
 use std::ops::Range;
 
-use outpour_kernels::{Ops, Tensor};
+use outpour_kernels::{Matrix, Ops, Tensor};
 use outpour_store::StoreError;
 
 pub use config::{Config, ModelError};
@@ -104,8 +104,11 @@ pub trait Model: Send + Sync {
     /// Bytes of [`Workspace`] that [`Self::layer`] and [`Self::head`] take for a batch of so many tokens.
     fn workspace_bytes(&self, tokens: usize) -> usize;
 
-    /// Token ids → residual streams: x `[n, streams · hidden]`.
-    fn embed(&self, ops: &dyn Ops, batch: &Batch, x: &Tensor);
+    /// The table of embeddings, `[vocab, hidden]`; without bytes where they are read by row ([`ExpertStream::read_rows`]).
+    fn embedding(&self) -> &Matrix;
+
+    /// Rows of a table of embeddings → residual streams: x `[n, streams · hidden]`.
+    fn embed(&self, ops: &dyn Ops, table: &Matrix, rows: &[u32], x: &Tensor);
 
     /// One layer, in place on the residual streams x `[n, streams · hidden]`. Each span's state holds its `start` tokens, and has
     /// room for the span's own.

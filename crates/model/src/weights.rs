@@ -9,6 +9,7 @@
 pub(crate) mod coded;
 mod experts;
 mod region;
+mod rows;
 mod stored;
 mod trunk;
 
@@ -19,11 +20,12 @@ use outpour_kernels::{Buffer, DType, GgmlType, Matrix, Ops, OpsError, RmsNorm, T
 use outpour_store::Result as StoreResult;
 use outpour_store::checkpoint::{Checkpoint, StoredType, TensorInfo};
 use outpour_store::layout::{ExpertLayout, Extent};
-use outpour_store::plan::{TrunkNeeds, TrunkPlan};
+use outpour_store::plan::{TRUNK_ALIGN, TrunkNeeds, TrunkPlan};
 use outpour_store::read::{Completion, Read, Reader};
 
 pub use experts::{ExpertShape, ExpertsOf};
 pub use region::{BackendRegion, allocate_region};
+pub(crate) use rows::RowStream;
 pub use stored::StoredMatrix;
 pub(crate) use trunk::TrunkPlace;
 pub use trunk::TrunkStream;
@@ -31,7 +33,8 @@ pub use trunk::TrunkStream;
 use crate::config::ModelError;
 use crate::gguf;
 use region::backend_region;
-use trunk::{Places, TrunkRead, layer_of};
+use rows::RowSource;
+use trunk::{Of, Places, TrunkRead};
 
 /// Reads of the trunk in flight together.
 const TRUNK_READS: usize = 16;
@@ -93,6 +96,8 @@ pub struct Weights<'a> {
     checkpoint: Option<&'a Checkpoint>,
     places: Places,
     reads: Vec<TrunkRead>,
+    /// The embedding, where it can be read by row.
+    rows: Option<RowSource>,
     declared: Vec<Declared>,
     matrices: Vec<(String, StoredMatrix)>,
     experts: Vec<Option<(ExpertShape, Vec<Extent>)>>,
@@ -174,6 +179,7 @@ impl<'a> Weights<'a> {
             checkpoint,
             places,
             reads: Vec::new(),
+            rows: None,
             declared: Vec::new(),
             matrices: Vec::new(),
             experts: Vec::new(),
@@ -213,8 +219,24 @@ impl<'a> Weights<'a> {
     pub fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, ModelError> {
         match self.checkpoint {
             None => Ok(Matrix::dense(self.plain(name, &[rows, cols], DeclaredKind::Matrix)?)),
-            Some(checkpoint) => self.matrix_stored(name, StoredMatrix::find(checkpoint, name, &[], rows, cols)?),
+            Some(checkpoint) => {
+                self.matrix_stored(Of::named(name), name, StoredMatrix::find(checkpoint, name, &[], rows, cols)?)
+            }
         }
+    }
+
+    /// The table of embeddings, `[vocab, hidden]`: as [`Self::matrix`], but where memory is short and it is not `tied`, the head
+    /// too, it stays on the drive, and has no bytes here.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`].
+    pub fn embedding(&mut self, name: &str, vocab: usize, hidden: usize, tied: bool) -> Result<Matrix, ModelError> {
+        let Some(checkpoint) = self.checkpoint.filter(|_| !tied) else { return self.matrix(name, vocab, hidden) };
+        let stored = StoredMatrix::find(checkpoint, name, &[], vocab, hidden)?;
+        let place = |name: String| resolve(checkpoint, &name).map(|(_, info)| (info.file, info.offset));
+        let places: Option<Vec<(usize, u64)>> = stored.names(name).map(place).collect();
+        self.rows = places.and_then(|places| RowSource::new(&stored, &places, checkpoint.files()));
+        self.matrix_stored(if self.rows.is_some() { Of::Embedding } else { Of::Model }, name, stored)
     }
 
     /// Whether the files have a matrix of this name, in whatever form.
@@ -230,16 +252,16 @@ impl<'a> Weights<'a> {
         let checkpoint = self.checkpoint.expect("invariant: has_matrix came first");
         let stored = StoredMatrix { rows: count * rows, ..StoredMatrix::find(checkpoint, name, &[count], rows, cols)? };
         match stored.first_rows(rows) {
-            Some(_) => self.matrix_stored(name, stored),
+            Some(_) => self.matrix_stored(Of::named(name), name, stored),
             None => Err(ModelError::Tensor(format!("{name}: a stack of matrices is not supported in {stored}"))),
         }
     }
 
-    fn matrix_stored(&mut self, name: &str, stored: StoredMatrix) -> Result<Matrix, ModelError> {
+    fn matrix_stored(&mut self, of: Of, name: &str, stored: StoredMatrix) -> Result<Matrix, ModelError> {
         self.matrices.push((name.to_owned(), stored));
         let mut parts = [None, None, None];
         for (part, (name, (shape, dtype))) in parts.iter_mut().zip(stored.names(name).zip(stored.views())) {
-            *part = Some(self.tensor_stored(&name, &shape, dtype)?);
+            *part = Some(self.tensor_stored(of, &name, &shape, dtype)?);
         }
         Ok(stored.matrix(parts))
     }
@@ -291,7 +313,7 @@ impl<'a> Weights<'a> {
             )));
         }
         // Of no layer: it is checked once, so it stays.
-        let tensor = self.place(None, name, info, &shape, DType::U8);
+        let tensor = self.place(Of::Model, name, info, &shape, DType::U8);
         self.tables.push(Table { name: on_disk, tensor: tensor.clone(), below });
         Ok(tensor)
     }
@@ -308,26 +330,26 @@ impl<'a> Weights<'a> {
             return Ok(Tensor::new(Buffer::unbacked(2 * elements), 0, shape, DType::Bf16));
         };
         let (info, dtype) = find(checkpoint, name, shape)?;
-        Ok(self.place(layer_of(name), name, info, shape, dtype))
+        Ok(self.place(Of::named(name), name, info, shape, dtype))
     }
 
     /// A part of a quantised matrix, which is bytes to us.
-    fn tensor_stored(&mut self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, ModelError> {
+    fn tensor_stored(&mut self, of: Of, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor, ModelError> {
         let checkpoint = self.checkpoint.expect("invariant: only a checkpoint has stored tensors");
         let (_, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
-        Ok(self.place(layer_of(name), name, info, shape, dtype))
+        Ok(self.place(of, name, info, shape, dtype))
     }
 
     /// Gives a tensor its place in the trunk, and notes its read.
-    fn place(&mut self, layer: Option<usize>, name: &str, info: &TensorInfo, shape: &[usize], dtype: DType) -> Tensor {
+    fn place(&mut self, of: Of, name: &str, info: &TensorInfo, shape: &[usize], dtype: DType) -> Tensor {
         let align = self.checkpoint.map_or(1, |checkpoint| checkpoint.files()[info.file].align()) as u64;
         let (start, end) = (info.offset / align * align, (info.offset + info.bytes).next_multiple_of(align));
         let within = (info.offset - start) as usize;
         let bytes = (end - start) as usize;
-        let (buffer, at) = self.places.place(layer, bytes, align as usize);
+        let (buffer, at) = self.places.place(of, bytes, align as usize);
         self.reads.push(TrunkRead {
             name: name.to_owned(),
-            layer,
+            of,
             file: info.file,
             offset: start,
             bytes,
@@ -377,8 +399,9 @@ impl<'a> Weights<'a> {
         };
         let (shapes, extents) = experts.into_iter().map(of_layer).unzip();
         let files = self.checkpoint.map_or(&[][..], Checkpoint::files);
+        let rows = self.rows.map_or(0, |rows| rows.window_bytes().next_multiple_of(TRUNK_ALIGN));
         Measured {
-            trunk: self.places.needs(layers),
+            trunk: TrunkNeeds { rows, ..self.places.needs(layers) },
             largest_tensor_bytes: self.reads.iter().map(|read| read.bytes).max().unwrap_or(0),
             matrices: self.matrices,
             layout: ExpertLayout::new(extents, files),
@@ -398,7 +421,7 @@ impl<'a> Weights<'a> {
     ) -> StoreResult<ControlFlow<(), TrunkStream>> {
         let Some(checkpoint) = self.checkpoint else { return Ok(ControlFlow::Continue(TrunkStream::default())) };
         let (resident, streamed) = self.places.divide(self.reads);
-        let stream = TrunkStream::new(&self.places, streamed)?;
+        let stream = TrunkStream::new(&self.places, streamed, self.rows)?;
         let Some(region) = self.places.resident().map(backend_region).transpose()? else {
             return Ok(ControlFlow::Continue(stream));
         };

@@ -32,10 +32,14 @@ pub struct Needs<'a> {
 /// Bytes of the weights outside the experts, each a multiple of [`TRUNK_ALIGN`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrunkNeeds {
-    /// Of no layer: embedding, head, last norm.
+    /// Of no layer: head, last norm.
     pub fixed: usize,
     /// By layer.
     pub layers: Vec<usize>,
+    /// The embedding, of which a token needs one row, where it is not the head too.
+    pub embedding: usize,
+    /// The window through which its rows pass where it stays on the drive; 0 where it cannot be read by row.
+    pub rows: usize,
 }
 
 /// What a layer of the trunk begins at a multiple of.
@@ -46,29 +50,37 @@ pub const WINDOW_LAYERS: usize = 2;
 impl TrunkNeeds {
     /// All of it.
     pub fn bytes(&self) -> usize {
-        self.fixed + self.layers.iter().sum::<usize>()
-    }
-
-    /// The trunk wholly in memory.
-    fn resident(&self) -> TrunkPlan {
-        TrunkPlan { resident: self.bytes(), slot_bytes: 0, streamed: Vec::new() }
+        self.fixed + self.embedding + self.layers.iter().sum::<usize>()
     }
 
     /// As many layers in memory as fit in so many bytes, which hold at least the window and what is of no layer.
-    fn pinned_within(&self, bytes: usize) -> TrunkPlan {
-        let plans = (1..=self.layers.len()).map(|count| self.streaming(count));
-        let all = self.streaming(self.layers.len());
+    fn pinned_within(&self, bytes: usize, by_row: bool) -> TrunkPlan {
+        let plans = (0..=self.layers.len()).map(|count| self.streaming(count, by_row));
+        let all = self.streaming(self.layers.len(), by_row);
         plans.into_iter().find(|plan| plan.bytes() <= bytes).unwrap_or(all)
     }
 
-    /// So many layers streamed, evenly among the others, so that one can be read while others are computed.
-    fn streaming(&self, count: usize) -> TrunkPlan {
+    /// So many layers streamed, evenly among the others, so that one can be read while others are computed; and the embedding on
+    /// the drive, or in memory.
+    fn streaming(&self, count: usize, by_row: bool) -> TrunkPlan {
         let layers = self.layers.len();
         let is_streamed = |layer: &usize| (layer + 1) * count / layers > layer * count / layers;
         let streamed: Vec<usize> = (0..layers).filter(is_streamed).collect();
         let bytes: usize = streamed.iter().map(|&layer| self.layers[layer]).sum();
         let slot_bytes = streamed.iter().map(|&layer| self.layers[layer]).max().unwrap_or(0);
-        TrunkPlan { resident: self.bytes() - bytes, slot_bytes, streamed }
+        let (embedding, rows) = if by_row { (self.embedding, self.rows) } else { (0, 0) };
+        TrunkPlan { resident: self.bytes() - bytes - embedding, slot_bytes, streamed, rows }
+    }
+
+    /// The least that it takes in memory.
+    fn bytes_min(&self) -> usize {
+        let by_row = self.has_rows();
+        self.streaming(0, by_row).bytes().min(self.streaming(self.layers.len(), by_row).bytes())
+    }
+
+    /// Whether less memory is needed where the embedding stays on the drive.
+    fn has_rows(&self) -> bool {
+        (1..self.embedding).contains(&self.rows)
     }
 }
 
@@ -81,6 +93,8 @@ pub struct TrunkPlan {
     pub streamed: Vec<usize>,
     /// Bytes of each of the [`WINDOW_LAYERS`] places that they pass through.
     pub slot_bytes: usize,
+    /// Bytes of the window through which rows of the embedding pass; 0 where all of it stays in memory.
+    pub rows: usize,
 }
 
 impl TrunkPlan {
@@ -91,7 +105,7 @@ impl TrunkPlan {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        self.resident + self.window()
+        self.resident + self.window() + self.rows
     }
 }
 
@@ -182,9 +196,13 @@ impl Plan {
         }
         let slab_min = needs.pieces_min(piece_min, ctx_min, chunk_min) * piece_min;
         let least = needs.process + (needs.scratch)(chunk_min) + slab_min;
-        let whole = needs.trunk.resident();
-        let all_streamed = needs.trunk.streaming(needs.trunk.layers.len());
-        let minimum_ram = least + whole.bytes().min(all_streamed.bytes());
+        // Where memory does not hold the whole model, the embedding's is better used for experts.
+        let experts: usize = needs.classes.iter().map(|class| class.slot_bytes * class.experts).sum();
+        let short = ask.ram < least + needs.trunk.bytes() + experts;
+        let by_row = short && needs.trunk.has_rows();
+        let whole = needs.trunk.streaming(0, by_row);
+        let all_streamed = needs.trunk.streaming(needs.trunk.layers.len(), by_row);
+        let minimum_ram = least + needs.trunk.bytes_min();
         if ask.ram < minimum_ram {
             let show = |bytes: usize| Bytes(bytes as u64);
             return Err(StoreError::RamTooSmall {
@@ -192,7 +210,7 @@ impl Plan {
                 minimum: format!("{minimum_ram} bytes, {}", show(minimum_ram)),
                 uses: format!(
                     "trunk {}, one layer's experts and {ctx_min} tokens of context {}, scratch {}, process {}",
-                    show(whole.bytes().min(all_streamed.bytes())),
+                    show(needs.trunk.bytes_min()),
                     show(slab_min),
                     show((needs.scratch)(chunk_min)),
                     show(needs.process)
@@ -218,7 +236,8 @@ impl Plan {
             chunk
         });
         let scratch = (needs.scratch)(chunk);
-        let trunk = if fits { whole } else { needs.trunk.pinned_within(ask.ram - needs.process - scratch - slab_min) };
+        let trunk =
+            if fits { whole } else { needs.trunk.pinned_within(ask.ram - needs.process - scratch - slab_min, by_row) };
         let slab = ask.ram - needs.process - trunk.bytes() - scratch;
         let ctx = ask.ctx.unwrap_or_else(|| needs.default_context(slab, ctx_min, chunk));
         needs.divide(ask.ram, minimum_ram, (ctx, chunk), scratch, trunk, slab)
@@ -316,6 +335,9 @@ impl Needs<'_> {
         if trunk.window() > 0 {
             buffers.push(line("trunk window", trunk.window()));
         }
+        if trunk.rows > 0 {
+            buffers.push(line("embedding rows", trunk.rows));
+        }
         buffers.extend([line("scratch", scratch), line("slab", pieces * piece_bytes)]);
         let context_bytes = self.context_pieces(piece_bytes, ctx, chunk) * piece_bytes;
         Ok(Plan {
@@ -361,7 +383,7 @@ mod tests {
     fn needs(scratch: &dyn Fn(usize) -> usize) -> Needs<'_> {
         Needs {
             process: 16 * MIB,
-            trunk: TrunkNeeds { fixed: 20 * MIB, layers: vec![8 * MIB; 10] },
+            trunk: TrunkNeeds { fixed: 20 * MIB, layers: vec![8 * MIB; 10], ..TrunkNeeds::default() },
             scratch,
             classes: vec![
                 ClassNeeds { slot_bytes: 2 * MIB, experts: 1000, at_once: 8 },

@@ -152,7 +152,7 @@ impl Decoder {
         let (hidden, vocab) = (config.size("hidden_size")?, config.size("vocab_size")?);
         // Layers beyond those, if any, predict further tokens, and are not read.
         weights.check_layers(layers + config.count_or("num_nextn_predict_layers", 0)?)?;
-        let embedding = weights.matrix(embedding, vocab, hidden)?;
+        let embedding = weights.embedding(embedding, vocab, hidden, tied)?;
         let load_layer = |layer: usize| {
             let prefix = format!("model.layers.{layer}");
             let input_norm = norms.load(weights, &format!("{prefix}.input_layernorm.weight"), hidden)?;
@@ -325,17 +325,21 @@ impl Model for Decoder {
         Workspace::f32_bytes(n * hidden) + of_halves.max().unwrap_or(0)
     }
 
-    fn embed(&self, ops: &dyn Ops, batch: &Batch, x: &Tensor) {
-        let (streams, Parts { embedding, embedding_scale, .. }) = (self.facts.streams, &self.parts);
+    fn embedding(&self) -> &Matrix {
+        &self.parts.embedding
+    }
+
+    fn embed(&self, ops: &dyn Ops, table: &Matrix, rows: &[u32], x: &Tensor) {
+        let streams = self.facts.streams;
         if streams == 1 {
-            ops.embed(embedding, &batch.tokens, x); // [n, hidden]
+            ops.embed(table, rows, x); // [n, hidden]
         } else {
             // Every stream begins as the embedding.
-            let ids: Vec<u32> = batch.tokens.iter().flat_map(|&id| std::iter::repeat_n(id, streams)).collect();
-            ops.embed(embedding, &ids, &x.reshape([batch.len() * streams, self.facts.hidden])); // [n · streams, hidden]
+            let rows: Vec<u32> = rows.iter().flat_map(|&row| std::iter::repeat_n(row, streams)).collect();
+            ops.embed(table, &rows, &x.reshape([rows.len(), self.facts.hidden])); // [n · streams, hidden]
         }
-        if let Some(scale) = embedding_scale {
-            ops.scale(x, *scale, None);
+        if let Some(scale) = self.parts.embedding_scale {
+            ops.scale(x, scale, None);
         }
     }
 

@@ -27,7 +27,8 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let [near, far] = ropes(config, sizes.rope_dim)?;
     let experts = Experts::read(config)?;
 
-    let embedding = weights.matrix("embed.weight", vocab, hidden)?;
+    let tied = config.flag_or("tie_word_embeddings", false)?;
+    let embedding = weights.embedding("embed.weight", vocab, hidden, tied)?;
     let load_layer = |layer: usize| {
         let prefix = format!("layers.{layer}");
         let norm = |part: &str, weights: &mut Weights| norms.load(weights, &format!("{prefix}.{part}.weight"), hidden);
@@ -56,7 +57,6 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     };
     let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;
     let mix = HyperConnection::load(weights, "hc_head", &streams, streams.count, 1)?;
-    let tied = config.flag_or("tie_word_embeddings", false)?;
     let lm_head = if tied { embedding.clone() } else { weights.matrix("head.weight", vocab, hidden)? };
     let said = Said {
         family: "deepseek_v4",

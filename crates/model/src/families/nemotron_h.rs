@@ -37,7 +37,8 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let eps = config.positive_or(config.spelling(&["layer_norm_epsilon", "norm_eps"]), 1e-5)? as f32;
     let norms = Norms { eps, plus_one: false };
 
-    let embedding = weights.matrix("backbone.embeddings.weight", vocab, hidden)?;
+    let tied = config.flag_or("tie_word_embeddings", false)?;
+    let embedding = weights.embedding("backbone.embeddings.weight", vocab, hidden, tied)?;
     let load_layer = |(layer, letter): (usize, char)| {
         let prefix = format!("backbone.layers.{layer}");
         let norm = norms.load(weights, &format!("{prefix}.norm.weight"), hidden)?;
@@ -55,7 +56,6 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     };
     let layers: Vec<Layer> = pattern.chars().enumerate().map(load_layer).collect::<Result<_, ModelError>>()?;
     let norm = norms.load(weights, "backbone.norm_f.weight", hidden)?;
-    let tied = config.flag_or("tie_word_embeddings", false)?;
     let lm_head = if tied { embedding.clone() } else { weights.matrix("lm_head.weight", vocab, hidden)? };
     let said = Said {
         family: "nemotron_h",

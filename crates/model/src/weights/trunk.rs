@@ -2,7 +2,8 @@
 //!
 //! Each streamed layer has one of two places for all of its tensors, by turns. While a layer is computed in one of them, the
 //! next one is read into the other. The order of layers is always the same, so nothing is guessed: only a batch that goes
-//! through the layers while another one is between two of them finds a place taken, and waits for its weights once more.
+//! through the layers while another one is between two of them finds a place taken, and waits for its weights once more. Of an
+//! embedding that stays on the drive a batch reads the rows of its tokens ([`RowStream`]).
 
 use std::sync::Arc;
 
@@ -12,16 +13,30 @@ use outpour_store::read::{Read, Region, SourceFile};
 use outpour_store::{Result, StoreError};
 
 use super::region::backend_region;
+use super::rows::{RowSource, RowStream};
 
-/// The layer that a tensor is of, by its name.
-pub(super) fn layer_of(name: &str) -> Option<usize> {
-    name.split_once("layers.")?.1.split('.').next()?.parse().ok()
+/// What a tensor is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    /// The whole model.
+    Model,
+    Layer(usize),
+    /// The embedding, where it can be read by row.
+    Embedding,
+}
+
+impl Of {
+    /// A layer or the whole model, by a tensor's name.
+    pub(super) fn named(name: &str) -> Of {
+        let number = |rest: &str| rest.split('.').next()?.parse().ok();
+        name.split_once("layers.").and_then(|(_, rest)| number(rest)).map_or(Of::Model, Of::Layer)
+    }
 }
 
 /// A tensor's read.
 pub(super) struct TrunkRead {
     pub(super) name: String,
-    pub(super) layer: Option<usize>,
+    pub(super) of: Of,
     pub(super) file: usize,
     pub(super) offset: u64,
     pub(super) bytes: usize,
@@ -57,9 +72,10 @@ impl TrunkRead {
 /// Where tensors lie.
 pub(super) struct Places {
     buffers: Buffers,
-    /// Bytes placed so far, of no layer, and by layer.
+    /// Bytes placed so far, of the whole model, by layer, and of the embedding.
     fixed: usize,
     layers: Vec<usize>,
+    embedding: usize,
 }
 
 enum Buffers {
@@ -67,13 +83,26 @@ enum Buffers {
     None,
     /// One after the other, and over the first ones again at the end.
     Folded { buffer: Buffer, at: usize },
-    /// As planned: by layer, the first byte of its own, in the buffer of resident weights or that of streamed ones.
-    Planned { resident: Option<Buffer>, window: Option<Buffer>, starts: Vec<usize>, plan: TrunkPlan },
+    /// As planned.
+    Planned(Planned),
+}
+
+struct Planned {
+    resident: Option<Buffer>,
+    /// What layers pass through.
+    window: Option<Buffer>,
+    /// What rows of the embedding pass through.
+    rows: Option<Buffer>,
+    /// By layer, the first byte of its own, in the buffer of resident weights or in the window.
+    starts: Vec<usize>,
+    /// First byte of the embedding in the buffer of resident weights.
+    embedding: usize,
+    plan: TrunkPlan,
 }
 
 impl Places {
     fn new(buffers: Buffers) -> Places {
-        Places { buffers, fixed: 0, layers: Vec::new() }
+        Places { buffers, fixed: 0, layers: Vec::new(), embedding: 0 }
     }
 
     pub(super) fn measure() -> Places {
@@ -93,14 +122,20 @@ impl Places {
                 resident_end - bytes
             }
         };
-        let starts = needs.layers.iter().enumerate().map(start).collect();
+        let starts: Vec<usize> = needs.layers.iter().enumerate().map(start).collect();
         let buffer = |bytes: usize| (bytes > 0).then(|| ops.alloc_host(bytes)).transpose();
-        let (resident, window) = (buffer(plan.resident)?, buffer(plan.window())?);
-        Ok(Places::new(Buffers::Planned { resident, window, starts, plan: plan.clone() }))
+        Ok(Places::new(Buffers::Planned(Planned {
+            resident: buffer(plan.resident)?,
+            window: buffer(plan.window())?,
+            rows: buffer(plan.rows)?,
+            starts,
+            embedding: resident_end,
+            plan: plan.clone(),
+        })))
     }
 
-    /// A place for so many bytes of a layer: the buffer, where there is one, and the first byte in it.
-    pub(super) fn place(&mut self, layer: Option<usize>, bytes: usize, align: usize) -> (Option<Buffer>, usize) {
+    /// A place for so many bytes: the buffer, where there is one, and the first byte in it.
+    pub(super) fn place(&mut self, of: Of, bytes: usize, align: usize) -> (Option<Buffer>, usize) {
         if let Buffers::Folded { buffer, at } = &mut self.buffers {
             let mut first = at.next_multiple_of(align);
             if first + bytes > buffer.bytes() {
@@ -109,9 +144,10 @@ impl Places {
             *at = first + bytes;
             return (Some(buffer.clone()), first);
         }
-        let end = match layer {
-            None => &mut self.fixed,
-            Some(layer) => {
+        let end = match of {
+            Of::Model => &mut self.fixed,
+            Of::Embedding => &mut self.embedding,
+            Of::Layer(layer) => {
                 if self.layers.len() <= layer {
                     self.layers.resize(layer + 1, 0);
                 }
@@ -120,14 +156,15 @@ impl Places {
         };
         let first = end.next_multiple_of(align);
         *end = first + bytes;
-        match (&self.buffers, layer) {
-            (Buffers::Planned { window, starts, plan, .. }, Some(layer)) if plan.streamed.contains(&layer) => {
-                (window.clone(), starts[layer] + first)
-            }
-            (Buffers::Planned { resident, starts, .. }, layer) => {
-                (resident.clone(), layer.map_or(0, |layer| starts[layer]) + first)
-            }
-            _ => (None, first),
+        let Buffers::Planned(Planned { resident, window, starts, embedding, plan, .. }) = &self.buffers else {
+            return (None, first);
+        };
+        match of {
+            Of::Model => (resident.clone(), first),
+            Of::Embedding if plan.rows > 0 => (None, first),
+            Of::Embedding => (resident.clone(), embedding + first),
+            Of::Layer(layer) if plan.streamed.contains(&layer) => (window.clone(), starts[layer] + first),
+            Of::Layer(layer) => (resident.clone(), starts[layer] + first),
         }
     }
 
@@ -137,28 +174,34 @@ impl Places {
         let of = |layer| self.layers.get(layer).copied().unwrap_or(0);
         // Layers beyond the model's own are none that are computed.
         let beyond: usize = self.layers.iter().skip(layers).map(|&bytes| whole(bytes)).sum();
-        TrunkNeeds { fixed: whole(self.fixed) + beyond, layers: (0..layers).map(|layer| whole(of(layer))).collect() }
+        TrunkNeeds {
+            fixed: whole(self.fixed) + beyond,
+            layers: (0..layers).map(|layer| whole(of(layer))).collect(),
+            embedding: whole(self.embedding),
+            rows: 0,
+        }
     }
 
     /// The buffer of what stays in memory.
     pub(super) fn resident(&self) -> Option<Buffer> {
         match &self.buffers {
-            Buffers::Planned { resident, .. } => resident.clone(),
+            Buffers::Planned(planned) => planned.resident.clone(),
             _ => None,
         }
     }
 
-    /// What stays in memory, and what is streamed.
-    pub(super) fn divide(&self, reads: Vec<TrunkRead>) -> (Vec<TrunkRead>, Vec<TrunkRead>) {
-        let Buffers::Planned { plan, .. } = &self.buffers else { return (reads, Vec::new()) };
-        reads.into_iter().partition(|read| read.layer.is_none_or(|layer| !plan.streamed.contains(&layer)))
+    /// What is read into memory to stay there, and what is read layer by layer.
+    pub(super) fn divide(&self, mut reads: Vec<TrunkRead>) -> (Vec<TrunkRead>, Vec<TrunkRead>) {
+        let Buffers::Planned(Planned { plan, .. }) = &self.buffers else { return (reads, Vec::new()) };
+        reads.retain(|read| read.of != Of::Embedding || plan.rows == 0);
+        reads.into_iter().partition(|read| !matches!(read.of, Of::Layer(layer) if plan.streamed.contains(&layer)))
     }
 }
 
-/// Tags of reads of the trunk have this bit.
+/// Tags of reads of layers have this bit.
 const TAG: u64 = 1 << 63;
 
-/// The layers of the trunk that do not stay in memory.
+/// What of the trunk does not stay in memory: some of its layers, and the embedding.
 #[derive(Default)]
 pub struct TrunkStream {
     /// Those layers, ascending, and what to read for each.
@@ -166,6 +209,8 @@ pub struct TrunkStream {
     /// Where they pass through, by turns.
     window: Option<Arc<Region>>,
     slots: [Slot; WINDOW_LAYERS],
+    /// Rows of the embedding.
+    rows: Option<RowStream>,
 }
 
 /// One of the places that layers pass through.
@@ -189,21 +234,33 @@ pub(crate) enum TrunkPlace {
 }
 
 impl TrunkStream {
-    pub(super) fn new(places: &Places, reads: Vec<TrunkRead>) -> Result<TrunkStream> {
-        let Buffers::Planned { window: Some(window), plan, .. } = &places.buffers else {
-            return Ok(TrunkStream::default());
-        };
-        let mut layers: Vec<(usize, Vec<TrunkRead>)> = plan.streamed.iter().map(|&layer| (layer, Vec::new())).collect();
+    pub(super) fn new(places: &Places, reads: Vec<TrunkRead>, rows: Option<RowSource>) -> Result<TrunkStream> {
+        let Buffers::Planned(planned) = &places.buffers else { return Ok(TrunkStream::default()) };
+        let streamed = &planned.plan.streamed;
+        let mut layers: Vec<(usize, Vec<TrunkRead>)> = streamed.iter().map(|&layer| (layer, Vec::new())).collect();
         for read in reads {
-            let turn = read.layer.and_then(|layer| plan.streamed.binary_search(&layer).ok());
+            let turn = match read.of {
+                Of::Layer(layer) => streamed.binary_search(&layer).ok(),
+                Of::Model | Of::Embedding => None,
+            };
             layers[turn.expect("invariant: a streamed tensor is of a streamed layer")].1.push(read);
         }
-        Ok(TrunkStream { layers, window: Some(backend_region(window.clone())?), slots: Default::default() })
+        Ok(TrunkStream {
+            layers,
+            window: planned.window.clone().map(backend_region).transpose()?,
+            slots: Default::default(),
+            rows: rows.zip(planned.rows.clone()).map(|(rows, buffer)| RowStream::new(rows, buffer)).transpose()?,
+        })
     }
 
-    /// The memory that layers pass through, to register with a reader.
-    pub(crate) fn region(&self) -> Option<&Arc<Region>> {
-        self.window.as_ref()
+    /// The memory that layers and rows pass through, to register with a reader.
+    pub(crate) fn regions(&self) -> impl Iterator<Item = &Arc<Region>> {
+        self.window.iter().chain(self.rows.as_ref().map(RowStream::region))
+    }
+
+    /// Rows of the embedding, where it stays on the drive.
+    pub(crate) fn rows(&mut self) -> Option<&mut RowStream> {
+        self.rows.as_mut()
     }
 
     fn turn(&self, layer: usize) -> Option<usize> {
@@ -239,7 +296,7 @@ impl TrunkStream {
 
     /// Whether a read is one of these.
     pub(crate) fn is_tag(tag: u64) -> bool {
-        tag & TAG != 0
+        tag & TAG != 0 || RowStream::is_tag(tag)
     }
 
     /// Notes what became of a read.
@@ -249,6 +306,9 @@ impl TrunkStream {
         result: std::io::Result<usize>,
         files: &[Arc<SourceFile>],
     ) -> Result<usize> {
+        if let Some(rows) = self.rows.as_mut().filter(|_| tag & TAG == 0) {
+            return rows.complete(tag, result, files);
+        }
         let (turn, i) = ((tag & !TAG) >> 32, tag as u32 as usize);
         let turn = turn as usize;
         let slot = &mut self.slots[turn % WINDOW_LAYERS];
@@ -268,6 +328,7 @@ impl TrunkStream {
         for slot in self.slots.iter_mut().filter(|slot| slot.reads_left > 0) {
             *slot = Slot::default();
         }
+        self.rows.iter_mut().for_each(RowStream::abandon);
     }
 }
 
@@ -285,7 +346,7 @@ mod tests {
         let files = [SourceFile::open_buffered(&file).expect("a file")];
         let read = |i: usize| TrunkRead {
             name: format!("model.layers.3.{i}"),
-            layer: Some(3),
+            of: Of::Layer(3),
             file: 0,
             offset: 0,
             bytes: 64,

@@ -1,0 +1,205 @@
+//! An embedding that stays on the drive: a token needs one row of it, which is read when the token comes.
+//!
+//! Rows pass through a window of [`RowStream::ROWS`] places, and stay there until their place is needed, so that common words
+//! are seldom read twice.
+
+use std::sync::Arc;
+
+use outpour_kernels::{Buffer, DType, Matrix, Tensor};
+use outpour_store::read::{Read, Region, SourceFile};
+use outpour_store::{Result, StoreError};
+
+use super::region::backend_region;
+use super::stored::StoredMatrix;
+
+/// Tags of reads of rows have this bit, and not that of layers.
+const TAG: u64 = 1 << 62;
+
+/// How the rows of a matrix lie in files.
+pub(super) struct RowSource {
+    /// The matrix with one row.
+    stored: StoredMatrix,
+    /// By tensor.
+    parts: Vec<Part>,
+    /// Bytes of a place.
+    slot_bytes: usize,
+}
+
+struct Part {
+    file: usize,
+    /// Of the first row.
+    offset: u64,
+    row_bytes: usize,
+    /// What reads of the file are multiples of.
+    align: usize,
+    dims: [usize; 2],
+    dtype: DType,
+    /// First byte in a place.
+    at: usize,
+}
+
+impl RowSource {
+    /// The rows of a matrix whose tensors begin at these bytes of these files, if each of them has as many rows.
+    pub(super) fn new(stored: &StoredMatrix, tensors: &[(usize, u64)], files: &[Arc<SourceFile>]) -> Option<RowSource> {
+        let row = StoredMatrix { rows: 1, ..*stored };
+        if row.parts() != stored.parts() {
+            return None;
+        }
+        let (mut parts, mut slot_bytes) = (Vec::new(), 0usize);
+        for ((view, all), &(file, offset)) in row.views().zip(stored.part_bytes()).zip(tensors) {
+            let (dims, dtype) = view;
+            let row_bytes = dims[0] * dims[1] * dtype.bytes();
+            if dims[0] != 1 || row_bytes * stored.rows != all {
+                return None;
+            }
+            let align = files[file].align();
+            let at = slot_bytes.next_multiple_of(align);
+            // A row lies across one border more than its length has.
+            slot_bytes = at + row_bytes.next_multiple_of(align) + align;
+            parts.push(Part { file, offset, row_bytes, align, dims, dtype, at });
+        }
+        let align = parts.iter().map(|part| part.align).max()?;
+        Some(RowSource { stored: row, parts, slot_bytes: slot_bytes.next_multiple_of(align) })
+    }
+
+    /// Bytes of the window.
+    pub(super) fn window_bytes(&self) -> usize {
+        RowStream::ROWS * self.slot_bytes
+    }
+}
+
+/// The window, and what it holds.
+pub(crate) struct RowStream {
+    source: RowSource,
+    buffer: Buffer,
+    region: Arc<Region>,
+    slots: Vec<Slot>,
+    /// The place that is taken next.
+    next: usize,
+    /// The present call of [`RowStream::begin`].
+    call: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    row: Option<u32>,
+    /// Reads still to come.
+    reads_left: usize,
+    /// The last call of [`RowStream::begin`] that wanted it.
+    call: u64,
+}
+
+impl RowStream {
+    /// Rows in memory together.
+    pub(crate) const ROWS: usize = 128;
+
+    pub(super) fn new(source: RowSource, buffer: Buffer) -> Result<RowStream> {
+        let region = backend_region(buffer.clone())?;
+        Ok(RowStream { source, buffer, region, slots: vec![Slot::default(); RowStream::ROWS], next: 0, call: 0 })
+    }
+
+    pub(super) fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    fn find(&self, row: u32) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.row == Some(row))
+    }
+
+    /// Notes the reads of the first of `rows`, of as many as there are places for; returns of how many.
+    pub(crate) fn begin(&mut self, rows: &[u32], files: &[Arc<SourceFile>], reads: &mut Vec<Read>) -> usize {
+        self.call += 1;
+        for (i, &row) in rows.iter().enumerate() {
+            let Some(slot) = self.find(row).or_else(|| self.free()) else { return i };
+            self.slots[slot].call = self.call;
+            if self.slots[slot].row != Some(row) {
+                self.slots[slot] = Slot { row: Some(row), reads_left: self.source.parts.len(), call: self.call };
+                self.push_reads(slot, row, files, reads);
+            }
+        }
+        rows.len()
+    }
+
+    /// A place that the present call does not want.
+    fn free(&mut self) -> Option<usize> {
+        let places = (0..RowStream::ROWS).map(|turn| (self.next + turn) % RowStream::ROWS);
+        let place = places.into_iter().find(|&place| self.slots[place].call != self.call)?;
+        self.next = place + 1;
+        Some(place)
+    }
+
+    fn push_reads(&self, slot: usize, row: u32, files: &[Arc<SourceFile>], reads: &mut Vec<Read>) {
+        for (i, part) in self.source.parts.iter().enumerate() {
+            let (start, end) = part.span(row);
+            let first = start / part.align as u64 * part.align as u64;
+            reads.push(Read {
+                tag: TAG | (slot as u64) << 8 | i as u64,
+                file: files[part.file].clone(),
+                offset: first,
+                bytes: (end - first).next_multiple_of(part.align as u64) as usize,
+                needed: (end - first) as usize,
+                region: self.region.clone(),
+                at: slot * self.source.slot_bytes + part.at,
+            });
+        }
+    }
+
+    /// Whether a read is one of these.
+    pub(super) fn is_tag(tag: u64) -> bool {
+        tag & TAG != 0
+    }
+
+    /// Whether reads are still to come.
+    pub(crate) fn awaited(&self) -> bool {
+        self.slots.iter().any(|slot| slot.reads_left > 0)
+    }
+
+    /// Notes what became of a read.
+    pub(super) fn complete(
+        &mut self,
+        tag: u64,
+        result: std::io::Result<usize>,
+        files: &[Arc<SourceFile>],
+    ) -> Result<usize> {
+        let (slot, part) = (&mut self.slots[((tag & !TAG) >> 8) as usize], &self.source.parts[(tag & 0xff) as usize]);
+        slot.reads_left -= 1;
+        result.or_else(|why| {
+            let row = slot.row.take().unwrap_or(0);
+            let (start, _) = part.span(row);
+            let file = &files[part.file];
+            file.check_unchanged()?;
+            Err(StoreError::Read {
+                path: file.path().to_owned(),
+                what: format!("the embedding of token {row}"),
+                offset: start,
+                bytes: part.row_bytes,
+                why: why.to_string(),
+            })
+        })
+    }
+
+    /// Forgets what is not wholly read, after all reads have ended.
+    pub(super) fn abandon(&mut self) {
+        self.slots.iter_mut().filter(|slot| slot.reads_left > 0).for_each(|slot| *slot = Slot::default());
+    }
+
+    /// A row that the last call of [`Self::begin`] counted, when nothing is awaited any more: `[1, cols]`.
+    pub(crate) fn row(&self, row: u32) -> Option<Matrix> {
+        let slot = self.find(row)?;
+        let mut tensors = [None, None, None];
+        for (tensor, part) in tensors.iter_mut().zip(&self.source.parts) {
+            let within = part.span(row).0 as usize % part.align;
+            let at = slot * self.source.slot_bytes + part.at + within;
+            *tensor = Some(Tensor::new(self.buffer.clone(), at, part.dims, part.dtype));
+        }
+        Some(self.source.stored.matrix(tensors))
+    }
+}
+
+impl Part {
+    /// First byte of a row in its file, and the one behind its last.
+    fn span(&self, row: u32) -> (u64, u64) {
+        let start = self.offset + u64::from(row) * self.row_bytes as u64;
+        (start, start + self.row_bytes as u64)
+    }
+}
