@@ -311,7 +311,7 @@ fn a_trunk_passes_through_memory_in_spite_of_faults() {
 #[test]
 fn without_checksums_corruption_is_not_seen() {
     let dir = tempfile::tempdir().expect("a folder");
-    many_experts(dir.path(), 2);
+    many_experts(dir.path(), 2, 300);
     let schedule = Schedule::new(&[Fault::Corrupts], 300);
     let mut engine = load(dir.path(), &[], Box::new(Retrying::new(Faulty::new(&schedule, 1))));
     let (expected, _) = generate(&mut engine, 3);
@@ -324,7 +324,7 @@ fn without_checksums_corruption_is_not_seen() {
 #[test]
 fn a_drive_that_disappears_and_comes_back() {
     let dir = tempfile::tempdir().expect("a folder");
-    many_experts(dir.path(), 2);
+    many_experts(dir.path(), 2, 300);
     let schedule = Schedule::new(&ALL, 0);
     let mut engine = load(dir.path(), &[], Box::new(Retrying::new(Faulty::new(&schedule, 1))));
     let (expected, _) = generate(&mut engine, 3);
