@@ -63,6 +63,26 @@ fn bench_reports_what_happened() {
     assert!(number(row, "hit_rate") > 0.5 && row["start"] == "warm", "{row:#}");
 }
 
+/// A dense model has no experts to measure a drive with, and no limit of the drive; all else is there.
+#[test]
+fn a_dense_model_is_measured_too() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let config = serde_json::json!({
+        "model_type": "llama", "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 512, "vocab_size": 2000, "rms_norm_eps": 1e-6, "max_position_embeddings": 512,
+    });
+    outpour_model::synth::write(&config, dir.path(), 3).expect("the model is written");
+    let rows = json("bench", dir.path(), &["-p", "48", "-n", "8", "-r", "2", "-o", "json", "--ram", "64M"]);
+    let [prompt, generate] = rows.as_array().expect("a list").as_slice() else { panic!("two tests: {rows:#}") };
+    for row in [prompt, generate] {
+        assert!(number(row, "tokens_per_second") > 0.0 && number(row, "trunk_seconds") > 0.0, "{row:#}");
+        assert!(row["drive_limit_bytes_per_second"].is_null(), "{row:#}");
+        let zero = ["hit_rate", "bytes_read_per_token", "bytes_needed_per_token", "blocked_seconds"];
+        assert!(zero.iter().all(|key| number(row, key) == 0.0), "{row:#}");
+        assert!((99.0..=101.0).contains(&number(row, "percent_of_bound")), "{row:#}");
+    }
+}
+
 /// A shape of configs/.
 fn config(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs").join(format!("{name}.json"))

@@ -245,7 +245,7 @@ fn a_trunk_that_does_not_fit_passes_through_memory() {
 #[test]
 fn an_embedding_is_read_by_row_where_memory_is_short() {
     let config = json!({
-        "model_type": "qwen3_moe", "hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "model_type": "qwen3_moe", "hidden_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 64, "moe_intermediate_size": 64,
         "num_experts": 64, "num_experts_per_tok": 4, "norm_topk_prob": true, "vocab_size": 30_000,
         "max_position_embeddings": 1024,

@@ -157,9 +157,11 @@ fn a_second_turn_over_a_long_prompt_computes_only_what_is_new() {
         messages.push(json!({"role": "user", "content": [result]}));
         let second = server.ask("/v1/messages", &next);
         let count = |answer: &Value, key: &str| answer["usage"][key].as_u64().expect("a count");
-        let told = tokens + count(&first, "output_tokens");
+        let answer = count(&first, "output_tokens");
         let (new, found) = (count(&second, "input_tokens"), count(&second, "cache_read_input_tokens"));
         println!("a prompt of {tokens} tokens; of the next one {found} are found and {new} computed");
-        assert!(found + 2 >= told && new < 60, "of {told} tokens {found} are found, and {new} are computed");
+        // The template writes past answers without the empty thoughts that the model was given to begin with, so the answer itself is
+        // computed anew.
+        assert!(found + 16 >= tokens && new < answer + 60, "of {tokens} tokens {found} are found, and {new} are computed");
     }
 }

@@ -70,8 +70,8 @@ pub struct Repetition {
     pub stream: StreamStats,
     /// Bytes that the drive gave, by the kernel's count where it counts.
     pub drive_bytes: u64,
-    /// What the drive gives with this model's experts, measured before and after.
-    pub drive_limit: f64,
+    /// What the drive gives with this model's experts, measured before and after; `None` where it has none.
+    pub drive_limit: Option<f64>,
     /// Experts that a cache of the same size would have read, least recently used first out.
     pub lru_misses: u64,
     /// The fewest that any policy could have read.
@@ -102,7 +102,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     let mut engine = model::load_recorded(inspection, &options, args.load.reader(), timeline)?;
     subject.describe_engine(&engine);
     let mut bench = Bench {
-        memory: engine.probe_memory(probe_bytes)?,
+        memory: (probe_bytes > 0).then(|| engine.probe_memory(probe_bytes)).transpose()?,
         engine: &mut engine,
         watch: Watch::default(),
         cold: args.cold,
@@ -137,8 +137,8 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
 
 struct Bench<'e> {
     engine: &'e mut Engine,
-    /// Where reads of the probe go.
-    memory: Arc<Region>,
+    /// Where reads of the probe go; `None` in a dense model.
+    memory: Option<Arc<Region>>,
     watch: Watch,
     cold: bool,
     /// Whether this test has run before.
@@ -157,12 +157,14 @@ impl Bench<'_> {
         let before = self.probe()?;
         let (time, stream, drive_bytes, from) = self.run(test)?;
         let after = self.probe()?;
-        let drive_limit = (before.0 + after.0) / (before.1 + after.1);
+        let limit = |((bytes, seconds), (more, longer)): ((f64, f64), (f64, f64))| (bytes + more) / (seconds + longer);
+        let drive_limit = before.zip(after).map(limit);
         let slots = self.engine.expert_slots();
         let misses = |policy| replay(&self.watch.trace, slots, policy, from).misses;
         Ok(Repetition {
             time,
-            bound: self.watch.account.bound(time, drive_limit),
+            // Without a limit reading counts as nothing.
+            bound: self.watch.account.bound(time, drive_limit.unwrap_or(f64::INFINITY)),
             stream,
             drive_bytes,
             drive_limit,
@@ -176,10 +178,11 @@ impl Bench<'_> {
         self.watch.trace = Trace::default();
     }
 
-    /// Bytes and seconds of reading experts.
-    fn probe(&mut self) -> Result<(f64, f64), EngineError> {
-        let speed = self.engine.probe_drive(&self.memory, PROBE_TIME, self.seed)?;
-        Ok((speed.bytes as f64, speed.seconds))
+    /// Bytes and seconds of reading experts, if there are any.
+    fn probe(&mut self) -> Result<Option<(f64, f64)>, EngineError> {
+        let Some(memory) = &self.memory else { return Ok(None) };
+        let speed = self.engine.probe_drive(memory, PROBE_TIME, self.seed)?;
+        Ok(Some((speed.bytes as f64, speed.seconds)))
     }
 
     /// Runs a test once. Returns its time, what streaming did, the drive's bytes, and where its routes begin.

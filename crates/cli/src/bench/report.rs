@@ -90,7 +90,7 @@ struct Row {
     bytes_needed_per_token: f64,
     /// While reads were in flight.
     drive_bytes_per_second: f64,
-    drive_limit: f64,
+    drive_limit: Option<f64>,
     bound_tokens_per_second: f64,
     percent_of_bound: f64,
     bound_by: BoundBy,
@@ -128,7 +128,7 @@ impl Row {
             bytes_needed_per_token: mean(&|r| r.stream.needed_bytes as f64) / tokens,
             drive_bytes_per_second: mean(&|r| r.stream.read_bytes as f64)
                 / mean(&|r| r.stream.reading.as_secs_f64()).max(1e-9),
-            drive_limit: mean(&|r| r.drive_limit),
+            drive_limit: repetitions.iter().map(|r| r.drive_limit).sum::<Option<f64>>().map(|sum| sum / n),
             bound_tokens_per_second: tokens / bound_seconds,
             percent_of_bound: 100.0 * bound_seconds / seconds,
             bound_by: by_time[by_time.len() / 2].bound.by,
@@ -225,7 +225,7 @@ impl Report {
         for row in &self.rows {
             let _ = writeln!(
                 text,
-                "| {} | {} | {:.2} B | {backend} | {} | {} | {} | {:.2} ± {:.2} | {:.0} | {:.1} | {:.2} | {:.2} | {:.2} | {:.0} | {} |",
+                "| {} | {} | {:.2} B | {backend} | {} | {} | {} | {:.2} ± {:.2} | {:.0} | {:.1} | {:.2} | {} | {:.2} | {:.0} | {} |",
                 subject.model,
                 Bytes(subject.bytes),
                 subject.parameters as f64 / 1e9,
@@ -237,7 +237,7 @@ impl Report {
                 100.0 * row.hit_rate,
                 row.bytes_read_per_token / 1e6,
                 row.drive_bytes_per_second / 1e9,
-                row.drive_limit / 1e9,
+                row.drive_limit.map_or("–".to_owned(), |limit| format!("{:.2}", limit / 1e9)),
                 row.bound_tokens_per_second,
                 row.percent_of_bound,
                 row.bound_by.name(),
