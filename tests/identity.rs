@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
 
@@ -10,7 +9,7 @@ use common::random::random_model;
 use common::{engine, fixture, logits, minimum_ram, roomy};
 use outpour_engine::sample::argmax;
 use outpour_engine::{Engine, Inspection, LookaheadMode, Options, SequenceId, Session, Work};
-use outpour_model::synth::{self, Format, Routing, Synth};
+use outpour_model::synth;
 use outpour_store::read::ReaderKind;
 use serde_json::json;
 
@@ -238,41 +237,6 @@ fn a_trunk_that_does_not_fit_passes_through_memory() {
     assert!(streamed.is_sorted_by(|a, b| a >= b) && streamed[4] > 0 && streamed[4] < 12, "{streamed:?}");
     // 30 steps and some chunks of prompts read those layers anew.
     assert!(read[1] > read[9] + 30 * trunk as u64 / 2, "{read:?} bytes, trunk {trunk}");
-}
-
-/// An embedding as large as the experts, of which a row is read for each token, in chunks of many more tokens than there are
-/// places for rows.
-#[test]
-fn an_embedding_is_read_by_row_where_memory_is_short() {
-    let config = json!({
-        "model_type": "qwen3_moe", "hidden_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 64, "moe_intermediate_size": 64,
-        "num_experts": 64, "num_experts_per_tok": 4, "norm_topk_prob": true, "vocab_size": 30_000,
-        "max_position_embeddings": 1024,
-    });
-    for format in [Format::Bf16, Format::Mlx { bits: 4 }, Format::Mlx { bits: 8 }] {
-        let dir = tempfile::tempdir().expect("a folder");
-        let synth = Synth::new(&config, format, Routing::default(), 7).expect("a model");
-        synth.write(dir.path(), &[], &mut |_, _| ControlFlow::Continue(())).map(|_| ()).expect("it is written");
-        let base = Options { prefill_chunk: Some(512), ctx: Some(768), ..roomy() };
-        let minimum = minimum_ram(dir.path(), &base);
-        let tokens: Vec<u32> = (0..600).map(|i| (i * i * 31 + 7 * (i % 97) + 3) % 30_000).collect();
-        let mut expected = None;
-        for (ram, reader, by_row) in [
-            (base.ram, ReaderKind::Auto, false),
-            (minimum, ReaderKind::Auto, true),
-            (minimum + (1 << 20), ReaderKind::Pread, true),
-        ] {
-            let options = Options { ram, ..base };
-            let mut engine = engine(dir.path(), &options, reader);
-            assert_eq!(engine.plan().trunk.rows > 0, by_row, "{:?}", engine.plan());
-            let computed = [1, 560, 600].map(|step_from| {
-                let all = logits(&mut engine, &tokens[..step_from.max(30)], step_from).logits;
-                all[all.len() - 30_000..].iter().map(|logit| logit.to_bits()).collect::<Vec<_>>()
-            });
-            assert!(*expected.get_or_insert(computed.clone()) == computed, "other logits with {ram} bytes");
-        }
-    }
 }
 
 /// Layers that choose by the tokens' ids: what is read early there is what is used, the first layer's too, and no bit changes.

@@ -162,6 +162,9 @@ fn a_second_turn_over_a_long_prompt_computes_only_what_is_new() {
         println!("a prompt of {tokens} tokens; of the next one {found} are found and {new} computed");
         // The template writes past answers without the empty thoughts that the model was given to begin with, so the answer itself is
         // computed anew.
-        assert!(found + 16 >= tokens && new < answer + 60, "of {tokens} tokens {found} are found, and {new} are computed");
+        assert!(
+            found + 16 >= tokens && new < answer + 60,
+            "of {tokens} tokens {found} are found, and {new} are computed"
+        );
     }
 }

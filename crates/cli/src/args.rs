@@ -1,5 +1,7 @@
 //! Flags, as data.
 
+#![allow(rustdoc::broken_intra_doc_links, reason = "in help texts brackets mean that something may be left out")]
+
 mod answer;
 mod load;
 mod measure;

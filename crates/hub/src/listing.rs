@@ -32,7 +32,7 @@ pub struct ListedFile {
 /// A file to be downloaded.
 #[derive(Clone, Debug)]
 pub struct RemoteFile {
-    /// Its name, as in [`ListedFile::path`].
+    /// Its name, as in `ListedFile::path`.
     pub path: String,
     /// Size in bytes.
     pub bytes: u64,

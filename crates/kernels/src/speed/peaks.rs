@@ -42,8 +42,12 @@ fn slice(work: Loop, threads: usize, time: Duration) -> f64 {
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
+                // Once at least, also where the thread came late.
+                loop {
                     total.fetch_add(work(), Ordering::Relaxed);
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
                 }
             });
         }
