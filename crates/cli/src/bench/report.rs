@@ -91,8 +91,9 @@ struct Row {
     /// While reads were in flight.
     drive_bytes_per_second: f64,
     drive_limit: Option<f64>,
-    bound_tokens_per_second: f64,
-    percent_of_bound: f64,
+    /// The bound and what was reached of it; `None` where there were reads, and it is not known how fast they could be.
+    bound_tokens_per_second: Option<f64>,
+    percent_of_bound: Option<f64>,
     bound_by: BoundBy,
     trunk_seconds: f64,
     expert_seconds: f64,
@@ -113,6 +114,8 @@ impl Row {
         let variance = mean(&|r| (rate(r) - tokens_per_second).powi(2)) * n / (n - 1.0).max(1.0);
         let seconds = mean(&|r| r.time.as_secs_f64());
         let bound_seconds = mean(&|r| r.bound.seconds);
+        let drive_limit = repetitions.iter().map(|r| r.drive_limit).sum::<Option<f64>>().map(|sum| sum / n);
+        let is_known = drive_limit.is_some() || repetitions.iter().all(|r| r.stream.read_bytes == 0);
         let used = mean(&|r| (r.stream.hits + r.stream.misses) as f64);
         // The middle repetition's: a mean of words there is not.
         let mut by_time: Vec<&Repetition> = repetitions.iter().collect();
@@ -128,9 +131,9 @@ impl Row {
             bytes_needed_per_token: mean(&|r| r.stream.needed_bytes as f64) / tokens,
             drive_bytes_per_second: mean(&|r| r.stream.read_bytes as f64)
                 / mean(&|r| r.stream.reading.as_secs_f64()).max(1e-9),
-            drive_limit: repetitions.iter().map(|r| r.drive_limit).sum::<Option<f64>>().map(|sum| sum / n),
-            bound_tokens_per_second: tokens / bound_seconds,
-            percent_of_bound: 100.0 * bound_seconds / seconds,
+            drive_limit,
+            bound_tokens_per_second: is_known.then_some(tokens / bound_seconds),
+            percent_of_bound: is_known.then_some(100.0 * bound_seconds / seconds),
             bound_by: by_time[by_time.len() / 2].bound.by,
             trunk_seconds: mean(&|r| r.bound.trunk_seconds),
             expert_seconds: mean(&|r| r.bound.expert_seconds),
@@ -225,7 +228,7 @@ impl Report {
         for row in &self.rows {
             let _ = writeln!(
                 text,
-                "| {} | {} | {:.2} B | {backend} | {} | {} | {} | {:.2} ± {:.2} | {:.0} | {:.1} | {:.2} | {} | {:.2} | {:.0} | {} |",
+                "| {} | {} | {:.2} B | {backend} | {} | {} | {} | {:.2} ± {:.2} | {:.0} | {:.1} | {:.2} | {} | {} | {} | {} |",
                 subject.model,
                 Bytes(subject.bytes),
                 subject.parameters as f64 / 1e9,
@@ -237,9 +240,9 @@ impl Report {
                 100.0 * row.hit_rate,
                 row.bytes_read_per_token / 1e6,
                 row.drive_bytes_per_second / 1e9,
-                row.drive_limit.map_or("–".to_owned(), |limit| format!("{:.2}", limit / 1e9)),
-                row.bound_tokens_per_second,
-                row.percent_of_bound,
+                cell(row.drive_limit.map(|limit| limit / 1e9), 2),
+                cell(row.bound_tokens_per_second, 2),
+                cell(row.percent_of_bound, 0),
                 row.bound_by.name(),
             );
         }
@@ -248,6 +251,11 @@ impl Report {
         }
         text
     }
+}
+
+/// A number, where there is one.
+fn cell(number: Option<f64>, digits: usize) -> String {
+    number.map_or("–".to_owned(), |number| format!("{number:.digits$}"))
 }
 
 impl Row {
@@ -259,15 +267,22 @@ impl Row {
             let (speed, each) = (speed / 1e9, milliseconds(seconds));
             format!("; the weights used, once through memory at {speed:.1} GB/s, take {each:.1} ms a token")
         });
+        let reached = match self.percent_of_bound {
+            Some(percent) => format!(
+                "{percent:.0} % of what this drive, this RAM and these routes allow; bound by {}",
+                self.bound_by.phrase()
+            ),
+            None => {
+                "weights outside experts were read, and how fast the drive could give those is not measured".to_owned()
+            }
+        };
         format!(
-            "\n{} ({}): {:.0} % of what this drive, this RAM and these routes allow; bound by {}. For each token: trunk {:.1} ms, \
+            "\n{} ({}): {reached}. For each token: trunk {:.1} ms, \
              experts {:.1} ms, reads in flight {:.1} ms, waited for {:.1} ms.\n\
              Floors: these routes read {:.1} MB a token with the least recently used expert first out, {:.1} MB with a known \
              future ({:.1} MB were read){memory}.\n",
             self.test.name(),
             if subject.cold { "cold" } else { "warm" },
-            self.percent_of_bound,
-            self.bound_by.phrase(),
             milliseconds(self.trunk_seconds),
             milliseconds(self.expert_seconds),
             milliseconds(self.read_seconds),
