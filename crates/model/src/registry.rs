@@ -409,3 +409,23 @@ operations; `tests/identity.rs` asserts the same bits over memory sizes, readers
 | `model_type` | released models | attention | tested | fixtures |
 |---|---|---|---|---|
 ";
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Wrappers for images are known by the language model that they hold.
+    #[test]
+    fn a_wrapper_that_nobody_knows_is_what_it_holds() {
+        let of =
+            |config: Value| family(&Config(&config)).map(|family| family.model_type).map_err(|error| error.to_string());
+        let inner = json!({ "model_type": "deepseek_v3", "num_hidden_layers": 2 });
+        assert_eq!(of(json!({ "model_type": "some_vl", "text_config": inner })), Ok("deepseek_v3"));
+        for text in [json!({ "model_type": "nobody" }), json!({}), json!(7), Value::Null] {
+            let refused = of(json!({ "model_type": "some_vl", "text_config": text })).expect_err("no family");
+            assert!(refused.contains("\"some_vl\" is not supported") && refused.contains("deepseek_v3"), "{refused}");
+        }
+    }
+}

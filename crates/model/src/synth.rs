@@ -15,12 +15,15 @@ use serde_json::{Value, json};
 use crate::config::{Config, ModelError};
 use crate::families::ling;
 use crate::registry;
-use crate::weights::Weights;
+use crate::weights::{Declared, Weights};
 use files::{Shard, Unfinished};
 pub use format::Format;
 use format::{Naming, Stored};
 use routing::Roles;
 pub use routing::Routing;
+
+/// Parameters beyond which a config is damaged: several hundred times the largest model.
+const PARAMETERS_MAX: u128 = 1 << 50;
 
 /// A checkpoint to be made: every tensor with its name, type, shape and place.
 pub struct Synth {
@@ -41,6 +44,13 @@ impl Synth {
         let mut weights = Weights::declare();
         let model = (family.build)(&view, &mut weights, DType::F16)?;
         let (facts, declared) = (model.facts(), weights.declared());
+        let elements = |tensor: &Declared| tensor.shape.iter().map(|&dim| dim as u128).product::<u128>();
+        let parameters: u128 = declared.iter().map(elements).sum();
+        if parameters > PARAMETERS_MAX {
+            return Err(ModelError::Config(format!(
+                "these sizes make {parameters} parameters, and at most {PARAMETERS_MAX} are supported; download it again"
+            )));
+        }
         let roles = Roles::new(declared, facts.layers, facts.hidden, routing, seed)?;
         let naming = Naming::new(format, config, family);
         let stored: Vec<Stored> = declared.iter().flat_map(|tensor| naming.store(tensor, &roles.of(tensor))).collect();
