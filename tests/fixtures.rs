@@ -217,7 +217,9 @@ fn allowance(name: &str) -> f64 {
 const LEAD: f32 = 0.1;
 
 /// Where rounding turns a choice that was nearly even, another expert is used, and later positions see what came of it. So
-/// only positions with the same choices count, and of these the median: it is what rounding itself costs.
+/// what rounding itself costs is the mean over the positions before the first such choice; and of the positions after it
+/// that made the same choices themselves, the median. (Of two indexers one also turns a choice of positions, which no route
+/// shows: the KL there is a hundred times that of its neighbours.)
 #[test]
 fn default_rounding_costs_little() {
     for (name, _) in FIXTURES {
@@ -233,18 +235,20 @@ fn default_rounding_costs_little() {
         };
         let differ = rows.iter().filter(|(a, b)| argmax(a) != argmax(b) && clear(b)).count();
         let mut kls: Vec<f64> = rows.iter().map(|(a, b)| kl(b, a)).collect();
+        let until = followed.iter().position(|same| !same).unwrap_or(followed.len());
+        let mean = kls[..until].iter().sum::<f64>() / until.max(1) as f64;
         kls.sort_by(f64::total_cmp);
-        let (median, mean) = (kls[kls.len() / 2], kls.iter().sum::<f64>() / kls.len() as f64);
+        let median = kls[kls.len() / 2];
         let allowance = allowance(name);
         let limit = allowance * 1e-3 * (reference.std() as f64).powi(2);
         println!(
             "{name}: routes followed at {} of {} positions; of these top-1 is clear and differs at {differ}, median KL {median:.2e}, mean \
-             {mean:.2e} (limit {limit:.2e})",
+             of the first {until} {mean:.2e} (limit {limit:.2e})",
             kls.len(),
             followed.len(),
         );
         assert!(kls.len() * 4 >= followed.len() * 3, "{name}: routes differ at more than a quarter of positions");
-        assert!(median <= limit, "{name}: median KL {median} is above {limit}");
+        assert!(median.max(mean) <= limit, "{name}: median KL {median} or mean {mean} is above {limit}");
         assert!(
             differ as f64 <= allowance * 0.05 * kls.len() as f64,
             "{name}: another token than a clear top-1 at {differ}"
