@@ -63,6 +63,11 @@ const MISPLACED_FILES: &[Damage] = &[
     ("all shards are missing", |m| SHARDS.iter().for_each(|s| fs::remove_file(m.join(s)).unwrap()), &["3 of 3"]),
     ("config.json is missing", |m| fs::remove_file(m.join("config.json")).unwrap(), &["config.json", "missing"]),
     (
+        "Mistral's own layout",
+        |m| fs::rename(m.join("config.json"), m.join("params.json")).unwrap(),
+        &["config.json", "params.json tells of files in Mistral's own layout", "download"],
+    ),
+    (
         "config.json is a folder",
         |m| {
             fs::remove_file(m.join("config.json")).unwrap();

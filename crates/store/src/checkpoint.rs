@@ -132,7 +132,12 @@ impl Checkpoint {
         let pack = Manifest::find(&dir)?;
         let config = dir.join("config.json");
         if !config.exists() {
-            let problem = "is missing; download it, or give the folder that holds it and the .safetensors files";
+            let problem = if dir.join("params.json").exists() {
+                "is missing, and params.json tells of files in Mistral's own layout, which outpour does not read; download the model's \
+                 Hugging Face, MLX or GGUF files"
+            } else {
+                "is missing; download it, or give the folder that holds it and the .safetensors files"
+            };
             return Err(StoreError::Malformed { path: config, problem: problem.into() });
         }
         let config = read_json(&config)?;
