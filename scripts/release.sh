@@ -55,14 +55,16 @@ try() {
     done
 }
 
-for arch in x86_64 aarch64; do
+# What this machine's own program prints is the same for all, so its archive is made first.
+own=$(uname -m)
+for arch in "$own" $(printf '%s\n' x86_64 aarch64 | grep -vx "$own"); do
     target=$arch-unknown-linux-musl
     name=outpour-$version-linux-$arch
     echo "$name" >&2
     rustup target add "$target" 2>/dev/null
     # A dependency in C finds the compiler of that processor; rust-lld links what the own linker cannot.
     variables=("CC_${target//-/_}=$arch-linux-gnu-gcc")
-    if [[ $arch != "$(uname -m)" ]]; then
+    if [[ $arch != "$own" ]]; then
         variable=${target^^}
         variables+=("CARGO_TARGET_${variable//-/_}_LINKER=rust-lld")
     fi
@@ -71,7 +73,7 @@ for arch in x86_64 aarch64; do
 
     if [[ $(id -u) != 0 ]] || ! unshare --mount --pid --fork true 2>/dev/null; then
         echo "SKIPPED: an empty root needs root and a mount namespace, so $name was not tried" >&2
-    elif [[ $arch == "$(uname -m)" ]]; then
+    elif [[ $arch == "$own" ]]; then
         try "$program"
     elif emulator=$(command -v "qemu-$arch-static"); then
         try "$program" "$emulator"
@@ -79,10 +81,16 @@ for arch in x86_64 aarch64; do
         echo "SKIPPED: qemu-user-static is not installed, so $name was not tried" >&2
     fi
 
-    # What an archive holds. A manual page and completions belong here too as soon as there are any.
+    if [[ $arch == "$own" ]]; then
+        pages=$work/pages
+        mkdir -p "$pages"/{man/man1,completions}
+        "$program" man >"$pages/man/man1/outpour.1"
+        for shell in bash zsh fish; do "$program" completions "$shell" >"$pages/completions/outpour.$shell"; done
+    fi
     mkdir "$work/$name"
     install -m 755 "$program" "$work/$name/outpour"
     install -m 644 README.md LICENSE "$work/$name"
+    cp -r "$pages"/* "$work/$name"
     tar --directory "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$time" --create "$name" |
         gzip --best --no-name >"$out/$name.tar.gz"
 done

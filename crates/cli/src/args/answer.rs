@@ -51,7 +51,7 @@ pub struct RunArgs {
 #[derive(Args)]
 #[command(after_help = CHAT_HELP)]
 pub struct ChatArgs {
-    /// Folder of the model, or demo: the one that is built in
+    /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,
     /// Flags of loading.
     #[command(flatten)]
