@@ -318,7 +318,9 @@ fn responses_come_whole_and_as_events() {
 #[test]
 fn ollama_speaks_in_lines() {
     let server = serve_demo();
-    assert_eq!(server.get("/api/tags").json()["models"][0]["name"], "model");
+    let model = &server.get("/api/tags").json()["models"][0];
+    assert_eq!(model["name"], "model");
+    assert!(model["size"].as_u64().is_some_and(|bytes| (5 << 20..10 << 20).contains(&bytes)), "{model}");
     let ask = json!({"model": "m", "messages": [user("Hi")], "options": {"temperature": 0, "num_predict": 12}, "think": false});
     let streamed = server.post("/api/chat", &ask);
     let lines: Vec<Value> = streamed.body.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();

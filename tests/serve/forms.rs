@@ -76,6 +76,28 @@ fn answers_are_held_to_the_form_that_is_asked_for() {
     }
 }
 
+/// A model that would call without end calls once where one call is asked for, and chooses itself whether it does.
+#[test]
+fn one_call_is_one_call() {
+    let server = serve_demo();
+    let mark = server.ask("/tokenize", &json!({"content": "<tool_call>"}))["tokens"][0].clone();
+    let tool = json!({"name": "weather", "strict": true, "parameters": {
+        "type": "object", "additionalProperties": false, "required": ["city"], "properties": {"city": {"enum": ["Oslo", "Bergen"]}},
+    }});
+    let mut body = json!({
+        "messages": [user("How is the weather in Oslo?")], "temperature": 0, "max_tokens": 300, "tools": [{"type": "function", "function": tool}],
+        "chat_template_kwargs": {"enable_thinking": false}, "logit_bias": {mark.to_string(): 100},
+    });
+    let calls = |answer: &Value| answer["choices"][0]["message"]["tool_calls"].as_array().map_or(0, Vec::len);
+    assert!(calls(&server.ask("/v1/chat/completions", &body)) > 2);
+    body["parallel_tool_calls"] = json!(false);
+    let answer = server.ask("/v1/chat/completions", &body);
+    assert_eq!((calls(&answer), &answer["choices"][0]["finish_reason"]), (1, &json!("tool_calls")), "{answer}");
+    body["logit_bias"] = json!({mark.to_string(): -100});
+    let answer = server.ask("/v1/chat/completions", &body);
+    assert_eq!((calls(&answer), &answer["choices"][0]["finish_reason"]), (0, &json!("stop")), "{answer}");
+}
+
 /// Every schema of bounded values, asked of a model that was trained and of one that was not: what is finished fits, as a
 /// validator of others says, and nearly all is finished.
 #[test]

@@ -59,6 +59,7 @@ pub fn served(inspection: &Inspection, plan: &Plan, name: Option<String>) -> Res
     let tokenizer = model::tokenizer_of(inspection.checkpoint())?;
     Ok(Model {
         name: name.or_else(|| names::called(dir)).unwrap_or(folder),
+        bytes: inspection.checkpoint().files().iter().map(|file| file.bytes()).sum(),
         stop_tokens: model::stop_tokens(inspection, &tokenizer)?,
         template: model::template(inspection.checkpoint(), &tokenizer)?,
         tokenizer: Arc::new(tokenizer),

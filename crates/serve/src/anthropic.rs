@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
-use outpour_text::Calls;
 use serde_json::{Map, Value, json};
 
 use crate::App;
@@ -213,13 +212,11 @@ fn read_form(fields: &Fields, chat: &mut Chat) -> Result<(), ApiError> {
     }
     let Some(choice) = fields.value("tool_choice") else { return Ok(()) };
     let choice = Fields::of(choice, "tool_choice")?;
+    chat.one_call = choice.flag("disable_parallel_tool_use")?.unwrap_or(false);
     match choice.text("type")? {
         Some("none") => chat.tools.clear(),
         Some("auto") | None => {}
-        Some("any") => {
-            let one = choice.flag("disable_parallel_tool_use")?.unwrap_or(false);
-            chat.form = Form::Calls(if one { Calls::One } else { Calls::Some });
-        }
+        Some("any") => chat.form = Form::Calls,
         Some("tool") => chat.form = Form::Call(choice.required("name", choice.text("name")?)?.to_owned()),
         Some(_) => return Err(ApiError::field("tool_choice.type", "must be auto, any, tool or none")),
     }

@@ -19,6 +19,8 @@ use crate::worker::{Ask, Budget, Door, Marks, Refused, Thoughts};
 pub struct Model {
     /// What clients call it.
     pub name: String,
+    /// Of its files of weights.
+    pub bytes: u64,
     /// Text to tokens and back.
     pub tokenizer: Arc<Tokenizer>,
     /// Conversations to text, where the model has a template.
@@ -58,6 +60,8 @@ pub(crate) struct Chat {
     pub(crate) budget: Option<usize>,
     /// What the answer is held to.
     pub(crate) form: Form,
+    /// Whether a second call of a tool may follow.
+    pub(crate) one_call: bool,
 }
 
 /// A conversation as text and tokens.
@@ -314,6 +318,7 @@ mod tests {
         let ends = ["<|im_end|>", "<|endoftext|>"].map(|end| tokenizer.token_id(end).expect("a token"));
         let model = Model {
             name: "model".into(),
+            bytes: 0,
             vocab: tokenizer.vocab_size(),
             tokenizer,
             template: Some(template),

@@ -12,13 +12,13 @@ use crate::worker::{Begins, Constraint};
 /// What an answer is held to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) enum Form {
-    /// Nothing, but calls of tools that are strict must fit their schemas.
+    /// Nothing, but calls of tools that are strict must fit their schemas, and where one call is asked for, no second follows.
     #[default]
     Free,
     /// JSON that fits a schema.
     Json(Value),
-    /// Calls of tools, as many as this.
-    Calls(Calls),
+    /// At least one call of a tool.
+    Calls,
     /// One call of this tool.
     Call(String),
 }
@@ -35,10 +35,16 @@ impl Forms {
         chat: &Chat,
         thinking: bool,
     ) -> Result<Option<Constraint>, ApiError> {
-        if chat.form == Form::Free && !chat.tools.iter().any(is_strict) {
-            return Ok(None);
-        }
         let dialect = model.dialect();
+        let strict = chat.tools.iter().any(is_strict);
+        let one = chat.one_call && !chat.tools.is_empty() && !dialect.ends_with_call();
+        if chat.form == Form::Free && !strict {
+            // Where a call begins with no token of its own, nothing tells when it begins.
+            let marked = model.tokenizer.token_id(dialect.call_mark()).is_some();
+            if !(one && marked) {
+                return Ok(None);
+            }
+        }
         let make = || Grammars::new(&model.tokenizer, dialect, model.vocab, &model.stop_tokens);
         let grammars = self.0.get_or_init(make).as_ref().map_err(ApiError::bad)?;
         let grammar = grammar(grammars, model, chat)?;
@@ -51,6 +57,7 @@ impl Forms {
             model.tokenizer.token_id(text).ok_or_else(missing)
         };
         let begins = match chat.form {
+            Form::Free if one => Begins::First(token(dialect.call_mark())?),
             Form::Free => Begins::Each(token(dialect.call_mark())?),
             _ if thinking => Begins::After(token(dialect.thinking().1)?),
             _ => Begins::Answer,
@@ -70,10 +77,13 @@ fn grammar(grammars: &Grammars, model: &Model, chat: &Chat) -> Result<Grammar, A
     let bad = |field: &'static str| move |problem: String| ApiError::field(field, &problem);
     match &chat.form {
         Form::Json(schema) => grammars.json(schema).map_err(bad("response_format")),
-        Form::Calls(_) if chat.tools.is_empty() => {
+        Form::Calls if chat.tools.is_empty() => {
             Err(ApiError::field("tool_choice", "wants a call, and there are no tools"))
         }
-        Form::Calls(calls) => grammars.calls(dialect, template, &chat.tools, *calls).map_err(bad("tools")),
+        Form::Calls => {
+            let calls = if chat.one_call { Calls::One } else { Calls::Some };
+            grammars.calls(dialect, template, &chat.tools, calls).map_err(bad("tools"))
+        }
         Form::Call(name) => {
             let named: Vec<Value> =
                 chat.tools.iter().filter(|tool| tool["function"]["name"] == **name).cloned().collect();
@@ -88,7 +98,8 @@ fn grammar(grammars: &Grammars, model: &Model, chat: &Chat) -> Result<Grammar, A
                 .iter()
                 .map(|tool| if is_strict(tool) { tool.clone() } else { any_arguments(tool) })
                 .collect();
-            grammars.calls(dialect, template, &tools, Calls::Marked).map_err(bad("tools"))
+            let calls = if chat.one_call { Calls::MarkedOne } else { Calls::Marked };
+            grammars.calls(dialect, template, &tools, calls).map_err(bad("tools"))
         }
     }
 }

@@ -236,6 +236,7 @@ mod tests {
         let tokenizer = Arc::new(Tokenizer::from_json(json, None).expect("the fixture"));
         Model {
             name: "model".into(),
+            bytes: 0,
             vocab: tokenizer.vocab_size(),
             tokenizer,
             template: None,

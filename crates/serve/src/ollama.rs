@@ -20,7 +20,7 @@ use crate::worker::{Done, Finish};
 pub(crate) fn tags(app: &App) -> Response<Body> {
     let name = &app.model.name;
     let model = json!({
-        "name": name, "model": name, "modified_at": time(app.began_s), "size": 0, "digest": "",
+        "name": name, "model": name, "modified_at": time(app.began_s), "size": app.model.bytes, "digest": "",
         "details": {"format": "safetensors", "family": "", "families": [], "parameter_size": "", "quantization_level": ""},
     });
     json_response(StatusCode::OK, &json!({"models": [model]}))

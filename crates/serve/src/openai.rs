@@ -6,7 +6,6 @@ pub(crate) mod responses;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
-use outpour_text::Calls;
 use serde_json::{Map, Value, json};
 
 use crate::App;
@@ -108,13 +107,13 @@ pub(crate) fn read_tool_choice(fields: &Fields, chat: &mut Chat) -> Result<(), A
         let name = choice["function"].get("name").or(choice.get("name"))?;
         name.as_str().map(str::to_owned)
     };
+    chat.one_call = !fields.flag("parallel_tool_calls")?.unwrap_or(true);
     match fields.value("tool_choice") {
         None => {}
         Some(Value::String(choice)) if choice == "auto" => {}
         Some(Value::String(choice)) if choice == "none" => chat.tools.clear(),
         Some(Value::String(choice)) if choice == "required" => {
-            let several = fields.flag("parallel_tool_calls")?.unwrap_or(true);
-            chat.form = Form::Calls(if several { Calls::Some } else { Calls::One });
+            chat.form = Form::Calls;
         }
         Some(choice) => {
             let problem = "must be \"auto\", \"none\", \"required\" or the name of a function";

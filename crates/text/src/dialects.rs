@@ -101,6 +101,11 @@ impl Dialect {
         if self == Dialect::Harmony { harmony::PART } else { self.opens()[0] }
     }
 
+    /// Whether the token that ends a call ends the answer, so that there is never a second one.
+    pub fn ends_with_call(self) -> bool {
+        self == Dialect::Harmony
+    }
+
     /// Texts that may end calls; none where only the end of the answer does.
     pub(crate) fn closes(self) -> &'static [&'static str] {
         match self {

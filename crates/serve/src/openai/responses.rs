@@ -34,6 +34,7 @@ pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>,
         name: fields.text("model")?.unwrap_or(&app.model.name).to_owned(),
         tools: fields.value("tools").cloned().unwrap_or_else(|| json!([])),
         instructions: fields.value("instructions").cloned().unwrap_or_default(),
+        several_calls: !chat.one_call,
         number: 0,
         output: Vec::new(),
         open: None,
@@ -209,6 +210,7 @@ struct Writer {
     name: String,
     tools: Value,
     instructions: Value,
+    several_calls: bool,
     /// Of the next event.
     number: usize,
     /// Items that are whole.
@@ -235,7 +237,7 @@ impl Writer {
         json!({
             "id": self.id, "object": "response", "created_at": self.created, "status": status, "error": null,
             "incomplete_details": full.then(|| json!({"reason": "max_output_tokens"})), "model": self.name,
-            "instructions": self.instructions, "output": self.output, "parallel_tool_calls": true,
+            "instructions": self.instructions, "output": self.output, "parallel_tool_calls": self.several_calls,
             "tool_choice": "auto", "tools": self.tools, "usage": usage, "store": false,
             "previous_response_id": null, "metadata": {},
         })

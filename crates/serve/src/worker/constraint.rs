@@ -21,6 +21,8 @@ pub(crate) enum Begins {
     After(u32),
     /// This token, whenever it comes: each call of a tool.
     Each(u32),
+    /// This token, when it comes first; behind the form is the end of the answer.
+    First(u32),
 }
 
 impl Constraint {
@@ -48,7 +50,7 @@ impl Constraint {
                 }
             }
             (None, Begins::After(close)) if token == close => self.active = Some(self.form.clone()),
-            (None, Begins::Each(open)) if token == open => {
+            (None, Begins::Each(open) | Begins::First(open)) if token == open => {
                 let mut form = self.form.clone();
                 form.accept(token)?;
                 self.active = Some(form);

@@ -18,6 +18,8 @@ pub enum Calls {
     Some,
     /// What follows one mark of the dialect: see [`Dialect::call_mark`].
     Marked,
+    /// The same, but one call even where the mark begins a block of them.
+    MarkedOne,
 }
 
 /// How a dialect writes calls around the arguments.
@@ -134,6 +136,7 @@ pub(super) fn grammar(dialect: Dialect, template: &str, tools: &[Value], calls: 
     for (i, tool) in tools.iter().enumerate() {
         call(&mut lark, &form, i, tool)?;
     }
+    let marked = matches!(calls, Calls::Marked | Calls::MarkedOne);
     let several = match (&form, calls) {
         (Form { between: Some(between), .. }, Calls::Some) => format!(" ({between} call)*"),
         // What one mark begins is a whole block, or a single call.
@@ -144,11 +147,11 @@ pub(super) fn grammar(dialect: Dialect, template: &str, tools: &[Value], calls: 
         Some((open, close)) => format!("{} call{several} {}", literal(open), literal(close)),
         None => format!("call{several}"),
     };
-    let start = match (form.before, calls) {
-        (Some(_), Calls::Marked) => format!("{body} | said"),
-        (None, Calls::Marked) if dialect == Dialect::Llama => format!("{} {body}", literal(dialect.call_mark())),
-        (Some(before), _) => format!("{before}? {body}"),
-        (None, _) => format!("SPACE? {body}"),
+    let start = match form.before {
+        Some(_) if marked => format!("{body} | said"),
+        None if marked && dialect == Dialect::Llama => format!("{} {body}", literal(dialect.call_mark())),
+        Some(before) => format!("{before}? {body}"),
+        None => format!("SPACE? {body}"),
     };
     if form.before.is_some() {
         let thoughts = ["<|channel|>analysis<|message|>", "<|end|><|start|>assistant"].map(literal);
