@@ -87,7 +87,7 @@ impl Lookahead {
             mode,
             stats: LookaheadStats::default(),
             layer: None,
-            guess: Vec::new(),
+            guess: Vec::with_capacity(top_k),
             // Believed until they prove wrong.
             ranks: vec![Rank { guessed: 4.0, right: 3.0 }; top_k],
             top_k,

@@ -1,6 +1,9 @@
 //! The choice of the next token from its logits. Randomness is a function of (seed, position), so that the same seed
 //! gives the same text whatever else runs.
 
+use std::cmp::Ordering;
+
+use outpour_kernels::exp;
 use serde_json::Value;
 
 /// How the next token is chosen. The defaults choose the most likely one.
@@ -161,8 +164,7 @@ impl Sampler {
         let token = if self.sampling.temperature == 0.0 {
             argmax(adjusted)
         } else {
-            self.narrow(adjusted, candidates);
-            draw(candidates, uniform(self.sampling.seed, position as u64))
+            self.draw(adjusted, candidates, uniform(self.sampling.seed, position as u64))
         };
         self.see(&[token]);
         if let Some(count) = self.generated.get_mut(token as usize) {
@@ -186,59 +188,138 @@ impl Sampler {
         }
     }
 
-    /// Leaves the candidates that top-k, top-p and min-p allow, most likely first.
-    fn narrow(&self, adjusted: &[f32], candidates: &mut Vec<(f32, u32)>) {
+    /// Draws a token of those that top-k, top-p and min-p allow. `uniform` is in [0, 1).
+    fn draw(&self, logits: &mut [f32], candidates: &mut Vec<(f32, u32)>, uniform: f32) -> u32 {
         let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
-        let by_logit = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        let best = highest(logits);
+        // A token's probability against the most likely one's.
+        let weigh = |logit: f32| exp((logit - best) / temperature);
+        let keep = |weight: f32| if weight < min_p { 0.0 } else { weight };
         candidates.clear();
-        candidates.extend(adjusted.iter().enumerate().map(|(token, &logit)| (logit / temperature, token as u32)));
-        if top_k > 0 && top_k < candidates.len() {
-            candidates.select_nth_unstable_by(top_k - 1, by_logit);
-            candidates.truncate(top_k);
+        if (1..logits.len()).contains(&top_k) {
+            most_likely(logits, top_k, candidates);
+            candidates.iter_mut().for_each(|candidate| candidate.0 = weigh(candidate.0));
+            cut(candidates, top_p * candidates.iter().map(|candidate| candidate.0).sum::<f32>());
+        } else {
+            logits.iter_mut().for_each(|logit| *logit = weigh(*logit));
+            if top_p >= 1.0 {
+                logits.iter_mut().for_each(|weight| *weight = keep(*weight));
+                return draw_of(logits, uniform) as u32;
+            }
+            nucleus(logits, top_p * sum(logits), candidates);
         }
-        candidates.sort_unstable_by(by_logit);
-        let best = candidates[0].0;
-        // Probabilities in place of logits, not yet divided by their sum.
-        candidates.iter_mut().for_each(|candidate| candidate.0 = (candidate.0 - best).exp());
-        if top_p < 1.0 {
-            let total: f32 = candidates.iter().map(|candidate| candidate.0).sum();
-            let mut sum = 0.0;
-            let keep = candidates.iter().take_while(|candidate| {
-                let before = sum;
-                sum += candidate.0 / total;
-                before < top_p
-            });
-            let keep = keep.count().max(1);
-            candidates.truncate(keep);
-        }
-        // The first has probability 1 before the division, so that min_p compares with it.
-        let keep = candidates.iter().take_while(|candidate| candidate.0 >= min_p).count().max(1);
-        candidates.truncate(keep);
+        let weights = &mut logits[..candidates.len()];
+        weights.iter_mut().zip(&*candidates).for_each(|(weight, candidate)| *weight = keep(candidate.0));
+        candidates[draw_of(weights, uniform)].1
     }
 }
 
-/// The candidate at which the sum of probabilities passes `uniform` of the whole.
-fn draw(candidates: &[(f32, u32)], uniform: f32) -> u32 {
-    let total: f32 = candidates.iter().map(|candidate| candidate.0).sum();
-    let mut left = uniform * total;
-    for &(probability, token) in candidates {
-        left -= probability;
-        if left < 0.0 {
-            return token;
+/// Numbers that are worked on side by side, which fixes the order of sums.
+const LANES: usize = 16;
+
+/// Folds numbers in lanes, which the compiler makes vectors of, and gives what is in these.
+fn lanes(numbers: &[f32], start: f32, fold: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
+    let mut lanes = [start; LANES];
+    let (whole, rest) = numbers.as_chunks::<LANES>();
+    for chunk in whole {
+        lanes = std::array::from_fn(|lane| fold(lanes[lane], chunk[lane]));
+    }
+    lanes.iter_mut().zip(rest).for_each(|(lane, &number)| *lane = fold(*lane, number));
+    lanes
+}
+
+fn sum(numbers: &[f32]) -> f32 {
+    lanes(numbers, 0.0, |a, b| a + b).iter().sum()
+}
+
+/// The highest number; those that are no numbers are none.
+fn highest(numbers: &[f32]) -> f32 {
+    let higher = |a, b| if b > a { b } else { a };
+    lanes(numbers, f32::NEG_INFINITY, higher).into_iter().fold(f32::NEG_INFINITY, higher)
+}
+
+/// Highest first; of equals, the first in the vocabulary.
+fn by_likelihood(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
+    b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
+}
+
+/// The `k` tokens of the highest logits, in order.
+fn most_likely(logits: &[f32], k: usize, candidates: &mut Vec<(f32, u32)>) {
+    // The k-th of those that were seen: of the others none is wanted that is not higher.
+    let mut floor = f32::NEG_INFINITY;
+    for (token, &logit) in logits.iter().enumerate() {
+        if logit > floor {
+            candidates.push((logit, token as u32));
+            if candidates.len() == 2 * k {
+                candidates.select_nth_unstable_by(k - 1, by_likelihood);
+                candidates.truncate(k);
+                floor = candidates[k - 1].0;
+            }
         }
     }
-    candidates[candidates.len() - 1].1
+    candidates.sort_unstable_by(by_likelihood);
+    candidates.truncate(k);
+}
+
+/// The most likely tokens whose weights together are at least `wanted`, in order.
+fn nucleus(weights: &[f32], wanted: f32, candidates: &mut Vec<(f32, u32)>) {
+    // Of a large vocabulary few are likely, so that few are sorted.
+    for least in [1.0 / 16.0, 1.0 / 256.0, 1.0 / 4096.0, f32::MIN_POSITIVE] {
+        candidates.clear();
+        candidates
+            .extend(weights.iter().zip(0..).filter(|(weight, _)| **weight >= least).map(|(&w, token)| (w, token)));
+        if candidates.iter().map(|candidate| candidate.0).sum::<f32>() >= wanted {
+            break;
+        }
+    }
+    candidates.sort_unstable_by(by_likelihood);
+    cut(candidates, wanted);
+}
+
+/// Leaves as many of the first candidates as have `wanted` together; at least one.
+fn cut(candidates: &mut Vec<(f32, u32)>, wanted: f32) {
+    let mut sum = 0.0;
+    let keep = candidates.iter().take_while(|candidate| {
+        let before = sum;
+        sum += candidate.0;
+        before < wanted
+    });
+    let keep = keep.count().max(1);
+    candidates.truncate(keep);
+}
+
+/// Which of the weights the sum passes `uniform` of the whole at: first the stretch of them is looked for, then the weight.
+fn draw_of(weights: &[f32], uniform: f32) -> usize {
+    const STRETCH: usize = 512;
+    let mut left = uniform * sum(weights);
+    // The last with any weight, where rounding lets the sum pass nowhere.
+    let mut chosen = (0, left);
+    for (i, stretch) in weights.chunks(STRETCH).enumerate() {
+        let whole = sum(stretch);
+        if whole > 0.0 {
+            chosen = (i * STRETCH, left);
+            if left < whole {
+                break;
+            }
+        }
+        left -= whole;
+    }
+    let (from, mut left) = chosen;
+    let mut at = from;
+    for (i, &weight) in weights.iter().enumerate().skip(from).take(STRETCH).filter(|(_, weight)| **weight > 0.0) {
+        at = i;
+        left -= weight;
+        if left < 0.0 {
+            break;
+        }
+    }
+    at
 }
 
 /// The most likely token; of equals, the first.
 pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit > logits[best] {
-            best = token;
-        }
-    }
-    best as u32
+    let highest = highest(logits);
+    logits.iter().position(|&logit| logit == highest).unwrap_or(0) as u32
 }
 
 /// A number in [0, 1) that depends on seed and position alone (two rounds of SplitMix64's mixer).
@@ -300,6 +381,57 @@ mod tests {
         close(&shares(Sampling { top_p: 0.1, ..warm.clone() }), &[0.0, 1.0, 0.0, 0.0, 0.0]);
         let p = softmax(&[3.0, 2.0, 3.0]);
         close(&shares(Sampling { min_p: 0.3, ..warm }), &[0.0, p[0], p[1], p[2], 0.0]);
+    }
+
+    /// Tokens that may be chosen, with their probabilities, by sorting all.
+    fn allowed(sampling: &Sampling, logits: &[f32]) -> Vec<(u32, f64)> {
+        let weight = |logit: f32| (f64::from(logit) / f64::from(sampling.temperature)).exp();
+        let mut all: Vec<(u32, f64)> = (0..).zip(logits.iter().map(|&logit| weight(logit))).collect();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        all.truncate(if sampling.top_k == 0 { all.len() } else { sampling.top_k });
+        let total: f64 = all.iter().map(|(_, weight)| weight).sum();
+        let mut sum = 0.0;
+        all.retain(|(_, weight)| {
+            let before = sum;
+            sum += weight / total;
+            before < f64::from(sampling.top_p)
+        });
+        let least = all[0].1 * f64::from(sampling.min_p);
+        all.retain(|(_, weight)| *weight >= least);
+        let total: f64 = all.iter().map(|(_, weight)| weight).sum();
+        all.into_iter().map(|(token, weight)| (token, weight / total)).collect()
+    }
+
+    #[test]
+    fn large_vocabularies_are_drawn_from_as_small_ones() {
+        let spread = [3.0, 12.0];
+        let logits = spread.map(|spread| (0..5_001).map(|i| spread * uniform(i, 3)).collect::<Vec<f32>>());
+        let plain = Sampling { temperature: 0.7, ..Default::default() };
+        let samplings = [
+            plain.clone(),
+            Sampling { top_k: 20, top_p: 0.95, ..plain.clone() },
+            Sampling { top_k: 3000, ..plain.clone() },
+            Sampling { top_p: 0.5, ..plain.clone() },
+            Sampling { top_p: 0.999, min_p: 0.1, ..plain.clone() },
+            Sampling { min_p: 0.05, ..plain },
+        ];
+        for logits in &logits {
+            for sampling in &samplings {
+                let allowed = allowed(sampling, logits);
+                let (mut sampler, mut counts) = (Sampler::new(sampling.clone(), logits.len()), vec![0; logits.len()]);
+                let draws = 2000;
+                (0..draws).for_each(|position| counts[sampler.choose(logits, position) as usize] += 1);
+                let drawn: usize = allowed.iter().map(|(token, _)| counts[*token as usize]).sum();
+                // A token at the border may be rounded to either side of it.
+                assert!(drawn + 4 >= draws, "{sampling:?}: {drawn} of {draws} are of {} allowed", allowed.len());
+                // The more likely half, within four standard deviations.
+                let half = &allowed[..allowed.len().div_ceil(2)];
+                let share: f64 = half.iter().map(|(_, probability)| probability).sum();
+                let drawn: usize = half.iter().map(|(token, _)| counts[*token as usize]).sum();
+                let error = (drawn as f64 / draws as f64 - share).abs();
+                assert!(error <= 4.0 * (0.25 / draws as f64).sqrt(), "{sampling:?}: {drawn} of {draws}, not {share}");
+            }
+        }
     }
 
     #[test]

@@ -43,6 +43,7 @@ use std::sync::{Mutex, MutexGuard};
 
 pub use isa::Isa;
 pub use topology::{default_threads, last_level_cache_bytes};
+pub use vectorised::exp;
 
 use crate::host::{self, HostMemory};
 use crate::reference;

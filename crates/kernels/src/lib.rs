@@ -11,6 +11,7 @@ pub mod reference;
 pub mod speed;
 pub mod tensor;
 
+pub use cpu::exp;
 pub use host::allocated_bytes;
 pub use quant::{Code, Coded, Format, GgmlType, Matrix, Second};
 pub use tensor::{Buffer, DType, Memory, Shape, Tensor};

@@ -58,9 +58,9 @@ pub(super) fn silu(z: f32) -> f32 {
 }
 
 /// e^x within 2 ulp, ∞ and subnormal numbers included: x = n·ln 2 + r, and e^r by a polynomial with the coefficients of
-/// Cephes' expf. `f32::exp` is a call that no compiler vectorises.
+/// Cephes' expf. `f32::exp` is a call that no compiler vectorises, and whose last bit is the system's.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub fn exp(x: f32) -> f32 {
     /// Adding it leaves an integer in the low bits of the sum: 1.5 · 2^23.
     const ROUND: f32 = 12_582_912.0;
     // Beyond these, e^x is 0 or ∞.
