@@ -1,5 +1,5 @@
 //! Reads that fail, stall, come back short or bring other bytes, by the thousand; a drive that is gone, and comes back; one
-//! of two that is gone. No wrong logit comes of it, nothing hangs, no session is lost.
+//! of two that is gone; one that does not answer at all. No wrong logit comes of it, nothing hangs, no session is lost.
 
 mod common;
 
@@ -319,6 +319,98 @@ fn without_checksums_corruption_is_not_seen() {
     let (bits, failed) = generate(&mut engine, 3);
     assert!(schedule.total() > 50 && failed == 0);
     assert!(bits != expected, "{} corruptions changed no logit", schedule.total());
+}
+
+/// A reader whose drive, while `silent`, takes reads on and says nothing of them.
+struct Mute {
+    inner: Pread,
+    silent: Arc<AtomicBool>,
+    held: Vec<Completion>,
+}
+
+impl Reader for Mute {
+    fn describe(&self) -> String {
+        "mute".to_owned()
+    }
+
+    fn register(&mut self, _region: &Arc<Region>) {}
+
+    fn unregister(&mut self, _region: &Arc<Region>) {}
+
+    fn submit(&mut self, reads: &[Read]) -> io::Result<()> {
+        self.inner.submit(reads)
+    }
+
+    fn collect(&mut self, wait: bool, done: &mut Vec<Completion>) -> io::Result<()> {
+        self.inner.collect(wait && self.held.is_empty(), &mut self.held)?;
+        if self.silent.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(if wait { 20 } else { 0 }));
+        } else {
+            done.append(&mut self.held);
+        }
+        Ok(())
+    }
+
+    fn in_flight(&self) -> usize {
+        self.inner.in_flight() + self.held.len()
+    }
+
+    fn counts(&self) -> ReaderCounts {
+        self.inner.counts()
+    }
+}
+
+fn mute(silent: &Arc<AtomicBool>) -> Box<dyn Reader> {
+    let inner = Pread::new(1).expect("threads");
+    Box::new(Retrying::new(Box::new(Mute { inner, silent: silent.clone(), held: Vec::new() })))
+}
+
+/// A drive that never answers is given up with an error that names what it was asked for, again and again; when it answers
+/// after all, the same session goes on, and what came late is in nobody's way.
+#[test]
+fn a_drive_that_does_not_answer() {
+    let dir = tempfile::tempdir().expect("a folder");
+    many_experts(&dir.path().join("model"), 6, 20_000);
+    let pack = dir.path().join("pack");
+    packed(&dir.path().join("model"), &pack);
+    let options = Options { threads: Some(2), ctx: Some(256), ..roomy() };
+    let least = common::minimum_ram(&pack, &options);
+    // With all of the trunk in memory, and with layers and rows of the embedding that are read for every token.
+    for ram in [options.ram, least] {
+        let silent = Arc::new(AtomicBool::new(false));
+        let inspection = Inspection::open(&pack, false).unwrap_or_else(|error| panic!("{error}"));
+        let options = Options { ram, patience: Duration::from_millis(200), ..options.clone() };
+        let mut engine = Engine::load(inspection, &options, mute(&silent), &mut |_, _| ControlFlow::Continue(()))
+            .unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(engine.plan().trunk.streamed.is_empty(), ram != least);
+        let (expected, _) = generate(&mut engine, 3);
+        let text = prompt(&engine);
+        let mut session = Session::open(&mut engine);
+        for round in 0..3 {
+            // The last token is computed anew.
+            let text = &text[..text.len() - round];
+            engine.drop_experts();
+            silent.store(true, Ordering::Relaxed);
+            for _ in 0..3 {
+                let problem = session.sync(&mut engine, text, &[], &mut ()).expect_err("nothing was read").to_string();
+                assert!(problem.contains("has not answered for") && problem.contains("try again"), "{problem}");
+                assert!(ram == least || problem.contains("expert "), "round {round}: {problem}");
+            }
+            silent.store(false, Ordering::Relaxed);
+            let began = Instant::now();
+            while let Err(error) = session.sync(&mut engine, text, &[], &mut ()) {
+                assert!(began.elapsed() < Duration::from_secs(20), "round {round}: {error}");
+            }
+        }
+        session.close(&mut engine);
+        let (bits, failed) = generate(&mut engine, 3);
+        assert!(bits == expected && failed == 0, "other logits after the drive came back; {failed} steps failed");
+        // The engine ends, though reads never do.
+        silent.store(true, Ordering::Relaxed);
+        engine.drop_experts();
+        let mut session = Session::open(&mut engine);
+        assert!(session.sync(&mut engine, &text, &[], &mut ()).is_err());
+    }
 }
 
 #[test]

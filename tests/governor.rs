@@ -3,14 +3,14 @@
 mod common;
 
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, path::Path};
 
 use common::group::Group;
 use common::random::random_model;
 use common::roomy;
 use outpour_engine::sample::argmax;
-use outpour_engine::{Engine, Options, Session};
+use outpour_engine::{Engine, IDLE_INTERVAL, Options, Session};
 use outpour_store::machine::Machine;
 use outpour_store::read::ReaderKind;
 
@@ -131,6 +131,31 @@ fn memory_goes_and_comes_back() {
     let plenty = engine.stats().governor;
     assert!(engine.expert_slots() > least && plenty.taken_again > short.taken_again, "{plenty:?}");
     assert!(plenty.taken_again <= plenty.given_back);
+}
+
+/// Nobody asks for anything, and memory is given back all the same.
+#[test]
+fn idle_memory_goes_and_comes_back() {
+    let (dir, system) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let options = Options { ram: RAM as usize, threads: Some(2), ..roomy() };
+    let mut engine = common::engine(&random_model(dir.path()), &options, ReaderKind::Auto);
+    let expected = generate(&mut engine, 2, Duration::ZERO);
+    let whole = engine.expert_slots();
+    tell(system.path(), 4096 * MIB);
+    engine.govern(Machine::at(system.path()));
+    tell(system.path(), MIB);
+    std::thread::sleep(IDLE_INTERVAL);
+    engine.idle();
+    let least = engine.expert_slots();
+    assert!(least < whole / 4, "{least} of {whole} slots are left");
+    tell(system.path(), 4096 * MIB);
+    let begun = Instant::now();
+    while engine.expert_slots() == least {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", engine.stats().governor);
+        std::thread::sleep(IDLE_INTERVAL);
+        engine.idle();
+    }
+    assert!(generate(&mut engine, 2, Duration::ZERO) == expected, "other words afterwards");
 }
 
 /// A context that was promised finds its room, also after memory was given back.

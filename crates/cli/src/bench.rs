@@ -130,7 +130,9 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
         report.add(test, &repetitions);
     }
     progress.finish();
-    term::show(&report.text(&subject, args.output)?)?;
+    if !report.is_empty() {
+        term::show(&report.text(&subject, args.output)?)?;
+    }
     trace.map_or(Ok(()), TimelineFile::finish)?;
     Ok(if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Result, bail, ensure};
-use outpour_engine::Snapshots;
+use outpour_engine::{IDLE_INTERVAL, Snapshots};
 use outpour_store::bytes::Bytes;
 use outpour_text::{StopStrings, ToolCall};
 use serde_json::{Map, Value, json};
@@ -147,7 +147,7 @@ impl Chat {
     fn run(mut self) -> Result<ExitCode> {
         let mut interrupted = false;
         let code = loop {
-            let typed = at_prompt(|| self.input.read())?;
+            let typed = at_prompt(&mut self.talk, || self.input.read())?;
             let again = interrupted;
             interrupted = false;
             let line = match typed {
@@ -383,7 +383,7 @@ impl Chat {
         }
         loop {
             let question = format!("Run it? [y]es, [n]o, [a]lways for {name}: ");
-            let typed = match at_prompt(|| self.input.ask(&question))? {
+            let typed = match at_prompt(&mut self.talk, || self.input.ask(&question))? {
                 Typed::Line(line) => line,
                 Typed::Interrupted { .. } | Typed::End => return Ok(Allowed::Stop),
             };
@@ -408,9 +408,22 @@ enum Allowed {
 
 const NOT_RUN: &str = "The user stopped before this call was run.";
 
-fn at_prompt<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Waits for what is typed, and meanwhile gives memory back that others need.
+fn at_prompt<T: Send>(talk: &mut Talk, read: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     AT_PROMPT.store(true, Ordering::Relaxed);
-    let typed = read();
+    let waiting = std::thread::current();
+    let typed = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let typed = read();
+            waiting.unpark();
+            typed
+        });
+        while !reading.is_finished() {
+            std::thread::park_timeout(IDLE_INTERVAL);
+            talk.idle();
+        }
+        reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
     AT_PROMPT.store(false, Ordering::Relaxed);
     typed
 }

@@ -1,6 +1,5 @@
 //! `plan`: the size of every buffer for a given `--ram`, and the tokens a second to expect, before anything is loaded.
 
-use std::ops::ControlFlow;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::args::PlanArgs;
 use crate::outline::Outline;
+use crate::term::INTERRUPTED;
 use crate::{model, term};
 
 /// How long computing a token, and a prompt, is rehearsed.
@@ -48,8 +48,12 @@ pub fn plan(args: &PlanArgs, headers_only: bool) -> Result<ExitCode> {
         context: (args.generate / 2).min(plan.ctx.saturating_sub(1)),
         budget: REHEARSAL_TIME,
     };
-    let go_on = &mut || if term::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-    let rehearsal = inspection.rehearse(&options, extent, go_on)?;
+    if term::stopped() {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    // A layer of a large model takes long.
+    term::end_at_interrupt();
+    let rehearsal = inspection.rehearse(&options, extent)?;
     let ask = forecast::Ask { prompt_tokens: args.prompt, answer_tokens: args.generate, hit_rate: args.hit_rate };
     let forecast = forecast::forecast(&inspection, &plan, &rehearsal, &drive, ask);
     let experts = inspection.layout.experts_total();

@@ -42,6 +42,7 @@ pub fn catch_signals(mut on: impl FnMut(c_int) + Send + 'static) -> anyhow::Resu
 
 /// Whether Ctrl-C is handled elsewhere.
 static OVERHEARD: AtomicBool = AtomicBool::new(false);
+static HARMLESS: AtomicBool = AtomicBool::new(false);
 
 /// Makes Ctrl-C stop the work and not the process; a second one ends it at once.
 ///
@@ -53,10 +54,15 @@ pub fn catch_interrupt() -> anyhow::Result<()> {
         return Ok(());
     }
     catch_signals(|_| {
-        if !OVERHEARD.load(Ordering::Relaxed) && stop() {
+        if !OVERHEARD.load(Ordering::Relaxed) && (stop() || HARMLESS.load(Ordering::Relaxed)) {
             std::process::exit(INTERRUPTED.into());
         }
     })
+}
+
+/// From now on the first Ctrl-C ends the program, which has nothing to finish or to undo.
+pub fn end_at_interrupt() {
+    HARMLESS.store(true, Ordering::Relaxed);
 }
 
 /// Stops the work under way; whether that was asked for before.

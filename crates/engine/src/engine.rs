@@ -130,7 +130,7 @@ impl Engine {
         progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<Engine, EngineError> {
         let plan = inspection.plan(options)?;
-        let mut reader = Box::new(Pumped::new(reader).map_err(EngineError::Thread)?);
+        let mut reader = Box::new(Pumped::new(reader, options.patience).map_err(EngineError::Thread)?);
         let ops = options.open_backend()?;
         let identity = inspection.identity(options, &*ops)?;
 
@@ -185,6 +185,12 @@ impl Engine {
     /// afterwards: what was planned is a ceiling.
     pub fn govern(&mut self, machine: Machine) {
         self.governor = Some(Governor::new(machine, self.plan.ram as u64));
+    }
+
+    /// Does what is to be done while nobody wants anything: asks the governor, if there is one. To be called every
+    /// [`IDLE_INTERVAL`].
+    pub fn idle(&mut self) {
+        self.ask_governor();
     }
 
     pub(crate) fn ask_governor(&mut self) {
@@ -401,9 +407,11 @@ impl Engine {
             let residency = self.experts.residency();
             let reserved =
                 self.states[index].reserve(end, self.model.state_layout(), &self.blocks, residency, &*self.ops);
-            // What was planned for contexts is theirs, also where memory was given back meanwhile.
+            // What was planned for contexts is theirs, also where memory was given back meanwhile, or held by reads of a drive
+            // that did not answer.
             let regained = reserved.is_err()
-                && self.governor.as_mut().is_some_and(|governor| governor.regain(&mut self.experts, &*self.ops));
+                && (self.experts.recover()?
+                    || self.governor.as_mut().is_some_and(|governor| governor.regain(&mut self.experts, &*self.ops)));
             if !regained {
                 return Ok(reserved?);
             }

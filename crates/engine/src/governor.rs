@@ -10,8 +10,10 @@ use outpour_model::ExpertStream;
 use outpour_model::weights::allocate_region;
 use outpour_store::machine::{Headroom, Machine};
 
-/// How often the system is asked, while something is computed.
+/// How often the system is asked at most, while something is computed.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// How often it is asked while nothing is: see [`crate::Engine::idle`].
+pub const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 /// Memory must have been plenty for so long before a piece is taken again.
 const CALM: Duration = Duration::from_secs(5);
 /// So much of the machine's memory stays free at least, even where the plan left less to others.

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use outpour_kernels::cpu::{Cpu, CpuOptions};
 use outpour_kernels::quant::Q8_BLOCK;
@@ -17,7 +18,7 @@ use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout};
 use outpour_store::packer::Packed;
 use outpour_store::plan::{Ask, ClassNeeds, Needs, Plan, TrunkNeeds};
-use outpour_store::read;
+use outpour_store::read::{self, PATIENCE};
 use serde_json::Value;
 
 use crate::error::EngineError;
@@ -53,6 +54,8 @@ pub struct Options {
     pub backend: Backend,
     /// Whether experts are read before they are asked for.
     pub lookahead: LookaheadMode,
+    /// How long a drive may say nothing while it is waited for.
+    pub patience: Duration,
 }
 
 impl Default for Options {
@@ -66,6 +69,7 @@ impl Default for Options {
             precise: false,
             backend: Backend::Cpu,
             lookahead: LookaheadMode::Auto,
+            patience: PATIENCE,
         }
     }
 }

@@ -24,7 +24,7 @@ mod timeline;
 
 pub use engine::{Engine, Stats, Work};
 pub use error::EngineError;
-pub use governor::GovernorStats;
+pub use governor::{GovernorStats, IDLE_INTERVAL};
 pub use inspection::{Backend, Inspection, Numerics, Options, PROBE_EXPERTS};
 pub use lookahead::{LookaheadMode, LookaheadStats};
 pub use observe::{LayerCost, Observer, Progress, SequenceId};

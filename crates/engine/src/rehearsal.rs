@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,26 +73,21 @@ pub struct LayerSeconds {
 }
 
 impl Inspection {
-    /// Rehearses a token and a prompt. `progress` may break off.
+    /// Rehearses a token and a prompt.
     ///
     /// # Errors
-    /// When there is no memory for it, or no backend; [`EngineError::Cancelled`] when `progress` broke off.
-    pub fn rehearse(
-        &self,
-        options: &Options,
-        extent: Extent,
-        progress: &mut dyn FnMut() -> ControlFlow<()>,
-    ) -> Result<Rehearsal, EngineError> {
+    /// When there is no memory for it, or no backend.
+    pub fn rehearse(&self, options: &Options, extent: Extent) -> Result<Rehearsal, EngineError> {
         let tokens = extent.prompt_tokens.clamp(1, self.facts().context_max);
         let rows = extent.prompt_chunk.clamp(1, PROMPT_ROWS_MAX).min(tokens);
         // Attention costs in proportion to the past, so those in the middle of the prompt cost as much as all do on average.
         let past = (tokens - rows) / 2;
         let rehearsed_past = self.past_that_fits(past, rows);
         let mut stage = Stage::set(self, options, rows, extent.context.max(rehearsed_past))?;
-        let token = stage.pass(1, extent.context, extent.budget, SAMPLES_MIN, progress)?;
-        let mut prompt = stage.pass(rows, rehearsed_past, extent.budget, 1, progress)?;
+        let token = stage.pass(1, extent.context, extent.budget, SAMPLES_MIN)?;
+        let mut prompt = stage.pass(rows, rehearsed_past, extent.budget, 1)?;
         if rehearsed_past < past {
-            let without = stage.pass(rows, 0, extent.budget, 1, progress)?;
+            let without = stage.pass(rows, 0, extent.budget, 1)?;
             let longer = past as f64 / rehearsed_past.max(1) as f64;
             for (layer, without) in prompt.layers.iter_mut().zip(&without.layers) {
                 layer.trunk = without.trunk + longer * (layer.trunk - without.trunk).max(0.0);
@@ -177,14 +171,7 @@ impl Stage {
 
     /// Times `rows` rows behind `context` tokens: layers in turn until each kind was timed `samples_min` times and the budget
     /// is over.
-    fn pass(
-        &mut self,
-        rows: usize,
-        context: usize,
-        budget: Duration,
-        samples_min: usize,
-        progress: &mut dyn FnMut() -> ControlFlow<()>,
-    ) -> Result<Pass, EngineError> {
+    fn pass(&mut self, rows: usize, context: usize, budget: Duration, samples_min: usize) -> Result<Pass, EngineError> {
         let mut state = State::default();
         let residency = self.experts.residency();
         state.reserve(context + rows, self.model.state_layout(), &self.blocks, residency, &*self.ops)?;
@@ -210,9 +197,6 @@ impl Stage {
             }
             let seconds = self.layer(layer, &batch, &mut states)?;
             samples[self.kinds[layer]].push(seconds);
-            if progress().is_break() {
-                return Err(EngineError::Cancelled);
-            }
         }
         let head = (0..samples_min).map(|_| self.head(&batch)).collect();
         let typical: Vec<LayerSeconds> = samples

@@ -196,6 +196,7 @@ impl Engine {
         self.lookahead.begin(false);
         if prefill.layers_done == 0 {
             self.read_known(0, &prefill.batch)?;
+            self.experts.sweep_first(prefill.batch.len())?;
         }
         loop {
             self.layer(prefill.layers_done, &prefill.batch, &stream, observer)?;

@@ -6,6 +6,7 @@
 //! ones first, while the rest are in flight. The order in which they come never shows in a result: outputs are
 //! combined in the order of expert numbers (`blocks::moe`).
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -93,6 +94,8 @@ pub struct ExpertStream {
     early: Vec<Early>,
     /// Whether a sweep may go on to the next layer.
     sweeps_on: bool,
+    /// The fewest tokens of a chunk that used nearly all experts of the first layer that has any, since one of as many did not.
+    sweeping_tokens: Option<usize>,
     /// Slots that stay set aside for them.
     spares_max: usize,
     /// Tag of the next expert's first read.
@@ -104,6 +107,9 @@ pub struct ExpertStream {
     reading_since: Option<Instant>,
     /// When the present layer's first experts were asked for, and the time blocked before.
     layer_since: Option<(Instant, Duration)>,
+    /// What is said of a drive that did not answer in time, until it has: its reads may still land in the slots that they were
+    /// for, which are kept, and nothing else is asked for.
+    unanswered: Option<String>,
 }
 
 /// An expert that was asked for and not yet released.
@@ -173,6 +179,7 @@ impl ExpertStream {
             wants: Vec::with_capacity(wants_max),
             early: Vec::with_capacity(wants_max),
             sweeps_on: true,
+            sweeping_tokens: None,
             spares_max: 0,
             next_tag: 0,
             reads: Vec::with_capacity(reads_max),
@@ -180,6 +187,7 @@ impl ExpertStream {
             stats: StreamStats::default(),
             reading_since: None,
             layer_since: None,
+            unanswered: None,
         }
     }
 
@@ -239,6 +247,7 @@ impl ExpertStream {
     /// # Errors
     /// When a read failed for good; every read is then finished and every expert released.
     pub fn enter_layer(&mut self, layer: usize) -> Result<()> {
+        self.recover()?;
         loop {
             match self.trunk.locate(layer) {
                 TrunkPlace::Here => return Ok(()),
@@ -263,6 +272,7 @@ impl ExpertStream {
     /// # Errors
     /// As [`Self::enter_layer`].
     pub fn read_rows(&mut self, tokens: &[u32]) -> Result<usize> {
+        self.recover()?;
         self.reads.clear();
         let Some(rows) = self.trunk.rows() else { return Ok(tokens.len()) };
         let count = rows.begin(tokens, self.checkpoint.files(), &mut self.reads);
@@ -397,6 +407,7 @@ impl ExpertStream {
         experts: impl IntoIterator<Item = u32>,
         limits: EarlyLimits,
     ) -> Result<()> {
+        self.recover()?;
         self.reads.clear();
         let mut bytes = 0;
         for expert in experts {
@@ -418,22 +429,51 @@ impl ExpertStream {
         self.send("experts ahead of their use")
     }
 
-    /// Goes on to the next layer as a sweep does, where so many experts of this one are `used` that nearly all of the next
-    /// one's will be: its first experts are read while the last ones of this layer are computed.
+    /// Goes on to the next layer as a sweep does, where so many experts of this one are `used` by a chunk of so many `tokens`
+    /// that nearly all of the next one's will be: its first experts are read while the last ones of this layer are computed.
     ///
     /// # Errors
     /// When the reader refuses the reads.
-    pub fn sweep_on(&mut self, layer: usize, used: usize) -> Result<()> {
-        let next = layer + 1;
-        let nearly_all = self.sweeps_on && used as f64 >= SWEEP_SHARE * self.layout.experts(layer) as f64;
-        if !nearly_all || next >= self.layout.layers() {
-            return Ok(());
+    pub fn sweep_on(&mut self, layer: usize, tokens: usize, used: usize) -> Result<()> {
+        let nearly_all = used as f64 >= SWEEP_SHARE * self.layout.experts(layer) as f64;
+        if self.first_with_experts() == Some(layer) {
+            let known = self.sweeping_tokens;
+            self.sweeping_tokens = match nearly_all {
+                true => Some(known.map_or(tokens, |known| known.min(tokens))),
+                false => known.filter(|&known| known > tokens),
+            };
         }
-        let limits = self.sweep_limits(next);
-        self.read_early(next, 0..self.layout.experts(next) as u32, limits)
+        match nearly_all {
+            true => self.sweep(layer + 1),
+            false => Ok(()),
+        }
     }
 
-    /// Has [`Self::sweep_on`] do nothing.
+    /// Begins a sweep with a chunk of so many tokens: where earlier ones of no more used nearly all experts of the first layer
+    /// that has any, its first experts are read before its router has chosen.
+    ///
+    /// # Errors
+    /// When the reader refuses the reads.
+    pub fn sweep_first(&mut self, tokens: usize) -> Result<()> {
+        match self.first_with_experts() {
+            Some(layer) if self.sweeping_tokens.is_some_and(|known| tokens >= known) => self.sweep(layer),
+            _ => Ok(()),
+        }
+    }
+
+    fn first_with_experts(&self) -> Option<usize> {
+        (0..self.layout.layers()).find(|&layer| self.layout.experts(layer) > 0)
+    }
+
+    fn sweep(&mut self, layer: usize) -> Result<()> {
+        if !self.sweeps_on || layer >= self.layout.layers() {
+            return Ok(());
+        }
+        let limits = self.sweep_limits(layer);
+        self.read_early(layer, 0..self.layout.experts(layer) as u32, limits)
+    }
+
+    /// Has [`Self::sweep_on`] and [`Self::sweep_first`] do nothing.
     pub fn never_sweep_on(&mut self) {
         self.sweeps_on = false;
     }
@@ -519,6 +559,7 @@ impl ExpertStream {
     /// # Errors
     /// When a read failed.
     pub fn probe(&mut self, memory: &[Arc<Region>], flow: Flow, budget: Duration, seed: u64) -> Result<ReadSpeed> {
+        self.recover()?;
         // Nothing else may be in flight.
         self.abandon();
         probe::expert_reads(&self.checkpoint, &self.layout, &mut *self.reader, memory, flow, budget, seed)
@@ -530,7 +571,12 @@ impl ExpertStream {
             return Ok(());
         }
         let collected = self.reader.collect(wait, &mut self.done);
-        let mut failure = collected.err().map(|why| StoreError::Other(format!("the reader failed: {why}")));
+        let mut failure = collected.err().map(|why| {
+            if why.kind() == io::ErrorKind::TimedOut {
+                self.unanswered = Some(why.to_string());
+            }
+            self.reader_failed(&why.to_string())
+        });
         while let Some(completion) = self.done.pop() {
             if let Err(error) = self.complete(completion) {
                 failure.get_or_insert(error);
@@ -561,7 +607,8 @@ impl ExpertStream {
             return Ok(());
         }
         let tag = completion.tag - completion.tag % PARTS_MAX as u64;
-        if let Some(want) = self.wants.iter_mut().find(|want| want.tag == tag) {
+        if let Some(at) = self.wants.iter().position(|want| want.tag == tag) {
+            let want = &mut self.wants[at];
             return match completion.result {
                 Ok(bytes) => {
                     self.stats.read_bytes += bytes as u64;
@@ -573,17 +620,10 @@ impl ExpertStream {
                     Ok(())
                 }
                 Err(why) => {
-                    let run = want.placement.runs()[(completion.tag - tag) as usize];
-                    let file = &self.checkpoint.files()[run.file];
+                    let run = (completion.tag - tag) as usize;
                     // That the file was cut short says more than that a read of it came back short.
-                    file.check_unchanged()?;
-                    Err(StoreError::Read {
-                        path: file.path().to_owned(),
-                        what: format!("expert {} of layer {}", want.id.expert, want.id.layer),
-                        offset: run.offset,
-                        bytes: run.bytes,
-                        why: why.to_string(),
-                    })
+                    self.checkpoint.files()[want.placement.runs()[run].file].check_unchanged()?;
+                    Err(self.expert_failed(&self.wants[at], run, &why.to_string()))
                 }
             };
         }
@@ -601,14 +641,56 @@ impl ExpertStream {
         Ok(())
     }
 
-    /// Ends every read in flight and releases every expert, after a failure.
+    /// What a reader's failure concerns: an expert that is waited for, if any is.
+    fn reader_failed(&self, why: &str) -> StoreError {
+        match self.wants.iter().find(|want| want.stage == Stage::Reading) {
+            Some(want) => self.expert_failed(want, 0, why),
+            None => StoreError::Other(format!("weights could not be read: {why}")),
+        }
+    }
+
+    /// The failure of an expert's `run`-th read.
+    fn expert_failed(&self, want: &Want, run: usize, why: &str) -> StoreError {
+        let run = want.placement.runs()[run];
+        StoreError::Read {
+            path: self.checkpoint.files()[run.file].path().to_owned(),
+            what: format!("expert {} of layer {}", want.id.expert, want.id.layer),
+            offset: run.offset,
+            bytes: run.bytes,
+            why: why.to_owned(),
+        }
+    }
+
+    /// After a drive did not answer in time, takes in what it has answered by now; `true` where that freed what its reads held.
+    ///
+    /// # Errors
+    /// When it has not.
+    pub fn recover(&mut self) -> Result<bool> {
+        let Some(problem) = &self.unanswered else { return Ok(false) };
+        let asked = self.reader.collect(false, &mut self.done);
+        if asked.is_err() || self.reader.in_flight() > 0 {
+            return Err(self.reader_failed(problem));
+        }
+        self.unanswered = None;
+        self.abandon();
+        Ok(true)
+    }
+
+    /// Ends every read in flight and releases every expert, after a failure. Where the drive does not answer, that is for later.
     pub fn abandon(&mut self) {
-        while self.reader.in_flight() > 0 {
-            if self.reader.collect(true, &mut self.done).is_err() {
-                break;
+        while self.unanswered.is_none() && self.reader.in_flight() > 0 {
+            match self.reader.collect(true, &mut self.done) {
+                Err(why) if why.kind() == io::ErrorKind::TimedOut => self.unanswered = Some(why.to_string()),
+                Err(_) => break,
+                Ok(()) => {}
             }
         }
         self.done.clear();
+        if self.unanswered.is_some() {
+            self.stop_clock();
+            self.stop_layer_clock();
+            return;
+        }
         self.trunk.abandon();
         self.stop_clock();
         self.stop_layer_clock();

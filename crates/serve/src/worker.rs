@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel}
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use outpour_engine::{Engine, EngineError, LayerCost, Observer, Progress, SequenceId};
+use outpour_engine::{Engine, EngineError, IDLE_INTERVAL, LayerCost, Observer, Progress, SequenceId};
 use outpour_model::ModelError;
 use outpour_text::Tokenizer;
 use tokio::sync::mpsc;
@@ -252,11 +252,7 @@ impl Worker {
             while self.inbox_is_empty() && self.write_state() {}
         }
         if self.running.is_empty() && self.waiting.is_empty() {
-            let received = match self.idle_release.filter(|_| self.engine.is_some()) {
-                Some(idle) => self.inbox.recv_timeout(idle),
-                None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match received {
+            match self.wait() {
                 Ok(job) => self.waiting.push_back(job),
                 Err(RecvTimeoutError::Disconnected) => return false,
                 Err(RecvTimeoutError::Timeout) => {
@@ -269,6 +265,24 @@ impl Worker {
             match self.inbox.try_recv() {
                 Ok(job) => self.waiting.push_back(job),
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return true,
+            }
+        }
+    }
+
+    /// Waits for a request, no longer than until the engine's memory is to be released; meanwhile others may need some of it.
+    fn wait(&mut self) -> Result<Job, RecvTimeoutError> {
+        let Some(engine) = &mut self.engine else {
+            return self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected);
+        };
+        let began = Instant::now();
+        loop {
+            let left = self.idle_release.map(|idle| idle.saturating_sub(began.elapsed()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Err(RecvTimeoutError::Timeout);
+            }
+            match self.inbox.recv_timeout(left.map_or(IDLE_INTERVAL, |left| left.min(IDLE_INTERVAL))) {
+                Err(RecvTimeoutError::Timeout) => engine.idle(),
+                received => return received,
             }
         }
     }

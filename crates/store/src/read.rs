@@ -18,10 +18,11 @@ use std::any::Any;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use crate::checkpoint::SourceFile;
 pub use mirror::Mirror;
-pub use pumped::Pumped;
+pub use pumped::{PATIENCE, Pumped};
 pub use retry::Retrying;
 
 /// Memory that reads may land in: its address stays valid, and is the host's, until it is dropped.
@@ -89,6 +90,9 @@ pub struct Completion {
     pub result: io::Result<usize>,
 }
 
+/// How long [`Reader::collect`] waits for a drive that gives nothing at all.
+pub const WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// What a reader has done since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReaderCounts {
@@ -134,7 +138,7 @@ pub trait Reader: Send {
     }
 
     /// Appends completions to `done`, in any order. With `wait`, blocks until there is at least one, unless nothing is
-    /// in flight.
+    /// in flight, or the drive gave nothing for [`WAIT_MAX`].
     fn collect(&mut self, wait: bool, done: &mut Vec<Completion>) -> io::Result<()>;
 
     /// Reads submitted and not collected.

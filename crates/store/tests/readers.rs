@@ -260,7 +260,7 @@ fn what_cannot_be_read_is_refused_as_a_whole() {
     ];
     if file.is_direct() {
         bad.push(Read { offset: 1, ..good.clone() });
-        bad.push(Read { at: 512, ..good.clone() });
+        bad.push(Read { at: 256, ..good.clone() });
         bad.push(Read { bytes: PAGE - 1, needed: 0, ..good.clone() });
     }
     for mut reader in readers() {

@@ -118,6 +118,7 @@ impl LoadArgs {
                 LookaheadArg::On => LookaheadMode::On,
                 LookaheadArg::Off => LookaheadMode::Off,
             },
+            ..Options::default()
         })
     }
 

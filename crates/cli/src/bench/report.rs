@@ -204,6 +204,11 @@ impl Report {
         }
     }
 
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// The report as text.
     ///
     /// # Errors

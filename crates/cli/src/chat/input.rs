@@ -94,7 +94,7 @@ impl Input {
     ///
     /// # Errors
     /// When the terminal fails.
-    pub fn ask(&self, question: &str) -> Result<Typed> {
+    pub fn ask(&mut self, question: &str) -> Result<Typed> {
         term::forget_typed();
         let editor = Editor::<(), DefaultHistory>::with_config(self.config.clone());
         typed_of(editor.context(UNUSABLE)?.readline(question))

@@ -95,6 +95,11 @@ impl Talk {
         })
     }
 
+    /// Does what is to be done while nothing is asked.
+    pub fn idle(&mut self) {
+        self.engine.idle();
+    }
+
     /// Adds a message of the user.
     ///
     /// # Errors

@@ -363,7 +363,7 @@ impl Moe {
                 run.experts.request(self.layer, &choices.experts[next.clone()])?;
             }
             if next.is_empty() && n > 1 {
-                run.experts.sweep_on(self.layer, choices.experts.len())?;
+                run.experts.sweep_on(self.layer, n, choices.experts.len())?;
             }
             let first_row = choices.starts[wave.start];
             while let Some((i, mut expert)) = run.experts.next_ready(self.layer, &choices.experts[wave.clone()])? {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::checksums::Checksums;
 use crate::read::direct;
-use crate::write::Aligned;
+use crate::write::{self, Aligned};
 use crate::{Result, StoreError};
 
 /// An open weight file: for direct I/O where the file system allows it, else buffered.
@@ -50,7 +50,7 @@ impl SourceFile {
     /// Opens `path` with what its bytes must be, where that is known, and the same file on other drives.
     ///
     /// # Errors
-    /// As [`SourceFile::open`], and when a copy has another size or wants reads aligned to more.
+    /// As [`SourceFile::open`], and when a copy has another size.
     pub fn open_with(
         path: &Path,
         checksums: Option<Checksums>,
@@ -63,14 +63,6 @@ impl SourceFile {
                 let (its, ours) = (copy.bytes(), file.bytes());
                 let problem =
                     format!("has {its} bytes, and {} has {ours}: it is no copy; copy it again", path.display());
-                return Err(malformed(copy, problem));
-            }
-            if copy.align() > file.align() {
-                let problem = format!(
-                    "its drive wants reads aligned to {} bytes, more than that of {}; give its folder as the model, and the other as --mirror",
-                    copy.align(),
-                    path.display()
-                );
                 return Err(malformed(copy, problem));
             }
         }
@@ -93,6 +85,9 @@ impl SourceFile {
     ) -> Result<Arc<SourceFile>> {
         let io = |source| StoreError::Io { path: path.to_owned(), action: "open", source };
         let direct::Opened { file, align, direct } = opened.map_err(io)?;
+        // A checksum is of a whole record, what fills it up included.
+        let records = if checksums.is_some() { write::ALIGN } else { align };
+        let align = copies.iter().map(|copy| copy.align).fold(align.max(records), usize::max);
         let stamp = Stamp::of(&file).map_err(io)?;
         Ok(Arc::new(SourceFile { path: path.to_owned(), file, align, direct, stamp, checksums, copies }))
     }
@@ -112,7 +107,8 @@ impl SourceFile {
         self.stamp.modified
     }
 
-    /// What offsets, lengths and addresses of reads must be multiples of; a power of two, 4096 at least.
+    /// What offsets, lengths and addresses of reads must be multiples of, on every drive that has it; a power of two, 512 at
+    /// least.
     pub fn align(&self) -> usize {
         self.align
     }

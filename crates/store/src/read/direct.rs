@@ -6,8 +6,12 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-/// What offsets, lengths and addresses are multiples of at least: a page, and the largest sector in use.
-const ALIGN_MIN: usize = 4096;
+/// What offsets, lengths and addresses are multiples of at least: the smallest sector in use. More would be read in vain, 4 KiB
+/// for each of an expert's ranges on average: 2 % of an expert of nine ranges and 1.8 MB.
+const ALIGN_MIN: usize = 512;
+
+/// The same where nothing tells how large a sector is: a page, and the largest sector in use.
+const ALIGN_UNKNOWN: usize = 4096;
 
 /// The largest alignment that is worth reading experts at. Where a file system wants more, reads are buffered.
 #[cfg(target_os = "linux")]
@@ -17,7 +21,7 @@ const ALIGN_MAX: usize = 1 << 20;
 pub(crate) struct Opened {
     /// The file.
     pub(crate) file: File,
-    /// What offsets, lengths and addresses of reads must be multiples of; a power of two, 4096 at least.
+    /// What offsets, lengths and addresses of reads must be multiples of; a power of two, 512 at least.
     pub(crate) align: usize,
     /// Whether reads bypass the page cache.
     pub(crate) direct: bool,
@@ -33,7 +37,7 @@ pub(crate) fn open(path: &Path) -> io::Result<Opened> {
     if direct.is_none() {
         make_buffered(&file)?;
     }
-    Ok(Opened { file, align: direct.unwrap_or(ALIGN_MIN), direct: direct.is_some() })
+    Ok(Opened { file, align: direct.unwrap_or(ALIGN_UNKNOWN), direct: direct.is_some() })
 }
 
 /// Opens a regular file for buffered I/O.
@@ -43,7 +47,7 @@ pub(crate) fn open(path: &Path) -> io::Result<Opened> {
 pub(crate) fn open_buffered(path: &Path) -> io::Result<Opened> {
     let file = open_file(path)?;
     make_buffered(&file)?;
-    Ok(Opened { file, align: ALIGN_MIN, direct: false })
+    Ok(Opened { file, align: ALIGN_UNKNOWN, direct: false })
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
@@ -85,7 +89,7 @@ fn make_direct(file: &File, path: &Path) -> Option<usize> {
     let align = match kernel_alignment(file) {
         Some(0) => return None,
         Some(align) => align.max(ALIGN_MIN),
-        None => ALIGN_MIN,
+        None => ALIGN_UNKNOWN,
     };
     if !align.is_power_of_two() || align > ALIGN_MAX {
         return None;
@@ -114,7 +118,7 @@ fn kernel_alignment(file: &File) -> Option<usize> {
 #[cfg(target_vendor = "apple")]
 fn make_direct(file: &File, _path: &Path) -> Option<usize> {
     rustix::fs::fcntl_nocache(file, true).ok()?;
-    Some(ALIGN_MIN)
+    Some(ALIGN_UNKNOWN)
 }
 
 #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
@@ -176,6 +180,6 @@ mod tests {
             return;
         };
         assert!(!opened.direct);
-        assert_eq!(opened.align, ALIGN_MIN);
+        assert_eq!(opened.align, ALIGN_UNKNOWN);
     }
 }

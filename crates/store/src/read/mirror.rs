@@ -336,12 +336,13 @@ impl Reader for Mirror {
             let block = wait && self.done.is_empty() && self.inner.in_flight() > 0;
             let mut arrived = std::mem::take(&mut self.arrived);
             let collected = self.inner.collect(block, &mut arrived);
+            let silent = block && arrived.is_empty();
             for completion in arrived.drain(..) {
                 self.over(completion, block);
             }
             self.arrived = arrived;
             collected?;
-            if !wait || !self.done.is_empty() || self.in_flight() == 0 {
+            if !wait || silent || !self.done.is_empty() || self.in_flight() == 0 {
                 done.extend(self.done.drain(..));
                 self.send();
                 return Ok(());

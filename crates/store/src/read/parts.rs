@@ -51,6 +51,7 @@ pub(super) struct Flights {
     /// Over, not collected.
     done: VecDeque<usize>,
     counts: ReaderCounts,
+    parts_over: u64,
     direct_seen: bool,
     buffered_seen: bool,
 }
@@ -63,6 +64,7 @@ impl Flights {
             waiting: VecDeque::with_capacity(READS_FORESEEN),
             done: VecDeque::with_capacity(READS_FORESEEN),
             counts: ReaderCounts::default(),
+            parts_over: 0,
             direct_seen: false,
             buffered_seen: false,
         }
@@ -107,6 +109,7 @@ impl Flights {
     /// Notes what became of a part. Returns what must be read once more: the rest of a part that came back short, or
     /// all of it after EINTR and the like.
     pub(super) fn part_over(&mut self, part: Part, result: io::Result<usize>) -> Option<Part> {
+        self.parts_over += 1;
         let flight = self.flight_mut(part.flight);
         match result {
             Ok(arrived) => match rest(&flight.read, part, arrived) {
@@ -168,6 +171,11 @@ impl Flights {
 
     pub(super) fn counts(&self) -> ReaderCounts {
         self.counts
+    }
+
+    /// How often the drive answered, whole reads or not.
+    pub(super) fn parts_over(&self) -> u64 {
+        self.parts_over
     }
 
     /// How the files read so far are open.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use super::parts::{Flights, PART_BYTES_MAX, Part, drop_behind};
-use super::{Completion, Read, Reader, ReaderCounts, Region};
+use super::{Completion, Read, Reader, ReaderCounts, Region, WAIT_MAX};
 
 /// Threads for each drive, and so parts in flight.
 const THREADS: usize = 8;
@@ -138,7 +138,13 @@ impl Reader for Pread {
     fn collect(&mut self, wait: bool, done: &mut Vec<Completion>) -> io::Result<()> {
         let mut state = self.shared.lock();
         while wait && !state.flights.any_done() && state.flights.len() > 0 {
-            state = self.shared.completed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let parts_before = state.flights.parts_over();
+            let (held, waited) =
+                self.shared.completed.wait_timeout(state, WAIT_MAX).unwrap_or_else(PoisonError::into_inner);
+            state = held;
+            if waited.timed_out() && state.flights.parts_over() == parts_before {
+                break;
+            }
         }
         while let Some(completion) = state.flights.take_done() {
             done.push(completion);

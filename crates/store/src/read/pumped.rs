@@ -3,14 +3,20 @@
 //! A reader hands its drive a bounded number of parts at a time, and moves on when it is asked for what came. Its owner may
 //! compute for long before that: for the attention of a long prompt, the drive would be through with those parts in a few
 //! milliseconds and then stand still. A thread asks in its place.
+//!
+//! A drive that does not answer at all is waited for no longer than [`PATIENCE`]: its owner is told, and may ask again. What
+//! such a drive was asked for may still come, so memory and reader are kept for ever where it did not.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Completion, Read, Reader, ReaderCounts, Region};
+use super::{Completion, Read, Reader, ReaderCounts, Region, WAIT_MAX};
+
+/// How long a drive may say nothing while it is waited for. Linux itself gives most drives 30 s before it resets them.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often the reader is asked while nobody else does: 32 parts of 1 MiB keep a drive of 32 GB/s at work for that long.
 const PERIOD: Duration = Duration::from_millis(1);
@@ -40,6 +46,9 @@ struct State {
     done: Vec<Completion>,
     /// What the inner reader failed at while nobody asked.
     failed: Option<io::Error>,
+    patience: Duration,
+    /// How long the drive has been waited for in vain.
+    silent: Duration,
 }
 
 impl Shared {
@@ -71,19 +80,32 @@ impl Shared {
 
 impl State {
     fn ask(&mut self, wait: bool) {
+        let (began, before) = (Instant::now(), self.done.len());
         if let Err(error) = self.inner.collect(wait, &mut self.done) {
             self.failed.get_or_insert(error);
         }
+        if self.done.len() > before {
+            self.silent = Duration::ZERO;
+        } else if wait {
+            // A process that was stopped meanwhile has not waited for longer.
+            self.silent += began.elapsed().min(WAIT_MAX);
+        }
+    }
+
+    /// Whether the drive did not answer in time, and has not since.
+    fn hangs(&self) -> bool {
+        self.silent >= self.patience && self.inner.in_flight() > 0
     }
 }
 
 impl Pumped {
-    /// Wraps a reader.
+    /// Wraps a reader, whose drive may be silent for so long while it is waited for: [`PATIENCE`], but in tests.
     ///
     /// # Errors
     /// When the system has no more threads to give.
-    pub fn new(inner: Box<dyn Reader>) -> io::Result<Pumped> {
-        let state = State { inner, done: Vec::with_capacity(READS_FORESEEN), failed: None };
+    pub fn new(inner: Box<dyn Reader>, patience: Duration) -> io::Result<Pumped> {
+        let done = Vec::with_capacity(READS_FORESEEN);
+        let state = State { inner, done, failed: None, patience, silent: Duration::ZERO };
         let shared =
             Arc::new(Shared { state: Mutex::new(state), work: Condvar::new(), ending: AtomicBool::new(false) });
         let thread = std::thread::Builder::new().name("outpour-pump".to_owned()).stack_size(STACK_BYTES);
@@ -96,8 +118,12 @@ impl Pumped {
 impl Drop for Pumped {
     fn drop(&mut self) {
         {
-            let _state = self.shared.lock();
+            let state = self.shared.lock();
             self.shared.ending.store(true, Ordering::Relaxed);
+            if state.hangs() {
+                // Readers end when their reads have, for these still write into their memory.
+                std::mem::forget(Arc::clone(&self.shared));
+            }
         }
         self.shared.work.notify_all();
         if let Some(thread) = self.thread.take() {
@@ -117,7 +143,11 @@ impl Reader for Pumped {
     }
 
     fn unregister(&mut self, region: &Arc<Region>) {
-        self.shared.lock().inner.unregister(region);
+        let mut state = self.shared.lock();
+        // One that hangs keeps the region: it would wait for the reads into it.
+        if !state.hangs() {
+            state.inner.unregister(region);
+        }
     }
 
     fn submit(&mut self, reads: &[Read]) -> io::Result<()> {
@@ -138,8 +168,23 @@ impl Reader for Pumped {
 
     fn collect(&mut self, wait: bool, done: &mut Vec<Completion>) -> io::Result<()> {
         let mut state = self.shared.lock();
-        let block = wait && state.done.is_empty();
-        state.ask(block);
+        if wait && state.hangs() {
+            state.silent = Duration::ZERO;
+        }
+        loop {
+            let block = wait && state.done.is_empty();
+            state.ask(block);
+            if !block || !state.done.is_empty() || state.failed.is_some() || state.inner.in_flight() == 0 {
+                break;
+            }
+            if state.hangs() {
+                let problem = format!(
+                    "the drive has not answered for {} s: see whether it is still connected and mounted, then try again",
+                    state.patience.as_secs()
+                );
+                return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+            }
+        }
         done.append(&mut state.done);
         state.failed.take().map_or(Ok(()), Err)
     }
@@ -232,7 +277,7 @@ mod tests {
     fn reads_go_on_while_nobody_asks() {
         let finished = Arc::new(AtomicUsize::new(0));
         let inner = OneByOne { finished: finished.clone(), ..OneByOne::default() };
-        let mut reader = Pumped::new(Box::new(inner)).expect("a thread");
+        let mut reader = Pumped::new(Box::new(inner), PATIENCE).expect("a thread");
         for _ in 0..2 {
             finished.store(0, Ordering::Relaxed);
             reader.submit(&reads(20)).expect("submitted");
@@ -252,7 +297,7 @@ mod tests {
     #[test]
     fn a_failure_is_told_to_who_asks_next() {
         let inner = OneByOne { fails: true, ..OneByOne::default() };
-        let mut reader = Pumped::new(Box::new(inner)).expect("a thread");
+        let mut reader = Pumped::new(Box::new(inner), PATIENCE).expect("a thread");
         reader.submit(&reads(3)).expect("submitted");
         let mut done = Vec::new();
         assert!(reader.collect(true, &mut done).is_err());

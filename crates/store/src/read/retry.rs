@@ -165,12 +165,13 @@ impl Reader for Retrying {
             let block = wait && done.len() == before && self.inner.in_flight() > 0;
             let mut arrived = std::mem::take(&mut self.arrived);
             let collected = self.inner.collect(block, &mut arrived);
+            let silent = block && arrived.is_empty();
             for completion in arrived.drain(..) {
                 self.sort(completion, done);
             }
             self.arrived = arrived;
             collected?;
-            if !wait || done.len() > before || self.in_flight() == 0 {
+            if !wait || silent || done.len() > before || self.in_flight() == 0 {
                 return Ok(());
             }
             let next_due = self.waiting.iter().map(|&(due, _)| due).min();

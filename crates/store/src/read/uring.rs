@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use io_uring::{IoUring, Probe, opcode, types};
+use rustix::io::Errno;
 
 use super::parts::{Flights, PART_BYTES_MAX, Part, drop_behind};
-use super::{Completion, Read, Reader, ReaderCounts, Region};
+use super::{Completion, Read, Reader, ReaderCounts, Region, WAIT_MAX};
 
 /// Parts in the kernel at one time, at most. A power of two.
 const DEPTH: usize = 32;
@@ -133,15 +134,23 @@ impl Uring {
         }
     }
 
-    /// Enters the kernel: submits what is queued, and waits for a completion if so asked.
-    fn enter(&mut self, wait: bool) -> io::Result<()> {
+    /// Enters the kernel: submits what is queued, and waits for a completion if so asked. `true` where none came in
+    /// [`WAIT_MAX`].
+    fn enter(&mut self, wait: bool) -> io::Result<bool> {
         let queued = !self.ring.submission().is_empty();
         let wait = wait && self.parts_in_kernel() > 0 && self.ring.completion().is_empty();
         if !queued && !wait {
-            return Ok(());
+            return Ok(false);
         }
-        match self.ring.submit_and_wait(usize::from(wait)) {
+        let limit = types::Timespec::from(WAIT_MAX);
+        let entered = match wait && self.ring.params().is_feature_ext_arg() {
+            true => self.ring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&limit)),
+            // Kernels before 5.11 wait for as long as it takes.
+            false => self.ring.submit_and_wait(usize::from(wait)),
+        };
+        match entered {
             Ok(_) => self.refusals = 0,
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::TIME) => return Ok(true),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if is_busy(&error) && self.refusals < REFUSALS_MAX => {
                 self.refusals += 1;
@@ -151,7 +160,7 @@ impl Uring {
             }
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(false)
     }
 
     fn parts_in_kernel(&self) -> usize {
@@ -217,9 +226,11 @@ impl Reader for Uring {
                 while let Some(completion) = self.flights.take_done() {
                     done.push(completion);
                 }
-                return entered;
+                return entered.map(|_| ());
             }
-            entered?;
+            if entered? {
+                return Ok(());
+            }
         }
     }
 
