@@ -137,6 +137,17 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     Ok(if interrupted { ExitCode::from(INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
+/// A test that ran once.
+struct Run {
+    time: Duration,
+    stream: StreamStats,
+    drive_bytes: u64,
+    /// Where its routes begin.
+    from: usize,
+    /// Experts that there was room for beside its context.
+    slots: usize,
+}
+
 struct Bench<'e> {
     engine: &'e mut Engine,
     /// Where reads of the probe go; `None` in a dense model.
@@ -157,11 +168,10 @@ impl Bench<'_> {
             self.run(test)?;
         }
         let before = self.probe()?;
-        let (time, stream, drive_bytes, from) = self.run(test)?;
+        let Run { time, stream, drive_bytes, from, slots } = self.run(test)?;
         let after = self.probe()?;
         let limit = |((bytes, seconds), (more, longer)): ((f64, f64), (f64, f64))| (bytes + more) / (seconds + longer);
         let drive_limit = before.zip(after).map(limit);
-        let slots = self.engine.expert_slots();
         let misses = |policy| replay(&self.watch.trace, slots, policy, from).misses;
         Ok(Repetition {
             time,
@@ -187,8 +197,8 @@ impl Bench<'_> {
         Ok(Some((speed.bytes as f64, speed.seconds)))
     }
 
-    /// Runs a test once. Returns its time, what streaming did, the drive's bytes, and where its routes begin.
-    fn run(&mut self, test: Test) -> Result<(Duration, StreamStats, u64, usize), EngineError> {
+    /// Runs a test once.
+    fn run(&mut self, test: Test) -> Result<Run, EngineError> {
         self.seed += 1;
         let vocab = self.engine.facts().vocab;
         let mut session = Session::open(self.engine);
@@ -219,8 +229,9 @@ impl Bench<'_> {
         let time = began.elapsed();
         let stream = self.engine.stats().stream.since(&stream_before);
         let drive = drive_before.zip(Machine::here().drive_read_bytes()).map(|(from, to)| to - from);
+        let slots = self.engine.expert_slots();
         session.close(self.engine);
-        Ok((time, stream, drive.unwrap_or(stream.read_bytes), from))
+        Ok(Run { time, stream, drive_bytes: drive.unwrap_or(stream.read_bytes), from, slots })
     }
 }
 

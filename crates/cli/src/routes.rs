@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use outpour_store::bytes::Bytes;
 use outpour_store::trace::file::{self, Shape};
-use outpour_store::trace::{Policy, Scope, Trace, replay_by};
+use outpour_store::trace::{Policy, Scope, Trace, replay_by, replay_pinned};
 use serde_json::json;
 
 use crate::args::{ReplayArgs, TableForm};
@@ -30,8 +30,13 @@ pub fn replay(args: &ReplayArgs) -> Result<ExitCode> {
     for &policy in &policies {
         for &scope in &scopes {
             let rates = sizes.iter().map(|&slots| replay_by(&trace, slots, policy, scope, from).hit_rate()).collect();
-            rows.push(Row { policy, scope, rates });
+            rows.push(Row { policy: policy.name().to_owned(), scope, rates });
         }
+    }
+    for &percent in &args.pin {
+        let pins = |slots: usize| (slots as f64 * percent / 100.0).round() as usize;
+        let rates = sizes.iter().map(|&slots| replay_pinned(&trace, slots, pins(slots), from).hit_rate()).collect();
+        rows.push(Row { policy: format!("lru-{percent}-pinned"), scope: Scope::Global, rates });
     }
     term::show(&match args.output {
         TableForm::Md => markdown(&shape, &trace, &sizes, &rows),
@@ -41,7 +46,7 @@ pub fn replay(args: &ReplayArgs) -> Result<ExitCode> {
 }
 
 struct Row {
-    policy: Policy,
+    policy: String,
     scope: Scope,
     /// Hits as shares, by size.
     rates: Vec<f64>,
@@ -85,7 +90,7 @@ fn markdown(shape: &Shape, trace: &Trace, sizes: &[usize], rows: &[Row]) -> Stri
     sizes.iter().for_each(|_| text += "---:|");
     text.push('\n');
     for row in rows {
-        let _ = write!(text, "| {} | {} |", row.policy.name(), row.scope());
+        let _ = write!(text, "| {} | {} |", row.policy, row.scope());
         row.rates.iter().for_each(|rate| text += &format!(" {:.1} |", 100.0 * rate));
         text.push('\n');
     }
@@ -96,7 +101,7 @@ fn json(shape: &Shape, trace: &Trace, sizes: &[usize], rows: &[Row]) -> Result<S
     let rows = rows.iter().flat_map(|row| {
         sizes.iter().zip(&row.rates).map(move |(&slots, &rate)| {
             json!({
-                "policy": row.policy.name(),
+                "policy": row.policy,
                 "scope": row.scope(),
                 "slots": slots,
                 "ram_bytes": shape.expert_bytes * slots as u64,

@@ -6,7 +6,7 @@ mod policy;
 mod replay;
 
 pub use policy::Policy;
-pub use replay::{Replay, Scope, replay, replay_by};
+pub use replay::{Replay, Scope, replay, replay_by, replay_pinned};
 
 /// Experts that were used, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -169,6 +169,18 @@ mod tests {
         assert_eq!(replay(&trace, 2, Policy::Lru, 2), Replay { hits: 2, misses: 0 });
         assert_eq!(replay(&trace, 2, Policy::Lru, 9), Replay::default());
         assert_eq!(replay(&trace, 2, Policy::Lru, 1).hit_rate(), 2.0 / 3.0);
+    }
+
+    #[test]
+    fn what_was_used_most_is_pinned() {
+        // 1 is used most at first. Then 2 and 3 take turns, and 1 comes back once.
+        let pages = single(&[1, 1, 2, 2, 3, 2, 3, 1]);
+        assert_eq!(replay(&pages, 2, Policy::Lru, 3), Replay { hits: 3, misses: 2 });
+        // 2 misses, then 3, 2 and 3 push each other out of the one slot that is left.
+        assert_eq!(replay_pinned(&pages, 2, 1, 3), Replay { hits: 2, misses: 3 });
+        assert_eq!(replay_pinned(&pages, 2, 0, 3), Replay { hits: 3, misses: 2 });
+        // 1 and 2 are all that was used before: 3 never finds room.
+        assert_eq!(replay_pinned(&pages, 2, 9, 3), Replay { hits: 3, misses: 2 });
     }
 
     /// Tries every choice of what to evict.

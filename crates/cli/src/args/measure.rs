@@ -72,6 +72,10 @@ pub struct ReplayArgs {
     /// Whether all layers share the memory [default: both]
     #[arg(long, value_enum)]
     pub scope: Option<ScopeArg>,
+    /// Least recently used first out, with so many percent of the memory kept for the experts that the skipped steps used most;
+    /// several, separated by commas
+    #[arg(long, value_name = "PERCENT", value_delimiter = ',', value_parser = percent)]
+    pub pin: Vec<f64>,
     /// The first steps fill the memory and are not counted, in percent of all
     #[arg(long, value_name = "PERCENT", default_value = "25", value_parser = percent)]
     pub skip: f64,

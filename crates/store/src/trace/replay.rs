@@ -1,6 +1,7 @@
 //! What a cache would have made of a trace.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 
 use super::Trace;
 use super::policy::{NEVER, Order, Policy, Use};
@@ -65,6 +66,26 @@ pub fn replay_by(trace: &Trace, slots: usize, policy: Policy, scope: Scope, from
         }
     }
     replay
+}
+
+/// What least recently used first out would have hit from step `from` on, with `pins` of the slots set aside for the experts that
+/// the steps before used most, each layer's as all others'.
+pub fn replay_pinned(trace: &Trace, slots: usize, pins: usize, from: usize) -> Replay {
+    let mut counts: HashMap<(u32, u32), u64> = HashMap::new();
+    for (layer, experts) in trace.steps().take(from) {
+        experts.iter().for_each(|&expert| *counts.entry((layer, expert)).or_default() += 1);
+    }
+    let mut most: Vec<((u32, u32), u64)> = counts.into_iter().collect();
+    most.sort_unstable_by_key(|&(expert, count)| (Reverse(count), expert));
+    let pinned: HashSet<(u32, u32)> = most.into_iter().take(pins.min(slots)).map(|(expert, _)| expert).collect();
+    let (mut others, mut hits) = (Trace::default(), 0);
+    for (step, (layer, experts)) in trace.steps().enumerate() {
+        let rest: Vec<u32> = experts.iter().copied().filter(|&expert| !pinned.contains(&(layer, expert))).collect();
+        hits += if step >= from { (experts.len() - rest.len()) as u64 } else { 0 };
+        others.push(layer, &rest);
+    }
+    let rest = replay(&others, slots - pinned.len(), Policy::Lru, from);
+    Replay { hits: rest.hits + hits, misses: rest.misses }
 }
 
 struct Uses {
