@@ -72,7 +72,7 @@ fn a_token_allocates_nothing() {
                 Sampling { temperature: 0.9, top_k: 50, top_p: 0.95, repetition_penalty: 1.1, ..Sampling::default() };
             let mut sampler = Sampler::new(sampling, engine.facts().vocab);
             let mut session = Session::open(&mut engine);
-            session.sync(&mut engine, &[1, 2, 3, 4, 5], &[], &mut ()).expect("a prompt");
+            session.sync(&mut engine, &[1, 2, 3, 4, 5], &mut ()).expect("a prompt");
             // The first steps may size buffers; from then on only a new block may allocate.
             allocations(&mut engine, &mut session, &mut sampler, 10);
             let first = session.tokens().len();

@@ -221,7 +221,7 @@ fn generate(engine: &mut Engine, tokens: usize) -> (Vec<u32>, u64) {
         loop {
             let step = Instant::now();
             engine.drop_experts();
-            let computed = session.sync(engine, &text, &[], &mut ());
+            let computed = session.sync(engine, &text, &mut ());
             assert!(step.elapsed() < Duration::from_secs(20), "a step hangs");
             match computed {
                 Ok(()) => break,
@@ -392,13 +392,13 @@ fn a_drive_that_does_not_answer() {
             engine.drop_experts();
             silent.store(true, Ordering::Relaxed);
             for _ in 0..3 {
-                let problem = session.sync(&mut engine, text, &[], &mut ()).expect_err("nothing was read").to_string();
+                let problem = session.sync(&mut engine, text, &mut ()).expect_err("nothing was read").to_string();
                 assert!(problem.contains("has not answered for") && problem.contains("try again"), "{problem}");
                 assert!(ram == least || problem.contains("expert "), "round {round}: {problem}");
             }
             silent.store(false, Ordering::Relaxed);
             let began = Instant::now();
-            while let Err(error) = session.sync(&mut engine, text, &[], &mut ()) {
+            while let Err(error) = session.sync(&mut engine, text, &mut ()) {
                 assert!(began.elapsed() < Duration::from_secs(20), "round {round}: {error}");
             }
         }
@@ -409,7 +409,7 @@ fn a_drive_that_does_not_answer() {
         silent.store(true, Ordering::Relaxed);
         engine.drop_experts();
         let mut session = Session::open(&mut engine);
-        assert!(session.sync(&mut engine, &text, &[], &mut ()).is_err());
+        assert!(session.sync(&mut engine, &text, &mut ()).is_err());
     }
 }
 
@@ -479,7 +479,7 @@ fn one_of_two_drives_is_enough() {
     schedule.set_gone(Some(dir.path()));
     engine.drop_experts();
     let mut session = Session::open(&mut engine);
-    assert!(session.sync(&mut engine, &[1, 2, 3], &[], &mut ()).is_err(), "both are gone");
+    assert!(session.sync(&mut engine, &[1, 2, 3], &mut ()).is_err(), "both are gone");
     schedule.set_gone(None);
-    assert!(session.sync(&mut engine, &[1, 2, 3], &[], &mut ()).is_ok());
+    assert!(session.sync(&mut engine, &[1, 2, 3], &mut ()).is_ok());
 }

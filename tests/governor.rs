@@ -94,7 +94,7 @@ fn generate(engine: &mut Engine, tokens: usize, pause: Duration) -> Vec<u32> {
     let (mut bits, mut text) = (Vec::new(), (0..200u32).map(|i| (i * i * 31 + 7 * i) % 1000).collect::<Vec<_>>());
     for _ in 0..tokens {
         std::thread::sleep(pause);
-        session.sync(engine, &text, &[], &mut ()).unwrap_or_else(|error| panic!("{error}"));
+        session.sync(engine, &text, &mut ()).unwrap_or_else(|error| panic!("{error}"));
         let logits = session.logits(engine, &mut ()).unwrap_or_else(|error| panic!("{error}"));
         bits.extend(logits.iter().map(|logit| logit.to_bits()));
         text.push(argmax(logits));
@@ -173,7 +173,7 @@ fn a_context_takes_what_it_was_promised() {
     assert!(engine.stats().governor.given_back > 0);
     let mut session = Session::open(&mut engine);
     let text: Vec<u32> = (0..4096u32).map(|i| (i * i * 31 + 7 * i) % 1000).collect();
-    session.sync(&mut engine, &text, &[], &mut ()).unwrap_or_else(|error| panic!("{error}"));
+    session.sync(&mut engine, &text, &mut ()).unwrap_or_else(|error| panic!("{error}"));
     assert!(engine.stats().governor.taken_again > 0, "{:?}", engine.stats().governor);
     session.close(&mut engine);
 }

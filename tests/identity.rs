@@ -360,7 +360,7 @@ fn a_session_reuses_extends_rebuilds_forks_and_comes_back() {
     let ids = ids(300);
     let fresh = |engine: &mut Engine, tokens: &[u32]| {
         let mut session = Session::open(engine);
-        session.sync(engine, tokens, &[], &mut ()).expect("a prompt");
+        session.sync(engine, tokens, &mut ()).expect("a prompt");
         let continued = continue_greedily(engine, &mut session, 10);
         session.close(engine);
         continued
@@ -369,23 +369,23 @@ fn a_session_reuses_extends_rebuilds_forks_and_comes_back() {
     let (expected, expected_other) = (fresh(&mut engine, &ids), fresh(&mut engine, &other));
 
     let mut session = Session::open(&mut engine);
-    session.sync(&mut engine, &ids[..40], &[], &mut ()).expect("a prompt");
-    session.sync(&mut engine, &ids, &[], &mut ()).expect("it extends");
+    session.sync(&mut engine, &ids[..40], &mut ()).expect("a prompt");
+    session.sync(&mut engine, &ids, &mut ()).expect("it extends");
     let mut fork = session.fork(&mut engine, &mut ()).expect("it forks");
     assert_eq!(continue_greedily(&mut engine, &mut session, 10), expected);
     let before = engine.stats().prefill_tokens;
-    session.sync(&mut engine, &other, &[], &mut ()).expect("it goes back");
+    session.sync(&mut engine, &other, &mut ()).expect("it goes back");
     assert_eq!(engine.stats().prefill_tokens - before, 3, "only what is new is computed");
     assert_eq!(continue_greedily(&mut engine, &mut session, 10), expected_other);
     assert_eq!(continue_greedily(&mut engine, &mut fork, 10), expected, "a fork does not see what the other wrote");
 
     let mut saved = Vec::new();
-    session.sync(&mut engine, &ids, &[], &mut ()).expect("a prompt");
+    session.sync(&mut engine, &ids, &mut ()).expect("a prompt");
     session.save(&engine, &mut saved).expect("it is saved");
     let mut restored = Session::restore(&mut engine, &mut &saved[..]).expect("it comes back");
     assert_eq!(restored.tokens(), &ids[..]);
     let before = engine.stats().prefill_tokens;
-    restored.sync(&mut engine, &ids, &[], &mut ()).expect("a prompt");
+    restored.sync(&mut engine, &ids, &mut ()).expect("a prompt");
     assert!(engine.stats().prefill_tokens - before <= 1, "nothing but the last token is computed again");
     assert_eq!(continue_greedily(&mut engine, &mut restored, 10), expected);
     for cut in [0, 3, 100, saved.len() - 1] {
@@ -405,7 +405,7 @@ fn contexts_of_many_sessions_leave_room_for_one_token() {
     let (ids, mut sessions) = (ids(300), Vec::new());
     let refused = loop {
         let mut session = Session::open(&mut engine);
-        let synced = session.sync(&mut engine, &ids, &[], &mut ());
+        let synced = session.sync(&mut engine, &ids, &mut ());
         sessions.push(session);
         match synced {
             Ok(()) => assert!(sessions.len() < 1000, "memory must end"),
@@ -418,7 +418,7 @@ fn contexts_of_many_sessions_leave_room_for_one_token() {
         session.close(&mut engine);
     }
     let mut session = Session::open(&mut engine);
-    session.sync(&mut engine, &ids, &[], &mut ()).expect("there is room again");
+    session.sync(&mut engine, &ids, &mut ()).expect("there is room again");
     assert_eq!(continue_greedily(&mut engine, &mut session, 5), expected);
 }
 
@@ -432,12 +432,12 @@ fn what_struck_others_is_theirs() {
     // Each holds a full block, so that one token more takes another one.
     let (block, mut full) = (&ids(300)[..64], Vec::new());
     let mut first = Session::open(&mut engine);
-    first.sync(&mut engine, &block[..40], &[], &mut ()).expect("a prompt");
+    first.sync(&mut engine, &block[..40], &mut ()).expect("a prompt");
     let expected = continue_greedily(&mut engine, &mut first, 6);
-    first.sync(&mut engine, &block[..40], &[], &mut ()).expect("it goes back");
+    first.sync(&mut engine, &block[..40], &mut ()).expect("it goes back");
     loop {
         let mut session = Session::open(&mut engine);
-        let synced = session.sync(&mut engine, block, &[], &mut ());
+        let synced = session.sync(&mut engine, block, &mut ());
         full.push(session);
         match synced {
             Ok(()) => assert!(full.len() < 1000, "memory must end"),
@@ -601,22 +601,22 @@ fn every_kind_of_state_comes_back_and_forks() {
         let vocab = engine.facts().vocab as u32;
         let ids: Vec<u32> = (0..509u32).map(|i| (i * i * 31 + 7 * i + 3) % vocab).collect();
         let mut fresh = Session::open(&mut engine);
-        fresh.sync(&mut engine, &ids, &[], &mut ()).expect("a prompt");
+        fresh.sync(&mut engine, &ids, &mut ()).expect("a prompt");
         let expected = continue_greedily(&mut engine, &mut fresh, 30);
 
         let mut session = Session::open(&mut engine);
-        session.sync(&mut engine, &ids[..301], &[], &mut ()).expect("a prompt");
+        session.sync(&mut engine, &ids[..301], &mut ()).expect("a prompt");
         let mut saved = Vec::new();
         session.save(&engine, &mut saved).expect("it is saved");
         let mut fork = session.fork(&mut engine, &mut ()).expect("it forks");
         let mut other = ids[..301].to_vec();
         other.extend([1, 2, 3, 4, 5]);
-        fork.sync(&mut engine, &other, &[], &mut ()).expect("another end");
+        fork.sync(&mut engine, &other, &mut ()).expect("another end");
         continue_greedily(&mut engine, &mut fork, 30);
         let mut restored = Session::restore(&mut engine, &mut &saved[..]).expect("it comes back");
         for session in [&mut session, &mut restored] {
             let before = engine.stats().prefill_tokens;
-            session.sync(&mut engine, &ids, &[], &mut ()).expect("it extends");
+            session.sync(&mut engine, &ids, &mut ()).expect("it extends");
             assert!(engine.stats().prefill_tokens - before <= 209, "{name}: only what is new is computed");
             assert_eq!(continue_greedily(&mut engine, session, 30), expected, "{name}");
         }
@@ -648,11 +648,11 @@ fn a_window_gives_blocks_back_and_changes_no_bit() {
     assert!(small.state_bytes(512) < open(512).state_bytes(512), "windows take less of a long context");
 
     let mut session = Session::open(&mut small);
-    session.sync(&mut small, &ids, &[], &mut ()).expect("a prompt");
+    session.sync(&mut small, &ids, &mut ()).expect("a prompt");
     let mut saved = Vec::new();
     session.save(&small, &mut saved).expect("it is saved");
     let mut restored = Session::restore(&mut small, &mut &saved[..]).expect("it comes back");
-    restored.sync(&mut small, &ids, &[], &mut ()).expect("the last token again");
+    restored.sync(&mut small, &ids, &mut ()).expect("the last token again");
     let mut fork = session.fork(&mut small, &mut ()).expect("it forks");
     let expected = continue_greedily(&mut small, &mut session, 40);
     assert_eq!(continue_greedily(&mut small, &mut fork, 40), expected, "a fork");
@@ -660,12 +660,12 @@ fn a_window_gives_blocks_back_and_changes_no_bit() {
     for (back, computed) in [(390, 10), (200, 400)] {
         let mut other = ids[..back].to_vec();
         other.extend(ids[back..].iter().map(|id| (id + 1) % 300));
-        session.sync(&mut small, &ids, &[], &mut ()).expect("a prompt");
+        session.sync(&mut small, &ids, &mut ()).expect("a prompt");
         let before = small.stats().prefill_tokens;
-        session.sync(&mut small, &other, &[], &mut ()).expect("another prompt");
+        session.sync(&mut small, &other, &mut ()).expect("another prompt");
         assert_eq!(small.stats().prefill_tokens - before, computed, "back to {back}");
         let mut fresh = Session::open(&mut small);
-        fresh.sync(&mut small, &other, &[], &mut ()).expect("the same prompt");
+        fresh.sync(&mut small, &other, &mut ()).expect("the same prompt");
         let expected = continue_greedily(&mut small, &mut fresh, 5);
         assert_eq!(continue_greedily(&mut small, &mut session, 5), expected, "back to {back}");
         fresh.close(&mut small);

@@ -206,7 +206,7 @@ impl Bench<'_> {
         let tokens = if let Test::Prompt(tokens) = test { tokens } else { 1 };
         prompt.extend((0..tokens as u64).map(|at| (uniform(self.seed, at) * vocab as f32) as u32));
         if let Test::Generate(_) = test {
-            session.sync(self.engine, &prompt, &[], &mut self.watch)?;
+            session.sync(self.engine, &prompt, &mut self.watch)?;
             if self.cold {
                 self.forget();
             }
@@ -216,7 +216,7 @@ impl Bench<'_> {
         let (stream_before, drive_before) = (self.engine.stats().stream, Machine::here().drive_read_bytes());
         let began = Instant::now();
         match test {
-            Test::Prompt(_) => session.sync(self.engine, &prompt, &[], &mut self.watch)?,
+            Test::Prompt(_) => session.sync(self.engine, &prompt, &mut self.watch)?,
             Test::Generate(tokens) => {
                 let sampling = Sampling { temperature: 1.0, seed: self.seed, ..Sampling::default() };
                 let mut sampler = Sampler::new(sampling, vocab);

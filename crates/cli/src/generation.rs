@@ -149,7 +149,7 @@ impl Generation {
         let mut progress = PromptProgress::start();
         let mut sync = |engine: &mut Engine, session: &mut Session, upto: usize, listener: &mut dyn Listener| {
             let mut watch = Watch { inner: &mut progress, bound: &mut *bound, routes: listener.routes() };
-            session.sync(engine, &self.tokens[..upto], &[], &mut watch)
+            session.sync(engine, &self.tokens[..upto], &mut watch)
         };
         let mark = self.mark.filter(|&mark| mark > session.tokens().len());
         let marked = mark.map_or(Ok(()), |mark| {

@@ -185,7 +185,7 @@ fn measure(
     let mut text: Vec<u32> = (0..prompt).map(|i| ((i * i * 31 + 7 * i + 3) % vocab) as u32).collect();
     let mut session = Session::open(engine);
     if tokens > 0 {
-        session.sync(engine, &text, &[], &mut ())?;
+        session.sync(engine, &text, &mut ())?;
     }
     engine.drop_experts();
     let (mut costs, before, began) = (Costs(Account::default()), engine.stats().stream, Instant::now());
@@ -195,7 +195,7 @@ fn measure(
             let next = argmax(session.logits(engine, &mut costs)?) as usize + text.len() * 7919 % 97;
             text.push((next % vocab) as u32);
         }
-        session.sync(engine, &text, &[], &mut costs)?;
+        session.sync(engine, &text, &mut costs)?;
     }
     session.logits(engine, &mut costs)?;
     let time = began.elapsed();

@@ -389,7 +389,7 @@ fn left_unread(name: &str, layers: usize) -> Option<Unread> {
 }
 
 /// Code, stacks, allocator and kernel tables of a process that runs a small model (measured: see EXPERIMENTS.md).
-const PROCESS_BYTES: usize = 12 << 20;
+const PROCESS_BYTES: usize = 16 << 20;
 /// Experts in flight together while the drive is measured.
 pub const PROBE_EXPERTS: usize = 8;
 /// Stack and scratch of a thread that computes.

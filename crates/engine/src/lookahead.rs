@@ -38,6 +38,8 @@ pub struct LookaheadStats {
 const TRIAL_TOKENS: u32 = 16;
 /// Generated tokens between two trials.
 const SETTLED_TOKENS: u32 = 256;
+/// A wait for an expert that is none, so that no gain is without end.
+const NO_WAIT_SECONDS: f64 = 20e-6;
 /// Of a rank of the guess, the share of right ones from which on it is believed.
 const BELIEVED: f64 = 0.5;
 /// How much of an average the latest value makes.
@@ -226,7 +228,7 @@ impl Trial {
             return None;
         }
         let waited = |on: usize| self.blocked_seconds[on] / self.missing[on].max(1.0);
-        let gain = waited(0) / waited(1).max(f64::MIN_POSITIVE);
+        let gain = waited(0).max(NO_WAIT_SECONDS) / waited(1).max(NO_WAIT_SECONDS);
         let missed = self.missing.iter().all(|&experts| experts > 0.0);
         *self = Trial { settled: SETTLED_TOKENS, winner: missed && gain > 1.0, ..Trial::default() };
         missed.then_some(gain)
@@ -265,6 +267,18 @@ mod tests {
             let gain = lookahead.stats().gain.expect("a trial has ended");
             assert!((gain - without as f64 / with as f64).abs() < 1e-9, "{gain}");
         }
+    }
+
+    #[test]
+    fn a_gain_has_an_end() {
+        let mut lookahead = Lookahead::new(LookaheadMode::Auto, 2);
+        for _ in 0..TRIAL_TOKENS {
+            lookahead.begin(true);
+            let waited = if lookahead.is_on() { 0 } else { 2 };
+            token(&mut lookahead, waited);
+        }
+        let gain = lookahead.stats().gain.expect("a trial has ended");
+        assert!((gain - 100.0).abs() < 1e-9, "{gain}");
     }
 
     #[test]

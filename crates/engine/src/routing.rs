@@ -68,7 +68,7 @@ pub fn measure(
     let mut session = Session::open(engine);
     let tokens_max = extent.tokens_max.min(engine.plan().ctx);
     let mut generate = |engine: &mut Engine, session: &mut Session, watch: &mut Watch| -> Result<(), EngineError> {
-        session.sync(engine, &[first], &[], watch)?;
+        session.sync(engine, &[first], watch)?;
         while session.tokens().len() < tokens_max && began.elapsed() < extent.time_max {
             session.step(engine, watch, &mut |logits, position| sampler.choose(logits, position))?;
             session.logits(engine, watch)?;

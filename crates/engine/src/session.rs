@@ -32,9 +32,7 @@ impl Session {
     }
 
     /// Makes the timeline `tokens`, computing only what is new: reuses what it shares with the present one, forgets
-    /// what comes after, and computes the rest. Afterwards the logits of the last token are there. `marks` are
-    /// positions, such as borders of messages, to which a later timeline may want to go back; a state of keys and
-    /// values can go back to any position, and needs none.
+    /// what comes after, and computes the rest. Afterwards the logits of the last token are there.
     ///
     /// # Errors
     /// As [`Engine::tick`] and [`Engine::enqueue`]; the timeline then holds what was computed.
@@ -42,7 +40,6 @@ impl Session {
         &mut self,
         engine: &mut Engine,
         tokens: &[u32],
-        _marks: &[usize],
         observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
         if tokens.is_empty() {

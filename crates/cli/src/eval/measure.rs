@@ -277,7 +277,7 @@ impl Measuring<'_> {
     }
 
     fn choose(&mut self, session: &mut Session, tokens: &Tokens) -> Result<Outcome> {
-        session.sync(&mut self.engine, &tokens.prefix, &[], &mut Interruptible)?;
+        session.sync(&mut self.engine, &tokens.prefix, &mut Interruptible)?;
         let mut nats = Vec::new();
         for continuation in &tokens.continuations {
             nats.push(score::likelihood(&mut self.engine, session, continuation, &mut Interruptible)?.nats);
@@ -368,7 +368,7 @@ impl Measuring<'_> {
 
     /// Generates an answer, greedily, and judges it.
     fn answer(&mut self, session: &mut Session, asked: &Asked) -> Result<Outcome> {
-        session.sync(&mut self.engine, &asked.tokens, &[], &mut Interruptible)?;
+        session.sync(&mut self.engine, &asked.tokens, &mut Interruptible)?;
         let (mut tokens, mut ended) = (Vec::new(), false);
         while tokens.len() < self.answer_tokens_max {
             if term::stopped() {
