@@ -379,7 +379,7 @@ fn a_drive_that_does_not_answer() {
     for ram in [options.ram, least] {
         let silent = Arc::new(AtomicBool::new(false));
         let inspection = Inspection::open(&pack, false).unwrap_or_else(|error| panic!("{error}"));
-        let options = Options { ram, patience: Duration::from_millis(200), ..options.clone() };
+        let options = Options { ram, patience: Duration::from_millis(200), ..options };
         let mut engine = Engine::load(inspection, &options, mute(&silent), &mut |_, _| ControlFlow::Continue(()))
             .unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(engine.plan().trunk.streamed.is_empty(), ram != least);
