@@ -37,9 +37,6 @@ fn it_tells_a_story_and_calls_the_right_tool_while_experts_stream() {
     let hits: Vec<u32> =
         stderr.split(" % of experts hit").filter_map(|before| before.rsplit(' ').next()?.parse().ok()).collect();
     assert!(hits.len() == 2 && hits.iter().all(|&hit| hit < 100), "{hits:?} {stderr}");
-    let used: Vec<f64> =
-        stderr.split(" MiB used").filter_map(|before| before.rsplit(' ').next()?.parse().ok()).collect();
-    assert!(used.len() == 2 && used.iter().all(|&mib| mib <= 24.0), "{used:?} {stderr}");
 }
 
 #[test]

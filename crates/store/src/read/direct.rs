@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 /// for each of an expert's ranges on average: 2 % of an expert of nine ranges and 1.8 MB.
 const ALIGN_MIN: usize = 512;
 
-/// The same where nothing tells how large a sector is: a page, and the largest sector in use.
+/// The same where nothing tells how large a sector is, and the page cache is passed by: a page, and the largest sector in use.
 const ALIGN_UNKNOWN: usize = 4096;
 
 /// The largest alignment that is worth reading experts at. Where a file system wants more, reads are buffered.
@@ -37,7 +37,7 @@ pub(crate) fn open(path: &Path) -> io::Result<Opened> {
     if direct.is_none() {
         make_buffered(&file)?;
     }
-    Ok(Opened { file, align: direct.unwrap_or(ALIGN_UNKNOWN), direct: direct.is_some() })
+    Ok(Opened { file, align: direct.unwrap_or(ALIGN_MIN), direct: direct.is_some() })
 }
 
 /// Opens a regular file for buffered I/O.
@@ -47,7 +47,7 @@ pub(crate) fn open(path: &Path) -> io::Result<Opened> {
 pub(crate) fn open_buffered(path: &Path) -> io::Result<Opened> {
     let file = open_file(path)?;
     make_buffered(&file)?;
-    Ok(Opened { file, align: ALIGN_UNKNOWN, direct: false })
+    Ok(Opened { file, align: ALIGN_MIN, direct: false })
 }
 
 fn open_file(path: &Path) -> io::Result<File> {
@@ -180,6 +180,6 @@ mod tests {
             return;
         };
         assert!(!opened.direct);
-        assert_eq!(opened.align, ALIGN_UNKNOWN);
+        assert_eq!(opened.align, ALIGN_MIN);
     }
 }
