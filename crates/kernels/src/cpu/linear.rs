@@ -162,19 +162,24 @@ pub(super) struct Product<'a> {
 /// Some products in one region.
 pub(super) fn multiply<'a>(cpu: &Cpu, count: usize, of: impl Fn(usize) -> Product<'a> + Sync) {
     (0..count).for_each(|i| reserve_widened(cpu, of(i).w));
-    share(cpu, count, |i| (of(i).w, of(i).input.rows), |i, rows, worker| {
-        let Product { w, input, out, bias } = of(i);
-        let to = Output { at: Shared::new(out.at(rows.start)), stride: w.rows() };
-        // SAFETY: the columns `rows` of the output are this task's alone.
-        unsafe { product(cpu, worker, w, rows.clone(), input, to) };
-        if let Some(bias) = bias {
-            for row in 0..input.rows {
-                // SAFETY: as above.
-                let part = unsafe { out.slice_mut(row * w.rows() + rows.start, rows.len()) };
-                add_bias_at(part, bias, rows.clone());
+    share(
+        cpu,
+        count,
+        |i| (of(i).w, of(i).input.rows),
+        |i, rows, worker| {
+            let Product { w, input, out, bias } = of(i);
+            let to = Output { at: Shared::new(out.at(rows.start)), stride: w.rows() };
+            // SAFETY: the columns `rows` of the output are this task's alone.
+            unsafe { product(cpu, worker, w, rows.clone(), input, to) };
+            if let Some(bias) = bias {
+                for row in 0..input.rows {
+                    // SAFETY: as above.
+                    let part = unsafe { out.slice_mut(row * w.rows() + rows.start, rows.len()) };
+                    add_bias_at(part, bias, rows.clone());
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Weight rows that are never parted: quantised ones are computed by as many at most.

@@ -87,11 +87,18 @@ fn together<'a>(
     let input = gather(cpu, x, first, gathered, &mut entered.input, start(count), &token);
     let gated = input_at(cpu, &mlp.down, gate, &mut entered.hidden, width, input.rows);
     (0..count).for_each(|i| [of(i).0.first().0, &of(i).0.up].iter().for_each(|w| reserve_widened(cpu, w)));
-    share(cpu, count, |i| (&of(i).0.up, of(i).1.len()), |i, columns, worker| {
-        let (mlp, rows) = (of(i).0, start(i)..start(i) + of(i).1.len());
-        // SAFETY: these rows of the input are what gate and up are multiplied with; these columns are this task's alone.
-        unsafe { halves(cpu, worker, mlp, columns, part(input, &rows), [gate, up].map(|of| of.rows(rows.start, width))) };
-    });
+    share(
+        cpu,
+        count,
+        |i| (&of(i).0.up, of(i).1.len()),
+        |i, columns, worker| {
+            let (mlp, rows) = (of(i).0, start(i)..start(i) + of(i).1.len());
+            // SAFETY: these rows of the input are what gate and up are multiplied with; these columns are this task's alone.
+            unsafe {
+                halves(cpu, worker, mlp, columns, part(input, &rows), [gate, up].map(|of| of.rows(rows.start, width)))
+            };
+        },
+    );
     if cpu.entry(&mlp.down) != Entry::F32 {
         let row_of_gate = |row: usize| gate.at(row * width).cast_const();
         // SAFETY: rows of the gate's scratch, and scratch for as many.
@@ -131,7 +138,8 @@ fn gather(
         return input;
     }
     let at = reserve(scratch, row_bytes * (rows + tokens));
-    let (input, each) = (Input { at, row_bytes, rows }, Input { at: Shared::new(at.at(rows * row_bytes)), row_bytes, rows: tokens });
+    let (input, each) =
+        (Input { at, row_bytes, rows }, Input { at: Shared::new(at.at(rows * row_bytes)), row_bytes, rows: tokens });
     // SAFETY: rows of x, and scratch for as many, behind which they are copied from.
     unsafe {
         enter(cpu, entry, row_of_x, each, hidden);

@@ -8,6 +8,7 @@ use outpour_kernels::{Activation, Matrix, Mlp, MlpJob, MlpScratch, Ops, Tensor};
 
 use crate::affine::{Stored, stored};
 use crate::machine::*;
+use crate::near::biases;
 use crate::{cases, formats};
 
 /// The backends, the reference among them.

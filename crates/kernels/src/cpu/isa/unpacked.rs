@@ -58,7 +58,9 @@ impl Panel {
         w.unpack_all(at.row, at.rows, at.k, at.len, &mut self.rows, to.stride);
         for row in 0..at.rows {
             let first = to.at(row, 0);
-            if to.scales[1] == 1 && w.scales_in_line(at.row + row, at.k, group, &mut self.scales[first..][..at.len / group]) {
+            if to.scales[1] == 1
+                && w.scales_in_line(at.row + row, at.k, group, &mut self.scales[first..][..at.len / group])
+            {
                 let zero = f32::from(i16::from(to.base) - w.coded.zero());
                 let scales = &self.scales[first..][..at.len / group];
                 self.biases[first..].iter_mut().zip(scales).for_each(|(bias, scale)| *bias = scale * zero);
