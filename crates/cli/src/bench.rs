@@ -166,6 +166,7 @@ impl Bench<'_> {
             self.forget();
         } else if !std::mem::replace(&mut self.warm, true) {
             self.run(test)?;
+            self.read_all()?;
         }
         let before = self.probe()?;
         let Run { time, stream, drive_bytes, from, slots } = self.run(test)?;
@@ -188,6 +189,16 @@ impl Bench<'_> {
     fn forget(&mut self) {
         self.engine.drop_experts();
         self.watch.trace = Trace::default();
+    }
+
+    /// Where memory has room for all experts they are there, as they are after some use.
+    fn read_all(&mut self) -> Result<(), EngineError> {
+        if self.engine.read_experts()? {
+            for (layer, &experts) in self.engine.residency_map().layers().iter().enumerate() {
+                self.watch.trace.push(layer as u32, &(0..experts as u32).collect::<Vec<_>>());
+            }
+        }
+        Ok(())
     }
 
     /// Bytes and seconds of reading experts, if there are any.

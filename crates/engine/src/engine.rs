@@ -255,6 +255,14 @@ impl Engine {
         self.experts.residency().clear();
     }
 
+    /// Reads every expert that is not in memory yet, if there is room for all beside the contexts; says whether there is.
+    ///
+    /// # Errors
+    /// When a read failed.
+    pub fn read_experts(&mut self) -> Result<bool, EngineError> {
+        Ok(self.experts.read_all()?)
+    }
+
     /// Memory to measure the drive with; the caller has counted its [`Inspection::probe_bytes`] in [`Options::beside`].
     ///
     /// # Errors

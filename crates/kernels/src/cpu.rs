@@ -49,7 +49,7 @@ use crate::host::{self, HostMemory};
 use crate::reference;
 use crate::{
     Activation, Attend, Bias, Buffer, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
-    LinearAttention, Matrix, Mlp, MlpScratch, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
+    LinearAttention, Matrix, Mlp, MlpJob, MlpScratch, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
 };
 use isa::Kernels;
 use pool::{Pool, lock};
@@ -241,7 +241,11 @@ impl Ops for Cpu {
     }
 
     fn linear(&self, x: &Tensor, w: &Matrix, out: &Tensor) {
-        linear::linear(self, x, w, out);
+        linear::linears(self, x, &[(w, out)]);
+    }
+
+    fn linears(&self, x: &Tensor, products: &[(&Matrix, &Tensor)]) {
+        linear::linears(self, x, products);
     }
 
     fn add(&self, x: &Tensor, into: &Tensor) {
@@ -290,6 +294,10 @@ impl Ops for Cpu {
 
     fn mlp(&self, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
         mlp::mlp(self, x, rows, mlp, scratch, out);
+    }
+
+    fn mlps(&self, x: &Tensor, tokens: &[u32], jobs: &[MlpJob], scratch: &MlpScratch, parts: &Tensor) {
+        mlp::mlps(self, x, tokens, jobs, scratch, parts);
     }
 
     fn weigh(&self, logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor) {

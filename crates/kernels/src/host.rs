@@ -193,6 +193,11 @@ impl<T> Shared<T> {
         self.0.wrapping_add(at)
     }
 
+    /// The same from row `row` of so many elements on.
+    pub(crate) fn rows(self, row: usize, width: usize) -> Self {
+        Shared(self.at(row * width))
+    }
+
     /// Elements `at..at + len`, to read.
     ///
     /// # Safety

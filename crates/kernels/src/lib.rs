@@ -11,6 +11,8 @@ pub mod reference;
 pub mod speed;
 pub mod tensor;
 
+use std::ops::Range;
+
 pub use cpu::exp;
 pub use host::allocated_bytes;
 pub use quant::{Code, Coded, Format, GgmlType, Matrix, Second};
@@ -259,6 +261,15 @@ impl Mlp {
     pub fn width(&self) -> usize {
         self.up.rows()
     }
+}
+
+/// One of several MLPs over parts of the same rows: see [`Ops::mlps`].
+#[derive(Clone, Debug)]
+pub struct MlpJob {
+    /// The weights.
+    pub mlp: Mlp,
+    /// Its rows.
+    pub rows: Range<usize>,
 }
 
 /// What is added to every row of a product.
@@ -550,6 +561,11 @@ pub trait Ops: Send + Sync {
     /// `out = x · wᵀ`: x `[n, cols]`, w `[rows, cols]`, out `[n, rows]`.
     fn linear(&self, x: &Tensor, w: &Matrix, out: &Tensor);
 
+    /// Several products of the same rows, each as [`Ops::linear`], which it is composed of by default.
+    fn linears(&self, x: &Tensor, products: &[(&Matrix, &Tensor)]) {
+        products.iter().for_each(|(w, out)| self.linear(x, w, out));
+    }
+
     /// `out[i][h] = W_h · x[i][h]`, where W_h is rows `h·stride + first ..` of w, as many as out is wide: x `[n, heads, cols]`,
     /// w `[heads · stride, cols]`, out `[n, heads, r]`: MLA's values out of the latent vector. With
     /// quantised weights as in `linear`, with plain ones in f32.
@@ -642,6 +658,14 @@ pub trait Ops: Send + Sync {
         }
         self.glu(&gate, &up, mlp.activation, &gate);
         biased(&gate, &mlp.down, 2, out);
+    }
+
+    /// Several MLPs, each as [`Ops::mlp`], which it is composed of by default: job j takes rows `tokens[r]` of x, and writes
+    /// rows r of parts `[tokens.len(), hidden]`, for r in its `rows`. `scratch` has room for the rows of all of them.
+    fn mlps(&self, x: &Tensor, tokens: &[u32], jobs: &[MlpJob], scratch: &MlpScratch, parts: &Tensor) {
+        for MlpJob { mlp, rows } in jobs {
+            self.mlp(x, &tokens[rows.clone()], mlp, scratch, &parts.rows(rows.clone()));
+        }
     }
 
     /// Adds experts' outputs to their tokens, in the order given: parts `[r, hidden]`, into `[n, hidden]`.

@@ -78,6 +78,9 @@ pub const SWEEP_SHARE: f64 = 0.98;
 /// One in so many slots may hold a prompt's experts of the next layer.
 pub const EARLY_SHARE: usize = 4;
 
+/// Experts in flight while all are read.
+const READ_ALL_AT_ONCE: usize = 32;
+
 /// Of an expert that is not read.
 const NO_TAG: u64 = u64::MAX;
 
@@ -496,13 +499,13 @@ impl ExpertStream {
         });
     }
 
-    /// The next of `experts` (those of an earlier [`Self::request`]) that can be used, waiting for the drive if none
-    /// can; `None` when all were handed out. Comes with its place in `experts`. The caller hands it to
+    /// The next of `experts` (those of an earlier [`Self::request`]) that can be used; if none can, `wait`s for the drive, or
+    /// gives `None` as when all were handed out. Comes with its place in `experts`. The caller hands it to
     /// [`Self::release`] when its work is enqueued.
     ///
     /// # Errors
     /// When a read failed for good; every read is then finished and every expert released.
-    pub fn next_ready(&mut self, layer: usize, experts: &[u32]) -> Result<Option<(usize, Mlp)>> {
+    pub fn next_ready(&mut self, layer: usize, experts: &[u32], wait: bool) -> Result<Option<(usize, Mlp)>> {
         loop {
             self.collect(false)?;
             let mut waiting = false;
@@ -519,13 +522,34 @@ impl ExpertStream {
                     Stage::InUse | Stage::Released => {}
                 }
             }
-            if !waiting {
+            if !waiting || !wait {
                 return Ok(None);
             }
             let blocked = Instant::now();
             self.collect(true)?;
             self.stats.blocked += blocked.elapsed();
         }
+    }
+
+    /// Reads every expert that is not in memory yet, if there is room for all; says whether there is.
+    ///
+    /// # Errors
+    /// When a read failed for good; every read is then finished and every expert released.
+    pub fn read_all(&mut self) -> Result<bool> {
+        if self.residency.expert_slots() < self.layout.experts_total() {
+            return Ok(false);
+        }
+        for layer in 0..self.layout.layers() {
+            let experts: Vec<u32> = (0..self.layout.experts(layer) as u32).collect();
+            for part in experts.chunks(READ_ALL_AT_ONCE) {
+                self.request(layer, part)?;
+                while let Some((i, _)) = self.next_ready(layer, part, true)? {
+                    self.release(part[i], true);
+                }
+            }
+            self.end_layer(layer);
+        }
+        Ok(true)
     }
 
     /// Gives an expert back that [`Self::next_ready`] handed out: it stays resident until its room is needed, which, if it

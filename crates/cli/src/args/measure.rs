@@ -25,7 +25,7 @@ pub struct BenchArgs {
     /// Before each repetition, drop every expert from memory
     #[arg(long, conflicts_with = "warm")]
     pub cold: bool,
-    /// Measure after an unmeasured repetition (the default)
+    /// Measure after an unmeasured repetition, with all experts in memory if they fit (the default)
     #[arg(long)]
     pub warm: bool,
     /// Write a timeline of every read and operation, which chrome://tracing and ui.perfetto.dev show

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use outpour_kernels::{
     Activation, Attend, Bias, Buffer, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
-    LinearAttention, Matrix, Mlp, MlpScratch, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
+    LinearAttention, Matrix, Mlp, MlpJob, MlpScratch, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
 };
 
 use super::{Row, Timeline};
@@ -106,6 +106,7 @@ impl Ops for TimedOps {
             qkv: [&Tensor; 3], dt: Option<&Tensor>, attention: &LinearAttention, state: &Tensor, out: &Tensor
         ): state, out;
         fn linear(x: &Tensor, w: &Matrix, out: &Tensor): x, w;
+        fn linears(x: &Tensor, products: &[(&Matrix, &Tensor)]): x, products;
         fn linear_heads(x: &Tensor, w: &Matrix, first: usize, out: &Tensor): x, w;
         fn linear_heads_transposed(x: &Tensor, w: &Matrix, first: usize, out: &Tensor): x, w;
         fn add(x: &Tensor, into: &Tensor): x;
@@ -123,6 +124,7 @@ impl Ops for TimedOps {
         fn hyper_collapse(x: &Tensor, weights: &Tensor, out: &Tensor): x;
         fn hyper_expand(out: &Tensor, weights: &Tensor, x: &Tensor): x;
         fn mlp(x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor): rows, mlp;
+        fn mlps(x: &Tensor, tokens: &[u32], jobs: &[MlpJob], scratch: &MlpScratch, parts: &Tensor): jobs;
         fn combine(parts: &Tensor, contributions: &[Contribution], into: &Tensor): parts, into;
     }
 }

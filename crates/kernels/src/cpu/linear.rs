@@ -3,20 +3,24 @@
 use std::ops::Range;
 
 use super::Cpu;
+use super::add_bias::add_bias_at;
 use super::isa::{AffineDots, Dots, Packed, UnpackedDots, group};
 use super::pool::lock;
 use super::widen::widen;
 use crate::host::{self, Shared};
-use crate::{Format, Matrix, Tensor};
+use crate::{Bias, Format, Matrix, Tensor};
 
 /// Activation rows that are multiplied at once. Bounds the scratch of rounded activations, and is enough for the
 /// arithmetic to outweigh reading the weights once for every so many rows.
 pub(super) const ROWS_MAX: usize = 512;
 
-/// Bytes of weights in one task: for few activation rows, a few microseconds of reading; for many, what stays in a
+/// Bytes of weights in one task: for few activation rows, a microsecond or two of reading at least; for many, what stays in a
 /// second-level cache while the activations pass.
-const FEW_ROWS_BYTES: usize = 64 << 10;
+const FEW_ROWS_BYTES: usize = 32 << 10;
 const MANY_ROWS_BYTES: usize = 256 << 10;
+
+/// Activation rows that are few.
+const FEW_INPUTS: usize = 8;
 
 /// How activations enter products with weights of some format.
 #[derive(Clone, Copy, PartialEq)]
@@ -78,12 +82,18 @@ pub(super) struct Output {
     pub stride: usize,
 }
 
-pub(super) fn linear(cpu: &Cpu, x: &Tensor, w: &Matrix, out: &Tensor) {
+pub(super) fn linears(cpu: &Cpu, x: &Tensor, products: &[(&Matrix, &Tensor)]) {
+    let Some(&(first, _)) = products.first() else { return };
+    let entry = cpu.entry(first);
+    if products.iter().any(|(w, _)| cpu.entry(w) != entry) {
+        return products.iter().for_each(|&product| linears(cpu, x, &[product]));
+    }
     let (n, cols) = host::rows_of(x);
-    assert_eq!(cols, w.cols(), "linear: x does not fit w");
-    assert_eq!(host::rows_of(out), (n, w.rows()), "linear: out does not fit w");
-    let (x, out) = (Shared::new(host::f32_address(x)), Shared::new(host::f32_address(out)));
-    let entry = cpu.entry(w);
+    for (w, out) in products {
+        assert_eq!(cols, w.cols(), "linear: x does not fit w");
+        assert_eq!(host::rows_of(out), (n, w.rows()), "linear: out does not fit w");
+    }
+    let x = Shared::new(host::f32_address(x));
     let mut entered = lock(&cpu.entered);
     for rows in row_blocks(n) {
         let from = |row: usize| x.at((rows.start + row) * cols).cast_const();
@@ -96,7 +106,11 @@ pub(super) fn linear(cpu: &Cpu, x: &Tensor, w: &Matrix, out: &Tensor) {
             // SAFETY: rows of x, and scratch for as many.
             unsafe { enter(cpu, entry, from, input, cols) };
         }
-        multiply(cpu, w, input, Shared::new(out.at(rows.start * w.rows())));
+        multiply(cpu, products.len(), |i| {
+            let (w, out) = products[i];
+            let out = Shared::new(host::f32_address(out).wrapping_add(rows.start * w.rows()));
+            Product { w, input, out, bias: None }
+        });
     }
 }
 
@@ -136,16 +150,117 @@ pub(super) unsafe fn enter_row(cpu: &Cpu, entry: Entry, from: *const f32, to: *m
     }
 }
 
-/// The whole product of one block of rows: out is `[input.rows, w.rows]`.
-pub(super) fn multiply(cpu: &Cpu, w: &Matrix, input: Input, out: Shared<f32>) {
-    let chunk = rows_of_task(cpu, w.rows(), w.format().row_bytes(w.cols()), input.rows);
-    reserve_widened(cpu, w);
-    cpu.pool.run(w.rows().div_ceil(chunk), &|task, worker| {
-        let rows = task * chunk..w.rows().min((task + 1) * chunk);
-        let out = Output { at: Shared::new(out.at(rows.start)), stride: w.rows() };
-        // SAFETY: the columns `rows` of the output are this task's alone.
-        unsafe { product(cpu, worker, w, rows, input, out) };
+/// `out = input · wᵀ + bias`: out is `[input.rows, w.rows]`.
+#[derive(Clone, Copy)]
+pub(super) struct Product<'a> {
+    pub w: &'a Matrix,
+    pub input: Input,
+    pub out: Shared<f32>,
+    pub bias: Option<&'a Bias>,
+}
+
+/// Some products in one region.
+pub(super) fn multiply<'a>(cpu: &Cpu, count: usize, of: impl Fn(usize) -> Product<'a> + Sync) {
+    (0..count).for_each(|i| reserve_widened(cpu, of(i).w));
+    share(
+        cpu,
+        count,
+        |i| (of(i).w, of(i).input.rows),
+        |i, rows, worker| {
+            let Product { w, input, out, bias } = of(i);
+            let to = Output { at: Shared::new(out.at(rows.start)), stride: w.rows() };
+            // SAFETY: the columns `rows` of the output are this task's alone.
+            unsafe { product(cpu, worker, w, rows.clone(), input, to) };
+            if let Some(bias) = bias {
+                for row in 0..input.rows {
+                    // SAFETY: as above.
+                    let part = unsafe { out.slice_mut(row * w.rows() + rows.start, rows.len()) };
+                    add_bias_at(part, bias, rows.clone());
+                }
+            }
+        },
+    );
+}
+
+/// Weight rows that are never parted: quantised ones are computed by as many at most.
+const ROWS_TOGETHER: usize = 16;
+
+/// Calls `work(i, rows, worker)` until it has had all rows of the matrices `of(i)`, which are multiplied with so many
+/// inputs, in one region. It decides who computes an output, never how.
+///
+/// With few inputs, reading the weights takes the time. What a task reads lies in one piece, and memory is read fastest in long ones:
+/// tasks are long at first, half of what is left for all threads together, and the last ones short.
+pub(super) fn share<'a>(
+    cpu: &Cpu,
+    count: usize,
+    of: impl Fn(usize) -> (&'a Matrix, usize) + Sync,
+    work: impl Fn(usize, Range<usize>, usize) + Sync,
+) {
+    let units_of = |i: usize| of(i).0.rows().div_ceil(ROWS_TOGETHER);
+    let (mut units, mut row_bytes, mut inputs) = (0, 1, 0);
+    for i in 0..count {
+        let (w, rows) = of(i);
+        units += units_of(i);
+        row_bytes = row_bytes.max(w.format().row_bytes(w.cols()));
+        inputs = inputs.max(rows);
+    }
+    let threads = cpu.threads();
+    let few = inputs <= FEW_INPUTS;
+    let bytes = if few { FEW_ROWS_BYTES } else { MANY_ROWS_BYTES };
+    let least = (bytes / (ROWS_TOGETHER * row_bytes)).min(units.div_ceil(4 * threads)).max(1);
+    let cut = Cut { units, least, halving: if few { 2 * threads } else { usize::MAX }, threads };
+    cpu.pool.run(cut.tasks(), &|task, worker| {
+        let units = cut.range(task);
+        let mut first = 0;
+        for i in 0..count {
+            let own = units_of(i);
+            let (from, to) = (units.start.max(first) - first, units.end.min(first + own).saturating_sub(first));
+            if from < to {
+                work(i, from * ROWS_TOGETHER..of(i).0.rows().min(to * ROWS_TOGETHER), worker);
+            }
+            first += own;
+        }
     });
+}
+
+/// Some units of work in tasks that get smaller: of what is left, as many tasks as there are threads take the `halving`-th part
+/// each, but `least` units at the least.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    units: usize,
+    least: usize,
+    halving: usize,
+    threads: usize,
+}
+
+impl Cut {
+    /// The size of the tasks that come next, when so many units are left.
+    fn next(&self, left: usize) -> usize {
+        (left / self.halving).max(self.least)
+    }
+
+    fn tasks(&self) -> usize {
+        let (mut left, mut tasks) = (self.units, 0);
+        while left > 0 {
+            let size = self.next(left);
+            let round = left.div_ceil(size).min(self.threads);
+            tasks += round;
+            left = left.saturating_sub(round * size);
+        }
+        tasks
+    }
+
+    fn range(&self, task: usize) -> Range<usize> {
+        let (mut at, mut left) = (0, task);
+        loop {
+            let size = self.next(self.units - at);
+            if left < self.threads {
+                return (at + left * size).min(self.units)..(at + (left + 1) * size).min(self.units);
+            }
+            left -= self.threads;
+            at = (at + self.threads * size).min(self.units);
+        }
+    }
 }
 
 /// The outputs of rows `rows` of w, for every row of the input. The worker has room for [`reserve_widened`].
@@ -238,9 +353,9 @@ fn affine(w: &Matrix, row: usize, dots: Dots, bits: usize, group: usize) -> Affi
 /// How many weight rows make a task, a multiple of the 16 that quantised ones are computed by at most. It decides who
 /// computes an output, never how.
 pub(super) fn rows_of_task(cpu: &Cpu, rows: usize, row_bytes: usize, inputs: usize) -> usize {
-    let bytes = if inputs <= 8 { FEW_ROWS_BYTES } else { MANY_ROWS_BYTES };
+    let bytes = if inputs <= FEW_INPUTS { FEW_ROWS_BYTES } else { MANY_ROWS_BYTES };
     let fair = rows.div_ceil(4 * cpu.threads());
-    (bytes / row_bytes.max(1)).min(fair).max(1).next_multiple_of(16)
+    (bytes / row_bytes.max(1)).min(fair).max(1).next_multiple_of(ROWS_TOGETHER)
 }
 
 impl Cpu {
@@ -257,6 +372,27 @@ impl Cpu {
             },
             Format::Bf16 if self.kernels.bf16.is_some() && !precise => Entry::Bf16,
             Format::F32 | Format::F16 | Format::Bf16 | Format::Ggml(_) | Format::Coded(_) => Entry::F32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_are_all_of_the_work_in_order() {
+        for (units, least, threads) in [(1, 1, 1), (7, 2, 3), (256, 2, 2), (9496, 2, 2), (9496, 3, 16), (5, 9, 2)] {
+            for halving in [2 * threads, usize::MAX] {
+                let cut = Cut { units, least, halving, threads };
+                let mut at = 0;
+                for task in 0..cut.tasks() {
+                    let range = cut.range(task);
+                    assert!(range.start == at && range.end > at, "{cut:?}, task {task}: {range:?}");
+                    at = range.end;
+                }
+                assert_eq!(at, units, "{cut:?}");
+            }
         }
     }
 }

@@ -1,18 +1,49 @@
 //! `out[i] = down(act(gate·x[rows[i]], up·x[rows[i]]))`
 //!
-//! The same arithmetic as the operations it is made of, with two regions instead of five.
+//! The same arithmetic as the operations it is made of, with two regions instead of five, for one MLP or several.
+
+use std::ops::Range;
 
 use super::Cpu;
 use super::add_bias::add_bias_at;
 use super::glu::glu_at;
 use super::linear::{
-    Entry, Input, Output, enter, multiply, product, reserve, reserve_widened, row_blocks, rows_of_task,
+    Entry, Input, Output, Product, ROWS_MAX, enter, multiply, product, reserve, reserve_widened, row_blocks, share,
 };
 use super::pool::lock;
 use crate::host::{self, Shared};
-use crate::{Matrix, Mlp, MlpScratch, Ops, Tensor};
+use crate::{Matrix, Mlp, MlpJob, MlpScratch, Ops, Tensor};
 
 pub(super) fn mlp(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
+    check(x, rows, mlp, scratch, out);
+    if cpu.entry(mlp.first().0) != cpu.entry(&mlp.up) {
+        return composed(cpu, x, rows, mlp, scratch, out);
+    }
+    for block in row_blocks(rows.len()) {
+        together(cpu, x, &rows[block.clone()], 1, |_| (mlp, 0..block.len()), scratch, &out.rows(block.clone()));
+    }
+}
+
+pub(super) fn mlps(cpu: &Cpu, x: &Tensor, tokens: &[u32], jobs: &[MlpJob], scratch: &MlpScratch, parts: &Tensor) {
+    let entries = |mlp: &Mlp| [mlp.first().0, &mlp.up, &mlp.down].map(|w| cpu.entry(w));
+    let rows = jobs.iter().map(|job| job.rows.len()).sum::<usize>();
+    let fit = rows <= ROWS_MAX.min(host::rows_of(&scratch.gate).0);
+    let alike = |[a, b]: &[MlpJob; 2]| entries(&a.mlp) == entries(&b.mlp) && a.mlp.width() == b.mlp.width();
+    let [first, up, _] = jobs.first().map_or([Entry::F32; 3], |job| entries(&job.mlp));
+    let in_one = first == up && fit && jobs.array_windows().all(alike);
+    for MlpJob { mlp, rows } in jobs {
+        let (tokens, out) = (&tokens[rows.clone()], parts.rows(rows.clone()));
+        match in_one {
+            true => check(x, tokens, mlp, scratch, &out),
+            false => self::mlp(cpu, x, tokens, mlp, scratch, &out),
+        }
+    }
+    if in_one && rows > 0 {
+        together(cpu, x, tokens, jobs.len(), |i| (&jobs[i].mlp, jobs[i].rows.clone()), scratch, parts);
+    }
+}
+
+fn check(x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
     let (tokens, hidden) = host::rows_of(x);
     let (width, (first, _)) = (mlp.width(), mlp.first());
     for (matrix, shape) in [(first, (width, hidden)), (&mlp.up, (width, hidden)), (&mlp.down, (hidden, width))] {
@@ -24,32 +55,99 @@ pub(super) fn mlp(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpS
         assert!(room >= rows.len() && columns == d, "mlp: scratch {scratch:?} for {} rows of {d}", rows.len());
     }
     assert!(rows.iter().all(|&row| (row as usize) < tokens), "mlp: a row beyond the {tokens} of x");
-    if cpu.entry(first) != cpu.entry(&mlp.up) {
-        return composed(cpu, x, rows, mlp, scratch, out);
-    }
-    let out_tensor = out;
-    let (x, out) = (host::f32s(x), Shared::new(host::f32_address(out)));
+}
+
+/// `count` MLPs of one width that take their activations alike, each with its rows of `tokens` and of `out`. In scratch their
+/// rows lie one behind the other.
+fn together<'a>(
+    cpu: &Cpu,
+    x: &Tensor,
+    tokens: &[u32],
+    count: usize,
+    of: impl Fn(usize) -> (&'a Mlp, Range<usize>) + Sync,
+    scratch: &MlpScratch,
+    out: &Tensor,
+) {
+    let (mlp, hidden) = (of(0).0, host::rows_of(x).1);
+    let (width, first) = (mlp.width(), mlp.first().0);
+    let out = Shared::new(host::f32_address(out));
     let [gathered, gate, up] =
         [&scratch.x, &scratch.gate, &scratch.up].map(|tensor| Shared::new(host::f32_address(tensor)));
+    // Where the rows of MLP i begin in scratch; and the token of a row there.
+    let start = |i: usize| (0..i).map(|i| of(i).1.len()).sum::<usize>();
+    let token = |row: usize| {
+        let mut before = 0;
+        let own = (0..count).map(|i| of(i).1).find(|rows| {
+            before += rows.len();
+            row < before
+        });
+        own.map_or(0, |rows| tokens[rows.end - (before - row)] as usize)
+    };
     let mut entered = lock(&cpu.entered);
-    for block in row_blocks(rows.len()) {
-        let rows = &rows[block.clone()];
-        let input = input(cpu, first, gathered, &mut entered.input, hidden, rows.len());
-        let row_of_x = |row: usize| x[rows[row] as usize * hidden..][..hidden].as_ptr();
+    let input = gather(cpu, x, first, gathered, &mut entered.input, start(count), &token);
+    let gated = input_at(cpu, &mlp.down, gate, &mut entered.hidden, width, input.rows);
+    (0..count).for_each(|i| [of(i).0.first().0, &of(i).0.up].iter().for_each(|w| reserve_widened(cpu, w)));
+    share(
+        cpu,
+        count,
+        |i| (&of(i).0.up, of(i).1.len()),
+        |i, columns, worker| {
+            let (mlp, rows) = (of(i).0, start(i)..start(i) + of(i).1.len());
+            // SAFETY: these rows of the input are what gate and up are multiplied with; these columns are this task's alone.
+            unsafe {
+                halves(cpu, worker, mlp, columns, part(input, &rows), [gate, up].map(|of| of.rows(rows.start, width)))
+            };
+        },
+    );
+    if cpu.entry(&mlp.down) != Entry::F32 {
+        let row_of_gate = |row: usize| gate.at(row * width).cast_const();
+        // SAFETY: rows of the gate's scratch, and scratch for as many.
+        unsafe { enter(cpu, cpu.entry(&mlp.down), row_of_gate, gated, width) };
+    }
+    multiply(cpu, count, |i| {
+        let (mlp, rows) = of(i);
+        let bias = mlp.biases.as_ref().map(|[.., down]| down);
+        let input = part(gated, &(start(i)..start(i) + rows.len()));
+        Product { w: &mlp.down, input, out: out.rows(rows.start, hidden), bias }
+    });
+}
+
+/// Some rows of an input.
+fn part(input: Input, rows: &Range<usize>) -> Input {
+    Input { at: Shared::new(input.at.at(rows.start * input.row_bytes)), rows: rows.len(), ..input }
+}
+
+/// The input of `rows` rows, each a token's row of x as `w` is multiplied with it. A token of several rows is rounded once.
+fn gather(
+    cpu: &Cpu,
+    x: &Tensor,
+    w: &Matrix,
+    gathered: Shared<f32>,
+    scratch: &mut Vec<u8>,
+    rows: usize,
+    token: &(impl Fn(usize) -> usize + Sync),
+) -> Input {
+    let ((tokens, hidden), entry) = (host::rows_of(x), cpu.entry(w));
+    let x = host::f32s(x);
+    let row_of_x = |token: usize| x[token * hidden..][..hidden].as_ptr();
+    let row_bytes = entry.row_bytes(hidden);
+    if entry == Entry::F32 || tokens >= rows {
+        let input = input_at(cpu, w, gathered, scratch, hidden, rows);
         // SAFETY: rows of x, and scratch for as many.
-        unsafe { enter(cpu, cpu.entry(first), row_of_x, input, hidden) };
-        halves(cpu, mlp, input, gate, up);
-        let gated = self::input(cpu, &mlp.down, gate, &mut entered.hidden, width, rows.len());
-        if cpu.entry(&mlp.down) != Entry::F32 {
-            let row_of_gate = |row: usize| gate.at(row * width).cast_const();
-            // SAFETY: rows of the gate's scratch, and scratch for as many.
-            unsafe { enter(cpu, cpu.entry(&mlp.down), row_of_gate, gated, width) };
+        unsafe { enter(cpu, entry, |row| row_of_x(token(row)), input, hidden) };
+        return input;
+    }
+    let at = reserve(scratch, row_bytes * (rows + tokens));
+    let (input, each) =
+        (Input { at, row_bytes, rows }, Input { at: Shared::new(at.at(rows * row_bytes)), row_bytes, rows: tokens });
+    // SAFETY: rows of x, and scratch for as many, behind which they are copied from.
+    unsafe {
+        enter(cpu, entry, row_of_x, each, hidden);
+        for row in 0..rows {
+            at.at(row * row_bytes).copy_from_nonoverlapping(each.at.at(token(row) * row_bytes), row_bytes);
         }
-        multiply(cpu, &mlp.down, gated, Shared::new(out.at(block.start * hidden)));
     }
-    if let Some([.., down]) = &mlp.biases {
-        cpu.add_bias(out_tensor, down);
-    }
+    input
 }
 
 /// The same where gate and up take their activations differently.
@@ -74,7 +172,7 @@ fn composed(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch
 
 /// Where the activations lie that `w` is multiplied with: in an f32 tensor as they are, otherwise in
 /// `scratch`.
-fn input(cpu: &Cpu, w: &Matrix, plain: Shared<f32>, scratch: &mut Vec<u8>, cols: usize, rows: usize) -> Input {
+fn input_at(cpu: &Cpu, w: &Matrix, plain: Shared<f32>, scratch: &mut Vec<u8>, cols: usize, rows: usize) -> Input {
     let entry = cpu.entry(w);
     let row_bytes = entry.row_bytes(cols);
     let at = match entry {
@@ -84,31 +182,35 @@ fn input(cpu: &Cpu, w: &Matrix, plain: Shared<f32>, scratch: &mut Vec<u8>, cols:
     Input { at, row_bytes, rows }
 }
 
-/// gate, up and the activation between them, `[n, width]`, in one region; the result replaces gate.
-fn halves(cpu: &Cpu, mlp: &Mlp, input: Input, gate: Shared<f32>, up: Shared<f32>) {
+/// Columns of gate, up and the activation between them; the result replaces gate.
+///
+/// # Safety
+/// The input is what gate and up are multiplied with, and no one else uses these columns of `[gate, up]`.
+unsafe fn halves(
+    cpu: &Cpu,
+    worker: usize,
+    mlp: &Mlp,
+    columns: Range<usize>,
+    input: Input,
+    [gate, up]: [Shared<f32>; 2],
+) {
     let (width, (first, bias)) = (mlp.width(), mlp.first());
-    let chunk = rows_of_task(cpu, width, first.format().row_bytes(first.cols()), input.rows);
-    reserve_widened(cpu, first);
-    reserve_widened(cpu, &mlp.up);
-    cpu.pool.run(width.div_ceil(chunk), &|task, worker| {
-        let columns = task * chunk..width.min((task + 1) * chunk);
-        let out = |of: Shared<f32>| Output { at: Shared::new(of.at(columns.start)), stride: width };
-        // SAFETY: `input` is what gate and up are multiplied with; these columns are this task's alone.
-        unsafe {
-            product(cpu, worker, first, columns.clone(), input, out(gate));
-            if mlp.gate.is_some() {
-                product(cpu, worker, &mlp.up, columns.clone(), input, out(up));
-            }
-            for row in 0..input.rows {
-                let at = row * width + columns.start;
-                if let Some(biases) = &mlp.biases {
-                    add_bias_at(gate.slice_mut(at, columns.len()), &biases[bias], columns.clone());
-                    if mlp.gate.is_some() {
-                        add_bias_at(up.slice_mut(at, columns.len()), &biases[1], columns.clone());
-                    }
-                }
-                glu_at(gate.at(at), up.at(at), mlp.activation, gate.at(at), columns.len());
-            }
+    let out = |of: Shared<f32>| Output { at: Shared::new(of.at(columns.start)), stride: width };
+    // SAFETY: the caller's promise.
+    unsafe {
+        product(cpu, worker, first, columns.clone(), input, out(gate));
+        if mlp.gate.is_some() {
+            product(cpu, worker, &mlp.up, columns.clone(), input, out(up));
         }
-    });
+        for row in 0..input.rows {
+            let at = row * width + columns.start;
+            if let Some(biases) = &mlp.biases {
+                add_bias_at(gate.slice_mut(at, columns.len()), &biases[bias], columns.clone());
+                if mlp.gate.is_some() {
+                    add_bias_at(up.slice_mut(at, columns.len()), &biases[1], columns.clone());
+                }
+            }
+            glu_at(gate.at(at), up.at(at), mlp.activation, gate.at(at), columns.len());
+        }
+    }
 }

@@ -93,7 +93,7 @@ impl Coded {
     }
 
     /// The u that is worth 0, unless [`Second`] says another.
-    const fn zero(self) -> i16 {
+    pub(crate) const fn zero(self) -> i16 {
         match self.code {
             Code::E2m1 => E2M1_ZERO as i16,
             Code::Int4 | Code::Gptq | Code::Awq => 8,
@@ -350,6 +350,45 @@ impl Rows<'_> {
             each(at - k..end - k, scale, self.zero(row, block, across));
             at = end;
         }
+    }
+
+    /// The scales of u of a row's blocks from column k on, as many as there is room for, where they are of `group` columns, lie side
+    /// by side and have no zeros of their own; `false` where [`Self::blocks`] has to be asked. A loop for each type of scale, of
+    /// which the compiler makes vectors.
+    #[inline(always)]
+    pub fn scales_in_line(&self, row: usize, k: usize, group: usize, scales: &mut [f32]) -> bool {
+        let Coded { code, block, second } = self.coded;
+        let has_zeros = matches!(second, Second::Zeros | Second::ZerosLessOne);
+        if has_zeros || self.coded.is_transposed() || block != [1, group as u32] {
+            return false;
+        }
+        let first = (self.first + self.step * row) * self.coded.grid(1, self.shape[1])[1] + k / group;
+        let stored = &self.scales[first * self.scale_type.bytes()..][..scales.len() * self.scale_type.bytes()];
+        macro_rules! fill {
+            ($dtype:expr) => {
+                scales.iter_mut().enumerate().for_each(|(i, scale)| *scale = scale_of($dtype, stored, i))
+            };
+        }
+        match self.scale_type {
+            DType::F8E4m3 => fill!(DType::F8E4m3),
+            DType::F8E8m0 => fill!(DType::F8E8m0),
+            DType::F32 => fill!(DType::F32),
+            DType::F16 => fill!(DType::F16),
+            _ => fill!(DType::Bf16),
+        }
+        let half = if code == Code::E2m1 { 0.5 } else { 1.0 };
+        match second {
+            Second::Times => {
+                let times = element(Format::F32, self.second, 0);
+                scales.iter_mut().for_each(|scale| *scale = *scale * times * half);
+            }
+            Second::Over => {
+                let over = element(Format::F32, self.second, 0);
+                scales.iter_mut().for_each(|scale| *scale = *scale / over * half);
+            }
+            _ => scales.iter_mut().for_each(|scale| *scale *= half),
+        }
+        true
     }
 
     /// The u that is worth 0 in a block of a row of the tensors.

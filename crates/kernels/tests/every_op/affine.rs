@@ -18,14 +18,14 @@ const REORDERED: f32 = 1e-5;
 
 /// What one group of weights is stored as.
 #[derive(Clone, Copy, Debug)]
-struct Stored {
+pub struct Stored {
     bits: usize,
     group: usize,
     scales: Format,
     tail: usize,
 }
 
-fn stored() -> impl Strategy<Value = Stored> {
+pub fn stored() -> impl Strategy<Value = Stored> {
     let (bits, groups) = (select(vec![2, 3, 4, 5, 6, 8]), select(vec![32, 64, 128]));
     (bits, groups, formats(), tails()).prop_map(|(bits, group, scales, tail)| Stored { bits, group, scales, tail })
 }
@@ -38,7 +38,7 @@ fn every() -> impl Iterator<Item = Stored> {
 
 impl Stored {
     /// Random weights; scales of both signs, and biases about half of what the largest q makes.
-    fn matrix(self, random: &mut Random, rows: usize, cols: usize) -> Matrix {
+    pub fn matrix(self, random: &mut Random, rows: usize, cols: usize) -> Matrix {
         let packed: Vec<u8> = (0..rows * cols * self.bits / 8).map(|_| random.next() as u8).collect();
         self.matrix_of(&packed, random, rows, cols)
     }

@@ -15,6 +15,7 @@ mod near;
 mod same_bits;
 mod select;
 mod streams;
+mod together;
 
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -277,7 +277,7 @@ fn bias(random: &mut Random, d: usize) -> Bias {
     Bias { values: weight(random, [first + step * d], Format::Bf16, 1), first, step }
 }
 
-fn biases(random: &mut Random, width: usize, hidden: usize) -> [Bias; 3] {
+pub fn biases(random: &mut Random, width: usize, hidden: usize) -> [Bias; 3] {
     [width, width, hidden].map(|d| bias(random, d))
 }
 

@@ -138,12 +138,14 @@ impl Projection {
         })
     }
 
-    /// x `[n, cols]` → out `[n, rows]`, of whatever shape.
-    fn apply(&self, x: &Tensor, out: &Tensor, run: &Run) {
-        let out = out.reshape([x.dim(0), self.matrix.rows()]);
-        run.ops.linear(x, &self.matrix, &out);
-        if let Some(bias) = &self.bias {
-            run.ops.add_bias(&out, bias);
+    /// x `[n, cols]` → each out `[n, rows]`, of whatever shape.
+    fn apply<const N: usize>(projections: [(&Self, &Tensor); N], x: &Tensor, run: &Run) {
+        let outs = projections.map(|(projection, out)| out.reshape([x.dim(0), projection.matrix.rows()]));
+        run.ops.linears(x, &std::array::from_fn::<_, N, _>(|i| (&projections[i].0.matrix, &outs[i])));
+        for ((projection, _), out) in projections.iter().zip(&outs) {
+            if let Some(bias) = &projection.bias {
+                run.ops.add_bias(out, bias);
+            }
         }
     }
 }
@@ -216,19 +218,27 @@ impl Attention {
         })
     }
 
-    /// Queries into `q` `[n, heads, head_dim]`; returns their gates, of as many elements, where there are any.
-    fn queries(&self, x: &Tensor, q: &Tensor, run: &mut Run) -> Option<Tensor> {
-        let Some([queries, gates]) = &self.gate_runs else {
-            self.q.apply(x, q, run);
-            return None;
-        };
+    /// Queries, keys and values, each `[n, heads, head_dim]`; returns the queries' gates, of as many elements, where there are
+    /// any.
+    fn project(&self, x: &Tensor, [q, k, v]: [&Tensor; 3], run: &mut Run) -> Option<Tensor> {
         let (n, width) = (q.dim(0), q.dim(1) * q.dim(2));
-        let gate = run.workspace.f32([n, width]);
-        let both = run.workspace.f32([n, 2 * width]);
-        self.q.apply(x, &both, run);
-        run.ops.copy_columns(&both, queries, &q.reshape([n, width]));
-        run.ops.copy_columns(&both, gates, &gate);
-        Some(gate)
+        let gated = self.gate_runs.as_ref().map(|runs| {
+            let [gate, both] = [width, 2 * width].map(|width| run.workspace.f32([n, width]));
+            (runs, gate, both)
+        });
+        let to = gated.as_ref().map_or(q, |(_, _, both)| both);
+        match &self.v {
+            Some(v_proj) => Projection::apply([(&self.q, to), (&self.k, k), (v_proj, v)], x, run),
+            None => {
+                Projection::apply([(&self.q, to), (&self.k, k)], x, run);
+                run.ops.copy(k, v);
+            }
+        }
+        gated.map(|([queries, gates], gate, both)| {
+            run.ops.copy_columns(&both, queries, &q.reshape([n, width]));
+            run.ops.copy_columns(&both, gates, &gate);
+            gate
+        })
     }
 
     /// Norms of queries and keys, in place.
@@ -252,12 +262,7 @@ impl Attention {
         let mixed = run.workspace.f32([n, heads, head_dim]);
         let out = run.workspace.f32([n, hidden]);
 
-        let gate = self.queries(x, &q, run);
-        self.k.apply(x, &k, run);
-        match &self.v {
-            Some(v_proj) => v_proj.apply(x, &v, run),
-            None => ops.copy(&k, &v),
-        }
+        let gate = self.project(x, [&q, &k, &v], run);
         if let Some(norm) = &self.v_norm {
             ops.rms_norm(&v, norm, &v);
         }
@@ -276,7 +281,7 @@ impl Attention {
         if let Some(gate) = gate {
             ops.sigmoid_gate(&mixed, &gate);
         }
-        self.o.apply(&mixed.reshape([n, heads * head_dim]), &out, run);
+        Projection::apply([(&self.o, &out)], &mixed.reshape([n, heads * head_dim]), run);
         out
     }
 }

@@ -175,8 +175,7 @@ impl DeltaNet {
         let (n, ops) = (x.dim(0), run.ops);
         match &self.inputs {
             Inputs::Apart { qkv: qkv_proj, z: z_proj } => {
-                ops.linear(x, qkv_proj, qkv);
-                ops.linear(x, z_proj, z);
+                ops.linears(x, &[(qkv_proj, qkv), (z_proj, z)]);
             }
             Inputs::Packed { qkvz } => {
                 let packed = run.workspace.f32([n, qkvz.rows()]);
@@ -187,8 +186,7 @@ impl DeltaNet {
         }
         match &self.coefficients {
             Coefficients::Apart { a: a_proj, b: b_proj } => {
-                ops.linear(x, a_proj, a);
-                ops.linear(x, b_proj, b);
+                ops.linears(x, &[(a_proj, a), (b_proj, b)]);
             }
             Coefficients::Packed { ba } => {
                 let packed = run.workspace.f32([n, ba.rows()]);

@@ -88,9 +88,9 @@ pub fn apply(mlp: &Mlp, x: &Tensor, run: &mut Run) -> Tensor {
     let gate = run.workspace.f32([n, width]);
     let up = run.workspace.f32([n, width]);
     let out = run.workspace.f32([n, hidden]);
-    run.ops.linear(x, mlp.first().0, &gate);
-    if mlp.gate.is_some() {
-        run.ops.linear(x, &mlp.up, &up);
+    match &mlp.gate {
+        Some(matrix) => run.ops.linears(x, &[(matrix, &gate), (&mlp.up, &up)]),
+        None => run.ops.linear(x, &mlp.up, &gate),
     }
     run.ops.glu(&gate, &up, mlp.activation, &gate);
     run.ops.linear(&gate, &mlp.down, &out);

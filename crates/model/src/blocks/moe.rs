@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use outpour_kernels::{Activation, Bias, Contribution, Matrix, Mlp, Ops, RmsNorm, Router, Tensor};
+use outpour_kernels::{Activation, Bias, Contribution, Matrix, Mlp, MlpJob, Ops, RmsNorm, Router, Tensor};
 use outpour_store::StoreError;
 
 use super::mlp;
@@ -20,6 +20,9 @@ use crate::{Batch, Run, Workspace};
 
 /// Rows of expert output that a wave makes at most, where a batch has fewer tokens than that.
 const WAVE_ROWS: usize = 1024;
+
+/// Rows from which on no further expert joins those that are computed together.
+const TOGETHER_ROWS: usize = 64;
 
 /// The config's key for the number of experts chosen for each token, as families spell it.
 pub const TOP_K: &[&str] = &["num_experts_per_tok", "num_experts_per_token", "top_k_experts"];
@@ -160,6 +163,9 @@ pub struct Choices {
     last_rows: Vec<u32>,
     /// For `Ops::combine`.
     contributions: Vec<Contribution>,
+    /// Experts that are computed together, and their places in `experts`.
+    jobs: Vec<MlpJob>,
+    places: Vec<usize>,
 }
 
 impl Moe {
@@ -225,7 +231,7 @@ impl Moe {
         self.shared.as_ref().map_or(0, |shared| shared.workspace_bytes(n))
             + Workspace::f32_bytes(n * self.experts)
             + 2 * Workspace::f32_bytes(n * top_k)
-            + mlp::scratch_bytes(n, self.hidden, self.width)
+            + mlp::scratch_bytes(rows_together(n, top_k), self.hidden, self.width)
             + Workspace::f32_bytes(wave_rows(n, top_k) * self.hidden)
             + self
                 .latent
@@ -344,7 +350,7 @@ impl Moe {
     ) -> Result<(), StoreError> {
         let n = x.dim(0);
         let rows_max = wave_rows(n, self.router.top_k);
-        let scratch = mlp::scratch(run.workspace, n, self.hidden, self.width);
+        let scratch = mlp::scratch(run.workspace, rows_together(n, self.router.top_k), self.hidden, self.width);
         let parts = run.workspace.f32([rows_max, self.hidden]);
         let slots = run.experts.available(self.layer);
         // Two waves at a time, unless everything fits at once.
@@ -366,13 +372,16 @@ impl Moe {
                 run.experts.sweep_on(self.layer, n, choices.experts.len())?;
             }
             let first_row = choices.starts[wave.start];
-            while let Some((i, mut expert)) = run.experts.next_ready(self.layer, &choices.experts[wave.clone()])? {
-                expert.biases = self.biases_of(choices.experts[wave.start + i]);
-                let rows = choices.starts[wave.start + i]..choices.starts[wave.start + i + 1];
-                let out = parts.rows(rows.start - first_row..rows.end - first_row);
-                let kept = choices.tokens[rows.end - 1] >= kept_from;
-                run.ops.mlp(x, &choices.tokens[rows], &expert, &scratch, &out);
-                run.experts.release(choices.experts[wave.start + i], kept);
+            let last_row = choices.starts[wave.end];
+            while self.take_ready(choices, &wave, run)? {
+                let tokens = &choices.tokens[first_row..last_row];
+                run.ops.mlps(x, tokens, &choices.jobs, &scratch, &parts.rows(0..last_row - first_row));
+                for &place in &choices.places {
+                    let kept = choices.tokens[choices.starts[place + 1] - 1] >= kept_from;
+                    run.experts.release(choices.experts[place], kept);
+                }
+                // They hold on to their slots' memory.
+                choices.jobs.clear();
             }
             choices.contribute(&wave);
             run.ops.combine(&parts, &choices.contributions, into);
@@ -384,6 +393,30 @@ impl Moe {
         run.experts.end_layer(self.layer);
         Ok(())
     }
+
+    /// Takes those experts of a wave that are there, waiting for the first, but no more than are computed together; `false`
+    /// when all have been.
+    fn take_ready(&self, choices: &mut Choices, wave: &Range<usize>, run: &mut Run) -> Result<bool, StoreError> {
+        let Choices { experts, starts, jobs, places, .. } = choices;
+        let (mut rows_taken, first_row) = (0, starts[wave.start]);
+        places.clear();
+        while rows_taken < TOGETHER_ROWS {
+            let next = run.experts.next_ready(self.layer, &experts[wave.clone()], places.is_empty())?;
+            let Some((i, mut mlp)) = next else { break };
+            let place = wave.start + i;
+            mlp.biases = self.biases_of(experts[place]);
+            let rows = starts[place] - first_row..starts[place + 1] - first_row;
+            rows_taken += rows.len();
+            places.push(place);
+            jobs.push(MlpJob { mlp, rows });
+        }
+        Ok(!places.is_empty())
+    }
+}
+
+/// Rows of experts that are computed together, at most: all of a token's, or the last ones' beyond [`TOGETHER_ROWS`].
+fn rows_together(n: usize, top_k: usize) -> usize {
+    (n * top_k).min(n + TOGETHER_ROWS)
 }
 
 /// Rows of expert output of one wave: every token may choose the same expert.

@@ -195,6 +195,10 @@ pub(super) const X_BYTES_MAX: usize = 256 << 10;
 #[inline(always)]
 pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots) {
     let columns_max = (X_BYTES_MAX / d.dots.x_stride).next_multiple_of(C).max(4 * C);
+    if d.dots.columns == 1 && !PRECISE && B::knows_rows(d.bits) {
+        // SAFETY: the caller's promise.
+        return unsafe { lone_of::<B>(d) };
+    }
     let mut panel = Panel::new();
     for first in (0..d.dots.columns).step_by(columns_max) {
         let x = d.dots.x.wrapping_add(first * d.dots.x_stride);
@@ -209,10 +213,6 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &Aff
 #[inline(always)]
 unsafe fn panels<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, panel: &mut Panel) {
     let lanes = <B::I as Ints>::F::N;
-    if d.dots.columns == 1 && !PRECISE && B::knows_rows(d.bits) {
-        // SAFETY: the caller's promise.
-        return unsafe { lone_of::<B>(d) };
-    }
     for row in (0..d.dots.rows).step_by(lanes) {
         for k in (0..d.dots.k).step_by(K_MAX) {
             let at = Place { row, rows: lanes.min(d.dots.rows - row), k, len: K_MAX.min(d.dots.k - k) };
@@ -298,11 +298,14 @@ unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize>(d: &AffineDots) {
         let len = lone::K_MAX.min(w.k - k);
         // SAFETY: the activation row has as many; rows, blocks and places below are inside `d`.
         unsafe {
-            let x = Arranged::new::<B, BITS>(w, d.group, k, len);
+            let x = Arranged::new::<B, BITS, PER>(w, d.group, k, len);
             for row in (0..w.rows).step_by(lanes) {
                 let rows = lanes.min(w.rows - row);
                 for lane in 0..rows {
                     let at = w.w.add((row + lane) * w.w_stride + k * BITS / 8);
+                    // Far apart as they are, processors do not foresee scales and biases.
+                    let ahead = ((row + lane + lanes) * (w.k / d.group) + k / d.group) * d.scale_format.row_bytes(1);
+                    d.scales.iter().for_each(|scales| B::I::prefetch(scales.wrapping_add(ahead)));
                     for first in (0..len / BLOCK).step_by(PER * lanes) {
                         let part = lone_part::<B, BITS, PER>(at, end, &x, first, len / BLOCK);
                         let group = first / PER;

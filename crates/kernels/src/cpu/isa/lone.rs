@@ -27,7 +27,7 @@ pub(super) const PARTS_MAX: usize = K_MAX / BLOCK;
 pub(super) struct Arranged {
     /// As [`Bytes::row`] takes them, with zeros behind the last.
     q: [u8; K_MAX],
-    /// The scale of each part, a block or half of one: of each `per · N` parts, where `per` make a group, first those of the
+    /// The scale of each part, a block or half of one: of each `PER · N` parts, where `PER` make a group, first those of the
     /// groups' first parts, then of their second.
     scales: [f32; PARTS_MAX],
     /// The sums of each group.
@@ -41,10 +41,16 @@ impl Arranged {
     /// The place is inside the row, and no longer than [`K_MAX`], or for groups of less than a block half of that; the machine
     /// has the instructions.
     #[inline(always)]
-    pub(super) unsafe fn new<B: Bytes, const BITS: usize>(d: &Dots, group: usize, k: usize, len: usize) -> Self {
+    pub(super) unsafe fn new<B: Bytes, const BITS: usize, const PER: usize>(
+        d: &Dots,
+        group: usize,
+        k: usize,
+        len: usize,
+    ) -> Self {
         let mut arranged = Arranged { q: [0; K_MAX], scales: [0.0; PARTS_MAX], sums: [0.0; PARTS_MAX] };
         let n = <B::I as Ints>::F::N;
-        let (part, per) = (group.min(BLOCK), group.div_ceil(BLOCK));
+        let part = group.min(BLOCK);
+        debug_assert_eq!(PER, group.div_ceil(BLOCK));
         let scale = |index: usize| d.x.wrapping_add(d.k + 4 * index).cast::<f32>();
         // SAFETY: the caller's promise; whole units fit.
         unsafe {
@@ -53,8 +59,8 @@ impl Arranged {
                 B::arrange::<BITS>(arranged.q.as_mut_ptr().add(at));
             }
             for p in 0..len / part {
-                let (unit, within) = (p / (per * n), p % (per * n));
-                let to = unit * per * n + within % per * n + within / per;
+                let (unit, within) = (p / (PER * n), p % (PER * n));
+                let to = unit * PER * n + within % PER * n + within / PER;
                 arranged.scales[to] = scale((k + p * part) / BLOCK).read_unaligned();
             }
             for g in 0..len / group {

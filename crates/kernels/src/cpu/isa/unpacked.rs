@@ -57,6 +57,15 @@ impl Panel {
     fn fill_coded(&mut self, w: &Rows, group: usize, at: Place, to: To) {
         w.unpack_all(at.row, at.rows, at.k, at.len, &mut self.rows, to.stride);
         for row in 0..at.rows {
+            let first = to.at(row, 0);
+            if to.scales[1] == 1
+                && w.scales_in_line(at.row + row, at.k, group, &mut self.scales[first..][..at.len / group])
+            {
+                let zero = f32::from(i16::from(to.base) - w.coded.zero());
+                let scales = &self.scales[first..][..at.len / group];
+                self.biases[first..].iter_mut().zip(scales).for_each(|(bias, scale)| *bias = scale * zero);
+                continue;
+            }
             w.blocks(at.row + row, at.k, at.len, |range, scale, zero| {
                 let bias = scale * f32::from(i16::from(to.base) - zero);
                 for g in range.start / group..range.end.div_ceil(group) {
@@ -79,11 +88,20 @@ impl Panel {
             for (b, (block, u)) in blocks.zip(rows).enumerate() {
                 let (mut scales, mut mins) = ([0.0; SCALES_MAX], [0.0; SCALES_MAX]);
                 T::unpack(block, u, &mut scales[..groups], &mut mins[..groups]);
+                // Biases, in the place of mins.
                 for group in 0..groups {
-                    let at = to.at(row, b * groups + group);
-                    self.scales[at] = scales[group];
                     let of_base = scales[group] * f32::from(i16::from(to.base) - i16::from(T::OFFSET));
-                    self.biases[at] = if T::MINS { of_base - mins[group] } else { of_base };
+                    mins[group] = if T::MINS { of_base - mins[group] } else { of_base };
+                }
+                let at = to.at(row, b * groups);
+                if to.scales[1] == 1 {
+                    self.scales[at..][..groups].copy_from_slice(&scales[..groups]);
+                    self.biases[at..][..groups].copy_from_slice(&mins[..groups]);
+                    continue;
+                }
+                for group in 0..groups {
+                    let at = at + group * to.scales[1];
+                    (self.scales[at], self.biases[at]) = (scales[group], mins[group]);
                 }
             }
         }
@@ -255,7 +273,7 @@ unsafe fn lone<B: Bytes, const BITS: usize, const WORDS: usize>(g: &UnpackedDots
         let len = len_max.min(d.k - k);
         // SAFETY: the activation row has as many; rows and places below are inside `d`, and a panel has room for them.
         unsafe {
-            let x = Arranged::new::<B, 8>(d, group, k, len);
+            let x = Arranged::new::<B, 8, 1>(d, group, k, len);
             for row in (0..d.rows).step_by(lanes) {
                 let rows = lanes.min(d.rows - row);
                 for lane in (0..rows).step_by(at_once) {
