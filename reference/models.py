@@ -162,7 +162,9 @@ def reference(model, prompt: np.ndarray, decode: int) -> tuple[dict[str, np.ndar
         full = forward(model, np.concatenate([prompt, greedy])).logits[0]
     for hook in hooks:
         hook.remove()
-    layers = {int(re.search(r"layers\.(\d+)\.", n)[1]): routed[n] for n in routers}
+    # MiniMax-M3's router leaves its factor to the layer.
+    factor = config.routed_scaling_factor if getattr(config, "model_type", "") == "minimax_m3_vl_text" else 1.0
+    layers = {int(re.search(r"layers\.(\d+)\.", n)[1]): (r[0], r[1] * factor, r[2]) for n, r in routed.items()}
     return describe(prompt, greedy, full, torch.stack(cached), layers, gaps.least)
 
 

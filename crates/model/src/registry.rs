@@ -461,11 +461,26 @@ pub fn page() -> String {
             None => format!("`{model_type}`"),
             Some(name) => format!("`{model_type}` of `{name}`"),
         };
+        let alone = fixtures.iter().any(|fixture| ALONE.contains(fixture));
+        let model_type = if alone { model_type + " ¹" } else { model_type };
         let fixtures: Vec<String> = fixtures.iter().map(|fixture| format!("`{fixture}`")).collect();
         page += &format!("| {model_type} | {models} | {attention} | {formats} | {} |\n", fixtures.join(", "));
     }
     page
 }
+
+/// Fixtures whose reference no second implementation confirmed.
+const ALONE: [&str; 9] = [
+    "deepseek_v4",
+    "glm_moe_dsa",
+    "granitemoehybrid",
+    "jamba",
+    "ling3",
+    "hy_v4",
+    "glm5_next",
+    "minimax_m3",
+    "mistral_large4",
+];
 
 /// Formats by what names of fixtures say of them.
 const TESTED: [(&str, &str); 8] = [
@@ -489,6 +504,8 @@ formats of [formats.md](formats.md). *Tested* says which of them a fixture was m
 and what `transformers` (of MLX's exports `mlx-lm`) computes from it: `tests/fixtures.rs` compares the logits of a whole
 forward pass, of a prompt in chunks and of single steps, the experts chosen and the greedy tokens, with the plain and the fast
 operations; `tests/identity.rs` asserts the same bits over memory sizes, readers, threads and chunks. No test runs released weights.
+What `transformers` computes was compared with a second implementation, of `mlx-lm`, of an older `transformers` or of the publisher,
+but for families marked ¹: these lean on `transformers` alone.
 
 | `model_type` | released models | attention | tested | fixtures |
 |---|---|---|---|---|

@@ -10,7 +10,7 @@ use outpour_model::weights::{DeclaredKind, Weights};
 use serde_json::Value;
 
 /// Name, parameters in billions as published, bytes of an expert at MLX's 4 bits, experts.
-const PUBLISHED: [(&str, f64, usize, usize); 37] = [
+const PUBLISHED: [(&str, f64, usize, usize); 40] = [
     ("Qwen3-30B-A3B", 30.5, 2_654_208, 6_144),
     ("Qwen3-235B-A22B", 235.0, 10_616_832, 12_032),
     // Its maker's 80 with the heads for multi-token prediction, which are not read.
@@ -53,6 +53,10 @@ const PUBLISHED: [(&str, f64, usize, usize); 37] = [
     // Sums of the shapes that transformers gives as theirs: what their makers say of all parameters was not to be found.
     ("Ling-3.0-Flash", 124.0, 3_317_760, 20_480),
     ("Hy4-preview", 58.0, 3_649_536, 8_448),
+    ("GLM-5.3-Flash", 312.0, 14_155_776, 12_096),
+    ("MiniMax-M3", 427.0, 31_850_496, 7_296),
+    // Its name says 1T; whether layers share what they keep is not known here.
+    ("Mistral-Large-4", 1047.0, 63_700_992, 9_088),
 ];
 
 fn published(name: &str) -> Value {
