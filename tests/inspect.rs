@@ -36,7 +36,7 @@ const fn unfinished(every: u64, width: u64, overlap: bool) -> u64 {
 }
 
 /// Config, bytes of state for each token, bytes of a sequence however short, and how its layers are drawn, first of all.
-const CONTEXTS: [(&str, u64, u64, &str); 18] = [
+const CONTEXTS: [(&str, u64, u64, &str); 27] = [
     ("Qwen3-30B-A3B", 48 * gqa(4, 128), 0, "AAAA"),
     ("Llama-3.1-8B", 32 * gqa(8, 128), 0, "aaaa"),
     ("MiniMax-M2", 62 * gqa(8, 128), 0, "AAAA"),
@@ -70,6 +70,25 @@ const CONTEXTS: [(&str, u64, u64, &str); 18] = [
             + 20 * unfinished(128, 512, false),
         "WWCHCH",
     ),
+    // 128 heads of 64, a state of 128, one group of B and C.
+    ("Granite-4.0-H-Small", 4 * gqa(8, 128), 36 * recurrent(128, 128, 64, 128 * 64 + 2 * 128), "MMMMMAMMMM"),
+    // The last two inputs of 18 convolutions.
+    ("LFM2-8B-A1B", 6 * gqa(8, 64), 18 * 2 * 2048 * F32, "ccACCCA"),
+    // 16 numbers for each of 8192 channels; experts in every other layer.
+    ("Jamba-1.5-Mini", 4 * gqa(8, 128), 28 * recurrent(1, 16, 8192, 8192), "mMmMaMmM"),
+    ("LongCat-Flash", 28 * 2 * LATENT, 0, "LLLL"),
+    ("Ling-3.0-Flash", 7 * LATENT, 35 * recurrent(32, 128, 128, 3 * 32 * 128), "kkKKKL"),
+    ("Hy4-preview", 34 * LATENT + 10 * INDEX, 0, "sSRRRSRRR"),
+    // Latent vectors without a rotary part, and a key of the indexer for 16 positions.
+    (
+        "GLM-5.3-Flash",
+        11 * (512 * F16 + INDEX / 16),
+        34 * recurrent(64, 128, 128, 3 * 64 * 128) + 11 * unfinished(16, 128, false),
+        "kkkSKKKS",
+    ),
+    ("MiniMax-M3", 60 * gqa(4, 128) + 57 * INDEX, 0, "aaaBBB"),
+    // 18 layers have no rotary part.
+    ("Mistral-Large-4", 54 * LATENT + 18 * 512 * F16 + 72 * INDEX, 0, "sSSSS"),
 ];
 
 fn config(name: &str) -> PathBuf {
