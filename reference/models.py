@@ -40,7 +40,8 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from families import F32, FAMILIES, SAFETENSORS_NAMES, Family, Tensors, text_config, write_json
+from families import F32, SAFETENSORS_NAMES, Family, Tensors, text_config, write_json
+from hybrid_families import FAMILIES
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
@@ -57,6 +58,10 @@ GAPS = dict(router=1e-4, index=2e-5, greedy=1e-3)
 SEED_MAX = 100
 # A reloaded checkpoint may differ from the stored reference by this fraction of the logits' standard deviation.
 TOLERANCE = 1e-5
+
+# Buffers that are learnt.
+LEARNT = ("correction_bias", "expert_bias", "layer_scalar", "rotary_emb.alpha")
+
 
 # ---------------------------------------------------------------------------------------------------------- weights
 def rng_of(seed: int, name: str) -> np.random.Generator:
@@ -80,15 +85,21 @@ def draw(name: str, shape: tuple[int, ...], seed: int, family: Family) -> torch.
         std = 1.0
     elif name.endswith(("hc.scale", "hc_scale")):  # of hyper-connections
         mean, std = 1.0, 0.3
-    elif name.endswith(("hc.base", "hc_base", "position_bias")):
+    elif name.endswith(("hc.base", "hc_base", "position_bias", "compress_ape")):
         std = 0.5
+    elif name.endswith("softmax_scaling.scale"):
+        mean, std = 0.3, 0.1
+    elif name.endswith("softmax_scaling.bias"):
+        mean, std = 1.0, 0.2
+    elif name.endswith("rotary_emb.alpha"):
+        std = 0.3
     elif name.endswith("bias"):
         std = 0.2
     elif "norm" in name:
         mean, std = 0.0 if family.norms_from_zero and "linear_attn.norm" not in name else 1.0, 0.2
     elif name.endswith(("embed_tokens.weight", "word_embeddings.weight")):
         std = family.embed_std
-    elif name.endswith((".gate.weight", ".router.weight")):  # the router: clear choices
+    elif name.endswith((".gate.weight", ".router.weight", ".classifier.weight")):  # the router: clear choices
         std *= 2.0
     elif name == "lm_head.weight":
         std *= 1.5
@@ -109,7 +120,7 @@ def build(folder: Path, family: Family, seed: int) -> tuple[torch.nn.Module, Ten
     with torch.no_grad():
         # Some weights are buffers.
         stored |= {n: b for n, b in model.named_buffers() if n.endswith(("slope_rate", "_decay"))}  # constants
-        learnt = ((n, b) for n, b in model.named_buffers() if n.endswith(("e_score_correction_bias", "layer_scalar")))
+        learnt = ((n, b) for n, b in model.named_buffers() if n.endswith(LEARNT))
         for name, parameter in [*model.named_parameters(), *learnt]:
             stored[name] = draw(name, tuple(parameter.shape), seed, family).to(family.dtype(name))
             parameter.copy_(stored[name])
@@ -144,7 +155,10 @@ def reference(model, prompt: np.ndarray, decode: int) -> tuple[dict[str, np.ndar
     routers = {n: m for n, m in model.named_modules() if type(m).__name__.endswith("Router")}
     routed = {}  # name -> (logits, weights, indices), each [P+D, .]
     hooks = [m.register_forward_hook(lambda _m, _in, out, n=n: routed.update({n: out})) for n, m in routers.items()]
-    with TopkGaps(getattr(model.config, "index_topk", None)) as gaps:
+    config = getattr(model.config, "text_config", model.config)
+    chosen = [getattr(config, key, None) for key in ("index_topk", "index_topk_blocks")]
+    chosen += [chosen[0] // config.index_kpool] if hasattr(config, "index_kpool") else []
+    with TopkGaps(chosen) as gaps:
         full = forward(model, np.concatenate([prompt, greedy])).logits[0]
     for hook in hooks:
         hook.remove()
@@ -154,10 +168,10 @@ def reference(model, prompt: np.ndarray, decode: int) -> tuple[dict[str, np.ndar
 
 class TopkGaps:
     """The least distances where something is chosen meanwhile: by routers, between neighbours among the k+1 largest values;
-    by indexers, which choose `index_topk`, between the last that is chosen and the next."""
+    by indexers, which choose one of `index_counts`, between the last that is chosen and the next."""
 
-    def __init__(self, index_topk: int | None = None):
-        self.index_topk = index_topk
+    def __init__(self, index_counts: list[int | None] = ()):
+        self.index_counts = [count for count in index_counts if count]
 
     def __enter__(self):
         self.least, self.kept = dict(router=float("inf"), index=float("inf")), (torch.topk, torch.Tensor.topk)
@@ -166,7 +180,7 @@ class TopkGaps:
 
     def watched(self, topk):
         def watched(x, k, dim=-1, **more):
-            kind = "index" if k == self.index_topk else "router"
+            kind = "index" if k in self.index_counts else "router"
             values = x.detach().double().sort(dim, descending=True).values[..., : k + 1]
             gaps = -values.diff(dim=dim)
             gaps = gaps[..., k - 1 :] if kind == "index" else gaps

@@ -9,7 +9,7 @@ use outpour_store::read::ReaderKind;
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 43] = [
+const FIXTURES: [(&str, f32); 52] = [
     ("qwen3_moe", 2e-4),
     ("qwen3_moe_odd", 2e-4),
     ("qwen3_next", 1e-3),
@@ -53,6 +53,15 @@ const FIXTURES: [(&str, f32); 43] = [
     ("deepseek_v4", 2e-4),
     ("mistral4", 2e-4),
     ("deepseek_v3_mlx4", 2e-4),
+    ("granitemoehybrid", 1e-3),
+    ("lfm2_moe", 1e-3),
+    ("ling3", 1e-3),
+    ("jamba", 1e-3),
+    ("longcat_flash", 2e-4),
+    ("hy_v4", 2e-4),
+    ("glm5_next", 1e-3),
+    ("minimax_m3", 2e-4),
+    ("mistral_large4", 2e-4),
 ];
 
 /// What the reference says of a fixture.

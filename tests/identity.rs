@@ -60,7 +60,7 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
 }
 
 /// One of every kind of attention and of every way that weights are stored.
-const FIXTURES: [&str; 43] = [
+const FIXTURES: [&str; 52] = [
     "qwen3_moe",
     "qwen3_moe_odd",
     "qwen3_next",
@@ -104,6 +104,15 @@ const FIXTURES: [&str; 43] = [
     "deepseek_v4",
     "mistral4",
     "deepseek_v3_mlx4",
+    "granitemoehybrid",
+    "lfm2_moe",
+    "ling3",
+    "jamba",
+    "longcat_flash",
+    "hy_v4",
+    "glm5_next",
+    "minimax_m3",
+    "mistral_large4",
 ];
 
 fn check_identity(model: &Path, precise: bool) {
@@ -521,7 +530,20 @@ fn alone(engine: &mut Engine, prompts: &[Vec<u32>]) -> Said {
 fn many_sequences_together_say_what_each_says_alone() {
     let dir = tempfile::tempdir().expect("a folder");
     streamed_model(dir.path());
-    let fixtures = ["qwen3_5_moe", "qwen3_next_mlx_mixed", "glm_moe_dsa", "ling25", "deepseek_v4"].map(fixture);
+    let fixtures = [
+        "qwen3_5_moe",
+        "qwen3_next_mlx_mixed",
+        "glm_moe_dsa",
+        "ling25",
+        "deepseek_v4",
+        "lfm2_moe",
+        "jamba",
+        "longcat_flash",
+        "glm5_next",
+        "minimax_m3",
+        "mistral_large4",
+    ]
+    .map(fixture);
     let models: Vec<_> = [dir.path().to_owned()].into_iter().chain(fixtures).collect();
     for model in &models {
         for chunk in [7, 40, 64] {
@@ -591,11 +613,28 @@ fn a_prompt_under_way_can_be_closed_and_others_go_on() {
     }
 }
 
+/// Fixtures that keep something of each kind.
+const STATE_KINDS: [&str; 13] = [
+    "deepseek_v32",
+    "glm_moe_dsa",
+    "deepseek_v4",
+    "ling25",
+    "kimi_linear",
+    "nemotron_h_latent",
+    "lfm2_moe",
+    "jamba",
+    "longcat_flash",
+    "hy_v4",
+    "glm5_next",
+    "minimax_m3",
+    "mistral_large4",
+];
+
 /// Whatever a sequence carries beside keys and values of all positions, an indexer's keys, compressed entries or recurrent states,
 /// it comes back, forks, and is as it would be had it been computed at once.
 #[test]
 fn every_kind_of_state_comes_back_and_forks() {
-    for name in ["deepseek_v32", "glm_moe_dsa", "deepseek_v4", "ling25", "kimi_linear", "nemotron_h_latent"] {
+    for name in STATE_KINDS {
         let options = Options { prefill_chunk: Some(50), ctx: Some(640), ..roomy() };
         let mut engine = engine(&fixture(name), &options, ReaderKind::Auto);
         let vocab = engine.facts().vocab as u32;

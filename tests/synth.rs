@@ -59,7 +59,7 @@ fn of_fixture(name: &str) -> Value {
 }
 
 /// Name, config, and experts in all layers.
-fn every_family() -> [(&'static str, Value, usize); 22] {
+fn every_family() -> [(&'static str, Value, usize); 31] {
     let of = |name: &'static str, experts| (name, of_fixture(name), experts);
     [
         ("gpt_oss", gpt_oss(), 2 * 16),
@@ -84,6 +84,15 @@ fn every_family() -> [(&'static str, Value, usize); 22] {
         of("gemma4", 4 * 6),
         of("minimax", 4 * 6),
         of("kimi_linear", 3 * 6),
+        of("granitemoehybrid", 3 * 12),
+        of("lfm2_moe", 3 * 12),
+        of("jamba", 2 * 12),
+        ("bailing_hybrid", of_fixture("ling3"), 3 * 12),
+        of("longcat_flash", 2 * 9),
+        of("hy_v4", 2 * 12),
+        of("glm5_next", 3 * 12),
+        ("minimax_m3_vl", of_fixture("minimax_m3"), 2 * 12),
+        of("mistral_large4", 4 * 6),
     ]
 }
 

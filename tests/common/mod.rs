@@ -24,7 +24,7 @@ pub fn fixture(name: &str) -> PathBuf {
 
 /// Fixtures of every kind of attention: windows, latent attention, an indexer's choice, compressed entries, recurrences of four
 /// kinds; and of experts beside an MLP, and of a latent width.
-pub const ATTENTION_KINDS: [&str; 9] = [
+pub const ATTENTION_KINDS: [&str; 16] = [
     "gpt_oss",
     "gemma4",
     "deepseek_v3",
@@ -34,23 +34,37 @@ pub const ATTENTION_KINDS: [&str; 9] = [
     "kimi_linear",
     "ling25",
     "nemotron_h_latent",
+    "lfm2_moe",
+    "jamba",
+    "longcat_flash",
+    "hy_v4",
+    "glm5_next",
+    "minimax_m3",
+    "mistral_large4",
 ];
 
 /// A fixture's config with so many experts, and so wide.
 pub fn enlarged(name: &str, experts: usize, width: usize) -> Value {
     let config = std::fs::read(fixture(name).join("config.json")).expect("a fixture has a config");
     let mut config: Value = serde_json::from_slice(&config).expect("a config is JSON");
-    assert!(config.get("text_config").is_none(), "{name} is a wrapper");
+    let text = if config.get("text_config").is_some() { &mut config["text_config"] } else { &mut config };
     let counts = ["n_routed_experts", "num_experts", "num_local_experts"].map(|key| (key, experts));
-    let widths =
-        ["hidden_size", "moe_intermediate_size", "intermediate_size", "moe_latent_size"].map(|key| (key, width));
+    let widths = [
+        "hidden_size",
+        "moe_intermediate_size",
+        "intermediate_size",
+        "moe_latent_size",
+        "ffn_hidden_size",
+        "expert_ffn_hidden_size",
+    ]
+    .map(|key| (key, width));
     for (key, value) in
-        counts.into_iter().chain(widths).filter(|(key, _)| config.get(key).is_some()).collect::<Vec<_>>()
+        counts.into_iter().chain(widths).filter(|(key, _)| text.get(key).is_some()).collect::<Vec<_>>()
     {
-        config[key] = json!(value);
+        text[key] = json!(value);
     }
     for (key, value) in [("n_group", 4), ("topk_group", 2), ("vocab_size", 2048)] {
-        config[key] = json!(value);
+        text[key] = json!(value);
     }
     config
 }

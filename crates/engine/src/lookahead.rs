@@ -202,7 +202,9 @@ impl Lookahead {
     fn named(&mut self, experts: usize, least: u32) -> impl Iterator<Item = u32> + '_ {
         self.counts.clear();
         self.counts.resize(experts, 0);
-        self.guess.iter().for_each(|&expert| self.counts[expert as usize] += 1);
+        // Beyond those are experts that have no weights.
+        let named = self.guess.iter().filter(|&&expert| (expert as usize) < experts);
+        named.for_each(|&expert| self.counts[expert as usize] += 1);
         self.counts.iter().enumerate().filter(move |&(_, &count)| count >= least).map(|(expert, _)| expert as u32)
     }
 }

@@ -30,7 +30,9 @@ mod rms_norm_gated;
 mod rope;
 mod route;
 mod scale;
+mod scale_heads;
 mod select;
+mod selective_scan;
 mod sigmoid_gate;
 mod softcap;
 mod sparse_attention;
@@ -48,8 +50,8 @@ pub use vectorised::exp;
 use crate::host::{self, HostMemory};
 use crate::reference;
 use crate::{
-    Activation, Attend, Bias, Buffer, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
-    LinearAttention, Matrix, Mlp, MlpScratch, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, CausalConv, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
+    LinearAttention, Matrix, Mlp, MlpScratch, Ops, OpsError, Past, PositionBlocks, RmsNorm, Rope, Router, SelectiveScan, Tensor,
 };
 use isa::Kernels;
 use pool::{Pool, lock};
@@ -209,8 +211,8 @@ impl Ops for Cpu {
         copy_columns::copy_columns(self, x, runs, out);
     }
 
-    fn causal_conv(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor) {
-        causal_conv::causal_conv(self, x, weight, bias, tail, out);
+    fn causal_conv(&self, x: &Tensor, conv: &CausalConv, tail: &Tensor, out: &Tensor) {
+        causal_conv::causal_conv(self, x, conv, tail, out);
     }
 
     fn zero(&self, x: &Tensor) {
@@ -223,6 +225,17 @@ impl Ops for Cpu {
 
     fn softcap(&self, x: &Tensor, cap: f32) {
         softcap::softcap(self, x, cap);
+    }
+
+    fn selective_scan(
+        &self,
+        x_dt: [&Tensor; 2],
+        b_c: [&Tensor; 2],
+        scan: &SelectiveScan,
+        state: &Tensor,
+        out: &Tensor,
+    ) {
+        selective_scan::selective_scan(self, x_dt, b_c, scan, state, out);
     }
 
     fn linear_attention(
@@ -278,6 +291,18 @@ impl Ops for Cpu {
 
     fn select(&self, q: &Tensor, weights: &Tensor, keys: &Past, choice: &Tensor) {
         select::select(self, q, weights, keys, choice);
+    }
+
+    fn select_blocks(&self, q: &Tensor, keys: &Past, by: PositionBlocks, choice: &Tensor) {
+        select::select_blocks(self, q, keys, by, choice);
+    }
+
+    fn block_positions(&self, choice: &Tensor, every: usize, start: usize, out: &Tensor) {
+        reference::block_positions(choice, every, start, out);
+    }
+
+    fn scale_heads(&self, x: &Tensor, positions: &[u32], by: [&Tensor; 2]) {
+        scale_heads::scale_heads(self, x, positions, by);
     }
 
     fn sparse_attention(&self, q: &Tensor, attend: &Attend, pasts: &[Past], out: &Tensor) {

@@ -58,7 +58,7 @@ impl<'a> Fence<'a> {
 }
 
 /// Rotary position embedding (RoFormer, arXiv 2104.09864) of a slice of every head.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Rope {
     /// θ_i of each rotated pair, `rotary_dim / 2` of them, in f32 as the reference computes them.
     pub inv_freq: Vec<f32>,
@@ -68,6 +68,16 @@ pub struct Rope {
     pub pairs: RopePairs,
     /// Multiplies cos and sin (YaRN's attention factor); 1 for plain RoPE.
     pub scale: f32,
+    /// `[rotary_dim / 2]` of F32, F16 or BF16: learnt logarithms of what frequencies are multiplied with, if there are any (Mistral
+    /// Large 4).
+    pub stretch: Option<Tensor>,
+}
+
+impl Rope {
+    /// The frequency of pair i.
+    pub fn frequency(&self, i: usize) -> f32 {
+        self.stretch.as_ref().map_or(self.inv_freq[i], |stretch| self.inv_freq[i] * quant::value(stretch, i).exp())
+    }
 }
 
 /// Which two dimensions of the rotated slice of width `2·m` are turned together.
@@ -159,6 +169,15 @@ pub enum Seen<'a> {
     Chosen(&'a Tensor),
 }
 
+/// Blocks of consecutive positions, of which a query sees some (MiniMax-M3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PositionBlocks {
+    /// Positions of a block.
+    pub every: usize,
+    /// How many of the last ones are always seen, the query's own included.
+    pub local: usize,
+}
+
 /// How router logits become a choice of experts.
 #[derive(Clone, Debug)]
 pub struct Router {
@@ -172,6 +191,8 @@ pub struct Router {
     pub groups: Option<RouterGroups>,
     /// Divide the chosen scores by their sum (`norm_topk_prob`).
     pub renormalise: bool,
+    /// Added to that sum: were all scores 0, so would the weights be.
+    pub eps: f32,
     /// Multiplies the weights at last (`routed_scaling_factor`).
     pub scale: f32,
     /// `[experts]` of F32, F16 or BF16: multiplies each expert's weight (Gemma 4's `per_expert_scale`).
@@ -181,7 +202,7 @@ pub struct Router {
 impl Router {
     /// A plain router: no bias, no groups, weights as they are.
     pub fn new(top_k: usize, score: RouterScore) -> Self {
-        Router { top_k, score, bias: None, groups: None, renormalise: false, scale: 1.0, expert_scale: None }
+        Router { top_k, score, bias: None, groups: None, renormalise: false, eps: 1e-20, scale: 1.0, expert_scale: None }
     }
 }
 
@@ -232,6 +253,8 @@ pub enum Activation {
     Relu2,
     /// `gelu(gate) · up`, with gelu's approximation by tanh (Gemma).
     GeGlu,
+    /// `gate · up`: the gates of a short convolution (LFM2).
+    Product,
 }
 
 /// An MLP: `down( act(gate·x, up·x) )`, with biases where there are any. One routed expert, a shared one, or a dense layer's.
@@ -347,6 +370,8 @@ pub struct GatedDelta {
     pub exponentiated: bool,
     /// `[v_heads]`, or `[v_heads · k_dim]`, of F32, F16 or BF16.
     pub dt_bias: Tensor,
+    /// Where decays have a lower bound, its logarithm, below zero: `g = exp(bound · sigmoid(exp(a_log) · (a + dt_bias)))` (Ling 3).
+    pub bound: Option<f32>,
 }
 
 impl GatedDelta {
@@ -381,6 +406,28 @@ pub enum Decay {
         /// What of a value goes to the output at once.
         d: Tensor,
     },
+}
+
+/// Weights of Mamba's selective scan (arXiv 2312.00752), of F32, F16 or BF16.
+#[derive(Clone, Debug)]
+pub struct SelectiveScan {
+    /// `[channels, k]`: logarithms of the rates.
+    pub a_log: Tensor,
+    /// `[channels]`: added to dt.
+    pub dt_bias: Tensor,
+    /// `[channels]`: what of an input goes to the output at once.
+    pub d: Tensor,
+}
+
+/// A causal depthwise convolution.
+#[derive(Clone, Debug)]
+pub struct CausalConv {
+    /// `[channels, kernel]` of F32, F16 or BF16.
+    pub weight: Tensor,
+    /// `[channels]` of F32, F16 or BF16, if there is one.
+    pub bias: Option<Tensor>,
+    /// Whether silu comes behind it.
+    pub silu: bool,
 }
 
 /// Sizes of a linear attention, and how it forgets.
@@ -428,9 +475,11 @@ pub struct Hyper {
     pub iterations: usize,
     /// Added to weights, and to sums before they divide.
     pub eps: f32,
+    /// Factor of what of an output goes to each stream, and what is added to it: 2 and 0 in DeepSeek-V4.
+    pub behind: [f32; 2],
     /// `[columns]` of F32, F16 or BF16: added to the logits.
     pub base: Tensor,
-    /// `[3]`, or `[1]`, of F32, F16 or BF16: multiplies the logits of each of the parts.
+    /// `[3]`, `[2]`, or `[1]`, of F32, F16 or BF16: multiplies the logits of each of the parts.
     pub scale: Tensor,
 }
 
@@ -515,11 +564,10 @@ pub trait Ops: Send + Sync {
     /// Moves runs of columns: `out[i][to..to + len] = x[i][from..from + len]` for every row; x `[n, a]`, out `[n, b]`.
     fn copy_columns(&self, x: &Tensor, runs: &[ColumnRun], out: &Tensor);
 
-    /// Causal depthwise convolution and silu: `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] + bias[c] )`,
-    /// where `in` is x preceded by `tail`. x and out `[n, channels]`; weight `[channels, kernel]` and bias `[channels]`, if there
-    /// is one, of F32, F16 or BF16; tail `[kernel − 1, channels]` f32 holds the inputs before x, zero at the beginning, and
-    /// afterwards the last ones.
-    fn causal_conv(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor);
+    /// Causal depthwise convolution: `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] + bias[c] )`, or without
+    /// silu, where `in` is x preceded by `tail`. x and out `[n, channels]`; tail `[kernel − 1, channels]` f32 holds the inputs
+    /// before x, zero at the beginning, and afterwards the last ones.
+    fn causal_conv(&self, x: &Tensor, conv: &CausalConv, tail: &Tensor, out: &Tensor);
 
     /// The gated delta rule over consecutive positions of one sequence. qkv `[n, 2·k_heads·k_dim + v_heads·v_dim]` holds all
     /// queries, then all keys, then all values; a `[n, decays]` and b `[n, v_heads]`; state `[v_heads, k_dim, v_dim]` f32 is
@@ -527,12 +575,29 @@ pub trait Ops: Send + Sync {
     ///
     /// ```text
     /// q ← q · rsqrt(Σq² + 1e-6) · k_dim^-½      k ← k · rsqrt(Σk² + 1e-6)
-    /// β = sigmoid(b)      g = exp(−exp(a_log) · softplus(a + dt_bias))
+    /// β = sigmoid(b)      g = exp(−exp(a_log) · softplus(a + dt_bias)), or by GatedDelta's bound
     /// S ← g·S      S ← S + k ⊗ (β·(v − Sᵀk))      out = Sᵀq
     /// ```
     ///
     /// The same bits however the positions are cut into calls.
     fn gated_delta(&self, qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor);
+
+    /// Mamba's selective scan (arXiv 2312.00752) over consecutive positions of one sequence. x and dt `[n, channels]`, b and c
+    /// `[n, k]`; state `[k, channels]` f32 is updated; out `[n, channels]`. For each position, channel and k, in f32:
+    ///
+    /// ```text
+    /// Δ = softplus(dt + dt_bias)      S_k ← exp(−exp(a_log_k) · Δ) · S_k + b_k · (Δ · x)      out = Σ_k c_k · S_k + d · x
+    /// ```
+    ///
+    /// The same bits however the positions are cut into calls.
+    fn selective_scan(
+        &self,
+        x_dt: [&Tensor; 2],
+        b_c: [&Tensor; 2],
+        scan: &SelectiveScan,
+        state: &Tensor,
+        out: &Tensor,
+    );
 
     /// Linear attention with decay over consecutive positions of one sequence. q and k `[n, k_heads · k_dim]`, v
     /// `[n, v_heads · v_dim]`, dt `[n, v_heads]` where the decay is selective; state `[v_heads, k_dim, v_dim]` f32 is updated; out
@@ -589,6 +654,23 @@ pub trait Ops: Send + Sync {
     /// ascending, and -1 behind the last. The same bits however the queries are cut into calls.
     fn select(&self, q: &Tensor, weights: &Tensor, keys: &Past, choice: &Tensor);
 
+    /// The choice of blocks of positions (MiniMax-M3): for each of consecutive queries, the first at position `start` of
+    /// [`Seen::Ended`], of one entry a position, and for each of its heads the best blocks up to its own. A block scores its
+    /// greatest `q_h · k`, and the last `local` ones more than that; of equal ones the earlier is better. q `[n, heads, k_dim]`,
+    /// keys of one head; choice `[heads, n, top_k]` I32, ascending, and -1 behind the last. The same bits however the queries are
+    /// cut into calls.
+    fn select_blocks(&self, q: &Tensor, keys: &Past, by: PositionBlocks, choice: &Tensor);
+
+    /// The positions of chosen blocks, for consecutive queries from position `start` on: choice `[n, k]` I32, as
+    /// [`Ops::select_blocks`] and [`Ops::select`] make it, names blocks of `every` positions; out `[n, w]` I32 has their positions
+    /// up to the query's own, then, where w is `k · every + every − 1` and not `k · every`, those of the block that has not ended,
+    /// and -1 behind the last.
+    fn block_positions(&self, choice: &Tensor, every: usize, start: usize, out: &Tensor);
+
+    /// `x[i][h] *= by[0][h] · ln(position + 1) + by[1][h]`, in place on x `[n, heads, d]`, one position a row: `by` are `[heads]` of
+    /// F32, F16 or BF16 (scalable softmax, arXiv 2501.19399, as Mistral Large 4 has it).
+    fn scale_heads(&self, x: &Tensor, positions: &[u32], by: [&Tensor; 2]);
+
     /// Softmax attention of each query over what it sees of one or several caches, taken together in their order: q
     /// `[n, q_heads, k_dim]`, out `[n, q_heads, v_dim]`. All caches have as many heads, and keys and values as wide; of `attend`
     /// scale and sinks count. A query sees something.
@@ -610,17 +692,18 @@ pub trait Ops: Send + Sync {
     /// the positions are cut into calls.
     fn compress(&self, rows: &Tensor, gates: &Tensor, by: &Compress, tail: &Tensor, start: usize, out: &Tensor);
 
-    /// The weights of each token's residual streams from their logits, in place: `[n, streams]`, or `[n, (2 + streams) · streams]`.
+    /// The weights of each token's residual streams from their logits, in place: `[n, streams]`, `[n, 2 · streams]` or
+    /// `[n, (2 + streams) · streams]`.
     /// First what of each stream goes into a layer, `sigmoid(z) + eps` with `z = logit · scale + base`; then what of its output
-    /// goes to each stream, `2 · sigmoid(z)`; then a matrix, row i saying what of stream i goes to each: the softmax of a row,
+    /// goes to each stream, `sigmoid(z)` by `behind`; then a matrix, row i saying what of stream i goes to each: the softmax of a row,
     /// + eps, after which columns, and then `iterations − 1` times rows and columns, are divided by their sums + eps.
     fn hyper_weights(&self, weights: &Tensor, hyper: &Hyper);
 
     /// `out = Σ_s weights[s] · x[s]`: x `[n, streams, d]`, out `[n, d]`, weights as [`Ops::hyper_weights`] made them.
     fn hyper_collapse(&self, x: &Tensor, weights: &Tensor, out: &Tensor);
 
-    /// `x[s] = post[s] · out + Σ_t matrix[t][s] · x[t]`, in place on x `[n, streams, d]`: out `[n, d]`, weights as
-    /// [`Ops::hyper_weights`] made them.
+    /// `x[s] = post[s] · out + Σ_t matrix[t][s] · x[t]`, or `+ x[s]` where there is no matrix, in place on x `[n, streams, d]`: out
+    /// `[n, d]`, weights as [`Ops::hyper_weights`] made them.
     fn hyper_expand(&self, out: &Tensor, weights: &Tensor, x: &Tensor);
 
     /// One gated MLP over some rows: `out[i] = down(act(gate·x[rows[i]], up·x[rows[i]]))`; out `[rows.len(), hidden]`.

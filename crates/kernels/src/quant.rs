@@ -3,6 +3,8 @@
 pub mod coded;
 pub mod ggml;
 
+use std::ops::Range;
+
 use crate::host;
 use crate::tensor::{DType, Tensor};
 pub use coded::{Code, Coded, Second};
@@ -76,9 +78,10 @@ pub struct Matrix {
     data: Tensor,
     /// Of an affine-quantised matrix: scales and biases, `[rows, cols / group]`. Of a coded one: scales, and what is second.
     scales: [Option<Tensor>; 2],
-    /// Row r is row `first + step · r` of the data: of a coded matrix that shares it with another.
+    /// Row r is row `first + step · r` of so many rows of data: of a coded matrix that shares it with another.
     first: usize,
     step: usize,
+    data_rows: usize,
     exact: bool,
 }
 
@@ -91,7 +94,7 @@ impl Matrix {
         let format = Format::of(tensor.dtype()).unwrap_or_else(|| panic!("{} is no weight format", tensor.dtype()));
         assert_eq!(tensor.dims().len(), 2, "a matrix has two dimensions");
         let [rows, cols] = [tensor.dim(0), tensor.dim(1)];
-        Matrix { format, rows, cols, data: tensor, scales: [None, None], first: 0, step: 1, exact: false }
+        Matrix { format, rows, cols, data: tensor, scales: [None, None], first: 0, step: 1, data_rows: rows, exact: false }
     }
 
     /// An affine-quantised matrix: `data` is U8 `[rows, cols · bits / 8]`, scales and biases are `[rows, cols / group]` of
@@ -107,7 +110,7 @@ impl Matrix {
         assert_eq!(data.dtype(), DType::U8, "packed weights are bytes");
         assert_eq!(scales.dims(), biases.dims(), "biases do not fit their scales");
         assert!(scales.dtype() == biases.dtype() && Format::of(scales.dtype()).is_some(), "scales are plain numbers");
-        Matrix { format, rows, cols, data, scales: [Some(scales), Some(biases)], first: 0, step: 1, exact: false }
+        Matrix { format, rows, cols, data, scales: [Some(scales), Some(biases)], first: 0, step: 1, data_rows: rows, exact: false }
     }
 
     /// A matrix of blocks: `data` is U8 `[rows, bytes of a row]`.
@@ -119,7 +122,7 @@ impl Matrix {
         assert!(data.dim(1).is_multiple_of(blocks.block_bytes()), "a row of {blocks} is whole blocks");
         let (rows, cols) = (data.dim(0), data.dim(1) / blocks.block_bytes() * blocks.block_weights());
         let format = Format::Ggml(blocks);
-        Matrix { format, rows, cols, data, scales: [None, None], first: 0, step: 1, exact: false }
+        Matrix { format, rows, cols, data, scales: [None, None], first: 0, step: 1, data_rows: rows, exact: false }
     }
 
     /// A matrix of codes: data, scales and what is second have the shapes of [`Coded::shapes`]; scales are F32, F16, BF16, or
@@ -136,7 +139,7 @@ impl Matrix {
         let is_scale = Format::of(scales.dtype()).is_some() || matches!(scales.dtype(), DType::F8E4m3 | DType::F8E8m0);
         assert!(is_scale, "scales are numbers");
         let format = Format::Coded(coded);
-        Matrix { format, rows, cols, data, scales: [Some(scales), second], first: 0, step: 1, exact: false }
+        Matrix { format, rows, cols, data, scales: [Some(scales), second], first: 0, step: 1, data_rows: rows, exact: false }
     }
 
     /// Every other row of a coded matrix, from row `first` on, 0 or 1.
@@ -146,6 +149,21 @@ impl Matrix {
     pub fn every_other(self, first: usize) -> Self {
         assert!(matches!(self.format, Format::Coded(_)) && self.step == 1 && first < 2 && self.rows.is_multiple_of(2));
         Matrix { rows: self.rows / 2, first, step: 2, ..self }
+    }
+
+    /// The rows of a range.
+    ///
+    /// # Panics
+    /// When it has not so many.
+    pub fn some_rows(&self, rows: Range<usize>) -> Self {
+        assert!(rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        let some = Matrix { rows: rows.len(), first: self.first + self.step * rows.start, ..self.clone() };
+        if matches!(self.format, Format::Coded(_)) {
+            return some; // Its scales may be of blocks of rows.
+        }
+        let of = |tensor: &Tensor| tensor.rows(rows.clone());
+        let scales = self.scales.each_ref().map(|scales| scales.as_ref().map(of));
+        Matrix { data: of(&self.data), scales, first: 0, data_rows: rows.len(), ..some }
     }
 
     /// The same matrix, multiplied with activations in f32 always: for the small ones whose outputs decide much, such as
@@ -194,15 +212,16 @@ impl Matrix {
             scales: host::bytes(scales),
             scale_type: scales.dtype(),
             second: second.as_ref().map_or(&[], host::bytes),
-            shape: [self.step * self.rows, self.cols],
+            shape: [self.data_rows, self.cols],
             first: self.first,
             step: self.step,
         })
     }
 
-    /// Bytes as stored; of tensors shared with another matrix, half.
+    /// Bytes as stored; of tensors shared with another matrix, its share.
     pub fn bytes(&self) -> usize {
-        (self.data.bytes() + self.scales.iter().flatten().map(Tensor::bytes).sum::<usize>()) / self.step
+        let all = self.data.bytes() + self.scales.iter().flatten().map(Tensor::bytes).sum::<usize>();
+        (all as u128 * self.rows as u128 / self.data_rows.max(1) as u128) as usize
     }
 }
 

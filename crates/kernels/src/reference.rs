@@ -5,6 +5,7 @@ mod add;
 mod add_bias;
 mod add_gated;
 mod attention;
+mod block_positions;
 mod causal_conv;
 mod combine;
 mod compress;
@@ -25,17 +26,20 @@ mod rms_norm_gated;
 mod rope;
 mod route;
 mod scale;
+mod scale_heads;
 mod select;
+mod selective_scan;
 mod sigmoid_gate;
 mod softcap;
 mod sparse_attention;
 
 use crate::host::{self, HostMemory};
 use crate::{
-    Activation, Attend, Bias, Buffer, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
-    LinearAttention, Matrix, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, CausalConv, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
+    LinearAttention, Matrix, Ops, OpsError, Past, PositionBlocks, RmsNorm, Rope, Router, SelectiveScan, Tensor,
 };
 
+pub(crate) use block_positions::block_positions;
 pub(crate) use hyper::hyper_weights;
 pub(crate) use look_up::look_up;
 
@@ -105,8 +109,8 @@ impl Ops for Reference {
         copy_columns::copy_columns(x, runs, out);
     }
 
-    fn causal_conv(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor) {
-        causal_conv::causal_conv(x, weight, bias, tail, out);
+    fn causal_conv(&self, x: &Tensor, conv: &CausalConv, tail: &Tensor, out: &Tensor) {
+        causal_conv::causal_conv(x, conv, tail, out);
     }
 
     fn zero(&self, x: &Tensor) {
@@ -119,6 +123,17 @@ impl Ops for Reference {
 
     fn softcap(&self, x: &Tensor, cap: f32) {
         softcap::softcap(x, cap);
+    }
+
+    fn selective_scan(
+        &self,
+        x_dt: [&Tensor; 2],
+        b_c: [&Tensor; 2],
+        scan: &SelectiveScan,
+        state: &Tensor,
+        out: &Tensor,
+    ) {
+        selective_scan::selective_scan(x_dt, b_c, scan, state, out);
     }
 
     fn linear_attention(
@@ -174,6 +189,18 @@ impl Ops for Reference {
 
     fn select(&self, q: &Tensor, weights: &Tensor, keys: &Past, choice: &Tensor) {
         select::select(q, weights, keys, choice);
+    }
+
+    fn select_blocks(&self, q: &Tensor, keys: &Past, by: PositionBlocks, choice: &Tensor) {
+        select::select_blocks(q, keys, by, choice);
+    }
+
+    fn block_positions(&self, choice: &Tensor, every: usize, start: usize, out: &Tensor) {
+        block_positions::block_positions(choice, every, start, out);
+    }
+
+    fn scale_heads(&self, x: &Tensor, positions: &[u32], by: [&Tensor; 2]) {
+        scale_heads::scale_heads(x, positions, by);
     }
 
     fn sparse_attention(&self, q: &Tensor, attend: &Attend, pasts: &[Past], out: &Tensor) {

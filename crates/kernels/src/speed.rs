@@ -157,6 +157,7 @@ impl Weights<'_> {
             a_log,
             exponentiated: false,
             dt_bias,
+            bound: None,
         };
         let qkv = self.activations(rows, (2 * k_heads + v_heads) * dim)?;
         let (a, b) = (self.activations(rows, v_heads)?, self.activations(rows, v_heads)?);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use outpour_kernels::cpu::{Cpu, CpuOptions};
 use outpour_kernels::{
-    Activation, Attend, ColumnRun, Contribution, DType, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, RmsNorm,
+    Activation, Attend, CausalConv, ColumnRun, Contribution, DType, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, RmsNorm,
     Rope, RopePairs, Router, RouterScore, Shape, Tensor,
 };
 
@@ -53,7 +53,7 @@ struct Layer {
     delta: GatedDelta,
     /// `[HEADS, DIM, DIM]`
     state: Tensor,
-    conv: Tensor,
+    conv: CausalConv,
     /// `[3, HIDDEN]`
     conv_tail: Tensor,
 }
@@ -117,11 +117,12 @@ impl Layer {
                 a_log: tensor([HEADS].into(), DType::F32),
                 exponentiated: false,
                 dt_bias: tensor([HEADS].into(), DType::Bf16),
+                bound: None,
             },
             state: tensor([HEADS, DIM, DIM].into(), DType::F32),
-            conv: tensor([HIDDEN, 4].into(), DType::Bf16),
+            conv: CausalConv { weight: tensor([HIDDEN, 4].into(), DType::Bf16), bias: None, silu: true },
             conv_tail: tensor([3, HIDDEN].into(), DType::F32),
-            rope: Rope { inv_freq: vec![1.0; DIM / 2], first: 0, pairs: RopePairs::Half, scale: 1.0 },
+            rope: Rope { inv_freq: vec![1.0; DIM / 2], first: 0, pairs: RopePairs::Half, scale: 1.0, stretch: None },
             cpu,
         }
     }
@@ -156,7 +157,7 @@ impl Layer {
         let (gate, qkv) = (self.out.view(0, [1, 1], DType::F32), self.x.reshape([1, 4 * DIM]));
         let (a, b) = (self.out.view(0, [1, HEADS], DType::F32), self.out.view(64, [1, HEADS], DType::F32));
         cpu.copy_columns(&self.out, &[ColumnRun { from: 0, to: DIM, len: DIM }], &self.x);
-        cpu.causal_conv(&self.out, &self.conv, None, &self.conv_tail, &self.x);
+        cpu.causal_conv(&self.out, &self.conv, &self.conv_tail, &self.x);
         cpu.gated_delta(&qkv, &a, &b, &self.delta, &self.state, &self.q.view(0, [1, HEADS, DIM], DType::F32));
         cpu.rms_norm_gated(&self.x, &self.out, &self.norm, &self.x);
         cpu.sigmoid_gate(&self.x, &self.out);

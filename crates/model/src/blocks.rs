@@ -1,6 +1,7 @@
 //! What architectures are built from. Each block says what workspace it takes for `n` tokens.
 
 pub mod attention;
+pub mod block_index;
 pub mod compressed;
 pub mod decoder;
 pub mod deepseek_moe;
@@ -10,9 +11,11 @@ pub mod hyper;
 pub mod indexer;
 pub mod kda;
 pub mod lightning;
+pub mod mamba;
 pub mod mamba2;
 pub mod mixer;
 pub mod mla;
 pub mod mlp;
 pub mod moe;
 pub mod rope;
+pub mod short_conv;

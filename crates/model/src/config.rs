@@ -30,6 +30,9 @@ pub enum ModelError {
 #[derive(Clone, Copy, Debug)]
 pub struct Config<'a>(pub &'a Value);
 
+/// How configs spell the number of layers: LongCat's of two attentions have the first, and perhaps twice as much as the second.
+pub const LAYERS: &[&str] = &["num_layers", "num_hidden_layers"];
+
 /// Sizes from this on are no model's, and would overflow products of sizes.
 pub(crate) const SIZE_MAX: u64 = 1 << 31;
 

@@ -401,7 +401,9 @@ impl ExpertStream {
         let mut bytes = 0;
         for expert in experts {
             let id = ExpertId { layer: layer as u32, expert };
-            if self.residency.locate(id) != Place::Drive || self.early.iter().any(|early| early.id == id) {
+            // Beyond the layer's are those that have no weights.
+            let idle = expert as usize >= self.layout.experts(layer);
+            if idle || self.residency.locate(id) != Place::Drive || self.early.iter().any(|early| early.id == id) {
                 continue;
             }
             bytes += self.layout.expert_bytes(id);

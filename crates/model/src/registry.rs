@@ -6,13 +6,13 @@ use serde_json::Value;
 use crate::Model;
 use crate::blocks::attention::QkNorm;
 use crate::blocks::deepseek_moe::Choice;
-use crate::config::{Config, ModelError};
+use crate::config::{Config, LAYERS, ModelError};
 use crate::families::deepseek::Attention::{Dense, Sparse};
 use crate::families::gemma::Family::{Gemma3, Gemma4};
 use crate::families::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
 use crate::families::{
-    deepseek, deepseek_v4, gemma, glm4_moe, gpt_oss, kimi_linear, ling, llama, minimax, minimax_m2, mixtral,
-    nemotron_h, qwen3_5_moe, qwen3_moe,
+    deepseek, deepseek_v4, gemma, glm4_moe, glm5_next, gpt_oss, granite, hy_v4, jamba, kimi_linear, lfm2_moe, ling, ling3, llama,
+    longcat_flash, minimax, minimax_m2, minimax_m3, mistral_large4, mixtral, nemotron_h, qwen3_5_moe, qwen3_moe,
 };
 use crate::weights::Weights;
 
@@ -49,6 +49,8 @@ pub enum ExpertNames {
     Stacked,
     /// Two, gate and up joined: `.gate_up_proj` and `.down_proj`.
     Joined,
+    /// The same beside: `{prefix}.input_linear.weight` and `{prefix}.output_linear.weight`.
+    Linear,
 }
 
 /// Every family.
@@ -311,6 +313,87 @@ pub const FAMILIES: &[Family] = &[
         experts: ExpertNames::Numbered,
         build: |config, weights, kv| Ok(Box::new(deepseek_v4::build(config, weights, kv)?)),
     },
+    Family {
+        model_type: "granitemoehybrid",
+        architecture: None,
+        models: "Granite 4.0 H-Tiny, H-Small, and H-Micro, H-1B (dense)",
+        attention: "9 Mamba-2 to 1 GQA without positions",
+        fixtures: &["granitemoehybrid"],
+        experts: ExpertNames::Linear,
+        build: |config, weights, kv| Ok(Box::new(granite::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "lfm2_moe",
+        architecture: None,
+        models: "LFM2-8B-A1B",
+        attention: "3 short convolutions to 1 GQA",
+        fixtures: &["lfm2_moe"],
+        experts: ExpertNames::Numbered,
+        build: |config, weights, kv| Ok(Box::new(lfm2_moe::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "jamba",
+        architecture: None,
+        models: "Jamba 1.5, 1.6, 1.7 Mini and Large",
+        attention: "7 Mamba to 1 GQA without positions",
+        fixtures: &["jamba"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(jamba::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "bailing_hybrid",
+        architecture: Some("BailingHybridForCausalLM"),
+        models: "Ling-3.0-Flash",
+        attention: "5 Kimi Delta Attention to 1 MLA, gated by head",
+        fixtures: &["ling3"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(ling3::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "longcat_flash",
+        architecture: None,
+        models: "LongCat-Flash-Chat, LongCat-Flash-Thinking",
+        attention: "2 MLA a layer",
+        fixtures: &["longcat_flash"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(longcat_flash::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "hy_v4",
+        architecture: None,
+        models: "Hy4-preview",
+        attention: "MLA, gated, with sinks, to positions that an indexer, or the layer before, chooses (DSA)",
+        fixtures: &["hy_v4"],
+        experts: ExpertNames::Joined,
+        build: |config, weights, kv| Ok(Box::new(hy_v4::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "glm5_next",
+        architecture: None,
+        models: "GLM-5.3-Flash (text)",
+        attention: "3 Kimi Delta Attention to 1 MLA without positions, to what an indexer chooses by keys of several positions",
+        fixtures: &["glm5_next"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(glm5_next::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "minimax_m3_vl",
+        architecture: None,
+        models: "MiniMax-M3 (text)",
+        attention: "GQA to blocks of positions that small queries choose",
+        fixtures: &["minimax_m3"],
+        experts: ExpertNames::Numbered,
+        build: |config, weights, kv| Ok(Box::new(minimax_m3::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "mistral_large4",
+        architecture: None,
+        models: "Mistral-Large-4-1T-A52B (text)",
+        attention: "MLA to positions that an indexer, or the layer before, chooses (DSA), without positions in 1 of 4",
+        fixtures: &["mistral_large4"],
+        experts: ExpertNames::Numbered,
+        build: |config, weights, kv| Ok(Box::new(mistral_large4::build(config, weights, kv)?)),
+    },
 ];
 
 /// The family that a config names.
@@ -348,10 +431,11 @@ const LAYERS_MAX: usize = 4096;
 const EXPERTS_MAX: u64 = 1 << 20;
 
 fn check_counts(config: &Config) -> Result<(), ModelError> {
-    let layers = config.size_or("num_hidden_layers", 1)?;
+    let layers = config.size_or(config.spelling(LAYERS), 1)?;
     if layers > LAYERS_MAX {
         return Err(ModelError::Config(format!(
-            "num_hidden_layers is {layers}, and at most {LAYERS_MAX} are supported; download it again"
+            "{} is {layers}, and at most {LAYERS_MAX} are supported; download it again",
+            config.spelling(LAYERS)
         )));
     }
     for key in ["num_experts", "num_local_experts", "n_routed_experts"] {

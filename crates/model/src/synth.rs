@@ -12,7 +12,7 @@ use std::path::Path;
 use outpour_kernels::DType;
 use serde_json::{Value, json};
 
-use crate::config::{Config, ModelError};
+use crate::config::{Config, LAYERS, ModelError};
 use crate::families::ling;
 use crate::registry;
 use crate::weights::{Declared, Weights};
@@ -131,7 +131,7 @@ pub fn outline(config: &Value, format: Format, dir: &Path) -> Result<(), ModelEr
 /// # Errors
 /// When it has fewer.
 pub fn cut(config: &mut Value, layers: usize) -> Result<(), ModelError> {
-    let has = Config(config).text().size("num_hidden_layers")?;
+    let (key, has) = (Config(config).text().spelling(LAYERS), Config(config).text().size_of(LAYERS)?);
     if layers == 0 || layers > has {
         return Err(ModelError::Config(format!("has {has} layers: --layers takes 1 to {has}, not {layers}")));
     }
@@ -145,8 +145,16 @@ pub fn cut(config: &mut Value, layers: usize) -> Result<(), ModelError> {
             |layer| if ling::is_latent(layer, has, group as usize) { "full_attention" } else { "linear_attention" };
         text["layer_types"] = (0..has).map(kind).collect();
     }
-    text["num_hidden_layers"] = json!(layers);
-    for key in ["layer_types", "mlp_layer_types", "indexer_types", "compress_ratios"] {
+    text[key] = json!(layers);
+    for key in [
+        "layer_types",
+        "mlp_layer_types",
+        "indexer_types",
+        "compress_ratios",
+        "no_rope_layers",
+        "kv_source_layers",
+        "moe_layer_freq",
+    ] {
         if let Some(types) = text.get_mut(key).and_then(Value::as_array_mut) {
             types.truncate(layers);
         }

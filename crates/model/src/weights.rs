@@ -290,6 +290,17 @@ impl<'a> Weights<'a> {
         self.plain(name, shape, DeclaredKind::Tensor)
     }
 
+    /// The weight of a depthwise convolution, `[channels, kernel]`: `[channels, 1, kernel]` as released, `[channels, kernel, 1]` in
+    /// MLX's exports.
+    ///
+    /// # Errors
+    /// As [`Self::matrix`].
+    pub fn convolution(&mut self, name: &str, channels: usize, kernel: usize) -> Result<Tensor, ModelError> {
+        let mlx = self.shape_of(name) == Some(&[channels, kernel, 1][..]);
+        let shape = if mlx { [channels, kernel, 1] } else { [channels, 1, kernel] };
+        Ok(self.tensor(name, &shape)?.reshape([channels, kernel]))
+    }
+
     /// A table `[rows, columns]` of 64-bit integers below another one, as bytes `[rows, 8 · columns]`.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use outpour_model::weights::{DeclaredKind, Weights};
 use serde_json::Value;
 
 /// Name, parameters in billions as published, bytes of an expert at MLX's 4 bits, experts.
-const PUBLISHED: [(&str, f64, usize, usize); 30] = [
+const PUBLISHED: [(&str, f64, usize, usize); 37] = [
     ("Qwen3-30B-A3B", 30.5, 2_654_208, 6_144),
     ("Qwen3-235B-A22B", 235.0, 10_616_832, 12_032),
     // Its maker's 80 with the heads for multi-token prediction, which are not read.
@@ -45,6 +45,14 @@ const PUBLISHED: [(&str, f64, usize, usize); 30] = [
     ("Nemotron-3-Super-120B-A12B", 120.6, 3_096_576, 20_480),
     ("Gemma-3-27B", 27.0, 0, 0),
     ("Gemma-4-26B-A4B", 25.2, 3_345_408, 3_840),
+    ("Granite-4.0-H-Small", 32.2, 5_308_416, 2_880),
+    ("Granite-4.0-H-Tiny", 6.94, 1_327_104, 2_560),
+    ("LFM2-8B-A1B", 8.34, 6_193_152, 704),
+    ("Jamba-1.5-Mini", 51.6, 99_090_432, 256),
+    ("LongCat-Flash", 560.0, 21_233_664, 14_336),
+    // Sums of the shapes that transformers gives as theirs: what their makers say of all parameters was not to be found.
+    ("Ling-3.0-Flash", 124.0, 3_317_760, 20_480),
+    ("Hy4-preview", 58.0, 3_649_536, 8_448),
 ];
 
 fn published(name: &str) -> Value {

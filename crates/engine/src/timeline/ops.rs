@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use outpour_kernels::{
-    Activation, Attend, Bias, Buffer, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
-    LinearAttention, Matrix, Mlp, MlpScratch, Ops, OpsError, Past, RmsNorm, Rope, Router, Tensor,
+    Activation, Attend, Bias, Buffer, CausalConv, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
+    LinearAttention, Matrix, Mlp, MlpScratch, Ops, OpsError, Past, PositionBlocks, RmsNorm, Rope, Router, SelectiveScan, Tensor,
 };
 
 use super::{Row, Timeline};
@@ -100,7 +100,10 @@ impl Ops for TimedOps {
         fn scale(x: &Tensor, factor: f32, by: Option<&Tensor>): x;
         fn softcap(x: &Tensor, cap: f32): x;
         fn copy_columns(x: &Tensor, runs: &[ColumnRun], out: &Tensor): x, out;
-        fn causal_conv(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor): x;
+        fn causal_conv(x: &Tensor, conv: &CausalConv, tail: &Tensor, out: &Tensor): x;
+        fn selective_scan(
+            x_dt: [&Tensor; 2], b_c: [&Tensor; 2], scan: &SelectiveScan, state: &Tensor, out: &Tensor
+        ): state, out;
         fn gated_delta(qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor): qkv, state;
         fn linear_attention(
             qkv: [&Tensor; 3], dt: Option<&Tensor>, attention: &LinearAttention, state: &Tensor, out: &Tensor
@@ -115,6 +118,9 @@ impl Ops for TimedOps {
         fn kv_write(k: &Tensor, v: &Tensor, layout: &KvLayout, blocks: &[Tensor], start: usize): k;
         fn attention(q: &Tensor, attend: &Attend, layout: &KvLayout, blocks: &[Tensor], start: usize, out: &Tensor): q, blocks;
         fn select(q: &Tensor, weights: &Tensor, keys: &Past, choice: &Tensor): q, choice;
+        fn select_blocks(q: &Tensor, keys: &Past, by: PositionBlocks, choice: &Tensor): q, choice;
+        fn block_positions(choice: &Tensor, every: usize, start: usize, out: &Tensor): choice, out;
+        fn scale_heads(x: &Tensor, positions: &[u32], by: [&Tensor; 2]): x;
         fn sparse_attention(q: &Tensor, attend: &Attend, pasts: &[Past], out: &Tensor): q, pasts;
         fn route(logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor): logits;
         fn weigh(logits: &Tensor, router: &Router, choice: &Tensor, weights: &Tensor): logits;

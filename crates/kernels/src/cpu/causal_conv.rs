@@ -1,14 +1,16 @@
-//! `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] + bias[c] )`, where `in` is x preceded by `tail`
+//! `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] + bias[c] )`, or without silu, where `in` is x preceded by `tail`
 
 use super::Cpu;
 use super::vectorised::{Loop, silu};
 use crate::host::{self, Shared};
-use crate::{Format, Tensor, quant};
+use crate::{CausalConv, Format, Tensor, quant};
 
 /// Channels of one task: 1 KiB of every row.
 const BLOCK: usize = 256;
 
-pub(super) fn causal_conv(cpu: &Cpu, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor) {
+pub(super) fn causal_conv(cpu: &Cpu, x: &Tensor, conv: &CausalConv, tail: &Tensor, out: &Tensor) {
+    let &CausalConv { ref weight, ref bias, silu } = conv;
+    let bias = bias.as_ref();
     let (n, channels) = host::rows_of(x);
     let &[rows, kernel] = weight.dims() else { panic!("causal_conv: weight is [channels, kernel], not {weight:?}") };
     assert_eq!(x.dims(), out.dims(), "causal_conv: shapes differ");
@@ -30,7 +32,7 @@ pub(super) fn causal_conv(cpu: &Cpu, x: &Tensor, weight: &Tensor, bias: Option<&
             // SAFETY: the weights of channels `first..first + len`; a backend has only kernels that run here.
             unsafe { (cpu.kernels.widen.of(format))(from, stored.as_mut_ptr().cast(), stored.len()) };
             cpu.vectorised(Transpose { stored, weight: &mut *weight, kernel });
-            cpu.vectorised(Block { n, channels, first, len, kernel, x, weight, bias, tail, out });
+            cpu.vectorised(Block { n, channels, first, len, kernel, x, weight, bias, silu, tail, out });
         }
     });
 }
@@ -74,6 +76,7 @@ struct Block<'a> {
     /// `[kernel, len]`
     weight: &'a [f32],
     bias: Option<&'a Tensor>,
+    silu: bool,
     tail: Shared<f32>,
     out: Shared<f32>,
 }
@@ -121,7 +124,9 @@ impl Loop for Block<'_> {
             if let Some(bias) = self.bias {
                 out.iter_mut().enumerate().for_each(|(c, out)| *out += quant::value(bias, self.first + c));
             }
-            out.iter_mut().for_each(|out| *out = silu(*out));
+            if self.silu {
+                out.iter_mut().for_each(|out| *out = silu(*out));
+            }
         }
         self.keep_tail();
     }

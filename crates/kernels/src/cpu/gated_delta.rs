@@ -124,8 +124,11 @@ impl Call<'_> {
             let at = value_head * of_value_head + i % of_value_head;
             let a_log = element(&self.delta.a_log, value_head);
             let rate = if self.delta.exponentiated { -a_log } else { a_log.exp() };
-            let a = self.a[position * self.delta.decays() + at];
-            *decay = (-rate * softplus(a + element(&self.delta.dt_bias, at))).exp();
+            let a = self.a[position * self.delta.decays() + at] + element(&self.delta.dt_bias, at);
+            *decay = match self.delta.bound {
+                None => (-rate * softplus(a)).exp(),
+                Some(bound) => (bound / (1.0 + (-rate * a).exp())).exp(),
+            };
         }
         for (i, beta) in betas.iter_mut().enumerate() {
             let b = self.b[position * v_heads + self.delta.value_head(head, i)];

@@ -35,6 +35,7 @@ pub(super) unsafe fn glu_at(gate: *const f32, up: *const f32, activation: Activa
             Activation::Silu => each(gate, up, out, n, |gate, _| silu(gate)),
             Activation::Relu2 => each(gate, up, out, n, |gate, _| gate.max(0.0) * gate.max(0.0)),
             Activation::GeGlu => each(gate, up, out, n, |gate, up| gelu(gate) * up),
+            Activation::Product => each(gate, up, out, n, |gate, up| gate * up),
         }
     }
 }

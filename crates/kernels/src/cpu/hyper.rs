@@ -31,13 +31,20 @@ pub(super) fn hyper_expand(cpu: &Cpu, out: &Tensor, weights: &Tensor, x: &Tensor
     let &[n, streams, d] = x.dims() else { panic!("hyper_expand: x is [n, streams, d], not {x:?}") };
     let columns = weights.dim(1);
     assert!(streams <= STREAMS_MAX, "hyper_expand: {streams} streams, at most {STREAMS_MAX}");
-    assert_eq!((out.dims(), columns), (&[n, d][..], (2 + streams) * streams), "hyper_expand: out and weights fit x");
+    let mixes = columns == (2 + streams) * streams;
+    assert!(out.dims() == [n, d] && (mixes || columns == 2 * streams), "hyper_expand: out and weights fit x");
     let (out, weights, x) = (host::f32s(out), host::f32s(weights), Shared::new(host::f32_address(x)));
     cpu.split(n, 8 * (streams + 1) * d, |range, _| {
         for row in range {
             // SAFETY: row `row` of x is this range's alone.
             let x = unsafe { x.slice_mut(row * streams * d, streams * d) };
             let weights = &weights[row * columns..][..columns];
+            if !mixes {
+                for (x, weight) in x.chunks_exact_mut(d).zip(&weights[streams..]) {
+                    x.iter_mut().zip(&out[row * d..]).for_each(|(x, out)| *x += weight * out);
+                }
+                continue;
+            }
             for c in 0..d {
                 let mut old = [0.0; STREAMS_MAX];
                 (0..streams).for_each(|s| old[s] = x[s * d + c]);

@@ -23,8 +23,8 @@ pub(super) fn rope(cpu: &Cpu, x: &Tensor, positions: &[u32], rope: &Rope) {
 /// Turns all heads of one row; each angle's sine and cosine are computed once for all of them.
 fn rope_row(x: &mut [f32], dim: usize, position: f32, rope: &Rope) {
     let pairs = rope.inv_freq.len();
-    for (i, inv_freq) in rope.inv_freq.iter().enumerate() {
-        let angle = position * inv_freq;
+    for i in 0..pairs {
+        let angle = position * rope.frequency(i);
         let (cos, sin) = (angle.cos() * rope.scale, angle.sin() * rope.scale);
         let (first, second) = match rope.pairs {
             RopePairs::Half => (i, i + pairs),

@@ -154,7 +154,7 @@ fn weigh_row(scores: &[f32], router: &Router, choice: &[i32], weights: &mut [f32
     if router.score == RouterScore::SoftmaxOfChosen {
         softmax_in_place(weights);
     }
-    let sum = if router.renormalise { weights.iter().sum::<f32>() + 1e-20 } else { 1.0 };
+    let sum = if router.renormalise { weights.iter().sum::<f32>() + router.eps } else { 1.0 };
     for (weight, &expert) in weights.iter_mut().zip(choice) {
         let own = router.expert_scale.as_ref().map_or(1.0, |scale| quant::value(scale, expert as usize));
         *weight = *weight / sum * router.scale * own;

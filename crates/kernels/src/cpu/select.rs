@@ -10,7 +10,7 @@ use super::isa::Dots;
 use super::pool::lock;
 use crate::host::{self, Shared};
 use crate::quant::q8_unpack;
-use crate::{DType, Format, KvLayout, Past, Seen, Tensor};
+use crate::{DType, Format, KvLayout, Past, PositionBlocks, Seen, Tensor};
 
 /// Queries whose scores are held together: a score takes 4 bytes, and a context may have a hundred thousand.
 const ROWS: usize = 4;
@@ -74,6 +74,78 @@ pub(super) fn select(cpu: &Cpu, q: &Tensor, weights: &Tensor, keys: &Past, choic
     }
 }
 
+/// A task's part of scores `[heads, width]`.
+struct Scores {
+    all: Shared<f32>,
+    width: usize,
+    part: Range<usize>,
+}
+
+impl Scores {
+    fn of_head(&mut self, head: usize) -> &mut [f32] {
+        // SAFETY: this part of every head's scores is one task's alone.
+        unsafe { self.all.slice_mut(head * self.width + self.part.start, self.part.len()) }
+    }
+}
+
+pub(super) fn select_blocks(cpu: &Cpu, q: &Tensor, keys: &Past, by: PositionBlocks, choice: &Tensor) {
+    let Past { layout, blocks, seen: Seen::Ended { start, every: 1 } } = *keys else {
+        panic!("select_blocks: entries of one position each, not {:?}", keys.seen);
+    };
+    let &[n, heads, k_dim] = q.dims() else { panic!("select_blocks: q is [n, heads, k_dim], not {q:?}") };
+    let &[choice_heads, choice_n, top_k] = choice.dims() else { panic!("select_blocks: choice is [heads, n, k]") };
+    assert_eq!((layout.heads, layout.k_dim), (1, k_dim), "select_blocks: keys of one head that fit q");
+    assert_eq!((choice_heads, choice_n), (heads, n), "select_blocks: choice fits q");
+    assert_eq!(layout.block_tokens % STEP, 0, "select_blocks: blocks of a multiple of {STEP} entries");
+    let bytes = layout.k_at + layout.block_tokens * layout.dtype.row_bytes(k_dim);
+    for block in &blocks[..(start + n).div_ceil(layout.block_tokens)] {
+        assert!(bytes <= block.bytes(), "select_blocks: the layout leaves its block");
+    }
+    let seen = |row: usize| (start + row + 1).div_ceil(by.every);
+    let width = (start + n).div_ceil(by.every);
+    let mut scores = lock(&cpu.scores);
+    if scores.len() < ROWS * heads * width {
+        scores.resize(ROWS * heads * width, 0.0);
+    }
+    let scores = Shared::new(scores.as_mut_ptr());
+    let unpacked = if layout.dtype == DType::Q8 { STEP * k_dim } else { 0 };
+    cpu.reserve_scratch((heads * STEP + unpacked).max(width));
+    let keys = Keys { cpu, layout, blocks, k_dim };
+    let q = host::f32s(q);
+    let choice = Shared::new(host::i32s_mut(choice).as_mut_ptr());
+    let of_task = (TASK_ENTRIES / by.every).max(1);
+    let parts = width.div_ceil(of_task);
+    for first in (0..n).step_by(ROWS) {
+        let rows = first..n.min(first + ROWS);
+        let of_row = |row: usize| scores.at((row - first) * heads * width);
+        cpu.pool.run(rows.len() * parts, &|task, worker| {
+            let row = rows.start + task / parts;
+            let first_block = task % parts * of_task;
+            let part = first_block..seen(row).min(first_block + of_task);
+            if seen(row) > top_k && !part.is_empty() {
+                let entries = part.start * by.every..(start + row + 1).min(part.end * by.every);
+                let mut scores = Scores { all: Shared::new(of_row(row)), width, part };
+                let q = &q[row * heads * k_dim..][..heads * k_dim];
+                keys.best_of_blocks(q, entries, by.every, &mut cpu.scratch_of(worker), &mut scores);
+            }
+        });
+        cpu.pool.run(rows.len() * heads, &|task, worker| {
+            let (row, head) = (rows.start + task / heads, task % heads);
+            // SAFETY: row `row` of a head's choice is this task's alone, and so are a row's scores of a head.
+            let choice = unsafe { choice.slice_mut((head * n + row) * top_k, top_k) };
+            if seen(row) > top_k {
+                // SAFETY: as above.
+                let scores = unsafe { Shared::new(of_row(row)).slice_mut(head * width, seen(row)) };
+                scores[seen(row).saturating_sub(by.local)..].fill(f32::INFINITY);
+                take_best(scores, &mut cpu.scratch_of(worker)[..scores.len()], choice);
+            } else {
+                let all = (0..seen(row) as i32).chain(std::iter::repeat(-1));
+                choice.iter_mut().zip(all).for_each(|(choice, block)| *choice = block);
+            }
+        });
+    }
+}
+
 /// Keys of a cache.
 struct Keys<'a> {
     cpu: &'a Cpu,
@@ -85,27 +157,53 @@ struct Keys<'a> {
 impl Keys<'_> {
     /// Scores `entries` for one query: q `[heads, k_dim]`, weights `[heads]`.
     fn score(&self, q: &[f32], weights: &[f32], entries: Range<usize>, scratch: &mut [f32], scores: &mut [f32]) {
-        let (heads, k_dim) = (weights.len(), self.k_dim);
-        let (products, unpacked) = scratch.split_at_mut(heads * STEP);
+        let (products, unpacked) = scratch.split_at_mut(weights.len() * STEP);
         for (base, scores) in entries.step_by(STEP).zip(scores.chunks_mut(STEP)) {
-            let (w, w_stride, format) = self.rows(base, scores.len(), unpacked);
-            let dots = Dots {
-                w,
-                w_stride,
-                rows: scores.len(),
-                x: q.as_ptr().cast(),
-                x_stride: 4 * k_dim,
-                columns: heads,
-                k: k_dim,
-                out: products.as_mut_ptr(),
-                out_stride: STEP,
-            };
-            // SAFETY: these keys lie in one block, which the layout fits, or in `unpacked`; q and products are slices.
-            unsafe { (self.cpu.kernels.dots.of(format))(&dots) };
+            self.products(q, base..base + scores.len(), products, unpacked);
             scores.fill(0.0);
             for (products, weight) in products.chunks_exact(STEP).zip(weights) {
                 scores.iter_mut().zip(products).for_each(|(score, product)| *score += weight * product.max(0.0));
             }
+        }
+    }
+
+    /// Products of each head of one query, q `[heads, k_dim]`, with the keys of entries that lie in one block, [`STEP`] at most:
+    /// products `[heads, STEP]`.
+    fn products(&self, q: &[f32], entries: Range<usize>, products: &mut [f32], unpacked: &mut [f32]) {
+        let (w, w_stride, format) = self.rows(entries.start, entries.len(), unpacked);
+        let dots = Dots {
+            w,
+            w_stride,
+            rows: entries.len(),
+            x: q.as_ptr().cast(),
+            x_stride: 4 * self.k_dim,
+            columns: q.len() / self.k_dim,
+            k: self.k_dim,
+            out: products.as_mut_ptr(),
+            out_stride: STEP,
+        };
+        // SAFETY: these keys lie in one block, which the layout fits, or in `unpacked`; q and products are slices.
+        unsafe { (self.cpu.kernels.dots.of(format))(&dots) };
+    }
+
+    /// The greatest product of each head of one query with a block's keys, of some blocks: scores `[heads, blocks]`, blocks beginning
+    /// at `entries.start`.
+    fn best_of_blocks(&self, q: &[f32], entries: Range<usize>, every: usize, scratch: &mut [f32], scores: &mut Scores) {
+        let (first, heads) = (entries.start, q.len() / self.k_dim);
+        let (products, unpacked) = scratch.split_at_mut(heads * STEP);
+        (0..heads).for_each(|head| scores.of_head(head).fill(f32::NEG_INFINITY));
+        let mut base = first;
+        while base < entries.end {
+            let end = entries.end.min((base / STEP + 1) * STEP);
+            self.products(q, base..end, products, unpacked);
+            for (head, products) in products.chunks_exact(STEP).enumerate() {
+                let scores = scores.of_head(head);
+                for (entry, product) in (base..end).zip(products) {
+                    let score = &mut scores[(entry - first) / every];
+                    *score = score.max(*product);
+                }
+            }
+            base = end;
         }
     }
 

@@ -1,9 +1,10 @@
-//! `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] + bias[c] )`, where `in` is x preceded by `tail`
+//! `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] + bias[c] )`, or without silu, where `in` is x preceded by `tail`
 
 use super::glu::silu;
-use crate::{Format, Tensor, host, quant};
+use crate::{CausalConv, Format, Tensor, host, quant};
 
-pub(super) fn causal_conv(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, tail: &Tensor, out: &Tensor) {
+pub(super) fn causal_conv(x: &Tensor, conv: &CausalConv, tail: &Tensor, out: &Tensor) {
+    let CausalConv { weight, bias, .. } = conv;
     let (n, channels) = host::rows_of(x);
     let &[rows, kernel] = weight.dims() else { panic!("causal_conv: weight is [channels, kernel], not {weight:?}") };
     assert_eq!(x.dims(), out.dims(), "causal_conv: shapes differ");
@@ -15,7 +16,8 @@ pub(super) fn causal_conv(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, ta
     for i in 0..n {
         for c in 0..channels {
             let sum: f32 = (0..kernel).map(|j| weight(c, j) * input[(i + j) * channels + c]).sum();
-            host::f32s_mut(out)[i * channels + c] = silu(bias.map_or(sum, |bias| sum + quant::value(bias, c)));
+            let sum = bias.as_ref().map_or(sum, |bias| sum + quant::value(bias, c));
+            host::f32s_mut(out)[i * channels + c] = if conv.silu { silu(sum) } else { sum };
         }
     }
     host::f32s_mut(tail).copy_from_slice(&input[n * channels..]);

@@ -26,7 +26,11 @@ pub(super) fn gated_delta(qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDel
             let decay = |r: usize| {
                 let at = h * of_head + r % of_head;
                 let a = host::f32s(a)[i * delta.decays() + at];
-                (-rate * softplus(a + element(&delta.dt_bias, at))).exp()
+                let a = a + element(&delta.dt_bias, at);
+                match delta.bound {
+                    None => (-rate * softplus(a)).exp(),
+                    Some(bound) => (bound * sigmoid(rate * a)).exp(),
+                }
             };
             let s = &mut host::f32s_mut(state)[h * k_dim * v_dim..][..k_dim * v_dim];
             let out = &mut host::f32s_mut(out)[(i * v_heads + h) * v_dim..][..v_dim];

@@ -14,6 +14,7 @@ pub(super) fn glu(gate: &Tensor, up: &Tensor, activation: Activation, out: &Tens
             Activation::Silu => silu(gate),
             Activation::Relu2 => gate.max(0.0) * gate.max(0.0),
             Activation::GeGlu => gelu(gate) * up,
+            Activation::Product => gate * up,
         };
     }
 }

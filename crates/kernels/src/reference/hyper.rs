@@ -6,7 +6,8 @@ pub(crate) fn hyper_weights(weights: &Tensor, hyper: &Hyper) {
     let (n, columns) = host::rows_of(weights);
     let streams = hyper.streams;
     assert!(streams <= STREAMS_MAX, "hyper_weights: {streams} streams, at most {STREAMS_MAX}");
-    assert!([streams, (2 + streams) * streams].contains(&columns), "hyper_weights: weights of {streams} streams");
+    let fits = [streams, 2 * streams, (2 + streams) * streams].contains(&columns);
+    assert!(fits, "hyper_weights: weights of {streams} streams");
     for row in 0..n {
         let weights = &mut host::f32s_mut(weights)[row * columns..][..columns];
         let mut logits = [0.0; (2 + STREAMS_MAX) * STREAMS_MAX];
@@ -18,7 +19,11 @@ pub(crate) fn hyper_weights(weights: &Tensor, hyper: &Hyper) {
             continue;
         }
         let (behind, matrix) = rest.split_at_mut(streams);
-        behind.iter_mut().enumerate().for_each(|(i, weight)| *weight = 2.0 * sigmoid(logit(streams + i, 1)));
+        let [factor, added] = hyper.behind;
+        behind.iter_mut().enumerate().for_each(|(i, weight)| *weight = factor * sigmoid(logit(streams + i, 1)) + added);
+        if matrix.is_empty() {
+            continue;
+        }
         for (i, from) in matrix.chunks_exact_mut(streams).enumerate() {
             from.iter_mut().enumerate().for_each(|(j, weight)| *weight = logit((2 + i) * streams + j, 2));
             let max = from.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -67,13 +72,17 @@ pub(super) fn hyper_collapse(x: &Tensor, weights: &Tensor, out: &Tensor) {
 pub(super) fn hyper_expand(out: &Tensor, weights: &Tensor, x: &Tensor) {
     let &[n, streams, d] = x.dims() else { panic!("hyper_expand: x is [n, streams, d], not {x:?}") };
     let columns = weights.dim(1);
-    assert_eq!((out.dims(), columns), (&[n, d][..], (2 + streams) * streams), "hyper_expand: out and weights fit x");
+    let mixes = columns == (2 + streams) * streams;
+    assert!(out.dims() == [n, d] && (mixes || columns == 2 * streams), "hyper_expand: out and weights fit x");
     let (out, weights) = (host::f32s(out), host::f32s(weights));
     for (i, out) in out.iter().enumerate() {
         let (row, c) = (i / d, i % d);
         let x = &mut host::f32s_mut(x)[row * streams * d..][..streams * d];
         let weight = |i: usize| weights[row * columns + i];
-        let mixed = |to: usize| (0..streams).map(|s| weight((2 + s) * streams + to) * x[s * d + c]).sum::<f32>();
+        let mixed = |to: usize| match mixes {
+            true => (0..streams).map(|s| weight((2 + s) * streams + to) * x[s * d + c]).sum::<f32>(),
+            false => x[to * d + c],
+        };
         let new: Vec<f32> = (0..streams).map(|to| weight(streams + to) * out + mixed(to)).collect();
         new.iter().enumerate().for_each(|(to, new)| x[to * d + c] = *new);
     }

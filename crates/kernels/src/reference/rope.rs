@@ -12,7 +12,7 @@ pub(super) fn rope(x: &Tensor, positions: &[u32], rope: &Rope) {
         for head in 0..heads {
             let slice = &mut x[(row * heads + head) * dim + rope.first..][..2 * pairs];
             for i in 0..pairs {
-                let angle = positions[row] as f32 * rope.inv_freq[i];
+                let angle = positions[row] as f32 * rope.frequency(i);
                 let (cos, sin) = (angle.cos() * rope.scale, angle.sin() * rope.scale);
                 let (first, second) = match rope.pairs {
                     RopePairs::Half => (i, i + pairs),

@@ -52,8 +52,7 @@ fn scores(logits: &[f32], router: &Router) -> Vec<f32> {
 fn weigh_row(scores: &[f32], router: &Router, choice: &[i32], weights: &mut [f32]) {
     let chosen: Vec<f32> = choice.iter().map(|&expert| scores[expert as usize]).collect();
     let chosen = if router.score == RouterScore::SoftmaxOfChosen { softmax(&chosen) } else { chosen };
-    // As transformers: were all scores 0, so would the weights be.
-    let sum = if router.renormalise { chosen.iter().sum::<f32>() + 1e-20 } else { 1.0 };
+    let sum = if router.renormalise { chosen.iter().sum::<f32>() + router.eps } else { 1.0 };
     for (slot, &expert) in choice.iter().enumerate() {
         let own = router.expert_scale.as_ref().map_or(1.0, |scale| quant::value(scale, expert as usize));
         weights[slot] = chosen[slot] / sum * router.scale * own;

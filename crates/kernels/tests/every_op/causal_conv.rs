@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use outpour_kernels::reference::Reference;
-use outpour_kernels::{Format, Ops, Tensor};
+use outpour_kernels::{CausalConv, Format, Ops, Tensor};
 
 use crate::machine::*;
 use crate::{cases, formats, tails};
@@ -28,8 +28,7 @@ fn case() -> impl Strategy<Value = Case> {
 /// Inputs, weights, and the inputs before.
 struct Made {
     x: Tensor,
-    weight: Tensor,
-    bias: Option<Tensor>,
+    conv: CausalConv,
     tail: Tensor,
 }
 
@@ -38,8 +37,11 @@ impl Case {
         let mut random = Random(self.seed);
         Made {
             x: random.tensor([self.n, self.channels]),
-            weight: weight(&mut random, [self.channels, self.kernel], self.format, self.tail),
-            bias: self.seed.is_multiple_of(2).then(|| weight(&mut random, [self.channels], self.format, self.tail)),
+            conv: CausalConv {
+                weight: weight(&mut random, [self.channels, self.kernel], self.format, self.tail),
+                bias: self.seed.is_multiple_of(2).then(|| weight(&mut random, [self.channels], self.format, self.tail)),
+                silu: self.seed % 3 > 0,
+            },
             tail: random.tensor([self.kernel - 1, self.channels]),
         }
     }
@@ -52,7 +54,7 @@ impl Made {
         let mut first = 0;
         for length in lengths {
             let rows = first..first + length;
-            ops.causal_conv(&self.x.rows(rows.clone()), &self.weight, self.bias.as_ref(), &tail, &out.rows(rows));
+            ops.causal_conv(&self.x.rows(rows.clone()), &self.conv, &tail, &out.rows(rows));
             first += length;
         }
         assert_eq!(first, self.x.dim(0));
@@ -99,8 +101,9 @@ fn causal_conv_by_the_formula() {
     let mut random = Random(3);
     let weight = weight(&mut random, [channels, kernel], Format::F32, 0);
     let bias = Some(f32_tensor(&[0.25; 5], [channels]));
-    let made = Made { x: random.tensor([n, channels]), weight, bias, tail: f32_tensor(&[0.0; 15], [3, 5]) };
-    let (x, w) = (to_f32(&made.x), to_f32(&made.weight));
+    let conv = CausalConv { weight, bias, silu: true };
+    let made = Made { x: random.tensor([n, channels]), conv, tail: f32_tensor(&[0.0; 15], [3, 5]) };
+    let (x, w) = (to_f32(&made.x), to_f32(&made.conv.weight));
     let every: Vec<&dyn Ops> =
         std::iter::once(&Reference as &dyn Ops).chain(backends().iter().map(|b| &b.ops as _)).collect();
     for ops in every {

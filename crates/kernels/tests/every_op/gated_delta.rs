@@ -80,6 +80,7 @@ impl Case {
                 a_log: self.decays(&mut random, v_heads),
                 exponentiated: self.gguf,
                 dt_bias: weight(&mut random, [decays], self.format, self.tail),
+                bound: (self.seed % 3 == 0).then_some(-5.0),
             },
         }
     }
@@ -124,9 +125,13 @@ impl Made {
                 let of_head = self.delta.decays() / v_heads;
                 let decay = |r: usize| {
                     let at = h * of_head + r % of_head;
-                    let step = (a[i * v_heads * of_head + at] + element(&self.delta.dt_bias, at)).exp().ln_1p();
+                    let step = a[i * v_heads * of_head + at] + element(&self.delta.dt_bias, at);
                     let a = element(&self.delta.a_log, h);
-                    (if self.delta.exponentiated { a } else { -a.exp() } * step).exp()
+                    let rate = if self.delta.exponentiated { -a } else { a.exp() };
+                    match self.delta.bound {
+                        None => (-rate * step.exp().ln_1p()).exp(),
+                        Some(bound) => (f64::from(bound) / (1.0 + (-rate * step).exp())).exp(),
+                    }
                 };
                 let decays: Vec<f64> = (0..k_dim).map(decay).collect();
                 let beta = 1.0 / (1.0 + (-b[i * v_heads + h]).exp());

@@ -14,6 +14,7 @@ mod machine;
 mod near;
 mod same_bits;
 mod select;
+mod selective_scan;
 mod streams;
 
 use proptest::prelude::*;

@@ -118,6 +118,22 @@ proptest! {
     }
 
     #[test]
+    fn scale_heads(n in 1usize..=9, heads in 1usize..=5, d in select(vec![1, 24, 33]), format in formats(),
+                   tail in tails(), start in select(vec![0u32, 1, 63, 100_000]), seed: u64) {
+        let mut random = Random(seed);
+        let x = random.values(n * heads * d);
+        let by = [(); 2].map(|()| weight(&mut random, [heads], format, tail));
+        let positions: Vec<u32> = (0..n as u32).map(|i| start + 3 * i).collect();
+        let expected = f32_tensor(&x, [n, heads, d]);
+        Reference.scale_heads(&expected, &positions, by.each_ref());
+        for backend in backends() {
+            let out = f32_tensor(&x, [n, heads, d]);
+            backend.ops.scale_heads(&out, &positions, by.each_ref());
+            assert_same_bits(backend, "scale_heads", &out, &expected);
+        }
+    }
+
+    #[test]
     fn rope(n in 1usize..=9, heads in 1usize..=5, dim in select(vec![16, 24, 128]), half: bool, part in 0usize..3,
             start in select(vec![0u32, 1, 63, 100_000]), seed: u64) {
         let mut random = Random(seed);
@@ -129,6 +145,7 @@ proptest! {
             first,
             pairs: if half { RopePairs::Half } else { RopePairs::Interleaved },
             scale: if part == 0 { 1.0 } else { 1.25 },
+            stretch: seed.is_multiple_of(2).then(|| weight(&mut random, [pairs], Format::Bf16, 1)),
         };
         let expected = f32_tensor(&x, [n, heads, dim]);
         Reference.rope(&expected, &positions, &rope);
@@ -256,6 +273,7 @@ fn mlp_kinds() -> impl Strategy<Value = (Activation, bool)> {
         Activation::SwiGluLimited { limit: 1.5 },
         Activation::GeGlu,
         Activation::Relu2,
+        Activation::Product,
     ]);
     (activations, any::<bool>())
 }
@@ -268,7 +286,8 @@ fn activation(random: &mut Random) -> Activation {
         Activation::GeGlu,
         Activation::Silu,
         Activation::Relu2,
-    ][random.below(5)]
+        Activation::Product,
+    ][random.below(7)]
 }
 
 /// A bias over `d` columns, its values some apart.
@@ -321,7 +340,7 @@ impl RouterKind {
         let candidates = if groups.is_some() { experts / 2 } else { experts };
         let bias = bias.then(|| weight(random, [experts], Format::F32, 0));
         let expert_scale = own.then(|| weight(random, [experts], Format::Bf16, 1));
-        Router { top_k: k.min(candidates), score, bias, groups, renormalise, scale, expert_scale }
+        Router { top_k: k.min(candidates), score, bias, groups, renormalise, eps: 1e-6, scale, expert_scale }
     }
 }
 

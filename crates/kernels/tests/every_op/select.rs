@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use outpour_kernels::reference::Reference;
-use outpour_kernels::{Attend, DType, Format, KvLayout, Ops, Past, Seen, Tensor};
+use outpour_kernels::{Attend, DType, Format, KvLayout, Ops, Past, PositionBlocks, Seen, Tensor};
 
 use crate::cases;
 use crate::machine::*;
@@ -123,6 +123,86 @@ proptest! {
                 prop_assert_eq!(&chosen(&search.run(&backend.ops, 0..n)), &all);
                 let alone = (0..n).flat_map(|row| chosen(&search.run(&backend.ops, row..row + 1)));
                 prop_assert_eq!(alone.collect::<Vec<_>>(), all.clone());
+            }
+        }
+    }
+
+    /// Small whole numbers, of which many are equal: every backend finds the reference's blocks, whole, in two parts and one by
+    /// one; the last ones are always among them.
+    #[test]
+    fn select_blocks(
+        n in select(vec![1usize, 2, 9, 70]), heads in 1usize..5, start in select(vec![0usize, 5, 63, 200, 700]),
+        every in select(vec![1usize, 8, 24, 128]), local in 0usize..3, top_k in select(vec![3usize, 7, 16]),
+        dtype in dtypes(), seed: u64, cut in 0usize..70
+    ) {
+        let mut random = Random(seed);
+        let layout = layout(dtype, 1, 32, 32, true);
+        let cache = Cache::new(layout, start + n, &mut random);
+        // What 8 bits hold only nearly is equal in all backends too, but the sums of its products are not.
+        if dtype != DType::Q8 {
+            let keys = whole(&mut random, [start + n, 1, 32]);
+            Reference.kv_write(&keys, &keys, &layout, &cache.blocks, 0);
+        }
+        let (q, by) = (whole(&mut random, [n, heads, 32]), PositionBlocks { every, local });
+        let run = |ops: &dyn Ops, rows: Range<usize>| {
+            let choice = i32_tensor([heads, rows.len(), top_k]);
+            let keys = cache.past(Seen::Ended { start: start + rows.start, every: 1 });
+            ops.select_blocks(&q.rows(rows), &keys, by, &choice);
+            choice
+        };
+        let of_head = |choice: &Tensor, head: usize| chosen(&choice.rows(head..head + 1));
+        let expected = run(&Reference, 0..n);
+        for (i, row) in chosen(&expected).chunks(top_k).enumerate() {
+            let count = (start + i % n + 1).div_ceil(every);
+            prop_assert_eq!(row.iter().filter(|&&block| block >= 0).count(), count.min(top_k));
+            prop_assert!((count.saturating_sub(local)..count).all(|block| row.contains(&(block as i32))));
+            prop_assert!(row.windows(2).all(|pair| pair[0] < pair[1] || pair[1] == -1));
+        }
+        let cut = cut.min(n);
+        for backends in backends().chunks_exact(3) {
+            let all = run(&backends[0].ops, 0..n);
+            if dtype != DType::Q8 {
+                prop_assert_eq!(chosen(&all), chosen(&expected));
+            }
+            for backend in backends {
+                prop_assert_eq!(chosen(&run(&backend.ops, 0..n)), chosen(&all));
+                let parts = [0..cut, cut..n].map(|rows| run(&backend.ops, rows));
+                let ones: Vec<Tensor> = (0..n).map(|row| run(&backend.ops, row..row + 1)).collect();
+                for head in 0..heads {
+                    let of = |parts: &[Tensor]| parts.iter().flat_map(|part| of_head(part, head)).collect::<Vec<_>>();
+                    prop_assert_eq!(of(&parts), of_head(&all, head), "in two parts");
+                    prop_assert_eq!(of(&ones), of_head(&all, head), "one by one");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn block_positions(n in 1usize..20, start in 0usize..100, every in select(vec![1usize, 4, 7]), tail: bool, seed: u64) {
+        let mut random = Random(seed);
+        let blocks = |row: usize| {
+            // With a tail only blocks that have ended, else those up to the query's own.
+            let seen = if tail { (start + row + 1) / every } else { (start + row + 1).div_ceil(every) };
+            let mut blocks: Vec<i32> = (0..seen as i32).filter(|_| random.below(2) == 1).take(5).collect();
+            blocks.resize(5, -1);
+            blocks
+        };
+        let rows: Vec<Vec<i32>> = (0..n).map(blocks).collect();
+        let choice = i32_tensor([n, 5]);
+        Reference.write(&rows.concat().into_iter().flat_map(i32::to_le_bytes).collect::<Vec<u8>>(), &choice);
+        let width = if tail { 6 * every - 1 } else { 5 * every };
+        let every_op: Vec<&dyn Ops> = [&Reference as &dyn Ops].into_iter().chain(backends().iter().map(|b| &b.ops as _)).collect();
+        for ops in every_op {
+            let out = i32_tensor([n, width]);
+            ops.block_positions(&choice, every, start, &out);
+            for (i, (got, blocks)) in chosen(&out).chunks(width).zip(&rows).enumerate() {
+                let own = start + i;
+                let is_seen = |p: &usize| {
+                    blocks.contains(&((p / every) as i32)) || tail && p / every == (own + 1) / every
+                };
+                let mut expected: Vec<i32> = (0..=own).filter(is_seen).map(|p| p as i32).collect();
+                expected.resize(width, -1);
+                prop_assert_eq!(got, &expected[..]);
             }
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use outpour_kernels::{Attend, Bias, ColumnRun, Matrix, RmsNorm, Rope, Tensor};
 
+use super::block_index::BlockIndex;
 use super::mixer::{At, Mixer};
 use crate::config::{Config, ModelError, SIZE_MAX};
 use crate::state::KvWidth;
@@ -92,6 +93,8 @@ pub struct Kind {
     pub v_norm: bool,
     /// Whether values are what keys are before their norm: there is no `v_proj`.
     pub v_from_k: bool,
+    /// Names of the norms of queries and keys, and of the output projection.
+    pub names: [&'static str; 3],
 }
 
 impl Kind {
@@ -108,6 +111,7 @@ impl Kind {
             scale: None,
             v_norm: false,
             v_from_k: false,
+            names: ["q_norm", "k_norm", "o_proj"],
         }
     }
 }
@@ -160,6 +164,8 @@ pub struct Attention {
     norm_whole: bool,
     rope: Option<Arc<Rope>>,
     attend: Attend,
+    /// What chooses the blocks of positions that a query sees, if not all.
+    index: Option<BlockIndex>,
     /// Columns of `q_proj`'s output that are queries, and gates.
     gate_runs: Option<[Vec<ColumnRun>; 2]>,
 }
@@ -192,12 +198,13 @@ impl Attention {
         let q = projection("q_proj", q_rows, hidden, kind.qkv_bias)?;
         let k = projection("k_proj", kv_dim, hidden, kind.qkv_bias)?;
         let v = (!kind.v_from_k).then(|| projection("v_proj", kv_dim, hidden, kind.qkv_bias)).transpose()?;
-        let o = projection("o_proj", hidden, q_dim, kind.o_bias)?;
-        let mut norm = |part, elements| norms.load(weights, &name(part), elements);
+        let [q_norm, k_norm, o_proj] = kind.names;
+        let o = projection(o_proj, hidden, q_dim, kind.o_bias)?;
+        let mut norm = |part, elements| norms.load(weights, &format!("{prefix}.{part}.weight"), elements);
         let qk_norm = match kind.qk_norm {
             QkNorm::None => None,
             QkNorm::PerHead | QkNorm::Whole => {
-                Some([norm("q_norm.weight", q_normed)?, norm("k_norm.weight", k_normed)?])
+                Some([norm(q_norm, q_normed)?, norm(k_norm, k_normed)?])
             }
         };
         let sinks = kind.sinks.then(|| weights.vector(&name("sinks"), heads)).transpose()?;
@@ -212,8 +219,14 @@ impl Attention {
             norm_whole: kind.qk_norm == QkNorm::Whole,
             rope: kind.rope.clone(),
             attend: Attend { scale: kind.scale.unwrap_or((head_dim as f32).powf(-0.5)), window: kind.window, sinks },
+            index: None,
             gate_runs: kind.gated.then(|| [runs(0), runs(1)]),
         })
+    }
+
+    /// The same over blocks of positions that are chosen.
+    pub fn sparse(self, index: BlockIndex) -> Self {
+        Attention { index: Some(index), ..self }
     }
 
     /// Queries into `q` `[n, heads, head_dim]`; returns their gates, of as many elements, where there are any.
@@ -268,10 +281,15 @@ impl Attention {
         }
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let kv = at.states[span.state].kv(at.layer, 0, at.layout);
+            let kv = at.kv(span.state, 0);
             let start = span.start - kv.first;
             ops.kv_write(&rows(&k), &rows(&v), kv.layout, kv.blocks, start);
-            ops.attention(&rows(&q), &self.attend, kv.layout, kv.blocks, start, &rows(&mixed));
+            if self.index.is_none() {
+                ops.attention(&rows(&q), &self.attend, kv.layout, kv.blocks, start, &rows(&mixed));
+            }
+        }
+        if let Some(index) = &self.index {
+            index.attend(at, x, [&q, &mixed], &self.attend, run);
         }
         if let Some(gate) = gate {
             ops.sigmoid_gate(&mixed, &gate);
@@ -292,15 +310,20 @@ impl Mixer for Attention {
         let queries = Workspace::f32_bytes(n * heads * head_dim);
         let gated = self.gate_runs.is_some();
         let gates = if gated { queries + Workspace::f32_bytes(2 * n * heads * head_dim) } else { 0 };
-        gates + 2 * queries + 2 * Workspace::f32_bytes(n * kv_heads * head_dim) + Workspace::f32_bytes(n * hidden)
+        let index = self.index.as_ref().map_or(0, |index| index.workspace_bytes(n, heads, head_dim));
+        gates + index + 2 * queries + 2 * Workspace::f32_bytes(n * kv_heads * head_dim) + Workspace::f32_bytes(n * hidden)
     }
 
     fn kv(&self) -> Vec<KvWidth> {
         let Sizes { kv_heads, head_dim, .. } = self.sizes;
-        vec![KvWidth { window: self.attend.window, ..KvWidth::new(kv_heads, head_dim, head_dim) }]
+        let own = KvWidth { window: self.attend.window, ..KvWidth::new(kv_heads, head_dim, head_dim) };
+        [own].into_iter().chain(self.index.as_ref().map(BlockIndex::kv)).collect()
     }
 
     fn letter(&self) -> (char, &'static str) {
+        if self.index.is_some() {
+            return ('B', "attention to chosen blocks of positions");
+        }
         match (self.attend.window, self.gate_runs.is_some()) {
             (Some(_), _) => ('W', "attention within a window"),
             (None, true) => ('A', "gated attention"),

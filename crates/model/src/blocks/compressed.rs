@@ -219,7 +219,7 @@ impl Compressor {
             let of = |t: &Tensor| t.rows(span.rows.clone());
             ops.compress(&of(&rows), &of(&gates), &self.by, &tail, span.start, &out);
             ops.rms_norm(&out, &self.norm, &out);
-            let kv = state.kv(at.layer, self.cache, at.layout);
+            let kv = at.kv(span.state, self.cache);
             for some in (first..end).step_by(ENTRIES) {
                 let count = ENTRIES.min(end - some);
                 let mut positions = [0; ENTRIES];
@@ -245,7 +245,7 @@ impl CompressedAttention {
     fn attend(&self, at: &At, rows: Rows, [x, low_rank]: [&Tensor; 2], q: &Tensor, out: &Tensor, run: &mut Run) {
         let Rows { state, first, start } = rows;
         let (n, ops) = (q.dim(0), run.ops);
-        let kv = |cache| at.states[state].kv(at.layer, cache, at.layout);
+        let kv = |cache| at.kv(state, cache);
         let near = kv(WINDOW);
         let start_near = start - near.first;
         let window = Seen::Window { start: start_near, window: self.sizes.window };
@@ -314,7 +314,7 @@ impl Mixer for CompressedAttention {
             compressor.compress(at, x, run);
         }
         for span in &at.batch.spans {
-            let kv = at.states[span.state].kv(at.layer, WINDOW, at.layout);
+            let kv = at.kv(span.state, WINDOW);
             let keys = key.rows(span.rows.clone());
             ops.kv_write(&keys, &keys, kv.layout, kv.blocks, span.start - kv.first);
             for first in span.rows.clone().step_by(ROWS) {

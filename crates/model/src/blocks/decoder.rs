@@ -5,7 +5,7 @@ use outpour_kernels::{DType, Matrix, Ops, RmsNorm, Tensor};
 use outpour_store::StoreError;
 
 use super::feed_forward::FeedForward;
-use super::hyper::HyperConnection;
+use super::hyper::{HyperConnection, Mix};
 use super::mixer::{At, Mixer};
 use crate::config::{Config, ModelError};
 use crate::weights::{Norms, Weights};
@@ -16,6 +16,8 @@ pub struct Decoder {
     facts: Facts,
     state_layout: StateLayout,
     parts: Parts,
+    /// By layer and half: caches of the mixers before it.
+    caches_before: Vec<Vec<usize>>,
 }
 
 /// What a decoder is made of.
@@ -27,11 +29,13 @@ pub struct Parts {
     /// Its layers.
     pub layers: Vec<Layer>,
     /// Where there are several residual streams: what makes one of them, behind the layers.
-    pub mix: Option<HyperConnection>,
+    pub mix: Option<Mix>,
     /// Behind the layers: `[hidden]`.
     pub norm: RmsNorm,
     /// `[vocab, hidden]`.
     pub lm_head: Matrix,
+    /// What logits are multiplied with, if with anything.
+    pub logits_scale: Option<f32>,
     /// What logits are squeezed between, if they are.
     pub softcap: Option<f32>,
 }
@@ -39,7 +43,7 @@ pub struct Parts {
 impl Parts {
     /// Those of most families: one stream of embeddings as they are, logits as they come.
     pub fn plain(embedding: Matrix, layers: Vec<Layer>, norm: RmsNorm, lm_head: Matrix) -> Self {
-        Parts { embedding, embedding_scale: None, layers, mix: None, norm, lm_head, softcap: None }
+        Parts { embedding, embedding_scale: None, layers, mix: None, norm, lm_head, logits_scale: None, softcap: None }
     }
 }
 
@@ -71,10 +75,14 @@ pub struct Half {
 pub enum Join {
     /// It is added.
     Added,
+    /// It is added times such a factor (Granite).
+    Scaled(f32),
     /// It is added to its own normed input, times such a factor, and not to the stream as it came (MiniMax-01).
     AddedToInput(f32),
     /// It is added behind a norm `[hidden]` (Gemma).
     Normed(RmsNorm),
+    /// It is added behind the last of the layer's halves (LongCat).
+    Later,
     /// Its input is a mixture of several streams, and it goes to each of them (DeepSeek-V4).
     Mixed(HyperConnection),
 }
@@ -94,6 +102,10 @@ pub struct Ends {
     pub embedding: &'static str,
     /// Whether the head is the embedding.
     pub tied: bool,
+    /// Names of the norms before a layer's halves, within the layer.
+    pub half_norms: [&'static str; 2],
+    /// Name of the norm behind the layers.
+    pub norm: &'static str,
 }
 
 impl Ends {
@@ -103,7 +115,12 @@ impl Ends {
     /// When the key has the wrong type.
     pub fn read(config: &Config) -> Result<Self, ModelError> {
         let tied = config.flag_or("tie_word_embeddings", false)?;
-        Ok(Ends { embedding: "model.embed_tokens.weight", tied })
+        Ok(Ends {
+            embedding: "model.embed_tokens.weight",
+            tied,
+            half_norms: ["input_layernorm", "post_attention_layernorm"],
+            norm: "model.norm.weight",
+        })
     }
 }
 
@@ -141,7 +158,7 @@ impl Decoder {
     #[allow(clippy::too_many_arguments)]
     pub fn load_between(
         family: &'static str,
-        Ends { embedding, tied }: Ends,
+        Ends { embedding, tied, half_norms, norm }: Ends,
         config: &Config,
         weights: &mut Weights,
         kv: DType,
@@ -155,15 +172,16 @@ impl Decoder {
         let embedding = weights.embedding(embedding, vocab, hidden, tied)?;
         let load_layer = |layer: usize| {
             let prefix = format!("model.layers.{layer}");
-            let input_norm = norms.load(weights, &format!("{prefix}.input_layernorm.weight"), hidden)?;
+            let mut half_norm =
+                |half: usize| norms.load(weights, &format!("{prefix}.{}.weight", half_norms[half]), hidden);
+            let [input_norm, half_norm] = [half_norm(0)?, half_norm(1)?];
             let Halves { mixer, feed_forward, alphas } = halves(layer, &prefix, weights)?;
-            let norm = norms.load(weights, &format!("{prefix}.post_attention_layernorm.weight"), hidden)?;
             let join = |half: usize| alphas.map_or(Join::Added, |alphas| Join::AddedToInput(alphas[half]));
             let mixer = Half { norm: input_norm, inner: Inner::Mixer(mixer), join: join(0) };
-            Ok(Layer::from(vec![mixer, Half { norm, inner: Inner::FeedForward(feed_forward), join: join(1) }]))
+            Ok(Layer::from(vec![mixer, Half { norm: half_norm, inner: Inner::FeedForward(feed_forward), join: join(1) }]))
         };
         let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;
-        let norm = norms.load(weights, "model.norm.weight", hidden)?;
+        let norm = norms.load(weights, norm, hidden)?;
         let lm_head = if tied { embedding.clone() } else { weights.matrix("lm_head.weight", vocab, hidden)? };
         let context = config.spelling(&["max_position_embeddings", "model_max_length"]);
         let said = Said {
@@ -178,15 +196,16 @@ impl Decoder {
     /// A decoder of these parts, which keeps keys and values in the type given.
     pub fn new(parts: Parts, said: Said, kv: DType) -> Self {
         let (layers, Said { family, context_max, pattern, legend }) = (&parts.layers, said);
-        let kv_widths: Vec<_> = layers.iter().map(|layer| layer.mixer().map(Mixer::kv).unwrap_or_default()).collect();
-        let recurrent = layers.iter().map(|layer| layer.mixer()?.recurrent()).collect();
-        let mixers = layers.iter().filter_map(Layer::mixer);
+        let kv_widths: Vec<_> = layers.iter().map(|layer| layer.mixers().flat_map(Mixer::kv).collect()).collect();
+        let recurrent = layers.iter().map(|layer| layer.mixers().find_map(Mixer::recurrent)).collect();
+        let mixers = layers.iter().flat_map(Layer::mixers);
+        let caches_before = layers.iter().map(Layer::caches_before).collect();
         Decoder {
             facts: Facts {
                 family,
                 layers: layers.len(),
                 hidden: parts.embedding.cols(),
-                streams: parts.mix.as_ref().map_or(1, HyperConnection::count),
+                streams: parts.mix.as_ref().map_or(1, Mix::count),
                 carried: mixers.map(Mixer::carried).max().unwrap_or(0),
                 vocab: parts.embedding.rows(),
                 context_max,
@@ -195,6 +214,7 @@ impl Decoder {
                 legend,
             },
             state_layout: StateLayout::new(&kv_widths, recurrent, kv),
+            caches_before,
             parts,
         }
     }
@@ -213,8 +233,16 @@ pub struct Said {
 }
 
 impl Half {
-    /// x `[n, streams · hidden]` → x behind the half; normed `[n, hidden]` is room for its input.
-    fn forward(&self, at: &At, x: &Tensor, normed: &Tensor, run: &mut Run) -> Result<(), StoreError> {
+    fn mixer(&self) -> Option<&dyn Mixer> {
+        match &self.inner {
+            Inner::Mixer(mixer) => Some(&**mixer),
+            Inner::FeedForward(_) => None,
+        }
+    }
+
+    /// x `[n, streams · hidden]` → x behind the half; normed `[n, hidden]` is room for its input, and later `[n, hidden]` the sum of
+    /// what is added behind the layer.
+    fn forward(&self, at: &At, x: &Tensor, [normed, later]: [&Tensor; 2], run: &mut Run) -> Result<(), StoreError> {
         let (ops, shape) = (run.ops, [normed.dim(0), normed.dim(1)]);
         match &self.join {
             Join::Added => {
@@ -226,6 +254,18 @@ impl Half {
                 ops.copy(normed, x); // x = alpha · normed
                 ops.scale(x, *alpha, None);
                 self.inner(at, x, normed, x, run)?;
+            }
+            Join::Scaled(factor) => {
+                let out = run.workspace.f32(shape); // [n, hidden]
+                ops.rms_norm(x, &self.norm, normed);
+                ops.zero(&out);
+                self.inner(at, x, normed, &out, run)?;
+                ops.scale(&out, *factor, None);
+                ops.add(&out, x);
+            }
+            Join::Later => {
+                ops.rms_norm(x, &self.norm, normed);
+                self.inner(at, x, normed, later, run)?;
             }
             Join::Normed(behind) => {
                 let out = run.workspace.f32(shape); // [n, hidden]
@@ -265,8 +305,8 @@ impl Half {
             Inner::FeedForward(feed_forward) => feed_forward.workspace_bytes(n),
         };
         let join = match &self.join {
-            Join::Added | Join::AddedToInput(_) => 0,
-            Join::Normed(_) => Workspace::f32_bytes(n * hidden),
+            Join::Added | Join::AddedToInput(_) | Join::Later => 0,
+            Join::Scaled(_) | Join::Normed(_) => Workspace::f32_bytes(n * hidden),
             Join::Mixed(hyper) => Workspace::f32_bytes(n * hidden) + hyper.workspace_bytes(n),
         };
         inner + join
@@ -274,11 +314,23 @@ impl Half {
 }
 
 impl Layer {
-    fn mixer(&self) -> Option<&dyn Mixer> {
-        self.halves.iter().find_map(|half| match &half.inner {
-            Inner::Mixer(mixer) => Some(&**mixer),
-            Inner::FeedForward(_) => None,
-        })
+    fn mixers(&self) -> impl Iterator<Item = &dyn Mixer> {
+        self.halves.iter().filter_map(Half::mixer)
+    }
+
+    /// Of each half, the caches of the mixers before it.
+    fn caches_before(&self) -> Vec<usize> {
+        let of_half = |before: &mut usize, half: &Half| {
+            let first = *before;
+            *before += half.mixer().map_or(0, |mixer| mixer.kv().len());
+            Some(first)
+        };
+        self.halves.iter().scan(0, of_half).collect()
+    }
+
+    /// Whether something is added behind its last half.
+    fn adds_later(&self) -> bool {
+        self.halves.iter().any(|half| matches!(half.join, Join::Later))
     }
 
     /// Its experts or MLP, and the half that they are.
@@ -295,14 +347,14 @@ impl Layer {
 
     /// The mixer's letter: a capital with experts, a small one with an MLP.
     pub fn letter(&self) -> char {
-        let letter = self.mixer().map_or('-', |mixer| mixer.letter().0);
+        let letter = self.mixers().next().map_or('-', |mixer| mixer.letter().0);
         if self.top_k().is_some() { letter } else { letter.to_ascii_lowercase() }
     }
 }
 
 /// What the letters of a pattern mean.
 fn legend(layers: &[Layer]) -> String {
-    let mut letters: Vec<(char, &str)> = layers.iter().filter_map(Layer::mixer).map(Mixer::letter).collect();
+    let mut letters: Vec<(char, &str)> = layers.iter().flat_map(Layer::mixers).map(Mixer::letter).collect();
     letters.sort_unstable();
     letters.dedup();
     let mut parts: Vec<String> = letters.iter().map(|(letter, what)| format!("{letter} {what}")).collect();
@@ -322,7 +374,8 @@ impl Model for Decoder {
     fn workspace_bytes(&self, n: usize) -> usize {
         let (hidden, layers) = (self.facts.hidden, &self.parts.layers);
         let of_halves = layers.iter().flat_map(|layer| &layer.halves).map(|half| half.workspace_bytes(n, hidden));
-        Workspace::f32_bytes(n * hidden) + of_halves.max().unwrap_or(0)
+        let later = if layers.iter().any(Layer::adds_later) { Workspace::f32_bytes(n * hidden) } else { 0 };
+        Workspace::f32_bytes(n * hidden) + later + of_halves.max().unwrap_or(0)
     }
 
     fn embedding(&self) -> &Matrix {
@@ -352,13 +405,20 @@ impl Model for Decoder {
         run: &mut Run<'_>,
     ) -> Result<(), StoreError> {
         let layer = &self.parts.layers[l];
-        let at = At { layer: l, layout: &self.state_layout, batch, states };
+        let at = |caches_before| At { layer: l, caches_before, layout: &self.state_layout, batch, states };
         let mark = run.workspace.mark();
         let normed = run.workspace.f32([batch.len(), self.facts.hidden]); // [n, hidden]
+        let later = layer.adds_later().then(|| run.workspace.f32([batch.len(), self.facts.hidden])); // [n, hidden]
+        if let Some(later) = &later {
+            run.ops.zero(later);
+        }
         let inner = run.workspace.mark();
-        for half in &layer.halves {
-            half.forward(&at, x, &normed, run)?;
+        for (half, &caches_before) in layer.halves.iter().zip(&self.caches_before[l]) {
+            half.forward(&at(caches_before), x, [&normed, later.as_ref().unwrap_or(&normed)], run)?;
             run.workspace.release(inner);
+        }
+        if let Some(later) = &later {
+            run.ops.add(later, x);
         }
         if let Some(scalar) = &layer.scalar {
             run.ops.scale(x, 1.0, Some(scalar));
@@ -390,17 +450,20 @@ impl Model for Decoder {
     }
 
     fn head(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, logits: &Tensor) {
-        let Parts { mix, norm, lm_head, softcap, .. } = &self.parts;
+        let Parts { mix, norm, lm_head, logits_scale, softcap, .. } = &self.parts;
         let mark = workspace.mark();
         let normed = workspace.f32([x.dim(0), self.facts.hidden]); // [m, hidden]
         match mix {
             None => ops.rms_norm(x, norm, &normed),
-            Some(hyper) => {
-                hyper.collapse(ops, workspace, x, &normed);
+            Some(mix) => {
+                mix.apply(ops, workspace, x, &normed);
                 ops.rms_norm(&normed, norm, &normed);
             }
         }
         ops.linear(&normed, lm_head, logits); // [m, vocab]
+        if let Some(scale) = logits_scale {
+            ops.scale(logits, *scale, None);
+        }
         if let Some(cap) = softcap {
             ops.softcap(logits, *cap);
         }

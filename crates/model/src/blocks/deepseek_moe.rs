@@ -27,11 +27,16 @@ pub struct DeepSeekMoe {
     /// Width of the shared experts together.
     pub shared_width: usize,
     dense_width: usize,
-    dense_layers: usize,
+    /// How many of the first layers have an MLP in place of experts.
+    pub dense_layers: usize,
     choice: Choice,
     router: Router,
     /// Of experts.
     pub activation: Activation,
+    /// Of shared ones, where it is another.
+    pub shared_activation: Option<Activation>,
+    /// Of MLPs in place of experts.
+    pub dense_activation: Activation,
     /// Module that a sparse layer's tensors lie under.
     pub module: &'static str,
     /// Name of the router's learnt bias.
@@ -73,10 +78,12 @@ impl DeepSeekMoe {
             shared_width: config.count_or(config.spelling(&["n_shared_experts", "num_shared_experts"]), 0)?
                 * sizes.width,
             dense_width: config.size_or("intermediate_size", 1)?,
-            dense_layers: config.count_or("first_k_dense_replace", 0)?,
+            dense_layers: dense_layers(config, 0)?,
             choice,
             router,
             activation: Activation::SwiGlu,
+            shared_activation: None,
+            dense_activation: Activation::SwiGlu,
             module: "mlp",
             bias: "e_score_correction_bias",
             latent: None,
@@ -89,7 +96,8 @@ impl DeepSeekMoe {
     /// When a tensor is missing or has another shape.
     pub fn load(&self, layer: usize, prefix: &str, weights: &mut Weights) -> Result<FeedForward, ModelError> {
         if layer < self.dense_layers {
-            let mlp = mlp::load(weights, &format!("{prefix}.mlp"), self.hidden, self.dense_width)?;
+            let name = format!("{prefix}.mlp");
+            let mlp = mlp::load_with(weights, &name, self.hidden, self.dense_width, self.dense_activation)?;
             return Ok(FeedForward::Dense(mlp));
         }
         let (prefix, hidden, Sizes { experts, width, .. }) =
@@ -101,7 +109,10 @@ impl DeepSeekMoe {
         };
         let shared = match self.shared_width {
             0 => None,
-            width => Some(SharedExpert::plain(weights, &prefix, hidden, width, self.activation)?),
+            width => {
+                let activation = self.shared_activation.unwrap_or(self.activation);
+                Some(SharedExpert::plain(weights, &prefix, hidden, width, activation)?)
+            }
         };
         let mut latent = |latent: usize| -> Result<_, ModelError> {
             let name = |part: &str| format!("{prefix}.{part}_latent_proj.weight");
@@ -112,6 +123,24 @@ impl DeepSeekMoe {
         let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: self.activation };
         let moe = Moe::load(weights, &of, gate, Router { bias, ..self.router.clone() }, shared)?;
         Ok(FeedForward::Sparse(moe.latent(projections)))
+    }
+}
+
+/// How many layers have an MLP in place of experts: the first ones that `mlp_layer_types` calls `dense`, or
+/// `first_k_dense_replace`, or `default`.
+///
+/// # Errors
+/// When a key has another value.
+pub fn dense_layers(config: &Config, default: usize) -> Result<usize, ModelError> {
+    let Some(types) = config.texts("mlp_layer_types")? else {
+        return config.count_or("first_k_dense_replace", default);
+    };
+    let dense = types.iter().take_while(|kind| **kind == "dense").count();
+    match types[dense..].iter().find(|kind| **kind != "sparse") {
+        None => Ok(dense),
+        Some(kind) => Err(ModelError::Config(format!(
+            "mlp_layer_types has {kind:?} behind the first layers; supported are some that are dense, and then sparse ones"
+        ))),
     }
 }
 

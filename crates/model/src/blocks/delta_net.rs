@@ -1,6 +1,6 @@
 //! Gated DeltaNet: a linear recurrence in place of attention (arXiv 2412.06464; `transformers` `modeling_qwen3_next.py`).
 
-use outpour_kernels::{ColumnRun, GatedDelta, Matrix, RmsNorm, Tensor};
+use outpour_kernels::{CausalConv, ColumnRun, GatedDelta, Matrix, RmsNorm, Tensor};
 
 use super::mixer::{At, Mixer};
 use crate::config::{Config, ModelError};
@@ -73,7 +73,7 @@ pub struct DeltaNet {
     inputs: Inputs,
     coefficients: Coefficients,
     runs: PackedRuns,
-    conv: Tensor, // [channels, kernel]
+    conv: CausalConv,
     delta: GatedDelta,
     norm: RmsNorm,    // [v_dim]
     out_proj: Matrix, // [hidden, values]
@@ -146,15 +146,16 @@ impl DeltaNet {
             }
         };
         // [channels, 1, kernel] as released, [channels, kernel, 1] in MLX's exports.
-        let conv_name = name("conv1d.weight");
-        let mlx = weights.shape_of(&conv_name) == Some(&[channels, kernel, 1][..]);
-        let conv_shape = if mlx { [channels, kernel, 1] } else { [channels, 1, kernel] };
         Ok(DeltaNet {
             sizes,
             inputs,
             coefficients,
             runs: PackedRuns::new(&sizes),
-            conv: weights.tensor(&conv_name, &conv_shape)?.reshape([channels, kernel]),
+            conv: CausalConv {
+                weight: weights.convolution(&name("conv1d.weight"), channels, kernel)?,
+                bias: None,
+                silu: true,
+            },
             delta: GatedDelta {
                 k_heads,
                 v_heads,
@@ -165,6 +166,7 @@ impl DeltaNet {
                 exponentiated: weights.are_gguf(),
                 a_log: weights.vector(&name("A_log"), v_heads)?,
                 dt_bias: weights.vector(&name("dt_bias"), v_heads)?,
+                bound: None,
             },
             norm: RmsNorm { weight: Some(weights.norm(&name("norm.weight"), v_dim, false)?), plus_one: false, eps },
             out_proj: weights.matrix(&name("out_proj.weight"), hidden, values)?,
@@ -217,7 +219,7 @@ impl Mixer for DeltaNet {
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
             let state = at.states[span.state].recurrent(at.layer);
-            ops.causal_conv(&rows(&qkv), &self.conv, None, &layout.tail(state), &rows(&mixed));
+            ops.causal_conv(&rows(&qkv), &self.conv, &layout.tail(state), &rows(&mixed));
             ops.gated_delta(&rows(&mixed), &rows(&a), &rows(&b), &self.delta, &layout.matrices(state), &rows(&values));
         }
         ops.rms_norm_gated(&values, &z, &self.norm, &values);

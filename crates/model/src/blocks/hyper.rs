@@ -1,7 +1,7 @@
-//! Hyper-connections (arXiv 2409.19606, as DeepSeek-V4 has them): several residual streams of each token, of which a half of a
+//! Hyper-connections (arXiv 2409.19606, as DeepSeek-V4 and Hunyuan 4 have them): several residual streams of each token, of which a half of a
 //! layer reads a mixture, and to each of which its output goes in a share of its own.
 
-use outpour_kernels::{Hyper, Matrix, Ops, RmsNorm, STREAMS_MAX, Tensor};
+use outpour_kernels::{ColumnRun, Hyper, Matrix, Ops, RmsNorm, STREAMS_MAX, Tensor};
 
 use crate::Workspace;
 use crate::config::{Config, ModelError};
@@ -11,7 +11,7 @@ use crate::weights::Weights;
 pub struct HyperConnection {
     /// Over all streams of a token, without weights.
     norm: RmsNorm,
-    mix: Matrix, // [streams, streams · hidden] or [(2 + streams) · streams, streams · hidden]
+    mix: Matrix, // [streams, or 2 · streams, or (2 + streams) · streams; streams · hidden]
     hyper: Hyper,
 }
 
@@ -27,7 +27,7 @@ impl HyperConnection {
         columns: usize,
         parts: usize,
     ) -> Result<Self, ModelError> {
-        let Streams { count, hidden, iterations, eps, norm_eps } = *of;
+        let Streams { count, hidden, iterations, eps, behind, norm_eps } = *of;
         let mix = weights.tensor(&format!("{prefix}_fn"), &[columns, count * hidden])?;
         Ok(HyperConnection {
             norm: RmsNorm { weight: None, plus_one: false, eps: norm_eps },
@@ -36,6 +36,7 @@ impl HyperConnection {
                 streams: count,
                 iterations,
                 eps,
+                behind,
                 base: weights.vector(&format!("{prefix}_base"), columns)?,
                 scale: weights.vector(&format!("{prefix}_scale"), parts)?,
             },
@@ -58,7 +59,7 @@ impl HyperConnection {
     }
 
     /// x `[n, streams · hidden]` → of each stream what it keeps, and of out `[n, hidden]` what goes to it, by the weights of
-    /// [`Self::collapse`]: x = post ⊗ out + combᵀ · x.
+    /// [`Self::collapse`]: x = post ⊗ out + combᵀ · x, or + x where streams are not mixed.
     pub fn expand(&self, ops: &dyn Ops, out: &Tensor, weights: &Tensor, x: &Tensor) {
         ops.hyper_expand(out, weights, &self.streams(x));
     }
@@ -79,6 +80,44 @@ impl HyperConnection {
     }
 }
 
+/// What makes one stream of several behind the layers.
+pub enum Mix {
+    /// By weights that are made of them.
+    Weighted(HyperConnection),
+    /// Their mean (GLM-5.3), of so many.
+    Mean(usize),
+}
+
+impl Mix {
+    /// Residual streams.
+    pub fn count(&self) -> usize {
+        match self {
+            Mix::Weighted(hyper) => hyper.count(),
+            Mix::Mean(count) => *count,
+        }
+    }
+
+    /// x `[n, streams · hidden]` → out `[n, hidden]`.
+    pub fn apply(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, out: &Tensor) {
+        match self {
+            Mix::Weighted(hyper) => {
+                hyper.collapse(ops, workspace, x, out);
+            }
+            Mix::Mean(count) => {
+                let (mark, hidden) = (workspace.mark(), out.dim(1));
+                let stream = workspace.f32([out.dim(0), hidden]);
+                ops.zero(out);
+                for i in 0..*count {
+                    ops.copy_columns(x, &[ColumnRun { from: i * hidden, to: 0, len: hidden }], &stream);
+                    ops.add(&stream, out);
+                }
+                ops.scale(out, 1.0 / *count as f32, None);
+                workspace.release(mark);
+            }
+        }
+    }
+}
+
 /// What the config says of the streams.
 pub struct Streams {
     /// How many there are.
@@ -86,6 +125,8 @@ pub struct Streams {
     hidden: usize,
     iterations: usize,
     eps: f32,
+    /// See [`Hyper::behind`].
+    pub behind: [f32; 2],
     norm_eps: f32,
 }
 
@@ -104,6 +145,7 @@ impl Streams {
             hidden: config.size("hidden_size")?,
             iterations: config.size_or("hc_sinkhorn_iters", 20)?,
             eps: config.positive_or("hc_eps", 1e-6)? as f32,
+            behind: [2.0, 0.0],
             norm_eps,
         })
     }

@@ -1,10 +1,10 @@
 //! Kimi Delta Attention: the gated delta rule with a decay for each channel of a key (arXiv 2510.26692; `transformers`
-//! `modeling_kimi_linear.py`).
+//! `modeling_kimi_linear.py`, `modeling_bailing_hybrid.py`, `modeling_glm5_next.py`).
 
-use outpour_kernels::{ColumnRun, GatedDelta, Matrix, RmsNorm, Tensor};
+use outpour_kernels::{CausalConv, ColumnRun, GatedDelta, Matrix, RmsNorm, Tensor};
 
 use super::mixer::{At, Mixer};
-use crate::config::ModelError;
+use crate::config::{Config, ModelError, SIZE_MAX};
 use crate::state::RecurrentLayout;
 use crate::weights::{Norms, Weights};
 use crate::{Run, Workspace};
@@ -22,7 +22,50 @@ pub struct Sizes {
     pub kernel: usize,
 }
 
+/// What families differ in.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    /// Whether decays and gates are made in two steps, over a vector as wide as a head.
+    pub low_rank: bool,
+    /// Whether `A_log` has dimensions of 1 about it.
+    pub a_log_4d: bool,
+    /// Logarithm of the decays' lower bound, if they have one.
+    pub bound: Option<f32>,
+    /// Name of the output projection.
+    pub o_proj: &'static str,
+}
+
+impl Kind {
+    /// Kimi-Linear's.
+    pub const KIMI: Kind = Kind { low_rank: true, a_log_4d: true, bound: None, o_proj: "o_proj" };
+
+    /// Reads the bound of the decays under such a key, -5 where there is none.
+    ///
+    /// # Errors
+    /// When it is not below zero.
+    pub fn bound(config: &Config, key: &str) -> Result<Option<f32>, ModelError> {
+        match config.float_or(key, -5.0)? as f32 {
+            bound if bound.is_finite() && bound < 0.0 => Ok(Some(bound)),
+            bound => Err(ModelError::Config(format!("{key} is {bound}, and must be below 0; download it again"))),
+        }
+    }
+}
+
 impl Sizes {
+    /// Checks that they make a layer.
+    ///
+    /// # Errors
+    /// Names what does not.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let Sizes { heads, head_dim, kernel, .. } = *self;
+        match kernel > 1 && (heads as u64) * (head_dim as u64) < SIZE_MAX {
+            true => Ok(()),
+            false => Err(ModelError::Config(format!(
+                "{heads} heads of {head_dim} with convolutions of {kernel} make no delta attention; download it again"
+            ))),
+        }
+    }
+
     fn width(&self) -> usize {
         self.heads * self.head_dim
     }
@@ -36,19 +79,62 @@ impl Sizes {
 /// Queries, keys and values: a projection, a convolution, and where the result lies among the three.
 struct Input {
     proj: Matrix, // [width, hidden]
-    conv: Tensor, // [width, kernel]
+    conv: CausalConv,
     run: [ColumnRun; 1],
+}
+
+/// A projection in one step or two.
+enum Projection {
+    Whole(Matrix),
+    LowRank([Matrix; 2]),
+}
+
+impl Projection {
+    /// Loads `{prefix}_proj`, or `{prefix}_a_proj` and `{prefix}_b_proj` over `rank`.
+    fn load(
+        weights: &mut Weights,
+        prefix: &str,
+        [rows, cols]: [usize; 2],
+        rank: Option<usize>,
+    ) -> Result<Self, ModelError> {
+        let mut matrix = |part: &str, rows, cols| weights.matrix(&format!("{prefix}{part}_proj.weight"), rows, cols);
+        Ok(match rank {
+            None => Projection::Whole(matrix("", rows, cols)?),
+            Some(rank) => Projection::LowRank([matrix("_a", rank, cols)?, matrix("_b", rows, rank)?]),
+        })
+    }
+
+    /// The same with its last product in f32.
+    fn exact(self) -> Self {
+        match self {
+            Projection::Whole(matrix) => Projection::Whole(matrix.exact()),
+            Projection::LowRank([a, b]) => Projection::LowRank([a, b.exact()]),
+        }
+    }
+
+    /// x `[n, hidden]` → `[n, width]` in the workspace.
+    fn apply(&self, x: &Tensor, run: &mut Run) -> Tensor {
+        let (Projection::Whole(last) | Projection::LowRank([_, last])) = self;
+        let out = run.workspace.f32([x.dim(0), last.rows()]);
+        match self {
+            Projection::Whole(matrix) => run.ops.linear(x, matrix, &out),
+            Projection::LowRank([a, b]) => {
+                let between = run.workspace.f32([x.dim(0), a.rows()]);
+                run.ops.linear(x, a, &between);
+                run.ops.linear(&between, b, &out);
+            }
+        }
+        out
+    }
 }
 
 /// The weights of one layer.
 pub struct Kda {
     sizes: Sizes,
     inputs: [Input; 3],
-    f_a: Matrix, // [head_dim, hidden]
-    f_b: Matrix, // [width, head_dim]
-    b: Matrix,   // [heads, hidden]
-    g_a: Matrix, // [head_dim, hidden]
-    g_b: Matrix, // [width, head_dim]
+    f: Projection, // hidden to width: decays
+    b: Matrix,     // [heads, hidden]
+    g: Projection, // hidden to width: gates
     delta: GatedDelta,
     norm: RmsNorm,  // [head_dim]
     o_proj: Matrix, // [hidden, width]
@@ -59,32 +145,34 @@ impl Kda {
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
-    pub fn load(weights: &mut Weights, prefix: &str, sizes: Sizes, norms: Norms) -> Result<Self, ModelError> {
+    pub fn load(
+        weights: &mut Weights,
+        prefix: &str,
+        sizes: Sizes,
+        kind: Kind,
+        norms: Norms,
+    ) -> Result<Self, ModelError> {
         let Sizes { hidden, heads, head_dim, kernel } = sizes;
         let width = sizes.width();
         let name = |part: &str| format!("{prefix}.{part}");
         let mut input = |part: &str, place: usize| {
-            // [width, 1, kernel] as released, [width, kernel, 1] in MLX's exports.
-            let conv = name(&format!("{part}_conv1d.weight"));
-            let mlx = weights.shape_of(&conv) == Some(&[width, kernel, 1][..]);
-            let shape = if mlx { [width, kernel, 1] } else { [width, 1, kernel] };
+            let weight = weights.convolution(&name(&format!("{part}_conv1d.weight")), width, kernel)?;
             Ok::<_, ModelError>(Input {
                 proj: weights.matrix(&name(&format!("{part}_proj.weight")), width, hidden)?,
-                conv: weights.tensor(&conv, &shape)?.reshape([width, kernel]),
+                conv: CausalConv { weight, bias: None, silu: true },
                 run: [ColumnRun { from: 0, to: place * width, len: width }],
             })
         };
         let inputs = [input("q", 0)?, input("k", 1)?, input("v", 2)?];
-        let mut matrix = |part, rows, cols| weights.matrix(&name(part), rows, cols);
+        let rank = kind.low_rank.then_some(head_dim);
+        let a_log_shape = if kind.a_log_4d { &[1, 1, heads, 1][..] } else { &[heads] };
         Ok(Kda {
             sizes,
             inputs,
-            f_a: matrix("f_a_proj.weight", head_dim, hidden)?,
-            f_b: matrix("f_b_proj.weight", width, head_dim)?.exact(),
-            b: matrix("b_proj.weight", heads, hidden)?.exact(),
-            g_a: matrix("g_a_proj.weight", head_dim, hidden)?,
-            g_b: matrix("g_b_proj.weight", width, head_dim)?,
-            o_proj: matrix("o_proj.weight", hidden, width)?,
+            f: Projection::load(weights, &name("f"), [width, hidden], rank)?.exact(),
+            b: weights.matrix(&name("b_proj.weight"), heads, hidden)?.exact(),
+            g: Projection::load(weights, &name("g"), [width, hidden], rank)?,
+            o_proj: weights.matrix(&name(&format!("{}.weight", kind.o_proj)), hidden, width)?,
             delta: GatedDelta {
                 k_heads: heads,
                 v_heads: heads,
@@ -93,20 +181,12 @@ impl Kda {
                 per_channel: true,
                 tiled: false,
                 exponentiated: false,
-                a_log: weights.tensor(&name("A_log"), &[1, 1, heads, 1])?.reshape([heads]),
+                a_log: weights.tensor(&name("A_log"), a_log_shape)?.reshape([heads]),
                 dt_bias: weights.vector(&name("dt_bias"), width)?,
+                bound: kind.bound,
             },
             norm: norms.load(weights, &name("o_norm.weight"), head_dim)?,
         })
-    }
-
-    /// `second · (first · x)` in the workspace: x `[n, hidden]`.
-    fn low_rank(x: &Tensor, first: &Matrix, second: &Matrix, run: &mut Run) -> Tensor {
-        let between = run.workspace.f32([x.dim(0), first.rows()]);
-        let out = run.workspace.f32([x.dim(0), second.rows()]);
-        run.ops.linear(x, first, &between);
-        run.ops.linear(&between, second, &out);
-        out
     }
 }
 
@@ -127,11 +207,11 @@ impl Mixer for Kda {
             for span in &at.batch.spans {
                 let rows = |t: &Tensor| t.rows(span.rows.clone());
                 let tail = layout.tail_of(at.states[span.state].recurrent(at.layer), part, 3);
-                ops.causal_conv(&rows(&projected), &input.conv, None, &tail, &rows(&mixed));
+                ops.causal_conv(&rows(&projected), &input.conv, &tail, &rows(&mixed));
             }
             ops.copy_columns(&mixed, &input.run, &qkv);
         }
-        let a = Self::low_rank(x, &self.f_a, &self.f_b, run); // [n, width]
+        let a = self.f.apply(x, run); // [n, width]
         ops.linear(x, &self.b, &b);
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
@@ -139,7 +219,7 @@ impl Mixer for Kda {
             ops.gated_delta(&rows(&qkv), &rows(&a), &rows(&b), &self.delta, &matrices, &rows(&values));
         }
         ops.rms_norm(&values, &self.norm, &values);
-        let gate = Self::low_rank(x, &self.g_a, &self.g_b, run); // [n, width]
+        let gate = self.g.apply(x, run); // [n, width]
         ops.sigmoid_gate(&values, &gate);
         ops.linear(&values.reshape([n, width]), &self.o_proj, &out);
         ops.add(&out, into);

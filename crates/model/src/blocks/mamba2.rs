@@ -1,7 +1,7 @@
 //! Mamba-2: a selective state space in place of attention (arXiv 2405.21060; `transformers` `modeling_nemotron_h.py`, but for its
 //! lower limit of time steps in prompts only, which the others have not).
 
-use outpour_kernels::{Activation, ColumnRun, Decay, LinearAttention, Matrix, RmsNorm, Tensor};
+use outpour_kernels::{Activation, CausalConv, ColumnRun, Decay, LinearAttention, Matrix, RmsNorm, Tensor};
 
 use super::mixer::{At, Mixer};
 use crate::config::{Config, ModelError};
@@ -27,24 +27,27 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// Reads `mamba_num_heads`, `mamba_head_dim`, `n_groups`, `ssm_state_size` and `conv_kernel` of the config.
+    /// Reads `mamba_num_heads`, `mamba_head_dim`, `n_groups`, `ssm_state_size` and `conv_kernel` of the config, or as Granite
+    /// spells them.
     ///
     /// # Errors
     /// When a key is missing, or they do not fit each other.
     pub fn read(config: &Config) -> Result<Self, ModelError> {
         let sizes = Sizes {
             hidden: config.size("hidden_size")?,
-            heads: config.size("mamba_num_heads")?,
-            head_dim: config.size("mamba_head_dim")?,
-            groups: config.size("n_groups")?,
-            state: config.size("ssm_state_size")?,
-            kernel: config.size_or("conv_kernel", 4)?,
+            heads: config.size_of(&["mamba_num_heads", "mamba_n_heads"])?,
+            head_dim: config.size_of(&["mamba_head_dim", "mamba_d_head"])?,
+            groups: config.size_of(&["n_groups", "mamba_n_groups"])?,
+            state: config.size_of(&["ssm_state_size", "mamba_d_state"])?,
+            kernel: config.size_or(config.spelling(&["conv_kernel", "mamba_d_conv"]), 4)?,
         };
         let Sizes { heads, groups, kernel, .. } = sizes;
         match heads.is_multiple_of(groups) && kernel > 1 {
             true => Ok(sizes),
             false => Err(ModelError::Config(format!(
-                "mamba_num_heads {heads} of n_groups {groups} with conv_kernel {kernel} make no Mamba-2; download it again"
+                "{} {heads} of {} {groups} with a convolution of {kernel} make no Mamba-2; download it again",
+                config.spelling(&["mamba_num_heads", "mamba_n_heads"]),
+                config.spelling(&["n_groups", "mamba_n_groups"])
             ))),
         }
     }
@@ -74,8 +77,7 @@ pub struct Mamba2 {
     sizes: Sizes,
     in_proj: Matrix, // [inner + channels + heads, hidden]: z, then what is convolved, then dt
     inputs: [[ColumnRun; 1]; 3],
-    conv: Tensor,      // [channels, kernel]
-    conv_bias: Tensor, // [channels]
+    conv: CausalConv,
     parts: [[ColumnRun; 1]; 3],
     ssm: LinearAttention,
     norm: RmsNorm,    // [inner], over each group
@@ -92,16 +94,15 @@ impl Mamba2 {
         let (inner, shared, channels) = (sizes.inner(), sizes.shared(), sizes.channels());
         let name = |part: &str| format!("{prefix}.{part}");
         let run = |from, len| [ColumnRun { from, to: 0, len }];
-        // [channels, 1, kernel] as released, [channels, kernel, 1] in MLX's exports.
-        let conv = name("conv1d.weight");
-        let mlx = weights.shape_of(&conv) == Some(&[channels, kernel, 1][..]);
-        let shape = if mlx { [channels, kernel, 1] } else { [channels, 1, kernel] };
         Ok(Mamba2 {
             sizes,
             in_proj: weights.matrix(&name("in_proj.weight"), inner + channels + heads, hidden)?,
             inputs: [run(0, inner), run(inner, channels), run(inner + channels, heads)],
-            conv: weights.tensor(&conv, &shape)?.reshape([channels, kernel]),
-            conv_bias: weights.vector(&name("conv1d.bias"), channels)?,
+            conv: CausalConv {
+                weight: weights.convolution(&name("conv1d.weight"), channels, kernel)?,
+                bias: Some(weights.vector(&name("conv1d.bias"), channels)?),
+                silu: true,
+            },
             parts: [run(0, inner), run(inner, shared), run(inner + shared, shared)],
             ssm: LinearAttention {
                 k_heads: groups,
@@ -142,7 +143,7 @@ impl Mixer for Mamba2 {
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
             let state = at.states[span.state].recurrent(at.layer);
-            ops.causal_conv(&rows(&xbc), &self.conv, Some(&self.conv_bias), &layout.tail(state), &rows(&mixed));
+            ops.causal_conv(&rows(&xbc), &self.conv, &layout.tail(state), &rows(&mixed));
         }
         for (part, runs) in [&values, &b, &c].into_iter().zip(&self.parts) {
             ops.copy_columns(&mixed, runs, part);

@@ -2,19 +2,28 @@
 
 use outpour_kernels::Tensor;
 
-use crate::state::{KvWidth, RecurrentLayout};
+use crate::state::{KvWidth, LayerKv, RecurrentLayout};
 use crate::{Batch, Run, State, StateLayout};
 
 /// Where a mixer computes.
 pub struct At<'a> {
     /// Layer of the model.
     pub layer: usize,
+    /// Caches of the layer's mixers before this one.
+    pub caches_before: usize,
     /// How states are laid out.
     pub layout: &'a StateLayout,
     /// The tokens, and whose they are.
     pub batch: &'a Batch,
     /// What each sequence carries.
     pub states: &'a [State],
+}
+
+impl<'a> At<'a> {
+    /// Keys and values of the mixer's cache number `cache`, of the batch's state number `state`.
+    pub fn kv(&self, state: usize, cache: usize) -> LayerKv<'a> {
+        self.states[state].kv(self.layer, self.caches_before + cache, self.layout)
+    }
 }
 
 /// A layer's first half.

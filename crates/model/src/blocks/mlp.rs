@@ -42,6 +42,27 @@ pub fn load_numbered(
     load_named(weights, prefix, ["w1", "w3", "w2"], [hidden, width], activation)
 }
 
+/// The same from `{prefix}.{gate_up}.weight`, whose rows of gate come before those of up, and `{prefix}.{down}.weight`.
+///
+/// # Errors
+/// When a tensor is missing or has another shape.
+pub fn load_joined(
+    weights: &mut Weights,
+    prefix: &str,
+    [gate_up, down]: [&str; 2],
+    [hidden, width]: [usize; 2],
+    activation: Activation,
+) -> Result<Mlp, ModelError> {
+    let joined = weights.matrix(&format!("{prefix}.{gate_up}.weight"), 2 * width, hidden)?;
+    Ok(Mlp {
+        gate: Some(joined.some_rows(0..width)),
+        up: joined.some_rows(width..2 * width),
+        down: weights.matrix(&format!("{prefix}.{down}.weight"), hidden, width)?,
+        biases: None,
+        activation,
+    })
+}
+
 fn load_named(
     weights: &mut Weights,
     prefix: &str,

@@ -22,7 +22,7 @@ use crate::{Batch, Run, Workspace};
 const WAVE_ROWS: usize = 1024;
 
 /// The config's key for the number of experts chosen for each token, as families spell it.
-pub const TOP_K: &[&str] = &["num_experts_per_tok", "num_experts_per_token", "top_k_experts"];
+pub const TOP_K: &[&str] = &["num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk"];
 
 /// Sizes of a sparse layer.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,8 @@ pub struct Moe {
     hidden: usize,
     width: usize,
     experts: usize,
+    /// So many more that give what they are given: the router knows them, and they have no weights.
+    idle: usize,
     router: Router,
     gate: Matrix,
     gate_bias: Option<Bias>,
@@ -148,7 +150,7 @@ impl SharedExpert {
 pub struct Choices {
     choice: Vec<i32>,
     weight: Vec<f32>,
-    /// Experts chosen, ascending.
+    /// Experts chosen, ascending, but for idle ones.
     experts: Vec<u32>,
     /// Where each one's tokens begin in `tokens`; one more than experts.
     starts: Vec<usize>,
@@ -163,7 +165,7 @@ pub struct Choices {
 }
 
 impl Moe {
-    /// Takes the router's matrix `gate` `[experts, hidden]` and the shared expert if there is one, and notes where the
+    /// Takes the router's matrix `gate` `[experts, hidden]`, of more rows where there are idle experts (LongCat), and the shared expert if there is one, and notes where the
     /// experts lie. The caller has loaded `gate` before: its shape confirms the number of experts before tables are made
     /// for them.
     ///
@@ -182,6 +184,7 @@ impl Moe {
             hidden: of.hidden,
             width: of.width,
             experts: of.experts,
+            idle: gate.rows().saturating_sub(of.experts),
             router,
             gate: gate.exact(),
             gate_bias: None,
@@ -214,6 +217,11 @@ impl Moe {
         Moe { by_token: Some(table), ..self }
     }
 
+    /// What the router chooses from.
+    fn logits(&self) -> usize {
+        self.experts + self.idle
+    }
+
     /// Experts chosen for each token.
     pub fn top_k(&self) -> usize {
         self.router.top_k
@@ -223,7 +231,7 @@ impl Moe {
     pub fn workspace_bytes(&self, n: usize) -> usize {
         let top_k = self.router.top_k;
         self.shared.as_ref().map_or(0, |shared| shared.workspace_bytes(n))
-            + Workspace::f32_bytes(n * self.experts)
+            + Workspace::f32_bytes(n * self.logits())
             + 2 * Workspace::f32_bytes(n * top_k)
             + mlp::scratch_bytes(n, self.hidden, self.width)
             + Workspace::f32_bytes(wave_rows(n, top_k) * self.hidden)
@@ -272,14 +280,14 @@ impl Moe {
         run: &mut Run,
     ) -> Result<(), StoreError> {
         let (n, k) = (batch.len(), self.router.top_k);
-        let logits = run.workspace.f32([n, self.experts]);
+        let logits = run.workspace.f32([n, self.logits()]);
         let choice = run.workspace.i32([n, k]);
         let weights = run.workspace.f32([n, k]);
         self.route(run.ops, &batch.tokens, router_x, &logits, &choice, &weights);
         let mut choices = std::mem::take(run.choices);
         choices.fetch(run.ops, &choice, &weights);
         run.routes.chosen(self.layer, &batch.positions, &choices.choice, &choices.weight);
-        choices.sort(k);
+        choices.sort(k, self.experts);
         let done = match &self.latent {
             None => self.waves(&mut choices, [x, into], [x, into], run),
             Some([before, behind]) => {
@@ -306,7 +314,7 @@ impl Moe {
         let (n, k) = (x.dim(0), self.router.top_k);
         let mark = workspace.mark();
         let normed = workspace.f32([n, x.dim(1)]);
-        let logits = workspace.f32([n, self.experts]);
+        let logits = workspace.f32([n, self.logits()]);
         let choice = workspace.i32([n, k]);
         let weights = workspace.f32([n, k]);
         ops.rms_norm(x, norm, &normed);
@@ -381,6 +389,10 @@ impl Moe {
             }
             wave = next;
         }
+        if self.idle > 0 {
+            choices.contribute_idle();
+            run.ops.combine(x, &choices.contributions, into);
+        }
         run.experts.end_layer(self.layer);
         Ok(())
     }
@@ -402,8 +414,9 @@ impl Choices {
         weight.wait();
     }
 
-    /// Sorts tokens by expert: a counting sort, stable in the order of rows.
-    fn sort(&mut self, top_k: usize) {
+    /// Sorts tokens by expert: a counting sort, stable in the order of rows. Experts from number `experts` on are idle: their
+    /// tokens are behind all others'.
+    fn sort(&mut self, top_k: usize, experts: usize) {
         let chosen = self.choice.len();
         self.experts.clear();
         self.experts.extend(self.choice.iter().map(|&expert| expert as u32));
@@ -428,6 +441,9 @@ impl Choices {
         // Every start has moved to its own end, which is the next one's beginning.
         self.starts.rotate_right(1);
         self.starts[0] = 0;
+        let busy = self.experts.partition_point(|&expert| (expert as usize) < experts);
+        self.experts.truncate(busy);
+        self.starts.truncate(busy + 1);
     }
 
     /// What was chosen, `[tokens, top_k]`, in descending order of weight.
@@ -457,6 +473,18 @@ impl Choices {
             end += 1;
         }
         first..end
+    }
+
+    /// What idle experts add: tokens themselves.
+    fn contribute_idle(&mut self) {
+        let rows = self.starts.last().copied().unwrap_or(0)..self.tokens.len();
+        self.contributions.clear();
+        self.contributions.extend(
+            self.tokens[rows.clone()]
+                .iter()
+                .zip(&self.weights[rows])
+                .map(|(&token, &weight)| Contribution { token, row: token, weight }),
+        );
     }
 
     fn contribute(&mut self, wave: &Range<usize>) {

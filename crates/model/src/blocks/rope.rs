@@ -79,7 +79,7 @@ pub fn unscaled(rotary_dim: usize, theta: f64) -> Rope {
     // θ_i = theta^(-2i / d), in f32 as transformers computes it.
     let power = |i: usize| (theta as f32).powf(2.0 * i as f32 / rotary_dim as f32);
     let inv_freq = (0..rotary_dim / 2).map(|i| 1.0 / power(i)).collect();
-    Rope { inv_freq, first: 0, pairs: RopePairs::Half, scale: 1.0 }
+    Rope { inv_freq, first: 0, pairs: RopePairs::Half, scale: 1.0, stretch: None }
 }
 
 fn factor(settings: &Config) -> Result<f64, ModelError> {

@@ -65,8 +65,8 @@ struct Selectors {
 impl Selectors {
     fn load(&self, layer: usize, prefix: &str, weights: &mut Weights) -> Result<Selector, ModelError> {
         Ok(match self.shared[layer] {
-            true => Selector::Shared { top_k: self.sizes.top_k },
-            false => Selector::Own(Indexer::load(weights, prefix, self.sizes, self.rope.clone())?),
+            true => Selector::Shared(self.sizes),
+            false => Selector::Own(Indexer::load(weights, prefix, self.sizes, Some(self.rope.clone()))?),
         })
     }
 }
@@ -81,7 +81,7 @@ fn selectors(attention: Attention, rope: &Rope, config: &Config) -> Result<Optio
 
 /// Which layers take the choice of the one before: those that `indexer_types` calls `shared`, or `index_topk_pattern` S, or all
 /// behind the first `index_skip_topk_offset` but every `index_topk_freq`-th.
-fn shared_layers(config: &Config) -> Result<Vec<bool>, ModelError> {
+pub(super) fn shared_layers(config: &Config) -> Result<Vec<bool>, ModelError> {
     let layers = config.size("num_hidden_layers")?;
     let shared: Vec<bool> = if let Some(types) = config.texts("indexer_types")? {
         types.iter().map(|kind| *kind == "shared").collect()

@@ -6,7 +6,7 @@ use outpour_kernels::{Activation, DType, Rope, RopePairs, Router, RouterScore};
 use crate::blocks::compressed::{Beyond, CompressedAttention, Sizes};
 use crate::blocks::decoder::{Decoder, Half, Inner, Join, Layer, Parts, Said};
 use crate::blocks::feed_forward::FeedForward;
-use crate::blocks::hyper::{HyperConnection, Streams};
+use crate::blocks::hyper::{HyperConnection, Mix, Streams};
 use crate::blocks::moe::{self, Moe, SharedExpert};
 use crate::blocks::{mlp, rope};
 use crate::config::{Config, ModelError};
@@ -65,7 +65,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         legend: "W attention within a window; beside it H to all of the past, heavily compressed (HCA), C to what is chosen of it, lightly compressed (CSA)".into(),
     };
     let norm = norms.load(weights, "norm.weight", hidden)?;
-    Ok(Decoder::new(Parts { mix: Some(mix), ..Parts::plain(embedding, layers, norm, lm_head) }, said, kv))
+    Ok(Decoder::new(Parts { mix: Some(Mix::Weighted(mix)), ..Parts::plain(embedding, layers, norm, lm_head) }, said, kv))
 }
 
 fn sizes(config: &Config) -> Result<Sizes, ModelError> {

@@ -25,9 +25,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         head_dim: linear.size("head_dim")?,
         kernel: linear.size_or("short_conv_kernel_size", 4)?,
     };
-    if delta.kernel < 2 {
-        return Err(ModelError::Config("short_conv_kernel_size 1 makes no convolution; download it again".into()));
-    }
+    delta.check()?;
     // Layers are counted from 1 there.
     let full = linear.layers("full_attn_layers")?;
     let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
@@ -37,7 +35,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let name = format!("{prefix}.self_attn");
         let mixer: Box<dyn Mixer> = match full.contains(&(layer + 1)) {
             true => Box::new(Mla::load(weights, &name, latent, None, 1.0)?),
-            false => Box::new(Kda::load(weights, &name, delta, norms)?),
+            false => Box::new(Kda::load(weights, &name, delta, kda::Kind::KIMI, norms)?),
         };
         Ok(Halves { alphas: None, mixer, feed_forward: experts.load(layer, prefix, weights)? })
     })

@@ -26,7 +26,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     if !config.flag_or("use_qk_norm", true)? {
         return Err(ModelError::Config("use_qk_norm is false, which no released model of this family has".into()));
     }
-    let latent = mla::Sizes { o_proj: "dense", ..mla::Sizes::read(config)? };
+    let latent = mla::Sizes { names: mla::Names::LING, ..mla::Sizes::read(config)? };
     let heads = attention::Sizes::read(config)?;
     let norm_parts = config.size_or("group_norm_size", 1)?;
     if !(heads.heads * heads.head_dim).is_multiple_of(norm_parts) {

@@ -263,10 +263,15 @@ impl Naming {
             }
             (_, ExpertNames::Stacked) => stacked(prefix),
             (Format::Mlx { .. }, _) => stacked(&prefix.replace(".experts", ".switch_mlp")),
-            (Format::Bf16, ExpertNames::Joined) => {
-                let gate_up =
-                    self.matrix(&format!("{prefix}.gate_up_proj"), &[experts], 2 * width, hidden, &parts[0].3);
-                let down = self.matrix(&format!("{prefix}.down_proj"), &[experts], hidden, width, &parts[2].3);
+            (Format::Bf16, ExpertNames::Joined | ExpertNames::Linear) => {
+                let names = match (self.names, prefix.strip_suffix(".experts")) {
+                    (ExpertNames::Linear, Some(module)) => {
+                        ["input_linear", "output_linear"].map(|part| format!("{module}.{part}.weight"))
+                    }
+                    _ => ["gate_up_proj", "down_proj"].map(|part| format!("{prefix}.{part}")),
+                };
+                let gate_up = self.matrix(&names[0], &[experts], 2 * width, hidden, &parts[0].3);
+                let down = self.matrix(&names[1], &[experts], hidden, width, &parts[2].3);
                 [gate_up, down].concat()
             }
             (_, _) => {

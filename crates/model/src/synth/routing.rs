@@ -200,7 +200,7 @@ impl Roles {
         while growth(routing.residual).powi(layers as i32) > POWER_MAX {
             routing.residual *= 0.99;
         }
-        let shared = declared.iter().any(|tensor| tensor.name.contains("shared_expert"));
+        let shared = declared.iter().any(|tensor| tensor.name.contains("shared_expert") || tensor.name.contains("shared_mlp"));
         Ok(Roles {
             routing,
             directions: Arc::new(Directions::new(hidden, seed)),
@@ -247,17 +247,18 @@ impl Roles {
         let experts = EXPERTS_SHARE * if self.shared { 0.5f64.sqrt() } else { 1.0 };
         match kind {
             DeclaredKind::Experts => Some(experts / 0.3),
-            _ if ["o_proj.weight", "attention.dense.weight", "wo_b.weight"].iter().any(|end| name.ends_with(end)) => {
+            _ if ["o_proj.weight", "attention.dense.weight", "wo_b.weight", "attention.wo.weight"].iter().any(|end| name.ends_with(end)) => {
                 Some(1.0 / if self.shared { 0.4 } else { 0.7 })
             }
             _ if name.ends_with("out_proj.weight") => Some(1.0 / 0.6),
             _ if name.ends_with("shared_expert.down_proj.weight")
                 || name.ends_with("shared_experts.down_proj.weight")
-                || name.ends_with("shared_experts.w2.weight") =>
+                || name.ends_with("shared_experts.w2.weight")
+                || name.ends_with("shared_mlp.output_linear.weight") =>
             {
                 Some(experts / 0.3)
             }
-            _ if name.ends_with("down_proj.weight") => Some(EXPERTS_SHARE / 0.6),
+            _ if name.ends_with("down_proj.weight") || name.ends_with("feed_forward.w2.weight") => Some(EXPERTS_SHARE / 0.6),
             _ => None,
         }
     }
@@ -333,17 +334,19 @@ pub(super) fn norm_mean(name: &str) -> f32 {
 /// Whether a matrix is the embedding.
 fn is_embedding(name: &str) -> bool {
     let ends = ["embed_tokens.weight", "backbone.embeddings.weight", "word_embeddings.weight"];
-    name == "embed.weight" || ends.iter().any(|end| name.ends_with(end))
+    ["embed.weight", "tok_embeddings.weight"].contains(&name) || ends.iter().any(|end| name.ends_with(end))
 }
 
 /// Whether a matrix is the head.
 fn is_head(name: &str) -> bool {
-    name == "head.weight" || name.ends_with("lm_head.weight")
+    ["head.weight", "output.weight"].contains(&name) || name.ends_with("lm_head.weight")
 }
 
 /// Whether a matrix chooses experts.
 pub(super) fn is_router(name: &str) -> bool {
-    name.ends_with(".gate.weight") || name.ends_with(".router.weight")
+    [".gate.weight", ".router.weight", ".router.layer.weight", ".router.classifier.weight"]
+        .iter()
+        .any(|end| name.ends_with(end))
 }
 
 /// The layer that a tensor is of.

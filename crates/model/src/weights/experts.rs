@@ -99,12 +99,16 @@ impl Stored {
             // Mixtral's names, which MiniMax and Kimi took over.
             let numbered = [("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")];
             let numbered = numbered.into_iter().find(|(named, _)| *named == stem).map_or(stem, |(_, w)| w);
+            // Granite's.
+            let linear = [("gate_up_proj", "input_linear"), ("down_proj", "output_linear")];
+            let linear = linear.into_iter().find(|(named, _)| *named == stem).map_or(stem, |(_, linear)| linear);
             let names = [
                 format!("{prefix}.experts.{{}}.{stem}.weight"),
                 format!("{prefix}.experts.{{}}.{numbered}.weight"),
                 format!("{prefix}.experts.{stem}"),
                 format!("{prefix}.experts.{stem}.weight"),
                 format!("{prefix}.switch_mlp.{stem}.weight"),
+                format!("{prefix}.{linear}.weight"),
             ];
             let found = names.into_iter().find(|name| StoredMatrix::is_there(checkpoint, &name.replace("{}", "0")));
             found.map(|name| Stored { name, matrices, alternate: false })
