@@ -58,8 +58,7 @@ pub fn enlarged(name: &str, experts: usize, width: usize) -> Value {
         "expert_ffn_hidden_size",
     ]
     .map(|key| (key, width));
-    for (key, value) in
-        counts.into_iter().chain(widths).filter(|(key, _)| text.get(key).is_some()).collect::<Vec<_>>()
+    for (key, value) in counts.into_iter().chain(widths).filter(|(key, _)| text.get(key).is_some()).collect::<Vec<_>>()
     {
         text[key] = json!(value);
     }

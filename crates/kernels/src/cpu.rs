@@ -9,6 +9,7 @@ mod add_bias;
 mod add_gated;
 mod attention;
 mod causal_conv;
+mod clamp;
 mod combine;
 mod compress;
 mod copy_columns;
@@ -50,8 +51,9 @@ pub use vectorised::exp;
 use crate::host::{self, HostMemory};
 use crate::reference;
 use crate::{
-    Activation, Attend, Bias, Buffer, CausalConv, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
-    LinearAttention, Matrix, Mlp, MlpScratch, Ops, OpsError, Past, PositionBlocks, RmsNorm, Rope, Router, SelectiveScan, Tensor,
+    Activation, Attend, Bias, Buffer, CausalConv, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper,
+    KvLayout, LayerNorm, LinearAttention, Matrix, Mlp, MlpScratch, Ops, OpsError, Past, PositionBlocks, RmsNorm, Rope,
+    Router, SelectiveScan, Tensor,
 };
 use isa::Kernels;
 use pool::{Pool, lock};
@@ -221,6 +223,10 @@ impl Ops for Cpu {
 
     fn scale(&self, x: &Tensor, factor: f32, by: Option<&Tensor>) {
         scale::scale(self, x, factor, by);
+    }
+
+    fn clamp(&self, x: &Tensor, limit: f32) {
+        clamp::clamp(self, x, limit);
     }
 
     fn softcap(&self, x: &Tensor, cap: f32) {

@@ -202,7 +202,16 @@ pub struct Router {
 impl Router {
     /// A plain router: no bias, no groups, weights as they are.
     pub fn new(top_k: usize, score: RouterScore) -> Self {
-        Router { top_k, score, bias: None, groups: None, renormalise: false, eps: 1e-20, scale: 1.0, expert_scale: None }
+        Router {
+            top_k,
+            score,
+            bias: None,
+            groups: None,
+            renormalise: false,
+            eps: 1e-20,
+            scale: 1.0,
+            expert_scale: None,
+        }
     }
 }
 
@@ -558,6 +567,9 @@ pub trait Ops: Send + Sync {
     /// `x *= factor`, and `· by[0]` where there is such a tensor `[1]` of F32, F16 or BF16, in place.
     fn scale(&self, x: &Tensor, factor: f32, by: Option<&Tensor>);
 
+    /// `x = min(max(x, -limit), limit)`, in place (OLMoE's queries, keys and values).
+    fn clamp(&self, x: &Tensor, limit: f32);
+
     /// `x = cap · tanh(x / cap)`, in place (Gemma's logits).
     fn softcap(&self, x: &Tensor, cap: f32);
 
@@ -590,14 +602,7 @@ pub trait Ops: Send + Sync {
     /// ```
     ///
     /// The same bits however the positions are cut into calls.
-    fn selective_scan(
-        &self,
-        x_dt: [&Tensor; 2],
-        b_c: [&Tensor; 2],
-        scan: &SelectiveScan,
-        state: &Tensor,
-        out: &Tensor,
-    );
+    fn selective_scan(&self, x_dt: [&Tensor; 2], b_c: [&Tensor; 2], scan: &SelectiveScan, state: &Tensor, out: &Tensor);
 
     /// Linear attention with decay over consecutive positions of one sequence. q and k `[n, k_heads · k_dim]`, v
     /// `[n, v_heads · v_dim]`, dt `[n, v_heads]` where the decay is selective; state `[v_heads, k_dim, v_dim]` f32 is updated; out

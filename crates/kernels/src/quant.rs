@@ -94,7 +94,17 @@ impl Matrix {
         let format = Format::of(tensor.dtype()).unwrap_or_else(|| panic!("{} is no weight format", tensor.dtype()));
         assert_eq!(tensor.dims().len(), 2, "a matrix has two dimensions");
         let [rows, cols] = [tensor.dim(0), tensor.dim(1)];
-        Matrix { format, rows, cols, data: tensor, scales: [None, None], first: 0, step: 1, data_rows: rows, exact: false }
+        Matrix {
+            format,
+            rows,
+            cols,
+            data: tensor,
+            scales: [None, None],
+            first: 0,
+            step: 1,
+            data_rows: rows,
+            exact: false,
+        }
     }
 
     /// An affine-quantised matrix: `data` is U8 `[rows, cols · bits / 8]`, scales and biases are `[rows, cols / group]` of
@@ -110,7 +120,17 @@ impl Matrix {
         assert_eq!(data.dtype(), DType::U8, "packed weights are bytes");
         assert_eq!(scales.dims(), biases.dims(), "biases do not fit their scales");
         assert!(scales.dtype() == biases.dtype() && Format::of(scales.dtype()).is_some(), "scales are plain numbers");
-        Matrix { format, rows, cols, data, scales: [Some(scales), Some(biases)], first: 0, step: 1, data_rows: rows, exact: false }
+        Matrix {
+            format,
+            rows,
+            cols,
+            data,
+            scales: [Some(scales), Some(biases)],
+            first: 0,
+            step: 1,
+            data_rows: rows,
+            exact: false,
+        }
     }
 
     /// A matrix of blocks: `data` is U8 `[rows, bytes of a row]`.
@@ -139,7 +159,17 @@ impl Matrix {
         let is_scale = Format::of(scales.dtype()).is_some() || matches!(scales.dtype(), DType::F8E4m3 | DType::F8E8m0);
         assert!(is_scale, "scales are numbers");
         let format = Format::Coded(coded);
-        Matrix { format, rows, cols, data, scales: [Some(scales), second], first: 0, step: 1, data_rows: rows, exact: false }
+        Matrix {
+            format,
+            rows,
+            cols,
+            data,
+            scales: [Some(scales), second],
+            first: 0,
+            step: 1,
+            data_rows: rows,
+            exact: false,
+        }
     }
 
     /// Every other row of a coded matrix, from row `first` on, 0 or 1.

@@ -7,6 +7,7 @@ mod add_gated;
 mod attention;
 mod block_positions;
 mod causal_conv;
+mod clamp;
 mod combine;
 mod compress;
 mod copy_columns;
@@ -35,8 +36,9 @@ mod sparse_attention;
 
 use crate::host::{self, HostMemory};
 use crate::{
-    Activation, Attend, Bias, Buffer, CausalConv, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper, KvLayout, LayerNorm,
-    LinearAttention, Matrix, Ops, OpsError, Past, PositionBlocks, RmsNorm, Rope, Router, SelectiveScan, Tensor,
+    Activation, Attend, Bias, Buffer, CausalConv, ColumnRun, Compress, Contribution, Fence, GatedDelta, Hyper,
+    KvLayout, LayerNorm, LinearAttention, Matrix, Ops, OpsError, Past, PositionBlocks, RmsNorm, Rope, Router,
+    SelectiveScan, Tensor,
 };
 
 pub(crate) use block_positions::block_positions;
@@ -119,6 +121,10 @@ impl Ops for Reference {
 
     fn scale(&self, x: &Tensor, factor: f32, by: Option<&Tensor>) {
         scale::scale(x, factor, by);
+    }
+
+    fn clamp(&self, x: &Tensor, limit: f32) {
+        clamp::clamp(x, limit);
     }
 
     fn softcap(&self, x: &Tensor, cap: f32) {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use outpour_kernels::cpu::{Cpu, CpuOptions};
 use outpour_kernels::{
-    Activation, Attend, CausalConv, ColumnRun, Contribution, DType, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops, RmsNorm,
-    Rope, RopePairs, Router, RouterScore, Shape, Tensor,
+    Activation, Attend, CausalConv, ColumnRun, Contribution, DType, GatedDelta, KvLayout, Matrix, Mlp, MlpScratch, Ops,
+    RmsNorm, Rope, RopePairs, Router, RouterScore, Shape, Tensor,
 };
 
 struct Counting;

@@ -43,7 +43,8 @@ pub(super) fn select_blocks(q: &Tensor, keys: &Past, by: PositionBlocks, choice:
         for h in 0..heads {
             let key = |entry, d| element(layout, blocks, entry, layout.k_at, k_dim, 0, d);
             let dot = |entry| (0..k_dim).map(|d| q[(i * heads + h) * k_dim + d] * key(entry, d)).sum::<f32>();
-            let best = |block| (block * by.every..end.min((block + 1) * by.every)).map(dot).fold(f32::NEG_INFINITY, f32::max);
+            let best =
+                |block| (block * by.every..end.min((block + 1) * by.every)).map(dot).fold(f32::NEG_INFINITY, f32::max);
             let score = |block| if block + by.local >= count { f32::INFINITY } else { best(block) };
             let scores: Vec<f32> = (0..count).map(score).collect();
             let mut order: Vec<usize> = (0..count).collect();

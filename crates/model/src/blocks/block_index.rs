@@ -91,10 +91,7 @@ impl BlockIndex {
             sizes,
             q: weights.matrix(&name("q_proj"), heads * head_dim, hidden)?,
             k: weights.matrix(&name("k_proj"), head_dim, hidden)?,
-            norms: [
-                norms.load(weights, &name("q_norm"), head_dim)?,
-                norms.load(weights, &name("k_norm"), head_dim)?,
-            ],
+            norms: [norms.load(weights, &name("q_norm"), head_dim)?, norms.load(weights, &name("k_norm"), head_dim)?],
             rope,
         })
     }

@@ -178,7 +178,10 @@ impl Decoder {
             let Halves { mixer, feed_forward, alphas } = halves(layer, &prefix, weights)?;
             let join = |half: usize| alphas.map_or(Join::Added, |alphas| Join::AddedToInput(alphas[half]));
             let mixer = Half { norm: input_norm, inner: Inner::Mixer(mixer), join: join(0) };
-            Ok(Layer::from(vec![mixer, Half { norm: half_norm, inner: Inner::FeedForward(feed_forward), join: join(1) }]))
+            Ok(Layer::from(vec![
+                mixer,
+                Half { norm: half_norm, inner: Inner::FeedForward(feed_forward), join: join(1) },
+            ]))
         };
         let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;
         let norm = norms.load(weights, norm, hidden)?;

@@ -78,8 +78,7 @@ impl Mamba {
         let Sizes { hidden, inner, state, dt_rank, kernel } = sizes;
         let name = |part: &str| format!("{prefix}.{part}");
         let run = |from, len| [ColumnRun { from, to: 0, len }];
-        let mut norm =
-            |part: &str, elements| norms.load(weights, &name(&format!("{part}_layernorm.weight")), elements);
+        let mut norm = |part: &str, elements| norms.load(weights, &name(&format!("{part}_layernorm.weight")), elements);
         Ok(Mamba {
             sizes,
             norms: [norm("dt", dt_rank)?, norm("b", state)?, norm("c", state)?],
@@ -144,12 +143,7 @@ impl Mixer for Mamba {
     fn workspace_bytes(&self, n: usize) -> usize {
         let Sizes { hidden, inner, state, dt_rank, .. } = self.sizes;
         let f32s = |columns: usize| Workspace::f32_bytes(n * columns);
-        f32s(2 * inner)
-            + 5 * f32s(inner)
-            + f32s(dt_rank + 2 * state)
-            + f32s(dt_rank)
-            + 2 * f32s(state)
-            + f32s(hidden)
+        f32s(2 * inner) + 5 * f32s(inner) + f32s(dt_rank + 2 * state) + f32s(dt_rank) + 2 * f32s(state) + f32s(hidden)
     }
 
     fn recurrent(&self) -> Option<RecurrentLayout> {

@@ -100,13 +100,8 @@ pub struct Names {
 
 impl Names {
     /// Those of DeepSeek, and of most others.
-    pub const DEEPSEEK: Names = Names {
-        q: "q_proj",
-        kv_a: "kv_a_proj_with_mqa",
-        kv_a_norm: "kv_a_layernorm",
-        kv_b: "kv_b_proj",
-        o: "o_proj",
-    };
+    pub const DEEPSEEK: Names =
+        Names { q: "q_proj", kv_a: "kv_a_proj_with_mqa", kv_a_norm: "kv_a_layernorm", kv_b: "kv_b_proj", o: "o_proj" };
     /// Those of Ling.
     pub const LING: Names = Names { o: "dense", ..Names::DEEPSEEK };
     /// Those of Mistral.

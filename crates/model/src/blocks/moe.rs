@@ -22,7 +22,7 @@ use crate::{Batch, Run, Workspace};
 const WAVE_ROWS: usize = 1024;
 
 /// The config's key for the number of experts chosen for each token, as families spell it.
-pub const TOP_K: &[&str] = &["num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk"];
+pub const TOP_K: &[&str] = &["num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k"];
 
 /// Sizes of a sparse layer.
 #[derive(Clone, Copy, Debug)]
@@ -480,10 +480,11 @@ impl Choices {
         let rows = self.starts.last().copied().unwrap_or(0)..self.tokens.len();
         self.contributions.clear();
         self.contributions.extend(
-            self.tokens[rows.clone()]
-                .iter()
-                .zip(&self.weights[rows])
-                .map(|(&token, &weight)| Contribution { token, row: token, weight }),
+            self.tokens[rows.clone()].iter().zip(&self.weights[rows]).map(|(&token, &weight)| Contribution {
+                token,
+                row: token,
+                weight,
+            }),
         );
     }
 

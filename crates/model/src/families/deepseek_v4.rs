@@ -65,7 +65,11 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         legend: "W attention within a window; beside it H to all of the past, heavily compressed (HCA), C to what is chosen of it, lightly compressed (CSA)".into(),
     };
     let norm = norms.load(weights, "norm.weight", hidden)?;
-    Ok(Decoder::new(Parts { mix: Some(Mix::Weighted(mix)), ..Parts::plain(embedding, layers, norm, lm_head) }, said, kv))
+    Ok(Decoder::new(
+        Parts { mix: Some(Mix::Weighted(mix)), ..Parts::plain(embedding, layers, norm, lm_head) },
+        said,
+        kv,
+    ))
 }
 
 fn sizes(config: &Config) -> Result<Sizes, ModelError> {

@@ -41,7 +41,9 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let index = indexer::Sizes { every: config.size_or("index_kpool", 16)?, ..indexer::Sizes::read(config)? };
     if index.top_k < index.every {
         let indexer::Sizes { top_k, every, .. } = index;
-        return Err(ModelError::Config(format!("index_topk {top_k} is less than index_kpool {every}; download it again")));
+        return Err(ModelError::Config(format!(
+            "index_topk {top_k} is less than index_kpool {every}; download it again"
+        )));
     }
     let is_latent = is_latent(config, layers)?;
     let shared = deepseek::shared_layers(config)?;
@@ -112,7 +114,9 @@ fn delta(config: &Config) -> Result<(kda::Sizes, kda::Kind), ModelError> {
 
 /// Which layers have latent attention: those that `layer_types` calls so, or every fourth.
 fn is_latent(config: &Config, layers: usize) -> Result<Vec<bool>, ModelError> {
-    let Some(types) = config.texts("layer_types")? else { return Ok((0..layers).map(|layer| layer % 4 == 3).collect()) };
+    let Some(types) = config.texts("layer_types")? else {
+        return Ok((0..layers).map(|layer| layer % 4 == 3).collect());
+    };
     let known = |kind: &&str| match *kind {
         "indexed_attention" | "full_attention" => Ok(true),
         "linear_attention" => Ok(false),
@@ -121,10 +125,9 @@ fn is_latent(config: &Config, layers: usize) -> Result<Vec<bool>, ModelError> {
         ))),
     };
     match types.len() < layers {
-        true => Err(ModelError::Config(format!(
-            "layer_types names {} layers of {layers}; download it again",
-            types.len()
-        ))),
+        true => {
+            Err(ModelError::Config(format!("layer_types names {} layers of {layers}; download it again", types.len())))
+        }
         false => types.iter().map(known).collect(),
     }
 }

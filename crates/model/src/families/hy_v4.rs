@@ -53,7 +53,9 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let name = format!("{prefix}.self_attn");
         let selector = match shared[layer] {
             true => Selector::Shared(index),
-            false => Selector::Own(Indexer::load(weights, &format!("{name}.indexer"), index, Some(index_rope.clone()))?),
+            false => {
+                Selector::Own(Indexer::load(weights, &format!("{name}.indexer"), index, Some(index_rope.clone()))?)
+            }
         };
         let gate = weights.matrix(&format!("{name}.linear_gate.weight"), sizes.heads * sizes.v_dim, hidden)?;
         let sinks = weights.vector(&format!("{name}.learnable_sink_param"), sizes.heads)?;
@@ -74,5 +76,9 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         legend: "S latent attention to chosen positions (DSA), R to what the layer before chose, capitals: experts, small letters: a dense MLP".into(),
     };
     let norm = norms.load(weights, "model.norm.weight", hidden)?;
-    Ok(Decoder::new(Parts { mix: Some(Mix::Weighted(mix)), ..Parts::plain(embedding, layers, norm, lm_head) }, said, kv))
+    Ok(Decoder::new(
+        Parts { mix: Some(Mix::Weighted(mix)), ..Parts::plain(embedding, layers, norm, lm_head) },
+        said,
+        kv,
+    ))
 }

@@ -28,7 +28,8 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let q_scale = grown("mla_scale_q_lora", config.size("q_lora_rank")?)?;
     let latent_scale = grown("mla_scale_kv_lora", sizes.kv_rank)?;
     let scale = q_scale * rope::yarn_attention_scale(config)?;
-    let moe::Sizes { experts, top_k, width } = moe::Sizes::read(config, &["n_routed_experts"], "expert_ffn_hidden_size")?;
+    let moe::Sizes { experts, top_k, width } =
+        moe::Sizes::read(config, &["n_routed_experts"], "expert_ffn_hidden_size")?;
     let idle = config.count_or("zero_expert_num", 0)?;
     let router = Router {
         scale: config.positive_or("routed_scaling_factor", 1.0)? as f32,

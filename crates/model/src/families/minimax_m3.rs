@@ -29,7 +29,8 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let is_sparse = marked(config, "mlp_layer_types", ["dense", "sparse"], || config.layers("moe_layer_freq"))?;
     let moe::Sizes { experts, top_k, width } =
         moe::Sizes::read(config, &["num_local_experts", "num_experts"], "intermediate_size")?;
-    let (dense_width, shared_width) = (config.size("dense_intermediate_size")?, config.size("shared_intermediate_size")?);
+    let (dense_width, shared_width) =
+        (config.size("dense_intermediate_size")?, config.size("shared_intermediate_size")?);
     let scale = config.positive_or("routed_scaling_factor", 2.0)? as f32;
     let activation = Activation::SwiGluClamped {
         alpha: config.positive_or("swiglu_alpha", 1.702)? as f32,
@@ -74,7 +75,10 @@ fn marked(
     let wrong = |what: String| ModelError::Config(format!("{key} {what}; supported are {no} and {yes}, one a layer"));
     let marks: Vec<bool> = match config.texts(key)? {
         Some(kinds) => {
-            let known = kinds.iter().find(|kind| ![no, yes].contains(kind)).map_or(Ok(()), |kind| Err(wrong(format!("has {kind:?}"))));
+            let known = kinds
+                .iter()
+                .find(|kind| ![no, yes].contains(kind))
+                .map_or(Ok(()), |kind| Err(wrong(format!("has {kind:?}"))));
             known.map(|()| kinds.iter().map(|kind| *kind == yes).collect())?
         }
         None => match old()? {

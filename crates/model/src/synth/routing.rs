@@ -200,7 +200,8 @@ impl Roles {
         while growth(routing.residual).powi(layers as i32) > POWER_MAX {
             routing.residual *= 0.99;
         }
-        let shared = declared.iter().any(|tensor| tensor.name.contains("shared_expert") || tensor.name.contains("shared_mlp"));
+        let shared =
+            declared.iter().any(|tensor| tensor.name.contains("shared_expert") || tensor.name.contains("shared_mlp"));
         Ok(Roles {
             routing,
             directions: Arc::new(Directions::new(hidden, seed)),
@@ -247,7 +248,10 @@ impl Roles {
         let experts = EXPERTS_SHARE * if self.shared { 0.5f64.sqrt() } else { 1.0 };
         match kind {
             DeclaredKind::Experts => Some(experts / 0.3),
-            _ if ["o_proj.weight", "attention.dense.weight", "wo_b.weight", "attention.wo.weight"].iter().any(|end| name.ends_with(end)) => {
+            _ if ["o_proj.weight", "attention.dense.weight", "wo_b.weight", "attention.wo.weight"]
+                .iter()
+                .any(|end| name.ends_with(end)) =>
+            {
                 Some(1.0 / if self.shared { 0.4 } else { 0.7 })
             }
             _ if name.ends_with("out_proj.weight") => Some(1.0 / 0.6),
@@ -258,7 +262,9 @@ impl Roles {
             {
                 Some(experts / 0.3)
             }
-            _ if name.ends_with("down_proj.weight") || name.ends_with("feed_forward.w2.weight") => Some(EXPERTS_SHARE / 0.6),
+            _ if name.ends_with("down_proj.weight") || name.ends_with("feed_forward.w2.weight") => {
+                Some(EXPERTS_SHARE / 0.6)
+            }
             _ => None,
         }
     }
