@@ -40,8 +40,9 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from attention_families import FAMILIES
 from families import F32, SAFETENSORS_NAMES, Family, Tensors, text_config, write_json
-from hybrid_families import FAMILIES
+
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
@@ -99,7 +100,7 @@ def draw(name: str, shape: tuple[int, ...], seed: int, family: Family) -> torch.
         mean, std = 0.0 if family.norms_from_zero and "linear_attn.norm" not in name else 1.0, 0.2
     elif name.endswith(("embed_tokens.weight", "word_embeddings.weight")):
         std = family.embed_std
-    elif name.endswith((".gate.weight", ".router.weight", ".classifier.weight")):  # the router: clear choices
+    elif name.endswith((".gate.weight", ".router.weight", ".wg.weight", ".classifier.weight")):  # the router: clear choices
         std *= 2.0
     elif name == "lm_head.weight":
         std *= 1.5
@@ -152,7 +153,7 @@ def reference(model, prompt: np.ndarray, decode: int) -> tuple[dict[str, np.ndar
         cached.append(out.logits[0, -1])
         greedy.append(int(cached[-1].argmax()))
 
-    routers = {n: m for n, m in model.named_modules() if type(m).__name__.endswith("Router")}
+    routers = {n: m for n, m in model.named_modules() if type(m).__name__.endswith(("Router", "MoEV1Gate"))}
     routed = {}  # name -> (logits, weights, indices), each [P+D, .]
     hooks = [m.register_forward_hook(lambda _m, _in, out, n=n: routed.update({n: out})) for n, m in routers.items()]
     config = getattr(model.config, "text_config", model.config)

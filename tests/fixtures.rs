@@ -9,7 +9,15 @@ use outpour_store::read::ReaderKind;
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 52] = [
+const FIXTURES: [(&str, f32); 60] = [
+    ("qwen2_moe", 2e-4),
+    ("olmoe", 2e-4),
+    ("dots1", 2e-4),
+    ("solar_open", 2e-4),
+    ("hy_v3", 2e-4),
+    ("ernie4_5_moe", 2e-4),
+    ("hunyuan_v1_moe", 2e-4),
+    ("glm4_moe_lite", 2e-4),
     ("qwen3_moe", 2e-4),
     ("qwen3_moe_odd", 2e-4),
     ("qwen3_next", 1e-3),

@@ -60,7 +60,15 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
 }
 
 /// One of every kind of attention and of every way that weights are stored.
-const FIXTURES: [&str; 52] = [
+const FIXTURES: [&str; 60] = [
+    "qwen2_moe",
+    "olmoe",
+    "dots1",
+    "solar_open",
+    "hy_v3",
+    "ernie4_5_moe",
+    "hunyuan_v1_moe",
+    "glm4_moe_lite",
     "qwen3_moe",
     "qwen3_moe_odd",
     "qwen3_next",

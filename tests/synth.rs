@@ -59,7 +59,7 @@ fn of_fixture(name: &str) -> Value {
 }
 
 /// Name, config, and experts in all layers.
-fn every_family() -> [(&'static str, Value, usize); 31] {
+fn every_family() -> [(&'static str, Value, usize); 39] {
     let of = |name: &'static str, experts| (name, of_fixture(name), experts);
     [
         ("gpt_oss", gpt_oss(), 2 * 16),
@@ -73,6 +73,14 @@ fn every_family() -> [(&'static str, Value, usize); 31] {
         ("bailing_hybrid", of_fixture("ling25"), 3 * 6),
         ("deepseek_v4", of_fixture("deepseek_v4"), 4 * 5),
         of("mixtral", 2 * 12),
+        of("qwen2_moe", 2 * 12),
+        of("olmoe", 2 * 12),
+        of("dots1", 2 * 12),
+        of("solar_open", 2 * 12),
+        of("hy_v3", 2 * 12),
+        of("ernie4_5_moe", 2 * 12),
+        of("hunyuan_v1_moe", 2 * 12),
+        of("glm4_moe_lite", 2 * 12),
         of("glm4_moe", 2 * 8),
         of("minimax_m2", 2 * 12),
         of("llama", 0),

@@ -9,6 +9,7 @@ mod add_bias;
 mod add_gated;
 mod attention;
 mod causal_conv;
+mod clamp;
 mod combine;
 mod compress;
 mod copy_columns;
@@ -222,6 +223,10 @@ impl Ops for Cpu {
 
     fn scale(&self, x: &Tensor, factor: f32, by: Option<&Tensor>) {
         scale::scale(self, x, factor, by);
+    }
+
+    fn clamp(&self, x: &Tensor, limit: f32) {
+        clamp::clamp(self, x, limit);
     }
 
     fn softcap(&self, x: &Tensor, cap: f32) {

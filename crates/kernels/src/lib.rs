@@ -578,6 +578,9 @@ pub trait Ops: Send + Sync {
     /// `x *= factor`, and `· by[0]` where there is such a tensor `[1]` of F32, F16 or BF16, in place.
     fn scale(&self, x: &Tensor, factor: f32, by: Option<&Tensor>);
 
+    /// `x = min(max(x, -limit), limit)`, in place (OLMoE's queries, keys and values).
+    fn clamp(&self, x: &Tensor, limit: f32);
+
     /// `x = cap · tanh(x / cap)`, in place (Gemma's logits).
     fn softcap(&self, x: &Tensor, cap: f32);
 

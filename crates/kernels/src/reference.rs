@@ -7,6 +7,7 @@ mod add_gated;
 mod attention;
 mod block_positions;
 mod causal_conv;
+mod clamp;
 mod combine;
 mod compress;
 mod copy_columns;
@@ -120,6 +121,10 @@ impl Ops for Reference {
 
     fn scale(&self, x: &Tensor, factor: f32, by: Option<&Tensor>) {
         scale::scale(x, factor, by);
+    }
+
+    fn clamp(&self, x: &Tensor, limit: f32) {
+        clamp::clamp(x, limit);
     }
 
     fn softcap(&self, x: &Tensor, cap: f32) {

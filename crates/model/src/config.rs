@@ -74,10 +74,14 @@ impl<'a> Config<'a> {
         Ok(self.size_or_none(key)?.unwrap_or(default))
     }
 
-    /// A size, if there is one.
+    /// A size, if there is one. A list that gives every layer the same one is that size (Hunyuan).
     pub fn size_or_none(&self, key: &str) -> Result<Option<usize>, ModelError> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        match value.as_u64() {
+        let one = match value.as_array().map(Vec::as_slice) {
+            Some([first, rest @ ..]) if rest.iter().all(|other| other == first) => first,
+            _ => value,
+        };
+        match one.as_u64() {
             Some(size) if (1..SIZE_MAX).contains(&size) => Ok(Some(size as usize)),
             _ => Err(wrong(key, value, &format!("a whole number from 1 to {}", SIZE_MAX - 1))),
         }

@@ -2,11 +2,13 @@
 
 pub mod deepseek;
 pub mod deepseek_v4;
+pub mod ernie4_5_moe;
 pub mod gemma;
 pub mod glm4_moe;
 pub mod glm5_next;
 pub mod gpt_oss;
 pub mod granite;
+pub mod hunyuan_v1_moe;
 pub mod hy_v4;
 pub mod jamba;
 pub mod kimi_linear;

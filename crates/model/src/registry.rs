@@ -1,7 +1,6 @@
 //! `model_type` → the file that implements it, and what people want to know of each family.
 
 use outpour_kernels::{DType, RopePairs};
-use serde_json::Value;
 
 use crate::Model;
 use crate::blocks::attention::QkNorm;
@@ -11,9 +10,9 @@ use crate::families::deepseek::Attention::{Dense, Sparse};
 use crate::families::gemma::Family::{Gemma3, Gemma4};
 use crate::families::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
 use crate::families::{
-    deepseek, deepseek_v4, gemma, glm4_moe, glm5_next, gpt_oss, granite, hy_v4, jamba, kimi_linear, lfm2_moe, ling,
-    ling3, llama, longcat_flash, minimax, minimax_m2, minimax_m3, mistral_large4, mixtral, nemotron_h, qwen3_5_moe,
-    qwen3_moe,
+    deepseek, deepseek_v4, ernie4_5_moe, gemma, glm4_moe, glm5_next, gpt_oss, granite, hunyuan_v1_moe, hy_v4, jamba,
+    kimi_linear, lfm2_moe, ling, ling3, llama, longcat_flash, minimax, minimax_m2, minimax_m3, mistral_large4, mixtral,
+    nemotron_h, qwen3_5_moe, qwen3_moe,
 };
 use crate::weights::Weights;
 
@@ -71,7 +70,7 @@ pub const FAMILIES: &[Family] = &[
             "qwen3_moe_mlx_fp4",
         ],
         experts: ExpertNames::OneByOne,
-        build: |config, weights, kv| Ok(Box::new(qwen3_moe::build(config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(qwen3_moe::build(qwen3_moe::Family::Qwen3, config, weights, kv)?)),
     },
     Family {
         model_type: "qwen3_next",
@@ -116,7 +115,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["glm4_moe", "glm4_moe_compressed"],
         experts: ExpertNames::OneByOne,
-        build: |config, weights, kv| Ok(Box::new(glm4_moe::build(config, weights, kv)?)),
+        build: |config, weights, kv| Ok(Box::new(glm4_moe::build(glm4_moe::Family::Glm4, config, weights, kv)?)),
     },
     Family {
         model_type: "minimax_m2",
@@ -220,6 +219,80 @@ pub const FAMILIES: &[Family] = &[
         experts: ExpertNames::OneByOne,
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("kimi_k25", Choice::SigmoidBiased, Dense, config, weights, kv)?))
+        },
+    },
+    Family {
+        model_type: "qwen2_moe",
+        architecture: None,
+        models: "Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B",
+        attention: "GQA",
+        fixtures: &["qwen2_moe"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(qwen3_moe::build(qwen3_moe::Family::Qwen2, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "olmoe",
+        architecture: None,
+        models: "OLMoE-1B-7B",
+        attention: "GQA",
+        fixtures: &["olmoe"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(qwen3_moe::build(qwen3_moe::Family::Olmoe, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "solar_open",
+        architecture: None,
+        models: "Solar-Open-100B",
+        attention: "GQA",
+        fixtures: &["solar_open"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(glm4_moe::build(glm4_moe::Family::SolarOpen, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "dots1",
+        architecture: None,
+        models: "dots.llm1",
+        attention: "GQA",
+        fixtures: &["dots1"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(glm4_moe::build(glm4_moe::Family::Dots, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "hy_v3",
+        architecture: None,
+        models: "Hy3-preview (295B-A21B)",
+        attention: "GQA",
+        fixtures: &["hy_v3"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(glm4_moe::build(glm4_moe::Family::Hunyuan3, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "ernie4_5_moe",
+        architecture: None,
+        models: "ERNIE-4.5-21B-A3B, ERNIE-4.5-300B-A47B (text)",
+        attention: "GQA",
+        fixtures: &["ernie4_5_moe"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(ernie4_5_moe::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "hunyuan_v1_moe",
+        architecture: None,
+        models: "Hunyuan-A13B",
+        attention: "GQA",
+        fixtures: &["hunyuan_v1_moe"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(hunyuan_v1_moe::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "glm4_moe_lite",
+        architecture: None,
+        models: "GLM-4.7-Flash",
+        attention: "MLA",
+        fixtures: &["glm4_moe_lite"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| {
+            Ok(Box::new(deepseek::build("glm4_moe_lite", Choice::SigmoidBiased, Dense, config, weights, kv)?))
         },
     },
     Family {
@@ -439,8 +512,8 @@ fn check_counts(config: &Config) -> Result<(), ModelError> {
             config.spelling(LAYERS)
         )));
     }
-    for key in ["num_experts", "num_local_experts", "n_routed_experts"] {
-        let experts = config.0.get(key).and_then(Value::as_u64).unwrap_or(0);
+    for key in ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"] {
+        let experts = config.size_or_none(key)?.unwrap_or(0) as u64;
         if experts.saturating_mul(layers as u64) > EXPERTS_MAX {
             return Err(ModelError::Config(format!(
                 "{key} is {experts} in {layers} layers, and at most {EXPERTS_MAX} in all are supported; download it again"
@@ -471,7 +544,9 @@ pub fn page() -> String {
 }
 
 /// Fixtures whose reference no second implementation confirmed.
-const ALONE: [&str; 9] = [
+const ALONE: [&str; 11] = [
+    "solar_open",
+    "hy_v3",
     "deepseek_v4",
     "glm_moe_dsa",
     "granitemoehybrid",
@@ -514,7 +589,7 @@ but for families marked ¹: these lean on `transformers` alone.
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

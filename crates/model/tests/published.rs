@@ -10,7 +10,7 @@ use outpour_model::weights::{DeclaredKind, Weights};
 use serde_json::Value;
 
 /// Name, parameters in billions as published, bytes of an expert at MLX's 4 bits, experts.
-const PUBLISHED: [(&str, f64, usize, usize); 40] = [
+const PUBLISHED: [(&str, f64, usize, usize); 48] = [
     ("Qwen3-30B-A3B", 30.5, 2_654_208, 6_144),
     ("Qwen3-235B-A22B", 235.0, 10_616_832, 12_032),
     // Its maker's 80 with the heads for multi-token prediction, which are not read.
@@ -45,6 +45,14 @@ const PUBLISHED: [(&str, f64, usize, usize); 40] = [
     ("Nemotron-3-Super-120B-A12B", 120.6, 3_096_576, 20_480),
     ("Gemma-3-27B", 27.0, 0, 0),
     ("Gemma-4-26B-A4B", 25.2, 3_345_408, 3_840),
+    ("Qwen1.5-MoE-A2.7B", 14.3, 4_866_048, 1_440),
+    ("OLMoE-1B-7B", 6.92, 3_538_944, 1_024),
+    ("dots.llm1", 142.7, 9_732_096, 7_808),
+    ("Solar-Open-100B", 102.6, 8_847_360, 6_144),
+    ("Hy3-preview", 295.0, 10_616_832, 15_168),
+    ("ERNIE-4.5-21B-A3B", 21.8, 6_635_520, 1_728),
+    ("Hunyuan-A13B", 80.4, 21_233_664, 2_048),
+    ("GLM-4.7-Flash", 30.0, 5_308_416, 2_944),
     ("Granite-4.0-H-Small", 32.2, 5_308_416, 2_880),
     ("Granite-4.0-H-Tiny", 6.94, 1_327_104, 2_560),
     ("LFM2-8B-A1B", 8.34, 6_193_152, 704),

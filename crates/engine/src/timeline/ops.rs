@@ -99,6 +99,7 @@ impl Ops for TimedOps {
         fn add_gated(x: &Tensor, gate: &Tensor, into: &Tensor): x;
         fn zero(x: &Tensor): x;
         fn scale(x: &Tensor, factor: f32, by: Option<&Tensor>): x;
+        fn clamp(x: &Tensor, limit: f32): x;
         fn softcap(x: &Tensor, cap: f32): x;
         fn copy_columns(x: &Tensor, runs: &[ColumnRun], out: &Tensor): x, out;
         fn causal_conv(x: &Tensor, conv: &CausalConv, tail: &Tensor, out: &Tensor): x;

@@ -65,17 +65,22 @@ proptest! {
     }
 
     #[test]
-    fn scale_and_softcap(n in 1usize..=9, d in select(vec![1usize, 31, 1000, 9000]), own: bool, seed: u64) {
+    fn scale_clamp_and_softcap(n in 1usize..=9, d in select(vec![1usize, 31, 1000, 9000]), own: bool, seed: u64) {
         let mut random = Random(seed);
         let (x, by) = (random.tensor([n, d]), own.then(|| weight(&mut random, [1], Format::Bf16, 1)));
-        let (scaled, capped) = (copy(&x), copy(&x));
+        let [scaled, clamped, capped] = [copy(&x), copy(&x), copy(&x)];
         Reference.scale(&scaled, 1.75, by.as_ref());
+        Reference.clamp(&clamped, 0.6);
+        prop_assert!(to_f32(&clamped).iter().zip(to_f32(&x)).all(|(to, x)| *to == x || x.abs() > 0.6 && *to == x.signum() * 0.6));
         Reference.softcap(&capped, 0.7);
         prop_assert!(to_f32(&capped).iter().all(|x| x.abs() <= 0.7));
         for backend in backends() {
             let out = copy(&x);
             backend.ops.scale(&out, 1.75, by.as_ref());
             assert_same_bits(backend, "scale", &out, &scaled);
+            let out = copy(&x);
+            backend.ops.clamp(&out, 0.6);
+            assert_same_bits(backend, "clamp", &out, &clamped);
             let out = copy(&x);
             backend.ops.softcap(&out, 0.7);
             assert_same_bits(backend, "softcap", &out, &capped);

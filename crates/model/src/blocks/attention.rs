@@ -93,6 +93,10 @@ pub struct Kind {
     pub v_norm: bool,
     /// Whether values are what keys are before their norm: there is no `v_proj`.
     pub v_from_k: bool,
+    /// Whether queries and keys are normalised behind their turn, not before it.
+    pub norm_turned: bool,
+    /// What queries, keys and values lie between, with either sign, if anything.
+    pub clip: Option<f32>,
     /// Names of the norms of queries and keys, and of the output projection.
     pub names: [&'static str; 3],
 }
@@ -111,12 +115,14 @@ impl Kind {
             scale: None,
             v_norm: false,
             v_from_k: false,
+            norm_turned: false,
+            clip: None,
             names: ["q_norm", "k_norm", "o_proj"],
         }
     }
 }
 
-/// Norms of queries and keys, before they are turned.
+/// Norms of queries and keys, as a rule before they are turned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
     /// There are none.
@@ -164,6 +170,8 @@ pub struct Attention {
     v_norm: Option<RmsNorm>,
     qk_norm: Option<[RmsNorm; 2]>,
     norm_whole: bool,
+    norm_turned: bool,
+    clip: Option<f32>,
     rope: Option<Arc<Rope>>,
     attend: Attend,
     /// What chooses the blocks of positions that a query sees, if not all.
@@ -217,6 +225,8 @@ impl Attention {
             v_norm: kind.v_norm.then_some(RmsNorm { weight: None, plus_one: false, eps: norms.eps }),
             qk_norm,
             norm_whole: kind.qk_norm == QkNorm::Whole,
+            norm_turned: kind.norm_turned,
+            clip: kind.clip,
             rope: kind.rope.clone(),
             attend: Attend { scale: kind.scale.unwrap_or((head_dim as f32).powf(-0.5)), window: kind.window, sinks },
             index: None,
@@ -277,10 +287,18 @@ impl Attention {
         if let Some(norm) = &self.v_norm {
             ops.rms_norm(&v, norm, &v);
         }
-        self.normalise(&q, &k, run);
+        if !self.norm_turned {
+            self.normalise(&q, &k, run);
+        }
+        if let Some(limit) = self.clip {
+            [&q, &k, &v].into_iter().for_each(|x| ops.clamp(x, limit));
+        }
         if let Some(rope) = &self.rope {
             ops.rope(&q, &at.batch.positions, rope);
             ops.rope(&k, &at.batch.positions, rope);
+        }
+        if self.norm_turned {
+            self.normalise(&q, &k, run);
         }
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());

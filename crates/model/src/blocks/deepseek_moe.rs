@@ -39,8 +39,8 @@ pub struct DeepSeekMoe {
     pub dense_activation: Activation,
     /// Module that a sparse layer's tensors lie under.
     pub module: &'static str,
-    /// Name of the router's learnt bias.
-    pub bias: &'static str,
+    /// Names below it of the router, its learnt bias and the shared experts.
+    pub names: [&'static str; 3],
     /// Width of what experts read and write, where it is not the stream's.
     pub latent: Option<usize>,
 }
@@ -69,7 +69,8 @@ impl DeepSeekMoe {
             groups: groups(config, &sizes, best)?,
             renormalise: config
                 .flag_or(config.spelling(&["norm_topk_prob", "moe_renormalize"]), choice != Choice::Softmax)?,
-            scale: config.positive_or("routed_scaling_factor", 1.0)? as f32,
+            scale: config.positive_or(config.spelling(&["routed_scaling_factor", "router_scaling_factor"]), 1.0)?
+                as f32,
             ..Router::new(sizes.top_k, score)
         };
         Ok(DeepSeekMoe {
@@ -85,7 +86,7 @@ impl DeepSeekMoe {
             shared_activation: None,
             dense_activation: Activation::SwiGlu,
             module: "mlp",
-            bias: "e_score_correction_bias",
+            names: ["gate", "gate.e_score_correction_bias", "shared_experts"],
             latent: None,
         })
     }
@@ -102,16 +103,18 @@ impl DeepSeekMoe {
         }
         let (prefix, hidden, Sizes { experts, width, .. }) =
             (format!("{prefix}.{}", self.module), self.hidden, self.sizes);
-        let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
+        let [gate, bias, shared] = self.names;
+        let gate = weights.matrix(&format!("{prefix}.{gate}.weight"), experts, hidden)?;
         let bias = match self.choice {
             Choice::Softmax | Choice::SoftmaxShares => None,
-            Choice::SigmoidBiased => Some(weights.vector(&format!("{prefix}.gate.{}", self.bias), experts)?),
+            Choice::SigmoidBiased => Some(weights.vector(&format!("{prefix}.{bias}"), experts)?),
         };
         let shared = match self.shared_width {
             0 => None,
             width => {
                 let activation = self.shared_activation.unwrap_or(self.activation);
-                Some(SharedExpert::plain(weights, &prefix, hidden, width, activation)?)
+                let mlp = mlp::load_with(weights, &format!("{prefix}.{shared}"), hidden, width, activation)?;
+                Some(SharedExpert::ungated(mlp))
             }
         };
         let mut latent = |latent: usize| -> Result<_, ModelError> {

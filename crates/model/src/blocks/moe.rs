@@ -25,7 +25,7 @@ const WAVE_ROWS: usize = 1024;
 const TOGETHER_ROWS: usize = 64;
 
 /// The config's key for the number of experts chosen for each token, as families spell it.
-pub const TOP_K: &[&str] = &["num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk"];
+pub const TOP_K: &[&str] = &["num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k"];
 
 /// Sizes of a sparse layer.
 #[derive(Clone, Copy, Debug)]

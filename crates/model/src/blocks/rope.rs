@@ -41,7 +41,8 @@ pub fn first(config: &Config, head_dim: usize, factor_default: f64, theta_defaul
 }
 
 /// RoPE over the first `rotary_dim` dimensions of a head, in halves, from `rope_theta` of the config and what
-/// `rope_parameters` or `rope_scaling` say of scaling: `default`, `linear`, `llama3`, `proportional` or `yarn`.
+/// `rope_parameters` or `rope_scaling` say of scaling: `default`, `linear`, `dynamic` with an `alpha`, `llama3`,
+/// `proportional` or `yarn`.
 ///
 /// # Errors
 /// For a scaling of another type, or one that lacks a key.
@@ -61,6 +62,11 @@ pub fn scaled(config: &Config, settings: &Config, rotary_dim: usize, theta: f64)
         "linear" => {
             let factor = factor(settings)? as f32;
             rope.inv_freq.iter_mut().for_each(|freq| *freq /= factor);
+        }
+        // A base that is stretched once and for all, whatever the context (Hunyuan).
+        "dynamic" if settings.has("alpha") => {
+            let alpha = settings.positive_or("alpha", 1.0)?;
+            rope = unscaled(rotary_dim, theta * alpha.powf(rotary_dim as f64 / (rotary_dim as f64 - 2.0)));
         }
         "llama3" => llama3(config, settings, &mut rope)?,
         "proportional" => proportional(settings, rotary_dim, &mut rope)?,

@@ -1,27 +1,61 @@
-//! GLM-4.5 to 4.7 (355B-A32B, Air 106B-A12B): grouped-query attention with biases and RoPE on half of each head, and DeepSeek's
-//! experts (arXiv 2508.06471; `transformers` `modeling_glm4_moe.py`).
+//! Grouped-query attention and DeepSeek's experts: GLM-4.5 to 4.7 (arXiv 2508.06471), whose attention has biases and RoPE on half
+//! of each head; Solar Open; dots.llm1 (arXiv 2506.05767); and Hunyuan 3 (`transformers` `modeling_glm4_moe.py`,
+//! `modeling_solar_open.py`, `modeling_dots1.py`, `modeling_hy_v3.py`).
 
 use outpour_kernels::DType;
 
 use crate::blocks::attention::{Attention, Kind, QkNorm, Sizes};
 use crate::blocks::decoder::{Decoder, Halves};
-use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe};
+use crate::blocks::deepseek_moe::{self, Choice, DeepSeekMoe};
 use crate::blocks::rope;
 use crate::config::{Config, ModelError};
 use crate::weights::{Norms, Weights};
+
+/// Which of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// GLM-4.5 to 4.7.
+    Glm4,
+    /// Solar Open: no norms, RoPE on all of a head.
+    SolarOpen,
+    /// dots.llm1: the same with norms of queries and keys.
+    Dots,
+    /// Hunyuan 3: the same under other names.
+    Hunyuan3,
+}
 
 /// Builds the model from its config, asking `weights` for every tensor.
 ///
 /// # Errors
 /// When a key or a tensor is missing, or they do not fit each other.
-pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
+pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     let sizes = Sizes::read(config)?;
-    let experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
-    let rope = rope::partial(config, sizes.head_dim, 0.5, 1_000_000.0)?;
-    let qk_norm = if config.flag_or("use_qk_norm", false)? { QkNorm::PerHead } else { QkNorm::None };
+    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
+    // Its name, the part of a head that turns, the base frequency, and whether queries and keys are normalised.
+    let (name, turned, theta, normed) = match family {
+        Family::Glm4 => ("glm4_moe", 0.5, 1_000_000.0, config.flag_or("use_qk_norm", false)?),
+        Family::SolarOpen => ("solar_open", 1.0, 1_000_000.0, false),
+        Family::Dots => ("dots1", 1.0, 10_000.0, true),
+        Family::Hunyuan3 => ("hy_v3", 1.0, 11_158_840.0, true),
+    };
+    if matches!(family, Family::Dots | Family::Hunyuan3) {
+        config.never("attention_bias")?;
+        if config.layer_types("sliding_attention", |_| true)?.contains(&false) {
+            return Err(ModelError::Config(
+                "layer_types has sliding_attention, as no released model of this family".into(),
+            ));
+        }
+    }
+    if family == Family::Hunyuan3 {
+        experts.dense_layers = deepseek_moe::dense_layers(config, 1)?;
+        experts.names = ["router.gate", "expert_bias", "shared_mlp"];
+    }
+    let rope = rope::partial(config, sizes.head_dim, turned, theta)?;
+    let qk_norm = if normed { QkNorm::PerHead } else { QkNorm::None };
     let kind = Kind { qk_norm, qkv_bias: config.flag_or("attention_bias", false)?, ..Kind::plain(rope) };
-    let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-5)? as f32, plus_one: false };
-    Decoder::load("glm4_moe", config, weights, kv, norms, |layer, prefix, weights| {
+    let eps = if family == Family::Dots { 1e-6 } else { 1e-5 };
+    let norms = Norms { eps: config.positive_or("rms_norm_eps", eps)? as f32, plus_one: false };
+    Decoder::load(name, config, weights, kv, norms, |layer, prefix, weights| {
         Ok(Halves {
             alphas: None,
             mixer: Box::new(Attention::load(weights, &format!("{prefix}.self_attn"), sizes, &kind, norms)?),

@@ -1,0 +1,55 @@
+//! ERNIE 4.5 (21B-A3B, 300B-A47B; text): grouped-query attention whose RoPE turns neighbours, and experts that a softmax and a learnt
+//! bias choose, behind dense layers (`transformers` `modeling_ernie4_5_moe.py`).
+
+use outpour_kernels::{Activation, DType, Rope, RopePairs, Router, RouterScore};
+
+use crate::blocks::attention::{self, Attention, Kind};
+use crate::blocks::decoder::{Decoder, Halves};
+use crate::blocks::feed_forward::FeedForward;
+use crate::blocks::moe::{self, Moe, SharedExpert};
+use crate::blocks::{mlp, rope};
+use crate::config::{Config, ModelError};
+use crate::weights::{ExpertsOf, Norms, Weights};
+
+/// Builds the model from its config, asking `weights` for every tensor.
+///
+/// # Errors
+/// When a key or a tensor is missing, or they do not fit each other.
+pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
+    config.only("hidden_act", "silu")?;
+    config.never("use_bias")?;
+    let sizes = attention::Sizes::read(config)?;
+    let moe::Sizes { experts, top_k, width } = moe::Sizes::read(config, &["moe_num_experts"], "moe_intermediate_size")?;
+    let shared_width = config.count_or("moe_num_shared_experts", 2)? * width;
+    let dense_width = config.size("intermediate_size")?;
+    let (first, every) = (config.count_or("moe_layer_start_index", 1)?, config.size_or("moe_layer_interval", 1)?);
+    // -1 is the last layer.
+    let last = config.float_or("moe_layer_end_index", -1.0)?;
+    let is_sparse =
+        |layer: usize| (layer + 1).is_multiple_of(every) && layer >= first && (last < 0.0 || layer as f64 <= last);
+    let rope = Rope { pairs: RopePairs::Interleaved, ..rope::plain(config, sizes.head_dim, 500_000.0)? };
+    let kind = Kind::plain(rope);
+    let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-5)? as f32, plus_one: false };
+    Decoder::load("ernie4_5_moe", config, weights, kv, norms, |layer, prefix, weights| {
+        let mixer = Box::new(Attention::load(weights, &format!("{prefix}.self_attn"), sizes, &kind, norms)?);
+        let (prefix, hidden) = (format!("{prefix}.mlp"), sizes.hidden);
+        if !is_sparse(layer) {
+            let mlp = mlp::load(weights, &prefix, hidden, dense_width)?;
+            return Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Dense(mlp) });
+        }
+        let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
+        let bias = weights.tensor(&format!("{prefix}.moe_statics.e_score_correction_bias"), &[1, experts])?;
+        let router = Router {
+            bias: Some(bias.reshape([experts])),
+            renormalise: true,
+            ..Router::new(top_k, RouterScore::Softmax)
+        };
+        let shared = match shared_width {
+            0 => None,
+            width => Some(SharedExpert::plain(weights, &prefix, hidden, width, Activation::SwiGlu)?),
+        };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+        let moe = Moe::load(weights, &of, gate, router, shared)?;
+        Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Sparse(moe) })
+    })
+}
