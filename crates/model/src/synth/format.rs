@@ -285,10 +285,11 @@ impl Naming {
         }
     }
 
-    /// Bits of a matrix's weights, if it is quantised. As in mlx-lm, one whose rows are no whole groups is not.
+    /// Bits of a matrix's weights, if it is quantised. As in mlx-lm, one whose rows are no whole groups is not, nor one that is no
+    /// module's weight.
     fn bits(&self, name: &str, cols: usize) -> Option<usize> {
         match self.format {
-            Format::Mlx { bits } if cols.is_multiple_of(GROUP) => {
+            Format::Mlx { bits } if cols.is_multiple_of(GROUP) && name.ends_with(".weight") => {
                 Some(if is_router(name) { ROUTER_BITS } else { bits })
             }
             _ => None,
