@@ -136,7 +136,7 @@ FAMILIES = attention_families.FAMILIES | {
             rope_parameters=dict(rope_theta=1000000, rope_type="default"), routed_scaling_factor=2.5,
             scoring_func="sigmoid", sliding_window=20, sliding_window_pattern="LLG", tie_word_embeddings=False,
             topk_group=2, topk_method="noaux_tc", torch_dtype="bfloat16", transformers_version="5.0.0.dev0",
-            use_cache=True, vocab_size=64,
+            use_cache=True, vocab_size=56,
         ),
         generation=GENERATION, prompt=80, decode=16, dtype=bf16_but_biases, layout=exaone_one,
     ),
