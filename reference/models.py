@@ -40,9 +40,8 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from attention_families import FAMILIES
 from families import F32, SAFETENSORS_NAMES, Family, Tensors, text_config, write_json
-
+from more_families import FAMILIES
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
@@ -155,7 +154,7 @@ def reference(model, prompt: np.ndarray, decode: int) -> tuple[dict[str, np.ndar
 
     routers = {n: m for n, m in model.named_modules() if type(m).__name__.endswith(("Router", "MoEV1Gate"))}
     routed = {}  # name -> (logits, weights, indices), each [P+D, .]
-    hooks = [m.register_forward_hook(lambda _m, _in, out, n=n: routed.update({n: out})) for n, m in routers.items()]
+    hooks = [m.register_forward_hook(lambda m, _in, out, n=n: routed.update({n: route_of(m, out)})) for n, m in routers.items()]
     config = getattr(model.config, "text_config", model.config)
     chosen = [getattr(config, key, None) for key in ("index_topk", "index_topk_blocks")]
     chosen += [chosen[0] // config.index_kpool] if hasattr(config, "index_kpool") else []
@@ -166,7 +165,18 @@ def reference(model, prompt: np.ndarray, decode: int) -> tuple[dict[str, np.ndar
     # MiniMax-M3's router leaves its factor to the layer.
     factor = config.routed_scaling_factor if getattr(config, "model_type", "") == "minimax_m3_vl_text" else 1.0
     layers = {int(re.search(r"layers\.(\d+)\.", n)[1]): (r[0], r[1] * factor, r[2]) for n, r in routed.items()}
+    if layers and gaps.least["router"] == float("inf"):  # nothing was chosen by topk
+        gaps.least["router"] = softmax_gap(layers)
     return describe(prompt, greedy, full, torch.stack(cached), layers, gaps.least)
+
+
+def route_of(router: torch.nn.Module, out: tuple) -> tuple:
+    """(logits, weights, indices) of what a router returns: Llama 4's returns a score for each expert, 0 if not chosen."""
+    if len(out) == 3:
+        return out
+    scores, logits = out
+    weights, indices = scores.sort(descending=True)
+    return logits, weights[..., : router.top_k], indices[..., : router.top_k]
 
 
 class TopkGaps:

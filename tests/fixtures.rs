@@ -9,7 +9,7 @@ use outpour_store::read::ReaderKind;
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 60] = [
+const FIXTURES: [(&str, f32); 64] = [
     ("qwen2_moe", 2e-4),
     ("olmoe", 2e-4),
     ("dots1", 2e-4),
@@ -70,6 +70,10 @@ const FIXTURES: [(&str, f32); 60] = [
     ("glm5_next", 1e-3),
     ("minimax_m3", 2e-4),
     ("mistral_large4", 2e-4),
+    ("phimoe", 2e-4),
+    ("mimo_v2_flash", 2e-4),
+    ("llama4", 2e-4),
+    ("exaone_moe", 2e-4),
 ];
 
 /// What the reference says of a fixture.

@@ -60,7 +60,7 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
 }
 
 /// One of every kind of attention and of every way that weights are stored.
-const FIXTURES: [&str; 60] = [
+const FIXTURES: [&str; 64] = [
     "qwen2_moe",
     "olmoe",
     "dots1",
@@ -121,6 +121,10 @@ const FIXTURES: [&str; 60] = [
     "glm5_next",
     "minimax_m3",
     "mistral_large4",
+    "phimoe",
+    "mimo_v2_flash",
+    "llama4",
+    "exaone_moe",
 ];
 
 fn check_identity(model: &Path, precise: bool) {
@@ -550,6 +554,8 @@ fn many_sequences_together_say_what_each_says_alone() {
         "glm5_next",
         "minimax_m3",
         "mistral_large4",
+        "mimo_v2_flash",
+        "llama4",
     ]
     .map(fixture);
     let models: Vec<_> = [dir.path().to_owned()].into_iter().chain(fixtures).collect();
@@ -622,7 +628,7 @@ fn a_prompt_under_way_can_be_closed_and_others_go_on() {
 }
 
 /// Fixtures that keep something of each kind.
-const STATE_KINDS: [&str; 13] = [
+const STATE_KINDS: [&str; 15] = [
     "deepseek_v32",
     "glm_moe_dsa",
     "deepseek_v4",
@@ -636,6 +642,8 @@ const STATE_KINDS: [&str; 13] = [
     "glm5_next",
     "minimax_m3",
     "mistral_large4",
+    "mimo_v2_flash",
+    "llama4",
 ];
 
 /// Whatever a sequence carries beside keys and values of all positions, an indexer's keys, compressed entries or recurrent states,

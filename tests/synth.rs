@@ -59,7 +59,7 @@ fn of_fixture(name: &str) -> Value {
 }
 
 /// Name, config, and experts in all layers.
-fn every_family() -> [(&'static str, Value, usize); 39] {
+fn every_family() -> [(&'static str, Value, usize); 43] {
     let of = |name: &'static str, experts| (name, of_fixture(name), experts);
     [
         ("gpt_oss", gpt_oss(), 2 * 16),
@@ -101,6 +101,10 @@ fn every_family() -> [(&'static str, Value, usize); 39] {
         of("glm5_next", 3 * 12),
         ("minimax_m3_vl", of_fixture("minimax_m3"), 2 * 12),
         of("mistral_large4", 4 * 6),
+        of("phimoe", 2 * 12),
+        of("mimo_v2_flash", 3 * 12),
+        of("llama4", 2 * 12),
+        of("exaone_moe", 3 * 12),
     ]
 }
 

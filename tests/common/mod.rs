@@ -24,7 +24,7 @@ pub fn fixture(name: &str) -> PathBuf {
 
 /// Fixtures of every kind of attention: windows, latent attention, an indexer's choice, compressed entries, recurrences of four
 /// kinds; and of experts beside an MLP, and of a latent width.
-pub const ATTENTION_KINDS: [&str; 16] = [
+pub const ATTENTION_KINDS: [&str; 18] = [
     "gpt_oss",
     "gemma4",
     "deepseek_v3",
@@ -41,6 +41,8 @@ pub const ATTENTION_KINDS: [&str; 16] = [
     "glm5_next",
     "minimax_m3",
     "mistral_large4",
+    "mimo_v2_flash",
+    "llama4",
 ];
 
 /// A fixture's config with so many experts, and so wide.

@@ -218,7 +218,7 @@ impl Router {
 }
 
 /// The score function of a [`Router`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum RouterScore {
     /// softmax over all experts.
     Softmax,
@@ -226,6 +226,12 @@ pub enum RouterScore {
     SoftmaxOfChosen,
     /// sigmoid of each.
     Sigmoid,
+    /// softmax for each chosen one over those not chosen before it whose logits z come near its own: no further below than
+    /// `2 · jitter · max(z, |z'|)` is z'; the choice is by logits (SparseMixer, arXiv 2409.12136).
+    SparseMixer {
+        /// Half the share by which a logit may be lower.
+        jitter: f32,
+    },
     /// √softplus of each, with `softplus(z) = ln(1 + e^z)` (DeepSeek-V4).
     SqrtSoftplus,
 }

@@ -59,6 +59,11 @@ impl<'a> Config<'a> {
         self.get(key).is_some()
     }
 
+    /// Whether a key's value is a list.
+    pub fn is_list(&self, key: &str) -> bool {
+        self.get(key).is_some_and(Value::is_array)
+    }
+
     /// A size, at least 1.
     pub fn size(&self, key: &str) -> Result<usize, ModelError> {
         self.size_or_none(key)?.ok_or_else(|| ModelError::Config(format!("has no {key}; download it again")))
@@ -118,6 +123,17 @@ impl<'a> Config<'a> {
             let value = self.get(key).unwrap_or(&Value::Null);
             Err(wrong(key, value, &format!("above 0 and at most {:e}", f32::MAX)))
         }
+    }
+
+    /// A list of numbers above zero; empty where there is none.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn positives(&self, key: &str) -> Result<Vec<f64>, ModelError> {
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let positive = |number: &Value| number.as_f64().filter(|number| *number > 0.0);
+        let list = value.as_array().map(|list| list.iter().map(positive).collect());
+        list.flatten().ok_or_else(|| wrong(key, value, "a list of numbers above 0"))
     }
 
     /// A part of the config that is an object of its own; empty where there is none.

@@ -10,9 +10,9 @@ use crate::families::deepseek::Attention::{Dense, Sparse};
 use crate::families::gemma::Family::{Gemma3, Gemma4};
 use crate::families::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
 use crate::families::{
-    deepseek, deepseek_v4, ernie4_5_moe, gemma, glm4_moe, glm5_next, gpt_oss, granite, hunyuan_v1_moe, hy_v4, jamba,
-    kimi_linear, lfm2_moe, ling, ling3, llama, longcat_flash, minimax, minimax_m2, minimax_m3, mistral_large4, mixtral,
-    nemotron_h, qwen3_5_moe, qwen3_moe,
+    deepseek, deepseek_v4, ernie4_5_moe, exaone_moe, gemma, glm4_moe, glm5_next, gpt_oss, granite, hunyuan_v1_moe, hy_v4,
+    jamba, kimi_linear, lfm2_moe, ling, ling3, llama, llama4, longcat_flash, mimo_v2_flash, minimax, minimax_m2, minimax_m3,
+    mistral_large4, mixtral, nemotron_h, phimoe, qwen3_5_moe, qwen3_moe,
 };
 use crate::weights::Weights;
 
@@ -467,6 +467,51 @@ pub const FAMILIES: &[Family] = &[
         fixtures: &["mistral_large4"],
         experts: ExpertNames::Numbered,
         build: |config, weights, kv| Ok(Box::new(mistral_large4::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "phimoe",
+        architecture: None,
+        models: "Phi-3.5-MoE-instruct (contexts up to 4096)",
+        attention: "GQA",
+        fixtures: &["phimoe"],
+        experts: ExpertNames::Numbered,
+        build: |config, weights, kv| Ok(Box::new(phimoe::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "mimo_v2_flash",
+        architecture: None,
+        models: "MiMo-V2-Flash",
+        attention: "5 GQA within a window, with sinks, to 1 GQA",
+        fixtures: &["mimo_v2_flash"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(mimo_v2_flash::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "llama4",
+        architecture: None,
+        models: "Llama 4 Scout, Maverick (text; experts as MLX's exports have them)",
+        attention: "3 GQA within chunks to 1 GQA without positions",
+        fixtures: &["llama4"],
+        experts: ExpertNames::Stacked,
+        build: |config, weights, kv| Ok(Box::new(llama4::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "llama4_text",
+        architecture: None,
+        models: "the same without a wrapper",
+        attention: "3 GQA within chunks to 1 GQA without positions",
+        fixtures: &["llama4"],
+        experts: ExpertNames::Stacked,
+        build: |config, weights, kv| Ok(Box::new(llama4::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "exaone_moe",
+        architecture: None,
+        models: "K-EXAONE-236B-A23B",
+        attention: "3 GQA within a window to 1 GQA without positions",
+        fixtures: &["exaone_moe"],
+        experts: ExpertNames::OneByOne,
+        build: |config, weights, kv| Ok(Box::new(exaone_moe::build(config, weights, kv)?)),
     },
 ];
 

@@ -154,6 +154,7 @@ pub fn cut(config: &mut Value, layers: usize) -> Result<(), ModelError> {
         "no_rope_layers",
         "kv_source_layers",
         "moe_layer_freq",
+        "hybrid_layer_pattern",
     ] {
         if let Some(types) = text.get_mut(key).and_then(Value::as_array_mut) {
             types.truncate(layers);

@@ -10,7 +10,7 @@ use outpour_model::weights::{DeclaredKind, Weights};
 use serde_json::Value;
 
 /// Name, parameters in billions as published, bytes of an expert at MLX's 4 bits, experts.
-const PUBLISHED: [(&str, f64, usize, usize); 48] = [
+const PUBLISHED: [(&str, f64, usize, usize); 53] = [
     ("Qwen3-30B-A3B", 30.5, 2_654_208, 6_144),
     ("Qwen3-235B-A22B", 235.0, 10_616_832, 12_032),
     // Its maker's 80 with the heads for multi-token prediction, which are not read.
@@ -65,6 +65,13 @@ const PUBLISHED: [(&str, f64, usize, usize); 48] = [
     ("MiniMax-M3", 427.0, 31_850_496, 7_296),
     // Its name says 1T; whether layers share what they keep is not known here.
     ("Mistral-Large-4", 1047.0, 63_700_992, 9_088),
+    // Without the factors of its longrope, which were not to be found.
+    ("Phi-3.5-MoE", 41.9, 44_236_800, 512),
+    ("MiMo-V2-Flash", 309.0, 14_155_776, 12_032),
+    // 109 of its maker less its vision encoder.
+    ("Llama-4-Scout", 108.0, 70_778_880, 768),
+    ("Llama-4-Maverick", 400.0, 70_778_880, 3_072),
+    ("K-EXAONE-236B-A23B", 236.0, 21_233_664, 6_016),
 ];
 
 fn published(name: &str) -> Value {

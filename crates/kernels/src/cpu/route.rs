@@ -64,7 +64,7 @@ fn score(logits: &[f32], router: &Router, scores: &mut [f32]) {
     let mut each = |of: &dyn Fn(f32) -> f32| scores.iter_mut().zip(logits).for_each(|(score, z)| *score = of(*z));
     match router.score {
         RouterScore::Softmax => softmax(logits, scores),
-        RouterScore::SoftmaxOfChosen => scores.copy_from_slice(logits),
+        RouterScore::SoftmaxOfChosen | RouterScore::SparseMixer { .. } => scores.copy_from_slice(logits),
         RouterScore::Sigmoid => each(&|z| 1.0 / (1.0 + (-z).exp())),
         RouterScore::SqrtSoftplus => each(&|z| softplus(z).sqrt()),
     }
@@ -151,12 +151,31 @@ fn take_best(scores: &mut [f32], choice: &mut [i32]) {
 /// The weights of the chosen experts.
 fn weigh_row(scores: &[f32], router: &Router, choice: &[i32], weights: &mut [f32]) {
     weights.iter_mut().zip(choice).for_each(|(weight, &expert)| *weight = scores[expert as usize]);
-    if router.score == RouterScore::SoftmaxOfChosen {
-        softmax_in_place(weights);
+    match router.score {
+        RouterScore::SoftmaxOfChosen => softmax_in_place(weights),
+        RouterScore::SparseMixer { jitter } => {
+            for (slot, weight) in weights.iter_mut().enumerate() {
+                *weight = among_near(scores, &choice[..slot], choice[slot], jitter);
+            }
+        }
+        _ => {}
     }
     let sum = if router.renormalise { weights.iter().sum::<f32>() + router.eps } else { 1.0 };
     for (weight, &expert) in weights.iter_mut().zip(choice) {
         let own = router.expert_scale.as_ref().map_or(1.0, |scale| quant::value(scale, expert as usize));
         *weight = *weight / sum * router.scale * own;
     }
+}
+
+/// An expert's share of a softmax over those whose logits come near its own, but for those chosen before.
+fn among_near(logits: &[f32], before: &[i32], expert: i32, jitter: f32) -> f32 {
+    let own = logits[expert as usize];
+    let mut sum = 0.0;
+    for (e, &z) in (0..).zip(logits) {
+        let near = own - z <= 2.0 * jitter * z.abs().max(own);
+        if e == expert || near && !before.contains(&e) {
+            sum += (z - own).exp();
+        }
+    }
+    1.0 / sum
 }

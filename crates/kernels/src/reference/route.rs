@@ -42,7 +42,7 @@ pub(super) fn weigh(logits: &Tensor, router: &Router, choice: &Tensor, weights: 
 fn scores(logits: &[f32], router: &Router) -> Vec<f32> {
     match router.score {
         RouterScore::Softmax => softmax(logits),
-        RouterScore::SoftmaxOfChosen => logits.to_vec(),
+        RouterScore::SoftmaxOfChosen | RouterScore::SparseMixer { .. } => logits.to_vec(),
         RouterScore::Sigmoid => logits.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect(),
         RouterScore::SqrtSoftplus => logits.iter().map(|&logit| softplus(logit).sqrt()).collect(),
     }
@@ -51,12 +51,28 @@ fn scores(logits: &[f32], router: &Router) -> Vec<f32> {
 /// The weights of the chosen experts of one row.
 fn weigh_row(scores: &[f32], router: &Router, choice: &[i32], weights: &mut [f32]) {
     let chosen: Vec<f32> = choice.iter().map(|&expert| scores[expert as usize]).collect();
-    let chosen = if router.score == RouterScore::SoftmaxOfChosen { softmax(&chosen) } else { chosen };
+    let chosen = match router.score {
+        RouterScore::SoftmaxOfChosen => softmax(&chosen),
+        RouterScore::SparseMixer { jitter } => {
+            (0..choice.len()).map(|slot| among_near(scores, &choice[..=slot], jitter)).collect()
+        }
+        _ => chosen,
+    };
     let sum = if router.renormalise { chosen.iter().sum::<f32>() + router.eps } else { 1.0 };
     for (slot, &expert) in choice.iter().enumerate() {
         let own = router.expert_scale.as_ref().map_or(1.0, |scale| quant::value(scale, expert as usize));
         weights[slot] = chosen[slot] / sum * router.scale * own;
     }
+}
+
+/// The last of the chosen ones' share of a softmax over those near it that were not chosen before.
+fn among_near(logits: &[f32], choice: &[i32], jitter: f32) -> f32 {
+    let [before @ .., own] = choice else { return f32::NAN };
+    let own = *own as usize;
+    let near = |z: f32| logits[own] - z <= 2.0 * jitter * z.abs().max(logits[own]);
+    let counts = |e: &usize| *e == own || !before.contains(&(*e as i32)) && near(logits[*e]);
+    let sum: f32 = (0..logits.len()).filter(counts).map(|e| (logits[e] - logits[own]).exp()).sum();
+    1.0 / sum
 }
 
 /// Experts of the best groups, in the order of their indices.

@@ -316,6 +316,7 @@ fn routers() -> impl Strategy<Value = RouterKind> {
     let scores = select(vec![
         RouterScore::Softmax,
         RouterScore::SoftmaxOfChosen,
+        RouterScore::SparseMixer { jitter: 0.1 },
         RouterScore::Sigmoid,
         RouterScore::SqrtSoftplus,
     ]);

@@ -78,9 +78,10 @@ proptest! {
     }
 
     #[test]
-    fn route(n in 1usize..=30, cut in 0usize..30, experts in select(vec![8usize, 60, 512]), seed: u64) {
+    fn route(n in 1usize..=30, cut in 0usize..30, experts in select(vec![8usize, 60, 512]),
+             score in select(vec![RouterScore::Softmax, RouterScore::SparseMixer { jitter: 0.1 }]), seed: u64) {
         let logits = Random(seed).tensor([n, experts]);
-        let router = Router { renormalise: true, ..Router::new(8, RouterScore::Softmax) };
+        let router = Router { renormalise: true, ..Router::new(8, score) };
         assert_batch_invariant(n, cut, |backend, range| {
             let (choice, weights) = (i32_tensor([range.len(), 8]), empty([range.len(), 8]));
             backend.ops.route(&logits.rows(range), &router, &choice, &weights);

@@ -13,8 +13,8 @@ use crate::{cases, formats, tails};
 
 /// A router over 12 experts, whose choice is made, and one that makes its own.
 fn routers() -> impl Strategy<Value = Router> {
-    use RouterScore::{Sigmoid, Softmax, SoftmaxOfChosen, SqrtSoftplus};
-    let scores = select(vec![Softmax, SoftmaxOfChosen, Sigmoid, SqrtSoftplus]);
+    use RouterScore::{Sigmoid, Softmax, SoftmaxOfChosen, SparseMixer, SqrtSoftplus};
+    let scores = select(vec![Softmax, SoftmaxOfChosen, SparseMixer { jitter: 0.1 }, Sigmoid, SqrtSoftplus]);
     (scores, any::<bool>()).prop_map(|(score, renormalise)| Router { renormalise, scale: 1.5, ..Router::new(3, score) })
 }
 

@@ -1,14 +1,15 @@
 //! Grouped-query attention with rotary positions (arXiv 2305.13245), and what families add to it: norms of queries and keys,
-//! biases, a window, sinks, an output gate beside each query.
+//! biases, a window or chunks, sinks, an output gate beside each query.
 
 use std::sync::Arc;
 
-use outpour_kernels::{Attend, Bias, ColumnRun, Matrix, RmsNorm, Rope, Tensor};
+use outpour_kernels::{Attend, Bias, ColumnRun, Matrix, Ops, RmsNorm, Rope, Tensor};
 
 use super::block_index::BlockIndex;
+use super::growth::Growth;
 use super::mixer::{At, Mixer};
 use crate::config::{Config, ModelError, SIZE_MAX};
-use crate::state::KvWidth;
+use crate::state::{KvWidth, LayerKv};
 use crate::weights::{Norms, Weights};
 use crate::{Run, Workspace};
 
@@ -81,14 +82,22 @@ pub struct Kind {
     /// Whether each query comes with a gate: `q_proj` gives `[query | gate]` for each head, and the head's output is multiplied
     /// by sigmoid(gate).
     pub gated: bool,
-    /// Whether each head has a sink: a logit that takes part in its softmax and adds nothing.
-    pub sinks: bool,
+    /// Name of the sinks, where each head has one: a logit that takes part in its softmax and adds nothing.
+    pub sinks: Option<&'static str>,
     /// Positions that a query sees, if not all.
     pub window: Option<usize>,
+    /// Positions of a chunk, a multiple of [`crate::state::BLOCK_TOKENS`], where a query sees those of its own only (Llama 4).
+    pub chunk: Option<usize>,
+    /// How queries grow along the context, if they do.
+    pub growth: Option<Growth>,
     /// Rotary positions, if there are any.
     pub rope: Option<Arc<Rope>>,
     /// What products of queries and keys are multiplied with, if not `head_dim^-½`.
     pub scale: Option<f32>,
+    /// Width of a value, if not a key's.
+    pub v_dim: Option<usize>,
+    /// What values are multiplied with, if with anything.
+    pub v_scale: Option<f32>,
     /// Whether values are normalised over each head, without weights.
     pub v_norm: bool,
     /// Whether values are what keys are before their norm: there is no `v_proj`.
@@ -109,10 +118,14 @@ impl Kind {
             qkv_bias: false,
             o_bias: false,
             gated: false,
-            sinks: false,
+            sinks: None,
             window: None,
+            chunk: None,
+            growth: None,
             rope: Some(Arc::new(rope)),
             scale: None,
+            v_dim: None,
+            v_scale: None,
             v_norm: false,
             v_from_k: false,
             norm_turned: false,
@@ -129,6 +142,8 @@ pub enum QkNorm {
     None,
     /// Over each head (Qwen3).
     PerHead,
+    /// The same without weights (Llama 4).
+    Unweighted,
     /// Over all heads together (MiniMax-M2).
     Whole,
 }
@@ -163,6 +178,7 @@ impl Projection {
 /// The weights of one attention layer.
 pub struct Attention {
     sizes: Sizes,
+    v_dim: usize,
     q: Projection,
     k: Projection,
     v: Option<Projection>,
@@ -174,6 +190,9 @@ pub struct Attention {
     clip: Option<f32>,
     rope: Option<Arc<Rope>>,
     attend: Attend,
+    chunk: Option<usize>,
+    growth: Option<Growth>,
+    v_scale: Option<f32>,
     /// What chooses the blocks of positions that a query sees, if not all.
     index: Option<BlockIndex>,
     /// Columns of `q_proj`'s output that are queries, and gates.
@@ -181,7 +200,7 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Loads `{prefix}.{q,k,v,o}_proj`, and what `kind` says there is of `{prefix}.{q,k}_norm` and `{prefix}.sinks`.
+    /// Loads `{prefix}.{q,k,v,o}_proj`, and what `kind` says there is of `{prefix}.{q,k}_norm` and its sinks.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
@@ -194,6 +213,7 @@ impl Attention {
     ) -> Result<Self, ModelError> {
         let Sizes { hidden, heads, kv_heads, head_dim } = sizes;
         let (q_dim, kv_dim) = (heads * head_dim, kv_heads * head_dim);
+        let v_dim = kind.v_dim.unwrap_or(head_dim);
         let q_rows = if kind.gated { 2 * q_dim } else { q_dim };
         let runs = |first: usize| {
             let run = |head| ColumnRun { from: (2 * head + first) * head_dim, to: head * head_dim, len: head_dim };
@@ -202,33 +222,39 @@ impl Attention {
         let name = |part: &str| format!("{prefix}.{part}");
         let [q_normed, k_normed] = match kind.qk_norm {
             QkNorm::Whole => [q_dim, kv_dim],
-            QkNorm::None | QkNorm::PerHead => [head_dim, head_dim],
+            QkNorm::None | QkNorm::PerHead | QkNorm::Unweighted => [head_dim, head_dim],
         };
         let mut projection = |part, rows, cols, biased| Projection::load(weights, &name(part), rows, cols, biased);
         let q = projection("q_proj", q_rows, hidden, kind.qkv_bias)?;
         let k = projection("k_proj", kv_dim, hidden, kind.qkv_bias)?;
-        let v = (!kind.v_from_k).then(|| projection("v_proj", kv_dim, hidden, kind.qkv_bias)).transpose()?;
+        let v = (!kind.v_from_k).then(|| projection("v_proj", kv_heads * v_dim, hidden, kind.qkv_bias)).transpose()?;
         let [q_norm, k_norm, o_proj] = kind.names;
-        let o = projection(o_proj, hidden, q_dim, kind.o_bias)?;
+        let o = projection(o_proj, hidden, heads * v_dim, kind.o_bias)?;
+        let unweighted = RmsNorm { weight: None, plus_one: false, eps: norms.eps };
         let mut norm = |part, elements| norms.load(weights, &format!("{prefix}.{part}.weight"), elements);
         let qk_norm = match kind.qk_norm {
             QkNorm::None => None,
+            QkNorm::Unweighted => Some([(); 2].map(|()| unweighted.clone())),
             QkNorm::PerHead | QkNorm::Whole => Some([norm(q_norm, q_normed)?, norm(k_norm, k_normed)?]),
         };
-        let sinks = kind.sinks.then(|| weights.vector(&name("sinks"), heads)).transpose()?;
+        let sinks = kind.sinks.map(|sinks| weights.vector(&name(sinks), heads)).transpose()?;
         Ok(Attention {
             sizes,
+            v_dim,
             q,
             k,
             v,
             o,
-            v_norm: kind.v_norm.then_some(RmsNorm { weight: None, plus_one: false, eps: norms.eps }),
+            v_norm: kind.v_norm.then_some(unweighted),
             qk_norm,
             norm_whole: kind.qk_norm == QkNorm::Whole,
             norm_turned: kind.norm_turned,
             clip: kind.clip,
             rope: kind.rope.clone(),
             attend: Attend { scale: kind.scale.unwrap_or((head_dim as f32).powf(-0.5)), window: kind.window, sinks },
+            chunk: kind.chunk,
+            growth: kind.growth,
+            v_scale: kind.v_scale,
             index: None,
             gate_runs: kind.gated.then(|| [runs(0), runs(1)]),
         })
@@ -279,13 +305,16 @@ impl Attention {
         let (n, ops) = (at.batch.len(), run.ops);
         let q = run.workspace.f32([n, heads, head_dim]);
         let k = run.workspace.f32([n, kv_heads, head_dim]);
-        let v = run.workspace.f32([n, kv_heads, head_dim]);
-        let mixed = run.workspace.f32([n, heads, head_dim]);
+        let v = run.workspace.f32([n, kv_heads, self.v_dim]);
+        let mixed = run.workspace.f32([n, heads, self.v_dim]);
         let out = run.workspace.f32([n, hidden]);
 
         let gate = self.project(x, [&q, &k, &v], run);
         if let Some(norm) = &self.v_norm {
             ops.rms_norm(&v, norm, &v);
+        }
+        if let Some(scale) = self.v_scale {
+            ops.scale(&v, scale, None);
         }
         if !self.norm_turned {
             self.normalise(&q, &k, run);
@@ -300,13 +329,16 @@ impl Attention {
         if self.norm_turned {
             self.normalise(&q, &k, run);
         }
+        if let Some(growth) = &self.growth {
+            growth.apply(ops, &at.batch.positions, &q);
+        }
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
             let kv = at.kv(span.state, 0);
             let start = span.start - kv.first;
             ops.kv_write(&rows(&k), &rows(&v), kv.layout, kv.blocks, start);
             if self.index.is_none() {
-                ops.attention(&rows(&q), &self.attend, kv.layout, kv.blocks, start, &rows(&mixed));
+                self.attend(&kv, span.start, [&rows(&q), &rows(&mixed)], ops);
             }
         }
         if let Some(index) = &self.index {
@@ -315,8 +347,25 @@ impl Attention {
         if let Some(gate) = gate {
             ops.sigmoid_gate(&mixed, &gate);
         }
-        Projection::apply([(&self.o, &out)], &mixed.reshape([n, heads * head_dim]), run);
+        Projection::apply([(&self.o, &out)], &mixed.reshape([n, heads * self.v_dim]), run);
         out
+    }
+}
+
+impl Attention {
+    /// Queries q `[n, heads, head_dim]` of positions from `start` on → mixed `[n, heads, v_dim]`, chunk by chunk.
+    fn attend(&self, kv: &LayerKv, start: usize, [q, mixed]: [&Tensor; 2], ops: &dyn Ops) {
+        let chunk = self.chunk.unwrap_or(usize::MAX);
+        let (mut position, end) = (start, start + q.dim(0));
+        while position < end {
+            let rows = position - start..end.min((position / chunk + 1).saturating_mul(chunk)) - start;
+            // What is held of the past begins at the chunk, or before it.
+            let first = (position / chunk * chunk).saturating_sub(kv.first);
+            let blocks = &kv.blocks[first / kv.layout.block_tokens..];
+            let from = position - kv.first - first;
+            ops.attention(&q.rows(rows.clone()), &self.attend, kv.layout, blocks, from, &mixed.rows(rows.clone()));
+            position = start + rows.end;
+        }
     }
 }
 
@@ -332,22 +381,23 @@ impl Mixer for Attention {
         let gated = self.gate_runs.is_some();
         let gates = if gated { queries + Workspace::f32_bytes(2 * n * heads * head_dim) } else { 0 };
         let index = self.index.as_ref().map_or(0, |index| index.workspace_bytes(n, heads, head_dim));
-        gates
-            + index
-            + 2 * queries
-            + 2 * Workspace::f32_bytes(n * kv_heads * head_dim)
-            + Workspace::f32_bytes(n * hidden)
+        let keys = Workspace::f32_bytes(n * kv_heads * head_dim) + Workspace::f32_bytes(n * kv_heads * self.v_dim);
+        gates + index + queries + Workspace::f32_bytes(n * heads * self.v_dim) + keys + Workspace::f32_bytes(n * hidden)
     }
 
     fn kv(&self) -> Vec<KvWidth> {
         let Sizes { kv_heads, head_dim, .. } = self.sizes;
-        let own = KvWidth { window: self.attend.window, ..KvWidth::new(kv_heads, head_dim, head_dim) };
+        let window = self.attend.window.or(self.chunk);
+        let own = KvWidth { window, ..KvWidth::new(kv_heads, head_dim, self.v_dim) };
         [own].into_iter().chain(self.index.as_ref().map(BlockIndex::kv)).collect()
     }
 
     fn letter(&self) -> (char, &'static str) {
         if self.index.is_some() {
             return ('B', "attention to chosen blocks of positions");
+        }
+        if self.chunk.is_some() {
+            return ('C', "attention within a chunk");
         }
         match (self.attend.window, self.gate_runs.is_some()) {
             (Some(_), _) => ('W', "attention within a window"),

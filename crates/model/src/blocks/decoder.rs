@@ -1,12 +1,13 @@
 //! The decoder that families are: layers of halves, each behind a norm, whose output joins the residual stream in one of a few
 //! ways; from the tokens to the logits, this is the forward pass.
 
-use outpour_kernels::{DType, Matrix, Ops, RmsNorm, Tensor};
+use outpour_kernels::{Bias, DType, Matrix, Ops, RmsNorm, Tensor};
 use outpour_store::StoreError;
 
 use super::feed_forward::FeedForward;
 use super::hyper::{HyperConnection, Mix};
 use super::mixer::{At, Mixer};
+use super::norm::Norm;
 use crate::config::{Config, ModelError};
 use crate::weights::{Norms, Weights};
 use crate::{Batch, Facts, Model, Run, State, StateLayout, Workspace};
@@ -31,9 +32,11 @@ pub struct Parts {
     /// Where there are several residual streams: what makes one of them, behind the layers.
     pub mix: Option<Mix>,
     /// Behind the layers: `[hidden]`.
-    pub norm: RmsNorm,
+    pub norm: Norm,
     /// `[vocab, hidden]`.
     pub lm_head: Matrix,
+    /// `[vocab]`: added to the logits, if there is one.
+    pub head_bias: Option<Bias>,
     /// What logits are multiplied with, if with anything.
     pub logits_scale: Option<f32>,
     /// What logits are squeezed between, if they are.
@@ -42,8 +45,18 @@ pub struct Parts {
 
 impl Parts {
     /// Those of most families: one stream of embeddings as they are, logits as they come.
-    pub fn plain(embedding: Matrix, layers: Vec<Layer>, norm: RmsNorm, lm_head: Matrix) -> Self {
-        Parts { embedding, embedding_scale: None, layers, mix: None, norm, lm_head, logits_scale: None, softcap: None }
+    pub fn plain(embedding: Matrix, layers: Vec<Layer>, norm: impl Into<Norm>, lm_head: Matrix) -> Self {
+        Parts {
+            embedding,
+            embedding_scale: None,
+            layers,
+            mix: None,
+            norm: norm.into(),
+            lm_head,
+            head_bias: None,
+            logits_scale: None,
+            softcap: None,
+        }
     }
 }
 
@@ -64,7 +77,7 @@ impl From<Vec<Half>> for Layer {
 /// Something behind a norm, whose output joins the residual stream.
 pub struct Half {
     /// `[hidden]`.
-    pub norm: RmsNorm,
+    pub norm: Norm,
     /// What is behind the norm.
     pub inner: Inner,
     /// How its output joins the stream.
@@ -106,6 +119,12 @@ pub struct Ends {
     pub half_norms: [&'static str; 2],
     /// Name of the norm behind the layers.
     pub norm: &'static str,
+    /// Whether these norms are layer norms with biases.
+    pub layer_norms: bool,
+    /// Whether the head has a bias.
+    pub head_bias: bool,
+    /// Longest context.
+    pub context_max: usize,
 }
 
 impl Ends {
@@ -115,11 +134,15 @@ impl Ends {
     /// When the key has the wrong type.
     pub fn read(config: &Config) -> Result<Self, ModelError> {
         let tied = config.flag_or("tie_word_embeddings", false)?;
+        let context = config.spelling(&["max_position_embeddings", "model_max_length"]);
         Ok(Ends {
             embedding: "model.embed_tokens.weight",
             tied,
             half_norms: ["input_layernorm", "post_attention_layernorm"],
-            norm: "model.norm.weight",
+            norm: "model.norm",
+            layer_norms: false,
+            head_bias: false,
+            context_max: config.size_or(context, 32_768)?,
         })
     }
 }
@@ -158,7 +181,7 @@ impl Decoder {
     #[allow(clippy::too_many_arguments)]
     pub fn load_between(
         family: &'static str,
-        Ends { embedding, tied, half_norms, norm }: Ends,
+        Ends { embedding, tied, half_norms, norm, layer_norms, head_bias, context_max }: Ends,
         config: &Config,
         weights: &mut Weights,
         kv: DType,
@@ -172,8 +195,9 @@ impl Decoder {
         let embedding = weights.embedding(embedding, vocab, hidden, tied)?;
         let load_layer = |layer: usize| {
             let prefix = format!("model.layers.{layer}");
-            let mut half_norm =
-                |half: usize| norms.load(weights, &format!("{prefix}.{}.weight", half_norms[half]), hidden);
+            let mut half_norm = |half: usize| {
+                Norm::load(norms, layer_norms, weights, &format!("{prefix}.{}", half_norms[half]), hidden)
+            };
             let [input_norm, half_norm] = [half_norm(0)?, half_norm(1)?];
             let Halves { mixer, feed_forward, alphas } = halves(layer, &prefix, weights)?;
             let join = |half: usize| alphas.map_or(Join::Added, |alphas| Join::AddedToInput(alphas[half]));
@@ -184,16 +208,12 @@ impl Decoder {
             ]))
         };
         let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;
-        let norm = norms.load(weights, norm, hidden)?;
+        let norm = Norm::load(norms, layer_norms, weights, norm, hidden)?;
         let lm_head = if tied { embedding.clone() } else { weights.matrix("lm_head.weight", vocab, hidden)? };
-        let context = config.spelling(&["max_position_embeddings", "model_max_length"]);
-        let said = Said {
-            family,
-            context_max: config.size_or(context, 32_768)?,
-            pattern: layers.iter().map(Layer::letter).collect(),
-            legend: legend(&layers),
-        };
-        Ok(Self::new(Parts::plain(embedding, layers, norm, lm_head), said, kv))
+        let head_bias = head_bias.then(|| weights.vector("lm_head.bias", vocab).map(Bias::plain)).transpose()?;
+        let said =
+            Said { family, context_max, pattern: layers.iter().map(Layer::letter).collect(), legend: legend(&layers) };
+        Ok(Self::new(Parts { head_bias, ..Parts::plain(embedding, layers, norm, lm_head) }, said, kv))
     }
 
     /// A decoder of these parts, which keeps keys and values in the type given.
@@ -249,30 +269,30 @@ impl Half {
         let (ops, shape) = (run.ops, [normed.dim(0), normed.dim(1)]);
         match &self.join {
             Join::Added => {
-                ops.rms_norm(x, &self.norm, normed);
+                self.norm.apply(ops, x, normed);
                 self.inner(at, x, normed, x, run)?;
             }
             Join::AddedToInput(alpha) => {
-                ops.rms_norm(x, &self.norm, normed);
+                self.norm.apply(ops, x, normed);
                 ops.copy(normed, x); // x = alpha · normed
                 ops.scale(x, *alpha, None);
                 self.inner(at, x, normed, x, run)?;
             }
             Join::Scaled(factor) => {
                 let out = run.workspace.f32(shape); // [n, hidden]
-                ops.rms_norm(x, &self.norm, normed);
+                self.norm.apply(ops, x, normed);
                 ops.zero(&out);
                 self.inner(at, x, normed, &out, run)?;
                 ops.scale(&out, *factor, None);
                 ops.add(&out, x);
             }
             Join::Later => {
-                ops.rms_norm(x, &self.norm, normed);
+                self.norm.apply(ops, x, normed);
                 self.inner(at, x, normed, later, run)?;
             }
             Join::Normed(behind) => {
                 let out = run.workspace.f32(shape); // [n, hidden]
-                ops.rms_norm(x, &self.norm, normed);
+                self.norm.apply(ops, x, normed);
                 ops.zero(&out);
                 self.inner(at, x, normed, &out, run)?;
                 ops.rms_norm(&out, behind, &out);
@@ -281,7 +301,7 @@ impl Half {
             Join::Mixed(hyper) => {
                 let out = run.workspace.f32(shape); // [n, hidden]
                 let weights = hyper.collapse(ops, run.workspace, x, normed); // [n, (2 + streams) · streams]
-                ops.rms_norm(normed, &self.norm, normed);
+                self.norm.apply(ops, normed, normed);
                 ops.zero(&out);
                 self.inner(at, x, normed, &out, run)?;
                 hyper.expand(ops, &out, &weights, x);
@@ -453,17 +473,20 @@ impl Model for Decoder {
     }
 
     fn head(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, logits: &Tensor) {
-        let Parts { mix, norm, lm_head, logits_scale, softcap, .. } = &self.parts;
+        let Parts { mix, norm, lm_head, head_bias, logits_scale, softcap, .. } = &self.parts;
         let mark = workspace.mark();
         let normed = workspace.f32([x.dim(0), self.facts.hidden]); // [m, hidden]
         match mix {
-            None => ops.rms_norm(x, norm, &normed),
+            None => norm.apply(ops, x, &normed),
             Some(mix) => {
                 mix.apply(ops, workspace, x, &normed);
-                ops.rms_norm(&normed, norm, &normed);
+                norm.apply(ops, &normed, &normed);
             }
         }
         ops.linear(&normed, lm_head, logits); // [m, vocab]
+        if let Some(bias) = head_bias {
+            ops.add_bias(logits, bias);
+        }
         if let Some(scale) = logits_scale {
             ops.scale(logits, *scale, None);
         }

@@ -53,7 +53,7 @@ impl DeepSeekMoe {
     /// When a key is missing, or they do not fit each other.
     pub fn read(config: &Config, choice: Choice) -> Result<Self, ModelError> {
         config.only("hidden_act", "silu")?;
-        if config.size_or("moe_layer_freq", 1)? != 1 {
+        if !config.is_list("moe_layer_freq") && config.size_or("moe_layer_freq", 1)? != 1 {
             return Err(ModelError::Config(
                 "moe_layer_freq is not 1, as in every released model of this family".into(),
             ));
@@ -129,13 +129,23 @@ impl DeepSeekMoe {
     }
 }
 
-/// How many layers have an MLP in place of experts: the first ones that `mlp_layer_types` calls `dense`, or
-/// `first_k_dense_replace`, or `default`.
+/// How many layers have an MLP in place of experts: the first ones that `mlp_layer_types` calls `dense`, or that a list
+/// `moe_layer_freq` has a 0 for, or `first_k_dense_replace`, or `default`.
 ///
 /// # Errors
 /// When a key has another value.
 pub fn dense_layers(config: &Config, default: usize) -> Result<usize, ModelError> {
     let Some(types) = config.texts("mlp_layer_types")? else {
+        if config.is_list("moe_layer_freq") {
+            let sparse = config.layers("moe_layer_freq")?;
+            let dense = sparse.iter().take_while(|sparse| **sparse == 0).count();
+            return match sparse[dense..].contains(&0) {
+                false => Ok(dense),
+                true => Err(ModelError::Config(
+                    "moe_layer_freq has a 0 behind the first layers; supported are some that are dense, and then sparse ones".into(),
+                )),
+            };
+        }
         return config.count_or("first_k_dense_replace", default);
     };
     let dense = types.iter().take_while(|kind| **kind == "dense").count();

@@ -5,6 +5,7 @@ use outpour_store::StoreError;
 
 use super::mlp;
 use super::moe::Moe;
+use super::norm::Norm;
 use crate::{Batch, Run, Workspace};
 
 /// A layer's second half.
@@ -20,7 +21,7 @@ pub enum FeedForward {
 /// Experts beside an MLP, which read the residual stream itself, each of both behind norms of its own (Gemma 4).
 pub struct Beside {
     /// Of the stream, for the router: `[hidden]`, as all of these.
-    pub router_norm: RmsNorm,
+    pub router_norm: Norm,
     /// Of the stream, for the experts.
     pub pre_norm: RmsNorm,
     /// The experts.
@@ -37,7 +38,7 @@ impl Beside {
         let shape = [stream.dim(0), stream.dim(1)];
         let [router_x, normed, sum] = [(); 3].map(|()| run.workspace.f32(shape));
         run.ops.rms_norm(out, &self.mlp_post_norm, out);
-        run.ops.rms_norm(stream, &self.router_norm, &router_x);
+        self.router_norm.apply(run.ops, stream, &router_x);
         run.ops.rms_norm(stream, &self.pre_norm, &normed);
         run.ops.zero(&sum);
         self.moe.forward_routed(batch, &router_x, &normed, &sum, run)?;
@@ -100,7 +101,7 @@ impl FeedForward {
     }
 
     /// What [`Moe::guess`] says behind the norm that stands before it; nothing where there is no router.
-    pub fn guess(&self, norm: &RmsNorm, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>) {
+    pub fn guess(&self, norm: &Norm, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>) {
         match self {
             FeedForward::Dense(_) => experts.clear(),
             FeedForward::Sparse(moe) => moe.guess(norm, ops, workspace, x, experts),

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use outpour_kernels::{Attend, ColumnRun, Matrix, Ops, Past, RmsNorm, Rope, Seen, Tensor};
 
+use super::growth::Growth;
 use super::indexer::Selector;
 use super::mixer::{At, Mixer};
 use crate::config::{Config, ModelError, SIZE_MAX};
@@ -219,43 +220,6 @@ impl Heads {
         match self {
             Heads::Joined(kv_b) => ops.linear_heads(mixed, kv_b, sizes.nope_dim, values),
             Heads::Apart { unembed_out, .. } => ops.linear_heads(mixed, unembed_out, 0, values),
-        }
-    }
-}
-
-/// How queries grow along contexts longer than the original one (Llama 4, Mistral): they are multiplied with
-/// `1 + beta · ln(1 + ⌊position / original⌋)`.
-#[derive(Clone, Copy, Debug)]
-pub struct Growth {
-    beta: f32,
-    /// Positions of the original context.
-    original: usize,
-}
-
-impl Growth {
-    /// Reads `llama_4_scaling_beta` of what the config says of RoPE, if it is there.
-    ///
-    /// # Errors
-    /// When it is there, and `original_max_position_embeddings` is not.
-    pub fn read(config: &Config) -> Result<Option<Self>, ModelError> {
-        let (settings, _) = config.rope(10_000.0)?;
-        if !settings.has("llama_4_scaling_beta") {
-            return Ok(None);
-        }
-        let beta = settings.positive_or("llama_4_scaling_beta", 0.1)? as f32;
-        Ok(Some(Growth { beta, original: settings.size("original_max_position_embeddings")? }))
-    }
-
-    /// q `[n, heads, q_dim]` of these positions, in place.
-    fn apply(&self, ops: &dyn Ops, positions: &[u32], q: &Tensor) {
-        let passed = |position: u32| position as usize / self.original;
-        let mut first = 0;
-        for rows in positions.chunk_by(|a, b| passed(*a) == passed(*b)) {
-            let factor = 1.0 + self.beta * (1.0 + passed(rows[0]) as f32).ln();
-            if factor != 1.0 {
-                ops.scale(&q.rows(first..first + rows.len()), factor, None);
-            }
-            first += rows.len();
         }
     }
 }

@@ -10,10 +10,11 @@
 
 use std::ops::Range;
 
-use outpour_kernels::{Activation, Bias, Contribution, Matrix, Mlp, MlpJob, Ops, RmsNorm, Router, Tensor};
+use outpour_kernels::{Activation, Bias, Contribution, Matrix, Mlp, MlpJob, Ops, Router, Tensor};
 use outpour_store::StoreError;
 
 use super::mlp;
+use super::norm::Norm;
 use crate::config::{Config, ModelError};
 use crate::weights::{ExpertsOf, Weights};
 use crate::{Batch, Run, Workspace};
@@ -81,6 +82,8 @@ pub struct Moe {
     gate_bias: Option<Bias>,
     gate_scale: f32,
     biases: Option<[Bias; 3]>,
+    /// Whether weights multiply what experts read, and not what they say.
+    weighs_input: bool,
     shared: Option<SharedExpert>,
     /// `[latent, hidden]` and `[hidden, latent]`, where experts read and write vectors of another width than the stream.
     latent: Option<[Matrix; 2]>,
@@ -196,6 +199,7 @@ impl Moe {
             gate_bias: None,
             gate_scale: 1.0,
             biases: None,
+            weighs_input: false,
             shared,
             latent: None,
             by_token: None,
@@ -210,6 +214,12 @@ impl Moe {
     /// The same with logits multiplied by `gate_scale`.
     pub fn scaled(self, gate_scale: f32) -> Self {
         Moe { gate_scale, ..self }
+    }
+
+    /// The same where a token's one expert reads its weight times the token, and what it says is added as it is (Llama 4).
+    pub fn weighing_input(self) -> Self {
+        assert_eq!(self.router.top_k, 1, "invariant: the caller has refused more experts a token");
+        Moe { weighs_input: true, ..self }
     }
 
     /// The same where `latent[0]` `[latent, hidden]` makes what the experts read, and `latent[1]` `[hidden, latent]` brings the sum
@@ -239,6 +249,7 @@ impl Moe {
         self.shared.as_ref().map_or(0, |shared| shared.workspace_bytes(n))
             + Workspace::f32_bytes(n * self.logits())
             + 2 * Workspace::f32_bytes(n * top_k)
+            + if self.weighs_input { Workspace::f32_bytes(n * self.hidden) } else { 0 }
             + mlp::scratch_bytes(rows_together(n, top_k), self.hidden, self.width)
             + Workspace::f32_bytes(wave_rows(n, top_k) * self.hidden)
             + self
@@ -295,6 +306,13 @@ impl Moe {
         run.routes.chosen(self.layer, &batch.positions, &choices.choice, &choices.weight);
         choices.sort(k, self.experts);
         let done = match &self.latent {
+            None if self.weighs_input => {
+                let weighed = run.workspace.f32([n, self.hidden]); // [n, hidden]
+                choices.weigh_input();
+                run.ops.zero(&weighed);
+                run.ops.combine(x, &choices.contributions, &weighed);
+                self.waves(&mut choices, [&weighed, into], [x, into], run)
+            }
             None => self.waves(&mut choices, [x, into], [x, into], run),
             Some([before, behind]) => {
                 let [latent, sum] = [(); 2].map(|()| run.workspace.f32([n, self.hidden])); // [n, latent]
@@ -313,7 +331,7 @@ impl Moe {
 
     /// The experts `[n, top_k]` that the router would choose from the residual stream x `[n, hidden]`, behind the norm that
     /// stands before it; none where the token's id chooses.
-    pub fn guess(&self, norm: &RmsNorm, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>) {
+    pub fn guess(&self, norm: &Norm, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, experts: &mut Vec<i32>) {
         if self.by_token.is_some() {
             return experts.clear();
         }
@@ -323,7 +341,7 @@ impl Moe {
         let logits = workspace.f32([n, self.logits()]);
         let choice = workspace.i32([n, k]);
         let weights = workspace.f32([n, k]);
-        ops.rms_norm(x, norm, &normed);
+        norm.apply(ops, x, &normed);
         self.route(ops, &[], &normed, &logits, &choice, &weights);
         experts.resize(n * k, 0);
         ops.fetch(&choice, bytemuck::cast_slice_mut(experts)).wait();
@@ -519,6 +537,18 @@ impl Choices {
                 weight,
             }),
         );
+    }
+
+    /// Makes each token's weight the share of its own that its one expert reads, and that of what the expert says 1.
+    fn weigh_input(&mut self) {
+        self.contributions.clear();
+        let weights = self.weight.iter().enumerate();
+        self.contributions.extend(weights.map(|(row, &weight)| Contribution {
+            token: row as u32,
+            row: row as u32,
+            weight,
+        }));
+        self.weights.fill(1.0);
     }
 
     fn contribute(&mut self, wave: &Range<usize>) {

@@ -15,13 +15,45 @@ pub fn partial(config: &Config, head_dim: usize, factor_default: f64, theta_defa
     let (settings, _) = config.rope(theta_default)?;
     let old = config.float_or("partial_rotary_factor", factor_default)?;
     let factor = settings.float_or("partial_rotary_factor", old)?;
+    plain(config, rotary_dim(head_dim, factor)?, theta_default)
+}
+
+/// The dimensions of a head that are turned, where they are `factor` of it.
+///
+/// # Errors
+/// For a factor that leaves no whole pair.
+pub fn rotary_dim(head_dim: usize, factor: f64) -> Result<usize, ModelError> {
     let rotary_dim = (head_dim as f64 * factor) as usize;
     if !(0.0..=1.0).contains(&factor) || rotary_dim < 2 || !rotary_dim.is_multiple_of(2) {
         let problem =
             format!("partial_rotary_factor {factor} of head_dim {head_dim} leaves no whole pairs; download it again");
         return Err(ModelError::Config(problem));
     }
-    plain(config, rotary_dim, theta_default)
+    Ok(rotary_dim)
+}
+
+/// The same as [`plain()`], or by `longrope` (arXiv 2402.13753) with each frequency divided by its `short_factor`; then the
+/// original context too, beyond which these factors do not hold.
+///
+/// # Errors
+/// As [`plain()`], and when there is not a factor for each frequency, or no `short_mscale`.
+pub fn long(config: &Config, rotary_dim: usize, theta_default: f64) -> Result<(Rope, Option<usize>), ModelError> {
+    let (settings, theta) = config.rope(theta_default)?;
+    if settings.text_or("rope_type", settings.text_or("type", "default")?)? != "longrope" {
+        return Ok((plain(config, rotary_dim, theta_default)?, None));
+    }
+    let mut rope = unscaled(rotary_dim, theta);
+    let factors = settings.positives("short_factor")?;
+    if factors.len() != rope.inv_freq.len() {
+        let (n, pairs) = (factors.len(), rope.inv_freq.len());
+        return Err(ModelError::Config(format!("short_factor has {n} numbers for {pairs} pairs; download it again")));
+    }
+    rope.inv_freq.iter_mut().zip(factors).for_each(|(freq, factor)| *freq /= factor as f32);
+    if !settings.has("short_mscale") {
+        return Err(ModelError::Config("longrope has no short_mscale; download it again".into()));
+    }
+    rope.scale = settings.positive_or("short_mscale", 1.0)? as f32;
+    Ok((rope, Some(original_context(config, &settings)? as usize)))
 }
 
 /// RoPE over the first `rotary_dim` dimensions of a head, where the config has such a key, or as [`partial()`] (MiniMax).

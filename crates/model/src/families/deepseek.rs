@@ -7,8 +7,9 @@ use outpour_kernels::{DType, Rope, RopePairs};
 
 use crate::blocks::decoder::{Decoder, Halves};
 use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe};
+use crate::blocks::growth::Growth;
 use crate::blocks::indexer::{self, Indexer, Selector};
-use crate::blocks::mla::{Growth, Mla, Sizes};
+use crate::blocks::mla::{Mla, Sizes};
 use crate::blocks::rope;
 use crate::config::{Config, ModelError};
 use crate::weights::{Norms, Weights};

@@ -37,7 +37,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let [of_attention, of_experts] = [hyper("attn")?, hyper("ffn")?].map(Join::Mixed);
         let rope = if beyond[layer] == Beyond::Nothing { &near } else { &far };
         let attention = Half {
-            norm: norm("attn_norm", weights)?,
+            norm: norm("attn_norm", weights)?.into(),
             inner: Inner::Mixer(Box::new(CompressedAttention::load(
                 weights,
                 &format!("{prefix}.attn"),
@@ -49,7 +49,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
             join: of_attention,
         };
         let experts = Half {
-            norm: norm("ffn_norm", weights)?,
+            norm: norm("ffn_norm", weights)?.into(),
             inner: Inner::FeedForward(FeedForward::Sparse(experts.load(weights, layer, hidden, vocab)?)),
             join: of_experts,
         };

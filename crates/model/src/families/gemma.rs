@@ -61,7 +61,7 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
         let Attends { sizes, kind } = if is_full[layer] { &full } else { &windowed };
         let norm = |part: &str, weights: &mut Weights| norms.load(weights, &format!("{prefix}.{part}.weight"), hidden);
         let attention = Half {
-            norm: norm("input_layernorm", weights)?,
+            norm: norm("input_layernorm", weights)?.into(),
             inner: Inner::Mixer(Box::new(Attention::load(
                 weights,
                 &format!("{prefix}.self_attn"),
@@ -78,7 +78,7 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
             Some(sizes) => FeedForward::Beside(mlp, beside(weights, layer, hidden, sizes, norms)?),
         };
         let feed_forward = Half {
-            norm: before,
+            norm: before.into(),
             inner: Inner::FeedForward(feed_forward),
             join: Join::Normed(norm("post_feedforward_layernorm", weights)?),
         };
@@ -152,7 +152,7 @@ fn beside(
     let of = ExpertsOf { layer, prefix: prefix.clone(), experts, hidden, width, activation: Activation::GeGlu };
     let mut norm = |part: &str| norms.load(weights, &format!("{prefix}.{part}"), hidden);
     Ok(Beside {
-        router_norm: norm("router.scale")?,
+        router_norm: norm("router.scale")?.into(),
         pre_norm: norm("pre_feedforward_layernorm_2.weight")?,
         post_norm: norm("post_feedforward_layernorm_2.weight")?,
         mlp_post_norm: norm("post_feedforward_layernorm_1.weight")?,

@@ -74,10 +74,10 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
                 Box::new(Mla::load(weights, &name, latent, None, 1.0)?.sparse(selector))
             }
         };
-        let attention = Half { norm: before, inner: Inner::Mixer(mixer), join: of_attention };
+        let attention = Half { norm: before.into(), inner: Inner::Mixer(mixer), join: of_attention };
         let before = norm("post_attention_layernorm", weights)?;
         let inner = Inner::FeedForward(experts.load(layer, &prefix, weights)?);
-        Ok(Layer::from(vec![attention, Half { norm: before, inner, join: of_experts }]))
+        Ok(Layer::from(vec![attention, Half { norm: before.into(), inner, join: of_experts }]))
     };
     let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;
     let lm_head = if tied { embedding.clone() } else { weights.matrix("lm_head.weight", vocab, hidden)? };

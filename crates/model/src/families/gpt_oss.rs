@@ -23,7 +23,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let full = Kind {
         qkv_bias: biased,
         o_bias: biased,
-        sinks: true,
+        sinks: Some("sinks"),
         ..Kind::plain(rope::plain(config, sizes.head_dim, 150_000.0)?)
     };
     let windowed = Kind { window: Some(config.size_or("sliding_window", 128)?), ..full.clone() };

@@ -56,10 +56,10 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
             true => Box::new(Attention::load(weights, &format!("{prefix}.self_attn"), sizes, &kind, norms)?),
             false => Box::new(Mamba2::load(weights, &format!("{prefix}.mamba"), mamba, norms.eps)?),
         };
-        let mixer = Half { norm: before, inner: Inner::Mixer(mixer), join: Join::Scaled(factor) };
+        let mixer = Half { norm: before.into(), inner: Inner::Mixer(mixer), join: Join::Scaled(factor) };
         let before = norm("post_attention_layernorm", weights)?;
         let feed_forward = feed_forward(config, weights, layer, hidden, experts)?;
-        let experts = Half { norm: before, inner: Inner::FeedForward(feed_forward), join: Join::Scaled(factor) };
+        let experts = Half { norm: before.into(), inner: Inner::FeedForward(feed_forward), join: Join::Scaled(factor) };
         Ok(Layer::from(vec![mixer, experts]))
     };
     let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;

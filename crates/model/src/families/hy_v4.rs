@@ -61,10 +61,10 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let sinks = weights.vector(&format!("{name}.learnable_sink_param"), sizes.heads)?;
         let mla = Mla::load(weights, &name, sizes, Some(&rope), scale)?;
         let mla = mla.sparse(selector).gated(Gates::Values, gate).with_sinks(sinks);
-        let attention = Half { norm: before, inner: Inner::Mixer(Box::new(mla)), join: of_attention };
+        let attention = Half { norm: before.into(), inner: Inner::Mixer(Box::new(mla)), join: of_attention };
         let before = norm("post_attention_layernorm", weights)?;
         let inner = Inner::FeedForward(experts.load(layer, &prefix, weights)?);
-        Ok(Layer::from(vec![attention, Half { norm: before, inner, join: of_experts }]))
+        Ok(Layer::from(vec![attention, Half { norm: before.into(), inner, join: of_experts }]))
     };
     let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;
     let mix = HyperConnection::load(weights, "model.hc_head.hc_head", &streams, streams.count, 1)?;

@@ -34,7 +34,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: false };
     let ends = Ends {
         half_norms: ["input_layernorm", "pre_ff_layernorm"],
-        norm: "model.final_layernorm.weight",
+        norm: "model.final_layernorm",
         ..Ends::read(config)?
     };
     Decoder::load_between("jamba", ends, config, weights, kv, norms, |layer, prefix, weights| {

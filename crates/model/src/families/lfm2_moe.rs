@@ -37,7 +37,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let ends = Ends {
         tied: config.flag_or(config.spelling(&["tie_embedding", "tie_word_embeddings"]), true)?,
         half_norms: ["operator_norm", "ffn_norm"],
-        norm: "model.embedding_norm.weight",
+        norm: "model.embedding_norm",
         ..Ends::read(config)?
     };
     Decoder::load_between("lfm2_moe", ends, config, weights, kv, norms, |layer, prefix, weights| {

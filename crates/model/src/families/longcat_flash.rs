@@ -48,12 +48,16 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let attention = |i: usize, weights: &mut Weights| {
             let mla = Mla::load(weights, &format!("{prefix}.self_attn.{i}"), sizes, Some(&rope), scale)?;
             let inner = Inner::Mixer(Box::new(mla.latent_scaled(latent_scale)));
-            Ok::<_, ModelError>(Half { norm: norm("input_layernorm", i, weights)?, inner, join: Join::Added })
+            Ok::<_, ModelError>(Half { norm: norm("input_layernorm", i, weights)?.into(), inner, join: Join::Added })
         };
         let mlp = |i: usize, weights: &mut Weights| {
             let mlp = mlp::load(weights, &format!("{prefix}.mlps.{i}"), hidden, dense_width)?;
             let inner = Inner::FeedForward(FeedForward::Dense(mlp));
-            Ok::<_, ModelError>(Half { norm: norm("post_attention_layernorm", i, weights)?, inner, join: Join::Added })
+            Ok::<_, ModelError>(Half {
+                norm: norm("post_attention_layernorm", i, weights)?.into(),
+                inner,
+                join: Join::Added,
+            })
         };
         let first = attention(0, weights)?;
         let of_experts = format!("{prefix}.mlp");
@@ -63,7 +67,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let of = ExpertsOf { layer, prefix: of_experts, experts, hidden, width, activation: Activation::SwiGlu };
         let moe = Moe::load(weights, &of, gate, Router { bias, ..router.clone() }, None)?;
         let inner = Inner::FeedForward(FeedForward::Sparse(moe));
-        let beside = Half { norm: norm("post_attention_layernorm", 0, weights)?, inner, join: Join::Later };
+        let beside = Half { norm: norm("post_attention_layernorm", 0, weights)?.into(), inner, join: Join::Later };
         Ok(Layer::from(vec![first, beside, mlp(0, weights)?, attention(1, weights)?, mlp(1, weights)?]))
     };
     let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;

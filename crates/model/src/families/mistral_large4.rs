@@ -49,7 +49,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let norm = |part: &str, weights: &mut Weights| norms.load(weights, &format!("{prefix}.{part}.weight"), hidden);
         let before = norm("attention_norm", weights)?;
         let inner = Inner::Mixer(Box::new(attends.load(layer, &rope, weights)?));
-        let attention = Half { norm: before, inner, join: Join::Added };
+        let attention = Half { norm: before.into(), inner, join: Join::Added };
         let before = norm("ffn_norm", weights)?;
         let swiglu = Activation::SwiGlu;
         let feed_forward = if layer < dense_layers {
@@ -62,7 +62,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
             let of = ExpertsOf { layer, prefix: prefix.clone(), experts, hidden, width, activation: swiglu };
             FeedForward::Sparse(Moe::load(weights, &of, gate, router.clone(), Some(shared))?)
         };
-        let experts = Half { norm: before, inner: Inner::FeedForward(feed_forward), join: Join::Added };
+        let experts = Half { norm: before.into(), inner: Inner::FeedForward(feed_forward), join: Join::Added };
         Ok(Layer::from(vec![attention, experts]))
     };
     let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;

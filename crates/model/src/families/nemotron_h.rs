@@ -52,7 +52,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
                 Inner::FeedForward(FeedForward::Dense(mlp))
             }
         };
-        Ok(Layer::from(vec![Half { norm, inner, join: Join::Added }]))
+        Ok(Layer::from(vec![Half { norm: norm.into(), inner, join: Join::Added }]))
     };
     let layers: Vec<Layer> = pattern.chars().enumerate().map(load_layer).collect::<Result<_, ModelError>>()?;
     let norm = norms.load(weights, "backbone.norm_f.weight", hidden)?;
