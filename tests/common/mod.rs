@@ -64,9 +64,10 @@ pub fn enlarged(name: &str, experts: usize, width: usize) -> Value {
     {
         text[key] = json!(value);
     }
-    for (key, value) in [("n_group", 4), ("topk_group", 2), ("vocab_size", 2048)] {
-        text[key] = json!(value);
+    if text["n_group"].as_u64() > Some(1) {
+        (text["n_group"], text["topk_group"]) = (json!(4), json!(2));
     }
+    text["vocab_size"] = json!(2048);
     config
 }
 

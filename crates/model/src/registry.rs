@@ -10,9 +10,9 @@ use crate::families::deepseek::Attention::{Dense, Sparse};
 use crate::families::gemma::Family::{Gemma3, Gemma4};
 use crate::families::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
 use crate::families::{
-    deepseek, deepseek_v4, ernie4_5_moe, exaone_moe, gemma, glm4_moe, glm5_next, gpt_oss, granite, hunyuan_v1_moe, hy_v4,
-    jamba, kimi_linear, lfm2_moe, ling, ling3, llama, llama4, longcat_flash, mimo_v2_flash, minimax, minimax_m2, minimax_m3,
-    mistral_large4, mixtral, nemotron_h, phimoe, qwen3_5_moe, qwen3_moe,
+    deepseek, deepseek_v4, ernie4_5_moe, exaone_moe, gemma, glm4_moe, glm5_next, gpt_oss, granite, hunyuan_v1_moe,
+    hy_v4, jamba, kimi_linear, lfm2_moe, ling, ling3, llama, llama4, longcat_flash, mimo_v2_flash, minimax, minimax_m2,
+    minimax_m3, mistral_large4, mixtral, nemotron_h, phimoe, qwen3_5_moe, qwen3_moe,
 };
 use crate::weights::Weights;
 
@@ -32,6 +32,8 @@ pub struct Family {
     pub fixtures: &'static [&'static str],
     /// How releases name and store experts.
     pub experts: ExpertNames,
+    /// Its file in `families/`, which it may share with others.
+    pub file: &'static str,
     /// Builds it from config and weights, keeping keys and values in the type given.
     pub build: Build,
 }
@@ -70,6 +72,7 @@ pub const FAMILIES: &[Family] = &[
             "qwen3_moe_mlx_fp4",
         ],
         experts: ExpertNames::OneByOne,
+        file: "qwen3_moe.rs",
         build: |config, weights, kv| Ok(Box::new(qwen3_moe::build(qwen3_moe::Family::Qwen3, config, weights, kv)?)),
     },
     Family {
@@ -79,6 +82,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "3 Gated DeltaNet to 1 gated GQA",
         fixtures: &["qwen3_next", "qwen3_next_mlx4", "qwen3_next_mlx8", "qwen3_next_mlx_mixed"],
         experts: ExpertNames::OneByOne,
+        file: "qwen3_5_moe.rs",
         build: |config, weights, kv| Ok(Box::new(qwen3_5_moe::build(Qwen3Next, config, weights, kv)?)),
     },
     Family {
@@ -88,6 +92,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "3 Gated DeltaNet to 1 gated GQA",
         fixtures: &["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_mlx8", "qwen3_5_moe_mlx_mixed"],
         experts: ExpertNames::Joined,
+        file: "qwen3_5_moe.rs",
         build: |config, weights, kv| Ok(Box::new(qwen3_5_moe::build(Qwen35, config, weights, kv)?)),
     },
     Family {
@@ -97,6 +102,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "3 Gated DeltaNet to 1 gated GQA",
         fixtures: &["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_mlx8", "qwen3_5_moe_mlx_mixed"],
         experts: ExpertNames::Joined,
+        file: "qwen3_5_moe.rs",
         build: |config, weights, kv| Ok(Box::new(qwen3_5_moe::build(Qwen35, config, weights, kv)?)),
     },
     Family {
@@ -106,6 +112,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["mixtral"],
         experts: ExpertNames::Numbered,
+        file: "mixtral.rs",
         build: |config, weights, kv| Ok(Box::new(mixtral::build(config, weights, kv)?)),
     },
     Family {
@@ -115,6 +122,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["glm4_moe", "glm4_moe_compressed"],
         experts: ExpertNames::OneByOne,
+        file: "glm4_moe.rs",
         build: |config, weights, kv| Ok(Box::new(glm4_moe::build(glm4_moe::Family::Glm4, config, weights, kv)?)),
     },
     Family {
@@ -124,6 +132,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["minimax_m2"],
         experts: ExpertNames::Numbered,
+        file: "minimax_m2.rs",
         build: |config, weights, kv| Ok(Box::new(minimax_m2::build(config, weights, kv)?)),
     },
     Family {
@@ -133,6 +142,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["llama"],
         experts: ExpertNames::Dense,
+        file: "llama.rs",
         build: |config, weights, kv| Ok(Box::new(llama::build("llama", QkNorm::None, config, weights, kv)?)),
     },
     Family {
@@ -142,6 +152,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["qwen3"],
         experts: ExpertNames::Dense,
+        file: "llama.rs",
         build: |config, weights, kv| Ok(Box::new(llama::build("qwen3", QkNorm::PerHead, config, weights, kv)?)),
     },
     Family {
@@ -151,6 +162,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "1 GQA within a window to 1 GQA, sinks",
         fixtures: &["gpt_oss", "gpt_oss_mxfp4"],
         experts: ExpertNames::Stacked,
+        file: "gpt_oss.rs",
         build: |config, weights, kv| Ok(Box::new(gpt_oss::build(config, weights, kv)?)),
     },
     Family {
@@ -160,6 +172,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "MLA",
         fixtures: &["deepseek_v2"],
         experts: ExpertNames::OneByOne,
+        file: "deepseek.rs",
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("deepseek_v2", Choice::Softmax, Dense, config, weights, kv)?))
         },
@@ -171,6 +184,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "MLA",
         fixtures: &["deepseek_v3", "deepseek_v3_fp8", "deepseek_v3_mlx4"],
         experts: ExpertNames::OneByOne,
+        file: "deepseek.rs",
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("deepseek_v3", Choice::SigmoidBiased, Dense, config, weights, kv)?))
         },
@@ -182,6 +196,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "MLA to positions that an indexer chooses (DSA)",
         fixtures: &["deepseek_v32"],
         experts: ExpertNames::OneByOne,
+        file: "deepseek.rs",
         build: |config, weights, kv| {
             let attention = Sparse(RopePairs::Half);
             Ok(Box::new(deepseek::build("deepseek_v32", Choice::SigmoidBiased, attention, config, weights, kv)?))
@@ -194,6 +209,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "MLA to positions that an indexer, or in 5.2 the layer before, chooses (DSA)",
         fixtures: &["glm_moe_dsa"],
         experts: ExpertNames::OneByOne,
+        file: "deepseek.rs",
         build: |config, weights, kv| {
             let attention = Sparse(RopePairs::Interleaved);
             Ok(Box::new(deepseek::build("glm_moe_dsa", Choice::SigmoidBiased, attention, config, weights, kv)?))
@@ -206,6 +222,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "MLA",
         fixtures: &["deepseek_v3", "deepseek_v3_fp8", "deepseek_v3_int4", "deepseek_v3_mlx4"],
         experts: ExpertNames::OneByOne,
+        file: "deepseek.rs",
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("kimi_k2", Choice::SigmoidBiased, Dense, config, weights, kv)?))
         },
@@ -217,6 +234,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "MLA",
         fixtures: &["deepseek_v3", "deepseek_v3_int4", "deepseek_v3_mlx4"],
         experts: ExpertNames::OneByOne,
+        file: "deepseek.rs",
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("kimi_k25", Choice::SigmoidBiased, Dense, config, weights, kv)?))
         },
@@ -228,6 +246,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["qwen2_moe"],
         experts: ExpertNames::OneByOne,
+        file: "qwen3_moe.rs",
         build: |config, weights, kv| Ok(Box::new(qwen3_moe::build(qwen3_moe::Family::Qwen2, config, weights, kv)?)),
     },
     Family {
@@ -237,6 +256,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["olmoe"],
         experts: ExpertNames::OneByOne,
+        file: "qwen3_moe.rs",
         build: |config, weights, kv| Ok(Box::new(qwen3_moe::build(qwen3_moe::Family::Olmoe, config, weights, kv)?)),
     },
     Family {
@@ -246,6 +266,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["solar_open"],
         experts: ExpertNames::OneByOne,
+        file: "glm4_moe.rs",
         build: |config, weights, kv| Ok(Box::new(glm4_moe::build(glm4_moe::Family::SolarOpen, config, weights, kv)?)),
     },
     Family {
@@ -255,6 +276,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["dots1"],
         experts: ExpertNames::OneByOne,
+        file: "glm4_moe.rs",
         build: |config, weights, kv| Ok(Box::new(glm4_moe::build(glm4_moe::Family::Dots, config, weights, kv)?)),
     },
     Family {
@@ -264,6 +286,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["hy_v3"],
         experts: ExpertNames::OneByOne,
+        file: "glm4_moe.rs",
         build: |config, weights, kv| Ok(Box::new(glm4_moe::build(glm4_moe::Family::Hunyuan3, config, weights, kv)?)),
     },
     Family {
@@ -273,6 +296,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["ernie4_5_moe"],
         experts: ExpertNames::OneByOne,
+        file: "ernie4_5_moe.rs",
         build: |config, weights, kv| Ok(Box::new(ernie4_5_moe::build(config, weights, kv)?)),
     },
     Family {
@@ -282,6 +306,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["hunyuan_v1_moe"],
         experts: ExpertNames::OneByOne,
+        file: "hunyuan_v1_moe.rs",
         build: |config, weights, kv| Ok(Box::new(hunyuan_v1_moe::build(config, weights, kv)?)),
     },
     Family {
@@ -291,6 +316,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "MLA",
         fixtures: &["glm4_moe_lite"],
         experts: ExpertNames::OneByOne,
+        file: "deepseek.rs",
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("glm4_moe_lite", Choice::SigmoidBiased, Dense, config, weights, kv)?))
         },
@@ -302,6 +328,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "MLA",
         fixtures: &["mistral4"],
         experts: ExpertNames::Joined,
+        file: "deepseek.rs",
         build: |config, weights, kv| {
             Ok(Box::new(deepseek::build("mistral4", Choice::SoftmaxShares, Dense, config, weights, kv)?))
         },
@@ -313,6 +340,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma3"],
         experts: ExpertNames::Dense,
+        file: "gemma.rs",
         build: |config, weights, kv| Ok(Box::new(gemma::build(Gemma3, config, weights, kv)?)),
     },
     Family {
@@ -322,6 +350,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma3"],
         experts: ExpertNames::Dense,
+        file: "gemma.rs",
         build: |config, weights, kv| Ok(Box::new(gemma::build(Gemma3, config, weights, kv)?)),
     },
     Family {
@@ -331,6 +360,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma4"],
         experts: ExpertNames::Joined,
+        file: "gemma.rs",
         build: |config, weights, kv| Ok(Box::new(gemma::build(Gemma4, config, weights, kv)?)),
     },
     Family {
@@ -340,6 +370,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 GQA within a window to 1 GQA",
         fixtures: &["gemma4"],
         experts: ExpertNames::Joined,
+        file: "gemma.rs",
         build: |config, weights, kv| Ok(Box::new(gemma::build(Gemma4, config, weights, kv)?)),
     },
     Family {
@@ -349,6 +380,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "Mamba-2, some GQA without positions",
         fixtures: &["nemotron_h", "nemotron_h_latent", "nemotron_h_nvfp4"],
         experts: ExpertNames::OneByOne,
+        file: "nemotron_h.rs",
         build: |config, weights, kv| Ok(Box::new(nemotron_h::build(config, weights, kv)?)),
     },
     Family {
@@ -358,6 +390,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "7 Lightning Attention to 1 GQA",
         fixtures: &["minimax"],
         experts: ExpertNames::Numbered,
+        file: "minimax.rs",
         build: |config, weights, kv| Ok(Box::new(minimax::build(config, weights, kv)?)),
     },
     Family {
@@ -367,6 +400,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "3 Kimi Delta Attention to 1 MLA without positions",
         fixtures: &["kimi_linear"],
         experts: ExpertNames::Numbered,
+        file: "kimi_linear.rs",
         build: |config, weights, kv| Ok(Box::new(kimi_linear::build(config, weights, kv)?)),
     },
     Family {
@@ -376,6 +410,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "7 Lightning Attention to 1 MLA",
         fixtures: &["ling25"],
         experts: ExpertNames::OneByOne,
+        file: "ling.rs",
         build: |config, weights, kv| Ok(Box::new(ling::build(config, weights, kv)?)),
     },
     Family {
@@ -385,6 +420,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "a window, and compressed entries of the past: chosen ones (CSA) and all (HCA) in turn",
         fixtures: &["deepseek_v4"],
         experts: ExpertNames::Numbered,
+        file: "deepseek_v4.rs",
         build: |config, weights, kv| Ok(Box::new(deepseek_v4::build(config, weights, kv)?)),
     },
     Family {
@@ -394,6 +430,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "9 Mamba-2 to 1 GQA without positions",
         fixtures: &["granitemoehybrid"],
         experts: ExpertNames::Linear,
+        file: "granite.rs",
         build: |config, weights, kv| Ok(Box::new(granite::build(config, weights, kv)?)),
     },
     Family {
@@ -403,6 +440,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "3 short convolutions to 1 GQA",
         fixtures: &["lfm2_moe"],
         experts: ExpertNames::Numbered,
+        file: "lfm2_moe.rs",
         build: |config, weights, kv| Ok(Box::new(lfm2_moe::build(config, weights, kv)?)),
     },
     Family {
@@ -412,6 +450,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "7 Mamba to 1 GQA without positions",
         fixtures: &["jamba"],
         experts: ExpertNames::OneByOne,
+        file: "jamba.rs",
         build: |config, weights, kv| Ok(Box::new(jamba::build(config, weights, kv)?)),
     },
     Family {
@@ -421,6 +460,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 Kimi Delta Attention to 1 MLA, gated by head",
         fixtures: &["ling3"],
         experts: ExpertNames::OneByOne,
+        file: "ling3.rs",
         build: |config, weights, kv| Ok(Box::new(ling3::build(config, weights, kv)?)),
     },
     Family {
@@ -430,6 +470,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "2 MLA a layer",
         fixtures: &["longcat_flash"],
         experts: ExpertNames::OneByOne,
+        file: "longcat_flash.rs",
         build: |config, weights, kv| Ok(Box::new(longcat_flash::build(config, weights, kv)?)),
     },
     Family {
@@ -439,6 +480,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "MLA, gated, with sinks, to positions that an indexer, or the layer before, chooses (DSA)",
         fixtures: &["hy_v4"],
         experts: ExpertNames::Joined,
+        file: "hy_v4.rs",
         build: |config, weights, kv| Ok(Box::new(hy_v4::build(config, weights, kv)?)),
     },
     Family {
@@ -448,6 +490,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "3 Kimi Delta Attention to 1 MLA without positions, to what an indexer chooses by keys of several positions",
         fixtures: &["glm5_next"],
         experts: ExpertNames::OneByOne,
+        file: "glm5_next.rs",
         build: |config, weights, kv| Ok(Box::new(glm5_next::build(config, weights, kv)?)),
     },
     Family {
@@ -457,6 +500,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA to blocks of positions that small queries choose",
         fixtures: &["minimax_m3"],
         experts: ExpertNames::Numbered,
+        file: "minimax_m3.rs",
         build: |config, weights, kv| Ok(Box::new(minimax_m3::build(config, weights, kv)?)),
     },
     Family {
@@ -466,6 +510,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "MLA to positions that an indexer, or the layer before, chooses (DSA), without positions in 1 of 4",
         fixtures: &["mistral_large4"],
         experts: ExpertNames::Numbered,
+        file: "mistral_large4.rs",
         build: |config, weights, kv| Ok(Box::new(mistral_large4::build(config, weights, kv)?)),
     },
     Family {
@@ -475,6 +520,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "GQA",
         fixtures: &["phimoe"],
         experts: ExpertNames::Numbered,
+        file: "phimoe.rs",
         build: |config, weights, kv| Ok(Box::new(phimoe::build(config, weights, kv)?)),
     },
     Family {
@@ -484,6 +530,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "5 GQA within a window, with sinks, to 1 GQA",
         fixtures: &["mimo_v2_flash"],
         experts: ExpertNames::OneByOne,
+        file: "mimo_v2_flash.rs",
         build: |config, weights, kv| Ok(Box::new(mimo_v2_flash::build(config, weights, kv)?)),
     },
     Family {
@@ -493,6 +540,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "3 GQA within chunks to 1 GQA without positions",
         fixtures: &["llama4"],
         experts: ExpertNames::Stacked,
+        file: "llama4.rs",
         build: |config, weights, kv| Ok(Box::new(llama4::build(config, weights, kv)?)),
     },
     Family {
@@ -502,6 +550,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "3 GQA within chunks to 1 GQA without positions",
         fixtures: &["llama4"],
         experts: ExpertNames::Stacked,
+        file: "llama4.rs",
         build: |config, weights, kv| Ok(Box::new(llama4::build(config, weights, kv)?)),
     },
     Family {
@@ -511,6 +560,7 @@ pub const FAMILIES: &[Family] = &[
         attention: "3 GQA within a window to 1 GQA without positions",
         fixtures: &["exaone_moe"],
         experts: ExpertNames::OneByOne,
+        file: "exaone_moe.rs",
         build: |config, weights, kv| Ok(Box::new(exaone_moe::build(config, weights, kv)?)),
     },
 ];
@@ -568,11 +618,11 @@ fn check_counts(config: &Config) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// `docs/models.md`: every family, from the table above.
-pub fn page() -> String {
+/// `docs/models.md`: every family, from the table above, and how many lines its file of this name has.
+pub fn page(lines: impl Fn(&str) -> usize) -> String {
     let mut page = PAGE_HEAD.to_owned();
     for family in FAMILIES {
-        let Family { model_type, models, attention, fixtures, .. } = family;
+        let Family { model_type, models, attention, fixtures, file, .. } = family;
         let tested = TESTED.iter().filter(|(part, _)| fixtures.iter().any(|fixture| fixture.contains(part)));
         let formats: String =
             ["BF16"].into_iter().chain(tested.map(|(_, format)| *format)).collect::<Vec<_>>().join(", ");
@@ -583,13 +633,19 @@ pub fn page() -> String {
         let alone = fixtures.iter().any(|fixture| ALONE.contains(fixture));
         let model_type = if alone { model_type + " ¹" } else { model_type };
         let fixtures: Vec<String> = fixtures.iter().map(|fixture| format!("`{fixture}`")).collect();
-        page += &format!("| {model_type} | {models} | {attention} | {formats} | {} |\n", fixtures.join(", "));
+        page += &format!(
+            "| {model_type} | {models} | {attention} | {formats} | {} | `{file}` {} |\n",
+            fixtures.join(", "),
+            lines(file)
+        );
     }
     page
 }
 
 /// Fixtures whose reference no second implementation confirmed.
-const ALONE: [&str; 11] = [
+const ALONE: [&str; 13] = [
+    "mimo_v2_flash",
+    "exaone_moe",
     "solar_open",
     "hy_v3",
     "deepseek_v4",
@@ -628,8 +684,10 @@ operations; `tests/identity.rs` asserts the same bits over memory sizes, readers
 What `transformers` computes was compared with a second implementation, of `mlx-lm`, of an older `transformers` or of the publisher,
 but for families marked ¹: these lean on `transformers` alone.
 
-| `model_type` | released models | attention | tested | fixtures |
-|---|---|---|---|---|
+Last are the file of `crates/model/src/families` that implements it, and its lines; families that differ in a few keys share one.
+
+| `model_type` | released models | attention | tested | fixtures | lines |
+|---|---|---|---|---|---|
 ";
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ impl Case {
             conv: CausalConv {
                 weight: weight(&mut random, [self.channels, self.kernel], self.format, self.tail),
                 bias: self.seed.is_multiple_of(2).then(|| weight(&mut random, [self.channels], self.format, self.tail)),
-                silu: self.seed % 3 > 0,
+                silu: !self.seed.is_multiple_of(3),
             },
             tail: random.tensor([self.kernel - 1, self.channels]),
         }

@@ -80,7 +80,7 @@ impl Case {
                 a_log: self.decays(&mut random, v_heads),
                 exponentiated: self.gguf,
                 dt_bias: weight(&mut random, [decays], self.format, self.tail),
-                bound: (self.seed % 3 == 0).then_some(-5.0),
+                bound: self.seed.is_multiple_of(3).then_some(-5.0),
             },
         }
     }
