@@ -6,6 +6,7 @@ use common::{Npy, Recorded, engine, fixture, logits, roomy};
 use outpour_engine::sample::argmax;
 use outpour_engine::{Backend, Options};
 use outpour_store::read::ReaderKind;
+use serde_json::{Value, json};
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
@@ -275,4 +276,41 @@ fn default_rounding_costs_little() {
             "{name}: another token than a clear top-1 at {differ}"
         );
     }
+}
+
+/// What transformers' newer releases say in other words is the same model to the last bit.
+#[test]
+fn both_spellings_of_a_config_are_one_model() {
+    let spelled = |name: &str, change: fn(&mut serde_json::Map<String, Value>)| {
+        let dir = tempfile::tempdir().expect("a folder");
+        for file in std::fs::read_dir(fixture(name)).expect("a fixture").map(|file| file.expect("a file")) {
+            std::fs::copy(file.path(), dir.path().join(file.file_name())).expect("a copy");
+        }
+        let path = dir.path().join("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path).expect("a config")).expect("JSON");
+        change(config.as_object_mut().expect("an object"));
+        std::fs::write(path, config.to_string()).expect("written");
+        let ids: Vec<u32> = (0..40).map(|i| (i * i * 31 + 7) % 60).collect();
+        [fixture(name).as_path(), dir.path()].map(|model| {
+            let mut engine = engine(model, &Options { precise: true, ..roomy() }, ReaderKind::Auto);
+            logits(&mut engine, &ids, 30).logits
+        })
+    };
+    let [old, new] = spelled("gemma3", |config| {
+        let theta = |key: &str| config[key].clone();
+        let (full, local) = (theta("rope_theta"), theta("rope_local_base_freq"));
+        let rope = json!({
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": full},
+            "sliding_attention": {"rope_type": "default", "rope_theta": local},
+        });
+        ["rope_theta", "rope_local_base_freq", "rope_scaling"].into_iter().for_each(|key| drop(config.remove(key)));
+        config.insert("rope_parameters".into(), rope);
+    });
+    assert!(old == new, "gemma3: logits are {} off", difference(&old, &new));
+    let [old, new] = spelled("nemotron_h", |config| {
+        config.remove("hybrid_override_pattern");
+        let kinds = ["linear_attention", "moe", "linear_attention", "full_attention", "moe", "mlp"];
+        config.insert("layers_block_type".into(), json!(kinds));
+    });
+    assert!(old == new, "nemotron_h: logits are {} off", difference(&old, &new));
 }

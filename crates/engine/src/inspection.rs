@@ -157,7 +157,7 @@ impl Inspection {
         }
         let kv = numerics.kv.unwrap_or(if numerics.precise { DType::F32 } else { DType::F16 });
         let mut weights = Weights::measure(&checkpoint);
-        let model = (family.build)(&Config(&config), &mut weights, kv)?;
+        let model = family.model(&Config(&config), &mut weights, kv)?;
         let facts = model.facts().clone();
         let widths = model.state_layout().kv.iter().flatten().flat_map(|kv| [kv.k_dim, kv.v_dim]);
         if let Some(width) = widths.into_iter().find(|width| kv == DType::Q8 && !width.is_multiple_of(Q8_BLOCK)) {
@@ -191,7 +191,7 @@ impl Inspection {
     ) -> Result<Packed, EngineError> {
         let config = Config(self.checkpoint.config());
         let mut weights = Weights::declare();
-        (registry::family(&config)?.build)(&config, &mut weights, self.kv)?;
+        registry::family(&config)?.model(&config, &mut weights, self.kv)?;
         let experts = weights.declared().iter().filter(|declared| declared.kind == DeclaredKind::Experts);
         let names: Vec<String> = experts.map(|declared| declared.name.clone()).collect();
         let source =
@@ -227,7 +227,7 @@ impl Inspection {
     pub fn parameters(&self) -> Result<(u64, u64), EngineError> {
         let config = Config(self.checkpoint.config());
         let mut weights = Weights::declare();
-        (registry::family(&config)?.build)(&config, &mut weights, self.kv)?;
+        registry::family(&config)?.model(&config, &mut weights, self.kv)?;
         let elements = |shape: &[usize]| shape.iter().map(|&dim| dim as u64).product::<u64>();
         let read = self.checkpoint.tensors().filter(|(name, _)| self.left_unread(name).is_none());
         let bytes = read.map(|(_, info)| info.bytes).sum();
@@ -311,7 +311,7 @@ impl Inspection {
     /// Builds the model over other weights of the same checkpoint.
     pub(crate) fn build(&self, weights: &mut Weights) -> Result<Box<dyn Model>, EngineError> {
         let config = Config(&self.config);
-        Ok((registry::family(&config)?.build)(&config, weights, self.kv)?)
+        Ok(registry::family(&config)?.model(&config, weights, self.kv)?)
     }
 
     /// What makes the output another one than the model's own, in words; `None` where nothing does.

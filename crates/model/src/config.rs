@@ -225,6 +225,12 @@ impl<'a> Config<'a> {
             }
         }
         let settings = Config(self.get("rope_parameters").or(self.get("rope_scaling")).unwrap_or(&NONE));
+        let parts = settings.0.as_object().into_iter().flatten();
+        if let Some((kind, _)) = parts.into_iter().find(|(_, part)| part.is_object()) {
+            return Err(ModelError::Config(format!(
+                "rope_parameters tells of {kind} apart, which no released model of this family does"
+            )));
+        }
         Ok((settings, settings.positive_or("rope_theta", old)?))
     }
 }

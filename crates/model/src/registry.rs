@@ -1,4 +1,4 @@
-//! `model_type` → the file that implements it, and what people want to know of each family.
+//! `model_type` → the file that implements it, and what people want to know of each family. It is long because it is a table of all.
 
 use outpour_kernels::{DType, RopePairs};
 
@@ -34,9 +34,26 @@ pub struct Family {
     pub experts: ExpertNames,
     /// Its file in `families/`, which it may share with others.
     pub file: &'static str,
-    /// Builds it from config and weights, keeping keys and values in the type given.
-    pub build: Build,
+    /// Builds it from the config of its text model.
+    build: Build,
 }
+
+impl Family {
+    /// Builds the model from its config, asking `weights` for every tensor; keys and values are kept in the type `kv`. Of a wrapper
+    /// for images that is its `text_config`; that the head is the embedding may be said beside it.
+    ///
+    /// # Errors
+    /// When a key or a tensor is missing, or they do not fit each other.
+    pub fn model(&self, config: &Config, weights: &mut Weights, kv: DType) -> Result<Box<dyn Model>, ModelError> {
+        let mut text = config.text().0.clone();
+        if let (Some(tied), Some(text)) = (config.0.get(TIED).filter(|tied| !tied.is_null()), text.as_object_mut()) {
+            text.insert(TIED.into(), tied.clone());
+        }
+        (self.build)(&Config(&text), weights, kv)
+    }
+}
+
+const TIED: &str = "tie_word_embeddings";
 
 /// How a release in BF16 names a layer's experts, behind `{prefix}.experts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -585,7 +602,8 @@ pub fn family(config: &Config) -> Result<&'static Family, ModelError> {
             supported.join(", ")
         )));
     }
-    let architectures = config.texts("architectures")?.unwrap_or_default();
+    let mut architectures = config.texts("architectures")?.unwrap_or_default();
+    architectures.extend(config.text().texts("architectures")?.unwrap_or_default());
     let is_it = |family: &&Family| family.architecture.is_none_or(|name| architectures.contains(&name));
     let family = named.find(is_it).ok_or_else(|| {
         let name = architectures.first().unwrap_or(&"none");

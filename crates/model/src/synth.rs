@@ -42,7 +42,7 @@ impl Synth {
         let family = registry::family(&view)?;
         Naming::check(&view)?;
         let mut weights = Weights::declare();
-        let model = (family.build)(&view, &mut weights, DType::F16)?;
+        let model = family.model(&view, &mut weights, DType::F16)?;
         let (facts, declared) = (model.facts(), weights.declared());
         let elements = |tensor: &Declared| tensor.shape.iter().map(|&dim| dim as u128).product::<u128>();
         let parameters: u128 = declared.iter().map(elements).sum();
@@ -148,6 +148,7 @@ pub fn cut(config: &mut Value, layers: usize) -> Result<(), ModelError> {
     text[key] = json!(layers);
     for key in [
         "layer_types",
+        "layers_block_type",
         "mlp_layer_types",
         "indexer_types",
         "compress_ratios",

@@ -121,6 +121,9 @@ pub fn unscaled(rotary_dim: usize, theta: f64) -> Rope {
 }
 
 fn factor(settings: &Config) -> Result<f64, ModelError> {
+    if !settings.has("factor") {
+        return Err(ModelError::Config("scales RoPE, and has no factor of it; download it again".into()));
+    }
     settings.positive_or("factor", 1.0)
 }
 
@@ -150,7 +153,8 @@ fn llama3(config: &Config, settings: &Config, rope: &mut Rope) -> Result<(), Mod
 
 /// Gemma 4: only the first pairs of the head turn, `partial_rotary_factor` of them, at the frequencies that they have among all.
 fn proportional(settings: &Config, rotary_dim: usize, rope: &mut Rope) -> Result<(), ModelError> {
-    let (factor, share) = (factor(settings)? as f32, settings.float_or("partial_rotary_factor", 1.0)?);
+    let (factor, share) =
+        (settings.positive_or("factor", 1.0)? as f32, settings.float_or("partial_rotary_factor", 1.0)?);
     let turned = (share * rotary_dim as f64 / 2.0) as usize;
     rope.inv_freq.iter_mut().for_each(|freq| *freq /= factor);
     rope.inv_freq.iter_mut().skip(turned).for_each(|freq| *freq = 0.0);

@@ -35,7 +35,6 @@ pub fn build(
     weights: &mut Weights,
     kv: DType,
 ) -> Result<Decoder, ModelError> {
-    let config = &config.text();
     config.never("attention_bias")?;
     let (sizes, experts) = (Sizes::read(config)?, DeepSeekMoe::read(config, choice)?);
     let half = !config.flag_or("rope_interleave", true)?;

@@ -33,7 +33,6 @@ struct Attends {
 /// # Errors
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
-    let config = &config.text();
     config.only("hidden_activation", "gelu_pytorch_tanh")?;
     config.never("attention_bias")?;
     for key in ["hidden_size_per_layer_input", "num_kv_shared_layers"] {
@@ -109,22 +108,29 @@ fn attends(family: Family, config: &Config) -> Result<(Attends, Attends), ModelE
     let sizes = Sizes::read_or(config, [8, 4, 256])?;
     let window = config.size_or("sliding_window", 512)?;
     let kind = |rope: Rope| Kind { qk_norm: QkNorm::PerHead, ..Kind::plain(rope) };
+    let parameters = config.part("rope_parameters")?;
+    let rope_of = |layers: &str, head_dim: usize, theta: f64| {
+        let settings = parameters.part(layers)?;
+        rope::scaled(config, &settings, head_dim, settings.positive_or("rope_theta", theta)?)
+    };
     if family == Family::Gemma3 {
+        ["attn_logit_softcapping", "use_bidirectional_attention"].into_iter().try_for_each(|key| config.never(key))?;
         let scale = Some((config.positive_or("query_pre_attn_scalar", 256.0)? as f32).powf(-0.5));
-        let local_theta = config.positive_or("rope_local_base_freq", 10_000.0)?;
-        let full = Kind { scale, ..kind(rope::plain(config, sizes.head_dim, 1_000_000.0)?) };
-        let windowed = Kind { scale, window: Some(window), ..kind(rope::unscaled(sizes.head_dim, local_theta)) };
+        // The new spelling, and the old one.
+        let (full, local) = if ["full_attention", "sliding_attention"].iter().any(|layers| parameters.has(layers)) {
+            (rope_of("full_attention", sizes.head_dim, 1e6)?, rope_of("sliding_attention", sizes.head_dim, 1e4)?)
+        } else {
+            let local_theta = config.positive_or("rope_local_base_freq", 10_000.0)?;
+            (rope::plain(config, sizes.head_dim, 1_000_000.0)?, rope::unscaled(sizes.head_dim, local_theta))
+        };
+        let full = Kind { scale, ..kind(full) };
+        let windowed = Kind { scale, window: Some(window), ..kind(local) };
         return Ok((Attends { sizes, kind: full }, Attends { sizes, kind: windowed }));
     }
     let k_is_v = config.flag_or("attention_k_eq_v", false)?;
     let kv_heads = if k_is_v { config.size_or("num_global_key_value_heads", sizes.kv_heads)? } else { sizes.kv_heads };
     let full_sizes = Sizes { kv_heads, head_dim: config.size_or("global_head_dim", 512)?, ..sizes };
     full_sizes.check()?;
-    let parameters = config.part("rope_parameters")?;
-    let rope_of = |layers: &str, head_dim: usize, theta: f64| {
-        let settings = parameters.part(layers)?;
-        rope::scaled(config, &settings, head_dim, settings.positive_or("rope_theta", theta)?)
-    };
     let scale = Some(1.0);
     let full =
         Kind { scale, v_norm: true, v_from_k: k_is_v, ..kind(rope_of("full_attention", full_sizes.head_dim, 1e6)?) };

@@ -21,7 +21,6 @@ use crate::weights::{Norms, Weights};
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     let tied = config.flag_or("tie_word_embeddings", false)?;
-    let config = &config.text();
     config.never("attention_bias")?;
     if !config.flag_or("index_kpool_always_select_tail", true)? {
         return Err(ModelError::Config("index_kpool_always_select_tail is false, as in no release".into()));

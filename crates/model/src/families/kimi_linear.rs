@@ -28,6 +28,12 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     delta.check()?;
     // Layers are counted from 1 there.
     let full = linear.layers("full_attn_layers")?;
+    if !linear.has("full_attn_layers") {
+        return Err(ModelError::Config("linear_attn_config has no full_attn_layers; download it again".into()));
+    }
+    if !config.flag_or("mla_use_nope", true)? {
+        return Err(ModelError::Config("mla_use_nope is false, as in no released model of this family".into()));
+    }
     let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
     experts.module = "block_sparse_moe";
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-5)? as f32, plus_one: false };

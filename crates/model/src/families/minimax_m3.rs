@@ -18,7 +18,6 @@ use crate::weights::{ExpertsOf, Norms, Weights};
 /// # Errors
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
-    let config = &config.text();
     let sizes = attention::Sizes::read(config)?;
     let index = block_index::Sizes::read(config, sizes.kv_heads)?;
     let rope = rope::first(config, sizes.head_dim, 0.5, 5_000_000.0)?;

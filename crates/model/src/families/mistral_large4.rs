@@ -21,7 +21,6 @@ use crate::weights::{ExpertsOf, Norms, Weights};
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     let tied = config.flag_or("tie_word_embeddings", false)?;
-    let config = &config.text();
     config.never("attention_bias")?;
     let (layers, hidden, vocab) =
         (config.size("num_hidden_layers")?, config.size("hidden_size")?, config.size("vocab_size")?);

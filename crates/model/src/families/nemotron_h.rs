@@ -20,12 +20,20 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     config.only("mlp_hidden_act", "relu2")?;
     ["attention_bias", "mlp_bias", "use_bias", "mamba_proj_bias"].into_iter().try_for_each(|key| config.never(key))?;
     let (hidden, vocab) = (config.size("hidden_size")?, config.size("vocab_size")?);
-    let pattern = config.text_or("hybrid_override_pattern", "")?;
+    let pattern = &pattern(config)?;
     if pattern.is_empty() || pattern.chars().any(|letter| !"ME*-".contains(letter)) {
         return Err(ModelError::Config(format!(
             "hybrid_override_pattern {pattern:?} does not name each layer by M, E, * or -; download it again"
         )));
     }
+    let layers = config.size_or("num_hidden_layers", pattern.len())?;
+    if layers != pattern.len() {
+        return Err(ModelError::Config(format!(
+            "num_hidden_layers is {layers}, and {} layers are named; download it again",
+            pattern.len()
+        )));
+    }
+    config.only("mamba_hidden_act", "silu")?;
     let mamba = mamba2::Sizes::read(config)?;
     let sizes = attention::Sizes::read(config)?;
     let kind = Kind { rope: None, ..Kind::plain(rope::unscaled(sizes.head_dim, 10_000.0)) };
@@ -64,6 +72,23 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         legend: "M Mamba-2, * attention, E experts, - an MLP".into(),
     };
     Ok(Decoder::new(Parts::plain(embedding, layers, norm, lm_head), said, kv))
+}
+
+/// A letter for each layer: `hybrid_override_pattern`, or `layers_block_type` in the new spelling.
+fn pattern(config: &Config) -> Result<String, ModelError> {
+    let Some(types) = config.texts("layers_block_type")? else {
+        return Ok(config.text_or("hybrid_override_pattern", "")?.to_owned());
+    };
+    let letter = |kind: &&str| match *kind {
+        "mamba" | "linear_attention" => Ok('M'),
+        "attention" | "full_attention" => Ok('*'),
+        "moe" => Ok('E'),
+        "mlp" => Ok('-'),
+        kind => Err(ModelError::Config(format!(
+            "layers_block_type has {kind:?}; supported are linear_attention, full_attention, moe and mlp"
+        ))),
+    };
+    types.iter().map(letter).collect()
 }
 
 /// Experts without gates, and a shared one of a width of its own.

@@ -30,7 +30,11 @@ pub enum Family {
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     let tied = config.flag_or("tie_word_embeddings", false)?;
-    let config = &config.text();
+    config.only("hidden_act", "silu")?;
+    config.never("attention_bias")?;
+    if !config.flag_or("attn_output_gate", true)? {
+        return Err(ModelError::Config("attn_output_gate is false, as in no released model of this family".into()));
+    }
     let interval = config.size_or("full_attention_interval", 4)?;
     let is_full = config.layer_types("linear_attention", |layer| (layer + 1).is_multiple_of(interval))?;
     let is_sparse = moe::sparse_layers(config)?;
