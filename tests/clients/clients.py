@@ -54,7 +54,7 @@ def openai_tools(client):
 
 def openai_forms(client):
     form = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA, "strict": True}}
-    asked = {"model": "m", "messages": QUESTION, "max_tokens": 400, "extra_body": {"thinking_budget": 16}}
+    asked = {"model": "m", "messages": QUESTION, "max_tokens": 400, "temperature": 0, "extra_body": {"thinking_budget": 16}}
     answer = client.chat.completions.create(**asked, response_format=form)
     assert json.loads(answer.choices[0].message.content)["city"] in ("Oslo", "Bergen")
 
