@@ -142,7 +142,13 @@ impl Tokenizer {
         }
         let no_pair = |merge| TextError::invalid(file, format!("the merge {merge:?} is no pair"));
         let pairs = merges.iter().map(|merge| merge.split_once(' ').ok_or_else(|| no_pair(merge)));
-        let bpe = build_bpe(file, byte_units(file, &known)?, merges.len(), pairs.collect::<Result<Vec<_>, _>>()?.into_iter(), &known)?;
+        let bpe = build_bpe(
+            file,
+            byte_units(file, &known)?,
+            merges.len(),
+            pairs.collect::<Result<Vec<_>, _>>()?.into_iter(),
+            &known,
+        )?;
         let (vocab, added_only) = build_vocab(file, &known, &added, &Written::Letters(ByteAlphabet::new()))?;
         let special = added.iter().filter(|token| token.special).map(|token| token.id).collect();
         let normalizer = if pre.nfc { vec![Form::Nfc] } else { Vec::new() };

@@ -3,9 +3,9 @@
 
 use crate::added::{AddedSet, Part};
 use crate::bpe::{Bpe, Scratch};
+use crate::pieces::{self, Metaspace};
 use crate::split::Splitter;
 use crate::vocab::Vocab;
-use crate::pieces::{self, Metaspace};
 use crate::{TextError, files, ranks};
 use serde_json::Value;
 use std::borrow::Cow;

@@ -2,10 +2,10 @@
 
 use crate::added::{Added, AddedSet};
 use crate::bpe::{Bpe, Chars, Merged, Merges, Units, pair};
+use crate::pieces::{Metaspace, char_units};
 use crate::schema::{self, Decoder, Document, Normalizer, Pattern, Piece, PostProcessor};
 use crate::split::Splitter;
 use crate::tokenizer::{Form, normalize};
-use crate::pieces::{Metaspace, char_units};
 use crate::vocab::{ByteAlphabet, SPACE, Vocab, Written, byte_letters};
 use crate::{TextError, Tokenizer, files};
 use serde_json::Value;
@@ -118,17 +118,17 @@ impl Decoded {
         let steps: Vec<&Decoder> = steps.iter().filter(|step| !matches!(step, Decoder::Fuse {})).collect();
         match steps[..] {
             [Decoder::ByteLevel {}] => Ok(Decoded::Letters),
-            [Decoder::Replace { pattern: Pattern::String(pattern), content }, Decoder::ByteFallback {}, ref strip @ ..]
-                if pattern.chars().eq([SPACE]) && content == " " =>
-            {
-                match *strip {
-                    [] => Ok(Decoded::Pieces { strips_space: false }),
-                    [Decoder::Strip { content, start: 1, stop: 0 }] if content == " " => {
-                        Ok(Decoded::Pieces { strips_space: true })
-                    }
-                    _ => Err(TextError::unsupported(file, "a decoder that strips more than the first space")),
+            [
+                Decoder::Replace { pattern: Pattern::String(pattern), content },
+                Decoder::ByteFallback {},
+                ref strip @ ..,
+            ] if pattern.chars().eq([SPACE]) && content == " " => match *strip {
+                [] => Ok(Decoded::Pieces { strips_space: false }),
+                [Decoder::Strip { content, start: 1, stop: 0 }] if content == " " => {
+                    Ok(Decoded::Pieces { strips_space: true })
                 }
-            }
+                _ => Err(TextError::unsupported(file, "a decoder that strips more than the first space")),
+            },
             _ => Err(TextError::unsupported(file, "a decoder other than ByteLevel, and Replace with ByteFallback")),
         }
     }
@@ -147,8 +147,12 @@ fn normal_forms(file: &str, step: &Normalizer, forms: &mut Vec<Form>) -> Result<
         Normalizer::Replace { pattern: Pattern::String(old), content } if !old.is_empty() => {
             Form::Replace(old.clone(), content.clone())
         }
-        Normalizer::Replace { .. } => return Err(TextError::unsupported(file, "a normalizer that replaces by pattern")),
-        Normalizer::Other => return Err(TextError::unsupported(file, "a normalizer other than NFC, NFD, NFKC, NFKD, Prepend, Replace")),
+        Normalizer::Replace { .. } => {
+            return Err(TextError::unsupported(file, "a normalizer that replaces by pattern"));
+        }
+        Normalizer::Other => {
+            return Err(TextError::unsupported(file, "a normalizer other than NFC, NFD, NFKC, NFKD, Prepend, Replace"));
+        }
     });
     Ok(())
 }

@@ -67,12 +67,10 @@ fn a_model_is_tokenized_as_sentencepiece_does() {
 #[test]
 fn byte_fallback_of_tokenizer_json_is_as_hugging_face_does() {
     let cases = json_of("cases.json");
-    let metaspace = |scheme, split| {
-        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split})
-    };
+    let metaspace =
+        |scheme, split| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split});
     let replace = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
-    let split =
-        json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false});
+    let split = json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false});
     let mut found = Vec::new();
     for (name, normalizer, pre_tokenizer) in [
         ("prepend", None, Value::Null),
