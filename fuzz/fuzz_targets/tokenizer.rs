@@ -13,6 +13,7 @@ fuzz_target!(|data: &[u8]| {
         b'j' => Tokenizer::from_json(file, None),
         b'r' => Tokenizer::from_tiktoken("tiktoken.model", file, None),
         b't' => Tokenizer::from_tekken("tekken.json", file, None),
+        b's' => Tokenizer::from_sentencepiece("tokenizer.model", file, None),
         _ => return,
     };
     let Ok(tokenizer) = read else { return };
