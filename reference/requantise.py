@@ -3,12 +3,16 @@
 
     python reference/requantise.py MODEL OUT FORMAT          FORMAT: one of FORMATS below
 
+A block type of GGUF (Q8_0, Q5_1, Q5_0, Q4_1, Q4_0, MXFP4: what gguf-py quantises) gives a folder of F32 weights with the values that its
+blocks stand for: the type's own cost, without int8 activations.
+
 MODEL is a folder as transformers has it (stacked or single experts, one safetensors file); OUT gets the tensors of
 quantised_models.py's schemes, a tensor for each expert and matrix. Embedding, head, norms, routers, convolutions and what
 decides decays and gates stay as they are, and so do layers that predict further tokens.
 """
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -39,11 +43,33 @@ FORMATS = {
 }  # fmt: skip
 
 
+BLOCKS = ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4"]
+
+
+def through_blocks(files: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """Every matrix as gguf-py's blocks hold it."""
+    from gguf import GGMLQuantizationType, quants
+
+    kind = GGMLQuantizationType[name]
+    def through(x: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(quants.dequantize(quants.quantize(x.float().numpy(), kind), kind).copy())
+
+    stays = lambda name, x: x.ndim < 2 or re.search(PLAIN, name)
+    return {name: x if stays(name, x) else through(x) for name, x in files.items()}
+
+
 def main() -> None:
-    if len(sys.argv) != 4 or sys.argv[3] not in FORMATS:
-        sys.exit(__doc__ + f"\n    FORMATS: {', '.join(FORMATS)}")
-    source, out, (scheme, config) = Path(sys.argv[1]), Path(sys.argv[2]), FORMATS[sys.argv[3]]
+    if len(sys.argv) != 4 or sys.argv[3] not in [*FORMATS, *BLOCKS]:
+        sys.exit(__doc__ + f"\n    FORMATS: {', '.join([*FORMATS, *BLOCKS])}")
+    source, out = Path(sys.argv[1]), Path(sys.argv[2])
     files = load_file(source / "model.safetensors")
+    if sys.argv[3] in BLOCKS:
+        out.mkdir(parents=True)
+        save_file(through_blocks(files, sys.argv[3]), out / "model.safetensors", {"format": "pt"})
+        for text in [*source.glob("*.json"), *source.glob("chat_template*")]:
+            shutil.copy(text, out)
+        return
+    scheme, config = FORMATS[sys.argv[3]]
     # What stays as it is keeps its type.
     flat = per_expert(files)
     family = replace(FAMILIES["qwen3_moe"], dtype=lambda name: flat[name].dtype)

@@ -24,38 +24,50 @@ fn path(path: &Path) -> &str {
     path.to_str().expect("a UTF-8 path")
 }
 
-/// The ids of every text of the fixture that is short enough for a command line, which Hugging Face's tokenizer gave.
-#[test]
-fn vocabularies_tokenise_as_hugging_face() {
-    let vocab = fixture("gguf_text");
-    let cases: Value =
-        serde_json::from_slice(&std::fs::read(fixture("text").join("cases_text.json")).expect("cases")).expect("JSON");
-    let texts: Vec<&Value> = cases["encode"].as_array().expect("cases").iter().collect();
+/// Asserts that `tokenize` gives the ids of `cases`. One call for many texts: `between`, a token that no text has, stands between
+/// them.
+fn assert_tokenises(vocab: &Path, cases: &Value, between: (&str, u64)) {
+    let texts: Vec<&Value> = cases.as_array().expect("cases").iter().collect();
     let mut compared = 0;
-    // One call for many texts: a token that no text has stands between them.
-    let between = "<|endoftext|>";
-    let folder = Tokenizer::load(&fixture("text")).expect("a tokenizer");
-    let id = folder.token_id(between).expect("a token");
     for some in texts.chunks(100) {
         let usable = |case: &&&Value| {
-            case["text"].as_str().is_some_and(|text| !text.contains(['\0']) && !text.contains(between))
+            case["text"].as_str().is_some_and(|text| !text.contains(['\0']) && !text.contains(between.0))
         };
         let some: Vec<&&Value> = some.iter().filter(usable).collect();
         let joined: String =
-            some.iter().map(|case| format!("{}{between}", case["text"].as_str().unwrap_or(""))).collect();
-        let ids: Vec<u64> = some
-            .iter()
-            .flat_map(|case| {
-                let ids = case["ids"].as_array().expect("ids").iter().filter_map(Value::as_u64);
-                ids.chain([u64::from(id)]).collect::<Vec<_>>()
-            })
-            .collect();
-        let got = shown(&["tokenize", path(&vocab), "--json", &joined]);
+            some.iter().map(|case| format!("{}{}", case["text"].as_str().unwrap_or(""), between.0)).collect();
+        let ids = some.iter().flat_map(|case| {
+            let ids = case["ids"].as_array().expect("ids").iter().filter_map(Value::as_u64);
+            ids.chain([between.1]).collect::<Vec<_>>()
+        });
+        let ids: Vec<u64> = ids.collect();
+        let got = shown(&["tokenize", path(vocab), "--json", &joined]);
         let got: Vec<u64> = got["ids"].as_array().expect("ids").iter().filter_map(Value::as_u64).collect();
-        assert!(got == ids, "other ids for {joined:?}");
+        assert!(got == ids, "other ids for {joined:?}: {got:?} instead of {ids:?}");
         compared += some.len();
     }
     assert!(compared > 50, "only {compared} texts were compared");
+}
+
+fn cases_of(folder: &str, file: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(fixture(folder).join(file)).expect("cases")).expect("JSON")
+}
+
+/// The ids of every text of the fixture that is short enough for a command line, which Hugging Face's tokenizer gave.
+#[test]
+fn vocabularies_tokenise_as_hugging_face() {
+    let between = "<|endoftext|>";
+    let folder = Tokenizer::load(&fixture("text")).expect("a tokenizer");
+    let id = folder.token_id(between).expect("a token");
+    let cases = &cases_of("text", "cases_text.json")["encode"];
+    assert_tokenises(&fixture("gguf_text"), cases, (between, u64::from(id)));
+}
+
+/// Tokens with scores, as files of Llama's first models have them.
+#[test]
+fn vocabularies_of_sentencepiece_tokenise_as_hugging_face() {
+    let cases = &cases_of("text_pieces", "cases.json")["tokenizers"]["prepend"];
+    assert_tokenises(&fixture("text_pieces").join("vocab.gguf"), cases, ("</s>", 2));
 }
 
 #[test]

@@ -17,13 +17,16 @@ pub fn tokenizer(metadata: &Metadata) -> Result<Tokenizer> {
     let tokens = metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
     let merges = metadata.texts("tokenizer.ggml.merges")?.unwrap_or_default();
     let kinds = metadata.numbers("tokenizer.ggml.token_type")?.unwrap_or_default();
+    let scores = metadata.floats("tokenizer.ggml.scores")?.unwrap_or_default();
     let eos: Vec<u32> = ["eos", "eot", "eom"].iter().filter_map(|name| id(name)).collect();
     Ok(Tokenizer::from_gguf(&GgufTokenizer {
         model: text("tokenizer.ggml.model")?,
-        pre: text("tokenizer.ggml.pre")?,
+        pre: metadata.text("tokenizer.ggml.pre"),
         tokens: &tokens,
         kinds: &kinds,
         merges: &merges,
+        scores: &scores,
+        add_space: metadata.get("tokenizer.ggml.add_space_prefix") != Some(&Value::Bool(false)),
         bos: id("bos"),
         add_bos: metadata.get("tokenizer.ggml.add_bos_token") == Some(&Value::Bool(true)),
         eos: &eos,

@@ -40,10 +40,58 @@ pub(crate) fn pair(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
 }
 
-/// Single bytes as tokens, and the merges that join them.
+/// The tokens of single bytes.
+pub(crate) type ByteIds = Box<[u32; 256]>;
+
+/// What is joined.
+#[derive(Debug)]
+pub(crate) enum Units {
+    /// Bytes, each of which is a token.
+    Bytes(ByteIds),
+    /// Characters, of which those that are no token become their bytes, or the unknown token.
+    Chars(Chars),
+}
+
+#[derive(Debug)]
+pub(crate) struct Chars {
+    pub ids: HashMap<char, u32>,
+    pub bytes: Option<ByteIds>,
+    pub unknown: Option<u32>,
+    /// Unknown characters one after another are one token.
+    pub fuse_unknown: bool,
+}
+
+impl Units {
+    fn each(&self, piece: &str, mut unit: impl FnMut(u32)) {
+        match self {
+            Units::Bytes(ids) => piece.bytes().for_each(|byte| unit(ids[usize::from(byte)])),
+            Units::Chars(chars) => {
+                let mut after_unknown = false;
+                for c in piece.chars() {
+                    let was_unknown = std::mem::take(&mut after_unknown);
+                    match (chars.ids.get(&c), &chars.bytes, chars.unknown) {
+                        (Some(&id), _, _) => unit(id),
+                        (None, Some(bytes), _) => {
+                            c.encode_utf8(&mut [0; 4]).bytes().for_each(|byte| unit(bytes[usize::from(byte)]));
+                        }
+                        (None, None, Some(id)) => {
+                            after_unknown = true;
+                            if !(was_unknown && chars.fuse_unknown) {
+                                unit(id);
+                            }
+                        }
+                        (None, None, None) => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Tokens of single units, and the merges that join them.
 #[derive(Debug)]
 pub(crate) struct Bpe {
-    pub byte_ids: [u32; 256],
+    pub units: Units,
     pub merges: Merges,
 }
 
@@ -67,16 +115,18 @@ pub(crate) struct Scratch {
 
 impl Bpe {
     /// Appends the tokens of one piece to `ids`. `piece` has fewer than 2^32 - 1 bytes. n log n in its length.
-    pub fn encode(&self, piece: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    pub fn encode(&self, piece: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
         let Scratch { symbols, queue } = scratch;
         symbols.clear();
         queue.clear();
-        let last = piece.len() as u32;
-        symbols.extend(piece.iter().zip(0u32..).map(|(&byte, i)| Symbol {
-            id: self.byte_ids[usize::from(byte)],
-            prev: i.checked_sub(1).unwrap_or(NONE),
-            next: if i + 1 < last { i + 1 } else { NONE },
-        }));
+        self.units.each(piece, |id| {
+            let at = symbols.len() as u32;
+            symbols.push(Symbol { id, prev: at.checked_sub(1).unwrap_or(NONE), next: at + 1 });
+        });
+        let last = symbols.len() as u32;
+        if let Some(symbol) = symbols.last_mut() {
+            symbol.next = NONE;
+        }
         for at in 1..last {
             self.offer(symbols, queue, at - 1);
         }

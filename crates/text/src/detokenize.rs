@@ -7,6 +7,8 @@ use crate::Tokenizer;
 #[derive(Debug)]
 pub struct Detokenizer {
     skip_special: bool,
+    /// The next bytes lose the space that they begin with.
+    strip_space: bool,
     /// Bytes not yet given out: the beginning of a character, at most three bytes between calls.
     pending: Vec<u8>,
     /// The piece given out last.
@@ -20,6 +22,7 @@ impl Detokenizer {
         // A byte that is not UTF-8 becomes the three of U+FFFD.
         Detokenizer {
             skip_special,
+            strip_space: tokenizer.strips_space,
             pending: Vec::with_capacity(bytes_max),
             piece: String::with_capacity(3 * bytes_max),
         }
@@ -33,7 +36,8 @@ impl Detokenizer {
             return "";
         }
         if let Some(bytes) = tokenizer.token_bytes(id) {
-            self.pending.extend_from_slice(bytes);
+            let strip = !bytes.is_empty() && std::mem::take(&mut self.strip_space);
+            self.pending.extend_from_slice(bytes.strip_prefix(b" ").filter(|_| strip).unwrap_or(bytes));
             self.settle(false);
         }
         &self.piece

@@ -3,10 +3,12 @@
 //! models do, whose ids they must give.
 
 use crate::added::AddedSet;
+use crate::pieces::{Piece, Pieces, kind};
 use crate::schema::{AddedToken, Pattern, PreTokenizer};
 use crate::split::Splitter;
 use crate::tokenizer::Form;
-use crate::tokenizer_load::{Known, added_sets, build_bpe, build_vocab};
+use crate::tokenizer_load::{Known, added_sets, build_bpe, build_vocab, byte_units};
+use crate::vocab::{ByteAlphabet, Written};
 use crate::{TextError, Tokenizer};
 
 /// What a GGUF file says of a tokenizer.
@@ -16,12 +18,16 @@ pub struct GgufTokenizer<'a> {
     pub file: &'a str,
     /// `tokenizer.ggml.model`.
     pub model: &'a str,
-    /// `tokenizer.ggml.pre`.
-    pub pre: &'a str,
+    /// `tokenizer.ggml.pre`, of the model `gpt2`.
+    pub pre: Option<&'a str>,
     /// `tokenizer.ggml.tokens`, by id.
     pub tokens: &'a [String],
     /// `tokenizer.ggml.token_type`, by id.
     pub kinds: &'a [i64],
+    /// `tokenizer.ggml.scores`, by id, of the model `llama`.
+    pub scores: &'a [f32],
+    /// Whether a text begins with a space of its own, `tokenizer.ggml.add_space_prefix`, of the model `llama`.
+    pub add_space: bool,
     /// `tokenizer.ggml.merges`: two tokens and a space between them.
     pub merges: &'a [String],
     /// `tokenizer.ggml.bos_token_id`.
@@ -32,10 +38,8 @@ pub struct GgufTokenizer<'a> {
     pub eos: &'a [u32],
 }
 
-/// Kinds of tokens: control tokens, texts with an id of their own, and ids that no text has.
-const CONTROL: i64 = 3;
-const USER_DEFINED: i64 = 4;
-const UNUSED: i64 = 5;
+/// The model whose tokens have scores instead of merges, `tokenizer.model` taken over.
+const SENTENCEPIECE: &str = "llama";
 
 /// How a text is split into words, by its name in GGUF files.
 struct Pre {
@@ -104,28 +108,30 @@ impl Tokenizer {
     /// When it is no byte-level BPE, splits words in a way that is not known, or contradicts itself.
     pub fn from_gguf(gguf: &GgufTokenizer) -> Result<Tokenizer, TextError> {
         let &GgufTokenizer { file, tokens, kinds, merges, .. } = gguf;
-        if gguf.model != "gpt2" {
-            return Err(TextError::unsupported(file, format!("the tokenizer model {:?}", gguf.model)));
-        }
-        let pre = Pre::named(file, gguf.pre)?;
         if !kinds.is_empty() && kinds.len() != tokens.len() {
             let what = format!("it has {} kinds of {} tokens", kinds.len(), tokens.len());
             return Err(TextError::invalid(file, what));
         }
-        let kind = |id: usize| kinds.get(id).copied().unwrap_or_default();
+        match gguf.model {
+            SENTENCEPIECE => return Tokenizer::from_gguf_pieces(gguf),
+            "gpt2" => {}
+            other => return Err(TextError::unsupported(file, format!("the tokenizer model {other:?}"))),
+        }
+        let pre = Pre::named(file, gguf.pre.unwrap_or_default())?;
+        let kind_of = |id: usize| kinds.get(id).copied().unwrap_or_default();
         let id = |index: usize| u32::try_from(index).map_err(|_| TextError::invalid(file, "it has too many tokens"));
         let (mut known, mut added) = (Known::with_capacity(tokens.len()), Vec::new());
         for (index, token) in tokens.iter().enumerate() {
-            match kind(index) {
-                UNUSED => {}
-                CONTROL | USER_DEFINED => added.push(AddedToken {
+            match kind_of(index) {
+                kind::UNUSED => {}
+                kind::CONTROL | kind::USER_DEFINED => added.push(AddedToken {
                     id: id(index)?,
                     content: token.clone(),
                     single_word: false,
                     lstrip: false,
                     rstrip: false,
                     normalized: false,
-                    special: kind(index) == CONTROL,
+                    special: kind_of(index) == kind::CONTROL,
                 }),
                 _ => {
                     if known.insert(token, id(index)?).is_some() {
@@ -136,8 +142,14 @@ impl Tokenizer {
         }
         let no_pair = |merge| TextError::invalid(file, format!("the merge {merge:?} is no pair"));
         let pairs = merges.iter().map(|merge| merge.split_once(' ').ok_or_else(|| no_pair(merge)));
-        let bpe = build_bpe(file, merges.len(), pairs.collect::<Result<Vec<_>, _>>()?.into_iter(), &known)?;
-        let (vocab, added_only) = build_vocab(file, &known, &added)?;
+        let bpe = build_bpe(
+            file,
+            byte_units(file, &known)?,
+            merges.len(),
+            pairs.collect::<Result<Vec<_>, _>>()?.into_iter(),
+            &known,
+        )?;
+        let (vocab, added_only) = build_vocab(file, &known, &added, &Written::Letters(ByteAlphabet::new()))?;
         let special = added.iter().filter(|token| token.special).map(|token| token.id).collect();
         let normalizer = if pre.nfc { vec![Form::Nfc] } else { Vec::new() };
         let (added_raw, added_normalized): (AddedSet, AddedSet) = added_sets(file, added, &normalizer)?;
@@ -146,6 +158,7 @@ impl Tokenizer {
             bpe,
             ignore_merges: pre.ignore_merges,
             splitter: pre.splitter(file)?,
+            metaspace: None,
             normalizer,
             added_raw,
             added_normalized,
@@ -153,8 +166,24 @@ impl Tokenizer {
             added_only,
             prefix: gguf.bos.filter(|_| gguf.add_bos).into_iter().collect(),
             suffix: Vec::new(),
+            strips_space: false,
             bos: gguf.bos,
             eos: gguf.eos.to_vec(),
         })
+    }
+
+    fn from_gguf_pieces(gguf: &GgufTokenizer) -> Result<Tokenizer, TextError> {
+        let &GgufTokenizer { file, tokens, kinds, scores, .. } = gguf;
+        if scores.len() != tokens.len() || kinds.len() != tokens.len() {
+            let what = format!("it has {} kinds and {} scores of {} tokens", kinds.len(), scores.len(), tokens.len());
+            return Err(TextError::invalid(file, what));
+        }
+        let pieces = tokens.iter().zip(scores).zip(kinds);
+        let pieces = pieces.map(|((text, &score), &kind)| Piece { text, score, kind }).collect();
+        let read = Pieces { file, pieces, prepends_space: gguf.add_space, bos: gguf.bos, eos: None };
+        let mut tokenizer = read.tokenizer(None)?;
+        tokenizer.prefix = gguf.bos.filter(|_| gguf.add_bos).into_iter().collect();
+        tokenizer.eos = gguf.eos.to_vec();
+        Ok(tokenizer)
     }
 }

@@ -19,6 +19,8 @@ mod gguf;
 mod grammar;
 mod json_schema;
 pub mod made;
+mod pieces;
+mod protobuf;
 mod python;
 mod ranks;
 mod schema;

@@ -8,11 +8,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::collections::HashMap;
 
-use crate::bpe::{Bpe, Merged, Merges, pair};
+use crate::bpe::{Bpe, Merged, Merges, Units, pair};
 use crate::schema::{AddedToken, Pattern, PreTokenizer};
 use crate::split::Splitter;
 use crate::tokenizer_load::{Known, add_from_config, added_sets, build_vocab};
-use crate::vocab::byte_letters;
+use crate::vocab::{ByteAlphabet, Written, byte_letters};
 use crate::{TextError, Tokenizer, files};
 
 /// How Kimi's tokenizer cuts a text into words (`tokenization_kimi.py`, `pat_str`): runs of Chinese characters by themselves, the
@@ -175,7 +175,7 @@ fn build(ranked: Ranked, config: Option<&Value>) -> Result<Tokenizer, TextError>
             return Err(TextError::invalid(file, format!("the token {token:?} is there twice")));
         }
     }
-    let (vocab, added_only) = build_vocab(file, &known, &added)?;
+    let (vocab, added_only) = build_vocab(file, &known, &added, &Written::Letters(ByteAlphabet::new()))?;
     let special = added.iter().filter(|token| token.special).map(|token| token.id).collect();
     let (added_raw, added_normalized) = added_sets(file, added, &[])?;
     let words = PreTokenizer::Split {
@@ -189,6 +189,7 @@ fn build(ranked: Ranked, config: Option<&Value>) -> Result<Tokenizer, TextError>
         bpe: merges(file, &tokens, first)?,
         ignore_merges: true,
         splitter: Splitter::new(file, Some(&PreTokenizer::Sequence { pretokenizers: vec![words, bytes] }))?,
+        metaspace: None,
         normalizer: Vec::new(),
         added_raw,
         added_normalized,
@@ -196,6 +197,7 @@ fn build(ranked: Ranked, config: Option<&Value>) -> Result<Tokenizer, TextError>
         added_only,
         prefix: Vec::new(),
         suffix: Vec::new(),
+        strips_space: false,
         bos: None,
         eos: Vec::new(),
     };
@@ -206,8 +208,8 @@ fn build(ranked: Ranked, config: Option<&Value>) -> Result<Tokenizer, TextError>
 /// Every pair of tokens that joins to one, by its rank.
 fn merges(file: &str, tokens: &[Vec<u8>], first: u32) -> Result<Bpe, TextError> {
     let ids: HashMap<&[u8], u32> = tokens.iter().map(Vec::as_slice).zip(first..).collect();
-    let mut byte_ids = [0; 256];
-    for (byte, id) in (0..=255u8).zip(&mut byte_ids) {
+    let mut byte_ids = Box::new([0; 256]);
+    for (byte, id) in (0..=255u8).zip(byte_ids.iter_mut()) {
         let missing = || TextError::invalid(file, format!("the byte {byte:#04x} is not in its vocabulary"));
         *id = ids.get(&[byte][..]).copied().ok_or_else(missing)?;
     }
@@ -220,7 +222,7 @@ fn merges(file: &str, tokens: &[Vec<u8>], first: u32) -> Result<Bpe, TextError> 
             }
         }
     }
-    Ok(Bpe { byte_ids, merges })
+    Ok(Bpe { units: Units::Bytes(byte_ids), merges })
 }
 
 /// The tokenizer of a folder without `tokenizer.json`, if it has one of the files above.

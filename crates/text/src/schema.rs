@@ -16,7 +16,7 @@ pub(crate) struct Document {
     pub model: Model,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 pub(crate) struct AddedToken {
     pub id: u32,
     pub content: String,
@@ -39,6 +39,11 @@ pub(crate) struct Model {
     pub dropout: Option<f64>,
     pub continuing_subword_prefix: Option<String>,
     pub end_of_word_suffix: Option<String>,
+    pub unk_token: Option<String>,
+    #[serde(default)]
+    pub fuse_unk: bool,
+    #[serde(default)]
+    pub byte_fallback: bool,
     #[serde(default)]
     pub ignore_merges: bool,
     pub vocab: Entries,
@@ -56,6 +61,13 @@ pub(crate) enum Normalizer {
     Nfkc,
     #[serde(rename = "NFKD")]
     Nfkd,
+    Prepend {
+        prepend: String,
+    },
+    Replace {
+        pattern: Pattern,
+        content: String,
+    },
     Sequence {
         normalizers: Vec<Normalizer>,
     },
@@ -80,6 +92,15 @@ pub(crate) enum PreTokenizer {
     },
     Digits {
         individual_digits: bool,
+    },
+    Metaspace {
+        replacement: String,
+        /// `always`, `first` or `never`.
+        prepend_scheme: Option<String>,
+        /// What files said before there was a scheme.
+        add_prefix_space: Option<bool>,
+        #[serde(default = "yes")]
+        split: bool,
     },
     Sequence {
         pretokenizers: Vec<PreTokenizer>,
@@ -132,6 +153,16 @@ pub(crate) enum Decoder {
         decoders: Vec<Decoder>,
     },
     Fuse {},
+    ByteFallback {},
+    Replace {
+        pattern: Pattern,
+        content: String,
+    },
+    Strip {
+        content: String,
+        start: usize,
+        stop: usize,
+    },
     #[serde(other)]
     Other,
 }

@@ -21,6 +21,10 @@ enum Keep {
     All,
     Matches,
     Gaps,
+    /// Each match with what is before it.
+    WithBefore,
+    /// Each match with what is after it.
+    WithAfter,
 }
 
 #[derive(Debug)]
@@ -56,6 +60,16 @@ impl Splitter {
         Ok(Splitter { steps })
     }
 
+    /// Compiles the steps before a model of characters.
+    pub fn of_pieces(file: &str, pre_tokenizer: Option<&PreTokenizer>) -> Result<Splitter, TextError> {
+        let mut flat = Vec::new();
+        if let Some(step) = pre_tokenizer {
+            flatten(step, &mut flat);
+        }
+        let steps = flat.into_iter().filter(|step| !matches!(step, PreTokenizer::Metaspace { split: false, .. }));
+        Ok(Splitter { steps: steps.map(|step| compile_step(file, step)).collect::<Result<_, _>>()? })
+    }
+
     /// Calls `piece` for every non-empty piece of `text`, left to right.
     pub fn split(&self, text: &str, piece: &mut dyn FnMut(&str)) {
         split_by(&self.steps, text, piece);
@@ -76,6 +90,8 @@ fn compile_step(file: &str, step: &PreTokenizer) -> Result<Step, TextError> {
                 ("Isolated", _) => Keep::All,
                 ("Removed", false) => Keep::Gaps,
                 ("Removed", true) => Keep::Matches,
+                ("MergedWithPrevious", false) => Keep::WithBefore,
+                ("MergedWithNext", false) => Keep::WithAfter,
                 _ => return Err(TextError::unsupported(file, format!("the split behaviour {behavior:?}"))),
             };
             let regex = match pattern {
@@ -87,6 +103,9 @@ fn compile_step(file: &str, step: &PreTokenizer) -> Result<Step, TextError> {
         PreTokenizer::Digits { individual_digits } => {
             let regex = compile(file, if *individual_digits { r"\p{N}" } else { r"\p{N}+" })?;
             Ok(Step { regex, keep: Keep::All })
+        }
+        PreTokenizer::Metaspace { replacement, .. } => {
+            Ok(Step { regex: compile(file, &escape(replacement))?, keep: Keep::WithAfter })
         }
         PreTokenizer::ByteLevel { .. } => Err(TextError::unsupported(file, "a pre-tokenizer step after ByteLevel")),
         _ => Err(TextError::unsupported(file, "a pre-tokenizer other than Split, Digits and ByteLevel")),
@@ -153,13 +172,17 @@ fn split_by(steps: &[Step], text: &str, piece: &mut dyn FnMut(&str)) {
             at = text[start..].chars().next().map_or(text.len(), |c| start + c.len_utf8());
             continue;
         }
-        if step.keep != Keep::Matches {
-            split_by(steps, &text[done..start], piece);
-        }
-        if step.keep != Keep::Gaps {
-            split_by(steps, &text[start..end], piece);
-        }
-        (done, at) = (end, end);
+        let (before, own) = match step.keep {
+            Keep::All => (done..start, start..end),
+            Keep::Matches => (done..done, start..end),
+            Keep::Gaps => (done..start, start..start),
+            Keep::WithBefore => (done..done, done..end),
+            Keep::WithAfter => (done..start, start..start),
+        };
+        split_by(steps, &text[before], piece);
+        split_by(steps, &text[own], piece);
+        done = if step.keep == Keep::WithAfter { start } else { end };
+        at = end;
     }
     if step.keep != Keep::Matches {
         split_by(steps, &text[done..], piece);

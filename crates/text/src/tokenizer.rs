@@ -1,7 +1,9 @@
-//! The tokenizer of a model: text to ids and back, as Hugging Face's `tokenizers` does it for byte-level BPE.
+//! The tokenizer of a model: text to ids and back, as Hugging Face's `tokenizers` does it for BPE of bytes, and of characters
+//! with bytes for those that are no token.
 
 use crate::added::{AddedSet, Part};
 use crate::bpe::{Bpe, Scratch};
+use crate::pieces::{self, Metaspace};
 use crate::split::Splitter;
 use crate::vocab::Vocab;
 use crate::{TextError, files, ranks};
@@ -11,16 +13,20 @@ use std::collections::HashSet;
 use std::path::Path;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
-/// The Unicode normal forms.
-#[derive(Debug, Clone, Copy)]
+/// Steps of a normalizer.
+#[derive(Debug, Clone)]
 pub(crate) enum Form {
     Nfc,
     Nfd,
     Nfkc,
     Nfkd,
+    /// Before a text that is not empty.
+    Prepend(String),
+    /// One text by another.
+    Replace(String, String),
 }
 
-/// A byte-level BPE tokenizer. Cheap to share between threads; nothing changes after loading.
+/// A BPE tokenizer. Cheap to share between threads; nothing changes after loading.
 #[derive(Debug)]
 pub struct Tokenizer {
     pub(crate) vocab: Vocab,
@@ -28,6 +34,8 @@ pub struct Tokenizer {
     /// A word that is a token is taken whole, whatever the merges say.
     pub(crate) ignore_merges: bool,
     pub(crate) splitter: Splitter,
+    /// How spaces are written before a text is split.
+    pub(crate) metaspace: Option<Metaspace>,
     pub(crate) normalizer: Vec<Form>,
     /// Searched in the text as given.
     pub(crate) added_raw: AddedSet,
@@ -39,6 +47,8 @@ pub struct Tokenizer {
     /// What the post-processor puts before and after a text.
     pub(crate) prefix: Vec<u32>,
     pub(crate) suffix: Vec<u32>,
+    /// A decoded text loses the space that it begins with: [`Tokenizer::encode`] put it there.
+    pub(crate) strips_space: bool,
     pub(crate) bos: Option<u32>,
     pub(crate) eos: Vec<u32>,
 }
@@ -47,11 +57,11 @@ impl Tokenizer {
     /// The longest text that [`Tokenizer::encode`] takes, in bytes.
     pub const TEXT_BYTES_MAX: usize = 256 << 20;
 
-    /// Reads `tokenizer.json` of the model directory `dir`, or its `tiktoken.model` or `tekken.json`, and `tokenizer_config.json`, `special_tokens_map.json`,
+    /// Reads `tokenizer.json` of the model directory `dir`, or its `tiktoken.model`, `tekken.json` or `tokenizer.model`, and `tokenizer_config.json`, `special_tokens_map.json`,
     /// `generation_config.json` and `config.json` where they exist, for the tokens that begin and end a text.
     ///
     /// # Errors
-    /// A file that is missing, broken or asks for something other than byte-level BPE.
+    /// A file that is missing, broken or asks for something other than such BPE.
     pub fn load(dir: &Path) -> Result<Tokenizer, TextError> {
         let path = dir.join("tokenizer.json");
         let mut config = serde_json::Map::new();
@@ -61,8 +71,8 @@ impl Tokenizer {
             }
         }
         let config = Value::Object(config);
-        let by_rank = if path.exists() { None } else { ranks::load(dir, &config)? };
-        let mut tokenizer = match by_rank {
+        let other = if path.exists() { None } else { ranks::load(dir, &config)?.or(pieces::load(dir, &config)?) };
+        let mut tokenizer = match other {
             Some(tokenizer) => tokenizer,
             None => {
                 let bytes = files::read(&path, files::TOKENIZER_BYTES_MAX)?;
@@ -113,21 +123,25 @@ impl Tokenizer {
         self.added_raw.split(text, parse_special, |part| match part {
             Part::Token(id) => ids.push(id),
             Part::Text(range) => {
+                let begins = range.start == 0;
                 let text = normalize(&self.normalizer, &text[range]);
                 self.added_normalized.split(&text, parse_special, |part| match part {
                     Part::Token(id) => ids.push(id),
-                    Part::Text(range) => self.splitter.split(&text[range], &mut |piece| {
-                        self.encode_piece(piece.as_bytes(), &mut scratch, &mut ids);
-                    }),
+                    Part::Text(range) => {
+                        let begins = begins && range.start == 0;
+                        let text = Cow::Borrowed(&text[range]);
+                        let text = self.metaspace.as_ref().map_or(text.clone(), |spaces| spaces.write(text, begins));
+                        self.splitter.split(&text, &mut |piece| self.encode_piece(piece, &mut scratch, &mut ids));
+                    }
                 });
             }
         });
         Ok(ids)
     }
 
-    fn encode_piece(&self, piece: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    fn encode_piece(&self, piece: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
         if self.ignore_merges
-            && let Some(id) = self.vocab.find(piece).filter(|id| !self.added_only.contains(id))
+            && let Some(id) = self.vocab.find(piece.as_bytes()).filter(|id| !self.added_only.contains(id))
         {
             ids.push(id);
         } else {
@@ -148,7 +162,8 @@ impl Tokenizer {
     }
 
     /// The text of `ids`, special tokens included; bytes that are not UTF-8 become U+FFFD and ids without a token
-    /// give no text, as in Hugging Face's `decode`.
+    /// give no text, as in Hugging Face's `decode`. (Of a run of single bytes that are not UTF-8 as a whole, Hugging Face's
+    /// gives up every byte, and this only those that are not.)
     pub fn decode(&self, ids: &[u32]) -> String {
         self.decode_with(ids, false)
     }
@@ -157,7 +172,8 @@ impl Tokenizer {
     pub fn decode_with(&self, ids: &[u32], skip_special: bool) -> String {
         let kept = ids.iter().filter(|&&id| !(skip_special && self.is_special(id)));
         let bytes: Vec<u8> = kept.filter_map(|&id| self.token_bytes(id)).flatten().copied().collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+        let stripped = bytes.strip_prefix(b" ").filter(|_| self.strips_space);
+        String::from_utf8_lossy(stripped.unwrap_or(&bytes)).into_owned()
     }
 
     /// The bytes that the token adds to a text; `None` for an id without a token.
@@ -207,6 +223,9 @@ pub(crate) fn normalize<'a>(forms: &[Form], text: &'a str) -> Cow<'a, str> {
             Form::Nfd => text.nfd().collect(),
             Form::Nfkc => text.nfkc().collect(),
             Form::Nfkd => text.nfkd().collect(),
+            Form::Prepend(_) if text.is_empty() => continue,
+            Form::Prepend(before) => Cow::Owned(format!("{before}{text}")),
+            Form::Replace(old, new) => Cow::Owned(text.replace(old.as_str(), new)),
         };
     }
     text

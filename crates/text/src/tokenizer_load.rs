@@ -1,11 +1,12 @@
 //! From the JSON of `tokenizer.json` to a [`Tokenizer`]; whatever it asks for that is not implemented is refused here.
 
 use crate::added::{Added, AddedSet};
-use crate::bpe::{Bpe, Merged, Merges, pair};
-use crate::schema::{self, Decoder, Document, Normalizer, Piece, PostProcessor};
+use crate::bpe::{Bpe, Chars, Merged, Merges, Units, pair};
+use crate::pieces::{Metaspace, char_units};
+use crate::schema::{self, Decoder, Document, Normalizer, Pattern, Piece, PostProcessor};
 use crate::split::Splitter;
 use crate::tokenizer::{Form, normalize};
-use crate::vocab::{ByteAlphabet, Vocab, byte_letters};
+use crate::vocab::{ByteAlphabet, SPACE, Vocab, Written, byte_letters};
 use crate::{TextError, Tokenizer, files};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
@@ -15,7 +16,12 @@ impl Tokenizer {
         let mut document: Document =
             serde_json::from_slice(bytes).map_err(|source| TextError::Json { file: file.to_owned(), source })?;
         check_model(file, &document)?;
-        let splitter = Splitter::new(file, document.pre_tokenizer.as_ref())?;
+        let decoded = Decoded::of(file, document.decoder.as_ref())?;
+        let before = document.pre_tokenizer.as_ref();
+        let (splitter, metaspace) = match decoded {
+            Decoded::Letters => (Splitter::new(file, before)?, None),
+            Decoded::Pieces { .. } => (Splitter::of_pieces(file, before)?, Metaspace::of(file, before)?),
+        };
         let mut normalizer = Vec::new();
         if let Some(step) = &document.normalizer {
             normal_forms(file, step, &mut normalizer)?;
@@ -28,10 +34,19 @@ impl Tokenizer {
         add_from_config(config, &mut added);
         let ignore_merges = document.model.ignore_merges;
         let (bpe, (vocab, added_only)) = {
-            let known: Known = document.model.vocab.iter().collect();
+            let model = &document.model;
+            let known: Known = model.vocab.iter().collect();
+            let (units, written) = match decoded {
+                Decoded::Letters => (byte_units(file, &known)?, Written::Letters(ByteAlphabet::new())),
+                Decoded::Pieces { .. } => {
+                    let unknown = model.unk_token.as_deref().and_then(|token| known.get(token).copied());
+                    let chars = char_units(file, &known, model.byte_fallback)?;
+                    (Units::Chars(Chars { unknown, fuse_unknown: model.fuse_unk, ..chars }), Written::Pieces)
+                }
+            };
             (
-                build_bpe(file, document.model.merges.len(), document.model.merges.iter(), &known)?,
-                build_vocab(file, &known, &added)?,
+                build_bpe(file, units, model.merges.len(), model.merges.iter(), &known)?,
+                build_vocab(file, &known, &added, &written)?,
             )
         };
         drop(document);
@@ -42,6 +57,7 @@ impl Tokenizer {
             bpe,
             ignore_merges,
             splitter,
+            metaspace,
             normalizer,
             added_raw,
             added_normalized,
@@ -49,6 +65,7 @@ impl Tokenizer {
             added_only,
             prefix,
             suffix,
+            strips_space: matches!(decoded, Decoded::Pieces { strips_space: true }),
             bos: None,
             eos: Vec::new(),
         };
@@ -80,19 +97,40 @@ fn check_model(file: &str, document: &Document) -> Result<(), TextError> {
             return Err(TextError::unsupported(file, key));
         }
     }
-    fn is_byte_level(decoder: &Decoder) -> bool {
-        match decoder {
-            Decoder::ByteLevel {} => true,
-            Decoder::Sequence { decoders } => {
-                decoders.iter().filter(|d| !matches!(d, Decoder::Fuse {})).count() == 1
-                    && decoders.first().is_some_and(is_byte_level)
-            }
-            _ => false,
+    Ok(())
+}
+
+/// What a decoder says of how tokens are written.
+#[derive(Clone, Copy)]
+enum Decoded {
+    /// In letters that stand for bytes.
+    Letters,
+    /// As SentencePiece does.
+    Pieces { strips_space: bool },
+}
+
+impl Decoded {
+    fn of(file: &str, decoder: Option<&Decoder>) -> Result<Decoded, TextError> {
+        let steps = match decoder {
+            Some(Decoder::Sequence { decoders }) => decoders.as_slice(),
+            step => step.map_or(&[][..], std::slice::from_ref),
+        };
+        let steps: Vec<&Decoder> = steps.iter().filter(|step| !matches!(step, Decoder::Fuse {})).collect();
+        match steps[..] {
+            [Decoder::ByteLevel {}] => Ok(Decoded::Letters),
+            [
+                Decoder::Replace { pattern: Pattern::String(pattern), content },
+                Decoder::ByteFallback {},
+                ref strip @ ..,
+            ] if pattern.chars().eq([SPACE]) && content == " " => match *strip {
+                [] => Ok(Decoded::Pieces { strips_space: false }),
+                [Decoder::Strip { content, start: 1, stop: 0 }] if content == " " => {
+                    Ok(Decoded::Pieces { strips_space: true })
+                }
+                _ => Err(TextError::unsupported(file, "a decoder that strips more than the first space")),
+            },
+            _ => Err(TextError::unsupported(file, "a decoder other than ByteLevel, and Replace with ByteFallback")),
         }
-    }
-    match &document.decoder {
-        Some(decoder) if is_byte_level(decoder) => Ok(()),
-        _ => Err(TextError::unsupported(file, "a decoder other than ByteLevel")),
     }
 }
 
@@ -105,7 +143,16 @@ fn normal_forms(file: &str, step: &Normalizer, forms: &mut Vec<Form>) -> Result<
         Normalizer::Sequence { normalizers } => {
             return normalizers.iter().try_for_each(|step| normal_forms(file, step, forms));
         }
-        Normalizer::Other => return Err(TextError::unsupported(file, "a normalizer other than NFC, NFD, NFKC, NFKD")),
+        Normalizer::Prepend { prepend } => Form::Prepend(prepend.clone()),
+        Normalizer::Replace { pattern: Pattern::String(old), content } if !old.is_empty() => {
+            Form::Replace(old.clone(), content.clone())
+        }
+        Normalizer::Replace { .. } => {
+            return Err(TextError::unsupported(file, "a normalizer that replaces by pattern"));
+        }
+        Normalizer::Other => {
+            return Err(TextError::unsupported(file, "a normalizer other than NFC, NFD, NFKC, NFKD, Prepend, Replace"));
+        }
     });
     Ok(())
 }
@@ -194,31 +241,40 @@ pub(crate) fn added_sets(
 /// The model's vocabulary as written: letters of [`byte_letters`], not bytes.
 pub(crate) type Known<'a> = HashMap<&'a str, u32>;
 
-/// Single bytes, and merges of two tokens each, the first ones first.
+/// Single bytes, which are all tokens.
+pub(crate) fn byte_units(file: &str, known: &Known) -> Result<Units, TextError> {
+    let mut ids = Box::new([0; 256]);
+    for (id, letter) in ids.iter_mut().zip(byte_letters()) {
+        let mut utf8 = [0; 4];
+        let token = &*letter.encode_utf8(&mut utf8);
+        let missing = || TextError::invalid(file, format!("the byte {token:?} is not in its vocabulary"));
+        *id = known.get(token).copied().ok_or_else(missing)?;
+    }
+    Ok(Units::Bytes(ids))
+}
+
+/// Units, and merges of two tokens each, the first ones first.
 pub(crate) fn build_bpe<'a>(
     file: &str,
+    units: Units,
     count: usize,
     rules: impl Iterator<Item = (&'a str, &'a str)>,
     known: &Known,
 ) -> Result<Bpe, TextError> {
-    let find = |what: &str, token: &str| {
-        let missing = || TextError::invalid(file, format!("the {what} {token:?} is not in its vocabulary"));
+    let find = |token: &str| {
+        let missing = || TextError::invalid(file, format!("the merged token {token:?} is not in its vocabulary"));
         known.get(token).copied().ok_or_else(missing)
     };
-    let mut byte_ids = [0; 256];
-    for (id, letter) in byte_ids.iter_mut().zip(byte_letters()) {
-        *id = find("byte", letter.encode_utf8(&mut [0; 4]))?;
-    }
     let mut merges = Merges::with_capacity_and_hasher(count, Default::default());
     let mut joined = String::new();
     for ((left, right), rank) in rules.zip(0u32..) {
         joined.clear();
         joined.push_str(left);
         joined.push_str(right);
-        let key = pair(find("merged token", left)?, find("merged token", right)?);
-        merges.insert(key, Merged { rank, id: find("merged token", &joined)? });
+        let key = pair(find(left)?, find(right)?);
+        merges.insert(key, Merged { rank, id: find(&joined)? });
     }
-    Ok(Bpe { byte_ids, merges })
+    Ok(Bpe { units, merges })
 }
 
 /// Lays out all tokens; also returns the ids of the added tokens that the model's vocabulary does not have.
@@ -226,8 +282,8 @@ pub(crate) fn build_vocab(
     file: &str,
     known: &Known,
     added: &[schema::AddedToken],
+    written: &Written,
 ) -> Result<(Vocab, HashSet<u32>), TextError> {
-    let alphabet = ByteAlphabet::new();
     let mut tokens: Vec<(u32, &str)> = known.iter().map(|(&token, &id)| (id, token)).collect();
     let mut added_only = HashSet::new();
     let mut seen = HashSet::new();
@@ -246,5 +302,5 @@ pub(crate) fn build_vocab(
             None => return Err(TextError::invalid(file, format!("the token {content:?} is added twice"))),
         }
     }
-    Ok((Vocab::new(file, tokens, &alphabet)?, added_only))
+    Ok((Vocab::new(file, tokens, written)?, added_only))
 }

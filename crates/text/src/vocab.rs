@@ -20,7 +20,7 @@ const HOLE: u32 = 1 << 31;
 
 impl Vocab {
     /// Lays out `tokens` (id, text as written in the file); ids may come in any order, each once.
-    pub fn new(file: &str, mut tokens: Vec<(u32, &str)>, alphabet: &ByteAlphabet) -> Result<Vocab, TextError> {
+    pub fn new(file: &str, mut tokens: Vec<(u32, &str)>, written: &Written) -> Result<Vocab, TextError> {
         tokens.sort_unstable_by_key(|&(id, _)| id);
         let total: usize = tokens.iter().map(|(_, text)| text.len()).sum();
         if total >= HOLE as usize {
@@ -37,14 +37,15 @@ impl Vocab {
             }
             let start = vocab.bytes.len();
             vocab.ends.resize(id as usize, start as u32 | HOLE);
-            alphabet.decode_into(text, &mut vocab.bytes);
+            written.decode_into(text, &mut vocab.bytes);
             vocab.ends.push(vocab.bytes.len() as u32);
             vocab.longest = vocab.longest.max(vocab.bytes.len() - start);
         }
         vocab.bytes.shrink_to_fit();
-        let mut sorted: Vec<u32> = tokens.iter().map(|&(id, _)| id).collect();
-        sorted.sort_unstable_by(|&a, &b| vocab.get(a).cmp(&vocab.get(b)).then(a.cmp(&b)));
-        vocab.sorted = sorted;
+        // Of `A` and `<0x41>`, the same byte, a search finds the first.
+        let key = |&(id, text): &(u32, &str)| (vocab.get(id), text.len(), id);
+        tokens.sort_unstable_by(|a, b| key(a).cmp(&key(b)));
+        vocab.sorted = tokens.iter().map(|&(id, _)| id).collect();
         Ok(vocab)
     }
 
@@ -61,7 +62,7 @@ impl Vocab {
         self.bytes.get(start as usize..end as usize)
     }
 
-    /// The lowest id with exactly these bytes.
+    /// The id with exactly these bytes; of several the one that is written shortest, then the lowest.
     pub fn find(&self, bytes: &[u8]) -> Option<u32> {
         let at = self.sorted.partition_point(|&id| self.get(id) < Some(bytes));
         self.sorted.get(at).copied().filter(|&id| self.get(id) == Some(bytes))
@@ -94,6 +95,34 @@ pub(crate) fn byte_letters() -> [char; 256] {
     letters
 }
 
+/// How a file writes the bytes of its tokens.
+pub(crate) enum Written {
+    /// In the letters of [`byte_letters`].
+    Letters(ByteAlphabet),
+    /// As text, with [`SPACE`] for a space, and `<0x0A>` for a single byte.
+    Pieces,
+}
+
+/// What stands for a space in SentencePiece's tokens, `▁`.
+pub(crate) const SPACE: char = '\u{2581}';
+
+impl Written {
+    /// Appends what `token` is decoded to.
+    fn decode_into(&self, token: &str, bytes: &mut Vec<u8>) {
+        match (self, byte_of(token)) {
+            (Written::Letters(alphabet), _) => alphabet.decode_into(token, bytes),
+            (Written::Pieces, Some(byte)) => bytes.push(byte),
+            (Written::Pieces, None) => bytes.extend_from_slice(token.replace(SPACE, " ").as_bytes()),
+        }
+    }
+}
+
+/// The byte that `<0x0A>` stands for.
+pub(crate) fn byte_of(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>').filter(|digits| digits.len() == 2)?;
+    u8::from_str_radix(digits, 16).ok()
+}
+
 /// Reads tokens written in the letters of [`byte_letters`].
 pub(crate) struct ByteAlphabet {
     /// Indexed by code point, 0x000..0x200; 256 means that the letter stands for no byte.
@@ -112,7 +141,7 @@ impl ByteAlphabet {
     }
 
     /// Appends what `token` is decoded to: letter by letter, or its own UTF-8 if any letter stands for no byte.
-    pub fn decode_into(&self, token: &str, bytes: &mut Vec<u8>) {
+    fn decode_into(&self, token: &str, bytes: &mut Vec<u8>) {
         let start = bytes.len();
         for c in token.chars() {
             match self.bytes.get(c as usize).and_then(|&byte| u8::try_from(byte).ok()) {

@@ -63,7 +63,7 @@ fn settings_that_are_not_supported_are_named() {
         ("/normalizer", json!({"type": "Lowercase"}), "normalizer"),
         ("/pre_tokenizer", Value::Null, "pre-tokenizer"),
         ("/pre_tokenizer", json!({"type": "Whitespace"}), "pre-tokenizer"),
-        ("/pre_tokenizer/pretokenizers/0/behavior", json!("MergedWithNext"), "MergedWithNext"),
+        ("/pre_tokenizer/pretokenizers/0/behavior", json!("Contiguous"), "Contiguous"),
         ("/pre_tokenizer/pretokenizers/0/pattern", json!({"Regex": "a(?=b)"}), "a(?=b)"),
         ("/pre_tokenizer/pretokenizers/0/pattern", json!({"Regex": "(a"}), "(a"),
         ("/pre_tokenizer/pretokenizers/0/pattern", json!({"Regex": "a?+b"}), "a?+b"),

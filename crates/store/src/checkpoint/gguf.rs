@@ -120,13 +120,25 @@ impl Metadata {
     /// # Errors
     /// When the file cannot be read, or is no longer the same.
     pub fn numbers(&self, key: &str) -> Result<Option<Vec<i64>>> {
+        self.scalars(key, Value::as_i64)
+    }
+
+    /// Reads a list of numbers.
+    ///
+    /// # Errors
+    /// As [`Metadata::numbers`].
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>> {
+        self.scalars(key, |value| Some(value.as_f64()? as f32))
+    }
+
+    fn scalars<T>(&self, key: &str, of: impl Fn(&Value) -> Option<T>) -> Result<Option<Vec<T>>> {
         if let Some(kept) = self.get(key).and_then(Value::as_array) {
-            return Ok(kept.iter().map(Value::as_i64).collect());
+            return Ok(kept.iter().map(of).collect());
         }
         let Some(list) = self.lists.get(key).filter(|list| list.len <= TEXTS_MAX) else { return Ok(None) };
         let file = WholeFile::open(&self.path)?;
         let mut cursor = Cursor::new(&file, &self.path, list.at);
-        (0..list.len).map(|_| Ok(cursor.scalar(list.kind, key)?.as_i64())).collect::<Result<_>>()
+        (0..list.len).map(|_| Ok(of(&cursor.scalar(list.kind, key)?))).collect::<Result<_>>()
     }
 }
 
