@@ -59,74 +59,6 @@ fn ways(model: &Path, precise: bool) -> Vec<(Options, ReaderKind, usize)> {
     ways
 }
 
-/// One of every kind of attention and of every way that weights are stored.
-const FIXTURES: [&str; 64] = [
-    "qwen2_moe",
-    "olmoe",
-    "dots1",
-    "solar_open",
-    "hy_v3",
-    "ernie4_5_moe",
-    "hunyuan_v1_moe",
-    "glm4_moe_lite",
-    "qwen3_moe",
-    "qwen3_moe_odd",
-    "qwen3_next",
-    "qwen3_5_moe",
-    "qwen3_5_moe_mlx4",
-    "qwen3_5_moe_mlx8",
-    "qwen3_5_moe_mlx_mixed",
-    "qwen3_next_mlx4",
-    "qwen3_next_mlx8",
-    "qwen3_next_mlx_mixed",
-    "mixtral",
-    "glm4_moe",
-    "minimax_m2",
-    "llama",
-    "qwen3",
-    "gpt_oss",
-    "deepseek_v2",
-    "deepseek_v3",
-    "deepseek_v32",
-    "glm_moe_dsa",
-    "gemma3",
-    "gemma4",
-    "kimi_linear",
-    "minimax",
-    "qwen3moe_gguf",
-    "qwen35moe_gguf",
-    "qwen3next_gguf",
-    "nemotron_h",
-    "qwen3_moe_fp8",
-    "deepseek_v3_fp8",
-    "gpt_oss_mxfp4",
-    "deepseek_v3_int4",
-    "glm4_moe_compressed",
-    "qwen3_moe_gptq",
-    "qwen3_moe_awq",
-    "nemotron_h_nvfp4",
-    "qwen3_moe_nvfp4",
-    "qwen3_moe_mlx_fp4",
-    "nemotron_h_latent",
-    "ling25",
-    "deepseek_v4",
-    "mistral4",
-    "deepseek_v3_mlx4",
-    "granitemoehybrid",
-    "lfm2_moe",
-    "ling3",
-    "jamba",
-    "longcat_flash",
-    "hy_v4",
-    "glm5_next",
-    "minimax_m3",
-    "mistral_large4",
-    "phimoe",
-    "mimo_v2_flash",
-    "llama4",
-    "exaone_moe",
-];
-
 fn check_identity(model: &Path, precise: bool) {
     let mut first: Option<Vec<f32>> = None;
     for (options, reader, step_from) in ways(model, precise) {
@@ -145,7 +77,7 @@ fn check_identity_of_all(precise: bool) {
     let dir = tempfile::tempdir().expect("a folder");
     streamed_model(dir.path());
     check_identity(dir.path(), precise);
-    for name in FIXTURES {
+    for name in common::FIXTURES {
         check_identity(&fixture(name), precise);
     }
 }

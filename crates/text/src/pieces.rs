@@ -214,11 +214,10 @@ impl<'a> Pieces<'a> {
         for (piece, id) in self.pieces.iter().zip(0u32..) {
             has_bytes |= piece.kind == kind::BYTE;
             match piece.kind {
-                kind::NORMAL | kind::BYTE => {
-                    if known.insert(piece.text, id).is_some() {
-                        return Err(TextError::invalid(file, format!("the token {:?} is there twice", piece.text)));
-                    }
+                kind::NORMAL | kind::BYTE if known.insert(piece.text, id).is_some() => {
+                    return Err(TextError::invalid(file, format!("the token {:?} is there twice", piece.text)));
                 }
+                kind::NORMAL | kind::BYTE => {}
                 kind::CONTROL | kind::UNKNOWN | kind::USER_DEFINED => {
                     if piece.kind == kind::UNKNOWN {
                         unknown = Some(id);
