@@ -35,7 +35,7 @@ fn every_layer_operation_and_read_is_drawn() {
     // A prompt, then the tokens of the answer but the last.
     let first = layers.iter().filter(|layer| layer["name"] == "layer 0").count();
     assert!(first >= 2 && layers.len() % first == 0, "{} layers, {first} of them the first", layers.len());
-    for name in ["linear", "rms_norm", "gated_delta", "attention", "route", "mlp", "combine", "embed"] {
+    for name in ["linear", "rms_norm", "gated_delta", "attention", "route", "mlps", "combine", "embed"] {
         assert!(operations.iter().any(|operation| operation["name"] == name), "no {name}");
     }
     let within = |layer: &Value| {
