@@ -26,7 +26,10 @@ pub fn resolve(verb: &mut Verb, offline: bool) -> Result<Vec<Outline>> {
         let name = path.to_str().filter(|_| !path.exists()).and_then(ModelName::parse);
         let Some(name) = name else { continue };
         let hub = hub(offline)?;
-        let asked = || format!("{name} is no folder here and not in the cache, so the hub was asked");
+        let asked = || match hub.is_offline() {
+            true => format!("{name} is no folder here and not in the cache"),
+            false => format!("{name} is no folder here and not in the cache, so the hub was asked"),
+        };
         *path = match hub.find(&name)? {
             Some(found) => found,
             None if headers_suffice => {
@@ -100,7 +103,9 @@ pub fn parse(text: &str) -> Result<ModelName> {
 /// # Errors
 /// As [`Hub::pull`].
 pub fn pull(hub: &Hub, name: &ModelName) -> Result<Pulled> {
-    term::note(&format!("Downloading what is missing of {name} into {}.", hub.cache().dir.display()));
+    if !hub.is_offline() {
+        term::note(&format!("Downloading what is missing of {name} into {}.", hub.cache().dir.display()));
+    }
     let bar = term::DownloadProgress::start();
     let pulled = hub.pull(name, &mut |progress| bar.show(progress));
     let seconds = bar.finish();

@@ -232,8 +232,12 @@ impl Conversation {
 /// The messages in the file `path`, or those that a conversation begins with.
 ///
 /// # Errors
-/// When the file holds no conversation, or has begun and `system` would change it.
+/// When the file holds no conversation, or has begun and `system` would change it; and where no file can be made there, before
+/// anything is computed.
 pub fn begin(path: &Path, system: Option<&str>) -> Result<Vec<Value>> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let writable = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK);
+    writable.with_context(|| format!("--session: {} cannot be written to; name another file", folder.display()))?;
     let messages = if path.exists() { read(path).context("--session")? } else { Vec::new() };
     match system {
         Some(_) if !messages.is_empty() => {

@@ -65,6 +65,11 @@ impl Hub {
         Ok(Hub { client: Client::new(settings, patience, tell)?, cache, offline })
     }
 
+    /// Whether nobody may be asked.
+    pub fn is_offline(&self) -> bool {
+        self.offline
+    }
+
     /// The cache.
     pub fn cache(&self) -> &Cache {
         &self.cache

@@ -430,6 +430,9 @@ impl Moe {
         let Choices { experts, starts, jobs, places, .. } = choices;
         let (mut rows_taken, first_row) = (0, starts[wave.start]);
         places.clear();
+        // As many as may be there at once, so that nothing is allocated later.
+        places.reserve(wave.len());
+        jobs.reserve(wave.len());
         while rows_taken < TOGETHER_ROWS {
             let next = run.experts.next_ready(self.layer, &experts[wave.clone()], places.is_empty())?;
             let Some((i, mut mlp)) = next else { break };
