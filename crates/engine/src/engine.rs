@@ -188,7 +188,7 @@ impl Engine {
     }
 
     /// Does what is to be done while nobody wants anything: asks the governor, if there is one. To be called every
-    /// [`IDLE_INTERVAL`].
+    /// [`crate::IDLE_INTERVAL`].
     pub fn idle(&mut self) {
         self.ask_governor();
     }
