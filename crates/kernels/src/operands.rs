@@ -83,7 +83,7 @@ pub struct Attend {
     pub sinks: Option<Tensor>,
 }
 
-/// What one cache gives to the queries of [`Ops::sparse_attention`].
+/// What one cache gives to the queries of [`crate::Ops::sparse_attention`].
 #[derive(Clone, Copy, Debug)]
 pub struct Past<'a> {
     /// Where its entries lie in a block.
@@ -246,7 +246,7 @@ impl Mlp {
     }
 }
 
-/// One of several MLPs over parts of the same rows: see [`Ops::mlps`].
+/// One of several MLPs over parts of the same rows: see [`crate::Ops::mlps`].
 #[derive(Clone, Debug)]
 pub struct MlpJob {
     /// The weights.
@@ -273,7 +273,7 @@ impl Bias {
     }
 }
 
-/// Room for [`Ops::mlp`]: f32 tensors with at least as many rows as are computed at once.
+/// Room for [`crate::Ops::mlp`]: f32 tensors with at least as many rows as are computed at once.
 #[derive(Clone, Debug)]
 pub struct MlpScratch {
     /// `[rows, hidden]`: gathered inputs.
@@ -298,7 +298,7 @@ pub struct Contribution {
 /// Root-mean-square normalisation over the last dimension (arXiv 1910.07467).
 #[derive(Clone, Debug)]
 pub struct RmsNorm {
-    /// `[d]` of F32, F16 or BF16, or `[groups · d]` in [`Ops::rms_norm`], where row i takes those of group `i % groups`; 1
+    /// `[d]` of F32, F16 or BF16, or `[groups · d]` in [`crate::Ops::rms_norm`], where row i takes those of group `i % groups`; 1
     /// where there is none.
     pub weight: Option<Tensor>,
     /// Whether the weight is stored as its distance from 1 (Gemma, Qwen3-Next, Qwen3.5).
@@ -454,7 +454,7 @@ pub struct Hyper {
     pub scale: Tensor,
 }
 
-/// A run of columns that [`Ops::copy_columns`] moves.
+/// A run of columns that [`crate::Ops::copy_columns`] moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ColumnRun {
     /// First column in the source.
