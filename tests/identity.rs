@@ -559,30 +559,11 @@ fn a_prompt_under_way_can_be_closed_and_others_go_on() {
     }
 }
 
-/// Fixtures that keep something of each kind.
-const STATE_KINDS: [&str; 15] = [
-    "deepseek_v32",
-    "glm_moe_dsa",
-    "deepseek_v4",
-    "ling25",
-    "kimi_linear",
-    "nemotron_h_latent",
-    "lfm2_moe",
-    "jamba",
-    "longcat_flash",
-    "hy_v4",
-    "glm5_next",
-    "minimax_m3",
-    "mistral_large4",
-    "mimo_v2_flash",
-    "llama4",
-];
-
 /// Whatever a sequence carries beside keys and values of all positions, an indexer's keys, compressed entries or recurrent states,
 /// it comes back, forks, and is as it would be had it been computed at once.
 #[test]
 fn every_kind_of_state_comes_back_and_forks() {
-    for name in STATE_KINDS {
+    for name in common::ATTENTION_KINDS.into_iter().chain(["deepseek_v32"]) {
         let options = Options { prefill_chunk: Some(50), ctx: Some(640), ..roomy() };
         let mut engine = engine(&fixture(name), &options, ReaderKind::Auto);
         let vocab = engine.facts().vocab as u32;

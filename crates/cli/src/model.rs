@@ -28,9 +28,10 @@ use crate::args::{LoadArgs, SamplingArgs, StateArgs};
 use crate::{gguf_text, term};
 
 /// Memory of a loaded tokenizer for each byte of its file. Of tokenizer.json it was measured (EXPERIMENTS.md); a line of
-/// tiktoken.model, of some 17 bytes, comes to a few pairs of 17 bytes in a table that is half full.
-const TOKENIZER_BYTES_PER_BYTE: [(&str, usize); 3] =
-    [("tokenizer.json", 2), ("tiktoken.model", 12), ("tekken.json", 2)];
+/// tiktoken.model, of some 17 bytes, comes to a few pairs of 17 bytes in a table that is half full, and so does a piece of
+/// tokenizer.model, with a merge or two.
+const TOKENIZER_BYTES_PER_BYTE: [(&str, usize); 4] =
+    [("tokenizer.json", 2), ("tiktoken.model", 12), ("tekken.json", 2), ("tokenizer.model", 12)];
 
 /// Loads the tokenizer of a model.
 ///

@@ -133,7 +133,11 @@ pub fn choose(paths: &[&str], quant: Option<&str>, bytes: &dyn Fn(&str) -> u64) 
         let wanted = |path: &&&str| {
             let top = !path.contains('/');
             let other_index = path.ends_with(".index.json") && **path != INDEX;
-            TEXTS.contains(*path) || top && path.ends_with(".json") && !other_index || **path == SINGLE && !has(INDEX)
+            let only_tokenizer = **path == "tokenizer.model" && !has("tokenizer.json");
+            TEXTS.contains(*path)
+                || only_tokenizer
+                || top && path.ends_with(".json") && !other_index
+                || **path == SINGLE && !has(INDEX)
         };
         return Ok(Choice::Safetensors(paths.iter().filter(wanted).map(|path| (*path).to_owned()).collect()));
     }
@@ -199,6 +203,11 @@ mod tests {
             panic!()
         };
         assert_eq!(chosen, ["config.json", SINGLE]);
+        let sentencepiece = ["config.json", SINGLE, "tokenizer.model"];
+        assert_eq!(
+            choose(&sentencepiece, None, NO_SIZES),
+            Ok(Choice::Safetensors(sentencepiece.map(String::from).into()))
+        );
         assert!(choose(&["config.json", "pytorch_model.bin"], None, NO_SIZES).expect_err("none").contains("neither"));
         assert!(choose(&mixtral, Some("Q4_K_M"), NO_SIZES).expect_err("none").contains("has no GGUF files"));
     }

@@ -39,8 +39,12 @@ pub struct DeepSeekMoe {
     pub dense_activation: Activation,
     /// Module that a sparse layer's tensors lie under.
     pub module: &'static str,
-    /// Names below it of the router, its learnt bias and the shared experts.
-    pub names: [&'static str; 3],
+    /// Name below it of the router.
+    pub gate: &'static str,
+    /// Of the router's learnt bias.
+    pub bias: &'static str,
+    /// Of the shared experts.
+    pub shared: &'static str,
     /// Width of what experts read and write, where it is not the stream's.
     pub latent: Option<usize>,
 }
@@ -86,7 +90,9 @@ impl DeepSeekMoe {
             shared_activation: None,
             dense_activation: Activation::SwiGlu,
             module: "mlp",
-            names: ["gate", "gate.e_score_correction_bias", "shared_experts"],
+            gate: "gate",
+            bias: "gate.e_score_correction_bias",
+            shared: "shared_experts",
             latent: None,
         })
     }
@@ -103,17 +109,16 @@ impl DeepSeekMoe {
         }
         let (prefix, hidden, Sizes { experts, width, .. }) =
             (format!("{prefix}.{}", self.module), self.hidden, self.sizes);
-        let [gate, bias, shared] = self.names;
-        let gate = weights.matrix(&format!("{prefix}.{gate}.weight"), experts, hidden)?;
+        let gate = weights.matrix(&format!("{prefix}.{}.weight", self.gate), experts, hidden)?;
         let bias = match self.choice {
             Choice::Softmax | Choice::SoftmaxShares => None,
-            Choice::SigmoidBiased => Some(weights.vector(&format!("{prefix}.{bias}"), experts)?),
+            Choice::SigmoidBiased => Some(weights.vector(&format!("{prefix}.{}", self.bias), experts)?),
         };
         let shared = match self.shared_width {
             0 => None,
             width => {
                 let activation = self.shared_activation.unwrap_or(self.activation);
-                let mlp = mlp::load_with(weights, &format!("{prefix}.{shared}"), hidden, width, activation)?;
+                let mlp = mlp::load_with(weights, &format!("{prefix}.{}", self.shared), hidden, width, activation)?;
                 Some(SharedExpert::ungated(mlp))
             }
         };

@@ -1,6 +1,10 @@
 //! What is read before a router has asked for it: guesses of the next layer, and the sweep of a prompt.
 
-use super::*;
+use outpour_store::Result;
+use outpour_store::layout::ExpertId;
+use outpour_store::residency::Place;
+
+use super::{EARLY_SHARE, Early, EarlyLimits, ExpertStream, SWEEP_SHARE};
 
 impl ExpertStream {
     /// Sends out the reads of experts of a layer to come, those first that are likeliest to be asked for. Those that are

@@ -21,7 +21,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let windowed = Kind { qk_norm: QkNorm::PerHead, window: Some(config.size("sliding_window")?), ..Kind::plain(rope) };
     let full = Kind { window: None, rope: None, ..windowed.clone() };
     let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
-    experts.names[1] = "e_score_correction_bias";
+    experts.bias = "e_score_correction_bias";
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-5)? as f32, plus_one: false };
     Decoder::load("exaone_moe", config, weights, kv, norms, |layer, prefix, weights| {
         let kind = if is_full[layer] { &full } else { &windowed };

@@ -48,7 +48,7 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
     }
     if family == Family::Hunyuan3 {
         experts.dense_layers = deepseek_moe::dense_layers(config, 1)?;
-        experts.names = ["router.gate", "expert_bias", "shared_mlp"];
+        (experts.gate, experts.bias, experts.shared) = ("router.gate", "expert_bias", "shared_mlp");
     }
     let rope = rope::partial(config, sizes.head_dim, turned, theta)?;
     let qk_norm = if normed { QkNorm::PerHead } else { QkNorm::None };

@@ -42,7 +42,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let interleaved = Rope { pairs: RopePairs::Interleaved, ..rope::plain(config, latent.rope_dim, THETA)? };
     let scale = rope::yarn_attention_scale(config)?;
     let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
-    experts.names[1] = "gate.expert_bias";
+    experts.bias = "gate.expert_bias";
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: false };
     let ends = Ends { embedding: "model.word_embeddings.weight", ..Ends::read(config)? };
     Decoder::load_between("bailing_hybrid", ends, config, weights, kv, norms, |layer, prefix, weights| {
