@@ -145,6 +145,23 @@ fn seeds_stop_strings_and_biases_do_what_they_say() {
     assert_eq!(text(&biased), "x".repeat(24));
 }
 
+/// A stop string ends what is said. Thoughts that hold it go on.
+#[test]
+fn stop_strings_do_not_end_thoughts() {
+    let server = serve_demo();
+    let ask = |stop: &str| {
+        server.ask("/v1/chat/completions", &json!({
+            "messages": [{"role": "user", "content": "What is 17 + 25?"}], "temperature": 0, "stop": stop,
+        }))
+    };
+    let answer = ask("carry");
+    let message = &answer["choices"][0]["message"];
+    assert!(message["reasoning_content"].as_str().is_some_and(|thought| thought.contains("carry")), "{answer}");
+    assert_eq!(message["content"], "42", "{answer}");
+    let answer = ask("2");
+    assert_eq!(answer["choices"][0]["message"]["content"], "4", "{answer}");
+}
+
 #[test]
 fn probabilities_of_a_prompt_are_those_of_its_generation() {
     let server = serve_streamed(&[]);

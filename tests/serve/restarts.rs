@@ -38,6 +38,22 @@ fn end(mut server: Server) {
     assert!(wait_for(&mut server.child).success());
 }
 
+/// Memory full of the states of others is no reason to forget the present conversation.
+#[test]
+fn a_conversation_is_found_again_after_many_others() {
+    for ram in ["120M", "512M", "700M"] {
+        let server = Server::start(&demo(), &["--ram", ram, "--threads", "2"]);
+        for i in 0..30 {
+            turn(&server, &mut vec![], &format!("What is {} + {}?", i + 30, i * 7 + 11));
+        }
+        let mut messages = begin();
+        turn(&server, &mut messages, "Who is there?");
+        let (_, found, total) = turn(&server, &mut messages, "And then?");
+        // What the model says is computed with the prompt of the next turn where a template shows it otherwise.
+        assert!(total - found < 64 + 24 + 40, "--ram {ram}: {found} of {total} are found");
+    }
+}
+
 #[test]
 fn the_second_turn_after_a_restart_computes_what_is_new() {
     for model in [demo().as_path(), streamed()] {

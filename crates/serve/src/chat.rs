@@ -119,6 +119,9 @@ impl Model {
 
     /// The conversation as text.
     pub(crate) fn render(&self, chat: &Chat, messages: &[Value], answer: bool) -> Result<String, ApiError> {
+        if messages.is_empty() {
+            return Err(ApiError::bad("the conversation is empty: send at least one message"));
+        }
         let request = ChatRequest {
             messages: messages.to_vec(),
             tools: (!chat.tools.is_empty()).then(|| chat.tools.clone()),

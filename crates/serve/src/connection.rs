@@ -38,8 +38,6 @@ const HEADER_TIME_MAX: Duration = Duration::from_secs(15);
 const BODY_TIME_MAX: Duration = Duration::from_secs(60);
 /// Time that a client may take nothing of what it is sent.
 const STALL_TIME_MAX: Duration = Duration::from_secs(30);
-/// Time for answers to end once the server is to end.
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Serves until `ended`, then lets the answers under way come to their end.
 pub(crate) async fn serve(listener: TcpListener, router: Router, ended: impl Future<Output = ()>) {
@@ -75,7 +73,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, ended: impl Fut
         });
     }
     drop(listener);
-    let _ = timeout(DRAIN_TIME_MAX, graceful.shutdown()).await;
+    graceful.shutdown().await;
 }
 
 /// A stream that breaks off when its client takes nothing for [`STALL_TIME_MAX`].

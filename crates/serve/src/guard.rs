@@ -50,7 +50,10 @@ impl Access {
     /// Compares in a time that does not depend on how much of the key is right.
     fn has_key(&self, headers: &HeaderMap) -> bool {
         let Some(key) = &self.api_key else { return true };
-        let bearer = text(headers, header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
+        let bearer = text(headers, header::AUTHORIZATION).and_then(|value| {
+            let (scheme, key) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(key)
+        });
         let given = bearer.or_else(|| headers.get("x-api-key").and_then(|value| value.to_str().ok()));
         given.is_some_and(|given| given.as_bytes().ct_eq(key.as_bytes()).into())
     }
@@ -71,15 +74,17 @@ impl Access {
         HeaderValue::from_str(if listed == "*" { "*" } else { origin }).ok()
     }
 
-    /// Lets a web page that may call read the response.
-    pub(crate) fn share(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+    /// Lets a web page that may call read the response, and send the headers that it asked for: clients in browsers send some of
+    /// their own.
+    pub(crate) fn share(&self, origin: Option<&HeaderValue>, asked: Option<HeaderValue>, headers: &mut HeaderMap) {
         let origin = origin.and_then(|origin| origin.to_str().ok()).and_then(|origin| self.allowed(origin));
         let Some(origin) = origin else { return };
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(header::VARY, HeaderValue::from_static("Origin"));
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
-        let named = "authorization, content-type, x-api-key, anthropic-version, anthropic-beta";
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(named));
+        if let Some(asked) = asked {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked);
+        }
     }
 }
 
@@ -131,17 +136,19 @@ mod tests {
         let all = Access { origins: vec!["*".into()], ..Access::default() };
         assert_eq!(page(&all, "https://b.example"), 200);
         let mut headers = HeaderMap::new();
-        closed.share(Some(&HeaderValue::from_static("https://a.example")), &mut headers);
+        closed.share(Some(&HeaderValue::from_static("https://a.example")), None, &mut headers);
         assert!(headers.is_empty(), "no page may read by default");
-        one.share(Some(&HeaderValue::from_static("https://a.example")), &mut headers);
+        let asked = HeaderValue::from_static("authorization, x-stainless-os");
+        one.share(Some(&HeaderValue::from_static("https://a.example")), Some(asked.clone()), &mut headers);
         assert_eq!(headers["access-control-allow-origin"], "https://a.example");
+        assert_eq!(headers["access-control-allow-headers"], asked);
     }
 
     #[test]
     fn the_key_is_wanted_whole() {
         let access = Access { api_key: Some("secret".into()), ..Access::default() };
         let with = |name, value| check(&access, "/v1/models", &[("host", "localhost"), (name, value)]);
-        assert_eq!(with("authorization", "Bearer secret"), 200);
+        assert_eq!([with("authorization", "Bearer secret"), with("authorization", "bearer secret")], [200, 200]);
         assert_eq!(with("x-api-key", "secret"), 200);
         for wrong in ["Bearer secre", "Bearer secrets", "Bearer ", "secret", "Basic secret"] {
             assert_eq!(with("authorization", wrong), 401, "{wrong}");

@@ -201,6 +201,7 @@ async fn wrong_method(request: Request) -> Response<Body> {
 /// Lets pass who may ask, and answers a web page's question whether it may.
 async fn guarded(State(app): State<Arc<App>>, request: Request, next: Next) -> Response<Body> {
     let origin = request.headers().get(header::ORIGIN).cloned();
+    let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let path = request.uri().path();
     let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if header_bytes > connection::HEADER_BYTES_MAX {
@@ -216,7 +217,7 @@ async fn guarded(State(app): State<Arc<App>>, request: Request, next: Next) -> R
         }
         Ok(()) => next.run(request).await,
     };
-    app.access.share(origin.as_ref(), response.headers_mut());
+    app.access.share(origin.as_ref(), asked, response.headers_mut());
     response
 }
 

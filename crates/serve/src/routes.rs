@@ -70,7 +70,7 @@ fn table() -> Vec<Route> {
             "OpenAI",
             "/v1/responses",
             answers(openai::responses::create),
-            "The same as items. Nothing is stored, so the whole conversation is sent each time: `previous_response_id` is refused.",
+            "The same as items. Nothing is stored, so the whole conversation is sent each time: `previous_response_id`, `conversation`, `prompt` and `background` are refused.",
             r#"{"input": "What is 17 + 25?", "max_output_tokens": 64}"#,
         ),
         Route::get(
@@ -191,7 +191,7 @@ field's name.
 - **Key.** With `--api-key`, requests bring it as `Authorization: Bearer KEY` or `x-api-key: KEY`.
 - **Web pages.** Those of an origin given by `--cors` may call, and no others; and the server answers to `localhost`, to addresses
   in numbers and to its `--host` only.
-- **Sampling.** `temperature`, `top_k`, `top_p`, `min_p`, the penalties, `logit_bias`, `seed` and `stop` are understood
+- **Sampling.** `temperature`, `top_k`, `top_p`, `min_p`, the penalties, `logit_bias`, `seed` and `stop` (which ends what is said, not thoughts) are understood
   wherever text is generated. What is not given comes from the model's generation_config.json.
 - **Streams.** A stream that has nothing to say yet, because a long prompt is computed, says so every {keep_alive} seconds. A client
   that goes away ends its answer.

@@ -89,7 +89,7 @@ No shell sees the command. \"stdin\": \"json\" gives it the arguments as JSON, \
 /// `serve`.
 #[derive(Args)]
 #[command(
-    after_help = "The same memory, --ram, holds the server too. To end it, press Ctrl-C: answers under way are finished."
+    after_help = "The same memory, --ram, holds the server too. To end it, press Ctrl-C: answers under way are finished; press it again to end them too."
 )]
 pub struct ServeArgs {
     /// The model: a folder or file, ORG/REPO[:QUANT], or demo

@@ -30,6 +30,8 @@ pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>,
     let prompts = prompts(&fields, &app.model)?;
     let ask = |tokens: &Vec<u32>| Ask {
         prompt_logprobs: echo && wishes.top_logprobs.is_some(),
+        // The same prompt may come again, or a longer one.
+        marks: if app.model.recurrent { vec![tokens.len() - 1] } else { Vec::new() },
         ..app.model.ask(tokens.clone(), &wishes)
     };
     let begin = |tokens: &Vec<u32>| Ok(Turn::new(submit(&app.door, ask(tokens))?, None, None, tokens.len()));

@@ -21,11 +21,13 @@ use crate::worker::{Done, Finish};
 /// Answers a conversation.
 pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>, ApiError> {
     let fields = Fields::of(&body, "")?;
-    if fields.value("previous_response_id").is_some() {
-        return Err(ApiError::field(
-            "previous_response_id",
-            "is not supported: nothing is stored; send the whole input",
-        ));
+    for stored in ["previous_response_id", "conversation", "prompt"] {
+        if fields.value(stored).is_some() {
+            return Err(ApiError::field(stored, "is not supported: nothing is stored; send the whole input"));
+        }
+    }
+    if fields.flag("background")? == Some(true) {
+        return Err(ApiError::field("background", "is not supported: stream the answer, or wait for it"));
     }
     let chat = read(&fields, &app.model)?;
     let mut writer = Writer {

@@ -359,12 +359,18 @@ impl Job {
             self.end(Finish::Model);
             return ControlFlow::Break(());
         }
+        let thought = self.ask.thoughts.as_ref().is_some_and(Thoughts::inside);
         self.think(tokenizer);
         let shown = !tokenizer.is_special(token) || self.ask.shown.contains(&token);
         let text = if shown { self.detokenizer.push(tokenizer, token) } else { "" };
-        let (text, hit) = match self.stops.push(text) {
-            Stop::Emit(text) => (text.to_owned(), None),
-            Stop::Hit { text_before, stop } => (text_before.to_owned(), Some(stop)),
+        let (text, hit) = if thought {
+            // Stop strings end what is said, not what is thought.
+            (self.stops.finish().to_owned() + text, None)
+        } else {
+            match self.stops.push(text) {
+                Stop::Emit(text) => (text.to_owned(), None),
+                Stop::Hit { text_before, stop } => (text_before.to_owned(), Some(stop)),
+            }
         };
         if !self.tell(Event::Token(Token { text, score })) {
             metrics.cancelled.fetch_add(1, Ordering::Relaxed);

@@ -86,7 +86,8 @@ impl Kept {
             let state = self.states.remove(best);
             let (sequence, found) = (state.sequence, served(&state));
             self.states.push(state);
-            if let Ok(fork) = engine.fork(sequence) {
+            // What serves this request is the last that is forgotten.
+            if let Some(fork) = self.fork(engine, sequence) {
                 return (fork, engine.truncate(fork, found));
             }
         }
@@ -116,10 +117,23 @@ impl Kept {
         if self.states.iter().any(|state| state.tokens == tokens) {
             return;
         }
-        if let Ok(fork) = engine.fork(sequence) {
+        if let Some(fork) = self.fork(engine, sequence) {
             // Its logits are not wanted.
             engine.truncate(fork, tokens.len());
             self.keep(engine, fork, tokens);
+        }
+    }
+
+    /// A copy of a sequence. Where memory is short, other states give theirs back, the least recently used first.
+    fn fork(&mut self, engine: &mut Engine, sequence: SequenceId) -> Option<SequenceId> {
+        loop {
+            if let Ok(fork) = engine.fork(sequence) {
+                return Some(fork);
+            }
+            if self.states.first().is_none_or(|oldest| oldest.sequence == sequence) {
+                return None;
+            }
+            self.drop_oldest(engine);
         }
     }
 

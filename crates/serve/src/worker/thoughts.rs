@@ -39,6 +39,11 @@ impl Thoughts {
         Thoughts { marks, budget, inside, count: 0, since: 0 }
     }
 
+    /// Whether the next token is one of them.
+    pub(super) fn inside(&self) -> bool {
+        self.inside
+    }
+
     /// Tokens so far, with the marks that the answer itself wrote.
     pub(super) fn count(&self) -> usize {
         self.count
