@@ -79,7 +79,19 @@ unsafe fn of_nibbles<const HALF: bool>(w: *const u8, x: *const u8) -> __m512i {
             sums[i] = _mm512_dpbusd_epi32(low, high, line(x, 2 * i + 1));
         }
         // Quarter q of line i is block 4i + q.
-        in_order(sums_of_four(sums), _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15))
+        in_order(small_sums_of_four(sums), _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15))
+    }
+}
+
+/// [`sums_of_four`] of integers whose sums by two fit in 16 bits.
+#[inline(always)]
+unsafe fn small_sums_of_four([a, b, c, d]: [__m512i; 4]) -> __m512i {
+    // SAFETY: AVX-512.
+    unsafe {
+        let one = _mm512_set1_epi16(1);
+        let ab = _mm512_madd_epi16(_mm512_packs_epi32(a, b), one);
+        let cd = _mm512_madd_epi16(_mm512_packs_epi32(c, d), one);
+        _mm512_madd_epi16(_mm512_packs_epi32(ab, cd), one)
     }
 }
 
