@@ -567,7 +567,7 @@ FAMILIES = {
             bos_token_id=1, eos_token_id=2, ep_size=1, first_k_dense_replace=1, hidden_act="silu", hidden_size=48,
             initializer_range=0.02, intermediate_size=60, kv_lora_rank=24, max_position_embeddings=4096,
             model_type="deepseek_v2", moe_intermediate_size=8, moe_layer_freq=1, n_group=4, n_routed_experts=8,
-            n_shared_experts=2, norm_topk_prob=False, num_attention_heads=3, num_experts_per_tok=2,
+            n_shared_experts=2, norm_topk_prob=False, num_attention_heads=3, num_experts_per_tok=3,
             num_hidden_layers=3, num_key_value_heads=3, q_lora_rank=None, qk_nope_head_dim=12, qk_rope_head_dim=8,
             rms_norm_eps=1e-06,
             rope_scaling=dict(

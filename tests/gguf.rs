@@ -115,6 +115,10 @@ fn what_is_not_supported_is_refused_by_name() {
     assert!(problem.contains("has no tensor blk.0.attn_q.weight"), "{problem}");
     let problem = refused(b"qwen3moe", b"qwen9moe");
     assert!(problem.contains("architecture \"qwen9moe\"") && problem.contains("qwen35moe"), "{problem}");
+    // A number that no model has: the file that says it is named, under whatever name it is checked.
+    let count = |n: u32| [b"qwen3moe.expert_used_count".as_slice(), &4u32.to_le_bytes(), &n.to_le_bytes()].concat();
+    let problem = refused(&count(2), &count(200));
+    assert!(problem.contains("model.gguf: num_experts_per_tok 200") && !problem.contains("config.json"), "{problem}");
     let problem = refused(b"qwen3moe.expert_count", b"qwen3moe.expert_Count");
     assert!(problem.contains("num_experts") || problem.contains("expert"), "{problem}");
 }

@@ -600,6 +600,7 @@ fn a_window_gives_blocks_back_and_changes_no_bit() {
         "model_type": "gpt_oss", "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 64, "num_local_experts": 16,
         "num_experts_per_tok": 3, "sliding_window": 24, "vocab_size": 300, "max_position_embeddings": 1024,
+        "rope_scaling": { "rope_type": "default" },
     });
     synth::write(&config, dir.path(), 11).expect("the model is written");
     let ids: Vec<u32> = (0..400u32).map(|i| (i * i * 31 + 7 * i + 3) % 300).collect();

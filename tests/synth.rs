@@ -45,6 +45,7 @@ fn gpt_oss() -> Value {
         "model_type": "gpt_oss", "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 32, "intermediate_size": 96, "num_local_experts": 16,
         "num_experts_per_tok": 3, "sliding_window": 24, "vocab_size": 400, "max_position_embeddings": 1024,
+        "rope_scaling": { "rope_type": "default" },
     })
 }
 

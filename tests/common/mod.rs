@@ -24,7 +24,7 @@ pub fn fixture(name: &str) -> PathBuf {
 
 /// Fixtures of every kind of attention: windows, latent attention, an indexer's choice, compressed entries, recurrences of four
 /// kinds; and of experts beside an MLP, and of a latent width.
-pub const ATTENTION_KINDS: [&str; 18] = [
+pub const ATTENTION_KINDS: [&str; 19] = [
     "gpt_oss",
     "gemma4",
     "deepseek_v3",
@@ -32,6 +32,7 @@ pub const ATTENTION_KINDS: [&str; 18] = [
     "deepseek_v4",
     "qwen3_next",
     "kimi_linear",
+    "minimax",
     "ling25",
     "nemotron_h_latent",
     "lfm2_moe",

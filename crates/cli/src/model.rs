@@ -14,7 +14,7 @@ use outpour_kernels::reference::Reference;
 use outpour_model::Facts;
 use outpour_model::weights::allocate_region;
 use outpour_store::bytes::Bytes;
-use outpour_store::checkpoint::{Checkpoint, SourceFile, gguf};
+use outpour_store::checkpoint::{Checkpoint, SourceFile, gguf, parse_json};
 use outpour_store::layout::ExpertLayout;
 use outpour_store::machine::{Machine, cache_dir};
 use outpour_store::probe::{self, Flow, Order, Scratch};
@@ -319,5 +319,5 @@ pub fn prompt(argument: Option<&str>, bytes_max: usize) -> Result<String> {
 
 /// Reads a JSON file of the folder for showing; `None` where it is missing or damaged.
 pub fn glance(dir: &Path, name: &str) -> Option<Value> {
-    serde_json::from_slice(&read_whole(&dir.join(name), 64 << 20).ok()?).ok()
+    parse_json(&read_whole(&dir.join(name), 64 << 20).ok()?).ok()
 }

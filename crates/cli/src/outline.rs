@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use outpour_model::synth::{self, Format};
+use outpour_store::checkpoint::parse_json;
 use outpour_store::machine::cache_dir;
 use outpour_store::pack::MANIFEST;
 use outpour_store::read::whole::read_whole;
@@ -37,7 +38,7 @@ impl Outline {
             return Ok(None);
         }
         let bytes = read_whole(&config, CONFIG_BYTES_MAX)?;
-        let parsed: Value = serde_json::from_slice(&bytes)
+        let parsed: Value = parse_json(&bytes)
             .with_context(|| format!("{}: is no JSON; give a config.json, or a model's folder", config.display()))?;
         let format = format.map_or_else(|| Format::of_config(&parsed), Ok)?;
         let name = format!("outpour-outline-{}", std::process::id());

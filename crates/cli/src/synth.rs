@@ -10,6 +10,7 @@ use outpour_engine::{EngineError, Inspection, Options};
 use outpour_model::ModelError;
 use outpour_model::synth::{self, Routing, Synth};
 use outpour_store::bytes::Bytes;
+use outpour_store::checkpoint::parse_json;
 use outpour_store::machine::Machine;
 use outpour_store::read::ReaderKind;
 use outpour_store::read::whole::read_whole;
@@ -79,8 +80,7 @@ fn about(path: &Path, error: ModelError) -> anyhow::Error {
 fn read_config(path: &Path) -> Result<Value> {
     let path: PathBuf = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
     let bytes = read_whole(&path, CONFIG_BYTES_MAX)?;
-    let config: Value =
-        serde_json::from_slice(&bytes).with_context(|| format!("{}: is not valid JSON", path.display()))?;
+    let config: Value = parse_json(&bytes).with_context(|| format!("{}: is not valid JSON", path.display()))?;
     if !config.is_object() {
         bail!("{}: is not a JSON object; give a model's config.json", path.display());
     }

@@ -13,7 +13,7 @@ use outpour_model::blocks::moe::TOP_K;
 use outpour_model::config::Config;
 use outpour_model::packing::Affine;
 use outpour_model::weights::{DeclaredKind, ExpertShape, Measured, StoredMatrix, Weights};
-use outpour_model::{Facts, Model, gguf, packing, registry};
+use outpour_model::{Facts, Model, ModelError, gguf, packing, registry};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout};
 use outpour_store::packer::Packed;
@@ -148,16 +148,17 @@ impl Inspection {
     ) -> Result<Inspection, EngineError> {
         let numerics = numerics.into();
         let checkpoint = Arc::new(gguf::open(path, mirrors)?);
-        let family = registry::family(&Config(checkpoint.config()))?;
+        let in_files = |error: ModelError| error.in_files_of(&checkpoint);
+        let family = registry::family(&Config(checkpoint.config())).map_err(in_files)?;
         let text = Config(checkpoint.config()).text();
-        let top_k_own = text.size_or(text.spelling(TOP_K), 0)?;
+        let top_k_own = text.size_or(text.spelling(TOP_K), 0).map_err(in_files)?;
         let mut config = checkpoint.config().clone();
         if let Some(top_k) = numerics.top_k {
             choose_fewer_experts(&mut config, text.spelling(TOP_K), top_k, top_k_own)?;
         }
         let kv = numerics.kv.unwrap_or(if numerics.precise { DType::F32 } else { DType::F16 });
         let mut weights = Weights::measure(&checkpoint);
-        let model = family.model(&Config(&config), &mut weights, kv)?;
+        let model = family.model(&Config(&config), &mut weights, kv).map_err(in_files)?;
         let facts = model.facts().clone();
         let widths = model.state_layout().kv.iter().flatten().flat_map(|kv| [kv.k_dim, kv.v_dim]);
         if let Some(width) = widths.into_iter().find(|width| kv == DType::Q8 && !width.is_multiple_of(Q8_BLOCK)) {

@@ -1,6 +1,7 @@
 //! `config.json`, read with errors that name the key.
 
 use outpour_store::StoreError;
+use outpour_store::checkpoint::Checkpoint;
 use serde_json::Value;
 
 /// What can be wrong with a model.
@@ -24,6 +25,18 @@ pub enum ModelError {
     /// A state that cannot be used here.
     #[error("{0}")]
     State(String),
+}
+
+impl ModelError {
+    /// The same with the name of the file that the config is of: metadata of GGUF files stand for `config.json`.
+    pub fn in_files_of(self, checkpoint: &Checkpoint) -> ModelError {
+        match (self, checkpoint.gguf()) {
+            (ModelError::Config(problem), Some(metadata)) => {
+                StoreError::Malformed { path: metadata.path().to_owned(), problem }.into()
+            }
+            (error, _) => error,
+        }
+    }
 }
 
 /// A view of `config.json`.
@@ -64,9 +77,15 @@ impl<'a> Config<'a> {
         self.get(key).is_some_and(Value::is_array)
     }
 
+    /// Refuses a config without this key.
+    pub fn needs(&self, key: &str) -> Result<(), ModelError> {
+        if self.has(key) { Ok(()) } else { Err(ModelError::Config(format!("has no {key}; download it again"))) }
+    }
+
     /// A size, at least 1.
     pub fn size(&self, key: &str) -> Result<usize, ModelError> {
-        self.size_or_none(key)?.ok_or_else(|| ModelError::Config(format!("has no {key}; download it again")))
+        self.needs(key)?;
+        self.size_or(key, 1)
     }
 
     /// A size under the first of these spellings that is there.
@@ -200,9 +219,17 @@ impl<'a> Config<'a> {
 
     /// Refuses a key that has another value than the one that every released model of the family has.
     pub fn only(&self, key: &str, value: &str) -> Result<(), ModelError> {
-        match self.text_or(key, value)? {
-            found if found == value => Ok(()),
-            found => Err(ModelError::Config(format!("{key} {found:?} is not this family's {value}"))),
+        self.one_of(key, &[value]).map(|_| ())
+    }
+
+    /// The one of these values that a key has, the first where there is no such key; refuses others, which no released model of
+    /// the family has.
+    pub fn one_of<'v>(&self, key: &str, values: &[&'v str]) -> Result<&'v str, ModelError> {
+        let found = self.text_or(key, "")?;
+        match values.iter().find(|value| **value == found) {
+            Some(value) => Ok(value),
+            None if !self.has(key) => Ok(values[0]),
+            None => Err(ModelError::Config(format!("{key} {found:?} is not this family's {}", values.join(" or ")))),
         }
     }
 
@@ -212,6 +239,27 @@ impl<'a> Config<'a> {
             true => Err(ModelError::Config(format!("{key} is true, which no released model of this family has"))),
             false => Ok(()),
         }
+    }
+
+    /// Refuses a number of things of which no released model of the family has any.
+    pub fn none_of(&self, key: &str) -> Result<(), ModelError> {
+        match self.count_or(key, 0)? {
+            0 => Ok(()),
+            found => Err(ModelError::Config(format!("{key} is {found}, which no released model of this family has"))),
+        }
+    }
+
+    /// Refuses a switch that no released model of the family has off.
+    pub fn always(&self, key: &str) -> Result<(), ModelError> {
+        match self.flag_or(key, true)? {
+            true => Ok(()),
+            false => Err(ModelError::Config(format!("{key} is false, which no released model of this family has"))),
+        }
+    }
+
+    /// Refuses a config that says nothing of how RoPE is scaled, where the family's own default is a scaling.
+    pub fn needs_rope_scaling(&self) -> Result<(), ModelError> {
+        self.needs(self.spelling(&["rope_scaling", "rope_parameters"]))
     }
 
     /// RoPE's settings: `rope_parameters` (new spelling) or `rope_theta` and `rope_scaling` (old spelling), as one view

@@ -411,6 +411,16 @@ pub const FAMILIES: &[Family] = &[
         build: |config, weights, kv| Ok(Box::new(minimax::build(config, weights, kv)?)),
     },
     Family {
+        model_type: "minimax_text_01",
+        architecture: None,
+        models: "the same with its maker's own keys",
+        attention: "7 Lightning Attention to 1 GQA",
+        fixtures: &["minimax"],
+        experts: ExpertNames::Numbered,
+        file: "minimax.rs",
+        build: |config, weights, kv| Ok(Box::new(minimax::build(config, weights, kv)?)),
+    },
+    Family {
         model_type: "kimi_linear",
         architecture: None,
         models: "Kimi-Linear-48B-A3B",

@@ -148,6 +148,7 @@ pub fn cut(config: &mut Value, layers: usize) -> Result<(), ModelError> {
     text[key] = json!(layers);
     for key in [
         "layer_types",
+        "attn_type_list",
         "layers_block_type",
         "mlp_layer_types",
         "indexer_types",

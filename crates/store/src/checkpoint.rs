@@ -356,9 +356,32 @@ fn model_dir(path: &Path) -> Result<PathBuf> {
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let malformed = |problem: String| StoreError::Malformed { path: path.to_owned(), problem };
     let bytes = read_whole(path, JSON_BYTES_MAX)?;
-    let value: Value = serde_json::from_slice(&bytes)
-        .map_err(|error| malformed(format!("is not valid JSON: {error}; download it again")))?;
+    let value: Value =
+        parse_json(&bytes).map_err(|error| malformed(format!("is not valid JSON: {error}; download it again")))?;
     if value.is_object() { Ok(value) } else { Err(malformed("is not a JSON object; download it again".into())) }
+}
+
+/// A `config.json`. Python writes infinity as a word that JSON lacks (`time_step_limit` of Nemotron); it is read as that text.
+///
+/// # Errors
+/// When it is no JSON otherwise.
+pub fn parse_json(bytes: &[u8]) -> serde_json::Result<Value> {
+    const WORD: &[u8] = b"Infinity";
+    serde_json::from_slice(bytes).or_else(|error| {
+        let (mut quoted, mut at, mut within_text) = (Vec::with_capacity(bytes.len() + 64), 0, false);
+        while at < bytes.len() {
+            let taken = match &bytes[at..] {
+                rest if !within_text && rest.starts_with(WORD) => WORD.len(),
+                [b'\\', _, ..] => 2,
+                _ => 1,
+            };
+            within_text ^= bytes[at] == b'"';
+            let quote: &[u8] = if taken == WORD.len() { b"\"" } else { b"" };
+            quoted.extend([quote, &bytes[at..at + taken], quote].concat());
+            at += taken;
+        }
+        serde_json::from_slice(&quoted).map_err(|_| error)
+    })
 }
 
 /// Tensors, and the shards that they lie in.

@@ -20,6 +20,29 @@ pub enum Choice {
     SigmoidBiased,
 }
 
+/// What a family takes for keys that its config lacks: what its class in `transformers`, or its maker's own, takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Defaults {
+    /// Layers with an MLP in place of experts: `first_k_dense_replace`.
+    pub dense_layers: usize,
+    /// Shared experts: `n_shared_experts`.
+    pub shared_experts: usize,
+    /// Groups of experts, and how many are kept: `n_group` and `topk_group`.
+    pub groups: [usize; 2],
+    /// What weights are multiplied with: `routed_scaling_factor`.
+    pub scale: f64,
+    /// Whether weights are made to sum to 1: `norm_topk_prob`.
+    pub renormalise: bool,
+}
+
+impl Defaults {
+    /// GLM-4.5's, which others share in part.
+    pub const GLM: Defaults =
+        Defaults { dense_layers: 1, shared_experts: 1, groups: [1, 1], scale: 1.0, renormalise: true };
+    /// DeepSeek-V3's.
+    pub const V3: Defaults = Defaults { dense_layers: 3, groups: [8, 4], scale: 2.5, ..Defaults::GLM };
+}
+
 /// What a config says of all layers.
 pub struct DeepSeekMoe {
     hidden: usize,
@@ -54,13 +77,28 @@ impl DeepSeekMoe {
     /// `intermediate_size`, `n_group`, `topk_group`, `norm_topk_prob` and `routed_scaling_factor`.
     ///
     /// # Errors
-    /// When a key is missing, or they do not fit each other.
-    pub fn read(config: &Config, choice: Choice) -> Result<Self, ModelError> {
+    /// When a key is missing, or they do not fit each other, or the config says of another choice of experts.
+    pub fn read(config: &Config, choice: Choice, defaults: Defaults) -> Result<Self, ModelError> {
         config.only("hidden_act", "silu")?;
-        if !config.is_list("moe_layer_freq") && config.size_or("moe_layer_freq", 1)? != 1 {
-            return Err(ModelError::Config(
-                "moe_layer_freq is not 1, as in every released model of this family".into(),
-            ));
+        // dots.llm1 calls its score by the name of the method.
+        let scores: &[&str] = if choice == Choice::SigmoidBiased { &["sigmoid", "noaux_tc"] } else { &["softmax"] };
+        for key in ["scoring_func", "score_function", "moe_router_activation_func"] {
+            config.one_of(key, scores)?;
+        }
+        let grouped = match choice {
+            // Without the other method groups make no difference, whatever the config says of them.
+            Choice::Softmax => {
+                config.never("norm_topk_prob")?;
+                config.one_of("topk_method", &["greedy", "group_limited_greedy"])? == "group_limited_greedy"
+            }
+            Choice::SoftmaxShares => true,
+            Choice::SigmoidBiased => config.only("topk_method", "noaux_tc").map(|()| true)?,
+        };
+        let every = if config.is_list("moe_layer_freq") { 1 } else { config.size_or("moe_layer_freq", 1)? };
+        if every != 1 {
+            return Err(ModelError::Config(format!(
+                "moe_layer_freq is {every}, and 1 in every released model of this family"
+            )));
         }
         let sizes =
             Sizes::read(config, &["n_routed_experts", "num_experts", "num_local_experts"], "moe_intermediate_size")?;
@@ -70,20 +108,22 @@ impl DeepSeekMoe {
             Choice::SigmoidBiased => (RouterScore::Sigmoid, 2),
         };
         let router = Router {
-            groups: groups(config, &sizes, best)?,
+            groups: groups(config, &sizes, defaults.groups, best)?.filter(|_| grouped),
             renormalise: config
-                .flag_or(config.spelling(&["norm_topk_prob", "moe_renormalize"]), choice != Choice::Softmax)?,
-            scale: config.positive_or(config.spelling(&["routed_scaling_factor", "router_scaling_factor"]), 1.0)?
+                .flag_or(config.spelling(&["norm_topk_prob", "moe_renormalize"]), defaults.renormalise)?,
+            scale: config
+                .positive_or(config.spelling(&["routed_scaling_factor", "router_scaling_factor"]), defaults.scale)?
                 as f32,
             ..Router::new(sizes.top_k, score)
         };
         Ok(DeepSeekMoe {
             hidden: config.size("hidden_size")?,
             sizes,
-            shared_width: config.count_or(config.spelling(&["n_shared_experts", "num_shared_experts"]), 0)?
+            shared_width: config
+                .count_or(config.spelling(&["n_shared_experts", "num_shared_experts"]), defaults.shared_experts)?
                 * sizes.width,
             dense_width: config.size_or("intermediate_size", 1)?,
-            dense_layers: dense_layers(config, 0)?,
+            dense_layers: dense_layers(config, defaults.dense_layers)?,
             choice,
             router,
             activation: Activation::SwiGlu,
@@ -163,9 +203,14 @@ pub fn dense_layers(config: &Config, default: usize) -> Result<usize, ModelError
 }
 
 /// The groups that experts are chosen within, where there are more than are kept.
-fn groups(config: &Config, sizes: &Sizes, best: usize) -> Result<Option<RouterGroups>, ModelError> {
-    let (count, keep) =
-        (config.size_or(config.spelling(&["n_group", "num_expert_group"]), 1)?, config.size_or("topk_group", 1)?);
+fn groups(
+    config: &Config,
+    sizes: &Sizes,
+    [count, keep]: [usize; 2],
+    best: usize,
+) -> Result<Option<RouterGroups>, ModelError> {
+    let count = config.size_or(config.spelling(&["n_group", "num_expert_group"]), count)?;
+    let keep = config.size_or("topk_group", keep)?;
     let Sizes { experts, top_k, .. } = *sizes;
     if !experts.is_multiple_of(count) || keep > count || top_k > experts / count * keep {
         return Err(ModelError::Config(format!(

@@ -2,6 +2,7 @@
 //! lower limit of time steps in prompts only, which the others have not).
 
 use outpour_kernels::{Activation, CausalConv, ColumnRun, Decay, LinearAttention, Matrix, RmsNorm, Tensor};
+use serde_json::Value;
 
 use super::mixer::{At, Mixer};
 use crate::config::{Config, ModelError};
@@ -33,6 +34,7 @@ impl Sizes {
     /// # Errors
     /// When a key is missing, or they do not fit each other.
     pub fn read(config: &Config) -> Result<Self, ModelError> {
+        check_time_steps(config)?;
         let sizes = Sizes {
             hidden: config.size("hidden_size")?,
             heads: config.size_of(&["mamba_num_heads", "mamba_n_heads"])?,
@@ -70,6 +72,32 @@ impl Sizes {
         let Sizes { heads, head_dim, state, kernel, .. } = *self;
         RecurrentLayout { kernel, channels: self.channels(), heads, k_dim: state, v_dim: head_dim }
     }
+}
+
+/// Time steps from here on are beyond what a softplus of weights comes to: converters write such for infinity, which JSON lacks.
+const TIME_STEP_UNBOUNDED: f64 = 1e20;
+
+/// Refuses a `time_step_limit` that limits, as no released model's does.
+fn check_time_steps(config: &Config) -> Result<(), ModelError> {
+    let unbounded = |above: &Value| match above {
+        Value::Number(number) => number.as_f64().is_some_and(|above| above >= TIME_STEP_UNBOUNDED),
+        Value::String(word) => word == "Infinity",
+        // As `transformers` writes it since its fifth version.
+        object => object.get("__float__").is_some_and(|word| word == "Infinity"),
+    };
+    for key in ["time_step_limit", "mamba_dt_limit"] {
+        match config.0.get(key) {
+            None | Some(Value::Null) => {}
+            Some(Value::Array(limits)) if matches!(&limits[..], [below, above] if below.as_f64() == Some(0.0) && unbounded(above)) =>
+                {}
+            Some(limits) => {
+                return Err(ModelError::Config(format!(
+                    "{key} is {limits}, and no released model of this family limits its time steps; supported is [0, Infinity]"
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The weights of one layer.

@@ -6,7 +6,7 @@
 use outpour_kernels::{DType, Rope, RopePairs};
 
 use crate::blocks::decoder::{Decoder, Halves};
-use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe};
+use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe, Defaults};
 use crate::blocks::growth::Growth;
 use crate::blocks::indexer::{self, Indexer, Selector};
 use crate::blocks::mla::{Mla, Sizes};
@@ -35,14 +35,18 @@ pub fn build(
     weights: &mut Weights,
     kv: DType,
 ) -> Result<Decoder, ModelError> {
-    config.never("attention_bias")?;
-    let (sizes, experts) = (Sizes::read(config)?, DeepSeekMoe::read(config, choice)?);
+    ["attention_bias", "mlp_bias"].into_iter().try_for_each(|key| config.never(key))?;
+    if family == "mistral4" {
+        config.needs_rope_scaling()?;
+    }
+    let (defaults, eps) = defaults(family);
+    let (sizes, experts) = (Sizes::read(config)?, DeepSeekMoe::read(config, choice, defaults)?);
     let half = !config.flag_or("rope_interleave", true)?;
     let pairs = if half { RopePairs::Half } else { RopePairs::Interleaved };
     let rope = Rope { pairs, ..rope::plain(config, sizes.rope_dim, 10_000.0)? };
     let selectors = selectors(attention, &rope, config)?;
     let (scale, growth) = (rope::yarn_attention_scale(config)?, Growth::read(config)?);
-    let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: false };
+    let norms = Norms { eps: config.positive_or("rms_norm_eps", eps)? as f32, plus_one: false };
     Decoder::load(family, config, weights, kv, norms, |layer, prefix, weights| {
         let name = format!("{prefix}.self_attn");
         let mla = Mla::load(weights, &name, sizes, Some(&rope), scale)?.growing(growth);
@@ -52,6 +56,17 @@ pub fn build(
         };
         Ok(Halves { alphas: None, mixer: Box::new(mla), feed_forward: experts.load(layer, prefix, weights)? })
     })
+}
+
+/// What each takes for keys that its config lacks: of experts, and `rms_norm_eps`.
+fn defaults(family: &str) -> (Defaults, f64) {
+    match family {
+        "deepseek_v2" => (Defaults { dense_layers: 0, shared_experts: 2, renormalise: false, ..Defaults::GLM }, 1e-6),
+        "glm4_moe_lite" => (Defaults { scale: 1.8, ..Defaults::GLM }, 1e-5),
+        "glm_moe_dsa" => (Defaults { dense_layers: 3, scale: 2.5, ..Defaults::GLM }, 1e-5),
+        "mistral4" => (Defaults { dense_layers: 0, ..Defaults::GLM }, 1e-6),
+        _ => (Defaults::V3, 1e-6),
+    }
 }
 
 /// What the config says of all layers' indexers.

@@ -19,6 +19,7 @@ use crate::weights::{ExpertsOf, Norms, Weights};
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     config.only("hidden_act", "silu")?;
     config.only("scoring_func", "sqrtsoftplus")?;
+    config.only("topk_method", "noaux_tc")?;
     ["attention_bias", "mlp_bias"].into_iter().try_for_each(|key| config.never(key))?;
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: false };
     let (layers, hidden, vocab) =

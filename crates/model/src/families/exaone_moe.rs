@@ -5,7 +5,7 @@ use outpour_kernels::DType;
 
 use crate::blocks::attention::{Attention, Kind, QkNorm, Sizes};
 use crate::blocks::decoder::{Decoder, Halves};
-use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe};
+use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe, Defaults};
 use crate::blocks::rope;
 use crate::config::{Config, ModelError};
 use crate::weights::{Norms, Weights};
@@ -20,7 +20,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let rope = rope::plain(config, sizes.head_dim, 1_000_000.0)?;
     let windowed = Kind { qk_norm: QkNorm::PerHead, window: Some(config.size("sliding_window")?), ..Kind::plain(rope) };
     let full = Kind { window: None, rope: None, ..windowed.clone() };
-    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
+    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased, Defaults { scale: 2.5, ..Defaults::GLM })?;
     experts.bias = "e_score_correction_bias";
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-5)? as f32, plus_one: false };
     Decoder::load("exaone_moe", config, weights, kv, norms, |layer, prefix, weights| {

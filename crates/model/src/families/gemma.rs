@@ -35,13 +35,14 @@ struct Attends {
 pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     config.only("hidden_activation", "gelu_pytorch_tanh")?;
     config.never("attention_bias")?;
-    for key in ["hidden_size_per_layer_input", "num_kv_shared_layers"] {
-        if config.count_or(key, 0)? > 0 {
+    let (per_layer, vocab) = if family == Family::Gemma3 { (0, 262_208) } else { (256, 262_144) };
+    for (key, default) in [("hidden_size_per_layer_input", per_layer), ("num_kv_shared_layers", 0)] {
+        if config.count_or(key, default)? > 0 {
             return Err(ModelError::Config(format!("{key} is not 0: the small Gemma 4 models are not supported")));
         }
     }
     let (hidden, layers) = (config.size("hidden_size")?, config.size("num_hidden_layers")?);
-    let vocab = config.size_or("vocab_size", 262_208)?;
+    let vocab = config.size_or("vocab_size", vocab)?;
     let every = config.size_or("sliding_window_pattern", 6)?;
     let is_full = config.layer_types("sliding_attention", |layer| (layer + 1).is_multiple_of(every))?;
     let (full, windowed) = attends(family, config)?;
@@ -54,7 +55,8 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
     };
 
     weights.check_layers(layers)?;
-    let embedding = weights.matrix("model.embed_tokens.weight", vocab, hidden)?;
+    let tied = config.flag_or("tie_word_embeddings", true)?;
+    let embedding = weights.embedding("model.embed_tokens.weight", vocab, hidden, tied)?;
     let load_layer = |layer: usize| {
         let prefix = format!("model.layers.{layer}");
         let Attends { sizes, kind } = if is_full[layer] { &full } else { &windowed };
@@ -88,6 +90,7 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
         Ok(Layer { halves: vec![attention, feed_forward], scalar })
     };
     let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;
+    let lm_head = if tied { embedding.clone() } else { weights.matrix("lm_head.weight", vocab, hidden)? };
     let softcap = config.float_or("final_logit_softcapping", 0.0)? as f32;
     let said = Said {
         family: if family == Family::Gemma3 { "gemma3" } else { "gemma4" },
@@ -98,7 +101,7 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
     let parts = Parts {
         embedding_scale: Some((hidden as f32).sqrt()),
         softcap: (softcap > 0.0).then_some(softcap),
-        ..Parts::plain(embedding.clone(), layers, norms.load(weights, "model.norm.weight", hidden)?, embedding)
+        ..Parts::plain(embedding, layers, norms.load(weights, "model.norm.weight", hidden)?, lm_head)
     };
     Ok(Decoder::new(parts, said, kv))
 }
@@ -106,7 +109,7 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
 /// Attention of full layers, and of those within a window.
 fn attends(family: Family, config: &Config) -> Result<(Attends, Attends), ModelError> {
     let sizes = Sizes::read_or(config, [8, 4, 256])?;
-    let window = config.size_or("sliding_window", 512)?;
+    let window = config.size_or("sliding_window", if family == Family::Gemma3 { 4096 } else { 512 })?;
     let kind = |rope: Rope| Kind { qk_norm: QkNorm::PerHead, ..Kind::plain(rope) };
     let parameters = config.part("rope_parameters")?;
     let rope_of = |layers: &str, head_dim: usize, theta: f64| {
@@ -127,6 +130,9 @@ fn attends(family: Family, config: &Config) -> Result<(Attends, Attends), ModelE
         let windowed = Kind { scale, window: Some(window), ..kind(local) };
         return Ok((Attends { sizes, kind: full }, Attends { sizes, kind: windowed }));
     }
+    config.only("use_bidirectional_attention", "vision")?;
+    config.needs("rope_parameters")?;
+    ["full_attention", "sliding_attention"].into_iter().try_for_each(|layers| parameters.needs(layers))?;
     let k_is_v = config.flag_or("attention_k_eq_v", false)?;
     let kv_heads = if k_is_v { config.size_or("num_global_key_value_heads", sizes.kv_heads)? } else { sizes.kv_heads };
     let full_sizes = Sizes { kv_heads, head_dim: config.size_or("global_head_dim", 512)?, ..sizes };

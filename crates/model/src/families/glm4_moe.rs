@@ -6,7 +6,7 @@ use outpour_kernels::DType;
 
 use crate::blocks::attention::{Attention, Kind, QkNorm, Sizes};
 use crate::blocks::decoder::{Decoder, Halves};
-use crate::blocks::deepseek_moe::{self, Choice, DeepSeekMoe};
+use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe, Defaults};
 use crate::blocks::rope;
 use crate::config::{Config, ModelError};
 use crate::weights::{Norms, Weights};
@@ -30,10 +30,16 @@ pub enum Family {
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     let sizes = Sizes::read(config)?;
-    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
+    let defaults = match family {
+        Family::Glm4 => Defaults::GLM,
+        Family::SolarOpen => Defaults { dense_layers: 0, ..Defaults::GLM },
+        Family::Dots => Defaults { dense_layers: 0, shared_experts: 0, renormalise: false, ..Defaults::GLM },
+        Family::Hunyuan3 => Defaults { scale: 2.826, ..Defaults::GLM },
+    };
+    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased, defaults)?;
     // Its name, the part of a head that turns, the base frequency, and whether queries and keys are normalised.
     let (name, turned, theta, normed) = match family {
-        Family::Glm4 => ("glm4_moe", 0.5, 1_000_000.0, config.flag_or("use_qk_norm", false)?),
+        Family::Glm4 => ("glm4_moe", 0.5, 10_000.0, config.flag_or("use_qk_norm", false)?),
         Family::SolarOpen => ("solar_open", 1.0, 1_000_000.0, false),
         Family::Dots => ("dots1", 1.0, 10_000.0, true),
         Family::Hunyuan3 => ("hy_v3", 1.0, 11_158_840.0, true),
@@ -47,7 +53,6 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
         }
     }
     if family == Family::Hunyuan3 {
-        experts.dense_layers = deepseek_moe::dense_layers(config, 1)?;
         (experts.gate, experts.bias, experts.shared) = ("router.gate", "expert_bias", "shared_mlp");
     }
     let rope = rope::partial(config, sizes.head_dim, turned, theta)?;

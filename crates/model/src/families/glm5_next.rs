@@ -6,7 +6,7 @@ use outpour_kernels::{Activation, DType};
 
 use super::deepseek;
 use crate::blocks::decoder::{Decoder, Half, Inner, Join, Layer, Parts, Said};
-use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe, dense_layers};
+use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe, Defaults};
 use crate::blocks::hyper::{HyperConnection, Mix, Streams};
 use crate::blocks::indexer::{self, Indexer, Selector};
 use crate::blocks::kda::{self, Kda};
@@ -46,8 +46,8 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     }
     let is_latent = is_latent(config, layers)?;
     let shared = deepseek::shared_layers(config)?;
-    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
-    experts.dense_layers = dense_layers(config, 3)?;
+    let mut experts =
+        DeepSeekMoe::read(config, Choice::SigmoidBiased, Defaults { dense_layers: 3, scale: 2.5, ..Defaults::GLM })?;
     experts.activation = Activation::SwiGluLimited { limit: config.positive_or("swiglu_limit", 10.0)? as f32 };
     experts.dense_activation = experts.activation;
 

@@ -16,6 +16,8 @@ use crate::weights::{ExpertsOf, Norms, Weights};
 /// # Errors
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
+    config.only("hidden_act", "silu")?;
+    config.needs_rope_scaling()?;
     let sizes = attention::Sizes::read(config)?;
     let moe::Sizes { experts, top_k, width } =
         moe::Sizes::read(config, &["num_local_experts", "num_experts"], "intermediate_size")?;

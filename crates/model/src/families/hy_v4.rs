@@ -6,7 +6,7 @@ use outpour_kernels::{Activation, DType, Rope};
 
 use super::deepseek;
 use crate::blocks::decoder::{Decoder, Half, Inner, Join, Layer, Parts, Said};
-use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe, dense_layers};
+use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe, Defaults};
 use crate::blocks::hyper::{HyperConnection, Mix, Streams};
 use crate::blocks::indexer::{self, Indexer, Selector};
 use crate::blocks::mla::{self, Gates, Mla};
@@ -31,8 +31,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let index = indexer::Sizes { key_eps: norms.eps, ..indexer::Sizes::read(config)? };
     let index_rope = Rope { first: index.head_dim - sizes.rope_dim, ..rope.clone() };
     let shared = deepseek::shared_layers(config)?;
-    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
-    experts.dense_layers = dense_layers(config, 1)?;
+    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased, Defaults { scale: 2.827, ..Defaults::GLM })?;
     let limit = config.float_or("swiglu_limit", 10.0)? as f32;
     if limit > 0.0 {
         experts.activation = Activation::SwiGluLimited { limit };

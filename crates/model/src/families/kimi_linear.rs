@@ -4,7 +4,7 @@
 use outpour_kernels::DType;
 
 use crate::blocks::decoder::{Decoder, Halves};
-use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe};
+use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe, Defaults};
 use crate::blocks::kda::{self, Kda};
 use crate::blocks::mixer::Mixer;
 use crate::blocks::mla::{self, Mla};
@@ -16,7 +16,8 @@ use crate::weights::{Norms, Weights};
 /// # Errors
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
-    config.only("moe_router_activation_func", "sigmoid")?;
+    config.never("attention_bias")?;
+    ["mla_use_nope", "use_grouped_topk"].into_iter().try_for_each(|key| config.always(key))?;
     let latent = mla::Sizes::read(config)?;
     let linear = config.part("linear_attn_config")?;
     let delta = kda::Sizes {
@@ -27,14 +28,9 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     };
     delta.check()?;
     // Layers are counted from 1 there.
+    linear.needs("full_attn_layers")?;
     let full = linear.layers("full_attn_layers")?;
-    if !linear.has("full_attn_layers") {
-        return Err(ModelError::Config("linear_attn_config has no full_attn_layers; download it again".into()));
-    }
-    if !config.flag_or("mla_use_nope", true)? {
-        return Err(ModelError::Config("mla_use_nope is false, as in no released model of this family".into()));
-    }
-    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
+    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased, Defaults { scale: 2.446, ..Defaults::GLM })?;
     experts.module = "block_sparse_moe";
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-5)? as f32, plus_one: false };
     Decoder::load("kimi_linear", config, weights, kv, norms, |layer, prefix, weights| {

@@ -6,7 +6,7 @@ use outpour_kernels::{DType, Rope, RopePairs};
 
 use crate::blocks::attention;
 use crate::blocks::decoder::{Decoder, Ends, Halves};
-use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe};
+use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe, Defaults};
 use crate::blocks::lightning::Lightning;
 use crate::blocks::mixer::Mixer;
 use crate::blocks::mla::{self, Mla};
@@ -22,13 +22,13 @@ const THETA: f64 = 600_000.0;
 /// # Errors
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
-    ["use_bias", "use_qkv_bias"].into_iter().try_for_each(|key| config.never(key))?;
-    if !config.flag_or("use_qk_norm", true)? {
-        return Err(ModelError::Config("use_qk_norm is false, which no released model of this family has".into()));
-    }
+    ["use_bias", "use_qkv_bias", "linear_silu"].into_iter().try_for_each(|key| config.never(key))?;
+    ["use_qk_norm", "rope_interleave", "moe_router_enable_expert_bias"]
+        .into_iter()
+        .try_for_each(|key| config.always(key))?;
     let latent = mla::Sizes { names: mla::Names::LING, ..mla::Sizes::read(config)? };
     let heads = attention::Sizes::read(config)?;
-    let norm_parts = config.size_or("group_norm_size", 1)?;
+    let norm_parts = config.size_or("group_norm_size", 4)?;
     if !(heads.heads * heads.head_dim).is_multiple_of(norm_parts) {
         let width = heads.heads * heads.head_dim;
         return Err(ModelError::Config(format!(
@@ -38,10 +38,11 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let layers = config.size("num_hidden_layers")?;
     let group = config.size("layer_group_size")?;
     let is_latent = config.layer_types("linear_attention", |layer| is_latent(layer, layers, group))?;
-    let partial = rope::partial(config, heads.head_dim, 1.0, THETA)?;
+    let partial = rope::partial(config, heads.head_dim, 0.5, THETA)?;
     let interleaved = Rope { pairs: RopePairs::Interleaved, ..rope::plain(config, latent.rope_dim, THETA)? };
     let scale = rope::yarn_attention_scale(config)?;
-    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
+    let mut experts =
+        DeepSeekMoe::read(config, Choice::SigmoidBiased, Defaults { dense_layers: 1, scale: 1.0, ..Defaults::V3 })?;
     experts.bias = "gate.expert_bias";
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: false };
     let ends = Ends { embedding: "model.word_embeddings.weight", ..Ends::read(config)? };

@@ -5,7 +5,7 @@
 use outpour_kernels::{DType, Rope, RopePairs};
 
 use crate::blocks::decoder::{Decoder, Ends, Halves};
-use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe};
+use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe, Defaults};
 use crate::blocks::kda::{self, Kda};
 use crate::blocks::mixer::Mixer;
 use crate::blocks::mla::{self, Gates, Mla};
@@ -34,7 +34,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let is_latent = config.layer_types("linear_attention", |layer| (layer + 1).is_multiple_of(group))?;
     let rope = Rope { pairs: RopePairs::Interleaved, ..rope::plain(config, latent.rope_dim, 6_000_000.0)? };
     let scale = rope::yarn_attention_scale(config)?;
-    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
+    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased, Defaults { dense_layers: 2, ..Defaults::V3 })?;
     experts.bias = "gate.expert_bias";
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: false };
     let ends = Ends { embedding: "model.word_embeddings.weight", ..Ends::read(config)? };

@@ -6,7 +6,7 @@ use outpour_kernels::{DType, Rope};
 
 use crate::blocks::attention::{Attention, Kind, Sizes};
 use crate::blocks::decoder::{Decoder, Halves};
-use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe};
+use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe, Defaults};
 use crate::blocks::rope;
 use crate::config::{Config, ModelError};
 use crate::weights::{Norms, Weights};
@@ -35,7 +35,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         },
     };
     let windowed = windowed(config, &full)?;
-    let experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
+    let experts = DeepSeekMoe::read(config, Choice::SigmoidBiased, Defaults { shared_experts: 0, ..Defaults::GLM })?;
     let eps = config.positive_or(config.spelling(&["layernorm_epsilon", "rms_norm_eps"]), 1e-5)? as f32;
     let norms = Norms { eps, plus_one: false };
     Decoder::load("mimo_v2_flash", config, weights, kv, norms, |layer, prefix, weights| {

@@ -18,15 +18,12 @@ use crate::weights::{ExpertsOf, Norms, Weights};
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     config.only("hidden_act", "silu")?;
     config.only("scoring_func", "sigmoid")?;
-    if config.count_or("shared_intermediate_size", 0)? > 0 || !config.flag_or("use_routing_bias", true)? {
-        return Err(ModelError::Config(
-            "shared_intermediate_size is above 0 or use_routing_bias false, as in no released model of this family"
-                .into(),
-        ));
-    }
+    config.only("qk_norm_type", "per_layer")?;
+    config.always("use_routing_bias")?;
+    ["shared_intermediate_size", "sliding_window"].into_iter().try_for_each(|key| config.none_of(key))?;
     let sizes = attention::Sizes::read(config)?;
     let moe::Sizes { experts, top_k, width } = moe::Sizes::read(config, &["num_local_experts"], "intermediate_size")?;
-    let rope = rope::first(config, sizes.head_dim, 0.5, 5_000_000.0)?;
+    let rope = rope::first(config, sizes.head_dim, 1.0, 5_000_000.0)?;
     let qk_norm = if config.flag_or("use_qk_norm", true)? { QkNorm::Whole } else { QkNorm::None };
     let kind = Kind { qk_norm, ..Kind::plain(rope) };
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: false };

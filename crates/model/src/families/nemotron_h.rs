@@ -5,7 +5,7 @@ use outpour_kernels::{Activation, DType};
 
 use crate::blocks::attention::{self, Attention, Kind};
 use crate::blocks::decoder::{Decoder, Half, Inner, Join, Layer, Parts, Said};
-use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe};
+use crate::blocks::deepseek_moe::{Choice, DeepSeekMoe, Defaults};
 use crate::blocks::feed_forward::FeedForward;
 use crate::blocks::mamba2::{self, Mamba2};
 use crate::blocks::{mlp, rope};
@@ -93,7 +93,7 @@ fn pattern(config: &Config) -> Result<String, ModelError> {
 
 /// Experts without gates, and a shared one of a width of its own.
 fn experts(config: &Config) -> Result<DeepSeekMoe, ModelError> {
-    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased)?;
+    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased, Defaults { dense_layers: 0, ..Defaults::GLM })?;
     experts.module = "mixer";
     experts.activation = Activation::Relu2;
     experts.shared_width = config.size("moe_shared_expert_intermediate_size")?;
