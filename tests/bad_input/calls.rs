@@ -128,6 +128,7 @@ fn prompts() {
     let raw = ["--raw", "-n", "1"];
     assert_refused(&run_with_input(model.path(), &raw, b"a\xff\xfeb"), "not UTF-8", &["standard input", "UTF-8"]);
     assert_refused(&run_with_input(model.path(), &raw, b""), "empty", &["prompt is empty"]);
+    assert_refused(&run_with_input(model.path(), &[], b""), "empty, as a message", &["prompt is empty"]);
     assert_refused(&outpour("run", model.path(), &["", "--raw"]), "empty argument", &["prompt is empty"]);
     let long = "q ".repeat(30_000);
     let names = ["context of 512", "--ctx"];

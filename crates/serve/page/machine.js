@@ -202,7 +202,7 @@ function fit() {
   const box = byId("map-box");
   if (panel.hidden || !box.clientWidth) return;
   const wide = document.body.dataset.view === "machine";
-  const tall = wide ? Math.max(220, innerHeight - 610) : Math.max(180, Math.min(420, innerHeight * 0.4));
+  const tall = wide ? Math.max(220, innerHeight - 640) : Math.max(180, Math.min(420, innerHeight * 0.4));
   if (experts.count) {
     const grid = experts.grid({ width: box.clientWidth, height: tall });
     canvas.style.width = `${grid.width / grid.scale}px`;
