@@ -15,7 +15,7 @@ use tempfile::TempDir;
 const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/cache");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_outpour");
 /// Part of the line after each answer.
-const COSTS: &str = " · context ";
+const COSTS: &str = " · prompt ";
 
 /// `outpour chat demo` in a terminal, in a folder of its own, ready for the first message.
 fn open(folder: &TempDir, args: &str) -> Option<Terminal> {

@@ -264,6 +264,7 @@ await run({
     const inked = (id) =>
       page.evaluate((id) => {
         const { width, height } = document.getElementById(id);
+        if (!width || !height) return 0;
         const { data } = document.getElementById(id).getContext("2d").getImageData(0, 0, width, height);
         const columns = [...Array(width).keys()].filter((x) => [...Array(height).keys()].some((y) => data[4 * (y * width + x) + 3] > 0));
         return columns.length ? (columns.at(-1) - columns[0] + 1) / width : 0;
@@ -322,9 +323,10 @@ await run({
     await page.getByRole("navigation", { name: "Conversations" }).locator("li button.row").first().click();
     assert.deepEqual(await unnamed(page), []);
     await page.getByRole("main", { name: "Chat" }).getByRole("log", { name: "Messages" }).waitFor();
-    for (const name of ["New conversation", "Settings", "Dark colours", "Machine", "Send", "Whole page", "Close machine"]) {
+    for (const name of ["New conversation", "Settings", "Machine", "Send", "Whole page", "Close machine"]) {
       await page.getByRole("button", { name, exact: true }).first().waitFor();
     }
+    await page.getByRole("button", { name: /^(Dark|Light) colours$/ }).waitFor();
     await page.getByRole("button", { name: "Settings" }).click();
     assert.deepEqual(await unnamed(page), []);
     await page.keyboard.press("Escape");

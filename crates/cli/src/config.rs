@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::builder::BoolishValueParser;
 use clap::{Arg, ArgAction, Command};
-use strsim::jaro_winkler;
+use strsim::normalized_damerau_levenshtein;
 use toml::{Table, Value};
 
 /// What the variables of flags begin with.
 const PREFIX: &str = "OUTPOUR_";
 /// From here on a name is taken for a misspelt one, of 1.
-const LIKENESS_MIN: f64 = 0.8;
+const LIKENESS_MIN: f64 = 0.6;
 /// Largest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -95,7 +95,7 @@ fn flags(command: &Command) -> Vec<String> {
 /// What to do about a name that is none of the `known` ones: the nearest of them, if one is near.
 fn meant(unknown: &str, known: &[String]) -> String {
     let bare = |name: &str| name.strip_prefix(PREFIX).unwrap_or(name).to_owned();
-    let likeness = |name: &str| jaro_winkler(&bare(unknown), &bare(name));
+    let likeness = |name: &str| normalized_damerau_levenshtein(&bare(unknown), &bare(name));
     let near = known.iter().map(|name| (likeness(name), name)).max_by(|a, b| a.0.total_cmp(&b.0));
     match near.filter(|(likeness, _)| *likeness >= LIKENESS_MIN) {
         Some((_, name)) => format!("did you mean {name}? `outpour help VERB` lists the flags of a verb"),

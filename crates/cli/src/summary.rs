@@ -30,7 +30,10 @@ pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<Strin
     let governor = done.stats.governor;
     if governor.given_back > 0 {
         let [given, taken] = [governor.given_back, governor.taken_again].map(Bytes);
-        line("", format!("{given} given back to this machine, which was short of it; {taken} of that taken again later"));
+        line(
+            "",
+            format!("{given} given back to this machine, which was short of it; {taken} of that taken again later"),
+        );
     }
     let experts = stream.hits + stream.misses;
     if experts > 0 {
@@ -52,7 +55,7 @@ pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<Strin
         match stream.reading.as_secs_f64() {
             reading if stream.read_bytes > 0 && reading > 0.0 => {
                 let given = stream.read_bytes as f64 / reading / 1e9;
-                line("", format!("at {given:.2} GB/s; this drive gives {limit:.2}"));
+                line("", format!("at {given:.2} GB/s; this drive gives {:.2}", limit.max(given)));
             }
             _ => line("", format!("nothing for the answer; this drive gives {limit:.2} GB/s")),
         }
@@ -61,7 +64,10 @@ pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<Strin
         for (what, bound) in ["prompt", "answer"].iter().zip(bounds) {
             if let Some(share) = bound.share() {
                 let by = bound.bound_by().phrase();
-                line(first, format!("{what}: {:.0} % of what drive, memory and routes allow, bound by {by}", 100.0 * share));
+                line(
+                    first,
+                    format!("{what}: {:.0} % of what drive, memory and routes allow, bound by {by}", 100.0 * share),
+                );
                 first = "";
             }
         }

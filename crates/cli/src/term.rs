@@ -18,8 +18,8 @@ use outpour_store::machine::Machine;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-pub use markdown::{Dimmed, Markdown};
 use markdown::in_rows;
+pub use markdown::{Dimmed, Markdown};
 pub use tty::{Settings, Silent, columns, forget_typed};
 
 /// Exit code of a program that Ctrl-C ended.

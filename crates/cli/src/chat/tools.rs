@@ -22,7 +22,8 @@ const SECONDS_DEFAULT: f64 = 60.0;
 const SECONDS_MAX: f64 = 86_400.0;
 
 /// What a file of tools holds, as errors tell it.
-const SHAPE: &str = r#"it holds {"tools": [{"name": "NAME", "description": "WHAT", "command": ["PROGRAM", "ARGUMENT"]}]}"#;
+const SHAPE: &str =
+    r#"it holds {"tools": [{"name": "NAME", "description": "WHAT", "command": ["PROGRAM", "ARGUMENT"]}]}"#;
 
 /// The tools of a file.
 #[derive(Default)]

@@ -403,9 +403,8 @@ pub fn in_rows(text: &str, columns: usize) -> Cow<'_, str> {
     for line in text.lines() {
         let indent = line.len() - line.trim_start_matches(' ').len();
         let gap = line[indent..].find("  ").map(|at| &line[..indent + at]);
-        let hang = gap.map_or(indent, |name| {
-            name.width() + line[name.len()..].chars().take_while(|&c| c == ' ').count()
-        });
+        let hang =
+            gap.map_or(indent, |name| name.width() + line[name.len()..].chars().take_while(|&c| c == ' ').count());
         page.hang = " ".repeat(if hang <= columns / 2 { hang } else { 0 });
         line.chars().for_each(|c| page.put(c, PLAIN));
         page.end_line();
@@ -634,7 +633,10 @@ mod tests {
     #[test]
     fn notes_are_broken_between_words_below_what_they_say() {
         assert_eq!(in_rows("name      what it is", 20), "name      what it is");
-        assert_eq!(in_rows("name      what it is, in words", 20), "name      what it\n          is, in\n          words");
+        assert_eq!(
+            in_rows("name      what it is, in words", 20),
+            "name      what it\n          is, in\n          words"
+        );
         assert_eq!(in_rows("  one two three four five", 12), "  one two\n  three four\n  five");
         assert_eq!(in_rows("short\nlonger than a row", 9), "short\nlonger\nthan a\nrow");
     }
