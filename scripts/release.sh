@@ -4,7 +4,7 @@
 #   scripts/release.sh [OUT]        OUT is target/release-archives unless given
 #
 # The programs are static, so that they run on any Linux. Each is tried in a root that holds nothing else, as root and as an
-# ordinary user; a foreign one under qemu-user-static. Where that cannot be done here, a line says SKIPPED.
+# ordinary user; a foreign one under qemu-user-static. The last lines say NOT TRIED of those where that cannot be done here.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -57,11 +57,12 @@ try() {
 
 # What this machine's own program prints is the same for all, so its archive is made first.
 own=$(uname -m)
+untried=()
 for arch in "$own" $(printf '%s\n' x86_64 aarch64 | grep -vx "$own"); do
     target=$arch-unknown-linux-musl
     name=outpour-$version-linux-$arch
     echo "$name" >&2
-    rustup target add "$target" 2>/dev/null
+    rustup --quiet target add "$target"
     # A dependency in C finds the compiler of that processor; rust-lld links what the own linker cannot.
     variables=("CC_${target//-/_}=$arch-linux-gnu-gcc")
     if [[ $arch != "$own" ]]; then
@@ -72,13 +73,13 @@ for arch in "$own" $(printf '%s\n' x86_64 aarch64 | grep -vx "$own"); do
     program=${CARGO_TARGET_DIR:-target}/$target/release/outpour
 
     if [[ $(id -u) != 0 ]] || ! unshare --mount --pid --fork true 2>/dev/null; then
-        echo "SKIPPED: an empty root needs root and a mount namespace, so $name was not tried" >&2
+        untried+=("$name: an empty root needs root and a mount namespace")
     elif [[ $arch == "$own" ]]; then
         try "$program"
     elif emulator=$(command -v "qemu-$arch-static"); then
         try "$program" "$emulator"
     else
-        echo "SKIPPED: qemu-user-static is not installed, so $name was not tried" >&2
+        untried+=("$name: qemu-user-static is not installed")
     fi
 
     if [[ $arch == "$own" ]]; then
@@ -98,3 +99,4 @@ done
 cd "$out"
 sha256sum outpour-"$version"-linux-*.tar.gz >SHA256SUMS
 ls -l outpour-"$version"-linux-*.tar.gz >&2
+for one in "${untried[@]}"; do echo "NOT TRIED: $one" >&2; done

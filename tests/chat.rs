@@ -15,7 +15,7 @@ use tempfile::TempDir;
 const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/cache");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_outpour");
 /// Part of the line after each answer.
-const COSTS: &str = " · read ";
+const COSTS: &str = " · prompt ";
 
 /// `outpour chat demo` in a terminal, in a folder of its own, ready for the first message.
 fn open(folder: &TempDir, args: &str) -> Option<Terminal> {
@@ -40,6 +40,8 @@ fn piped(args: &[&str], lines: &str, folder: &Path) -> Output {
     let mut child = Command::new(PROGRAM)
         .args(args)
         .env("XDG_CACHE_HOME", CACHE)
+        // Where line editors are asked even if nobody types.
+        .env("TERM", "dumb")
         .current_dir(folder)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -274,6 +276,7 @@ fn in_a_pipe_each_line_is_a_message_and_the_answers_are_all_that_comes_out() {
     let (stdout, stderr) = (text(&ran.stdout), text(&ran.stderr));
     assert!(ran.status.success(), "{stderr}");
     assert!(stdout.contains("42") && !stdout.contains('\u{1b}') && !stdout.contains("<think>"), "{stdout}");
+    assert!(!stdout.contains("> "), "nobody is asked for a line: {stdout}");
     assert!(stderr.contains("nobody is there to be asked"), "{stderr}");
     assert!(!folder.path().join("ran").exists());
 }

@@ -69,6 +69,14 @@ fn what_is_wrong_is_said_with_where_it_stands() {
 }
 
 #[test]
+fn a_variable_of_no_flag_is_said_and_the_program_goes_on() {
+    let output = Configured::with("").outpour(&["completions", "bash"], &[("OUTPOUR_RMA", "1G")]);
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(output.status.success(), "{said}");
+    assert!(said.lines().count() == 1 && said.contains("OUTPOUR_RMA") && said.contains("OUTPOUR_RAM?"), "{said}");
+}
+
+#[test]
 fn shells_and_man_are_told_everything() {
     let configured = Configured::with("");
     let shown = |args: &[&str]| {

@@ -311,7 +311,7 @@ fn turn(model: &Path, file: &Path, prompt: &str, more: &[&str]) -> (String, usiz
     let ran = outpour("run", model, &args.concat());
     assert!(ran.status.success(), "{ran:?}");
     let found = ran.stderr.split_once(" of them kept").map_or(0, |(before, _)| {
-        before.rsplit_once('(').and_then(|(_, number)| number.parse().ok()).expect("a number")
+        before.rsplit_once(' ').and_then(|(_, number)| number.parse().ok()).expect("a number")
     });
     (String::from_utf8(ran.stdout).expect("text"), found, ran.stderr)
 }

@@ -20,7 +20,11 @@ struct Watcher {
 
 impl Watcher {
     fn new(server: &Server) -> Watcher {
-        let mut lines = BufReader::new(server.open("GET", "/live", &[], ""));
+        Watcher::at(server, "/live")
+    }
+
+    fn at(server: &Server, path: &str) -> Watcher {
+        let mut lines = BufReader::new(server.open("GET", path, &[], ""));
         let mut line = String::new();
         while line != "\r\n" {
             line.clear();
@@ -106,6 +110,19 @@ fn a_watcher_sees_what_the_engine_did() {
     }
     assert_eq!(seen_steps, 23);
     assert!(used > 0, "experts were used");
+}
+
+#[test]
+fn a_watcher_may_ask_for_fewer_events() {
+    let server = serve_demo(&[]);
+    for wrong in ["every_ms=99", "every_ms=10001", "every_ms=often", "every_ms="] {
+        let refused = server.get(&format!("/live?{wrong}"));
+        assert_eq!(refused.status, 400, "{wrong}: {}", refused.body);
+        assert!(refused.body.contains("from 100 to 10000"), "{}", refused.body);
+    }
+    let mut watcher = Watcher::at(&server, "/live?every_ms=300");
+    assert_eq!(watcher.next().0, "model");
+    assert_eq!(watcher.next().0, "now");
 }
 
 #[test]

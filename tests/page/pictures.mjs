@@ -30,7 +30,7 @@ if (what === "chat") {
   });
   await say("Wake me at 06:45 on Monday.");
   await page.locator(".give textarea").waitFor();
-  await page.fill(".give textarea", '{"ok": true}');
+  await page.fill(".give textarea", '{"status": "ok"}');
   await page.getByRole("button", { name: "Send result" }).click();
   await page.locator(".turn.model").nth(1).waitFor();
   await ended();

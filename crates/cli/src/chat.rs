@@ -186,7 +186,7 @@ impl Chat {
         }
         let mut dimmed = Dimmed::default();
         let shown = dimmed.push(text, term::columns()) + &dimmed.finish();
-        term::note(shown.trim_end_matches('\n'));
+        term::note_as_it_is(shown.trim_end_matches('\n'));
     }
 
     fn obey(&mut self, command: Command) -> Result<Next> {

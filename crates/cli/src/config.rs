@@ -13,8 +13,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::builder::BoolishValueParser;
 use clap::{Arg, ArgAction, Command};
+use strsim::normalized_damerau_levenshtein;
 use toml::{Table, Value};
 
+/// What the variables of flags begin with.
+const PREFIX: &str = "OUTPOUR_";
+/// From here on a name is taken for a misspelt one, of 1.
+const LIKENESS_MIN: f64 = 0.6;
 /// Largest file that is read.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -49,18 +54,17 @@ fn read(path: &Path) -> Result<Table> {
 
 fn with_file(command: Command, file: &Table) -> Result<Command> {
     let verbs: Vec<String> = command.get_subcommands().map(|verb| verb.get_name().to_owned()).collect();
+    let flags = flags(&command);
     for (key, value) in file {
-        let known = match value {
+        match value {
             Value::Table(table) if verbs.contains(key) => {
-                let unknown = table.keys().find(|key| !command.get_subcommands().any(|verb| has_flag(verb, key)));
-                unknown.map_or(Ok(()), |unknown| Err(format!("[{key}] {unknown}")))
+                if let Some(unknown) = table.keys().find(|key| !flags.contains(key)) {
+                    bail!("[{key}] {unknown} is no flag; {}", meant(unknown, &flags));
+                }
             }
-            Value::Table(_) => Err(format!("[{key}]")),
-            _ if has_flag(&command, key) => Ok(()),
-            _ => Err(key.clone()),
-        };
-        if let Err(unknown) = known {
-            bail!("{unknown} is no flag; `outpour help VERB` lists the flags of a verb");
+            Value::Table(_) => bail!("[{key}] is no verb; {}", meant(key, &verbs)),
+            _ if flags.contains(key) => {}
+            _ => bail!("{key} is no flag; {}", meant(key, &flags)),
         }
     }
     let mut command = fill(command, &|flag| file.get(flag).filter(|value| !value.is_table()))?;
@@ -82,10 +86,32 @@ fn with_file(command: Command, file: &Table) -> Result<Command> {
     Ok(command)
 }
 
-/// Whether a command, or a verb of it, has a flag of this name.
-fn has_flag(command: &Command, name: &str) -> bool {
-    command.get_arguments().any(|arg| arg.get_long() == Some(name))
-        || command.get_subcommands().any(|verb| has_flag(verb, name))
+/// The names of all flags of a command and its verbs.
+fn flags(command: &Command) -> Vec<String> {
+    let own = command.get_arguments().filter_map(Arg::get_long).map(str::to_owned);
+    own.chain(command.get_subcommands().flat_map(flags)).collect()
+}
+
+/// What to do about a name that is none of the `known` ones: the nearest of them, if one is near.
+fn meant(unknown: &str, known: &[String]) -> String {
+    let bare = |name: &str| name.strip_prefix(PREFIX).unwrap_or(name).to_owned();
+    let likeness = |name: &str| normalized_damerau_levenshtein(&bare(unknown), &bare(name));
+    let near = known.iter().map(|name| (likeness(name), name)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match near.filter(|(likeness, _)| *likeness >= LIKENESS_MIN) {
+        Some((_, name)) => format!("did you mean {name}? `outpour help VERB` lists the flags of a verb"),
+        None => "`outpour help VERB` lists the flags of a verb".to_owned(),
+    }
+}
+
+/// What there is to say of variables that begin like the program's and are not: a line for each.
+pub fn unknown_variables(command: &Command, names: impl Iterator<Item = String>) -> Vec<String> {
+    let known: Vec<String> = flags(command).iter().map(|flag| variable(flag)).collect();
+    let unknown = names.filter(|name| name.starts_with(PREFIX) && !known.contains(name));
+    let said = |name: String| {
+        let next = meant(&name, &known);
+        format!("{name} is the variable of no flag and changes nothing; {next}")
+    };
+    unknown.map(said).collect()
 }
 
 /// A command whose flags have these values unless they are given.
@@ -131,7 +157,7 @@ fn fill_one<'v>(arg: Arg, value: &dyn Fn(&str) -> Option<&'v Value>) -> Result<A
 
 /// The variable of a flag.
 pub fn variable(flag: &str) -> String {
-    format!("OUTPOUR_{}", flag.to_ascii_uppercase().replace('-', "_"))
+    format!("{PREFIX}{}", flag.to_ascii_uppercase().replace('-', "_"))
 }
 
 fn texts(value: &Value) -> Option<Vec<String>> {
@@ -193,14 +219,28 @@ mod tests {
 
     #[test]
     fn what_is_no_flag_is_refused_by_its_name() {
-        for (file, named) in [("rom = 1", "rom"), ("[serve]\nprot = 1", "[serve] prot"), ("[srv]\nport = 1", "[srv]")] {
+        for (file, named) in [
+            ("rma = 1", "rma is no flag; did you mean ram?"),
+            ("qqq = 1", "qqq is no flag; `outpour help"),
+            ("[serve]\nprot = 1", "[serve] prot is no flag; did you mean port?"),
+            ("[srve]\nport = 1", "[srve] is no verb; did you mean serve?"),
+        ] {
             let problem = parse(file, &["outpour", "serve", "x"]).err().expect("no flag");
-            assert!(problem.starts_with(named) && problem.contains("is no flag"), "{problem}");
+            assert!(problem.starts_with(named), "{problem}");
         }
         assert!(parse("ram = 'much'", &["outpour", "serve", "x"]).err().expect("no amount").contains("--ram"));
         assert!(
             parse("ram = 2020-01-01", &["outpour", "serve", "x"]).err().expect("no amount").contains("ram: is neither")
         );
+    }
+
+    #[test]
+    fn variables_of_no_flag_are_named_with_the_nearest_one() {
+        let names = ["OUTPOUR_RAM", "OUTPOUR_PREFIL_CHUNK", "HOME", "OUTPOUR_QQQ"].map(str::to_owned);
+        let said = unknown_variables(&Cli::command(), names.into_iter());
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].starts_with("OUTPOUR_PREFIL_CHUNK") && said[0].contains("OUTPOUR_PREFILL_CHUNK?"), "{said:?}");
+        assert!(said[1].starts_with("OUTPOUR_QQQ") && !said[1].contains("did you mean"), "{said:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use outpour_engine::bound::Running;
+use outpour_engine::bound::{DriveLimit, Running};
 use outpour_engine::sample::{Sampler, Sampling};
 use outpour_engine::{Engine, EngineError, Session, Stats};
 use outpour_model::experts::StreamStats;
@@ -16,12 +16,12 @@ use crate::watch::{Routes, Watch};
 /// How long the drive is measured, before the first token.
 const PROBE_TIME: Duration = Duration::from_millis(150);
 
-/// What the drive gives in a second, measured before the first answer; `None` of a model without experts.
+/// What the drive gives, measured before the first answer; `None` of a model without experts.
 ///
 /// # Errors
 /// When a read failed.
-pub fn drive_limit(engine: &mut Engine) -> Result<Option<f64>, EngineError> {
-    Ok(engine.probe_drive_first(PROBE_TIME)?.map(|speed| speed.bytes_per_second()))
+pub fn drive_limit(engine: &mut Engine) -> Result<Option<DriveLimit>, EngineError> {
+    Ok(engine.probe_drive_first(PROBE_TIME)?.map(|speed| DriveLimit::measured(speed.bytes_per_second())))
 }
 
 /// One answer to be made.
@@ -101,27 +101,28 @@ pub struct Done {
 }
 
 impl Generation {
-    /// Makes the answer. `drive_limit` is what [`drive_limit`] measured.
+    /// Makes the answer. `drive_limit` is what [`drive_limit`] measured, raised by what the drive gave in answers before.
     pub fn run(
         &mut self,
         engine: &mut Engine,
         session: &mut Session,
         tokenizer: &Tokenizer,
-        drive_limit: Option<f64>,
+        drive_limit: Option<DriveLimit>,
         listener: &mut dyn Listener,
     ) -> Done {
         let drive = || Machine::here().drive_read_bytes();
         let (before, stats_before) = (drive(), engine.stats());
         let layers = engine.facts().layers;
-        let mut bounds = [(); 2].map(|()| Running::new(drive_limit.unwrap_or(f64::INFINITY), layers));
+        let mut of_prompt = Running::new(drive_limit.unwrap_or(DriveLimit::measured(f64::INFINITY)), layers);
         let began = Instant::now();
-        let prefilled = self.prefill(engine, session, &mut bounds[0], listener);
-        bounds[0].step(began.elapsed());
+        let prefilled = self.prefill(engine, session, &mut of_prompt, listener);
+        of_prompt.step(began.elapsed());
+        let mut of_answer = Running::new(of_prompt.limit(), layers);
         let prefill = engine.stats().since(&stats_before).stream;
         let between = drive();
         let mut generated = 0;
         let end = match prefilled {
-            Ok(()) => self.decode(engine, session, tokenizer, &mut generated, &mut bounds[1], listener),
+            Ok(()) => self.decode(engine, session, tokenizer, &mut generated, &mut of_answer, listener),
             Err(EngineError::Cancelled) => End::Interrupted,
             Err(error) => End::Failed(error),
         };
@@ -130,7 +131,7 @@ impl Generation {
         // Where the kernel does not count, the reader does.
         let counted = |from: Option<u64>, to: Option<u64>, ours: u64| from.zip(to).map_or(ours, |(from, to)| to - from);
         let read_bytes = [counted(before, between, prefill.read_bytes), counted(between, drive(), stream.read_bytes)];
-        Done { generated, end, read_bytes, stats, stream, bounds: drive_limit.map(|_| bounds) }
+        Done { generated, end, read_bytes, stats, stream, bounds: drive_limit.map(|_| [of_prompt, of_answer]) }
     }
 
     /// The answer's tokens, without the one that ended it, of the session in which it was made.

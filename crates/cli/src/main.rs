@@ -49,6 +49,10 @@ fn main() -> ExitCode {
         Ok(command) => command,
         Err(error) => return fail(&error),
     };
+    let named = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    config::unknown_variables(&command, named)
+        .iter()
+        .for_each(|line| term::note(&format!("outpour: {}", term::one_line(line))));
     let parsed = command.clone().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let Cli { offline, mut verb } = match parsed {
         Ok(cli) => cli,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use outpour_engine::profile::{DepthSpeed, DriveRate};
 use outpour_engine::sample::Sampling;
 use outpour_engine::{Engine, EngineError, Inspection, Options, PROBE_EXPERTS, Snapshots, Timeline};
@@ -292,7 +292,7 @@ pub fn prompt_bytes_max(tokenizer: &Tokenizer, ctx: usize) -> usize {
 /// A prompt from the flag, or from standard input, of at most `bytes_max` bytes.
 ///
 /// # Errors
-/// When it is longer, or standard input is no UTF-8 or cannot be read.
+/// When it is longer, or standard input is empty, no UTF-8 or cannot be read.
 pub fn prompt(argument: Option<&str>, bytes_max: usize) -> Result<String> {
     let too_long = || {
         anyhow::anyhow!(
@@ -313,6 +313,7 @@ pub fn prompt(argument: Option<&str>, bytes_max: usize) -> Result<String> {
     if bytes.len() > bytes_max {
         return Err(too_long());
     }
+    ensure!(!bytes.is_empty(), "the prompt is empty: write it after the model, or to standard input");
     String::from_utf8(bytes)
         .map_err(|error| anyhow::anyhow!("standard input: is not UTF-8 text ({}); convert it", error.utf8_error()))
 }

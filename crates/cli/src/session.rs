@@ -97,6 +97,8 @@ pub struct StateFile {
     path: PathBuf,
     /// The file under way.
     out: Option<SealedWriter>,
+    /// It could not be written, which was said.
+    failed: bool,
 }
 
 impl StateFile {
@@ -104,7 +106,7 @@ impl StateFile {
     pub fn of(path: &Path) -> StateFile {
         let mut path = path.as_os_str().to_owned();
         path.push(".state");
-        StateFile { path: path.into(), out: None }
+        StateFile { path: path.into(), out: None, failed: false }
     }
 
     /// A session that holds as much of `tokens` as was kept; what cannot be used is said, and computed anew.
@@ -137,6 +139,9 @@ impl StateFile {
 
     /// Keeps the session's state. Where it cannot be written this is said, and the next turn computes it anew.
     pub fn keep(&mut self, engine: &Engine, session: &Session) {
+        if self.failed {
+            return;
+        }
         let kept = match self.out.take() {
             Some(out) => Ok(out),
             None => SealedWriter::create(&self.path),
@@ -159,7 +164,8 @@ impl StateFile {
         }
     }
 
-    fn cannot_keep(&self, error: &io::Error) {
+    fn cannot_keep(&mut self, error: &io::Error) {
+        self.failed = true;
         let path = self.path.display();
         term::note(&format!("{path}: cannot be written ({error}). The next turn is computed anew."));
     }

@@ -3,27 +3,79 @@
 use std::time::Duration;
 
 use outpour_engine::Engine;
-use outpour_engine::bound::Running;
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::Machine;
 
 use crate::generation::{Done, End, Generation};
 
-/// Everything: tokens, speed, memory, hits, bytes read; memory given back; how near the limits that was.
+/// Everything, a line for each thing: the answer and the prompt, memory, experts, bytes read; how near the limits that was.
 pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<String> {
-    let mut lines = vec![costs(engine, generation, done)];
+    let (stats, stream) = (&done.stats, &done.stream);
+    let mut lines = Vec::new();
+    let mut line = |name: &str, text: String| lines.push(format!("{name:<9} {text}"));
+    let seed = match &generation.sampling {
+        sampling if sampling.temperature > 0.0 => format!(", seed {}", sampling.seed),
+        _ => String::new(),
+    };
+    let decode = speed(stats.decode_tokens, stats.decode_time);
+    line("answer", format!("{} generated tokens ({}), {decode:.1} tok/s{seed}", done.generated, end_of(&done.end)));
+    let kept = match found(generation, done) {
+        0 => String::new(),
+        found => format!(", {found} of them kept"),
+    };
+    let prefill = speed(stats.prefill_tokens, stats.prefill_time);
+    line("prompt", format!("{} tokens{kept}, {prefill:.1} tok/s", generation.tokens.len()));
+    let used = Machine::here().resident().map(|resident| format!(", {} used", Bytes(resident.total_bytes())));
+    line("memory", format!("{} given{}", Bytes(engine.plan().ram as u64), used.unwrap_or_default()));
     let governor = done.stats.governor;
     if governor.given_back > 0 {
         let [given, taken] = [governor.given_back, governor.taken_again].map(Bytes);
-        lines.push(format!(
-            "Memory was short on this machine: {given} given back to it, {taken} of that taken again later."
-        ));
+        line(
+            "",
+            format!("{given} given back to this machine, which was short of it; {taken} of that taken again later"),
+        );
     }
-    lines.extend(done.bounds.as_ref().and_then(|bounds| of_the_bound(done, bounds)));
+    let experts = stream.hits + stream.misses;
+    if experts > 0 {
+        let waited = 100.0 * stream.blocked.as_secs_f64() / stats.decode_time.as_secs_f64().max(1e-9);
+        let hits = 100.0 * stream.hits as f64 / experts as f64;
+        line("experts", format!("{hits:.0} % of experts hit, {waited:.0} % of decoding waited for the drive"));
+    }
+    let guesses = stats.lookahead;
+    if guesses.guessed > 0 {
+        let right = 100.0 * guesses.right as f64 / guesses.guessed as f64;
+        let gain = guesses.gain.map_or(String::new(), |gain| format!("; {gain:.2} times less waiting in a trial"));
+        let ahead = format!("{} of {} read ahead of their use", stream.early_used, stream.misses);
+        line("", format!("the next layer's guessed right {right:.0} %, {ahead}{gain}"));
+    }
+    let per_token = done.read_bytes[1] / stats.decode_tokens.max(1) as u64;
+    line("read", format!("{} for the prompt, {} per generated token", Bytes(done.read_bytes[0]), Bytes(per_token)));
+    if let Some(bounds) = &done.bounds {
+        let limit = bounds[1].limit().bytes_per_second() / 1e9;
+        match stream.reading.as_secs_f64() {
+            reading if stream.read_bytes > 0 && reading > 0.0 => {
+                let given = stream.read_bytes as f64 / reading / 1e9;
+                line("", format!("at {given:.2} GB/s; this drive gives {:.2}", limit.max(given)));
+            }
+            _ => line("", format!("nothing for the answer; this drive gives {limit:.2} GB/s")),
+        }
+        // What of this was the machine, and what was not.
+        let mut first = "possible";
+        for (what, bound) in ["prompt", "answer"].iter().zip(bounds) {
+            if let Some(share) = bound.share() {
+                let by = bound.bound_by().phrase();
+                line(
+                    first,
+                    format!("{what}: {:.0} % of what drive, memory and routes allow, bound by {by}", 100.0 * share),
+                );
+                first = "";
+            }
+        }
+    }
     lines
 }
 
-/// The line that a conversation shows after each answer. `held` are the tokens of its context now.
+/// The line that a conversation shows after each answer, which fits 80 columns. `held` are the tokens of its context now.
 pub fn short(engine: &Engine, generation: &Generation, done: &Done, held: usize) -> String {
     let stats = &done.stats;
     let end = match done.end {
@@ -40,9 +92,8 @@ pub fn short(engine: &Engine, generation: &Generation, done: &Done, held: usize)
         kept => format!(", {kept} kept"),
     };
     parts.push(format!("prompt {}{kept}", generation.tokens.len()));
-    parts.push(format!("read {}", Bytes(done.read_bytes.iter().sum())));
     if let Some(share) = done.bounds.as_ref().and_then(|[_, answer]| answer.share()) {
-        parts.push(format!("{:.0} % of the bound", 100.0 * share));
+        parts.push(format!("{:.0} % of the possible", 100.0 * share));
     }
     parts.push(format!("context {held}/{}", engine.plan().ctx));
     parts.join(" · ")
@@ -67,75 +118,4 @@ fn end_of(end: &End) -> &'static str {
         End::Unwritten(_) => "output closed",
         End::Failed(_) => "failed",
     }
-}
-
-/// One line: tokens, speed, memory, hits, bytes read.
-fn costs(engine: &Engine, generation: &Generation, done: &Done) -> String {
-    let stats = &done.stats;
-    let used =
-        Machine::here().resident().map_or("unknown".to_owned(), |resident| Bytes(resident.total_bytes()).to_string());
-    let experts = done.stream.hits + done.stream.misses;
-    let hits = match experts {
-        0 => "no experts".to_owned(),
-        _ => {
-            let waited = 100.0 * done.stream.blocked.as_secs_f64() / stats.decode_time.as_secs_f64().max(1e-9);
-            let hits = 100.0 * done.stream.hits as f64 / experts as f64;
-            format!("{hits:.0} % of experts hit, {waited:.0} % of decoding waited for the drive")
-        }
-    };
-    let sampling = &generation.sampling;
-    let seed = if sampling.temperature > 0.0 { format!(" · seed {}", sampling.seed) } else { String::new() };
-    let found = match found(generation, done) {
-        0 => String::new(),
-        found => format!(" ({found} of them kept)"),
-    };
-    format!(
-        "{} prompt{found} + {} generated tokens ({}) · prefill {:.1} tok/s, decode {:.1} tok/s · RAM {} given, {used} used · {hits} · \
-         read {} for the prompt, {} per generated token{seed}",
-        generation.tokens.len(),
-        done.generated,
-        end_of(&done.end),
-        speed(stats.prefill_tokens, stats.prefill_time),
-        speed(stats.decode_tokens, stats.decode_time),
-        Bytes(engine.plan().ram as u64),
-        Bytes(done.read_bytes[0]),
-        Bytes(done.read_bytes[1] / stats.decode_tokens.max(1) as u64),
-    )
-}
-
-/// What of this was the machine, and what was not: a line for the prompt and the answer.
-fn of_the_bound(done: &Done, bounds: &[Running; 2]) -> Option<String> {
-    let parts: Vec<String> = ["prompt", "answer"]
-        .iter()
-        .zip(bounds)
-        .filter_map(|(name, bound)| Some((name, bound, bound.share()?)))
-        .map(|(name, bound, share)| format!("{name} {:.0} % (bound by {})", 100.0 * share, bound.bound_by().phrase()))
-        .collect();
-    if parts.is_empty() {
-        return None;
-    }
-    let stream = &done.stream;
-    let given = match stream.reading.as_secs_f64() {
-        reading if stream.read_bytes > 0 && reading > 0.0 => format!("{:.2}", stream.read_bytes as f64 / reading / 1e9),
-        _ => "nothing".to_owned(),
-    };
-    let guesses = done.stats.lookahead;
-    let lookahead = match guesses.guessed {
-        0 => String::new(),
-        guessed => {
-            let gain = guesses.gain.map_or(String::new(), |gain| format!(", {gain:.2} times less waiting in a trial"));
-            format!(
-                " · the next layer's experts guessed right {:.0} %, {} of {} read ahead of their use{gain}",
-                100.0 * guesses.right as f64 / guessed as f64,
-                stream.early_used,
-                stream.misses,
-            )
-        }
-    };
-    Some(format!(
-        "Of what this drive, this RAM and these routes allow: {} · the answer's reads came at {given} of the {:.2} GB/s that the \
-         drive gave at the start{lookahead}",
-        parts.join(", "),
-        bounds[0].drive_bytes_per_second() / 1e9,
-    ))
 }

@@ -18,6 +18,7 @@ use outpour_store::machine::Machine;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use markdown::in_rows;
 pub use markdown::{Dimmed, Markdown};
 pub use tty::{Settings, Silent, columns, forget_typed};
 
@@ -109,9 +110,15 @@ pub fn show(text: &str) -> anyhow::Result<()> {
 /// What is said when standard output takes nothing more.
 pub const UNWRITTEN: &str = "standard output: cannot write";
 
-/// Writes a line to standard error. Where that cannot be written to, nobody is there to be told.
+/// Writes a line to standard error, on a terminal in rows that end between words. Where it cannot be written to, nobody is there
+/// to be told.
 pub fn note(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    note_as_it_is(&tty::columns_of_notes().map_or(line.into(), |columns| in_rows(line, columns)));
+}
+
+/// Writes text that has its rows to standard error.
+pub fn note_as_it_is(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// A text that comes from a model, a tool or a file as a terminal may show it: with its lines and tabs, but nothing else that

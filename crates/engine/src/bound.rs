@@ -8,7 +8,44 @@
 
 use std::time::Duration;
 
+use outpour_model::experts::StreamStats;
+
 use crate::observe::LayerCost;
+
+/// A drive that gave so much for so long, of time in which reads were in flight, can give so much.
+const SUSTAINED: Duration = Duration::from_millis(500);
+
+/// What a drive gives at most, in bytes a second: as it was measured, and more where it gave more since. What was measured
+/// while others used the drive or the processor is too little.
+#[derive(Clone, Copy, Debug)]
+pub struct DriveLimit {
+    bytes_per_second: f64,
+    /// Since it was looked at last.
+    read_bytes: u64,
+    reading: Duration,
+}
+
+impl DriveLimit {
+    /// A drive that gave so much when it was measured; infinite of a model that reads nothing.
+    pub fn measured(bytes_per_second: f64) -> DriveLimit {
+        DriveLimit { bytes_per_second, read_bytes: 0, reading: Duration::ZERO }
+    }
+
+    /// Bytes a second.
+    pub fn bytes_per_second(&self) -> f64 {
+        self.bytes_per_second
+    }
+
+    /// Takes in what was streamed more.
+    pub fn see(&mut self, more: &StreamStats) {
+        self.read_bytes += more.read_bytes;
+        self.reading += more.reading;
+        if self.reading >= SUSTAINED {
+            let gave = self.read_bytes as f64 / self.reading.as_secs_f64();
+            *self = DriveLimit::measured(self.bytes_per_second.max(gave));
+        }
+    }
+}
 
 /// The costs of every layer of some steps.
 #[derive(Clone, Debug, Default)]
@@ -151,7 +188,7 @@ impl Account {
 /// The bound of work that goes on for long, on a drive whose limit is known: what is over is added up.
 #[derive(Clone, Debug)]
 pub struct Running {
-    drive_bytes_per_second: f64,
+    limit: DriveLimit,
     /// Of the step under way.
     account: Account,
     seconds: f64,
@@ -162,28 +199,32 @@ pub struct Running {
 
 impl Running {
     /// Nothing yet, on a drive that gives so much.
-    pub fn new(drive_bytes_per_second: f64, layers: usize) -> Running {
+    pub fn new(limit: DriveLimit, layers: usize) -> Running {
         let account = Account::with_capacity(layers);
-        Running { drive_bytes_per_second, account, seconds: 0.0, bound_seconds: 0.0, by: [0.0; 3] }
+        Running { limit, account, seconds: 0.0, bound_seconds: 0.0, by: [0.0; 3] }
     }
 
     /// Adds a layer of the step under way.
     pub fn layer(&mut self, cost: &LayerCost) {
         self.account.add(cost);
+        self.limit.see(&cost.stream);
     }
 
     /// Ends a step that took `time` in all.
     pub fn step(&mut self, time: Duration) {
-        let bound = self.account.bound(time, self.drive_bytes_per_second);
+        let bound = self.account.bound(time, self.limit.bytes_per_second());
         self.account.clear();
-        self.seconds += time.as_secs_f64();
-        self.bound_seconds += bound.seconds;
-        self.by[bound.by as usize] += bound.seconds;
+        let time = time.as_secs_f64();
+        // What was done was possible.
+        let seconds = bound.seconds.min(time);
+        self.seconds += time;
+        self.bound_seconds += seconds;
+        self.by[bound.by as usize] += seconds;
     }
 
-    /// What the drive gives at most, in bytes a second.
-    pub fn drive_bytes_per_second(&self) -> f64 {
-        self.drive_bytes_per_second
+    /// What the drive gives at most.
+    pub fn limit(&self) -> DriveLimit {
+        self.limit
     }
 
     /// The bound as a share of the time that it took: 1 is as fast as it can be; `None` before the first step.
@@ -199,8 +240,6 @@ impl Running {
 
 #[cfg(test)]
 mod tests {
-    use outpour_model::experts::StreamStats;
-
     use super::*;
 
     fn cost(time: u64, computing: u64, blocked: u64, read_bytes: u64) -> LayerCost {
@@ -212,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_running_bound_adds_up_its_steps() {
-        let mut running = Running::new(1e6, 2);
+        let mut running = Running::new(DriveLimit::measured(1e6), 2);
         assert!(running.share().is_none());
         running.layer(&cost(10, 2, 4, 6_000)); // bound: trunk 4, reading 6
         running.step(Duration::from_millis(20)); // and 10 outside the layers
@@ -221,6 +260,34 @@ mod tests {
         let share = running.share().expect("two steps");
         assert!((share - (20.0 + 19.0) / 40.0).abs() < 1e-9, "{share}");
         assert_eq!(running.bound_by(), BoundBy::Trunk);
+    }
+
+    #[test]
+    fn a_drive_that_gives_more_than_was_measured_can_give_it() {
+        let mut running = Running::new(DriveLimit::measured(1e5), 1);
+        let reads = |cost: LayerCost, reading| {
+            let stream = StreamStats { reading: Duration::from_millis(reading), ..cost.stream };
+            LayerCost { stream, ..cost }
+        };
+        // Reading takes ten times as long as it is said to have taken: what was done was possible, and no more is claimed.
+        for _ in 0..4 {
+            running.layer(&reads(cost(110, 10, 90, 100_000), 100));
+            running.step(Duration::from_millis(110));
+        }
+        assert!((running.share().expect("steps") - 1.0).abs() < 1e-9, "{:?}", running.share());
+        assert_eq!(running.limit().bytes_per_second(), 1e5, "not for long enough");
+        running.layer(&reads(cost(110, 10, 90, 100_000), 100));
+        assert_eq!(running.limit().bytes_per_second(), 1e6);
+        running.step(Duration::from_millis(110));
+        // A slower second takes nothing back.
+        for _ in 0..2 {
+            running.layer(&reads(cost(510, 10, 490, 100_000), 500));
+            running.step(Duration::from_millis(510));
+        }
+        assert_eq!(running.limit().bytes_per_second(), 1e6);
+        // Of the slow steps, 10 ms of the trunk and 100 of reading were needed.
+        let share = running.share().expect("steps");
+        assert!((share - (5.0 * 110.0 + 2.0 * 110.0) / (5.0 * 110.0 + 2.0 * 510.0)).abs() < 1e-9, "{share}");
     }
 
     #[test]

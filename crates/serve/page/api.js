@@ -63,9 +63,9 @@ async function* events(response) {
   }
 }
 
-/** What the engine does, for as long as `signal` lets it. */
-export async function* live(signal) {
-  for await (const { event, data } of events(await call("/live", { signal }))) yield { event, data: JSON.parse(data) };
+/** What the engine does, told every `ms` for as long as `signal` lets it. */
+export async function* live(ms, signal) {
+  for await (const { event, data } of events(await call(`/live?every_ms=${ms}`, { signal }))) yield { event, data: JSON.parse(data) };
 }
 
 /** Chunks of an answer; `waiting` of those that tell a place in the queue. */

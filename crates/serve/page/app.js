@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import * as chat from "./chat.js";
 import { byId, drawIcons, el, iconButton, say } from "./dom.js";
-import { conversations } from "./kept.js";
+import { conversations, shown } from "./kept.js";
 import * as machine from "./machine.js";
 import { askKey, openSettings } from "./settings.js";
 import * as turns from "./turns.js";
@@ -21,6 +21,7 @@ const ideas = {
 
 function open(conversation) {
   current = conversation;
+  shown.set(conversation.id);
   turns.open(conversation);
   refresh();
   byId("ask").focus({ preventScroll: true });
@@ -128,14 +129,22 @@ byId("menu").addEventListener("click", () => {
 });
 byId("veil").addEventListener("click", closeRail);
 
-byId("theme").addEventListener("click", () => {
-  const root = document.documentElement;
-  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
-  localStorage.setItem("theme", root.dataset.theme);
+const root = document.documentElement;
+const darkSystem = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : darkSystem.matches);
+
+function recolour() {
+  byId("theme-name").textContent = isDark() ? "Light colours" : "Dark colours";
   machine.recolour();
+}
+
+byId("theme").addEventListener("click", () => {
+  root.dataset.theme = isDark() ? "light" : "dark";
+  localStorage.setItem("theme", root.dataset.theme);
+  recolour();
   say(`${root.dataset.theme} colours`);
 });
+darkSystem.addEventListener("change", recolour);
 
 /** Shows the machine: at the side, or on the whole page. */
 function showMachine(on, whole = false) {
@@ -187,8 +196,8 @@ async function meet() {
       byId("welcome-model").textContent = model.id;
       byId("welcome-note").textContent = `A context of ${model.context_length.toLocaleString("en")} tokens.`;
       document.title = `${model.id} · outpour`;
-      const shown = model.id === "demo" ? ideas.demo : ideas.others;
-      byId("ideas").replaceChildren(...shown.map((text) => el("button", { type: "button", class: "idea", on: { click: () => send(text) } }, text)));
+      const fitting = model.id === "demo" ? ideas.demo : ideas.others;
+      byId("ideas").replaceChildren(...fitting.map((text) => el("button", { type: "button", class: "idea", on: { click: () => send(text) } }, text)));
       return;
     } catch (error) {
       if (error.status === 401 && (await askKey())) continue;
@@ -198,18 +207,28 @@ async function meet() {
   }
 }
 
-async function start() {
-  drawIcons();
-  open(current);
-  await meet();
-  const wanted = localStorage.getItem("machine");
-  if (innerWidth >= MACHINE_PX ? wanted !== "closed" : false) showMachine(true);
+/** Brings back what the browser has kept, and the conversation that this tab had open. */
+async function recall() {
+  const before = shown.get();
   all = [...all, ...(await conversations.all())];
   // An answer that a closed page left behind.
   for (const message of all.flatMap(({ messages }) => messages)) {
     if (message.role === "assistant" && !message.stats && !message.error) message.stopped ??= true;
   }
-  list();
+  const again = all.find(({ id }) => id === before);
+  if (again && !current.messages.length) open(again);
+  else list();
+}
+
+async function start() {
+  drawIcons();
+  recolour();
+  const recalled = recall();
+  open(current);
+  await meet();
+  const wanted = localStorage.getItem("machine");
+  if (innerWidth >= MACHINE_PX ? wanted !== "closed" : false) showMachine(true);
+  await recalled;
 }
 
 start();

@@ -5,8 +5,8 @@ export const READING = 1;
 export const MEMORY = 2;
 export const EARLY = 3;
 
-/** Sides of a cell, in CSS pixels: at most, and from where on a layer is better drawn in several lines. */
-const CELL_MAX = 26;
+/** A cell's height in CSS pixels: at most, and from where on a layer is better drawn in several lines. */
+const CELL_MAX = 40;
 const CELL_MIN = 3;
 const LINES_MAX = 16;
 
@@ -62,8 +62,8 @@ export class Experts {
     const fit = (lines) => {
       const columns = Math.ceil(most / lines);
       const gap = lines > 1 ? Math.round(2 * scale) : 0;
-      const wide = Math.min(width / columns, CELL_MAX * scale);
-      const tall = Math.min(wide, (height - rows * gap) / (rows * lines));
+      const wide = width / columns;
+      const tall = Math.min(wide, CELL_MAX * scale, (height - rows * gap) / (rows * lines));
       return { lines, columns, gap, wide: Math.max(1, wide), tall: Math.max(1, tall) };
     };
     let best = fit(1);

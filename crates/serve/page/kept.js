@@ -33,6 +33,12 @@ export const settings = {
   set: (settings) => localStorage.setItem("settings", JSON.stringify(settings)),
 };
 
+/** The conversation that this tab shows. */
+export const shown = {
+  get: () => sessionStorage.getItem("conversation"),
+  set: (id) => sessionStorage.setItem("conversation", id),
+};
+
 export const key = {
   get: () => sessionStorage.getItem("key") ?? "",
   set: (key) => sessionStorage.setItem("key", key),

@@ -3,11 +3,9 @@
 import * as api from "./api.js";
 import { byId, colourOf } from "./dom.js";
 import { Experts } from "./experts.js";
+import { EVERY_MS, untilDue } from "./graphics.js";
 import { Curve, Steps, colours } from "./steps.js";
 
-/** Figures are shown anew this often, and curves get a point. */
-const FIGURES_MS = 300;
-const CURVES_MS = 600;
 /** Speeds are those of so long. */
 const WINDOW_S = 3;
 const AGAIN_MS = 2000;
@@ -23,19 +21,20 @@ const painter = new Worker(PAINTER, { type: "module" });
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const steps = new Steps(byId("steps"));
 const curves = {
-  speed: new Curve(byId("speed-curve"), {}),
+  speed: new Curve(byId("speed-curve")),
   hits: new Curve(byId("hits-curve"), { top: 100 }),
-  drive: new Curve(byId("drive-curve"), {}),
+  drive: new Curve(byId("drive-curve")),
 };
 let paint = colours();
 let model = null;
 let experts = new Experts([]);
-/** The last events, for speeds; the last steps, with when they came. */
+/** The last events, for speeds. */
 let past = [];
-let recent = [];
 let now = null;
 let watching = null;
-let last = { figures: 0, curves: 0, words: 0 };
+let last = { curves: 0, words: 0 };
+/** There are steps that are not drawn. */
+let news = false;
 let focus = -1;
 
 const bytes = (n) => {
@@ -79,7 +78,7 @@ function update() {
 async function follow(signal) {
   for (;;) {
     try {
-      for await (const { event, data } of api.live(signal)) {
+      for await (const { event, data } of api.live(EVERY_MS.event, signal)) {
         if (event === "model") begin(data);
         else if (event === "now") take(data);
       }
@@ -102,7 +101,6 @@ function state(kind, text) {
 function begin(about) {
   model = about;
   past = [];
-  recent = [];
   steps.clear();
   const layers = about.layers.filter((experts) => experts > 0);
   const same = layers.every((experts) => experts === layers[0]);
@@ -130,8 +128,7 @@ function take(event) {
   if (event.cells?.length) painter.postMessage({ changes: experts.update(event.cells) });
   if (event.steps?.length) {
     steps.add(event.steps);
-    for (const step of event.steps) recent.push({ prompt: step[0] === 1, tokens: step[1], time: step[2], bound: step[6], at: event.time_s });
-    recent = recent.slice(-240);
+    news = true;
   }
   show();
 }
@@ -142,34 +139,28 @@ let due = 0;
 function show() {
   due ||= setTimeout(() => {
     due = 0;
-    last.figures = performance.now();
-    figures(last.figures);
-  }, Math.max(0, last.figures + FIGURES_MS - performance.now()));
+    figures(performance.now());
+  }, untilDue(EVERY_MS.figures));
 }
+
+const perSecond = (n, micros) => (1e6 * n) / micros;
+const possible = (speed, bound) => (speed < 0.995 * bound ? `of ${round(bound)} possible` : "as fast as is possible here");
 
 function figures(time) {
   if (!now) return;
-  const newest = recent.at(-1);
   const busy = now.running > 0;
-  // The steps of the same kind as the last one, of the last seconds.
-  const group = [];
-  let took = 0;
-  for (let i = recent.length - 1; i >= 0 && recent[i].prompt === newest.prompt && took < WINDOW_S * 1e6; i--) {
-    group.push(recent[i]);
-    took += recent[i].time;
-  }
-  const sum = (key) => group.reduce((all, step) => all + step[key], 0);
-  const speed = group.length ? (1e6 * sum("tokens")) / sum("time") : NaN;
-  const bound = group.length ? (1e6 * sum("tokens")) / sum("bound") : NaN;
-  byId("speed-name").textContent = newest?.prompt ? "Prompt" : "Answer";
-  figure("speed", group.length ? round(speed) : "–", "tokens/s", group.length ? `of ${round(bound)} possible` : "nothing was computed yet");
+  const newest = steps.newest(1e6 * WINDOW_S);
+  const what = newest?.prompt ? "prompt" : "answer";
+  byId("speed-name").textContent = busy || !newest ? what[0].toUpperCase() + what.slice(1) : `Last ${what}`;
+  const [speed, bound] = newest ? [perSecond(newest.tokens, newest.time), perSecond(newest.tokens, newest.bound)] : [];
+  figure("speed", newest ? round(speed) : "–", "tokens/s", newest ? possible(speed, bound) : "nothing was computed yet");
 
   const first = past[0];
   const seconds = now.time_s - first.time_s;
   const asked = now.hits - first.hits + now.misses - first.misses;
   const all = now.hits + now.misses;
   const share = asked > 0 ? (100 * (now.hits - first.hits)) / asked : all > 0 ? (100 * now.hits) / all : NaN;
-  figure("hits", Number.isFinite(share) ? share.toFixed(share < 99.95 ? 1 : 0) : "–", "%", asked > 0 ? `of ${round(asked / seconds)} experts/s` : "of the experts asked for");
+  figure("hits", Number.isFinite(share) ? share.toFixed(share < 99.95 ? 1 : 0) : "–", "%", asked > 0 ? `of ${round(asked / seconds)} experts/s` : "of all experts asked for");
 
   const limit = now.drive_bytes_per_second || null;
   const drive = seconds > 0 ? (now.read_bytes - first.read_bytes) / seconds : 0;
@@ -187,11 +178,9 @@ function figures(time) {
   const waiting = now.waiting ? `, ${now.waiting} waiting` : "";
   state(now.state === "ready" && busy ? "busy" : now.state, states[now.state] ?? (busy ? `${now.running} running${waiting}` : "idle"));
 
-  if (time - last.curves >= CURVES_MS) {
+  if (news && time - last.curves >= EVERY_MS.curves - EVERY_MS.figures / 2) {
     last.curves = time;
-    curves.speed.add(busy ? speed : NaN, busy ? bound : null);
-    curves.hits.add(asked > 0 ? share : NaN);
-    curves.drive.add(drive, limit);
+    news = false;
     drawCurves();
   }
   if (time - last.words >= 1000) {
@@ -213,7 +202,7 @@ function fit() {
   const box = byId("map-box");
   if (panel.hidden || !box.clientWidth) return;
   const wide = document.body.dataset.view === "machine";
-  const tall = wide ? Math.max(220, innerHeight - 500) : Math.max(180, Math.min(420, innerHeight * 0.4));
+  const tall = wide ? Math.max(220, innerHeight - 640) : Math.max(180, Math.min(420, innerHeight * 0.4));
   if (experts.count) {
     const grid = experts.grid({ width: box.clientWidth, height: tall });
     canvas.style.width = `${grid.width / grid.scale}px`;
@@ -225,7 +214,9 @@ function fit() {
 
 function drawCurves() {
   steps.draw(paint);
-  for (const curve of Object.values(curves)) curve.draw(paint);
+  curves.speed.draw(paint, steps.curve((bar) => perSecond(bar.tokens, bar.time), true), steps.curve((bar) => perSecond(bar.tokens, bar.bound), true));
+  curves.hits.draw(paint, steps.curve((bar) => (100 * bar.hits) / (bar.hits + bar.misses)));
+  curves.drive.draw(paint, steps.curve((bar) => perSecond(bar.bytes, bar.time)), now?.drive_bytes_per_second || NaN);
 }
 
 function tell(i) {
@@ -256,10 +247,8 @@ export function recolour() {
 }
 
 const offscreen = canvas.transferControlToOffscreen();
-painter.postMessage({ canvas: offscreen, calm: calm.matches }, [offscreen]);
-recolour();
+painter.postMessage({ canvas: offscreen, calm: calm.matches, every: EVERY_MS.map }, [offscreen]);
 new ResizeObserver(fit).observe(byId("map-box"));
 addEventListener("resize", fit);
 calm.addEventListener("change", () => painter.postMessage({ calm: calm.matches }));
 document.addEventListener("visibilitychange", update);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);

@@ -16,8 +16,6 @@ const PARTS = 24;
 const WARM = 8;
 const USE = 16;
 const READ = 16;
-/** A little more than 30 frames a second: more is of no use here. */
-const FRAME_MS = 32;
 
 const mix = (a, b, t) => a.map((x, i) => Math.round(x + (b[i] - x) * t));
 const packed = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
@@ -29,6 +27,8 @@ class HeatMap {
     this.calm = false;
     this.frames = 0;
     this.awake = false;
+    /** Time from frame to frame. */
+    this.every = 32;
     this.seen = true;
     this.then = 0;
   }
@@ -118,7 +118,7 @@ class HeatMap {
     if (this.awake || !this.seen) return;
     this.awake = true;
     this.then = performance.now();
-    setTimeout(() => this.tick(), 0);
+    this.later();
   }
 
   tick() {
@@ -126,8 +126,13 @@ class HeatMap {
     const more = this.frame(Math.min(now - this.then, 250));
     this.then = now;
     this.frames++;
-    if (more && this.seen) setTimeout(() => this.tick(), FRAME_MS - (performance.now() - now));
+    if (more && this.seen) this.later();
     else this.awake = false;
+  }
+
+  /** Frames come at whole multiples of their time, with what the page draws. */
+  later() {
+    setTimeout(() => this.tick(), this.every - (Date.now() % this.every));
   }
 
   /** Draws what has changed in the last `ms`. Returns whether more will change by itself. */
@@ -204,6 +209,7 @@ onmessage = ({ data }) => {
   if (data.colours) self.map.recolour(data.colours);
   if (data.shape !== undefined) self.map.shape(data.shape);
   if (data.grid) self.map.layout(data.grid);
+  if (data.every) self.map.every = data.every;
   if (data.calm !== undefined) self.map.calm = data.calm;
   if (data.seen !== undefined) self.map.show(data.seen);
   if (data.changes) self.map.update(data.changes);

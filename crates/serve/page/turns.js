@@ -2,10 +2,9 @@
 
 import * as chat from "./chat.js";
 import { byId, copy, el, icon, iconButton, say } from "./dom.js";
+import { EVERY_MS, untilDue } from "./graphics.js";
 import { Markdown } from "./markdown.js";
 
-/** What is written is shown this often: the eye reads no faster, and the engine has the time. */
-const DRAW_MS = 100;
 /** Nearer to the end than this, the view follows what is written. */
 const FOLLOW_PX = 80;
 
@@ -15,7 +14,6 @@ let conversation = null;
 /** By message: how it is shown. */
 let shown = [];
 let drawing = false;
-let drawn = 0;
 let following = true;
 
 scroller.addEventListener("scroll", () => {
@@ -40,12 +38,11 @@ export function follow() {
 export function changed(of) {
   if (of !== conversation || drawing) return;
   drawing = true;
-  setTimeout(requestAnimationFrame, drawn + DRAW_MS - performance.now(), draw);
+  setTimeout(requestAnimationFrame, untilDue(EVERY_MS.text), draw);
 }
 
 function draw() {
   drawing = false;
-  drawn = performance.now();
   const { messages } = conversation;
   const running = chat.isRunning(conversation);
   // Results of calls are shown with the calls.

@@ -35,8 +35,9 @@ use recorder::{Step, Steps, Totals};
 
 /// Watchers at most: each of them costs some of the time that the engine computes with.
 const WATCHERS_MAX: usize = 8;
-/// Events are made this often, where there is news.
-const EVERY: Duration = Duration::from_millis(100);
+/// Events are made this often, where there is news: at most, and unless a watcher asks for fewer.
+const EVERY_MS: u64 = 100;
+const EVERY_MS_MAX: u64 = 10_000;
 /// And this often where there is none.
 const QUIET: Duration = Duration::from_secs(1);
 /// Uses and reads of an expert between two events, as far as they are told apart.
@@ -93,7 +94,7 @@ impl Live {
         });
         let loaded = Arc::new(Loaded { about, map, totals: Totals::new(limit), steps: Mutex::default() });
         self.set(Some(loaded.clone()));
-        Ok(Recorder::new(loaded, facts.layers))
+        Ok(Recorder::new(loaded, facts.layers, limit))
     }
 
     /// The model's memory was given back.
@@ -110,13 +111,22 @@ impl Live {
     }
 }
 
-/// A response that goes on until its client is gone or the server ends.
-pub(crate) fn watch(app: Arc<App>) -> Result<Response<Body>, ApiError> {
+/// A response that goes on until its client is gone or the server ends. `query` may ask for fewer events: `every_ms=250`.
+pub(crate) fn watch(app: Arc<App>, query: Option<&str>) -> Result<Response<Body>, ApiError> {
+    let asked = query.unwrap_or_default().split('&').find_map(|part| part.strip_prefix("every_ms="));
+    let every = match asked.map(|every| every.parse().ok().filter(|ms| (EVERY_MS..=EVERY_MS_MAX).contains(ms))) {
+        Some(None) => {
+            let problem = format!("every_ms is no whole number from {EVERY_MS} to {EVERY_MS_MAX}");
+            return Err(ApiError::new(StatusCode::BAD_REQUEST, problem));
+        }
+        Some(Some(every)) => every,
+        None => EVERY_MS,
+    };
     let place = app.door.shared.live.watchers.clone().try_acquire_owned().map_err(|_| {
         let problem = format!("{WATCHERS_MAX} watch already: close another page");
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, problem)
     })?;
-    Ok(written_by(EVENTS, |out| Watcher::new(app, place).write(out)))
+    Ok(written_by(EVENTS, |out| Watcher::new(app, place).write(Duration::from_millis(every), out)))
 }
 
 /// One who watches.
@@ -148,8 +158,8 @@ impl Watcher {
         }
     }
 
-    async fn write(mut self, out: Out) -> Result<(), Gone> {
-        let mut clock = interval(EVERY);
+    async fn write(mut self, every: Duration, out: Out) -> Result<(), Gone> {
+        let mut clock = interval(every);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut state, mut news, mut sent) = (String::new(), String::new(), None::<Instant>);
         loop {

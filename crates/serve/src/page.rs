@@ -40,6 +40,7 @@ const FILES: &[File] = &files![
     "kept.js" JS,
     "machine.js" JS,
     "map.js" JS,
+    "graphics.js" JS,
     "markdown.js" JS,
     "settings.js" JS,
     "steps.js" JS,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::Response;
 use axum::routing::{MethodRouter, get, post};
 use serde_json::Value;
@@ -245,6 +245,6 @@ async fn model(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response<
     openai::model(&app, &id).unwrap_or_else(|error| error.response(Api::OpenAi))
 }
 
-async fn live(State(app): State<Arc<App>>) -> Response<Body> {
-    live::watch(app).unwrap_or_else(|error| error.response(Api::OpenAi))
+async fn live(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Response<Body> {
+    live::watch(app, query.as_deref()).unwrap_or_else(|error| error.response(Api::OpenAi))
 }

@@ -77,7 +77,9 @@ impl Input {
     pub fn read(&mut self) -> Result<Typed> {
         // What Return was pressed at belongs to a line before.
         self.editor.set_helper(Some(Rows::default()));
-        let typed = match self.editor.readline(&("> ", "\x1b[1m>\x1b[0m ")) {
+        // A terminal without styles is asked even where it types nothing.
+        let prompt = if self.interactive { ("> ", "\x1b[1m>\x1b[0m ") } else { ("", "") };
+        let typed = match self.editor.readline(&prompt) {
             Err(ReadlineError::Interrupted) => {
                 let empty = self.editor.helper().is_none_or(|rows| rows.empty.get());
                 return Ok(Typed::Interrupted { empty });

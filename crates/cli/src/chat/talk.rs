@@ -6,6 +6,7 @@ use std::mem;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use outpour_engine::bound::DriveLimit;
 use outpour_engine::sample::Sampling;
 use outpour_engine::{Engine, EngineError, Session};
 use outpour_text::{
@@ -43,7 +44,7 @@ pub struct Words {
 pub struct Talk {
     engine: Engine,
     words: Words,
-    drive_limit: Option<f64>,
+    drive_limit: Option<DriveLimit>,
     /// Oldest first, as templates take them.
     messages: Vec<Value>,
     /// Variables of the template.
@@ -139,6 +140,7 @@ impl Talk {
         let answer = mem::take(&mut reply.answer);
         let costs = summary::short(&self.engine, &generation, &done, session.tokens().len());
         self.costs = summary::lines(&self.engine, &generation, &done);
+        self.drive_limit = done.bounds.as_ref().map(|[_, answer]| answer.limit());
         self.live = Some(session);
         self.answers += 1;
         let calls = self.add(answer, &done)?;
@@ -341,6 +343,7 @@ impl Talk {
     /// # Errors
     /// When it holds none, or the present one cannot be written to its own.
     pub fn load(&mut self, path: PathBuf) -> Result<()> {
+        ensure!(path.exists(), "{}: there is no such file; /save FILE writes one to load", path.display());
         let messages = session::read(&path)?;
         self.leave()?;
         self.messages = messages;

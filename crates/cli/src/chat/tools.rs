@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use outpour_store::read::whole::read_whole;
 use outpour_text::ToolCall;
 use serde::Deserialize;
@@ -20,6 +20,10 @@ const NAME_CHARS_MAX: usize = 64;
 const SECONDS_DEFAULT: f64 = 60.0;
 /// How long any command may take.
 const SECONDS_MAX: f64 = 86_400.0;
+
+/// What a file of tools holds, as errors tell it.
+const SHAPE: &str =
+    r#"it holds {"tools": [{"name": "NAME", "description": "WHAT", "command": ["PROGRAM", "ARGUMENT"]}]}"#;
 
 /// The tools of a file.
 #[derive(Default)]
@@ -54,6 +58,7 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Entry {
     name: String,
+    #[serde(default)]
     description: String,
     #[serde(default)]
     parameters: Map<String, Value>,
@@ -88,9 +93,11 @@ impl Tools {
     /// Names the file, the tool, and what is wrong with it.
     pub fn read(path: &Path) -> Result<Tools> {
         let shown = path.display();
-        let bytes = read_whole(path, FILE_BYTES_MAX).context("--tools")?;
-        let file: File =
-            serde_json::from_slice(&bytes).with_context(|| format!("--tools {shown}: is no file of tools"))?;
+        let bytes = read_whole(path, FILE_BYTES_MAX)
+            .map_err(|error| anyhow!("--tools {error}; name a file of tools: {SHAPE}"))?;
+        let file: File = serde_json::from_slice(&bytes)
+            .map_err(|error| anyhow!("--tools {shown}: is no file of tools ({error}); {SHAPE}"))?;
+        ensure!(!file.tools.is_empty(), "--tools {shown}: has no tools; {SHAPE}");
         let mut tools: Vec<Tool> = Vec::new();
         for entry in file.tools {
             let name = entry.name.clone();
@@ -297,6 +304,8 @@ mod tests {
         let mut file = weather();
         file["tools"][0]["stdin"] = "json".into();
         file["tools"][0]["timeout_s"] = 1.5.into();
+        // A tool may go without a description.
+        file["tools"][0].as_object_mut().expect("a tool").remove("description");
         let ready = read(&file).expect("tools").ready(&call(&json!({"city": "\"é\""}))).expect("it is ready");
         assert_eq!(ready.stdin.as_deref(), Some(r#"{"city":"\"é\""}"#));
         assert_eq!(ready.time_max, Duration::from_millis(1500));
@@ -313,6 +322,8 @@ mod tests {
         twice["tools"] = json!([twice["tools"][0], twice["tools"][0]]);
         for (file, says) in [
             (json!([]), "no file of tools"),
+            (json!([]), SHAPE),
+            (json!({"tools": []}), "has no tools"),
             (with("name", json!("a b")), "letters"),
             (with("command", json!([])), "command is empty"),
             (with("command", json!("curl {city}")), "sequence"),
@@ -329,6 +340,12 @@ mod tests {
             let error = read(&file).err().map(|error| format!("{error:#}")).unwrap_or_default();
             assert!(error.contains("--tools") && error.contains(says), "{says}: {error}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_said_with_what_to_write() {
+        let error = Tools::read(Path::new("/no/such.json")).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        assert!(error.starts_with("--tools /no/such.json") && error.ends_with(SHAPE), "{error}");
     }
 
     #[test]

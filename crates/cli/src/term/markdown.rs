@@ -5,9 +5,10 @@
 //! Known are headings, lists, quotes, rules, fenced code, tables as they stand, emphasis and code within a line. A mark that
 //! begins an emphasis which never ends is lost; all else that is not known stays as it is.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
-use unicode_width::UnicodeWidthChar;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::printable;
 
@@ -392,6 +393,26 @@ impl Dimmed {
     }
 }
 
+/// A text in rows of so many columns, where it is wider, broken between words. Further rows of a line begin below what follows
+/// its first gap of two spaces, as of a name before what is said of it; or below its beginning.
+pub fn in_rows(text: &str, columns: usize) -> Cow<'_, str> {
+    if text.lines().all(|line| line.width() <= columns) {
+        return text.into();
+    }
+    let mut page = Page { columns, ..Page::default() };
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start_matches(' ').len();
+        let gap = line[indent..].find("  ").map(|at| &line[..indent + at]);
+        let hang =
+            gap.map_or(indent, |name| name.width() + line[name.len()..].chars().take_while(|&c| c == ' ').count());
+        page.hang = " ".repeat(if hang <= columns / 2 { hang } else { 0 });
+        line.chars().for_each(|c| page.put(c, PLAIN));
+        page.end_line();
+    }
+    page.out.truncate(page.out.trim_end_matches('\n').len());
+    page.out.into()
+}
+
 /// Rows of a terminal, filled word by word.
 struct Page {
     columns: usize,
@@ -607,5 +628,16 @@ mod tests {
         let mut shown = dimmed.push("so *what* is", 80);
         shown.push_str(&dimmed.finish());
         assert_eq!(shown, "\x1b[0;2mso *what* is\x1b[0m\n");
+    }
+
+    #[test]
+    fn notes_are_broken_between_words_below_what_they_say() {
+        assert_eq!(in_rows("name      what it is", 20), "name      what it is");
+        assert_eq!(
+            in_rows("name      what it is, in words", 20),
+            "name      what it\n          is, in\n          words"
+        );
+        assert_eq!(in_rows("  one two three four five", 12), "  one two\n  three four\n  five");
+        assert_eq!(in_rows("short\nlonger than a row", 9), "short\nlonger\nthan a\nrow");
     }
 }

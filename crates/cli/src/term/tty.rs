@@ -15,6 +15,12 @@ pub fn columns() -> usize {
     size.filter(|&columns| columns > 0).unwrap_or(COLUMNS_DEFAULT)
 }
 
+/// Columns of the terminal that standard error is; `None` where it is none.
+pub fn columns_of_notes() -> Option<usize> {
+    let size = tcgetwinsize(io::stderr()).ok().map(|size| usize::from(size.ws_col));
+    size.filter(|&columns| columns > 0)
+}
+
 /// How the terminal that standard input is takes what is typed.
 #[derive(Clone)]
 pub struct Settings(Option<Termios>);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use outpour_engine::bound::{Account, Bound};
+use outpour_engine::bound::{Account, Bound, DriveLimit};
 use outpour_engine::{LayerCost, Stats};
 use outpour_model::experts::StreamStats;
 
@@ -14,9 +14,6 @@ use super::Loaded;
 
 /// Steps that are kept for watchers to come.
 const STEPS_KEPT: usize = 240;
-
-/// A drive that gave so much for so long can give so much.
-const SUSTAINED: Duration = Duration::from_secs(1);
 
 /// What was done since the model was loaded. One thread writes.
 pub(super) struct Totals {
@@ -182,7 +179,8 @@ impl Batch {
             trunk_s: trunk_seconds,
             experts_s: expert_seconds,
             blocked_s: blocked_seconds,
-            bound_s: seconds,
+            // What was done was possible.
+            bound_s: seconds.min(time.as_secs_f64()),
             read_bytes: self.read_bytes,
             hits: self.hits,
             misses: self.misses,
@@ -198,20 +196,23 @@ pub(crate) struct Recorder {
     batches: [Batch; 2],
     /// Times of answers and of prompts when the last tick ended.
     times: [Duration; 2],
-    /// Streaming when the drive's speed was looked at last.
-    looked: StreamStats,
+    limit: DriveLimit,
+    /// Streaming when the last tick ended.
+    streamed: StreamStats,
     /// Steps that a watcher was in the way of.
     late: Vec<Step>,
 }
 
 impl Recorder {
-    pub(super) fn new(loaded: Arc<Loaded>, layers: usize) -> Recorder {
+    /// Of a model whose drive gives so many bytes a second; `None` of one that reads nothing.
+    pub(super) fn new(loaded: Arc<Loaded>, layers: usize, drive: Option<f64>) -> Recorder {
         Recorder {
             loaded,
             layers,
             batches: [(); 2].map(|()| Batch::new(layers)),
             times: [Duration::ZERO; 2],
-            looked: StreamStats::default(),
+            limit: DriveLimit::measured(drive.unwrap_or(f64::INFINITY)),
+            streamed: StreamStats::default(),
             late: Vec::with_capacity(STEPS_KEPT),
         }
     }
@@ -225,7 +226,12 @@ impl Recorder {
     /// The engine has ended a turn: what it computed to the end is told.
     pub(crate) fn ticked(&mut self, stats: &Stats) {
         self.loaded.totals.set(stats);
-        let drive = self.drive_bytes_per_second(&stats.stream);
+        self.limit.see(&stats.stream.since(&self.streamed));
+        self.streamed = stats.stream;
+        let drive = self.limit.bytes_per_second();
+        if drive.is_finite() {
+            self.loaded.totals.drive.store(drive as u64, Ordering::Relaxed);
+        }
         let times = [stats.decode_time, stats.prefill_time];
         let took = [times[0] - self.times[0], times[1] - self.times[1]];
         self.times = times;
@@ -240,21 +246,6 @@ impl Recorder {
         // Whoever looks at them just now has them in a moment.
         if let Ok(mut steps) = self.loaded.steps.try_lock() {
             self.late.drain(..).for_each(|step| steps.push(step));
-        }
-    }
-
-    /// What the drive gives at most; infinite of a model that reads nothing.
-    fn drive_bytes_per_second(&mut self, stream: &StreamStats) -> f64 {
-        let limit = &self.loaded.totals.drive;
-        let since = stream.since(&self.looked);
-        if since.reading >= SUSTAINED {
-            self.looked = *stream;
-            let gave = since.read_bytes as f64 / since.reading.as_secs_f64();
-            limit.store(limit.load(Ordering::Relaxed).max(gave as u64), Ordering::Relaxed);
-        }
-        match limit.load(Ordering::Relaxed) {
-            0 => f64::INFINITY,
-            limit => limit as f64,
         }
     }
 }
