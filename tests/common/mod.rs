@@ -44,10 +44,11 @@ pub const ATTENTION_KINDS: [&str; 19] = [
     "mistral_large4",
     "mimo_v2_flash",
     "llama4",
+    "qwen4_exp",
 ];
 
 /// One of every kind of attention and of every way that weights are stored.
-pub const FIXTURES: [&str; 64] = [
+pub const FIXTURES: [&str; 65] = [
     "qwen2_moe",
     "olmoe",
     "dots1",
@@ -112,6 +113,7 @@ pub const FIXTURES: [&str; 64] = [
     "mimo_v2_flash",
     "llama4",
     "exaone_moe",
+    "qwen4_exp",
 ];
 
 /// A fixture's config with so many experts, and so wide.
