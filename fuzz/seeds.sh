@@ -1,6 +1,5 @@
 #!/bin/sh
-# Adds to fuzz/corpus what each target begins from: headers, configs, tokenizers and templates of the tests' fixtures, and published
-# configs.
+# Adds to fuzz/corpus what each target begins from: headers, configs, tokenizers and templates of the tests' fixtures.
 set -eu
 cd "$(dirname "$0")/.."
 fixtures=tests/fixtures
@@ -18,7 +17,7 @@ for file in "$fixtures"/*/*.gguf; do
     # Headers of fixtures are not longer.
     head -c 16384 "$file" > "$corpus/gguf/$(basename "$(dirname "$file")")-$(basename "$file")"
 done
-for file in configs/*.json "$fixtures"/*/config.json; do
+for file in "$fixtures"/*/config.json; do
     cp "$file" "$corpus/config/$(echo "$file" | tr / -)"
 done
 for file in "$fixtures"/*/*.jinja demo/model/*.jinja; do

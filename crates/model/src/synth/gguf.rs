@@ -123,14 +123,14 @@ pub(super) fn header(metadata: &Map<String, Value>, tensors: &[Stored]) -> (Vec<
         out.extend(kind.to_le_bytes());
         out.extend(bytes);
     }
-    let (mut at, mut starts) = (0, Vec::new());
+    let (mut at, mut starts) = (0u64, Vec::new());
     for tensor in tensors {
         write_text(&mut out, &tensor.name);
         out.extend((tensor.shape.len() as u32).to_le_bytes());
         tensor.shape.iter().rev().for_each(|&dim| out.extend((dim as u64).to_le_bytes()));
         let number = type_number(tensor.dtype).expect("invariant: store() names types of ggml");
         out.extend(number.to_le_bytes());
-        out.extend((at as u64).to_le_bytes());
+        out.extend(at.to_le_bytes());
         starts.push(at);
         at = (at + tensor.bytes()).next_multiple_of(ALIGN);
     }

@@ -71,9 +71,11 @@ pub(super) enum Content {
 
 /// Weights that share a scale and a bias.
 const GROUP: usize = 64;
-/// The block types that are made: at which byte they have their scale and, with what of the scale centres their weights, their
-/// min. Both are binary16.
-const BLOCKS: [(GgmlType, usize, Option<(usize, f32)>); 18] = [
+/// At which byte a block has its min, and what of its scale centres its weights.
+type Min = (usize, f32);
+
+/// The block types that are made: at which byte they have their scale, and their min. Both are binary16.
+const BLOCKS: [(GgmlType, usize, Option<Min>); 18] = [
     (GgmlType::Q4_0, 0, None),
     (GgmlType::Q4_1, 0, Some((2, -7.5))),
     (GgmlType::Q5_0, 0, None),
