@@ -503,6 +503,10 @@ fn what_cannot_be_made_is_refused_in_one_line() {
     refused("[]", &[], &["config.json", "object"]);
     refused(r#"{"model_type": "lama"}"#, &[], &["lama", "qwen3_moe"]);
     refused(r#"{"model_type": "qwen3_moe"}"#, &[], &["num_attention_heads"]);
+    // A table for each expert would take gigabytes on the word of one number.
+    let mut many = qwen3_moe();
+    many["num_experts"] = json!(100_000);
+    refused(&many.to_string(), &[], &["num_experts", "262144"]);
     refused(&good, &["--layers", "9"], &["--layers", "3"]);
     refused(&good, &["--skew", "0.9", "--locality", "0.9"], &["--skew", "--locality"]);
     refused(&good, &["--residual", "-1"], &["--residual"]);
