@@ -1,17 +1,23 @@
 #!/bin/sh
-# Fills fuzz/corpus with what each target begins from.
+# Adds to fuzz/corpus what each target begins from: headers, configs, tokenizers and templates of the tests' fixtures.
 set -eu
 cd "$(dirname "$0")/.."
 fixtures=tests/fixtures
 corpus=fuzz/corpus
 for target in safetensors gguf config tokenizer template; do mkdir -p "$corpus/$target"; done
-for file in "$fixtures"/*/*.safetensors; do
-    cp "$file" "$corpus/safetensors/$(basename "$(dirname "$file")")-$(basename "$file")"
+# In the order of FIXTURES in src/lib.rs.
+which=0
+for name in qwen3_moe_odd qwen3_moe_mlx_fp4 qwen3_moe_fp8 gpt_oss_mxfp4 qwen3_moe_nvfp4 glm4_moe_compressed qwen3_moe_gptq qwen3_5_moe_mlx4; do
+    file="$fixtures/$name/model.safetensors"
+    header=$(od -An -tu8 -N8 "$file" | tr -d ' ')
+    { printf %s "$which"; head -c "$((header + 8))" "$file"; } > "$corpus/safetensors/$name"
+    which=$((which + 1))
 done
 for file in "$fixtures"/*/*.gguf; do
-    cp "$file" "$corpus/gguf/$(basename "$(dirname "$file")")-$(basename "$file")"
+    # Headers of fixtures are not longer.
+    head -c 16384 "$file" > "$corpus/gguf/$(basename "$(dirname "$file")")-$(basename "$file")"
 done
-for file in configs/*.json "$fixtures"/*/config.json; do
+for file in "$fixtures"/*/config.json; do
     cp "$file" "$corpus/config/$(echo "$file" | tr / -)"
 done
 for file in "$fixtures"/*/*.jinja demo/model/*.jinja; do

@@ -29,8 +29,8 @@ fn hybrid(model_type: &str) -> Value {
     })
 }
 
-/// A model of such a config, with random weights in MLX's format.
-fn mlx_model(dir: &Path, config: &Value, format: &str) -> String {
+/// A model of such a config, with random weights in a format.
+fn made_model(dir: &Path, config: &Value, format: &str) -> String {
     let (path, out) = (dir.join("config.json"), dir.join("model"));
     fs::write(&path, config.to_string()).expect("a config");
     let made = Command::new(env!("CARGO_BIN_EXE_outpour"))
@@ -48,9 +48,13 @@ fn prompt() -> String {
 }
 
 fn check(group: &Group, uid: Option<u32>, model: &str) {
+    check_with(group, uid, model, &prompt());
+}
+
+fn check_with(group: &Group, uid: Option<u32>, model: &str, prompt: &str) {
     let ram = RAM.to_string();
     let output = group
-        .run(uid, &["run", model, &prompt(), "--raw", "--ram", &ram, "-n", "24", "--temperature", "0", "--ignore-eos"]);
+        .run(uid, &["run", model, prompt, "--raw", "--ram", &ram, "-n", "24", "--temperature", "0", "--ignore-eos"]);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && stderr.contains("24 generated"), "as {uid:?}: {:?} {stderr}", output.status);
     println!(
@@ -106,7 +110,7 @@ fn bench_keeps_ram_too() {
 fn mlx_models_keep_ram_too() {
     for (model_type, format) in [("qwen3_5_moe_text", "mlx4"), ("qwen3_5_moe_text", "mlx8"), ("qwen3_next", "mlx3")] {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-        let model = mlx_model(dir.path(), &hybrid(model_type), format);
+        let model = made_model(dir.path(), &hybrid(model_type), format);
         let user = (format != "mlx8" && common::is_root()).then_some(65_534);
         common::open_to_everyone(dir.path());
         let Some(group) = Group::new(format, RAM + RAM / 20) else {
@@ -119,12 +123,35 @@ fn mlx_models_keep_ram_too() {
     }
 }
 
+/// One model of each way to store weights that the other tests have none of.
+#[test]
+fn every_format_keeps_ram_too() {
+    let config = json!({
+        "model_type": "qwen3_moe", "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 512, "moe_intermediate_size": 512,
+        "num_experts": 64, "num_experts_per_tok": 6, "norm_topk_prob": true, "vocab_size": 2048,
+        "max_position_embeddings": 4096,
+    });
+    for format in ["fp8", "mxfp4", "nvfp4", "int4", "gptq", "awq", "gguf-q8_0", "gguf-q4_k", "gguf-iq2_xxs"] {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+        let model = made_model(dir.path(), &config, format);
+        let Some(group) = Group::new(format, RAM + RAM / 20) else {
+            println!("SKIPPED: this user may not make memory cgroups; run as root to test --ram under one");
+            return;
+        };
+        // Where only experts have the format, the context that is left is shorter.
+        check_with(&group, None, &model, &prompt()[..prompt().len() / 3]);
+        assert!(group.peak_bytes() <= RAM + RAM / 20, "{format}: peak {} of --ram {RAM}", group.peak_bytes());
+        assert_eq!(group.limit_hits(), 0, "{format}: the limit was hit");
+    }
+}
+
 /// One model of each kind of attention that the other tests have none of.
 #[test]
 fn every_kind_of_attention_keeps_ram_too() {
     for name in common::ATTENTION_KINDS {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-        let model = mlx_model(dir.path(), &common::enlarged(name, 64, 512), "mlx4");
+        let model = made_model(dir.path(), &common::enlarged(name, 64, 512), "mlx4");
         let Some(group) = Group::new(name, RAM + RAM / 20) else {
             println!("SKIPPED: this user may not make memory cgroups; run as root to test --ram under one");
             return;

@@ -22,8 +22,8 @@ fn an_embedding_is_read_by_row_where_memory_is_short() {
     });
     for format in [Format::Bf16, Format::Mlx { bits: 4 }, Format::Mlx { bits: 8 }] {
         let dir = tempfile::tempdir().expect("a folder");
-        let synth = Synth::new(&config, format, Routing::default(), 7).expect("a model");
-        synth.write(dir.path(), &[], &mut |_, _| ControlFlow::Continue(())).map(|_| ()).expect("it is written");
+        let synth = Synth::new(&config, format, Vec::new(), Routing::default(), 7).expect("a model");
+        synth.write(dir.path(), &mut |_, _| ControlFlow::Continue(())).map(|_| ()).expect("it is written");
         let base = Options { prefill_chunk: Some(512), ctx: Some(768), ..roomy() };
         let minimum = minimum_ram(dir.path(), &base);
         let tokens: Vec<u32> = (0..600).map(|i| (i * i * 31 + 7 * (i % 97) + 3) % 30_000).collect();

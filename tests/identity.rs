@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
 
@@ -9,7 +10,7 @@ use common::random::random_model;
 use common::{engine, fixture, logits, minimum_ram, roomy};
 use outpour_engine::sample::argmax;
 use outpour_engine::{Engine, Inspection, LookaheadMode, Options, SequenceId, Session, Work};
-use outpour_model::synth;
+use outpour_model::synth::{self, Format, Routing, Synth};
 use outpour_store::read::ReaderKind;
 use serde_json::json;
 
@@ -92,40 +93,57 @@ fn precise_logits_have_the_same_bits_however_they_are_computed() {
     check_identity_of_all(true);
 }
 
-/// Of every kind of attention a model whose experts do not fit: bits are those of one in memory, however it is read, cut and
-/// shared among threads.
+/// Checks that the bits of a model whose experts do not fit are those of the same in memory, however it is read, cut and shared among
+/// threads.
+fn check_streamed(name: &str, model: &Path) {
+    let base = Options { prefill_chunk: Some(16), ctx: Some(128), threads: Some(2), ..roomy() };
+    let minimum = minimum_ram(model, &base);
+    let way = |ram, threads, chunk, reader, step_from| {
+        (Options { ram, threads: Some(threads), prefill_chunk: Some(chunk), ..base }, reader, step_from)
+    };
+    let mut expected = None;
+    for (options, reader, step_from) in [
+        way(base.ram, 2, 64, ReaderKind::Auto, 90),
+        way(minimum, 1, 16, ReaderKind::Auto, 90),
+        way(minimum, 2, 7, ReaderKind::Pread, 60),
+        way(minimum + (1 << 20), 2, 16, ReaderKind::Auto, 1),
+    ] {
+        let mut engine = engine(model, &options, reader);
+        let layout = Inspection::open(model, false).unwrap_or_else(|error| panic!("{error}")).layout;
+        let ids = ids(engine.facts().vocab as u32);
+        let logits = logits(&mut engine, &ids, step_from).logits;
+        let slots = engine.expert_slots();
+        let read = engine.stats().stream.read_bytes;
+        println!("{name}: {slots} of {} experts fit, {read} bytes read", layout.experts_total());
+        if options.ram < base.ram {
+            assert!(slots < layout.experts_total() / 2, "{name}: {slots} experts fit");
+        }
+        assert!(*expected.get_or_insert(logits.clone()) == logits, "{name}: other logits with {options:?}, {reader:?}");
+    }
+}
+
 #[test]
 fn every_kind_of_attention_has_the_same_bits_when_streamed() {
     for name in common::ATTENTION_KINDS {
         let dir = tempfile::tempdir().expect("a folder");
         synth::write(&common::enlarged(name, 48, 128), dir.path(), 3).expect("the model is written");
-        let base = Options { prefill_chunk: Some(16), ctx: Some(128), threads: Some(2), ..roomy() };
-        let minimum = minimum_ram(dir.path(), &base);
-        let way = |ram, threads, chunk, reader, step_from| {
-            (Options { ram, threads: Some(threads), prefill_chunk: Some(chunk), ..base }, reader, step_from)
-        };
-        let mut expected = None;
-        for (options, reader, step_from) in [
-            way(base.ram, 2, 64, ReaderKind::Auto, 90),
-            way(minimum, 1, 16, ReaderKind::Auto, 90),
-            way(minimum, 2, 7, ReaderKind::Pread, 60),
-            way(minimum + (1 << 20), 2, 16, ReaderKind::Auto, 1),
-        ] {
-            let mut engine = engine(dir.path(), &options, reader);
-            let layout = Inspection::open(dir.path(), false).unwrap_or_else(|error| panic!("{error}")).layout;
-            let ids = ids(engine.facts().vocab as u32);
-            let logits = logits(&mut engine, &ids, step_from).logits;
-            let slots = engine.expert_slots();
-            let read = engine.stats().stream.read_bytes;
-            println!("{name}: {slots} of {} experts fit, {read} bytes read", layout.experts_total());
-            if options.ram < base.ram {
-                assert!(slots < layout.experts_total() / 2, "{name}: {slots} experts fit");
-            }
-            assert!(
-                *expected.get_or_insert(logits.clone()) == logits,
-                "{name}: other logits with {options:?}, {reader:?}"
-            );
-        }
+        check_streamed(name, dir.path());
+    }
+}
+
+#[test]
+fn every_format_has_the_same_bits_when_streamed() {
+    let config = json!({
+        "model_type": "qwen3_moe", "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 64, "moe_intermediate_size": 256,
+        "num_experts": 48, "num_experts_per_tok": 4, "norm_topk_prob": true, "vocab_size": 300,
+        "max_position_embeddings": 512,
+    });
+    for format in Format::all() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let made = Synth::new(&config, format, Vec::new(), Routing::default(), 3).expect("a model");
+        made.write(dir.path(), &mut |_, _| ControlFlow::Continue(())).map(|_| ()).expect("it is written");
+        check_streamed(&format.to_string(), dir.path());
     }
 }
 

@@ -13,6 +13,7 @@ use common::cli::{assert_refused, outpour};
 use common::{engine, logits, roomy};
 use outpour_engine::routing::{self, Measured};
 use outpour_engine::{Inspection, Options};
+use outpour_kernels::GgmlType;
 use outpour_model::synth::{self, Format, Routing, Synth};
 use outpour_store::layout::{ExpertId, Extent};
 use outpour_store::read::ReaderKind;
@@ -111,8 +112,9 @@ fn every_family() -> [(&'static str, Value, usize); 44] {
 }
 
 fn write(config: &Value, format: Format, seed: u64, dir: &Path) {
-    let synth = Synth::new(config, format, Routing::default(), seed).unwrap_or_else(|error| panic!("{error}"));
-    let done = synth.write(dir, &[], &mut |_, _| ControlFlow::Continue(())).unwrap_or_else(|error| panic!("{error}"));
+    let synth =
+        Synth::new(config, format, Vec::new(), Routing::default(), seed).unwrap_or_else(|error| panic!("{error}"));
+    let done = synth.write(dir, &mut |_, _| ControlFlow::Continue(())).unwrap_or_else(|error| panic!("{error}"));
     assert!(done.is_continue());
 }
 
@@ -127,10 +129,104 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), read(&entry.path()))).collect()
 }
 
+/// Formats of which every family can be made: folders of safetensors files.
+fn in_folders() -> impl Iterator<Item = Format> {
+    Format::all().filter(|format| !matches!(format, Format::Gguf(_)))
+}
+
+/// Configs of the families that there are GGUF files of, with the tensors that have the blocks asked for, of all matrices.
+fn in_gguf() -> [(&'static str, Value); 4] {
+    let wide = |mut config: Value| {
+        for (key, size) in [
+            ("hidden_size", 256),
+            ("moe_intermediate_size", 256),
+            ("shared_expert_intermediate_size", 256),
+            ("head_dim", 128),
+            ("linear_value_head_dim", 64),
+        ] {
+            if !config[key].is_null() {
+                config[key] = json!(size);
+            }
+        }
+        config
+    };
+    let mut plain = qwen3_moe();
+    plain["mlp_only_layers"] = json!([]);
+    let wrapped = json!({"model_type": "qwen3_5_moe", "text_config": wide(hybrid("qwen3_5_moe_text"))});
+    [
+        ("qwen3moe, narrow", plain.clone()),
+        ("qwen3moe", wide(plain)),
+        ("qwen3next", wide(hybrid("qwen3_next"))),
+        ("qwen35moe", wrapped),
+    ]
+}
+
+#[test]
+fn gguf_files_of_every_block_type_run() {
+    for (name, config) in in_gguf() {
+        for format in Format::all().filter(|format| matches!(format, Format::Gguf(_))) {
+            let dir = tempfile::tempdir().expect("a folder");
+            write(&config, format, 1, dir.path());
+            assert_eq!(contents(dir.path()).keys().collect::<Vec<_>>(), ["model.gguf"], "{name} {format}");
+            let inspection = inspect(dir.path());
+            let (layers, experts) = (inspection.facts().layers, inspection.layout.experts_total());
+            assert_eq!(experts, layers * if name.starts_with("qwen3moe") { 16 } else { 8 }, "{name} {format}");
+            let Format::Gguf(blocks) = format else { unreachable!("only these are left") };
+            let tensors = inspection.checkpoint().tensors().filter(|(name, _)| name.contains("_exps."));
+            let of_type = tensors.filter(|(_, info)| info.dtype.to_string() == blocks.name()).count();
+            // Rows of 64 and 128 are whole blocks of 32 weights only.
+            let expected = if name.ends_with("narrow") && blocks.block_weights() == 256 { 0 } else { 3 * layers };
+            assert_eq!(of_type, expected, "{name} {format}");
+            let mut first: Vec<Vec<f32>> = Vec::new();
+            for precise in [true, false] {
+                let options = Options { precise, threads: Some(1), ..roomy() };
+                let mut engine = engine(dir.path(), &options, ReaderKind::Auto);
+                let ids: Vec<u32> = (0..24).map(|i| (i * i * 31 + 7) % 400).collect();
+                let recorded = logits(&mut engine, &ids, 20);
+                let n = recorded.logits.len() as f32;
+                let deviation = (recorded.logits.iter().map(|logit| logit * logit).sum::<f32>() / n).sqrt();
+                assert!((0.5..8.0).contains(&deviation), "{name} {format}: logits of {deviation}");
+                first.push(recorded.logits);
+            }
+            let away: f32 = first[0].iter().zip(&first[1]).map(|(a, b)| (a - b).abs()).sum();
+            assert!(away / (first[0].len() as f32) < 1.0, "{name} {format}: both ways to compute are near");
+            let outline = tempfile::tempdir().expect("a folder");
+            synth::outline(&config, format, outline.path()).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(places(dir.path()), places(outline.path()), "{name} {format}");
+        }
+    }
+}
+
+/// The same config read from the file as from config.json.
+#[test]
+fn a_gguf_file_says_what_the_config_says() {
+    for (name, config) in in_gguf() {
+        let (folder, file) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        write(&config, Format::Bf16, 1, folder.path());
+        write(&config, Format::Gguf(GgmlType::Q8_0), 1, file.path());
+        let of = |dir: &Path| {
+            let inspection = inspect(dir);
+            let facts = inspection.facts();
+            (facts.layers, facts.hidden, facts.vocab, facts.context_max, inspection.layout.experts_total())
+        };
+        assert_eq!(of(folder.path()), of(file.path()), "{name}");
+    }
+    let refused = |config: &Value, names: &[&str]| {
+        let made = Synth::new(config, Format::Gguf(GgmlType::Q4K), Vec::new(), Routing::default(), 1);
+        let problem = made.err().expect("refused").to_string();
+        assert!(names.iter().all(|name| problem.contains(name)), "{problem}");
+    };
+    refused(&qwen3_moe(), &["layers without experts", "--format"]);
+    refused(&gpt_oss(), &["gpt_oss", "qwen3_moe", "--format"]);
+    let mut other = hybrid("qwen3_next");
+    other["layer_types"] = json!(["full_attention", "linear_attention", "linear_attention", "linear_attention"]);
+    refused(&other, &["layer_types", "full_attention_interval"]);
+}
+
 #[test]
 fn every_family_in_every_format_runs() {
     for (name, config, experts) in every_family() {
-        for format in Format::all() {
+        for format in in_folders() {
             let dir = tempfile::tempdir().expect("a folder");
             write(&config, format, 1, dir.path());
             let inspection = inspect(dir.path());
@@ -257,7 +353,7 @@ fn places(dir: &Path) -> (usize, Vec<Vec<Extent>>, u64) {
 #[test]
 fn an_outline_is_the_model_without_its_data() {
     for (name, config, _) in every_family() {
-        for format in Format::all() {
+        for format in in_folders() {
             let (real, outline) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
             write(&config, format, 1, real.path());
             synth::outline(&config, format, outline.path()).unwrap_or_else(|error| panic!("{error}"));
@@ -312,8 +408,9 @@ fn a_cut_model_has_the_first_layers() {
 fn what_is_broken_off_leaves_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
     let out = dir.path().join("a/b");
-    let synth = Synth::new(&qwen3_moe(), Format::Bf16, Routing::default(), 1).unwrap_or_else(|error| panic!("{error}"));
-    let done = synth.write(&out, &[], &mut |_, _| ControlFlow::Break(())).unwrap_or_else(|error| panic!("{error}"));
+    let synth = Synth::new(&qwen3_moe(), Format::Bf16, Vec::new(), Routing::default(), 1)
+        .unwrap_or_else(|error| panic!("{error}"));
+    let done = synth.write(&out, &mut |_, _| ControlFlow::Break(())).unwrap_or_else(|error| panic!("{error}"));
     assert!(done.is_break());
     assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 0, "the folders that were made are gone too");
 }
@@ -326,8 +423,9 @@ fn measure(routing: Routing) -> (Measured, usize) {
         "num_experts_per_tok": 4, "norm_topk_prob": true, "vocab_size": 600, "max_position_embeddings": 512,
     });
     let dir = tempfile::tempdir().expect("a folder");
-    let synth = Synth::new(&config, Format::Mlx { bits: 4 }, routing, 1).unwrap_or_else(|error| panic!("{error}"));
-    let done = synth.write(dir.path(), &[], &mut |_, _| ControlFlow::Continue(()));
+    let synth =
+        Synth::new(&config, Format::Mlx { bits: 4 }, Vec::new(), routing, 1).unwrap_or_else(|error| panic!("{error}"));
+    let done = synth.write(dir.path(), &mut |_, _| ControlFlow::Continue(()));
     assert!(done.unwrap_or_else(|error| panic!("{error}")).is_continue());
     let mut engine = engine(dir.path(), &Options { threads: Some(1), ..roomy() }, ReaderKind::Auto);
     let extent = routing::Extent { tokens_max: 300, time_max: Duration::from_secs(60), seed: 1 };
@@ -379,6 +477,15 @@ fn the_verb_makes_a_model_that_runs() {
     let ran = outpour("run", &out, &["Why?", "--ram", "200M", "-n", "8", "--ignore-eos"]);
     assert_eq!(ran.status.code(), Some(0), "{ran:?}");
     assert!(!ran.stdout.is_empty());
+    let file = dir.path().join("file");
+    let made = outpour("synth", &config, &[file.to_str().expect("UTF-8"), "--format", "gguf-q4_k", "--no-check"]);
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    let (folder, file) = (out.clone(), file.join("model.gguf"));
+    let ids = |model: &Path| outpour("tokenize", model, &["Why ba baci <|im_end|> Größe 12?", "--json"]).stdout;
+    assert_eq!(ids(&folder), ids(&file), "the file has the folder's tokenizer");
+    let ran = outpour("run", &file, &["Why?", "--ram", "200M", "-n", "8", "--ignore-eos"]);
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    assert!(!ran.stdout.is_empty());
     let again = outpour("synth", &config, &[out.to_str().expect("UTF-8")]);
     assert_refused(&again, "a folder in use", &["model", "not empty"]);
 }
@@ -398,6 +505,10 @@ fn what_cannot_be_made_is_refused_in_one_line() {
     refused("[]", &[], &["config.json", "object"]);
     refused(r#"{"model_type": "lama"}"#, &[], &["lama", "qwen3_moe"]);
     refused(r#"{"model_type": "qwen3_moe"}"#, &[], &["num_attention_heads"]);
+    // A table for each expert would take gigabytes on the word of one number.
+    let mut many = qwen3_moe();
+    many["num_experts"] = json!(100_000);
+    refused(&many.to_string(), &[], &["num_experts", "262144"]);
     refused(&good, &["--layers", "9"], &["--layers", "3"]);
     refused(&good, &["--skew", "0.9", "--locality", "0.9"], &["--skew", "--locality"]);
     refused(&good, &["--residual", "-1"], &["--residual"]);

@@ -102,7 +102,7 @@ pub enum Verb {
 pub struct InspectArgs {
     /// The model: a folder or file, ORG/REPO[:QUANT], or demo; or a config.json alone, before any download
     pub model: PathBuf,
-    /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]
+    /// Of a config.json alone: how weights will be stored, bf16, mlx4, fp8, gguf-q4_k and others as `synth` makes them [default: as the config says]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
     /// Print JSON
@@ -120,7 +120,7 @@ pub struct PlanArgs {
     /// seconds with the model's experts, or with a temporary file of 512 MiB]
     #[arg(long, value_name = "BYTES")]
     pub drive: Option<Rate>,
-    /// Of a config.json alone: how weights will be stored, bf16 or mlx2 to mlx8 [default: as the config says]
+    /// Of a config.json alone: how weights will be stored, bf16, mlx4, fp8, gguf-q4_k and others as `synth` makes them [default: as the config says]
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
     /// Share of a token's experts found in memory in the long run, 0 to 1 [default: by how many fit, as in traces of real

@@ -44,14 +44,16 @@ pub fn synth(args: &SynthArgs) -> Result<ExitCode> {
     }
     check_unused(&args.out)?;
     let texts = texts(&mut config);
-    let synth = Synth::new(&config, args.format, routing, args.seed).map_err(|error| about(&args.config, error))?;
+    let without_tokenizer = texts.is_empty();
+    let synth =
+        Synth::new(&config, args.format, texts, routing, args.seed).map_err(|error| about(&args.config, error))?;
     check_room(&args.out, synth.bytes())?;
     term::catch_interrupt()?;
-    if texts.is_empty() {
+    if without_tokenizer {
         term::note("Its vocabulary is too small for a tokenizer: it gets none.");
     }
     let progress = term::WriteProgress::start();
-    let done = synth.write(&args.out, &texts, &mut |written, total| progress.written(written, total))?;
+    let done = synth.write(&args.out, &mut |written, total| progress.written(written, total))?;
     let seconds = progress.finish();
     if done.is_break() {
         term::note(&format!("Stopped; what was written to {} is removed.", args.out.display()));

@@ -645,7 +645,7 @@ pub fn family(config: &Config) -> Result<&'static Family, ModelError> {
 
 /// Layers, and experts in all layers, beyond which tables would be made for what is no model.
 const LAYERS_MAX: usize = 4096;
-const EXPERTS_MAX: u64 = 1 << 20;
+const EXPERTS_MAX: u64 = 1 << 18;
 
 fn check_counts(config: &Config) -> Result<(), ModelError> {
     let layers = config.size_or(config.spelling(LAYERS), 1)?;

@@ -3,6 +3,7 @@
 
 mod files;
 mod format;
+mod gguf;
 mod routing;
 mod values;
 
@@ -16,7 +17,7 @@ use crate::config::{Config, LAYERS, ModelError};
 use crate::families::ling;
 use crate::registry;
 use crate::weights::{Declared, Weights};
-use files::{Shard, Unfinished};
+use files::{GGUF_FILE, Shard, Unfinished, part};
 pub use format::Format;
 use format::{Naming, Stored};
 use routing::Roles;
@@ -25,19 +26,31 @@ pub use routing::Routing;
 /// Parameters beyond which a config is damaged: several hundred times the largest model.
 const PARAMETERS_MAX: u128 = 1 << 50;
 
+const CONFIG_FILE: &str = "config.json";
+
 /// A checkpoint to be made: every tensor with its name, type, shape and place.
 pub struct Synth {
     config: Value,
+    format: Format,
+    /// Names and contents of the files beside the weights.
+    texts: Vec<(&'static str, String)>,
     shards: Vec<Shard>,
     seed: u64,
 }
 
 impl Synth {
-    /// Lays out `config`'s model in a format; nothing is written.
+    /// Lays out `config`'s model in a format, with `texts`, its tokenizer's files (name and content), which a GGUF file has among its
+    /// metadata; nothing is written.
     ///
     /// # Errors
-    /// When the config is of no supported family, or a key or `routing` makes no sense.
-    pub fn new(config: &Value, format: Format, routing: Routing, seed: u64) -> Result<Synth, ModelError> {
+    /// When the config is of no supported family, or of none that the format has; and when a key or `routing` makes no sense.
+    pub fn new(
+        config: &Value,
+        format: Format,
+        texts: Vec<(&'static str, String)>,
+        routing: Routing,
+        seed: u64,
+    ) -> Result<Synth, ModelError> {
         let view = Config(config);
         let family = registry::family(&view)?;
         Naming::check(&view)?;
@@ -51,13 +64,24 @@ impl Synth {
                 "these sizes make {parameters} parameters, and at most {PARAMETERS_MAX} are supported; download it again"
             )));
         }
+        let metadata = match format {
+            Format::Gguf(_) => {
+                let (_, mut metadata) = crate::gguf::metadata(&view)?;
+                metadata.extend(gguf::tokenizer(&texts)?);
+                Some(metadata)
+            }
+            _ => None,
+        };
         let roles = Roles::new(declared, facts.layers, facts.hidden, routing, seed)?;
         let naming = Naming::new(format, config, family);
         let stored: Vec<Stored> = declared.iter().flat_map(|tensor| naming.store(tensor, &roles.of(tensor))).collect();
         let mut config = config.clone();
         naming.describe(&mut config, &stored);
-        let padded = !matches!(format, Format::Mlx { .. });
-        Ok(Synth { config, shards: Shard::cut(stored, padded), seed })
+        let shards = match metadata {
+            Some(metadata) => vec![Shard::gguf(&metadata, stored)],
+            None => Shard::cut(stored, !matches!(format, Format::Mlx { .. })),
+        };
+        Ok(Synth { config, format, texts, shards, seed })
     }
 
     /// Bytes of all weight files.
@@ -65,8 +89,8 @@ impl Synth {
         self.shards.iter().map(Shard::bytes).sum()
     }
 
-    /// Writes the model into the folder `dir`, with `texts` (name and content), and config.json last of all: without it
-    /// no folder is taken for a model. `progress` is told bytes written and bytes in all, and may break off.
+    /// Writes the model into the folder `dir`. config.json, or the GGUF file, gets its name last of all: without it no folder is taken
+    /// for a model. `progress` is told bytes written and bytes in all, and may break off.
     ///
     /// When it breaks off, or anything fails, what was written is removed.
     ///
@@ -75,31 +99,31 @@ impl Synth {
     pub fn write(
         &self,
         dir: &Path,
-        texts: &[(&str, String)],
         progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, ModelError> {
         let mut unfinished = Unfinished::begin(dir)?;
         if files::write_weights(&self.shards, &mut unfinished, self.seed, progress)?.is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        self.write_texts(texts, unfinished)?;
+        self.finish(unfinished)?;
         Ok(ControlFlow::Continue(()))
     }
 
-    fn write_texts(&self, texts: &[(&str, String)], mut unfinished: Unfinished) -> Result<(), ModelError> {
-        for (name, text) in texts {
+    fn finish(&self, mut unfinished: Unfinished) -> Result<(), ModelError> {
+        if let Format::Gguf(_) = self.format {
+            return unfinished.finish(GGUF_FILE);
+        }
+        for (name, text) in &self.texts {
             unfinished.write(name, text)?;
         }
         unfinished.write("model.safetensors.index.json", &format!("{:#}\n", self.index()))?;
-        unfinished.finish(&format!("{:#}\n", self.config))
+        unfinished.write(&part(CONFIG_FILE), &format!("{:#}\n", self.config))?;
+        unfinished.finish(CONFIG_FILE)
     }
 
     fn index(&self) -> Value {
-        let count = self.shards.len();
-        let entries = self.shards.iter().enumerate().flat_map(|(i, shard)| {
-            let file = Shard::name(i, count);
-            shard.tensors().map(move |tensor| (tensor.name.clone(), json!(file)))
-        });
+        let entries =
+            self.shards.iter().flat_map(|shard| shard.tensors().map(|tensor| (tensor.name.clone(), json!(shard.name))));
         let total: u64 = self.shards.iter().flat_map(Shard::tensors).map(Stored::bytes).sum();
         json!({"metadata": {"total_size": total}, "weight_map": Value::Object(entries.collect())})
     }
@@ -110,8 +134,8 @@ impl Synth {
 /// # Errors
 /// As [`Synth::new`] and [`Synth::write`].
 pub fn write(config: &Value, dir: &Path, seed: u64) -> Result<(), ModelError> {
-    let synth = Synth::new(config, Format::Bf16, Routing::default(), seed)?;
-    synth.write(dir, &[], &mut |_, _| ControlFlow::Continue(())).map(|_| ())
+    let synth = Synth::new(config, Format::Bf16, Vec::new(), Routing::default(), seed)?;
+    synth.write(dir, &mut |_, _| ControlFlow::Continue(())).map(|_| ())
 }
 
 /// Writes the same files with their headers and lengths, and nothing in them: a model that can be inspected and planned,
@@ -120,10 +144,10 @@ pub fn write(config: &Value, dir: &Path, seed: u64) -> Result<(), ModelError> {
 /// # Errors
 /// As [`write()`].
 pub fn outline(config: &Value, format: Format, dir: &Path) -> Result<(), ModelError> {
-    let synth = Synth::new(config, format, Routing::default(), 0)?;
+    let synth = Synth::new(config, format, Vec::new(), Routing::default(), 0)?;
     let mut unfinished = Unfinished::begin(dir)?;
     files::outline_weights(&synth.shards, &mut unfinished)?;
-    synth.write_texts(&[], unfinished)
+    synth.finish(unfinished)
 }
 
 /// Cuts a config to its model's first `layers` layers.

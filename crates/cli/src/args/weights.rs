@@ -12,7 +12,8 @@ pub struct SynthArgs {
     pub config: PathBuf,
     /// The folder to make it in: new, or empty
     pub out: PathBuf,
-    /// How weights are stored: bf16, or MLX's quantisation to so many bits, mlx2, mlx3, mlx4, mlx5, mlx6 or mlx8
+    /// How weights are stored: bf16; MLX's quantisation to so many bits, mlx2, mlx3, mlx4, mlx5, mlx6 or mlx8; fp8, int4, gptq, awq,
+    /// mxfp4 or nvfp4; or a GGUF file of these blocks, gguf-q4_k or any other type of them
     #[arg(long, value_name = "FORMAT", default_value = "bf16")]
     pub format: Format,
     /// Make only the first N layers

@@ -195,7 +195,10 @@ impl GgmlType {
     }
 
     /// What a row of blocks is worth.
-    pub(crate) fn dequantise(self, row: &[u8], values: &mut [f32]) {
+    ///
+    /// # Panics
+    /// When the row is not of as many whole blocks as there are values.
+    pub fn dequantise(self, row: &[u8], values: &mut [f32]) {
         fn all<B: Block>(row: &[u8], values: &mut [f32]) {
             let blocks = row.chunks_exact(B::BYTES).zip(values.chunks_exact_mut(B::WEIGHTS));
             blocks.for_each(|(block, values)| dequantise::<B>(block, values));

@@ -4,11 +4,15 @@ use outpour_store::StoreError;
 use outpour_store::checkpoint::{Checkpoint, Metadata};
 use serde_json::{Map, Value, json};
 
-use crate::config::ModelError;
+use crate::blocks::{attention, moe, rope};
+use crate::config::{Config, ModelError};
 
 /// `general.architecture` and the family of the same models.
 const ARCHITECTURES: [(&str, &str); 3] =
     [("qwen3moe", "qwen3_moe"), ("qwen3next", "qwen3_next"), ("qwen35moe", "qwen3_5_moe_text")];
+
+/// Share of a head's dimensions that Qwen3-Next and Qwen3.5 turn.
+const DEFAULT_ROTARY: f64 = 0.25;
 
 /// Keys, behind the architecture's name, and what `config.json` calls them.
 const KEYS: [(&str, &str); 19] = [
@@ -82,6 +86,77 @@ pub fn config(metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Value, Mod
         config.insert("rope_scaling".into(), scaling);
     }
     Ok(Value::Object(config))
+}
+
+/// The architecture and the metadata of files of `config`'s model: what [`config`] makes the same of again.
+///
+/// # Errors
+/// When there are no GGUF files of its family, or they cannot tell what it says.
+pub fn metadata(config: &Config) -> Result<(&'static str, Map<String, Value>), ModelError> {
+    let (model_type, text) = (config.model_type()?, config.text());
+    let stem = |family: &str| family.trim_end_matches("_text").to_owned();
+    let Some((architecture, _)) = ARCHITECTURES.iter().find(|(_, family)| stem(family) == stem(model_type)) else {
+        let known = ARCHITECTURES.map(|(_, family)| stem(family)).join(", ");
+        return Err(ModelError::Config(format!(
+            "GGUF files of {model_type} are not supported; supported are those of {known}: give another --format"
+        )));
+    };
+    let untold =
+        |what: &str| ModelError::Config(format!("{what}, which GGUF files cannot tell; give another --format"));
+    let (layers, sizes) = (text.size("num_hidden_layers")?, attention::Sizes::read(&text)?);
+    let is_sparse = moe::sparse_layers(&text)?;
+    if !(0..layers).all(is_sparse) {
+        return Err(untold("has layers without experts"));
+    }
+    let hybrid = *architecture != "qwen3moe";
+    let mut all = Map::new();
+    for (key, ours) in KEYS {
+        if let Some(value) = text.0.get(ours).filter(|value| !value.is_null()) {
+            all.insert(key.into(), value.clone());
+        }
+    }
+    all.insert("block_count".into(), json!(layers));
+    all.insert("attention.head_count_kv".into(), json!(sizes.kv_heads));
+    for key in ["attention.key_length", "attention.value_length"] {
+        all.insert(key.into(), json!(sizes.head_dim));
+    }
+    all.insert("attention.layer_norm_rms_epsilon".into(), json!(text.positive_or("rms_norm_eps", 1e-6)?));
+    all.entry("feed_forward_length").or_insert(json!(text.size("moe_intermediate_size")?));
+    let (settings, theta) = text.rope(if hybrid { 10_000_000.0 } else { 10_000.0 })?;
+    all.insert("rope.freq_base".into(), json!(theta));
+    match settings.text_or("rope_type", settings.text_or("type", "default")?)? {
+        "default" => {}
+        kind @ ("linear" | "yarn") => {
+            all.insert("rope.scaling.type".into(), json!(kind));
+            all.insert("rope.scaling.factor".into(), json!(settings.positive_or("factor", 1.0)?));
+            if let Some(original) = settings.size_or_none("original_max_position_embeddings")? {
+                all.insert("rope.scaling.original_context_length".into(), json!(original));
+            }
+        }
+        kind => return Err(untold(&format!("has RoPE of the type {kind:?}"))),
+    }
+    if hybrid {
+        let interval = text.size_or("full_attention_interval", 4)?;
+        let is_full = |layer: usize| (layer + 1).is_multiple_of(interval);
+        if !text.layer_types("linear_attention", is_full)?.into_iter().enumerate().all(|(i, full)| full == is_full(i)) {
+            return Err(untold(&format!("has layer_types that are not those of full_attention_interval {interval}")));
+        }
+        all.insert("full_attention_interval".into(), json!(interval));
+        let inner = text.size("linear_num_value_heads")?.saturating_mul(text.size("linear_value_head_dim")?);
+        all.insert("ssm.inner_size".into(), json!(inner));
+        let factor =
+            settings.float_or("partial_rotary_factor", text.float_or("partial_rotary_factor", DEFAULT_ROTARY)?)?;
+        let rotary = rope::rotary_dim(sizes.head_dim, factor)?;
+        all.insert("rope.dimension_count".into(), json!(rotary));
+        let pairs = rotary / 2;
+        let sections = json!([pairs - 2 * (pairs / 3), pairs / 3, pairs / 3, 0]);
+        all.insert("rope.dimension_sections".into(), sections);
+    }
+    let of_architecture = all.into_iter().map(|(key, value)| (format!("{architecture}.{key}"), value));
+    Ok((
+        architecture,
+        [("general.architecture".to_owned(), json!(architecture))].into_iter().chain(of_architecture).collect(),
+    ))
 }
 
 /// `part / whole`, so that times `whole` it is not below `part`.

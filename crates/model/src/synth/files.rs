@@ -13,11 +13,14 @@ use outpour_store::write::{BLOCK_BYTES, Block, NewFile};
 use serde_json::{Map, Value, json};
 
 use super::format::Stored;
+use super::gguf;
 use super::values::{Normals, key};
 use crate::config::ModelError;
 
 /// Bytes of weights in each shard, unless one tensor is larger.
 const SHARD_BYTES: u64 = 4 << 30;
+/// The name of a model's GGUF file.
+pub(super) const GGUF_FILE: &str = "model.gguf";
 /// Threads that make and write blocks: while one waits for the drive others compute.
 const THREADS: usize = 4;
 /// How often progress is told.
@@ -25,6 +28,8 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// A file of tensors.
 pub(super) struct Shard {
+    /// Its name in the folder.
+    pub name: String,
     /// Length and JSON.
     header: Vec<u8>,
     /// With their first byte within the file, ascending.
@@ -46,7 +51,19 @@ impl Shard {
             some.push(tensor);
         }
         shards.push(Shard::new(some, padded));
+        let count = shards.len();
+        for (i, shard) in shards.iter_mut().enumerate() {
+            shard.name = format!("model-{:05}-of-{count:05}.safetensors", i + 1);
+        }
         shards
+    }
+
+    /// The one GGUF file of a model, under the name that it has until it is whole.
+    pub fn gguf(metadata: &Map<String, Value>, stored: Vec<Stored>) -> Shard {
+        let (header, starts) = gguf::header(metadata, &stored);
+        let end = starts.last().zip(stored.last()).map_or(header.len() as u64, |(start, last)| start + last.bytes());
+        let tensors = starts.into_iter().zip(stored).collect();
+        Shard { name: part(GGUF_FILE), header, tensors, bytes: end.next_multiple_of(gguf::ALIGN) }
     }
 
     fn new(tensors: Vec<Stored>, padded: bool) -> Shard {
@@ -71,12 +88,7 @@ impl Shard {
             (start, tensor)
         };
         let tensors = tensors.into_iter().map(place).collect();
-        Shard { header, tensors, bytes: at }
-    }
-
-    /// Name of the i-th of `count`.
-    pub fn name(i: usize, count: usize) -> String {
-        format!("model-{:05}-of-{count:05}.safetensors", i + 1)
+        Shard { name: String::new(), header, tensors, bytes: at }
     }
 
     pub fn bytes(&self) -> u64 {
@@ -89,6 +101,8 @@ impl Shard {
 
     /// Makes the file's bytes from `offset` on.
     fn fill(&self, offset: u64, out: &mut [u8], seed: u64, normals: &Normals) {
+        // Between tensors there may be gaps.
+        out.fill(0);
         let end = offset + out.len() as u64;
         let header = self.header.len() as u64;
         if offset < header {
@@ -134,15 +148,14 @@ impl Unfinished {
         Ok(fs::write(&path, text).map_err(|source| failed(&path, source))?)
     }
 
-    /// Writes config.json under its name when it is whole: the folder is a model now.
-    pub fn finish(mut self, config: &str) -> Result<(), ModelError> {
-        let (part, path) = (self.add("config.json.part"), self.dir.join("config.json"));
-        let write = || {
-            fs::write(&part, config)?;
+    /// Gives the file `name`, which was written as its [`part`], its name: the folder is a model now.
+    pub fn finish(mut self, name: &str) -> Result<(), ModelError> {
+        let (part, path) = (self.dir.join(part(name)), self.dir.join(name));
+        let publish = || {
             fs::File::open(&part)?.sync_all()?;
             fs::rename(&part, &path)
         };
-        write().map_err(|source| failed(&path, source))?;
+        publish().map_err(|source| failed(&path, source))?;
         self.finished = true;
         Ok(())
     }
@@ -158,14 +171,19 @@ impl Drop for Unfinished {
     }
 }
 
+/// What a file is called until it is whole.
+pub(super) fn part(name: &str) -> String {
+    format!("{name}.part")
+}
+
 fn failed(path: &Path, source: io::Error) -> StoreError {
     StoreError::Io { path: path.to_owned(), action: "write", source }
 }
 
 /// Writes files that have a header and their length, and no data.
 pub(super) fn outline_weights(shards: &[Shard], unfinished: &mut Unfinished) -> Result<(), ModelError> {
-    for (i, shard) in shards.iter().enumerate() {
-        let path = unfinished.add(&Shard::name(i, shards.len()));
+    for shard in shards {
+        let path = unfinished.add(&shard.name);
         let write = || {
             fs::write(&path, &shard.header)?;
             fs::OpenOptions::new().write(true).open(&path)?.set_len(shard.bytes)
@@ -183,8 +201,8 @@ pub(super) fn write_weights(
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, ModelError> {
     let mut files = Vec::with_capacity(shards.len());
-    for (i, shard) in shards.iter().enumerate() {
-        let path = unfinished.add(&Shard::name(i, shards.len()));
+    for shard in shards {
+        let path = unfinished.add(&shard.name);
         let file = NewFile::create(&path, shard.bytes).map_err(|source| failed(&path, source))?;
         files.push((path, file));
     }

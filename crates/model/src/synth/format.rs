@@ -4,11 +4,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use outpour_kernels::Format as OfWeights;
+use outpour_kernels::{Format as OfWeights, GgmlType};
 use serde_json::{Map, Value, json};
 
+use super::gguf;
 use super::routing::{self, Role, Rows};
-use super::values::Content;
+use super::values::{self, Content};
 use crate::config::{Config, ModelError};
 use crate::registry::{ExpertNames, Family};
 use crate::weights::{Declared, DeclaredKind, StoredMatrix, coded};
@@ -30,13 +31,16 @@ pub enum Format {
     },
     /// Codes with scales of their own under the names of the release.
     Coded(&'static str),
+    /// One GGUF file, of these blocks.
+    Gguf(GgmlType),
 }
 
 impl Format {
     /// Every format.
     pub fn all() -> impl Iterator<Item = Format> {
         let mlx = [2, 3, 4, 5, 6, 8].map(|bits| Format::Mlx { bits });
-        [Format::Bf16].into_iter().chain(mlx).chain(coded::made().map(Format::Coded))
+        let gguf = values::made_blocks().map(Format::Gguf);
+        [Format::Bf16].into_iter().chain(mlx).chain(coded::made().map(Format::Coded)).chain(gguf)
     }
 
     fn is_mlx(self) -> bool {
@@ -86,6 +90,7 @@ impl fmt::Display for Format {
             Format::Bf16 => f.write_str("bf16"),
             Format::Mlx { bits } => write!(f, "mlx{bits}"),
             Format::Coded(name) => f.write_str(name),
+            Format::Gguf(blocks) => write!(f, "gguf-{}", blocks.name().to_lowercase()),
         }
     }
 }
@@ -101,11 +106,11 @@ impl FromStr for Format {
     }
 }
 
-/// A tensor of a safetensors file, and how its bytes are made.
+/// A tensor of a file, and how its bytes are made.
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub name: String,
-    /// As the header names it.
+    /// As the header of a safetensors file names it, or ggml.
     pub dtype: &'static str,
     pub shape: Vec<usize>,
     pub content: Content,
@@ -113,7 +118,11 @@ pub(super) struct Stored {
 
 impl Stored {
     pub fn bytes(&self) -> u64 {
-        coded::element_bytes(self.dtype) as u64 * self.shape.iter().map(|&dim| dim as u64).product::<u64>()
+        let elements = self.shape.iter().map(|&dim| dim as u64).product::<u64>();
+        match GgmlType::named(self.dtype) {
+            Some(blocks) => elements / blocks.block_weights() as u64 * blocks.block_bytes() as u64,
+            None => elements * coded::element_bytes(self.dtype) as u64,
+        }
     }
 }
 
@@ -125,6 +134,7 @@ pub(super) struct Naming {
     wrapped: bool,
     /// How the release names experts.
     names: ExpertNames,
+    model_type: &'static str,
 }
 
 /// The parts of an expert, and their numbers where they have numbers.
@@ -133,7 +143,12 @@ const NUMBERED: [&str; 3] = ["w1", "w3", "w2"];
 
 impl Naming {
     pub fn new(format: Format, config: &Value, family: &Family) -> Naming {
-        Naming { format, wrapped: config["text_config"].is_object(), names: family.experts }
+        Naming {
+            format,
+            wrapped: config["text_config"].is_object(),
+            names: family.experts,
+            model_type: family.model_type,
+        }
     }
 
     /// A declared name as the files have it.
@@ -147,6 +162,9 @@ impl Naming {
 
     /// The tensors that hold what was declared.
     pub fn store(&self, declared: &Declared, role: &Role) -> Vec<Stored> {
+        if let Format::Gguf(blocks) = self.format {
+            return gguf::store(blocks, self.model_type, declared, role);
+        }
         let Declared { name, shape, kind } = declared;
         let on_disk = self.on_disk(name);
         match (*kind, shape.as_slice()) {
@@ -379,7 +397,7 @@ fn coded_parts(stored: &StoredMatrix, name: &str, stack: &[usize], deviation: f3
     tensors
 }
 
-fn is_router(name: &str) -> bool {
+pub(super) fn is_router(name: &str) -> bool {
     routing::is_router(name) || name.ends_with("shared_expert_gate.weight")
 }
 

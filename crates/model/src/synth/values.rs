@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use half::bf16;
-use outpour_kernels::{Code, Coded, DType, Second};
+use half::f16;
+use outpour_kernels::{Code, Coded, DType, GgmlType, Second};
 
 use super::routing::Rows;
 
@@ -52,10 +53,56 @@ pub(super) enum Content {
     RowsPacked(Arc<Rows>, usize),
     RowsScales(Arc<Rows>, usize),
     RowsBiases(Arc<Rows>, usize),
+    /// The same in F32.
+    RowsF32(Arc<Rows>),
+    /// The same in blocks of Q8_0.
+    RowsQ8_0(Arc<Rows>),
+    /// Blocks of ggml with random bits, and `d` as their scale in the mean.
+    Blocks {
+        blocks: GgmlType,
+        d: f32,
+    },
+    /// -exp of normal values, in F32.
+    Decay {
+        mean: f32,
+        deviation: f32,
+    },
 }
 
 /// Weights that share a scale and a bias.
 const GROUP: usize = 64;
+/// At which byte a block has its min, and what of its scale centres its weights.
+type Min = (usize, f32);
+
+/// The block types that are made: at which byte they have their scale, and their min. Both are binary16.
+const BLOCKS: [(GgmlType, usize, Option<Min>); 18] = [
+    (GgmlType::Q4_0, 0, None),
+    (GgmlType::Q4_1, 0, Some((2, -7.5))),
+    (GgmlType::Q5_0, 0, None),
+    (GgmlType::Q5_1, 0, Some((2, -15.5))),
+    (GgmlType::Q8_0, 0, None),
+    (GgmlType::Q2K, 80, Some((82, 1.5))),
+    (GgmlType::Q3K, 108, None),
+    (GgmlType::Q4K, 0, Some((2, 7.5))),
+    (GgmlType::Q5K, 0, Some((2, 15.5))),
+    (GgmlType::Q6K, 208, None),
+    (GgmlType::Iq1S, 0, None),
+    (GgmlType::Iq2Xxs, 0, None),
+    (GgmlType::Iq2Xs, 0, None),
+    (GgmlType::Iq2S, 0, None),
+    (GgmlType::Iq3Xxs, 0, None),
+    (GgmlType::Iq3S, 0, None),
+    (GgmlType::Iq4Nl, 0, None),
+    (GgmlType::Iq4Xs, 0, None),
+];
+/// The most bytes of such a block.
+const BLOCK_BYTES_MAX: usize = 256;
+
+/// The block types that [`Content::blocks`] makes.
+pub(super) fn made_blocks() -> impl Iterator<Item = GgmlType> {
+    BLOCKS.iter().map(|(blocks, ..)| *blocks)
+}
+
 /// Values of the table of [`Normals`], and the bits that choose one.
 const TABLE_BITS: u32 = 12;
 
@@ -87,6 +134,18 @@ impl Content {
             Second::Zeros | Second::None => (step, Content::Fill(0x88)),
         };
         (data, Content::ScalesOf { step, dtype: scales }, second)
+    }
+
+    /// Blocks of random weights with this deviation, of one of [`made_blocks`].
+    pub fn blocks(blocks: GgmlType, deviation: f32) -> Content {
+        const COUNT: usize = 64;
+        // What weights deviate with a scale of 1 depends on codebooks, and scales within blocks: it is measured.
+        let mut bytes = vec![0; COUNT * blocks.block_bytes()];
+        Content::Blocks { blocks, d: 1.0 }.fill(0, 0, &mut bytes, &Normals::new());
+        let mut values = vec![0.0; COUNT * blocks.block_weights()];
+        blocks.dequantise(&bytes, &mut values);
+        let square = values.iter().map(|value| f64::from(value * value)).sum::<f64>() / values.len() as f64;
+        Content::Blocks { blocks, d: deviation / square.sqrt() as f32 }
     }
 
     /// Fills `out` with the tensor's bytes from `offset` on. `key` names tensor and seed.
@@ -148,6 +207,47 @@ impl Content {
                     _ => cells(offset, out, |cell| reader.group(cell, range)),
                 }
             }
+            Content::RowsF32(rows) => {
+                let mut reader = RowReader::new(rows, random, normals);
+                cells(offset, out, |cell| reader.value(cell).to_le_bytes());
+            }
+            Content::RowsQ8_0(rows) => {
+                let mut reader = RowReader::new(rows, random, normals);
+                // One scale for all blocks, as in `Range`.
+                let d = f16::from_f32(4.0 * rows.deviation() / 127.0);
+                cells::<34>(offset, out, |block| {
+                    let [low, high] = d.to_le_bytes();
+                    let mut q = |i: u64| (reader.value(32 * block + i) / d.to_f32()).round() as i8 as u8;
+                    std::array::from_fn(|i| match i {
+                        0 => low,
+                        1 => high,
+                        i => q(i as u64 - 2),
+                    })
+                });
+            }
+            Content::Blocks { blocks, d } => {
+                let (_, at, min) = *BLOCKS
+                    .iter()
+                    .find(|(known, ..)| known == blocks)
+                    .expect("invariant: only blocks that are made are asked for");
+                let mut block = [0; BLOCK_BYTES_MAX];
+                let block = &mut block[..blocks.block_bytes()];
+                chunks(offset, out, blocks.block_bytes(), |number, within, out| {
+                    let words = BLOCK_BYTES_MAX as u64 / 8;
+                    for (bytes, i) in block.chunks_mut(8).zip(0..) {
+                        bytes.copy_from_slice(&random.at(number * words + i).to_le_bytes()[..bytes.len()]);
+                    }
+                    let scale = f16::from_f32(scale(random, number, *d).to_f32());
+                    block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+                    if let Some((at, of_scale)) = min {
+                        block[at..at + 2].copy_from_slice(&f16::from_f32(of_scale * scale.to_f32()).to_le_bytes());
+                    }
+                    out.copy_from_slice(&block[within..within + out.len()]);
+                });
+            }
+            Content::Decay { mean, deviation } => {
+                cells(offset, out, |cell| (-(mean + deviation * normals.at(random, cell)).exp()).to_le_bytes());
+            }
             Content::RowsScales(rows, bits) => cells(offset, out, |_| Range::of(rows, *bits).scale.to_le_bytes()),
             Content::RowsBiases(rows, bits) => cells(offset, out, |_| Range::of(rows, *bits).bias.to_le_bytes()),
         }
@@ -181,6 +281,17 @@ fn cells<const N: usize>(offset: u64, out: &mut [u8], mut make: impl FnMut(u64) 
     if !tail.is_empty() {
         let bytes = tail.len();
         tail.copy_from_slice(&make(cell)[..bytes]);
+    }
+}
+
+/// Calls `make` for every chunk of `size` bytes that `out`, which begins at byte `offset`, has a share in, in order: with its number,
+/// where in it the share begins, and the share.
+fn chunks(offset: u64, mut out: &mut [u8], size: usize, mut make: impl FnMut(u64, usize, &mut [u8])) {
+    let (mut number, mut within) = (offset / size as u64, (offset % size as u64) as usize);
+    while !out.is_empty() {
+        let (share, rest) = out.split_at_mut(out.len().min(size - within));
+        make(number, within, share);
+        (out, number, within) = (rest, number + 1, 0);
     }
 }
 
@@ -341,7 +452,11 @@ mod tests {
             (Content::RowsBf16(rows.clone()), 6 * 128 * 2),
             (Content::RowsPacked(rows.clone(), 5), 6 * 128 * 5 / 8),
             (Content::RowsScales(rows.clone(), 5), 24),
-            (Content::RowsBiases(rows, 5), 24),
+            (Content::RowsBiases(rows.clone(), 5), 24),
+            (Content::RowsF32(rows.clone()), 6 * 128 * 4),
+            (Content::RowsQ8_0(rows), 6 * 4 * 34),
+            (Content::blocks(GgmlType::Q6K, 0.1), 5 * 210),
+            (Content::blocks(GgmlType::Iq2Xxs, 0.1), 5 * 66),
         ];
         for (content, length) in contents {
             let whole = bytes(&content, length, &[]);
@@ -373,6 +488,33 @@ mod tests {
             let values: Vec<f32> = (0..400 * 64).map(value).collect();
             let (mean, deviation) = moments(&values);
             assert!(mean.abs() < 0.01 && (deviation - 0.2).abs() < 0.02, "{bits} bits: {mean} {deviation}");
+        }
+    }
+
+    #[test]
+    fn blocks_have_the_deviation_asked_for() {
+        for blocks in made_blocks() {
+            let bytes = bytes(&Content::blocks(blocks, 0.02), 400 * blocks.block_bytes(), &[]);
+            let mut values = vec![0.0; 400 * blocks.block_weights()];
+            blocks.dequantise(&bytes, &mut values);
+            let n = values.len() as f32;
+            let mean = values.iter().sum::<f32>() / n;
+            let deviation = (values.iter().map(|value| value * value).sum::<f32>() / n).sqrt();
+            assert!(mean.abs() < 0.003 && (deviation - 0.02).abs() < 0.002, "{blocks}: {mean} {deviation}");
+        }
+    }
+
+    #[test]
+    fn rows_of_q8_0_are_near_the_plain_ones() {
+        let rows = Arc::new(routing::tests::rows(4, 128));
+        let plain = bytes(&Content::RowsF32(rows.clone()), 4 * 128 * 4, &[]);
+        let blocks = bytes(&Content::RowsQ8_0(rows.clone()), 4 * 4 * 34, &[]);
+        let mut values = vec![0.0; 4 * 128];
+        GgmlType::Q8_0.dequantise(&blocks, &mut values);
+        let step = 4.0 * rows.deviation() / 127.0;
+        for (value, plain) in values.iter().zip(plain.chunks(4)) {
+            let plain = f32::from_le_bytes([plain[0], plain[1], plain[2], plain[3]]).clamp(-128.0 * step, 127.0 * step);
+            assert!((value - plain).abs() < 0.6 * step, "{value} {plain}");
         }
     }
 

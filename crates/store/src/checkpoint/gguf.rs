@@ -25,6 +25,7 @@ use crate::read::whole::WholeFile;
 use crate::{Result, StoreError};
 use cursor::Cursor;
 pub use files::{find, is_gguf, split};
+pub use types::type_number;
 
 /// More entries, and more tensors, than any file has.
 const ENTRIES_MAX: u64 = 1 << 16;

@@ -5,6 +5,8 @@ use crate::checkpoint::{BlockType, StoredType};
 /// Kinds of values beside scalars.
 pub const TEXT: u32 = 8;
 pub const LIST: u32 = 9;
+/// The highest number of a tensor's type that is known.
+const NUMBER_MAX: u32 = 41;
 
 /// Bytes of a scalar of a kind; `None` for texts, lists and what is no kind.
 pub fn scalar_bytes(kind: u32) -> Option<u64> {
@@ -15,6 +17,11 @@ pub fn scalar_bytes(kind: u32) -> Option<u64> {
         10..=12 => Some(8),
         _ => None,
     }
+}
+
+/// The number of a type that is called so.
+pub fn type_number(name: &str) -> Option<u32> {
+    (0..=NUMBER_MAX).find(|&number| tensor_type(number).is_some_and(|(dtype, ..)| dtype.to_string() == name))
 }
 
 /// A tensor's type, the weights of one of its blocks, and the bytes.
