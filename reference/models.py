@@ -59,6 +59,8 @@ SEED_MAX = 100
 # A reloaded checkpoint may differ from the stored reference by this fraction of the logits' standard deviation.
 TOLERANCE = 1e-5
 
+# Buffers that are stored as they are.
+CONSTANTS = ("slope_rate", "_decay", "layer_multipliers", "ngram_heads_vocab_sizes", "ngram_heads_offsets")
 # Buffers that are learnt.
 LEARNT = ("correction_bias", "expert_bias", "layer_scalar", "rotary_emb.alpha")
 
@@ -95,6 +97,8 @@ def draw(name: str, shape: tuple[int, ...], seed: int, family: Family) -> torch.
         std = 0.3
     elif name.endswith("bias"):
         std = 0.2
+    elif "hc_norm" in name:  # what goes into a layer is a mean of several streams times about a half
+        mean, std = 1.0, 0.2
     elif "norm" in name:
         mean, std = 0.0 if family.norms_from_zero and "linear_attn.norm" not in name else 1.0, 0.2
     elif name.endswith(("embed_tokens.weight", "word_embeddings.weight")):
@@ -119,7 +123,7 @@ def build(folder: Path, family: Family, seed: int) -> tuple[torch.nn.Module, Ten
     stored = {}
     with torch.no_grad():
         # Some weights are buffers.
-        stored |= {n: b for n, b in model.named_buffers() if n.endswith(("slope_rate", "_decay"))}  # constants
+        stored |= {n: b for n, b in model.named_buffers() if n.endswith(CONSTANTS)}
         learnt = ((n, b) for n, b in model.named_buffers() if n.endswith(LEARNT))
         for name, parameter in [*model.named_parameters(), *learnt]:
             stored[name] = draw(name, tuple(parameter.shape), seed, family).to(family.dtype(name))
@@ -158,6 +162,7 @@ def reference(model, prompt: np.ndarray, decode: int) -> tuple[dict[str, np.ndar
     config = getattr(model.config, "text_config", model.config)
     chosen = [getattr(config, key, None) for key in ("index_topk", "index_topk_blocks")]
     chosen += [chosen[0] // config.index_kpool] if hasattr(config, "index_kpool") else []
+    chosen += [config.indexer_budget // config.indexer_compress_ratio] if hasattr(config, "indexer_budget") else []
     with TopkGaps(chosen) as gaps:
         full = forward(model, np.concatenate([prompt, greedy])).logits[0]
     for hook in hooks:
@@ -330,7 +335,7 @@ def reload(folder: Path, family: Family) -> torch.nn.Module:
         model = of_config(folder, family)
         tensors = {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
         tensors = family.restore(tensors) if family.restore else tensors
-        model.load_state_dict({k: v.to(F32) for k, v in tensors.items()})
+        model.load_state_dict({k: v.to(F32) if v.is_floating_point() else v for k, v in tensors.items()})
         return model
     model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **EAGER)
     # Layers beyond the last, which predict further tokens, are passed over.

@@ -1,13 +1,13 @@
-"""Still further families for models.py: attention within chunks, within windows of other heads, and two other routers."""
+"""Still further families for models.py: attention within chunks or windows of other heads, other routers, and Qwen4-Exp."""
 
 from pathlib import Path
 
 import torch
-from transformers import Llama4ForCausalLM, Llama4TextConfig
+from transformers import Llama4ForCausalLM, Llama4TextConfig, Qwen4ExpForCausalLM, Qwen4ExpTextConfig
 
 import attention_families
 from families import GENERATION, Family, Tensors, bf16_but_biases, per_expert, per_expert_one, write_one
-from hybrid_families import EAGER
+from hybrid_families import EAGER, f32_of
 
 
 def phimoe_one(folder: Path, tensors: Tensors) -> None:
@@ -58,6 +58,36 @@ def llama4_joined(tensors: Tensors) -> Tensors:
             joined[f"{prefix}.experts.gate_up_proj"] = torch.cat([t, up], 1).transpose(1, 2)
         elif leaf == "down_proj.weight":
             joined[f"{prefix}.experts.down_proj"] = t.transpose(1, 2)
+    return joined
+
+
+NGRAMS = "ngram_embedding.weight"
+
+
+def qwen4_exp(config: dict) -> torch.nn.Module:
+    return Qwen4ExpForCausalLM(Qwen4ExpTextConfig(**config["text_config"], **EAGER)).float()
+
+
+def qwen4_exp_one(folder: Path, tensors: Tensors) -> None:
+    """Released Qwen4-Exp: under a wrapper for images, and tables of n-grams in parts."""
+    flat = {}
+    for name, t in tensors.items():
+        name = name.replace("model.", "model.language_model.", 1)
+        parts = t.chunk(4) if name.endswith(NGRAMS) else []
+        shards = {name.replace(NGRAMS, f"ngram_embedding.shard_{i}.weight"): part for i, part in enumerate(parts)}
+        flat |= shards or {name: t}
+    write_one(folder, flat)
+
+
+def qwen4_exp_joined(tensors: Tensors) -> Tensors:
+    """Back from qwen4_exp_one."""
+    joined = {}
+    for name, t in tensors.items():
+        before, shard, number = name.partition("ngram_embedding.shard_")
+        if number == "0.weight":
+            name, t = before + NGRAMS, torch.cat([tensors[f"{before}{shard}{i}.weight"] for i in range(4)])
+        if not shard or number == "0.weight":
+            joined[name.replace("model.language_model.", "model.", 1)] = t
     return joined
 
 
@@ -139,5 +169,34 @@ FAMILIES = attention_families.FAMILIES | {
             use_cache=True, vocab_size=56,
         ),
         generation=GENERATION, prompt=80, decode=16, dtype=bf16_but_biases, layout=exaone_one,
+    ),
+    # Qwen4-Exp: Gated DeltaNet and gated attention to blocks of positions that small pooled keys choose; several residual
+    # streams with gates of low rank; rows of tables by the hash of the last tokens.
+    "qwen4_exp": Family(
+        config=dict(
+            architectures=["Qwen4ExpForConditionalGeneration"], model_type="qwen4_exp", tie_word_embeddings=False,
+            torch_dtype="bfloat16", transformers_version="5.20.0",
+            text_config=dict(
+                attention_bias=False, attention_dropout=0.0, bos_token_id=1, eos_token_id=5, hc_count=3, hc_lowrank=8,
+                head_dim=24, heads_per_ngram=2, hidden_act="silu", hidden_size=36, indexer_budget=16,
+                indexer_compress_ratio=4, indexer_head_dim=12, indexer_kv_heads=1, indexer_n_heads=3,
+                initializer_range=0.02,
+                layer_types=["linear_attention", "linear_attention", "full_attention"],
+                linear_conv_kernel_dim=4, linear_key_head_dim=12, linear_num_key_heads=1, linear_num_value_heads=2,
+                linear_value_head_dim=12, make_ngram_vocab_size_divisible_by=16, max_position_embeddings=4096,
+                model_type="qwen4_exp_text", moe_intermediate_size=6, ngram_size=3, ngram_vocab_size_base=60,
+                norm_topk_prob=True, num_attention_heads=2, num_experts=12, num_experts_per_tok=3, num_hidden_layers=3,
+                num_key_value_heads=1, output_gate_type="sigmoid", ple_conv_kernel_size=4, ple_embed_dim=24,
+                ple_layer_ids=[1, 2], rms_norm_eps=1e-06,
+                rope_parameters=dict(
+                    mrope_interleaved=True, mrope_section=[1, 1, 1], partial_rotary_factor=0.25, rope_theta=10000000,
+                    rope_type="default",
+                ),
+                seed=1234, shared_expert_intermediate_size=8, split_ngram_parts=4, tie_word_embeddings=False,
+                use_cache=True, vocab_size=56,
+            ),
+        ),
+        generation=GENERATION, prompt=80, decode=16, dtype=f32_of("A_log", "dt_bias"), layout=qwen4_exp_one,
+        restore=qwen4_exp_joined, model=qwen4_exp, norms_from_zero=True,
     ),
 }

@@ -488,6 +488,7 @@ fn many_sequences_together_say_what_each_says_alone() {
         "mistral_large4",
         "mimo_v2_flash",
         "llama4",
+        "qwen4_exp",
     ]
     .map(fixture);
     let models: Vec<_> = [dir.path().to_owned()].into_iter().chain(fixtures).collect();

@@ -59,7 +59,7 @@ fn of_fixture(name: &str) -> Value {
 }
 
 /// Name, config, and experts in all layers.
-fn every_family() -> [(&'static str, Value, usize); 43] {
+fn every_family() -> [(&'static str, Value, usize); 44] {
     let of = |name: &'static str, experts| (name, of_fixture(name), experts);
     [
         ("gpt_oss", gpt_oss(), 2 * 16),
@@ -105,6 +105,7 @@ fn every_family() -> [(&'static str, Value, usize); 43] {
         of("mimo_v2_flash", 3 * 12),
         of("llama4", 2 * 12),
         of("exaone_moe", 3 * 12),
+        of("qwen4_exp", 3 * 12),
     ]
 }
 

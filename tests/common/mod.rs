@@ -24,7 +24,7 @@ pub fn fixture(name: &str) -> PathBuf {
 
 /// Fixtures of every kind of attention: windows, latent attention, an indexer's choice, compressed entries, recurrences of four
 /// kinds; and of experts beside an MLP, and of a latent width.
-pub const ATTENTION_KINDS: [&str; 18] = [
+pub const ATTENTION_KINDS: [&str; 19] = [
     "gpt_oss",
     "gemma4",
     "deepseek_v3",
@@ -43,10 +43,11 @@ pub const ATTENTION_KINDS: [&str; 18] = [
     "mistral_large4",
     "mimo_v2_flash",
     "llama4",
+    "qwen4_exp",
 ];
 
 /// One of every kind of attention and of every way that weights are stored.
-pub const FIXTURES: [&str; 64] = [
+pub const FIXTURES: [&str; 65] = [
     "qwen2_moe",
     "olmoe",
     "dots1",
@@ -111,6 +112,7 @@ pub const FIXTURES: [&str; 64] = [
     "mimo_v2_flash",
     "llama4",
     "exaone_moe",
+    "qwen4_exp",
 ];
 
 /// A fixture's config with so many experts, and so wide.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use outpour_kernels::reference::Reference;
-use outpour_kernels::{Ops, Tensor};
+use outpour_kernels::{Matrix, Ops, Tensor};
 use outpour_model::blocks::moe::Choices;
 use outpour_model::experts::{EarlyLimits, StreamStats};
 use outpour_model::state::BlockPool;
-use outpour_model::weights::{Weights, allocate_region};
+use outpour_model::weights::{RowTable, Weights, allocate_region};
 use outpour_model::{Batch, ExpertStream, Facts, Model, Run, State};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::machine::Machine;
@@ -435,16 +435,9 @@ impl Engine {
             self.model.embed(&*self.ops, self.model.embedding(), tokens, x);
             return Ok(());
         }
-        let mut done = 0;
-        while done < tokens.len() {
-            let count = self.experts.read_rows(&tokens[done..])?;
-            for (i, &token) in tokens.iter().enumerate().skip(done).take(count) {
-                let row = self.experts.row(token).expect("invariant: its row was read");
-                self.model.embed(&*self.ops, &row, &[0], &x.rows(i..i + 1));
-            }
-            done += count;
-        }
-        Ok(())
+        let (model, ops) = (&*self.model, &*self.ops);
+        let mut embed = |i: usize, row: &Matrix| model.embed(ops, row, &[0], &x.rows(i..i + 1));
+        Ok(self.experts.rows(RowTable::Embedding, tokens, &mut embed)?)
     }
 
     /// One layer of a batch; `Err(Cancelled)` when the observer stops it.

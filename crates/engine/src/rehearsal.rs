@@ -14,7 +14,7 @@ use outpour_kernels::cpu::last_level_cache_bytes;
 use outpour_kernels::{Buffer, DType, Ops, Tensor};
 use outpour_model::blocks::moe::Choices;
 use outpour_model::state::BlockPool;
-use outpour_model::weights::{BackendRegion, TrunkStream, Weights, allocate_region};
+use outpour_model::weights::{BackendRegion, Weights, allocate_region};
 use outpour_model::{Batch, ExpertStream, Model, Run, State};
 use outpour_store::layout::ExpertId;
 use outpour_store::plan::{Ask, Plan, TrunkNeeds};
@@ -136,7 +136,9 @@ impl Stage {
         let trunk_bytes = inspection.trunk.bytes().min((4 * last_level_cache_bytes()).max(EXPERT_BYTES));
         let trunk = ops.alloc_host(trunk_bytes.max(inspection.largest_tensor_bytes))?;
         noise.fill(&*ops, &trunk);
-        let model = inspection.build(&mut Weights::fold(&inspection.checkpoint, trunk.clone()))?;
+        let mut weights = Weights::fold(&inspection.checkpoint, trunk.clone());
+        let model = inspection.build(&mut weights)?;
+        let tables = weights.tables_only(&*ops)?;
 
         let plan = slab_plan(inspection, options, &*model, trunk.bytes(), rows, context + rows)?;
         let layout = inspection.layout.clone();
@@ -156,7 +158,7 @@ impl Stage {
                 layout,
                 shapes,
                 residency,
-                TrunkStream::default(),
+                tables,
                 Box::new(Nothing::default()),
             ),
             choices: Choices::default(),

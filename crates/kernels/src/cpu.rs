@@ -7,6 +7,7 @@
 mod add;
 mod add_bias;
 mod add_gated;
+mod agreement;
 mod attention;
 mod causal_conv;
 mod clamp;
@@ -207,6 +208,10 @@ impl Ops for Cpu {
 
     fn add_gated(&self, x: &Tensor, gate: &Tensor, into: &Tensor) {
         add_gated::add_gated(self, x, gate, into);
+    }
+
+    fn agreement(&self, x: &Tensor, y: &Tensor, out: &Tensor) {
+        agreement::agreement(self, x, y, out);
     }
 
     fn copy_columns(&self, x: &Tensor, runs: &[ColumnRun], out: &Tensor) {

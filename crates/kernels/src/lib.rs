@@ -121,6 +121,9 @@ pub trait Ops: Send + Sync {
     /// `into[i] += sigmoid(gate[i]) · x[i]`, one gate a row: x and into `[n, d]`, gate `[n, 1]`.
     fn add_gated(&self, x: &Tensor, gate: &Tensor, into: &Tensor);
 
+    /// `out[i] = sign(z) · √max(|z|, 1e-6)`, z being `x[i] · y[i] / √d` (Qwen4-Exp): x and y `[n, d]`, out `[n, 1]`.
+    fn agreement(&self, x: &Tensor, y: &Tensor, out: &Tensor);
+
     /// `x = 0`.
     fn zero(&self, x: &Tensor);
 
@@ -136,9 +139,9 @@ pub trait Ops: Send + Sync {
     /// Moves runs of columns: `out[i][to..to + len] = x[i][from..from + len]` for every row; x `[n, a]`, out `[n, b]`.
     fn copy_columns(&self, x: &Tensor, runs: &[ColumnRun], out: &Tensor);
 
-    /// Causal depthwise convolution: `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] + bias[c] )`, or without
-    /// silu, where `in` is x preceded by `tail`. x and out `[n, channels]`; tail `[kernel − 1, channels]` f32 holds the inputs
-    /// before x, zero at the beginning, and afterwards the last ones.
+    /// Causal depthwise convolution: `out[i][c] = silu( Σ_j weight[c][j] · in[i − dilation · (kernel − 1 − j)][c] + bias[c] )`, or
+    /// without silu, where `in` is x preceded by `tail`. x and out `[n, channels]`; tail `[dilation · (kernel − 1), channels]` f32
+    /// holds the inputs before x, zero at the beginning, and afterwards the last ones.
     fn causal_conv(&self, x: &Tensor, conv: &CausalConv, tail: &Tensor, out: &Tensor);
 
     /// The gated delta rule over consecutive positions of one sequence. qkv `[n, 2·k_heads·k_dim + v_heads·v_dim]` holds all

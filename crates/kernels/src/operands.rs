@@ -399,6 +399,15 @@ pub struct CausalConv {
     pub bias: Option<Tensor>,
     /// Whether silu comes behind it.
     pub silu: bool,
+    /// Positions from one of its inputs to the next: 1, but in Qwen4-Exp.
+    pub dilation: usize,
+}
+
+impl CausalConv {
+    /// Inputs before a position that it sees.
+    pub fn tail(&self) -> usize {
+        (self.weight.dim(1) - 1) * self.dilation
+    }
 }
 
 /// Sizes of a linear attention, and how it forgets.

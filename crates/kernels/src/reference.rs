@@ -4,6 +4,7 @@
 mod add;
 mod add_bias;
 mod add_gated;
+mod agreement;
 mod attention;
 mod block_positions;
 mod causal_conv;
@@ -41,6 +42,7 @@ use crate::{
     SelectiveScan, Tensor,
 };
 
+pub(crate) use agreement::signed_root;
 pub(crate) use block_positions::block_positions;
 pub(crate) use hyper::hyper_weights;
 pub(crate) use look_up::look_up;
@@ -105,6 +107,10 @@ impl Ops for Reference {
 
     fn add_gated(&self, x: &Tensor, gate: &Tensor, into: &Tensor) {
         add_gated::add_gated(x, gate, into);
+    }
+
+    fn agreement(&self, x: &Tensor, y: &Tensor, out: &Tensor) {
+        agreement::agreement(x, y, out);
     }
 
     fn copy_columns(&self, x: &Tensor, runs: &[ColumnRun], out: &Tensor) {

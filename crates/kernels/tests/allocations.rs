@@ -120,7 +120,7 @@ impl Layer {
                 bound: None,
             },
             state: tensor([HEADS, DIM, DIM].into(), DType::F32),
-            conv: CausalConv { weight: tensor([HIDDEN, 4].into(), DType::Bf16), bias: None, silu: true },
+            conv: CausalConv { weight: tensor([HIDDEN, 4].into(), DType::Bf16), bias: None, silu: true, dilation: 1 },
             conv_tail: tensor([3, HIDDEN].into(), DType::F32),
             rope: Rope { inv_freq: vec![1.0; DIM / 2], first: 0, pairs: RopePairs::Half, scale: 1.0, stretch: None },
             cpu,

@@ -21,7 +21,7 @@ use outpour_store::residency::{Place, Residency};
 use outpour_store::slab::SlotId;
 use outpour_store::{Result, StoreError};
 
-use crate::weights::{BackendRegion, ExpertShape, RowStream, TrunkPlace, TrunkStream};
+use crate::weights::{BackendRegion, ExpertShape, RowStream, RowTable, TrunkPlace, TrunkStream};
 
 /// Is told of every choice of experts: one call a layer and batch.
 pub trait RouteSink {
@@ -268,31 +268,34 @@ impl ExpertStream {
 
     /// Whether rows of the embedding are read for each batch.
     pub fn reads_rows(&mut self) -> bool {
-        self.trunk.rows().is_some()
+        self.trunk.rows(RowTable::Embedding).is_some()
     }
 
-    /// Has rows of an embedding that stays on the drive in memory, of the first of `tokens` as many as there are places
-    /// for; returns how many. [`Self::row`] gives them, until the next call.
+    /// Reads rows of a table that stays on the drive, as many at a time as there are places for, and hands each to `each`, with
+    /// its number among `rows`: `[1, cols]`.
     ///
     /// # Errors
     /// As [`Self::enter_layer`].
-    pub fn read_rows(&mut self, tokens: &[u32]) -> Result<usize> {
-        self.recover()?;
-        self.reads.clear();
-        let Some(rows) = self.trunk.rows() else { return Ok(tokens.len()) };
-        let count = rows.begin(tokens, self.checkpoint.files(), &mut self.reads);
-        self.send("rows of the embedding")?;
-        let blocked = Instant::now();
-        while self.trunk.rows().is_some_and(|rows| rows.awaited()) {
-            self.collect(true)?;
+    pub fn rows(&mut self, of: RowTable, rows: &[u32], each: &mut dyn FnMut(usize, &Matrix)) -> Result<()> {
+        let mut done = 0;
+        while done < rows.len() {
+            self.recover()?;
+            self.reads.clear();
+            let table = self.trunk.rows(of).expect("invariant: the family asked for this table");
+            let count = table.begin(&rows[done..], self.checkpoint.files(), &mut self.reads);
+            self.send("rows of a table")?;
+            let blocked = Instant::now();
+            while self.trunk.rows(of).is_some_and(|table| table.awaited()) {
+                self.collect(true)?;
+            }
+            self.stats.blocked += blocked.elapsed();
+            let table = self.trunk.rows(of).expect("invariant: it was here before");
+            for (i, &row) in rows.iter().enumerate().skip(done).take(count) {
+                each(i, &table.row(row).expect("invariant: its row was read"));
+            }
+            done += count;
         }
-        self.stats.blocked += blocked.elapsed();
-        Ok(count)
-    }
-
-    /// A token's row of the embedding, `[1, hidden]`, where it is one that [`Self::read_rows`] counted.
-    pub fn row(&mut self, token: u32) -> Option<Matrix> {
-        self.trunk.rows()?.row(token)
+        Ok(())
     }
 
     /// A layer is computed: where its weights do not stay, those of a later one are read into their place.

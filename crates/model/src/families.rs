@@ -29,3 +29,4 @@ pub mod nemotron_h;
 pub mod phimoe;
 pub mod qwen3_5_moe;
 pub mod qwen3_moe;
+pub mod qwen4_exp;

@@ -104,7 +104,7 @@ pub trait Model: Send + Sync {
     /// Bytes of [`Workspace`] that [`Self::layer`] and [`Self::head`] take for a batch of so many tokens.
     fn workspace_bytes(&self, tokens: usize) -> usize;
 
-    /// The table of embeddings, `[vocab, hidden]`; without bytes where they are read by row ([`ExpertStream::read_rows`]).
+    /// The table of embeddings, `[vocab, hidden]`; without bytes where they are read by row ([`ExpertStream::rows`]).
     fn embedding(&self) -> &Matrix;
 
     /// Rows of a table of embeddings → residual streams: x `[n, streams · hidden]`.

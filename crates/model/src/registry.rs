@@ -12,7 +12,7 @@ use crate::families::qwen3_5_moe::Family::{Qwen3Next, Qwen35};
 use crate::families::{
     deepseek, deepseek_v4, ernie4_5_moe, exaone_moe, gemma, glm4_moe, glm5_next, gpt_oss, granite, hunyuan_v1_moe,
     hy_v4, jamba, kimi_linear, lfm2_moe, ling, ling3, llama, llama4, longcat_flash, mimo_v2_flash, minimax, minimax_m2,
-    minimax_m3, mistral_large4, mixtral, nemotron_h, phimoe, qwen3_5_moe, qwen3_moe,
+    minimax_m3, mistral_large4, mixtral, nemotron_h, phimoe, qwen3_5_moe, qwen3_moe, qwen4_exp,
 };
 use crate::weights::Weights;
 
@@ -121,6 +121,26 @@ pub const FAMILIES: &[Family] = &[
         experts: ExpertNames::Joined,
         file: "qwen3_5_moe.rs",
         build: |config, weights, kv| Ok(Box::new(qwen3_5_moe::build(Qwen35, config, weights, kv)?)),
+    },
+    Family {
+        model_type: "qwen4_exp",
+        architecture: None,
+        models: "Qwen4-Exp",
+        attention: "3 Gated DeltaNet to 1 gated GQA over chosen blocks (QSA)",
+        fixtures: &["qwen4_exp"],
+        experts: ExpertNames::Joined,
+        file: "qwen4_exp.rs",
+        build: |config, weights, kv| Ok(Box::new(qwen4_exp::build(config, weights, kv)?)),
+    },
+    Family {
+        model_type: "qwen4_exp_text",
+        architecture: None,
+        models: "the same without a wrapper",
+        attention: "3 Gated DeltaNet to 1 gated GQA over chosen blocks (QSA)",
+        fixtures: &["qwen4_exp"],
+        experts: ExpertNames::Joined,
+        file: "qwen4_exp.rs",
+        build: |config, weights, kv| Ok(Box::new(qwen4_exp::build(config, weights, kv)?)),
     },
     Family {
         model_type: "mixtral",
@@ -661,7 +681,8 @@ pub fn page(lines: impl Fn(&str) -> usize) -> String {
 }
 
 /// Fixtures whose reference no second implementation confirmed.
-const ALONE: [&str; 13] = [
+const ALONE: [&str; 14] = [
+    "qwen4_exp",
     "mimo_v2_flash",
     "exaone_moe",
     "solar_open",

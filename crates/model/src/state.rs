@@ -33,8 +33,8 @@ pub struct StateLayout {
     pool_of: Vec<Vec<usize>>,
     /// Kinds of blocks: that of layers which see all of the past first.
     pub pools: Vec<Pool>,
-    /// Recurrent states by layer; `None` for a layer that has none.
-    pub recurrent: Vec<Option<RecurrentLayout>>,
+    /// Bytes of recurrent states by layer; `None` for a layer that has none.
+    pub recurrent: Vec<Option<usize>>,
     /// Bytes of the largest of them; 0 where there is none.
     pub recurrent_bytes: usize,
 }
@@ -74,7 +74,7 @@ impl Pool {
     }
 }
 
-/// The recurrent state of one layer, f32: the convolution's last inputs `[kernel − 1, channels]`, then, at the next multiple
+/// The recurrent state of one mixer, f32: the convolution's last inputs `[kernel − 1, channels]`, then, at the next multiple
 /// of 64 bytes, the matrices `[heads, k_dim, v_dim]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecurrentLayout {
@@ -147,9 +147,9 @@ impl KvWidth {
 }
 
 impl StateLayout {
-    /// Places the keys and values of all layers in blocks, stored as `dtype`; `recurrent` are the recurrent states of all
-    /// layers, or empty.
-    pub fn new(layers: &[Vec<KvWidth>], recurrent: Vec<Option<RecurrentLayout>>, dtype: DType) -> StateLayout {
+    /// Places the keys and values of all layers in blocks, stored as `dtype`; `recurrent` are the bytes of the
+    /// recurrent states of all layers, or empty.
+    pub fn new(layers: &[Vec<KvWidth>], recurrent: Vec<Option<usize>>, dtype: DType) -> StateLayout {
         let mut pools = vec![Pool { block_bytes: 0, window: None, every: 1 }];
         let mut place = |width: &KvWidth| {
             let KvWidth { heads, k_dim, v_dim, v_in_k, window, every } = *width;
@@ -166,7 +166,7 @@ impl StateLayout {
         };
         let (kv, pool_of) = layers.iter().map(|layer| layer.iter().map(&mut place).unzip()).unzip();
         pools.iter_mut().for_each(|pool| pool.block_bytes = pool.block_bytes.next_multiple_of(4096));
-        let recurrent_bytes = recurrent.iter().flatten().map(RecurrentLayout::bytes).max().unwrap_or(0);
+        let recurrent_bytes = recurrent.iter().flatten().copied().max().unwrap_or(0);
         StateLayout { kv, pool_of, pools, recurrent, recurrent_bytes: recurrent_bytes.next_multiple_of(4096) }
     }
 
@@ -180,7 +180,7 @@ impl StateLayout {
 
     /// Bytes that a sequence costs, however short: recurrent states, and what windows hold when they are full.
     pub fn fixed_bytes(&self) -> usize {
-        let recurrent: usize = self.recurrent.iter().flatten().map(RecurrentLayout::bytes).sum();
+        let recurrent: usize = self.recurrent.iter().flatten().sum();
         let windowed = |(kv, pool): (&KvLayout, &Pool)| kv.bytes() / kv.block_tokens * pool.window.unwrap_or(0);
         recurrent + self.caches().map(windowed).sum::<usize>()
     }
@@ -220,7 +220,7 @@ pub struct BlockPool {
     returned: Returned,
 }
 
-/// A slot of the slab: a block of positions, or a layer's recurrent state.
+/// A slot of the slab: a block of positions, or a layer's recurrent states.
 struct Block {
     slot: SlotId,
     returned: Returned,
@@ -265,10 +265,10 @@ impl BlockPool {
         &self,
         residency: &mut Residency,
         pools: usize,
-        layout: &RecurrentLayout,
+        bytes: usize,
     ) -> Result<Recurrent, ModelError> {
         let (slot, buffer, at) = self.take(pools, residency)?;
-        Ok(Recurrent { _slot: slot, tensor: Tensor::new(buffer, at, [layout.bytes()], DType::U8) })
+        Ok(Recurrent { _slot: slot, tensor: Tensor::new(buffer, at, [bytes], DType::U8) })
     }
 }
 
@@ -323,7 +323,7 @@ pub struct LayerKv<'a> {
 }
 
 impl State {
-    /// A layer's recurrent state, as [`RecurrentLayout`] lays it out.
+    /// A layer's recurrent states, of one mixer behind the other.
     ///
     /// # Panics
     /// For a layer that has none in the layout.
@@ -341,10 +341,10 @@ impl State {
     ) -> Result<(), ModelError> {
         if self.recurrent.is_empty() && layout.recurrent_bytes > 0 {
             let zeros = vec![0; layout.recurrent_bytes];
-            let take = |layer: &Option<RecurrentLayout>| {
-                let Some(layer) = layer else { return Ok(None) };
-                let recurrent = pool.take_recurrent(residency, layout.pools.len(), layer)?;
-                ops.write(&zeros[..layer.bytes()], &recurrent.tensor);
+            let take = |layer: &Option<usize>| {
+                let &Some(bytes) = layer else { return Ok(None) };
+                let recurrent = pool.take_recurrent(residency, layout.pools.len(), bytes)?;
+                ops.write(&zeros[..bytes], &recurrent.tensor);
                 Ok(Some(recurrent))
             };
             self.recurrent = layout.recurrent.iter().map(take).collect::<Result<_, ModelError>>()?;
@@ -451,9 +451,9 @@ impl State {
         ops: &dyn Ops,
     ) -> Result<State, ModelError> {
         let pools = layout.pools.len();
-        let copy = |(recurrent, layout): (&Option<Recurrent>, &Option<RecurrentLayout>)| {
-            let (Some(recurrent), Some(layout)) = (recurrent, layout) else { return Ok(None) };
-            let copy = pool.take_recurrent(residency, pools, layout)?;
+        let copy = |(recurrent, bytes): (&Option<Recurrent>, &Option<usize>)| {
+            let (Some(recurrent), &Some(bytes)) = (recurrent, bytes) else { return Ok(None) };
+            let copy = pool.take_recurrent(residency, pools, bytes)?;
             ops.copy(&recurrent.tensor, &copy.tensor);
             Ok(Some(copy))
         };

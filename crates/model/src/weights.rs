@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use outpour_kernels::{Buffer, DType, GgmlType, Matrix, Ops, OpsError, RmsNorm, Tensor};
-use outpour_store::Result as StoreResult;
+use outpour_store::{Result as StoreResult, StoreError};
 use outpour_store::checkpoint::{Checkpoint, StoredType, TensorInfo};
 use outpour_store::layout::{ExpertLayout, Extent};
 use outpour_store::plan::{TRUNK_ALIGN, TrunkNeeds, TrunkPlan};
@@ -28,7 +28,7 @@ pub use region::{BackendRegion, allocate_region};
 pub(crate) use rows::RowStream;
 pub use stored::StoredMatrix;
 pub(crate) use trunk::TrunkPlace;
-pub use trunk::TrunkStream;
+pub use trunk::{RowTable, TrunkStream};
 
 use crate::config::ModelError;
 use crate::gguf;
@@ -98,6 +98,8 @@ pub struct Weights<'a> {
     reads: Vec<TrunkRead>,
     /// The embedding, where it can be read by row.
     rows: Option<RowSource>,
+    /// Tables that are always read by row.
+    row_tables: Vec<RowSource>,
     declared: Vec<Declared>,
     matrices: Vec<(String, StoredMatrix)>,
     experts: Vec<Option<(ExpertShape, Vec<Extent>)>>,
@@ -180,6 +182,7 @@ impl<'a> Weights<'a> {
             places,
             reads: Vec::new(),
             rows: None,
+            row_tables: Vec::new(),
             declared: Vec::new(),
             matrices: Vec::new(),
             experts: Vec::new(),
@@ -237,6 +240,78 @@ impl<'a> Weights<'a> {
         let places: Option<Vec<(usize, u64)>> = stored.names(name).map(place).collect();
         self.rows = places.and_then(|places| RowSource::new(&stored, &places, checkpoint.files()));
         self.matrix_stored(if self.rows.is_some() { Of::Embedding } else { Of::Model }, name, stored)
+    }
+
+    /// A table `[rows, cols]` that stays on the drive, of which single rows are read: in so many tensors `{prefix}.shard_N.weight`,
+    /// one behind the other, of as many rows as the files say.
+    ///
+    /// # Errors
+    /// When a tensor is missing, or has another shape or a type that has no single rows.
+    pub fn row_table(
+        &mut self,
+        prefix: &str,
+        shards: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Result<RowTable, ModelError> {
+        let even = rows.div_ceil(shards);
+        let name = |shard: usize| format!("{prefix}.shard_{shard}.weight");
+        let Some(checkpoint) = self.checkpoint else {
+            for (shard, first) in (0..rows).step_by(even).enumerate() {
+                self.declare_one(&name(shard), &[even.min(rows - first), cols], DeclaredKind::Matrix);
+            }
+            return Ok(RowTable::Number(0));
+        };
+        let (mut table, mut first): (Option<RowSource>, usize) = (None, 0);
+        for name in (0..shards).map(name) {
+            let some = self.shape_of(&name).and_then(|shape| shape.first()).map_or(even, |&rows| rows).min(rows - first);
+            if some == 0 {
+                break;
+            }
+            let more = self.row_source(checkpoint, &name, some, cols)?;
+            table = match table {
+                None => Some(more),
+                Some(before) => Some(before.and(first as u32, more).ok_or_else(|| {
+                    ModelError::Tensor(format!("{name} is stored in another form than the parts before; download it again"))
+                })?),
+            };
+            first += some;
+        }
+        let Some(table) = table.filter(|_| first == rows) else {
+            return Err(ModelError::Tensor(format!(
+                "{prefix} has {first} rows in the files, and by config.json {rows}; one of the two is another model's"
+            )));
+        };
+        self.row_tables.push(table);
+        Ok(RowTable::Number(self.row_tables.len() - 1))
+    }
+
+    fn row_source(
+        &self,
+        checkpoint: &Checkpoint,
+        name: &str,
+        rows: usize,
+        cols: usize,
+    ) -> Result<RowSource, ModelError> {
+        let stored = StoredMatrix::find(checkpoint, name, &[], rows, cols)?;
+        let place = |name: String| resolve(checkpoint, &name).map(|(_, info)| (info.file, info.offset));
+        let places: Option<Vec<(usize, u64)>> = stored.names(name).map(place).collect();
+        places
+            .and_then(|places| RowSource::new(&stored, &places, checkpoint.files()))
+            .ok_or_else(|| ModelError::Tensor(format!("{name}: rows of {stored} cannot be read one by one")))
+    }
+
+    /// What reads rows of the tables through memory of its own, and nothing else: the rest is in place, as with [`Self::fold`].
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn tables_only(self, ops: &dyn Ops) -> StoreResult<TrunkStream> {
+        let bytes: usize = self.row_tables.iter().map(RowSource::window_bytes).sum();
+        if bytes == 0 {
+            return Ok(TrunkStream::default());
+        }
+        let buffer = ops.alloc_host(bytes).map_err(|error| StoreError::Other(error.to_string()))?;
+        TrunkStream::of_tables(self.row_tables, &buffer)
     }
 
     /// Whether the files have a matrix of this name, in whatever form.
@@ -411,8 +486,10 @@ impl<'a> Weights<'a> {
         let (shapes, extents) = experts.into_iter().map(of_layer).unzip();
         let files = self.checkpoint.map_or(&[][..], Checkpoint::files);
         let rows = self.rows.map_or(0, |rows| rows.window_bytes().next_multiple_of(TRUNK_ALIGN));
+        let tables: usize = self.row_tables.iter().map(RowSource::window_bytes).sum();
+        let tables = tables.next_multiple_of(TRUNK_ALIGN);
         Measured {
-            trunk: TrunkNeeds { rows, ..self.places.needs(layers) },
+            trunk: TrunkNeeds { rows, tables, ..self.places.needs(layers) },
             largest_tensor_bytes: self.reads.iter().map(|read| read.bytes).max().unwrap_or(0),
             matrices: self.matrices,
             layout: ExpertLayout::new(extents, files),
@@ -432,7 +509,7 @@ impl<'a> Weights<'a> {
     ) -> StoreResult<ControlFlow<(), TrunkStream>> {
         let Some(checkpoint) = self.checkpoint else { return Ok(ControlFlow::Continue(TrunkStream::default())) };
         let (resident, streamed) = self.places.divide(self.reads);
-        let stream = TrunkStream::new(&self.places, streamed, self.rows)?;
+        let stream = TrunkStream::new(&self.places, streamed, self.rows, self.row_tables)?;
         let Some(region) = self.places.resident().map(backend_region).transpose()? else {
             return Ok(ControlFlow::Continue(stream));
         };

@@ -40,6 +40,8 @@ pub struct TrunkNeeds {
     pub embedding: usize,
     /// The window through which its rows pass where it stays on the drive; 0 where it cannot be read by row.
     pub rows: usize,
+    /// The windows through which rows of further tables pass, which are larger than any memory and always stay on the drive.
+    pub tables: usize,
 }
 
 /// What a layer of the trunk begins at a multiple of.
@@ -50,7 +52,7 @@ pub const WINDOW_LAYERS: usize = 2;
 impl TrunkNeeds {
     /// All of it.
     pub fn bytes(&self) -> usize {
-        self.fixed + self.embedding + self.layers.iter().sum::<usize>()
+        self.fixed + self.embedding + self.tables + self.layers.iter().sum::<usize>()
     }
 
     /// As many layers in memory as fit in so many bytes, which hold at least the window and what is of no layer.
@@ -69,7 +71,8 @@ impl TrunkNeeds {
         let bytes: usize = streamed.iter().map(|&layer| self.layers[layer]).sum();
         let slot_bytes = streamed.iter().map(|&layer| self.layers[layer]).max().unwrap_or(0);
         let (embedding, rows) = if by_row { (self.embedding, self.rows) } else { (0, 0) };
-        TrunkPlan { resident: self.bytes() - bytes - embedding, slot_bytes, streamed, rows }
+        let resident = self.bytes() - bytes - embedding - self.tables;
+        TrunkPlan { resident, slot_bytes, streamed, rows, tables: self.tables }
     }
 
     /// The least that it takes in memory.
@@ -95,6 +98,8 @@ pub struct TrunkPlan {
     pub slot_bytes: usize,
     /// Bytes of the window through which rows of the embedding pass; 0 where all of it stays in memory.
     pub rows: usize,
+    /// Bytes of the windows through which rows of further tables pass.
+    pub tables: usize,
 }
 
 impl TrunkPlan {
@@ -105,7 +110,7 @@ impl TrunkPlan {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        self.resident + self.window() + self.rows
+        self.resident + self.window() + self.rows + self.tables
     }
 }
 
@@ -337,6 +342,9 @@ impl Needs<'_> {
         }
         if trunk.rows > 0 {
             buffers.push(line("embedding rows", trunk.rows));
+        }
+        if trunk.tables > 0 {
+            buffers.push(line("n-gram rows", trunk.tables));
         }
         buffers.extend([line("scratch", scratch), line("slab", pieces * piece_bytes)]);
         let context_bytes = self.context_pieces(piece_bytes, ctx, chunk) * piece_bytes;

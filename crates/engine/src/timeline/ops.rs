@@ -97,6 +97,7 @@ impl Ops for TimedOps {
         fn rms_norm_gated(x: &Tensor, gate: &Tensor, norm: &RmsNorm, out: &Tensor): x;
         fn sigmoid_gate(x: &Tensor, gate: &Tensor): x;
         fn add_gated(x: &Tensor, gate: &Tensor, into: &Tensor): x;
+        fn agreement(x: &Tensor, y: &Tensor, out: &Tensor): x;
         fn zero(x: &Tensor): x;
         fn scale(x: &Tensor, factor: f32, by: Option<&Tensor>): x;
         fn clamp(x: &Tensor, limit: f32): x;

@@ -1,4 +1,5 @@
-//! `out[i][c] = silu( Σ_j weight[c][j] · in[i − (kernel − 1) + j][c] + bias[c] )`, or without silu, where `in` is x preceded by `tail`
+//! `out[i][c] = silu( Σ_j weight[c][j] · in[i − dilation · (kernel − 1 − j)][c] + bias[c] )`, or without silu, where `in` is x
+//! preceded by `tail`
 
 use super::Cpu;
 use super::vectorised::{Loop, silu};
@@ -9,13 +10,13 @@ use crate::{CausalConv, Format, Tensor, quant};
 const BLOCK: usize = 256;
 
 pub(super) fn causal_conv(cpu: &Cpu, x: &Tensor, conv: &CausalConv, tail: &Tensor, out: &Tensor) {
-    let &CausalConv { ref weight, ref bias, silu } = conv;
+    let &CausalConv { ref weight, ref bias, silu, dilation } = conv;
     let bias = bias.as_ref();
     let (n, channels) = host::rows_of(x);
     let &[rows, kernel] = weight.dims() else { panic!("causal_conv: weight is [channels, kernel], not {weight:?}") };
     assert_eq!(x.dims(), out.dims(), "causal_conv: shapes differ");
     assert_eq!(rows, channels, "causal_conv: one row of weights a channel");
-    assert_eq!(tail.elements(), (kernel - 1) * channels, "causal_conv: tail is [kernel - 1, channels]");
+    assert_eq!(tail.elements(), conv.tail() * channels, "causal_conv: tail is [dilation · (kernel - 1), channels]");
     let format = Format::of(weight.dtype()).expect("causal_conv: a weight of F32, F16 or BF16");
     let weights = Shared::new(host::address(weight));
     let (tail, out) = (Shared::new(host::f32_address(tail)), Shared::new(host::f32_address(out)));
@@ -32,7 +33,7 @@ pub(super) fn causal_conv(cpu: &Cpu, x: &Tensor, conv: &CausalConv, tail: &Tenso
             // SAFETY: the weights of channels `first..first + len`; a backend has only kernels that run here.
             unsafe { (cpu.kernels.widen.of(format))(from, stored.as_mut_ptr().cast(), stored.len()) };
             cpu.vectorised(Transpose { stored, weight: &mut *weight, kernel });
-            cpu.vectorised(Block { n, channels, first, len, kernel, x, weight, bias, silu, tail, out });
+            cpu.vectorised(Block { n, channels, first, len, kernel, dilation, x, weight, bias, silu, tail, out });
         }
     });
 }
@@ -72,6 +73,7 @@ struct Block<'a> {
     first: usize,
     len: usize,
     kernel: usize,
+    dilation: usize,
     x: &'a [f32],
     /// `[kernel, len]`
     weight: &'a [f32],
@@ -85,7 +87,7 @@ impl Block<'_> {
     /// Input `i`, counted from the first of the tail.
     #[inline(always)]
     fn input(&self, i: usize) -> &[f32] {
-        let before = self.kernel - 1;
+        let before = (self.kernel - 1) * self.dilation;
         if i < before {
             // SAFETY: these channels of row i of the tail, written only when no input is read any more.
             unsafe { self.tail.slice(i * self.channels + self.first, self.len) }
@@ -97,7 +99,7 @@ impl Block<'_> {
     /// Leaves the last inputs in the tail.
     #[inline(always)]
     fn keep_tail(&self) {
-        for i in 0..self.kernel - 1 {
+        for i in 0..(self.kernel - 1) * self.dilation {
             let to = self.tail.at(i * self.channels + self.first);
             // SAFETY: these channels of row i of the tail are this block's alone. Input i + n is not that row, and was
             // not written yet if it is one of the tail: rows are written in ascending order.
@@ -117,7 +119,7 @@ impl Loop for Block<'_> {
             }
             for j in 1..self.kernel {
                 let weight = &self.weight[j * self.len..][..self.len];
-                for ((out, x), weight) in out.iter_mut().zip(self.input(i + j)).zip(weight) {
+                for ((out, x), weight) in out.iter_mut().zip(self.input(i + j * self.dilation)).zip(weight) {
                     *out += weight * x;
                 }
             }

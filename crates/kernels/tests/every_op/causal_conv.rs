@@ -14,6 +14,7 @@ struct Case {
     n: usize,
     channels: usize,
     kernel: usize,
+    dilation: usize,
     format: Format,
     tail: usize,
     seed: u64,
@@ -21,8 +22,8 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let channels = select(vec![1usize, 7, 24, 100, 256, 777]);
-    (1usize..=70, channels, 2usize..=4, formats(), tails(), any::<u64>())
-        .prop_map(|(n, channels, kernel, format, tail, seed)| Case { n, channels, kernel, format, tail, seed })
+    (1usize..=70, channels, 2usize..=4, 1usize..=3, formats(), tails(), any::<u64>())
+        .prop_map(|(n, channels, kernel, dilation, format, tail, seed)| Case { n, channels, kernel, dilation, format, tail, seed })
 }
 
 /// Inputs, weights, and the inputs before.
@@ -41,8 +42,9 @@ impl Case {
                 weight: weight(&mut random, [self.channels, self.kernel], self.format, self.tail),
                 bias: self.seed.is_multiple_of(2).then(|| weight(&mut random, [self.channels], self.format, self.tail)),
                 silu: !self.seed.is_multiple_of(3),
+                dilation: self.dilation,
             },
-            tail: random.tensor([self.kernel - 1, self.channels]),
+            tail: random.tensor([(self.kernel - 1) * self.dilation, self.channels]),
         }
     }
 }
@@ -97,12 +99,18 @@ proptest! {
 /// The definition itself: position by position from f64 sums, with zeros before the first.
 #[test]
 fn causal_conv_by_the_formula() {
-    let (n, channels, kernel) = (6, 5, 4);
+    by_the_formula(6, 1);
+    by_the_formula(14, 3);
+}
+
+fn by_the_formula(n: usize, dilation: usize) {
+    let (channels, kernel) = (5, 4);
+    let before = dilation * (kernel - 1);
     let mut random = Random(3);
     let weight = weight(&mut random, [channels, kernel], Format::F32, 0);
     let bias = Some(f32_tensor(&[0.25; 5], [channels]));
-    let conv = CausalConv { weight, bias, silu: true };
-    let made = Made { x: random.tensor([n, channels]), conv, tail: f32_tensor(&[0.0; 15], [3, 5]) };
+    let conv = CausalConv { weight, bias, silu: true, dilation };
+    let made = Made { x: random.tensor([n, channels]), conv, tail: f32_tensor(&vec![0.0; 5 * before], [before, 5]) };
     let (x, w) = (to_f32(&made.x), to_f32(&made.conv.weight));
     let every: Vec<&dyn Ops> =
         std::iter::once(&Reference as &dyn Ops).chain(backends().iter().map(|b| &b.ops as _)).collect();
@@ -111,11 +119,11 @@ fn causal_conv_by_the_formula() {
         for (i, out) in to_f32(&out).into_iter().enumerate() {
             let (row, c) = (i / channels, i % channels);
             let ago = |back: usize| if back > row { 0.0 } else { f64::from(x[(row - back) * channels + c]) };
-            let sum: f64 = (0..kernel).map(|j| f64::from(w[c * kernel + j]) * ago(kernel - 1 - j)).sum();
+            let sum: f64 = (0..kernel).map(|j| f64::from(w[c * kernel + j]) * ago(dilation * (kernel - 1 - j))).sum();
             let sum = sum + 0.25;
             let expected = sum / (1.0 + (-sum).exp());
             assert!((f64::from(out) - expected).abs() < 1e-6, "{}: {out:e}, not {expected:e}", ops.describe());
         }
-        assert_eq!(to_f32(&tail), x[(n - 3) * channels..], "{}", ops.describe());
+        assert_eq!(to_f32(&tail), x[(n - before) * channels..], "{}", ops.describe());
     }
 }

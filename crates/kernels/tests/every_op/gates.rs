@@ -108,6 +108,27 @@ proptest! {
         });
     }
 
+    #[test]
+    fn agreement(n in 1usize..=30, cut in 0usize..30, d in select(vec![1usize, 31, 1000, 9000]), seed: u64) {
+        let mut random = Random(seed);
+        let (x, y, expected) = (random.tensor([n, d]), random.tensor([n, d]), empty([n, 1]));
+        Reference.agreement(&x, &y, &expected);
+        // A root is steep at 0: what is under it is compared, of terms that are at most 1 in size.
+        let under = |root: &f32| root * root.abs();
+        for backend in backends() {
+            let out = empty([n, 1]);
+            backend.ops.agreement(&x, &y, &out);
+            for (got, expected) in to_f32(&out).iter().zip(to_f32(&expected)) {
+                prop_assert!((under(got) - under(&expected)).abs() < 3e-6 + ROUNDED * (d as f32).sqrt(), "{got} not {expected}");
+            }
+        }
+        assert_batch_invariant(n, cut, |backend, range| {
+            let out = empty([range.len(), 1]);
+            backend.ops.agreement(&x.rows(range.clone()), &y.rows(range), &out);
+            out
+        });
+    }
+
     /// Columns that no run names stay as they are.
     #[test]
     fn copy_columns(n in 1usize..=40, a in select(vec![1usize, 31, 1000]), b in select(vec![1usize, 40, 1200]),
@@ -148,6 +169,11 @@ fn columns_runs_and_gates_by_hand() {
         let into = f32_tensor(&[1.0; 6], [2, 3]);
         ops.add_gated(&x, &f32_tensor(&[0.0, -200.0], [2, 1]), &into);
         assert_eq!(to_f32(&into), [1.5, 2.0, 2.5, 1.0, 1.0, 1.0], "{}", ops.describe());
+        let roots = f32_tensor(&[0.0; 4], [4, 1]);
+        let [x, y] = [[1.0, 2.0, 2.0, 0.0, 0.0, 0.0, -3.0, 1.0, 0.0, 0.0, 1e-9, 0.0, 0.0, 0.0, 0.0, 0.0],
+            [2.0, 2.0, 1.0, 5.0, 1.0, 9.0, 2.0, -2.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0]];
+        ops.agreement(&f32_tensor(&x, [4, 4]), &f32_tensor(&y, [4, 4]), &roots);
+        assert_eq!(to_f32(&roots), [2.0, -2.0, 1e-3, 0.0], "{}", ops.describe());
         ops.sigmoid_gate(&into, &f32_tensor(&[0.0, 200.0, f32::INFINITY, 0.0, -200.0, f32::NEG_INFINITY], [6]));
         assert_eq!(to_f32(&into), [0.75, 2.0, 2.5, 0.5, 0.0, 0.0], "{}", ops.describe());
     }

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use outpour_kernels::{Attend, Bias, ColumnRun, Matrix, Ops, RmsNorm, Rope, Tensor};
 
-use super::block_index::BlockIndex;
 use super::growth::Growth;
 use super::mixer::{At, Mixer};
 use crate::config::{Config, ModelError, SIZE_MAX};
-use crate::state::{KvWidth, LayerKv};
+use crate::state::{KvWidth, LayerKv, RecurrentLayout};
 use crate::weights::{Norms, Weights};
 use crate::{Run, Workspace};
 
@@ -175,6 +174,23 @@ impl Projection {
     }
 }
 
+/// What chooses the positions that queries attend to, in the layer's second cache.
+pub trait Index: Send + Sync {
+    /// Attention of x `[n, hidden]`, whose keys and values are kept already: queries `q` → `mixed`, both `[n, q_heads, head_dim]`.
+    fn attend(&self, at: &At, x: &Tensor, q_mixed: [&Tensor; 2], attend: &Attend, run: &mut Run);
+
+    /// Bytes of workspace of [`Self::attend`] for `n` tokens of so many queries.
+    fn workspace_bytes(&self, n: usize, q_heads: usize, dim: usize) -> usize;
+
+    /// What it keeps of each position.
+    fn kv(&self) -> KvWidth;
+
+    /// What it keeps of a sequence, if anything.
+    fn recurrent(&self) -> Option<RecurrentLayout> {
+        None
+    }
+}
+
 /// The weights of one attention layer.
 pub struct Attention {
     sizes: Sizes,
@@ -194,7 +210,7 @@ pub struct Attention {
     growth: Option<Growth>,
     v_scale: Option<f32>,
     /// What chooses the blocks of positions that a query sees, if not all.
-    index: Option<BlockIndex>,
+    index: Option<Box<dyn Index>>,
     /// Columns of `q_proj`'s output that are queries, and gates.
     gate_runs: Option<[Vec<ColumnRun>; 2]>,
 }
@@ -261,8 +277,8 @@ impl Attention {
     }
 
     /// The same over blocks of positions that are chosen.
-    pub fn sparse(self, index: BlockIndex) -> Self {
-        Attention { index: Some(index), ..self }
+    pub fn sparse(self, index: impl Index + 'static) -> Self {
+        Attention { index: Some(Box::new(index)), ..self }
     }
 
     /// Queries, keys and values, each `[n, heads, head_dim]`; returns the queries' gates, of as many elements, where there are
@@ -389,7 +405,11 @@ impl Mixer for Attention {
         let Sizes { kv_heads, head_dim, .. } = self.sizes;
         let window = self.attend.window.or(self.chunk);
         let own = KvWidth { window, ..KvWidth::new(kv_heads, head_dim, self.v_dim) };
-        [own].into_iter().chain(self.index.as_ref().map(BlockIndex::kv)).collect()
+        [own].into_iter().chain(self.index.as_ref().map(|index| index.kv())).collect()
+    }
+
+    fn recurrent(&self) -> Option<RecurrentLayout> {
+        self.index.as_ref()?.recurrent()
     }
 
     fn letter(&self) -> (char, &'static str) {

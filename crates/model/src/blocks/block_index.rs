@@ -3,6 +3,7 @@
 
 use outpour_kernels::{Attend, ColumnRun, KvLayout, Matrix, Past, PositionBlocks, RmsNorm, Rope, Seen, Tensor};
 
+use super::attention::Index;
 use super::mixer::At;
 use crate::config::{Config, ModelError, SIZE_MAX};
 use crate::state::KvWidth;
@@ -96,42 +97,6 @@ impl BlockIndex {
         })
     }
 
-    /// Attention of x `[n, hidden]`, whose keys and values are kept already: queries `q` → `mixed`, both `[n, q_heads, head_dim]`.
-    pub fn attend(&self, at: &At, x: &Tensor, [q, mixed]: [&Tensor; 2], attend: &Attend, run: &mut Run) {
-        let Sizes { heads, head_dim, .. } = self.sizes;
-        let (n, ops) = (x.dim(0), run.ops);
-        let mark = run.workspace.mark();
-        let key = run.workspace.f32([n, 1, head_dim]);
-        let small = run.workspace.f32([n, heads, head_dim]);
-        ops.linear(x, &self.k, &key.reshape([n, head_dim]));
-        ops.linear(x, &self.q, &small.reshape([n, heads * head_dim]));
-        for (x, norm) in [&small, &key].into_iter().zip(&self.norms) {
-            ops.rms_norm(x, norm, x);
-            ops.rope(x, &at.batch.positions, &self.rope);
-        }
-        for span in &at.batch.spans {
-            let index = at.kv(span.state, INDEX);
-            let keys = key.rows(span.rows.clone());
-            ops.kv_write(&keys, &keys, index.layout, index.blocks, span.start);
-            for first in span.rows.clone().step_by(ROWS) {
-                let rows = first..span.rows.end.min(first + ROWS);
-                let start = span.start + first - span.rows.start;
-                // As long as no more positions are there than may be chosen, all are seen.
-                let dense = self.sizes.seen().saturating_sub(start).min(rows.len());
-                let (near, far) = (first..first + dense, first + dense..rows.end);
-                if !near.is_empty() {
-                    let kv = at.kv(span.state, KEYS);
-                    ops.attention(&q.rows(near.clone()), attend, kv.layout, kv.blocks, start, &mixed.rows(near));
-                }
-                if !far.is_empty() {
-                    let of = |t: &Tensor| t.rows(far.clone());
-                    self.attend_chosen(at, span.state, start + dense, [&of(&small), &of(q), &of(mixed)], attend, run);
-                }
-            }
-        }
-        run.workspace.release(mark);
-    }
-
     /// Attention of rows that do not see all, the first at position `start`, each key-value head and its queries by themselves.
     fn attend_chosen(
         &self,
@@ -166,9 +131,45 @@ impl BlockIndex {
         }
         run.workspace.release(mark);
     }
+}
 
-    /// Bytes of workspace of [`Self::attend`] for `n` tokens of so many queries.
-    pub fn workspace_bytes(&self, n: usize, q_heads: usize, dim: usize) -> usize {
+impl Index for BlockIndex {
+    fn attend(&self, at: &At, x: &Tensor, [q, mixed]: [&Tensor; 2], attend: &Attend, run: &mut Run) {
+        let Sizes { heads, head_dim, .. } = self.sizes;
+        let (n, ops) = (x.dim(0), run.ops);
+        let mark = run.workspace.mark();
+        let key = run.workspace.f32([n, 1, head_dim]);
+        let small = run.workspace.f32([n, heads, head_dim]);
+        ops.linear(x, &self.k, &key.reshape([n, head_dim]));
+        ops.linear(x, &self.q, &small.reshape([n, heads * head_dim]));
+        for (x, norm) in [&small, &key].into_iter().zip(&self.norms) {
+            ops.rms_norm(x, norm, x);
+            ops.rope(x, &at.batch.positions, &self.rope);
+        }
+        for span in &at.batch.spans {
+            let index = at.kv(span.state, INDEX);
+            let keys = key.rows(span.rows.clone());
+            ops.kv_write(&keys, &keys, index.layout, index.blocks, span.start);
+            for first in span.rows.clone().step_by(ROWS) {
+                let rows = first..span.rows.end.min(first + ROWS);
+                let start = span.start + first - span.rows.start;
+                // As long as no more positions are there than may be chosen, all are seen.
+                let dense = self.sizes.seen().saturating_sub(start).min(rows.len());
+                let (near, far) = (first..first + dense, first + dense..rows.end);
+                if !near.is_empty() {
+                    let kv = at.kv(span.state, KEYS);
+                    ops.attention(&q.rows(near.clone()), attend, kv.layout, kv.blocks, start, &mixed.rows(near));
+                }
+                if !far.is_empty() {
+                    let of = |t: &Tensor| t.rows(far.clone());
+                    self.attend_chosen(at, span.state, start + dense, [&of(&small), &of(q), &of(mixed)], attend, run);
+                }
+            }
+        }
+        run.workspace.release(mark);
+    }
+
+    fn workspace_bytes(&self, n: usize, q_heads: usize, dim: usize) -> usize {
         let Sizes { heads, head_dim, top_k, .. } = self.sizes;
         let (f32s, rows) = (Workspace::f32_bytes, n.min(ROWS));
         f32s(n * head_dim)
@@ -178,8 +179,7 @@ impl BlockIndex {
             + 2 * f32s(rows * q_heads / heads * dim)
     }
 
-    /// What it keeps of each position.
-    pub fn kv(&self) -> KvWidth {
+    fn kv(&self) -> KvWidth {
         KvWidth::shared(self.sizes.head_dim)
     }
 }

@@ -212,8 +212,7 @@ impl Compressor {
         ops.linear(x, &self.wkv, &rows);
         ops.linear(x, &self.wgate, &gates);
         for span in &at.batch.spans {
-            let state = &at.states[span.state];
-            let tail = state.recurrent(at.layer).view(4 * self.tail_at, [self.by.tail(), 2 * width], DType::F32);
+            let tail = at.recurrent(span.state).view(4 * self.tail_at, [self.by.tail(), 2 * width], DType::F32);
             let (first, end) = (span.start / self.by.every, (span.start + span.rows.len()) / self.by.every);
             let out = entries.rows(0..end - first);
             let of = |t: &Tensor| t.rows(span.rows.clone());

@@ -5,8 +5,9 @@ use outpour_kernels::{Bias, DType, Matrix, Ops, RmsNorm, Tensor};
 use outpour_store::StoreError;
 
 use super::feed_forward::FeedForward;
-use super::hyper::{HyperConnection, Mix};
+use super::hyper::{Connection, Mix};
 use super::mixer::{At, Mixer};
+use super::ngrams::Ngrams;
 use super::norm::Norm;
 use crate::config::{Config, ModelError};
 use crate::weights::{Norms, Weights};
@@ -17,8 +18,16 @@ pub struct Decoder {
     facts: Facts,
     state_layout: StateLayout,
     parts: Parts,
-    /// By layer and half: caches of the mixers before it.
-    caches_before: Vec<Vec<usize>>,
+    /// By layer and half: what the mixers before it keep.
+    before: Vec<Vec<Kept>>,
+}
+
+/// What mixers of a layer keep.
+#[derive(Clone, Copy, Default)]
+struct Kept {
+    caches: usize,
+    /// Bytes of recurrent states.
+    recurrent: usize,
 }
 
 /// What a decoder is made of.
@@ -66,11 +75,13 @@ pub struct Layer {
     pub halves: Vec<Half>,
     /// What the stream is multiplied with behind them, if with anything: `[1]`.
     pub scalar: Option<Tensor>,
+    /// What the last tokens add to the streams before them, if anything (Qwen4-Exp).
+    pub ngrams: Option<Ngrams>,
 }
 
 impl From<Vec<Half>> for Layer {
     fn from(halves: Vec<Half>) -> Self {
-        Layer { halves, scalar: None }
+        Layer { halves, scalar: None, ngrams: None }
     }
 }
 
@@ -97,7 +108,14 @@ pub enum Join {
     /// It is added behind the last of the layer's halves (LongCat).
     Later,
     /// Its input is a mixture of several streams, and it goes to each of them (DeepSeek-V4).
-    Mixed(HyperConnection),
+    Mixed(Box<dyn Connection>),
+}
+
+impl Join {
+    /// Several streams, mixed in such a way.
+    pub fn mixed(connection: impl Connection + 'static) -> Self {
+        Join::Mixed(Box::new(connection))
+    }
 }
 
 /// What a half is.
@@ -220,9 +238,9 @@ impl Decoder {
     pub fn new(parts: Parts, said: Said, kv: DType) -> Self {
         let (layers, Said { family, context_max, pattern, legend }) = (&parts.layers, said);
         let kv_widths: Vec<_> = layers.iter().map(|layer| layer.mixers().flat_map(Mixer::kv).collect()).collect();
-        let recurrent = layers.iter().map(|layer| layer.mixers().find_map(Mixer::recurrent)).collect();
+        let recurrent = layers.iter().map(Layer::recurrent).collect();
         let mixers = layers.iter().flat_map(Layer::mixers);
-        let caches_before = layers.iter().map(Layer::caches_before).collect();
+        let before = layers.iter().map(Layer::before).collect();
         Decoder {
             facts: Facts {
                 family,
@@ -237,7 +255,7 @@ impl Decoder {
                 legend,
             },
             state_layout: StateLayout::new(&kv_widths, recurrent, kv),
-            caches_before,
+            before,
             parts,
         }
     }
@@ -304,7 +322,7 @@ impl Half {
                 self.norm.apply(ops, normed, normed);
                 ops.zero(&out);
                 self.inner(at, x, normed, &out, run)?;
-                hyper.expand(ops, &out, &weights, x);
+                hyper.expand(ops, run.workspace, &out, &weights, x);
             }
         }
         Ok(())
@@ -341,14 +359,25 @@ impl Layer {
         self.halves.iter().filter_map(Half::mixer)
     }
 
-    /// Of each half, the caches of the mixers before it.
-    fn caches_before(&self) -> Vec<usize> {
-        let of_half = |before: &mut usize, half: &Half| {
-            let first = *before;
-            *before += half.mixer().map_or(0, |mixer| mixer.kv().len());
-            Some(first)
-        };
-        self.halves.iter().scan(0, of_half).collect()
+    /// Of each half, what the mixers before it keep; and at last, what all of them do.
+    fn before(&self) -> Vec<Kept> {
+        let mut before = vec![Kept::default()];
+        for half in &self.halves {
+            let Kept { caches, recurrent } = *before.last().unwrap_or(&Kept::default());
+            let (kv, own) = half.mixer().map_or((0, 0), |mixer| {
+                (mixer.kv().len(), mixer.recurrent().map_or(0, |own| own.bytes().next_multiple_of(64)))
+            });
+            before.push(Kept { caches: caches + kv, recurrent: recurrent + own });
+        }
+        before
+    }
+
+    /// Bytes of recurrent states, if there are any: of the mixers, and of what the last tokens add.
+    fn recurrent(&self) -> Option<usize> {
+        let own: Vec<usize> = self.mixers().filter_map(Mixer::recurrent).map(|own| own.bytes()).collect();
+        let ngrams = self.ngrams.as_ref().map(Ngrams::state_bytes);
+        let behind = |end: Option<usize>, bytes| Some(end.unwrap_or(0).next_multiple_of(64) + bytes);
+        own.into_iter().chain(ngrams).fold(None, behind)
     }
 
     /// Whether something is added behind its last half.
@@ -397,8 +426,9 @@ impl Model for Decoder {
     fn workspace_bytes(&self, n: usize) -> usize {
         let (hidden, layers) = (self.facts.hidden, &self.parts.layers);
         let of_halves = layers.iter().flat_map(|layer| &layer.halves).map(|half| half.workspace_bytes(n, hidden));
+        let of_ngrams = layers.iter().filter_map(|layer| layer.ngrams.as_ref()).map(|ngrams| ngrams.workspace_bytes(n));
         let later = if layers.iter().any(Layer::adds_later) { Workspace::f32_bytes(n * hidden) } else { 0 };
-        Workspace::f32_bytes(n * hidden) + later + of_halves.max().unwrap_or(0)
+        Workspace::f32_bytes(n * hidden) + later + of_halves.chain(of_ngrams).max().unwrap_or(0)
     }
 
     fn embedding(&self) -> &Matrix {
@@ -428,7 +458,14 @@ impl Model for Decoder {
         run: &mut Run<'_>,
     ) -> Result<(), StoreError> {
         let layer = &self.parts.layers[l];
-        let at = |caches_before| At { layer: l, caches_before, layout: &self.state_layout, batch, states };
+        let at = |Kept { caches, recurrent }: Kept| At {
+            layer: l,
+            caches_before: caches,
+            recurrent_before: recurrent,
+            layout: &self.state_layout,
+            batch,
+            states,
+        };
         let mark = run.workspace.mark();
         let normed = run.workspace.f32([batch.len(), self.facts.hidden]); // [n, hidden]
         let later = layer.adds_later().then(|| run.workspace.f32([batch.len(), self.facts.hidden])); // [n, hidden]
@@ -436,8 +473,12 @@ impl Model for Decoder {
             run.ops.zero(later);
         }
         let inner = run.workspace.mark();
-        for (half, &caches_before) in layer.halves.iter().zip(&self.caches_before[l]) {
-            half.forward(&at(caches_before), x, [&normed, later.as_ref().unwrap_or(&normed)], run)?;
+        if let (Some(ngrams), Some(&mixers)) = (&layer.ngrams, self.before[l].last()) {
+            ngrams.add(&at(mixers), x, run)?;
+            run.workspace.release(inner);
+        }
+        for (half, &before) in layer.halves.iter().zip(&self.before[l]) {
+            half.forward(&at(before), x, [&normed, later.as_ref().unwrap_or(&normed)], run)?;
             run.workspace.release(inner);
         }
         if let Some(later) = &later {

@@ -76,6 +76,8 @@ pub struct DeltaNet {
     conv: CausalConv,
     delta: GatedDelta,
     norm: RmsNorm,    // [v_dim]
+    /// Whether z gates by its sigmoid, not by its silu (Qwen4-Exp).
+    sigmoid: bool,
     out_proj: Matrix, // [hidden, values]
 }
 
@@ -155,6 +157,7 @@ impl DeltaNet {
                 weight: weights.convolution(&name("conv1d.weight"), channels, kernel)?,
                 bias: None,
                 silu: true,
+                dilation: 1,
             },
             delta: GatedDelta {
                 k_heads,
@@ -169,8 +172,14 @@ impl DeltaNet {
                 bound: None,
             },
             norm: RmsNorm { weight: Some(weights.norm(&name("norm.weight"), v_dim, false)?), plus_one: false, eps },
+            sigmoid: false,
             out_proj: weights.matrix(&name("out_proj.weight"), hidden, values)?,
         })
+    }
+
+    /// The same gated by the sigmoid of z.
+    pub fn gated_by_sigmoid(self) -> Self {
+        DeltaNet { sigmoid: true, ..self }
     }
 
     fn project(&self, x: &Tensor, qkv: &Tensor, z: &Tensor, a: &Tensor, b: &Tensor, run: &mut Run) {
@@ -216,11 +225,17 @@ impl Mixer for DeltaNet {
         let layout = self.sizes.recurrent();
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let state = at.states[span.state].recurrent(at.layer);
+            let state = at.recurrent(span.state);
             ops.causal_conv(&rows(&qkv), &self.conv, &layout.tail(state), &rows(&mixed));
             ops.gated_delta(&rows(&mixed), &rows(&a), &rows(&b), &self.delta, &layout.matrices(state), &rows(&values));
         }
-        ops.rms_norm_gated(&values, &z, &self.norm, &values);
+        match self.sigmoid {
+            true => {
+                ops.rms_norm(&values, &self.norm, &values);
+                ops.sigmoid_gate(&values, &z);
+            }
+            false => ops.rms_norm_gated(&values, &z, &self.norm, &values),
+        }
         ops.linear(&values.reshape([n, v_heads * v_dim]), &self.out_proj, &out);
         ops.add(&out, into);
     }

@@ -7,6 +7,23 @@ use crate::Workspace;
 use crate::config::{Config, ModelError};
 use crate::weights::Weights;
 
+/// How a half of a layer joins several residual streams.
+pub trait Connection: Send + Sync {
+    /// x `[n, streams · hidden]` → weights of its streams in the workspace, and into `out` `[n, hidden]` what goes into the half of
+    /// a layer, or the head.
+    fn collapse(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, out: &Tensor) -> Tensor;
+
+    /// x `[n, streams · hidden]` → of each stream what it keeps, and of out `[n, hidden]` what goes to it, by the weights of
+    /// [`Self::collapse`]; out is not used any more.
+    fn expand(&self, ops: &dyn Ops, workspace: &mut Workspace, out: &Tensor, weights: &Tensor, x: &Tensor);
+
+    /// Residual streams.
+    fn count(&self) -> usize;
+
+    /// Bytes of workspace of either for `n` tokens, the weights included.
+    fn workspace_bytes(&self, n: usize) -> usize;
+}
+
 /// What makes the weights of streams out of the streams.
 pub struct HyperConnection {
     /// Over all streams of a token, without weights.
@@ -43,9 +60,15 @@ impl HyperConnection {
         })
     }
 
-    /// x `[n, streams · hidden]` → the weights of its streams `[n, columns]` in the workspace, and into `out` `[n, hidden]` what
-    /// goes into the half of a layer, or the head.
-    pub fn collapse(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, out: &Tensor) -> Tensor {
+    /// x as `[n, streams, hidden]`.
+    fn streams(&self, x: &Tensor) -> Tensor {
+        x.reshape([x.dim(0), self.hyper.streams, x.dim(1) / self.hyper.streams])
+    }
+}
+
+impl Connection for HyperConnection {
+    /// The weights are `[n, columns]`.
+    fn collapse(&self, ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, out: &Tensor) -> Tensor {
         let n = x.dim(0);
         let weights = workspace.f32([n, self.mix.rows()]); // [n, columns]
         let mark = workspace.mark();
@@ -58,24 +81,16 @@ impl HyperConnection {
         weights
     }
 
-    /// x `[n, streams · hidden]` → of each stream what it keeps, and of out `[n, hidden]` what goes to it, by the weights of
-    /// [`Self::collapse`]: x = post ⊗ out + combᵀ · x, or + x where streams are not mixed.
-    pub fn expand(&self, ops: &dyn Ops, out: &Tensor, weights: &Tensor, x: &Tensor) {
+    /// x = post ⊗ out + combᵀ · x, or + x where streams are not mixed.
+    fn expand(&self, ops: &dyn Ops, _workspace: &mut Workspace, out: &Tensor, weights: &Tensor, x: &Tensor) {
         ops.hyper_expand(out, weights, &self.streams(x));
     }
 
-    /// Residual streams.
-    pub fn count(&self) -> usize {
+    fn count(&self) -> usize {
         self.hyper.streams
     }
 
-    /// x as `[n, streams, hidden]`.
-    fn streams(&self, x: &Tensor) -> Tensor {
-        x.reshape([x.dim(0), self.hyper.streams, x.dim(1) / self.hyper.streams])
-    }
-
-    /// Bytes of workspace of [`Self::collapse`] for `n` tokens.
-    pub fn workspace_bytes(&self, n: usize) -> usize {
+    fn workspace_bytes(&self, n: usize) -> usize {
         Workspace::f32_bytes(n * self.mix.rows()) + Workspace::f32_bytes(n * self.mix.cols())
     }
 }
@@ -83,7 +98,7 @@ impl HyperConnection {
 /// What makes one stream of several behind the layers.
 pub enum Mix {
     /// By weights that are made of them.
-    Weighted(HyperConnection),
+    Weighted(Box<dyn Connection>),
     /// Their mean (GLM-5.3), of so many.
     Mean(usize),
 }
@@ -103,19 +118,22 @@ impl Mix {
             Mix::Weighted(hyper) => {
                 hyper.collapse(ops, workspace, x, out);
             }
-            Mix::Mean(count) => {
-                let (mark, hidden) = (workspace.mark(), out.dim(1));
-                let stream = workspace.f32([out.dim(0), hidden]);
-                ops.zero(out);
-                for i in 0..*count {
-                    ops.copy_columns(x, &[ColumnRun { from: i * hidden, to: 0, len: hidden }], &stream);
-                    ops.add(&stream, out);
-                }
-                ops.scale(out, 1.0 / *count as f32, None);
-                workspace.release(mark);
-            }
+            Mix::Mean(count) => mean(ops, workspace, x, *count, out),
         }
     }
+}
+
+/// The mean of `count` streams: x `[n, count · hidden]` → out `[n, hidden]`. Takes as much workspace as out.
+pub fn mean(ops: &dyn Ops, workspace: &mut Workspace, x: &Tensor, count: usize, out: &Tensor) {
+    let (mark, hidden) = (workspace.mark(), out.dim(1));
+    let stream = workspace.f32([out.dim(0), hidden]);
+    ops.zero(out);
+    for i in 0..count {
+        ops.copy_columns(x, &[ColumnRun { from: i * hidden, to: 0, len: hidden }], &stream);
+        ops.add(&stream, out);
+    }
+    ops.scale(out, 1.0 / count as f32, None);
+    workspace.release(mark);
 }
 
 /// What the config says of the streams.

@@ -229,7 +229,7 @@ impl Indexer {
         ops.linear(x, gate, &gates);
         for span in &at.batch.spans {
             let kv = at.kv(span.state, cache);
-            let tail = at.states[span.state].recurrent(at.layer).view(0, [by.tail(), 2 * head_dim], DType::F32);
+            let tail = at.recurrent(span.state).view(0, [by.tail(), 2 * head_dim], DType::F32);
             let (first, end) = (span.start / by.every, (span.start + span.rows.len()) / by.every);
             let out = entries.rows(0..end - first);
             let keys = key.rows(span.rows.clone()).reshape([span.rows.len(), head_dim]);

@@ -159,7 +159,7 @@ impl Kda {
             let weight = weights.convolution(&name(&format!("{part}_conv1d.weight")), width, kernel)?;
             Ok::<_, ModelError>(Input {
                 proj: weights.matrix(&name(&format!("{part}_proj.weight")), width, hidden)?,
-                conv: CausalConv { weight, bias: None, silu: true },
+                conv: CausalConv { weight, bias: None, silu: true, dilation: 1 },
                 run: [ColumnRun { from: 0, to: place * width, len: width }],
             })
         };
@@ -206,7 +206,7 @@ impl Mixer for Kda {
             ops.linear(x, &input.proj, &projected);
             for span in &at.batch.spans {
                 let rows = |t: &Tensor| t.rows(span.rows.clone());
-                let tail = layout.tail_of(at.states[span.state].recurrent(at.layer), part, 3);
+                let tail = layout.tail_of(at.recurrent(span.state), part, 3);
                 ops.causal_conv(&rows(&projected), &input.conv, &tail, &rows(&mixed));
             }
             ops.copy_columns(&mixed, &input.run, &qkv);
@@ -215,7 +215,7 @@ impl Mixer for Kda {
         ops.linear(x, &self.b, &b);
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let matrices = layout.matrices(at.states[span.state].recurrent(at.layer));
+            let matrices = layout.matrices(at.recurrent(span.state));
             ops.gated_delta(&rows(&qkv), &rows(&a), &rows(&b), &self.delta, &matrices, &rows(&values));
         }
         ops.rms_norm(&values, &self.norm, &values);

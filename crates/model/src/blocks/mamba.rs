@@ -88,6 +88,7 @@ impl Mamba {
                 weight: weights.convolution(&name("conv1d.weight"), inner, kernel)?,
                 bias: Some(weights.vector(&name("conv1d.bias"), inner)?),
                 silu: true,
+                dilation: 1,
             },
             x_proj: weights.matrix(&name("x_proj.weight"), dt_rank + 2 * state, inner)?,
             parts: [run(0, dt_rank), run(dt_rank, state), run(dt_rank + state, state)],
@@ -120,7 +121,7 @@ impl Mixer for Mamba {
         let layout = self.sizes.recurrent();
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let tail = layout.tail(at.states[span.state].recurrent(at.layer));
+            let tail = layout.tail(at.recurrent(span.state));
             ops.causal_conv(&rows(&input), &self.conv, &tail, &rows(&mixed));
         }
         ops.linear(&mixed, &self.x_proj, &small);
@@ -131,7 +132,7 @@ impl Mixer for Mamba {
         ops.linear(&low_rank, &self.dt_proj, &dt);
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let matrices = layout.matrices(at.states[span.state].recurrent(at.layer));
+            let matrices = layout.matrices(at.recurrent(span.state));
             let (mixed, dt, b, c) = (rows(&mixed), rows(&dt), rows(&b), rows(&c));
             ops.selective_scan([&mixed, &dt], [&b, &c], &self.scan, &matrices, &rows(&y));
         }

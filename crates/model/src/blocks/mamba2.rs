@@ -102,6 +102,7 @@ impl Mamba2 {
                 weight: weights.convolution(&name("conv1d.weight"), channels, kernel)?,
                 bias: Some(weights.vector(&name("conv1d.bias"), channels)?),
                 silu: true,
+                dilation: 1,
             },
             parts: [run(0, inner), run(inner, shared), run(inner + shared, shared)],
             ssm: LinearAttention {
@@ -142,7 +143,7 @@ impl Mixer for Mamba2 {
         let layout = self.sizes.recurrent();
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let state = at.states[span.state].recurrent(at.layer);
+            let state = at.recurrent(span.state);
             ops.causal_conv(&rows(&xbc), &self.conv, &layout.tail(state), &rows(&mixed));
         }
         for (part, runs) in [&values, &b, &c].into_iter().zip(&self.parts) {
@@ -150,7 +151,7 @@ impl Mixer for Mamba2 {
         }
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let matrices = layout.matrices(at.states[span.state].recurrent(at.layer));
+            let matrices = layout.matrices(at.recurrent(span.state));
             let (c, b, values, dt) = (rows(&c), rows(&b), rows(&values), rows(&dt));
             ops.linear_attention([&c, &b, &values], Some(&dt), &self.ssm, &matrices, &rows(&y));
         }

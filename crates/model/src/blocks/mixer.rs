@@ -1,6 +1,6 @@
 //! What mixes positions in a layer: attention, or a recurrence in its place.
 
-use outpour_kernels::Tensor;
+use outpour_kernels::{DType, Tensor};
 
 use crate::state::{KvWidth, LayerKv, RecurrentLayout};
 use crate::{Batch, Run, State, StateLayout};
@@ -11,6 +11,8 @@ pub struct At<'a> {
     pub layer: usize,
     /// Caches of the layer's mixers before this one.
     pub caches_before: usize,
+    /// Bytes of recurrent states of what is before this one in the layer.
+    pub recurrent_before: usize,
     /// How states are laid out.
     pub layout: &'a StateLayout,
     /// The tokens, and whose they are.
@@ -23,6 +25,12 @@ impl<'a> At<'a> {
     /// Keys and values of the mixer's cache number `cache`, of the batch's state number `state`.
     pub fn kv(&self, state: usize, cache: usize) -> LayerKv<'a> {
         self.states[state].kv(self.layer, self.caches_before + cache, self.layout)
+    }
+
+    /// The mixer's recurrent state, of the batch's state number `state`.
+    pub fn recurrent(&self, state: usize) -> Tensor {
+        let of_layer = self.states[state].recurrent(self.layer);
+        of_layer.view(self.recurrent_before, [of_layer.bytes() - self.recurrent_before], DType::U8)
     }
 }
 

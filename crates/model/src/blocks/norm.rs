@@ -1,16 +1,18 @@
-//! The norm before a half of a layer, and before the head.
+//! The norm before a half of a layer, and before the head, where there is one.
 
 use outpour_kernels::{LayerNorm, Ops, RmsNorm, Tensor};
 
 use crate::config::ModelError;
 use crate::weights::{Norms, Weights};
 
-/// One of two norms over the residual stream.
+/// A norm over the residual stream.
 pub enum Norm {
     /// By the root of the mean square: nearly all families.
     Rms(RmsNorm),
     /// By mean and variance, with a bias (Phi).
     Layer(LayerNorm),
+    /// There is none (Qwen4-Exp, whose streams are normed where they are mixed).
+    None,
 }
 
 impl From<RmsNorm> for Norm {
@@ -47,6 +49,8 @@ impl Norm {
         match self {
             Norm::Rms(norm) => ops.rms_norm(x, norm, out),
             Norm::Layer(norm) => ops.layer_norm(x, norm, out),
+            Norm::None if x.offset() == out.offset() => {}
+            Norm::None => ops.copy(x, out),
         }
     }
 }

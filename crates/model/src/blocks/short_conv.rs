@@ -57,7 +57,7 @@ impl ShortConv {
             sizes,
             in_proj: weights.matrix(&format!("{prefix}.in_proj.weight"), 3 * hidden, hidden)?,
             inputs: [0, 1, 2].map(|part| [ColumnRun { from: part * hidden, to: 0, len: hidden }]),
-            conv: CausalConv { weight, bias: None, silu: false },
+            conv: CausalConv { weight, bias: None, silu: false, dilation: 1 },
             out_proj: weights.matrix(&format!("{prefix}.out_proj.weight"), hidden, hidden)?,
         })
     }
@@ -78,7 +78,7 @@ impl Mixer for ShortConv {
         let layout = self.sizes.recurrent();
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let tail = layout.tail(at.states[span.state].recurrent(at.layer));
+            let tail = layout.tail(at.recurrent(span.state));
             ops.causal_conv(&rows(&input), &self.conv, &tail, &rows(&mixed));
         }
         ops.glu(&behind, &mixed, Activation::Product, &mixed);

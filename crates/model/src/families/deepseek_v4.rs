@@ -34,7 +34,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let norm = |part: &str, weights: &mut Weights| norms.load(weights, &format!("{prefix}.{part}.weight"), hidden);
         let mut hyper =
             |half: &str| HyperConnection::load(weights, &format!("{prefix}.hc_{half}"), &streams, streams.columns(), 3);
-        let [of_attention, of_experts] = [hyper("attn")?, hyper("ffn")?].map(Join::Mixed);
+        let [of_attention, of_experts] = [hyper("attn")?, hyper("ffn")?].map(Join::mixed);
         let rope = if beyond[layer] == Beyond::Nothing { &near } else { &far };
         let attention = Half {
             norm: norm("attn_norm", weights)?.into(),
@@ -66,7 +66,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     };
     let norm = norms.load(weights, "norm.weight", hidden)?;
     Ok(Decoder::new(
-        Parts { mix: Some(Mix::Weighted(mix)), ..Parts::plain(embedding, layers, norm, lm_head) },
+        Parts { mix: Some(Mix::Weighted(Box::new(mix))), ..Parts::plain(embedding, layers, norm, lm_head) },
         said,
         kv,
     ))

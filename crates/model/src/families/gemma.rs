@@ -85,7 +85,7 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
             Family::Gemma3 => None,
             Family::Gemma4 => Some(weights.vector(&format!("{prefix}.layer_scalar"), 1)?),
         };
-        Ok(Layer { halves: vec![attention, feed_forward], scalar })
+        Ok(Layer { scalar, ..Layer::from(vec![attention, feed_forward]) })
     };
     let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;
     let softcap = config.float_or("final_logit_softcapping", 0.0)? as f32;

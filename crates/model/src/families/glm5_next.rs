@@ -57,7 +57,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let norm = |part: &str, weights: &mut Weights| norms.load(weights, &format!("{prefix}.{part}.weight"), hidden);
         let mut hyper = |half: &str| {
             let name = format!("{prefix}.hc_{half}");
-            HyperConnection::load(weights, &name, &streams, streams.columns(), 3).map(Join::Mixed)
+            HyperConnection::load(weights, &name, &streams, streams.columns(), 3).map(Join::mixed)
         };
         let [of_attention, of_experts] = [hyper("attn")?, hyper("ffn")?];
         let before = norm("input_layernorm", weights)?;

@@ -46,7 +46,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let norm = |part: &str, weights: &mut Weights| norms.load(weights, &format!("{prefix}.{part}.weight"), hidden);
         let mut hyper = |half: &str| {
             let name = format!("{prefix}.hc_{half}_layer.hc_pre.hc");
-            HyperConnection::load(weights, &name, &streams, 2 * streams.count, 2).map(Join::Mixed)
+            HyperConnection::load(weights, &name, &streams, 2 * streams.count, 2).map(Join::mixed)
         };
         let [of_attention, of_experts] = [hyper("attn")?, hyper("mlp")?];
         let before = norm("input_layernorm", weights)?;
@@ -77,7 +77,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     };
     let norm = norms.load(weights, "model.norm.weight", hidden)?;
     Ok(Decoder::new(
-        Parts { mix: Some(Mix::Weighted(mix)), ..Parts::plain(embedding, layers, norm, lm_head) },
+        Parts { mix: Some(Mix::Weighted(Box::new(mix))), ..Parts::plain(embedding, layers, norm, lm_head) },
         said,
         kv,
     ))

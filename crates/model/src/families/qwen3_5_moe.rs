@@ -40,12 +40,8 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
     let is_sparse = moe::sparse_layers(config)?;
     let sizes = attention::Sizes::read(config)?;
     let delta = delta_net::Sizes::read(config, sizes.hidden)?;
-    let moe::Sizes { experts, top_k, width } =
-        moe::Sizes::read(config, &["num_experts", "num_local_experts"], "moe_intermediate_size")?;
-    let shared_width = config.size("shared_expert_intermediate_size")?;
+    let experts = Experts::read(config)?;
     let dense_width = config.size_or("intermediate_size", 1)?;
-    let router =
-        Router { renormalise: config.flag_or("norm_topk_prob", true)?, ..Router::new(top_k, RouterScore::Softmax) };
     let rope = rope::partial(config, sizes.head_dim, 0.25, 10_000_000.0)?;
     let kind = Kind { qk_norm: QkNorm::PerHead, gated: true, ..Kind::plain(rope) };
     // MLX's exports and GGUF files have the 1 added to norm weights already; MLX's convolutions are [channels, kernel, 1].
@@ -68,10 +64,37 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
             let mlp = mlp::load(weights, &prefix, hidden, dense_width)?;
             return Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Dense(mlp) });
         }
+        Ok(Halves { alphas: None, mixer, feed_forward: experts.load(weights, layer, prefix)? })
+    })
+}
+
+/// Experts of a softmax router beside a gated shared one.
+pub(super) struct Experts {
+    hidden: usize,
+    sizes: moe::Sizes,
+    shared_width: usize,
+    router: Router,
+}
+
+impl Experts {
+    /// Reads the sizes of experts and the router from the config.
+    pub fn read(config: &Config) -> Result<Self, ModelError> {
+        let sizes = moe::Sizes::read(config, &["num_experts", "num_local_experts"], "moe_intermediate_size")?;
+        let renormalise = config.flag_or("norm_topk_prob", true)?;
+        Ok(Experts {
+            hidden: config.size("hidden_size")?,
+            shared_width: config.size("shared_expert_intermediate_size")?,
+            router: Router { renormalise, ..Router::new(sizes.top_k, RouterScore::Softmax) },
+            sizes,
+        })
+    }
+
+    /// Loads those of a layer, `{prefix}.*`.
+    pub fn load(&self, weights: &mut Weights, layer: usize, prefix: String) -> Result<FeedForward, ModelError> {
+        let Experts { hidden, sizes: moe::Sizes { experts, width, .. }, shared_width, ref router } = *self;
         let shared = SharedExpert::gated(weights, &prefix, hidden, shared_width)?;
         let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
         let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
-        let moe = Moe::load(weights, &of, gate, router.clone(), Some(shared))?;
-        Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Sparse(moe) })
-    })
+        Moe::load(weights, &of, gate, router.clone(), Some(shared)).map(FeedForward::Sparse)
+    }
 }

@@ -1,4 +1,5 @@
-//! An embedding that stays on the drive: a token needs one row of it, which is read when the token comes.
+//! Tables that stay on the drive: of an embedding a token needs one row, which is read when the token comes; of a table of
+//! n-grams, which no memory holds, a few (`blocks/ngrams.rs`).
 //!
 //! Rows pass through a window of [`RowStream::ROWS`] places, and stay there until their place is needed, so that common words
 //! are seldom read twice.
@@ -26,11 +27,10 @@ pub(super) struct RowSource {
 }
 
 struct Part {
-    file: usize,
-    /// Of the first row.
-    offset: u64,
+    /// By the first row: the file, and where that row begins in it. A large table lies in several tensors.
+    shards: Vec<(u32, usize, u64)>,
     row_bytes: usize,
-    /// What reads of the file are multiples of.
+    /// What reads of these files are multiples of.
     align: usize,
     dims: [usize; 2],
     dtype: DType,
@@ -52,14 +52,24 @@ impl RowSource {
             if dims[0] != 1 || row_bytes * stored.rows != all {
                 return None;
             }
-            let align = files[file].align();
+            let align = files.iter().map(|file| file.align()).max()?;
             let at = slot_bytes.next_multiple_of(align);
             // A row lies across one border more than its length has.
             slot_bytes = at + row_bytes.next_multiple_of(align) + align;
-            parts.push(Part { file, offset, row_bytes, align, dims, dtype, at });
+            parts.push(Part { shards: vec![(0, file, offset)], row_bytes, align, dims, dtype, at });
         }
         let align = parts.iter().map(|part| part.align).max()?;
         Some(RowSource { stored: row, parts, slot_bytes: slot_bytes.next_multiple_of(align) })
+    }
+
+    /// Adds the rows of another matrix behind these, which are `rows`; `None` where they are stored otherwise.
+    pub(super) fn and(mut self, rows: u32, more: RowSource) -> Option<RowSource> {
+        if self.stored != more.stored {
+            return None;
+        }
+        let behind = |part: Part| part.shards.into_iter().map(move |(first, file, offset)| (rows + first, file, offset));
+        self.parts.iter_mut().zip(more.parts).for_each(|(part, more)| part.shards.extend(behind(more)));
+        Some(self)
     }
 
     /// Bytes of the window.
@@ -73,6 +83,12 @@ pub(crate) struct RowStream {
     source: RowSource,
     buffer: Buffer,
     region: Arc<Region>,
+    /// First byte of the window in them.
+    first: usize,
+    /// Bits of the tags of its reads.
+    tag: u64,
+    /// What its rows are.
+    what: &'static str,
     slots: Vec<Slot>,
     /// The place that is taken next.
     next: usize,
@@ -93,9 +109,38 @@ impl RowStream {
     /// Rows in memory together.
     pub(crate) const ROWS: usize = 128;
 
-    pub(super) fn new(source: RowSource, buffer: Buffer) -> Result<RowStream> {
+    /// Rows of the embedding, through a window that is all of a buffer.
+    pub(super) fn embedding(source: RowSource, buffer: Buffer) -> Result<RowStream> {
         let region = backend_region(buffer.clone())?;
-        Ok(RowStream { source, buffer, region, slots: vec![Slot::default(); RowStream::ROWS], next: 0, call: 0 })
+        Ok(RowStream::new(source, buffer, region, 0, TAG, "the embedding of token"))
+    }
+
+    /// Rows of tables, whose windows lie one behind the other in a buffer.
+    pub(super) fn tables(sources: Vec<RowSource>, buffer: &Buffer) -> Result<Vec<RowStream>> {
+        let (region, mut end) = (backend_region(buffer.clone())?, 0);
+        let streams = sources.into_iter().zip(1u64..).map(|(source, number)| {
+            let first = end;
+            end += source.window_bytes();
+            RowStream::new(source, buffer.clone(), region.clone(), first, TAG | number << 32, "n-gram")
+        });
+        Ok(streams.collect())
+    }
+
+    fn new(
+        source: RowSource,
+        buffer: Buffer,
+        region: Arc<Region>,
+        first: usize,
+        tag: u64,
+        what: &'static str,
+    ) -> RowStream {
+        let slots = vec![Slot::default(); RowStream::ROWS];
+        RowStream { source, buffer, region, first, tag, what, slots, next: 0, call: 0 }
+    }
+
+    /// The table that a read is of, from 1 on; 0 for the embedding.
+    pub(super) fn number(tag: u64) -> usize {
+        ((tag & !TAG) >> 32) as usize
     }
 
     pub(super) fn region(&self) -> &Arc<Region> {
@@ -130,16 +175,16 @@ impl RowStream {
 
     fn push_reads(&self, slot: usize, row: u32, files: &[Arc<SourceFile>], reads: &mut Vec<Read>) {
         for (i, part) in self.source.parts.iter().enumerate() {
-            let (start, end) = part.span(row);
+            let (file, start, end) = part.span(row);
             let first = start / part.align as u64 * part.align as u64;
             reads.push(Read {
-                tag: TAG | (slot as u64) << 8 | i as u64,
-                file: files[part.file].clone(),
+                tag: self.tag | (slot as u64) << 8 | i as u64,
+                file: files[file].clone(),
                 offset: first,
                 bytes: (end - first).next_multiple_of(part.align as u64) as usize,
                 needed: (end - first) as usize,
                 region: self.region.clone(),
-                at: slot * self.source.slot_bytes + part.at,
+                at: self.first + slot * self.source.slot_bytes + part.at,
             });
         }
     }
@@ -161,16 +206,16 @@ impl RowStream {
         result: std::io::Result<usize>,
         files: &[Arc<SourceFile>],
     ) -> Result<usize> {
-        let (slot, part) = (&mut self.slots[((tag & !TAG) >> 8) as usize], &self.source.parts[(tag & 0xff) as usize]);
+        let (slot, part) = (&mut self.slots[tag as u32 as usize >> 8], &self.source.parts[(tag & 0xff) as usize]);
         slot.reads_left -= 1;
         result.or_else(|why| {
             let row = slot.row.take().unwrap_or(0);
-            let (start, _) = part.span(row);
-            let file = &files[part.file];
+            let (file, start, _) = part.span(row);
+            let file = &files[file];
             file.check_unchanged()?;
             Err(StoreError::Read {
                 path: file.path().to_owned(),
-                what: format!("the embedding of token {row}"),
+                what: format!("{} {row}", self.what),
                 offset: start,
                 bytes: part.row_bytes,
                 why: why.to_string(),
@@ -188,8 +233,8 @@ impl RowStream {
         let slot = self.find(row)?;
         let mut tensors = [None, None, None];
         for (tensor, part) in tensors.iter_mut().zip(&self.source.parts) {
-            let within = part.span(row).0 as usize % part.align;
-            let at = slot * self.source.slot_bytes + part.at + within;
+            let within = part.span(row).1 as usize % part.align;
+            let at = self.first + slot * self.source.slot_bytes + part.at + within;
             *tensor = Some(Tensor::new(self.buffer.clone(), at, part.dims, part.dtype));
         }
         Some(self.source.stored.matrix(tensors))
@@ -197,9 +242,11 @@ impl RowStream {
 }
 
 impl Part {
-    /// First byte of a row in its file, and the one behind its last.
-    fn span(&self, row: u32) -> (u64, u64) {
-        let start = self.offset + u64::from(row) * self.row_bytes as u64;
-        (start, start + self.row_bytes as u64)
+    /// A row's file, its first byte there, and the one behind its last.
+    fn span(&self, row: u32) -> (usize, u64, u64) {
+        let shard = self.shards.partition_point(|&(first, ..)| first <= row) - 1;
+        let (first, file, offset) = self.shards[shard];
+        let start = offset + u64::from(row - first) * self.row_bytes as u64;
+        (file, start, start + self.row_bytes as u64)
     }
 }

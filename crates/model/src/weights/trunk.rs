@@ -3,7 +3,7 @@
 //! Each streamed layer has one of two places for all of its tensors, by turns. While a layer is computed in one of them, the
 //! next one is read into the other. The order of layers is always the same, so nothing is guessed: only a batch that goes
 //! through the layers while another one is between two of them finds a place taken, and waits for its weights once more. Of an
-//! embedding that stays on the drive a batch reads the rows of its tokens ([`RowStream`]).
+//! embedding that stays on the drive, and of tables that always do, a batch reads the rows of its tokens ([`RowStream`]).
 
 use std::sync::Arc;
 
@@ -93,6 +93,8 @@ struct Planned {
     window: Option<Buffer>,
     /// What rows of the embedding pass through.
     rows: Option<Buffer>,
+    /// What rows of tables pass through.
+    tables: Option<Buffer>,
     /// By layer, the first byte of its own, in the buffer of resident weights or in the window.
     starts: Vec<usize>,
     /// First byte of the embedding in the buffer of resident weights.
@@ -128,6 +130,7 @@ impl Places {
             resident: buffer(plan.resident)?,
             window: buffer(plan.window())?,
             rows: buffer(plan.rows)?,
+            tables: buffer(plan.tables)?,
             starts,
             embedding: resident_end,
             plan: plan.clone(),
@@ -178,7 +181,7 @@ impl Places {
             fixed: whole(self.fixed) + beyond,
             layers: (0..layers).map(|layer| whole(of(layer))).collect(),
             embedding: whole(self.embedding),
-            rows: 0,
+            ..TrunkNeeds::default()
         }
     }
 
@@ -211,6 +214,17 @@ pub struct TrunkStream {
     slots: [Slot; WINDOW_LAYERS],
     /// Rows of the embedding.
     rows: Option<RowStream>,
+    /// Rows of tables.
+    tables: Vec<RowStream>,
+}
+
+/// A table of which single rows are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowTable {
+    /// The embedding, where it stays on the drive.
+    Embedding,
+    /// One that always stays there: see [`super::Weights::row_table`].
+    Number(usize),
 }
 
 /// One of the places that layers pass through.
@@ -234,7 +248,12 @@ pub(crate) enum TrunkPlace {
 }
 
 impl TrunkStream {
-    pub(super) fn new(places: &Places, reads: Vec<TrunkRead>, rows: Option<RowSource>) -> Result<TrunkStream> {
+    pub(super) fn new(
+        places: &Places,
+        reads: Vec<TrunkRead>,
+        rows: Option<RowSource>,
+        tables: Vec<RowSource>,
+    ) -> Result<TrunkStream> {
         let Buffers::Planned(planned) = &places.buffers else { return Ok(TrunkStream::default()) };
         let streamed = &planned.plan.streamed;
         let mut layers: Vec<(usize, Vec<TrunkRead>)> = streamed.iter().map(|&layer| (layer, Vec::new())).collect();
@@ -249,18 +268,27 @@ impl TrunkStream {
             layers,
             window: planned.window.clone().map(backend_region).transpose()?,
             slots: Default::default(),
-            rows: rows.zip(planned.rows.clone()).map(|(rows, buffer)| RowStream::new(rows, buffer)).transpose()?,
+            rows: rows.zip(planned.rows.clone()).map(|(rows, buffer)| RowStream::embedding(rows, buffer)).transpose()?,
+            tables: planned.tables.as_ref().map_or(Ok(Vec::new()), |buffer| RowStream::tables(tables, buffer))?,
         })
+    }
+
+    /// Nothing but tables, whose rows pass through a buffer.
+    pub(super) fn of_tables(tables: Vec<RowSource>, buffer: &Buffer) -> Result<TrunkStream> {
+        Ok(TrunkStream { tables: RowStream::tables(tables, buffer)?, ..TrunkStream::default() })
     }
 
     /// The memory that layers and rows pass through, to register with a reader.
     pub(crate) fn regions(&self) -> impl Iterator<Item = &Arc<Region>> {
-        self.window.iter().chain(self.rows.as_ref().map(RowStream::region))
+        self.window.iter().chain(self.rows.iter().chain(self.tables.first()).map(RowStream::region))
     }
 
-    /// Rows of the embedding, where it stays on the drive.
-    pub(crate) fn rows(&mut self) -> Option<&mut RowStream> {
-        self.rows.as_mut()
+    /// Rows of a table, where it stays on the drive.
+    pub(crate) fn rows(&mut self, of: RowTable) -> Option<&mut RowStream> {
+        match of {
+            RowTable::Embedding => self.rows.as_mut(),
+            RowTable::Number(number) => self.tables.get_mut(number),
+        }
     }
 
     fn turn(&self, layer: usize) -> Option<usize> {
@@ -306,7 +334,9 @@ impl TrunkStream {
         result: std::io::Result<usize>,
         files: &[Arc<SourceFile>],
     ) -> Result<usize> {
-        if let Some(rows) = self.rows.as_mut().filter(|_| tag & TAG == 0) {
+        if tag & TAG == 0 {
+            let of = RowStream::number(tag).checked_sub(1).map_or(RowTable::Embedding, RowTable::Number);
+            let rows = self.rows(of).expect("invariant: a read of rows is of a table that is here");
             return rows.complete(tag, result, files);
         }
         let (turn, i) = ((tag & !TAG) >> 32, tag as u32 as usize);
@@ -328,7 +358,7 @@ impl TrunkStream {
         for slot in self.slots.iter_mut().filter(|slot| slot.reads_left > 0) {
             *slot = Slot::default();
         }
-        self.rows.iter_mut().for_each(RowStream::abandon);
+        self.rows.iter_mut().chain(&mut self.tables).for_each(RowStream::abandon);
     }
 }
 
