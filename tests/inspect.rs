@@ -36,7 +36,7 @@ const fn unfinished(every: u64, width: u64, overlap: bool) -> u64 {
 }
 
 /// Config, bytes of state for each token, bytes of a sequence however short, and how its layers are drawn, first of all.
-const CONTEXTS: [(&str, u64, u64, &str); 27] = [
+const CONTEXTS: [(&str, u64, u64, &str); 40] = [
     ("Qwen3-30B-A3B", 48 * gqa(4, 128), 0, "AAAA"),
     ("Llama-3.1-8B", 32 * gqa(8, 128), 0, "aaaa"),
     ("MiniMax-M2", 62 * gqa(8, 128), 0, "AAAA"),
@@ -88,6 +88,30 @@ const CONTEXTS: [(&str, u64, u64, &str); 27] = [
     ),
     ("MiniMax-M3", 60 * gqa(4, 128) + 57 * INDEX, 0, "aaaBBB"),
     // 18 layers have no rotary part.
+    ("Qwen1.5-MoE-A2.7B", 24 * gqa(16, 128), 0, "AAAA"),
+    ("OLMoE-1B-7B", 16 * gqa(16, 128), 0, "AAAA"),
+    ("dots.llm1", 62 * gqa(32, 128), 0, "aAAA"),
+    ("Solar-Open-100B", 48 * gqa(8, 128), 0, "AAAA"),
+    ("Hy3-preview", 80 * gqa(8, 128), 0, "aAAA"),
+    ("ERNIE-4.5-21B-A3B", 28 * gqa(4, 128), 0, "aAAA"),
+    ("Hunyuan-A13B", 32 * gqa(8, 128), 0, "AAAA"),
+    ("Phi-3.5-MoE", 32 * gqa(8, 128), 0, "AAAA"),
+    ("GLM-4.7-Flash", 47 * LATENT, 0, "lLLL"),
+    // Values of 128 beside keys of 192; windows of 128 in all but nine layers, with twice as many heads.
+    ("MiMo-V2-Flash", 9 * 4 * (192 + 128) * F16, 39 * 128 * 8 * (192 + 128) * F16, "aWWWWAWW"),
+    // Chunks of 8192 in three layers of four.
+    ("Llama-4-Scout", 12 * gqa(8, 128), 36 * 8192 * gqa(8, 128), "CCCACCCA"),
+    ("K-EXAONE-236B-A23B", 12 * gqa(8, 128), 36 * 128 * gqa(8, 128), "wWWAWWWA"),
+    // Blocks of 64 positions with a small key of 128 each; the last nine inputs of a convolution over four streams, and two tokens.
+    (
+        "Qwen4-Exp",
+        12 * (gqa(2, 256) + INDEX / 64),
+        36 * recurrent(32, 128, 128, 2 * 16 * 128 + 32 * 128)
+            + 9 * 4 * 2560 * F32
+            + 2 * F32
+            + 12 * unfinished(64, 128, false),
+        "DDDB",
+    ),
     ("Mistral-Large-4", 54 * LATENT + 18 * 512 * F16 + 72 * INDEX, 0, "sSSSS"),
 ];
 

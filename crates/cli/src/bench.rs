@@ -14,7 +14,8 @@ use outpour_engine::{Engine, EngineError, LayerCost, Observer, Progress, Session
 use outpour_model::experts::StreamStats;
 use outpour_store::machine::Machine;
 use outpour_store::read::Region;
-use outpour_store::trace::{Policy, Trace, replay};
+use outpour_store::residency::ResidencyMap;
+use outpour_store::trace::{Policy, Trace, replay, routed};
 
 use crate::args::BenchArgs;
 use crate::model;
@@ -103,8 +104,8 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     subject.describe_engine(&engine);
     let mut bench = Bench {
         memory: (probe_bytes > 0).then(|| engine.probe_memory(probe_bytes)).transpose()?,
+        watch: Watch { trace: Trace::default(), account: Account::default(), experts: engine.residency_map() },
         engine: &mut engine,
-        watch: Watch::default(),
         cold: args.cold,
         warm: false,
         seed: 1,
@@ -247,15 +248,17 @@ impl Bench<'_> {
 }
 
 /// Keeps routes and costs.
-#[derive(Default)]
 struct Watch {
     trace: Trace,
+    /// Says how many experts there are.
+    experts: Arc<ResidencyMap>,
     account: Account,
 }
 
 impl Observer for Watch {
     fn routes(&mut self, layer: usize, _: &[u32], choice: &[i32], _: &[f32]) {
-        self.trace.push(layer as u32, bytemuck::cast_slice(choice));
+        let experts: Vec<u32> = routed(choice, self.experts.layers()[layer]).collect();
+        self.trace.push(layer as u32, &experts);
     }
 
     fn layer(&mut self, cost: &LayerCost) {

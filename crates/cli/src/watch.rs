@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Result;
 use outpour_engine::bound::Running;
 use outpour_engine::{Inspection, LayerCost, Observer, Progress, Timeline};
+use outpour_store::layout::ExpertLayout;
 use outpour_store::trace::file::{Shape, push_line};
+use outpour_store::trace::routed;
 
 use crate::npy::WholeOrNothing;
 
@@ -48,6 +50,7 @@ fn create_beside(path: &Path, inspection: &Inspection) -> Result<WholeOrNothing>
 /// A file of routes under way.
 pub struct Routes {
     out: WholeOrNothing,
+    layout: Arc<ExpertLayout>,
     experts: Vec<u32>,
     line: String,
     failed: Option<anyhow::Error>,
@@ -64,7 +67,7 @@ impl Routes {
         let (experts, bytes) = (layout.experts_total(), layout.bytes_total());
         let shape = Shape { layers: layout.layers(), experts, expert_bytes: bytes / experts.max(1) as u64 };
         out.write(shape.head().as_bytes())?;
-        Ok(Routes { out, experts: Vec::new(), line: String::new(), failed: None })
+        Ok(Routes { out, layout: layout.clone(), experts: Vec::new(), line: String::new(), failed: None })
     }
 
     fn push(&mut self, layer: usize, choice: &[i32]) {
@@ -72,7 +75,7 @@ impl Routes {
             return;
         }
         self.experts.clear();
-        self.experts.extend(choice.iter().map(|&expert| expert as u32));
+        self.experts.extend(routed(choice, self.layout.experts(layer)));
         self.experts.sort_unstable();
         self.experts.dedup();
         self.line.clear();

@@ -44,7 +44,8 @@ pub struct LayerCost {
 
 /// Watches the engine work. Every method has an empty default.
 pub trait Observer {
-    /// The router's choice of a layer: `[positions, top_k]`, in descending order of weight.
+    /// The router's choice of a layer: `[positions, top_k]`, in descending order of weight. Idle experts (LongCat) have the numbers
+    /// behind those of real ones: see [`outpour_store::trace::routed`].
     fn routes(&mut self, _layer: usize, _positions: &[u32], _choice: &[i32], _weights: &[f32]) {}
 
     /// Logits `[vocab]` after the token at `position`; only of sequences that asked for all of them.

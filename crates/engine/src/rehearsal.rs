@@ -153,14 +153,7 @@ impl Stage {
         let (checkpoint, shapes) = (inspection.checkpoint.clone(), inspection.shapes.clone());
         let scratch = Scratch::new(&*model, rows, &*ops)?;
         Ok(Stage {
-            experts: ExpertStream::new(
-                checkpoint,
-                layout,
-                shapes,
-                residency,
-                tables,
-                Box::new(Nothing::default()),
-            ),
+            experts: ExpertStream::new(checkpoint, layout, shapes, residency, tables, Box::new(Nothing::default())),
             choices: Choices::default(),
             blocks: BlockPool::default(),
             kinds: kinds(inspection),

@@ -1,9 +1,11 @@
 //! How a model's choice of experts would be cached and guessed: measured while it generates text.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use outpour_store::trace::{Policy, Trace, replay};
+use outpour_store::residency::ResidencyMap;
+use outpour_store::trace::{Policy, Trace, replay, routed};
 
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -64,7 +66,7 @@ pub fn measure(
     let began = Instant::now();
     let sampling = Sampling { temperature: 1.0, seed: extent.seed, ..Sampling::default() };
     let mut sampler = Sampler::new(sampling, engine.facts().vocab);
-    let mut watch = Watch { measured: Measured::default(), guess: Vec::new(), go_on };
+    let mut watch = Watch { measured: Measured::default(), experts: engine.residency_map(), guess: Vec::new(), go_on };
     let mut session = Session::open(engine);
     let tokens_max = extent.tokens_max.min(engine.plan().ctx);
     let mut generate = |engine: &mut Engine, session: &mut Session, watch: &mut Watch| -> Result<(), EngineError> {
@@ -88,17 +90,19 @@ pub fn measure(
 /// Notes choices and guesses.
 struct Watch<'a> {
     measured: Measured,
+    /// Says how many there are.
+    experts: Arc<ResidencyMap>,
     /// Of the layer to come.
-    guess: Vec<i32>,
+    guess: Vec<u32>,
     go_on: &'a mut dyn FnMut(usize) -> ControlFlow<()>,
 }
 
 impl Observer for Watch<'_> {
     fn routes(&mut self, layer: usize, _: &[u32], choice: &[i32], _: &[f32]) {
-        let experts: Vec<u32> = choice.iter().map(|&expert| expert as u32).collect();
+        let experts: Vec<u32> = routed(choice, self.experts.layers()[layer]).collect();
         self.measured.trace.push(layer as u32, &experts);
         self.measured.guessed += self.guess.len() as u64;
-        self.measured.right += self.guess.iter().filter(|expert| choice.contains(expert)).count() as u64;
+        self.measured.right += self.guess.iter().filter(|expert| experts.contains(expert)).count() as u64;
         self.guess.clear();
     }
 
@@ -106,9 +110,9 @@ impl Observer for Watch<'_> {
         true
     }
 
-    fn guess(&mut self, _: usize, _: &[u32], choice: &[i32]) {
+    fn guess(&mut self, layer: usize, _: &[u32], choice: &[i32]) {
         self.guess.clear();
-        self.guess.extend_from_slice(choice);
+        self.guess.extend(routed(choice, self.experts.layers()[layer]));
     }
 
     fn progress(&mut self, progress: Progress) -> ControlFlow<()> {

@@ -125,7 +125,7 @@ pub const FAMILIES: &[Family] = &[
     Family {
         model_type: "qwen4_exp",
         architecture: None,
-        models: "Qwen4-Exp",
+        models: "Qwen4-Exp (Qwen3.8-Flash-Next)",
         attention: "3 Gated DeltaNet to 1 gated GQA over chosen blocks (QSA)",
         fixtures: &["qwen4_exp"],
         experts: ExpertNames::Joined,

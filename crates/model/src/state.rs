@@ -261,12 +261,7 @@ impl BlockPool {
         Ok((block, Tensor::new(buffer, at, [layout.pools[pool].block_bytes], DType::U8)))
     }
 
-    fn take_recurrent(
-        &self,
-        residency: &mut Residency,
-        pools: usize,
-        bytes: usize,
-    ) -> Result<Recurrent, ModelError> {
+    fn take_recurrent(&self, residency: &mut Residency, pools: usize, bytes: usize) -> Result<Recurrent, ModelError> {
         let (slot, buffer, at) = self.take(pools, residency)?;
         Ok(Recurrent { _slot: slot, tensor: Tensor::new(buffer, at, [bytes], DType::U8) })
     }

@@ -17,11 +17,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use outpour_kernels::{Buffer, DType, GgmlType, Matrix, Ops, OpsError, RmsNorm, Tensor};
-use outpour_store::{Result as StoreResult, StoreError};
 use outpour_store::checkpoint::{Checkpoint, StoredType, TensorInfo};
 use outpour_store::layout::{ExpertLayout, Extent};
 use outpour_store::plan::{TRUNK_ALIGN, TrunkNeeds, TrunkPlan};
 use outpour_store::read::{Completion, Read, Reader};
+use outpour_store::{Result as StoreResult, StoreError};
 
 pub use experts::{ExpertShape, ExpertsOf};
 pub use region::{BackendRegion, allocate_region};
@@ -247,13 +247,7 @@ impl<'a> Weights<'a> {
     ///
     /// # Errors
     /// When a tensor is missing, or has another shape or a type that has no single rows.
-    pub fn row_table(
-        &mut self,
-        prefix: &str,
-        shards: usize,
-        rows: usize,
-        cols: usize,
-    ) -> Result<RowTable, ModelError> {
+    pub fn row_table(&mut self, prefix: &str, shards: usize, rows: usize, cols: usize) -> Result<RowTable, ModelError> {
         let even = rows.div_ceil(shards);
         let name = |shard: usize| format!("{prefix}.shard_{shard}.weight");
         let Some(checkpoint) = self.checkpoint else {
@@ -264,7 +258,8 @@ impl<'a> Weights<'a> {
         };
         let (mut table, mut first): (Option<RowSource>, usize) = (None, 0);
         for name in (0..shards).map(name) {
-            let some = self.shape_of(&name).and_then(|shape| shape.first()).map_or(even, |&rows| rows).min(rows - first);
+            let some =
+                self.shape_of(&name).and_then(|shape| shape.first()).map_or(even, |&rows| rows).min(rows - first);
             if some == 0 {
                 break;
             }
@@ -272,7 +267,9 @@ impl<'a> Weights<'a> {
             table = match table {
                 None => Some(more),
                 Some(before) => Some(before.and(first as u32, more).ok_or_else(|| {
-                    ModelError::Tensor(format!("{name} is stored in another form than the parts before; download it again"))
+                    ModelError::Tensor(format!(
+                        "{name} is stored in another form than the parts before; download it again"
+                    ))
                 })?),
             };
             first += some;

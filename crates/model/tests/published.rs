@@ -10,7 +10,7 @@ use outpour_model::weights::{DeclaredKind, Weights};
 use serde_json::Value;
 
 /// Name, parameters in billions as published, bytes of an expert at MLX's 4 bits, experts.
-const PUBLISHED: [(&str, f64, usize, usize); 53] = [
+const PUBLISHED: [(&str, f64, usize, usize); 54] = [
     ("Qwen3-30B-A3B", 30.5, 2_654_208, 6_144),
     ("Qwen3-235B-A22B", 235.0, 10_616_832, 12_032),
     // Its maker's 80 with the heads for multi-token prediction, which are not read.
@@ -72,6 +72,9 @@ const PUBLISHED: [(&str, f64, usize, usize); 53] = [
     ("Llama-4-Scout", 108.0, 70_778_880, 768),
     ("Llama-4-Maverick", 400.0, 70_778_880, 3_072),
     ("K-EXAONE-236B-A23B", 236.0, 21_233_664, 6_016),
+    // Layers as llama.cpp counts them, widths from the 95 GiB that transformers gives its table of n-grams, of whose 51.2
+    // parameters each token needs 16 rows of 160; the indexer's sizes were not to be found.
+    ("Qwen4-Exp", 152.0, 2_211_840, 24_576),
 ];
 
 fn published(name: &str) -> Value {

@@ -23,6 +23,12 @@ struct Step {
     end: usize,
 }
 
+/// The experts among a router's choice, of a layer that has so many: idle ones (LongCat), which have no weights and are never read,
+/// have the numbers behind them.
+pub fn routed(choice: &[i32], experts: usize) -> impl Iterator<Item = u32> {
+    choice.iter().map(|&expert| expert as u32).filter(move |&expert| (expert as usize) < experts)
+}
+
 impl Trace {
     /// Adds what a layer used at once, in any order; what comes twice counts once.
     pub fn push(&mut self, layer: u32, experts: &[u32]) {
@@ -106,6 +112,11 @@ mod tests {
         assert_eq!(hits(&single(&[1, 2, 3, 1]), 2, Policy::Lfu), 0);
         // Counts outlive the stay: 1 has two uses when it comes back, and stays before 3.
         assert_eq!(hits(&single(&[1, 2, 2, 2, 3, 1, 3]), 2, Policy::Lfu), 2);
+    }
+
+    #[test]
+    fn idle_experts_are_none() {
+        assert_eq!(routed(&[3, 8, 0, 7, 9], 8).collect::<Vec<_>>(), [3, 0, 7]);
     }
 
     #[test]

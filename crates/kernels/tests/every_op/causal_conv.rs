@@ -22,8 +22,17 @@ struct Case {
 
 fn case() -> impl Strategy<Value = Case> {
     let channels = select(vec![1usize, 7, 24, 100, 256, 777]);
-    (1usize..=70, channels, 2usize..=4, 1usize..=3, formats(), tails(), any::<u64>())
-        .prop_map(|(n, channels, kernel, dilation, format, tail, seed)| Case { n, channels, kernel, dilation, format, tail, seed })
+    (1usize..=70, channels, 2usize..=4, 1usize..=3, formats(), tails(), any::<u64>()).prop_map(
+        |(n, channels, kernel, dilation, format, tail, seed)| Case {
+            n,
+            channels,
+            kernel,
+            dilation,
+            format,
+            tail,
+            seed,
+        },
+    )
 }
 
 /// Inputs, weights, and the inputs before.

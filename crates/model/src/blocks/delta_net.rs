@@ -75,7 +75,7 @@ pub struct DeltaNet {
     runs: PackedRuns,
     conv: CausalConv,
     delta: GatedDelta,
-    norm: RmsNorm,    // [v_dim]
+    norm: RmsNorm, // [v_dim]
     /// Whether z gates by its sigmoid, not by its silu (Qwen4-Exp).
     sigmoid: bool,
     out_proj: Matrix, // [hidden, values]
@@ -225,7 +225,7 @@ impl Mixer for DeltaNet {
         let layout = self.sizes.recurrent();
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let state = at.recurrent(span.state);
+            let state = &at.recurrent(span.state);
             ops.causal_conv(&rows(&qkv), &self.conv, &layout.tail(state), &rows(&mixed));
             ops.gated_delta(&rows(&mixed), &rows(&a), &rows(&b), &self.delta, &layout.matrices(state), &rows(&values));
         }

@@ -206,7 +206,7 @@ impl Mixer for Kda {
             ops.linear(x, &input.proj, &projected);
             for span in &at.batch.spans {
                 let rows = |t: &Tensor| t.rows(span.rows.clone());
-                let tail = layout.tail_of(at.recurrent(span.state), part, 3);
+                let tail = layout.tail_of(&at.recurrent(span.state), part, 3);
                 ops.causal_conv(&rows(&projected), &input.conv, &tail, &rows(&mixed));
             }
             ops.copy_columns(&mixed, &input.run, &qkv);
@@ -215,7 +215,7 @@ impl Mixer for Kda {
         ops.linear(x, &self.b, &b);
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let matrices = layout.matrices(at.recurrent(span.state));
+            let matrices = layout.matrices(&at.recurrent(span.state));
             ops.gated_delta(&rows(&qkv), &rows(&a), &rows(&b), &self.delta, &matrices, &rows(&values));
         }
         ops.rms_norm(&values, &self.norm, &values);

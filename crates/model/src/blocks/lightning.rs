@@ -145,7 +145,7 @@ impl Mixer for Lightning {
         self.turn(at, [&q, &k], run);
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let matrices = self.layout().matrices(at.recurrent(span.state));
+            let matrices = self.layout().matrices(&at.recurrent(span.state));
             ops.linear_attention([&rows(&q), &rows(&k), &rows(&v)], None, &self.linear, &matrices, &rows(&values));
         }
         let values = values.reshape([n, width]);

@@ -121,7 +121,7 @@ impl Mixer for Mamba {
         let layout = self.sizes.recurrent();
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let tail = layout.tail(at.recurrent(span.state));
+            let tail = layout.tail(&at.recurrent(span.state));
             ops.causal_conv(&rows(&input), &self.conv, &tail, &rows(&mixed));
         }
         ops.linear(&mixed, &self.x_proj, &small);
@@ -132,7 +132,7 @@ impl Mixer for Mamba {
         ops.linear(&low_rank, &self.dt_proj, &dt);
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let matrices = layout.matrices(at.recurrent(span.state));
+            let matrices = layout.matrices(&at.recurrent(span.state));
             let (mixed, dt, b, c) = (rows(&mixed), rows(&dt), rows(&b), rows(&c));
             ops.selective_scan([&mixed, &dt], [&b, &c], &self.scan, &matrices, &rows(&y));
         }

@@ -143,7 +143,7 @@ impl Mixer for Mamba2 {
         let layout = self.sizes.recurrent();
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let state = at.recurrent(span.state);
+            let state = &at.recurrent(span.state);
             ops.causal_conv(&rows(&xbc), &self.conv, &layout.tail(state), &rows(&mixed));
         }
         for (part, runs) in [&values, &b, &c].into_iter().zip(&self.parts) {
@@ -151,7 +151,7 @@ impl Mixer for Mamba2 {
         }
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let matrices = layout.matrices(at.recurrent(span.state));
+            let matrices = layout.matrices(&at.recurrent(span.state));
             let (c, b, values, dt) = (rows(&c), rows(&b), rows(&values), rows(&dt));
             ops.linear_attention([&c, &b, &values], Some(&dt), &self.ssm, &matrices, &rows(&y));
         }

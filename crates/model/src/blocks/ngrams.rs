@@ -73,7 +73,7 @@ impl Sizes {
         };
         let Sizes { width, tokens, rows, multiple, shards, kernel, .. } = sizes;
         let hashes = sizes.hashes();
-        let small = tokens >= 2 && tokens <= TOKENS_MAX && hashes <= HEADS_MAX && shards <= SHARDS_MAX && kernel >= 2;
+        let small = (2..=TOKENS_MAX).contains(&tokens) && hashes <= HEADS_MAX && shards <= SHARDS_MAX && kernel >= 2;
         let fits = small && width.is_multiple_of(hashes) && (kernel as u64) < 64 && (multiple as u64) < 1 << 20;
         // Primes lie close to each other: a hash has hardly more rows than the least.
         match fits && (hashes as u64) * (2 * rows as u64 + 64) < SIZE_MAX {
@@ -292,12 +292,8 @@ mod tests {
     /// Of the first prime from 20 on, and three further ones; a token that ends hides what is before it.
     #[test]
     fn rows_are_named_by_the_last_tokens_up_to_an_end() {
-        let hashes = Hashes {
-            factors: vec![3, 5, 7],
-            rows: vec![[23, 0], [29, 23], [31, 52], [37, 83]],
-            heads: 2,
-            end: 9,
-        };
+        let hashes =
+            Hashes { factors: vec![3, 5, 7], rows: vec![[23, 0], [29, 23], [31, 52], [37, 83]], heads: 2, end: 9 };
         let rows = |token: u32, before: &[u32]| {
             let mut rows = Vec::new();
             hashes.push(token, before, &mut rows);

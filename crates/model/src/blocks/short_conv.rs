@@ -78,7 +78,7 @@ impl Mixer for ShortConv {
         let layout = self.sizes.recurrent();
         for span in &at.batch.spans {
             let rows = |t: &Tensor| t.rows(span.rows.clone());
-            let tail = layout.tail(at.recurrent(span.state));
+            let tail = layout.tail(&at.recurrent(span.state));
             ops.causal_conv(&rows(&input), &self.conv, &tail, &rows(&mixed));
         }
         ops.glu(&behind, &mixed, Activation::Product, &mixed);

@@ -67,7 +67,8 @@ impl RowSource {
         if self.stored != more.stored {
             return None;
         }
-        let behind = |part: Part| part.shards.into_iter().map(move |(first, file, offset)| (rows + first, file, offset));
+        let behind =
+            |part: Part| part.shards.into_iter().map(move |(first, file, offset)| (rows + first, file, offset));
         self.parts.iter_mut().zip(more.parts).for_each(|(part, more)| part.shards.extend(behind(more)));
         Some(self)
     }

@@ -268,7 +268,10 @@ impl TrunkStream {
             layers,
             window: planned.window.clone().map(backend_region).transpose()?,
             slots: Default::default(),
-            rows: rows.zip(planned.rows.clone()).map(|(rows, buffer)| RowStream::embedding(rows, buffer)).transpose()?,
+            rows: rows
+                .zip(planned.rows.clone())
+                .map(|(rows, buffer)| RowStream::embedding(rows, buffer))
+                .transpose()?,
             tables: planned.tables.as_ref().map_or(Ok(Vec::new()), |buffer| RowStream::tables(tables, buffer))?,
         })
     }
