@@ -97,8 +97,8 @@ const CONTEXTS: [(&str, u64, u64, &str); 40] = [
     ("Hunyuan-A13B", 32 * gqa(8, 128), 0, "AAAA"),
     ("Phi-3.5-MoE", 32 * gqa(8, 128), 0, "AAAA"),
     ("GLM-4.7-Flash", 47 * LATENT, 0, "lLLL"),
-    // Values of 128 beside keys of 192; windows of 128 in all but nine layers, with twice as many heads.
-    ("MiMo-V2-Flash", 9 * 4 * (192 + 128) * F16, 39 * 128 * 8 * (192 + 128) * F16, "aWWWWAWW"),
+    // Values of 128 beside keys of 192; windows of 128 before the own position in all but nine layers, with twice as many heads.
+    ("MiMo-V2-Flash", 9 * 4 * (192 + 128) * F16, 39 * 129 * 8 * (192 + 128) * F16, "aWWWWAWW"),
     // Chunks of 8192 in three layers of four.
     ("Llama-4-Scout", 12 * gqa(8, 128), 36 * 8192 * gqa(8, 128), "CCCACCCA"),
     ("K-EXAONE-236B-A23B", 12 * gqa(8, 128), 36 * 128 * gqa(8, 128), "wWWAWWWA"),
