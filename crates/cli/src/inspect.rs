@@ -56,7 +56,8 @@ fn report(model: &Path, inspection: &Inspection, estimated: bool) -> Result<Valu
         "dtypes": dtypes(checkpoint),
         "files": checkpoint.files().len(),
         "total_bytes": all_bytes,
-        "trunk_bytes": all_bytes.saturating_sub(experts_bytes),
+        "trunk_bytes": all_bytes.saturating_sub(experts_bytes + inspection.table_bytes),
+        "table_bytes": inspection.table_bytes,
         "experts_bytes": experts_bytes,
         "expert_bytes": one_expert,
         "expert_bytes_per_token": per_token,
@@ -175,11 +176,15 @@ fn describe(report: &Value) -> String {
         (
             "bytes",
             format!(
-                "{} in {} files: trunk {}, experts {}",
+                "{} in {} files: trunk {}, experts {}{}",
                 bytes("total_bytes"),
                 text("files"),
                 bytes("trunk_bytes"),
-                bytes("experts_bytes")
+                bytes("experts_bytes"),
+                match report["table_bytes"].as_u64() {
+                    None | Some(0) => String::new(),
+                    Some(_) => format!(", tables read by row {}", bytes("table_bytes")),
+                }
             ),
         ),
         ("one expert", format!("{} in {} reads", bytes("expert_bytes"), text("reads_per_expert"))),

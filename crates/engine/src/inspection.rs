@@ -117,6 +117,8 @@ pub struct Inspection {
     facts: Facts,
     /// Bytes of the weights outside the experts.
     pub trunk: TrunkNeeds,
+    /// Bytes of tables of which single rows are read, and which never are in memory as a whole.
+    pub table_bytes: u64,
     pub(crate) largest_tensor_bytes: usize,
     /// The trunk's matrices, by name.
     pub(crate) matrices: Vec<(String, StoredMatrix)>,
@@ -163,13 +165,15 @@ impl Inspection {
         if let Some(width) = widths.into_iter().find(|width| kv == DType::Q8 && !width.is_multiple_of(Q8_BLOCK)) {
             return Err(EngineError::Q8Width { width });
         }
-        let Measured { trunk, largest_tensor_bytes, matrices, layout, shapes } = weights.measured(facts.layers);
+        let Measured { trunk, table_bytes, largest_tensor_bytes, matrices, layout, shapes } =
+            weights.measured(facts.layers);
         Ok(Inspection {
             checkpoint,
             config,
             top_k_own,
             facts,
             trunk,
+            table_bytes,
             largest_tensor_bytes,
             matrices,
             layout: Arc::new(layout),

@@ -136,6 +136,8 @@ impl Table {
 pub struct Measured {
     /// Bytes of the trunk.
     pub trunk: TrunkNeeds,
+    /// Bytes of tables of which single rows are read, in the files.
+    pub table_bytes: u64,
     /// Bytes of its largest tensor, rounding to alignment included: what [`Weights::fold`] needs at least.
     pub largest_tensor_bytes: usize,
     /// The trunk's matrices, by the names that the family asked for.
@@ -266,7 +268,7 @@ impl<'a> Weights<'a> {
             let more = self.row_source(checkpoint, &name, some, cols)?;
             table = match table {
                 None => Some(more),
-                Some(before) => Some(before.and(first as u32, more).ok_or_else(|| {
+                Some(before) => Some(before.and(more).ok_or_else(|| {
                     ModelError::Tensor(format!(
                         "{name} is stored in another form than the parts before; download it again"
                     ))
@@ -487,6 +489,7 @@ impl<'a> Weights<'a> {
         let tables = tables.next_multiple_of(TRUNK_ALIGN);
         Measured {
             trunk: TrunkNeeds { rows, tables, ..self.places.needs(layers) },
+            table_bytes: self.row_tables.iter().map(RowSource::bytes).sum(),
             largest_tensor_bytes: self.reads.iter().map(|read| read.bytes).max().unwrap_or(0),
             matrices: self.matrices,
             layout: ExpertLayout::new(extents, files),

@@ -20,6 +20,8 @@ const TAG: u64 = 1 << 62;
 pub(super) struct RowSource {
     /// The matrix with one row.
     stored: StoredMatrix,
+    /// How many there are.
+    rows: usize,
     /// By tensor.
     parts: Vec<Part>,
     /// Bytes of a place.
@@ -59,18 +61,25 @@ impl RowSource {
             parts.push(Part { shards: vec![(0, file, offset)], row_bytes, align, dims, dtype, at });
         }
         let align = parts.iter().map(|part| part.align).max()?;
-        Some(RowSource { stored: row, parts, slot_bytes: slot_bytes.next_multiple_of(align) })
+        Some(RowSource { stored: row, rows: stored.rows, parts, slot_bytes: slot_bytes.next_multiple_of(align) })
     }
 
-    /// Adds the rows of another matrix behind these, which are `rows`; `None` where they are stored otherwise.
-    pub(super) fn and(mut self, rows: u32, more: RowSource) -> Option<RowSource> {
+    /// Adds the rows of another matrix behind these; `None` where they are stored otherwise.
+    pub(super) fn and(mut self, more: RowSource) -> Option<RowSource> {
         if self.stored != more.stored {
             return None;
         }
+        let rows = self.rows as u32;
+        self.rows += more.rows;
         let behind =
             |part: Part| part.shards.into_iter().map(move |(first, file, offset)| (rows + first, file, offset));
         self.parts.iter_mut().zip(more.parts).for_each(|(part, more)| part.shards.extend(behind(more)));
         Some(self)
+    }
+
+    /// Bytes of all rows in files.
+    pub(super) fn bytes(&self) -> u64 {
+        (self.rows * self.stored.bytes()) as u64
     }
 
     /// Bytes of the window.
