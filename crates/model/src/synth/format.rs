@@ -352,7 +352,9 @@ fn experts_only(format: &str) -> bool {
 
 /// How a random matrix is stored in a format of codes, if it is not left as it is.
 fn coded_as(format: &str, name: &str, rows: usize, cols: usize) -> Option<StoredMatrix> {
-    let left = is_router(name) || experts_only(format) && !name.contains(".experts.");
+    // Of a table of n-grams single rows are read, as of an embedding: no format of codes has such.
+    let by_row = name.contains(".ngram_embedding.");
+    let left = is_router(name) || by_row || experts_only(format) && !name.contains(".experts.");
     if left { None } else { coded::as_made(format, false, rows, cols) }
 }
 
