@@ -150,9 +150,12 @@ fn seeds_stop_strings_and_biases_do_what_they_say() {
 fn stop_strings_do_not_end_thoughts() {
     let server = serve_demo();
     let ask = |stop: &str| {
-        server.ask("/v1/chat/completions", &json!({
-            "messages": [{"role": "user", "content": "What is 17 + 25?"}], "temperature": 0, "stop": stop,
-        }))
+        server.ask(
+            "/v1/chat/completions",
+            &json!({
+                "messages": [{"role": "user", "content": "What is 17 + 25?"}], "temperature": 0, "stop": stop,
+            }),
+        )
     };
     let answer = ask("carry");
     let message = &answer["choices"][0]["message"];
