@@ -24,7 +24,7 @@ pub fn fixture(name: &str) -> PathBuf {
 
 /// Fixtures of every kind of attention: windows, latent attention, an indexer's choice, compressed entries, recurrences of four
 /// kinds; and of experts beside an MLP, and of a latent width.
-pub const ATTENTION_KINDS: [&str; 19] = [
+pub const ATTENTION_KINDS: [&str; 20] = [
     "gpt_oss",
     "gemma4",
     "deepseek_v3",
