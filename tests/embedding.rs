@@ -55,8 +55,8 @@ fn tables_of_n_grams_are_always_read_by_row() {
     (text["ngram_vocab_size_base"], text["ple_embed_dim"]) = (json!(50_000), json!(256));
     for format in [Format::Bf16, Format::Mlx { bits: 4 }] {
         let dir = tempfile::tempdir().expect("a folder");
-        let synth = Synth::new(&config, format, Routing::default(), 7).expect("a model");
-        synth.write(dir.path(), &[], &mut |_, _| ControlFlow::Continue(())).map(|_| ()).expect("it is written");
+        let synth = Synth::new(&config, format, Vec::new(), Routing::default(), 7).expect("a model");
+        synth.write(dir.path(), &mut |_, _| ControlFlow::Continue(())).map(|_| ()).expect("it is written");
         let base = Options { prefill_chunk: Some(64), ctx: Some(512), ..roomy() };
         let inspection = Inspection::open(dir.path(), false).unwrap_or_else(|error| panic!("{error}"));
         let plan = inspection.plan(&base).unwrap_or_else(|error| panic!("{error}"));
