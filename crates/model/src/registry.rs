@@ -625,7 +625,8 @@ pub fn family(config: &Config) -> Result<&'static Family, ModelError> {
     }
     let mut named = of(model_type).peekable();
     if named.peek().is_none() {
-        let model_type = config.model_type()?;
+        // Names are short; what is none may be long.
+        let model_type: String = config.model_type()?.chars().take(80).collect();
         let supported: Vec<&str> = FAMILIES.iter().map(|family| family.model_type).collect();
         return Err(ModelError::Config(format!(
             "model_type {model_type:?} is not supported; supported are: {}",
