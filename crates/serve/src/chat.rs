@@ -120,7 +120,7 @@ impl Model {
     /// The conversation as text.
     pub(crate) fn render(&self, chat: &Chat, messages: &[Value], answer: bool) -> Result<String, ApiError> {
         if messages.is_empty() {
-            return Err(ApiError::bad("the conversation is empty: send at least one message"));
+            return Err(ApiError::bad("the conversation is empty: messages, or input, must hold at least one message"));
         }
         let request = ChatRequest {
             messages: messages.to_vec(),
