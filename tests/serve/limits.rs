@@ -26,9 +26,10 @@ fn keys_hosts_and_origins_are_checked() {
     assert_eq!(status(&[("x-api-key", "s3cret"), ("origin", "https://evil.example")]), 403);
     let page = server.send("GET", "/v1/models", &[("x-api-key", "s3cret"), ("origin", "https://chat.example")], "");
     assert_eq!((page.status, page.header("access-control-allow-origin")), (200, "https://chat.example"));
-    let preflight = server.send("OPTIONS", "/v1/chat/completions", &[("origin", "https://chat.example")], "");
+    let asks = [("origin", "https://chat.example"), ("access-control-request-headers", "authorization,x-stainless-os")];
+    let preflight = server.send("OPTIONS", "/v1/chat/completions", &asks, "");
     assert_eq!(preflight.status, 204);
-    assert!(preflight.header("access-control-allow-headers").contains("authorization"));
+    assert_eq!(preflight.header("access-control-allow-headers"), "authorization,x-stainless-os");
     assert_eq!(server.send("OPTIONS", "/v1/chat/completions", &[("origin", "https://evil.example")], "").status, 403);
     let refused = server.send("POST", "/v1/messages", &[], "{}");
     assert_eq!(refused.json()["error"]["type"], "authentication_error");

@@ -22,7 +22,8 @@ use crate::worker::{Done, Finish};
 pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>, ApiError> {
     let fields = Fields::of(&body, "")?;
     for stored in ["previous_response_id", "conversation", "prompt"] {
-        if fields.value(stored).is_some() {
+        // A prompt that is a text is no field of this route.
+        if fields.value(stored).is_some_and(|value| stored != "prompt" || value.is_object()) {
             return Err(ApiError::field(stored, "is not supported: nothing is stored; send the whole input"));
         }
     }
