@@ -89,7 +89,8 @@ fn a_cache_folder_that_cannot_be_written_is_named() {
 }
 
 /// Transformers' logits of the bf16 original are in demo/fixtures; the original itself is 29 MB and not in the repository,
-/// so its 4-bit form is held to them: the argmax of nearly all positions, and the greedy text of easy prompts.
+/// so its 4-bit form is held to them: the argmax of nearly all positions, and the greedy text of every prompt but the story's,
+/// where many words would do.
 #[test]
 fn its_logits_are_near_those_of_the_original_in_transformers() {
     let demo = fixture("").join("../../demo");
@@ -103,13 +104,16 @@ fn its_logits_are_near_those_of_the_original_in_transformers() {
         let list = |key: &str| -> Vec<u32> { serde_json::from_value(case[key].clone()).expect("numbers") };
         let ids = [list("prompt_ids"), list("greedy_ids")].concat();
         let Recorded { logits: own, .. } = logits(&mut engine, &ids, ids.len());
+        let best = |row: &[f32]| (0..vocab as u32).max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize]));
+        let (greedy, first) = (list("greedy_ids"), list("prompt_ids").len() - 1);
+        let chosen = own.chunks_exact(vocab).skip(first).zip(&greedy).filter_map(|(row, _)| best(row));
+        assert!(case["name"] == "story" || chosen.eq(greedy.iter().copied()), "{}: other tokens", case["name"]);
         for position in list("positions") {
             let row = &own[position as usize * vocab..][..vocab];
             let wanted = rows.next().expect("a row for each position");
             let apart: f64 = row.iter().zip(wanted).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>() / vocab as f64;
             let deviation = case["logits_std"].as_f64().expect("a number");
             assert!(apart.sqrt() < 0.5 * deviation, "{}: {} of {deviation}", case["name"], apart.sqrt());
-            let best = |row: &[f32]| (0..vocab).max_by(|&a, &b| row[a].total_cmp(&row[b]));
             agreed += usize::from(best(row) == best(wanted));
         }
     }

@@ -13,7 +13,7 @@ use crate::generation::Generation;
 use crate::run::{self, Output};
 use crate::{builtin, model, term};
 
-/// Holds less than a third of the experts.
+/// Holds six in ten of the experts.
 const RAM_DEFAULT: Bytes = Bytes(24 << 20);
 const STORY: &str = "Tell me a story about a fox.";
 /// Greedy stories give their characters odd names; this one is drawn as the model's own defaults say.

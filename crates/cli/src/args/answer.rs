@@ -158,7 +158,7 @@ fn minutes(text: &str) -> Result<Duration, String> {
 
 /// `demo`.
 #[derive(Args)]
-#[command(after_help = "Of the demo, --ram is 24M unless given: less than a third of the experts fit.")]
+#[command(after_help = "Of the demo, --ram is 24M unless given: six in ten of the experts fit.")]
 pub struct DemoArgs {
     /// Flags of loading.
     #[command(flatten)]
