@@ -148,7 +148,7 @@ fn scalings_of_rope_are_not_guessed() {
 }
 
 /// Values that would be other mathematics than what is computed.
-const REFUSED: [(&str, &str, &str); 42] = [
+const REFUSED: [(&str, &str, &str); 43] = [
     ("deepseek_v2", "scoring_func", "\"sigmoid\""),
     ("deepseek_v2", "topk_method", "\"noaux_tc\""),
     ("deepseek_v2", "norm_topk_prob", "true"),
@@ -187,6 +187,7 @@ const REFUSED: [(&str, &str, &str); 42] = [
     ("minimax_m2", "use_routing_bias", "false"),
     ("nemotron_h", "time_step_limit", "[0.0,0.1]"),
     ("nemotron_h", "time_step_limit", "[0.001,{\"__float__\":\"Infinity\"}]"),
+    ("nemotron_h", "use_conv_bias", "false"),
     ("granitemoehybrid", "time_step_limit", "[0.0,0.1]"),
     ("gpt_oss", "hidden_act", "\"gelu\""),
     ("gemma3", "hidden_activation", "\"relu\""),

@@ -1,7 +1,7 @@
 //! From what a model needs and what `--ram` gives: the size of every buffer, before anything is allocated.
 
 use crate::bytes::Bytes;
-use crate::slab::PIECE_BYTES_MAX;
+use crate::slab::{PIECE_BYTES_MAX, SLOT_BYTES_MAX};
 use crate::{Result, StoreError};
 
 /// Prompt tokens computed together at least, and at most.
@@ -191,11 +191,11 @@ impl Plan {
         };
         let chunk_min = ask.chunk.unwrap_or(*CHUNK.start()).clamp(1, ctx_min.max(1));
         let piece_min = needs.piece_min();
-        if piece_min > PIECE_BYTES_MAX {
+        if piece_min > SLOT_BYTES_MAX {
             let problem = format!(
-                "one expert or KV block takes {}, more than the {} of a piece",
+                "one expert or KV block takes {}, more than the {} that can be read as one: take a file of fewer bits",
                 Bytes(piece_min as u64),
-                Bytes(PIECE_BYTES_MAX as u64)
+                Bytes(SLOT_BYTES_MAX as u64)
             );
             return Err(StoreError::Other(problem));
         }
@@ -375,7 +375,7 @@ impl Needs<'_> {
         while piece > whole_min && slab / piece < self.pieces_min(piece, ctx, chunk) {
             piece = (piece / 2).max(whole_min) / unit * unit;
         }
-        if piece > PIECE_BYTES_MAX || slab / piece < self.pieces_min(piece, ctx, chunk) {
+        if piece > PIECE_BYTES_MAX.max(piece_min) || slab / piece < self.pieces_min(piece, ctx, chunk) {
             piece = piece_min;
         }
         (piece, slab / piece)
@@ -429,6 +429,21 @@ mod tests {
             (slots, useful) = (plan.expert_slots, now.max(useful));
         }
         assert_eq!(slots, 1100, "in the end all experts fit");
+    }
+
+    /// As of Mixtral in 16 bits.
+    #[test]
+    fn an_expert_may_be_larger_than_a_piece_of_several() {
+        let scratch = |chunk| chunk * 20_000;
+        let of = |slot_bytes| {
+            let classes = vec![ClassNeeds { slot_bytes, experts: 256, at_once: 8 }];
+            Plan::new(&Needs { classes, ..needs(&scratch) }, Ask { ram: 24_000 * MIB, ctx: None, chunk: None })
+        };
+        let plan = of(336 * MIB).expect("it fits");
+        assert_eq!(plan.piece_bytes, 336 * MIB);
+        assert!(plan.expert_slots > 60, "{} slots", plan.expert_slots);
+        let refused = of(SLOT_BYTES_MAX + MIB).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(refused.contains("fewer bits"), "{refused}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The memory for experts and for sequences: pieces of at most 256 MiB, each cut into slots of one size class. A piece
+//! The memory for experts and for sequences: pieces of at most 256 MiB, or of one larger slot, each cut into slots of one size class. A piece
 //! can pass from one class to another, or be given back to the system, only as a whole and only while it is empty.
 
 use std::sync::Arc;
@@ -6,8 +6,10 @@ use std::sync::Arc;
 use crate::Result;
 use crate::read::Region;
 
-/// Largest piece.
+/// Largest piece of several slots.
 pub const PIECE_BYTES_MAX: usize = 256 << 20;
+/// Largest slot: io_uring registers no larger buffers.
+pub const SLOT_BYTES_MAX: usize = 1 << 30;
 
 /// A slot of the slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,7 +48,7 @@ impl Slab {
         classes: &[usize],
         mut allocate: impl FnMut(usize) -> Result<Arc<Region>>,
     ) -> Result<Slab> {
-        assert!(piece_bytes <= PIECE_BYTES_MAX && classes.iter().all(|&class| 0 < class && class <= piece_bytes));
+        assert!(piece_bytes <= SLOT_BYTES_MAX && classes.iter().all(|&class| 0 < class && class <= piece_bytes));
         let stride = classes.iter().map(|class| piece_bytes / class).max().unwrap_or(0);
         let regions: Vec<Arc<Region>> = (0..pieces).map(|_| allocate(piece_bytes)).collect::<Result<_>>()?;
         Ok(Slab {

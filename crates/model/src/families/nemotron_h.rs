@@ -19,6 +19,7 @@ use crate::weights::{Norms, Weights};
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     config.only("mlp_hidden_act", "relu2")?;
     ["attention_bias", "mlp_bias", "use_bias", "mamba_proj_bias"].into_iter().try_for_each(|key| config.never(key))?;
+    config.always("use_conv_bias")?;
     let (hidden, vocab) = (config.size("hidden_size")?, config.size("vocab_size")?);
     let pattern = &pattern(config)?;
     if pattern.is_empty() || pattern.chars().any(|letter| !"ME*-".contains(letter)) {
