@@ -46,10 +46,11 @@ fn bench_reports_what_happened() {
         let parts = number(row, "trunk_seconds") + number(row, "expert_seconds") + number(row, "blocked_seconds");
         assert!((parts / seconds - 1.0).abs() < 0.02, "{parts} of {seconds} seconds are accounted for");
         assert!((0.0..1.0).contains(&number(row, "hit_rate")));
-        // The memory evicts what was used least recently, so a replay of the routes under that policy says what was read,
-        // but for the pieces that the growing context took.
-        let replayed = number(row, "bytes_read_per_token_lru") / number(row, "bytes_read_per_token");
-        assert!((0.93..=1.07).contains(&replayed), "replayed {replayed}");
+        // No policy reads less than one that knows the future, and the engine's reads little more than the least recently used
+        // first out, whatever the routes; but for the pieces that the growing context took.
+        let read = number(row, "bytes_read_per_token");
+        assert!(read <= 1.07 * number(row, "bytes_read_per_token_lru"), "{row:#}");
+        assert!(read >= 0.93 * number(row, "bytes_read_per_token_belady"), "{row:#}");
         assert!(number(row, "bytes_read_per_token_belady") <= 1.001 * number(row, "bytes_read_per_token_lru"));
         assert!(["drive", "experts", "trunk"].contains(&row["bound_by"].as_str().unwrap_or("")));
     }

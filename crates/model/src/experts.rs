@@ -313,17 +313,19 @@ impl ExpertStream {
     }
 
     /// Asks for experts of a layer. All that are not resident go out as one batch of reads, and this returns at once.
-    /// At most [`Self::available`] experts may be asked for.
+    /// At most [`Self::available`] experts may be asked for. Those that are `passing` are of a prompt that uses more of the layer
+    /// than can stay in memory.
     ///
     /// # Errors
     /// When the reads cannot be sent out.
-    pub fn request(&mut self, layer: usize, experts: &[u32]) -> Result<()> {
+    pub fn request(&mut self, layer: usize, experts: &[u32], passing: bool) -> Result<()> {
         self.layer_since.get_or_insert((Instant::now(), self.stats.blocked));
         self.wants.retain(|want| want.stage != Stage::Released);
         self.reads.clear();
         // Resident ones are pinned first, so that none of them makes room for a missing one.
         for &expert in experts {
             let id = ExpertId { layer: layer as u32, expert };
+            self.residency.used(id, passing);
             if let Place::Host(slot) | Place::Device(slot) = self.residency.locate(id) {
                 self.residency.pin(slot);
                 self.want_resident(id, slot);
@@ -447,7 +449,7 @@ impl ExpertStream {
         for layer in 0..self.layout.layers() {
             let experts: Vec<u32> = (0..self.layout.experts(layer) as u32).collect();
             for part in experts.chunks(READ_ALL_AT_ONCE) {
-                self.request(layer, part)?;
+                self.request(layer, part, true)?;
                 while let Some((i, _)) = self.next_ready(layer, part, true)? {
                     self.release(part[i], true);
                 }

@@ -8,13 +8,16 @@
 //! that was asked for: it becomes resident when it is ([`Residency::adopt`]), or leaves again ([`Residency::drop_early`]).
 
 mod map;
+pub(crate) mod ranking;
 
 use crate::layout::{ExpertId, ExpertLayout};
 use crate::read::Region;
 use crate::slab::{Slab, SlotId};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use map::{Cell, ResidencyMap, Seen};
+use ranking::Ranking;
 
 /// Where an expert's weights are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,17 +50,16 @@ struct Slot {
     holds: Holds,
     pins: u32,
     class: u32,
-    /// Neighbours in its class's list, most recently used first.
-    newer: u32,
-    older: u32,
+    /// What its expert is worth, as in its class's order.
+    worth: u64,
 }
 
-/// Least and most recently used slot of a class.
-#[derive(Clone, Copy)]
-struct Ends {
-    newest: u32,
-    oldest: u32,
-    /// Slots of the class that hold an expert and are not pinned, or are free.
+/// Experts of one size.
+struct Class {
+    ranking: Ranking,
+    /// Their slots, the one worth least in front.
+    order: BTreeSet<(u64, u32)>,
+    /// Slots that hold an expert and are not pinned, or are free.
     available: usize,
 }
 
@@ -68,9 +70,8 @@ pub struct Residency {
     /// Slot of each expert by its flat index.
     slot_of: Vec<u32>,
     slots: Vec<Slot>,
-    ends: Vec<Ends>,
-    /// The first size class of sequences' states; those before are the experts'.
-    state_class: usize,
+    /// By size class, those of experts. Those of sequences' states come after them.
+    classes: Vec<Class>,
     /// Experts of a class that always find room.
     keep: usize,
     /// By class: slots set aside for experts that are read early.
@@ -92,23 +93,22 @@ impl Residency {
     ///
     /// `keep` experts of each class, those of one token, always find room beside the states.
     pub fn new(mut slab: Slab, layout: Arc<ExpertLayout>, class_pieces: &[usize], keep: usize) -> Residency {
-        let classes = layout.classes().len();
-        let empty = Slot { holds: Holds::Nothing, pins: 0, class: 0, newer: NONE, older: NONE };
-        let mut ends = vec![Ends { newest: NONE, oldest: NONE, available: 0 }; slab.classes()];
+        let experts = layout.experts_total();
+        let class = |_| Class { ranking: Ranking::new(experts), order: BTreeSet::new(), available: 0 };
+        let mut classes: Vec<Class> = (0..layout.classes().len()).map(class).collect();
         for (class, &pieces) in class_pieces.iter().enumerate() {
             for _ in 0..pieces {
                 if slab.assign(class) {
-                    ends[class].available += slab.slots_per_piece(class);
+                    classes[class].available += slab.slots_per_piece(class);
                 }
             }
         }
         Residency {
-            slot_of: vec![NONE; layout.experts_total()],
-            slots: vec![empty; slab.slots_max()],
-            ends,
-            state_class: classes,
+            slot_of: vec![NONE; experts],
+            slots: vec![Slot { holds: Holds::Nothing, pins: 0, class: 0, worth: 0 }; slab.slots_max()],
             keep,
-            spares: vec![Spares::default(); classes],
+            spares: vec![Spares::default(); classes.len()],
+            classes,
             map: Arc::new(ResidencyMap::new((0..layout.layers()).map(|layer| layout.experts(layer)).collect())),
             slab,
             layout,
@@ -141,24 +141,46 @@ impl Residency {
 
     /// Experts of a layer that could be pinned at once, beside those that are.
     pub fn available(&self, layer: usize) -> usize {
-        self.ends[self.layout.class(layer)].available
+        self.classes[self.layout.class(layer)].available
     }
 
-    /// Marks a resident expert as used now, and keeps it from being evicted until [`Self::unpin`].
+    /// Counts a use of an expert, which is asked for by [`Self::pin`], [`Self::begin_fill`] or [`Self::adopt`] then. One that is
+    /// `passing` is of a prompt that uses more of its layer than can stay.
+    pub fn used(&mut self, id: ExpertId, passing: bool) {
+        let index = self.layout.index(id);
+        self.map.used(index);
+        let class = self.layout.class(id.layer as usize);
+        let slots = self.slab.slots(class);
+        // Where all have room nobody leaves.
+        if slots < self.layout.experts_of_class(class) && self.classes[class].ranking.used(index as u32, slots, passing)
+        {
+            self.rank_anew(class);
+        }
+    }
+
+    /// Puts a class's experts in order again, but for those that leave next.
+    fn rank_anew(&mut self, class: usize) {
+        let ranked: Vec<(u64, u32)> =
+            self.classes[class].order.iter().copied().filter(|&(worth, _)| worth > 0).collect();
+        for (_, slot) in ranked {
+            let slot = SlotId::from_index(slot);
+            self.unlink(slot);
+            self.link(slot);
+        }
+    }
+
+    /// Keeps a resident expert from being evicted until [`Self::unpin`], and from being the next one then.
     pub fn pin(&mut self, slot: SlotId) {
         self.unlink(slot);
         self.link(slot);
         self.add_pin(slot);
-        if let Holds::Expert(id) = self.slots[slot.index()].holds {
-            self.map.used(self.layout.index(id));
-        }
     }
 
     fn add_pin(&mut self, slot: SlotId) {
         let state = &mut self.slots[slot.index()];
         state.pins += 1;
         if state.pins == 1 {
-            self.ends[state.class as usize].available -= 1;
+            self.classes[state.class as usize].available -= 1;
         }
     }
 
@@ -179,7 +201,7 @@ impl Residency {
     /// Marks a resident expert as the next one to be evicted.
     pub fn demote(&mut self, slot: SlotId) {
         self.unlink(slot);
-        self.link_oldest(slot);
+        self.link_worth(slot, 0);
     }
 
     /// Takes one pin back.
@@ -187,23 +209,21 @@ impl Residency {
         let state = &mut self.slots[slot.index()];
         state.pins -= 1;
         if state.pins == 0 {
-            self.ends[state.class as usize].available += 1;
+            self.classes[state.class as usize].available += 1;
         }
     }
 
-    /// Gives an expert a slot to be read into, evicting the least recently used one if none is free. The slot is
+    /// Gives an expert a slot to be read into, evicting the one worth least if none is free. The slot is
     /// pinned. `None` when every slot of its size is pinned.
     pub fn begin_fill(&mut self, id: ExpertId) -> Option<SlotId> {
         let class = self.layout.class(id.layer as usize);
         let slot = match self.slab.acquire(class) {
             Some(slot) => slot,
-            None => self.evict_oldest(class)?,
+            None => self.evict(class)?,
         };
         self.slot_of[self.layout.index(id)] = slot.index() as u32;
         self.map.read(self.layout.index(id), Seen::Reading);
-        self.map.used(self.layout.index(id));
-        self.slots[slot.index()] =
-            Slot { holds: Holds::Filling(id), pins: 0, class: class as u32, newer: NONE, older: NONE };
+        self.slots[slot.index()] = Slot { holds: Holds::Filling(id), pins: 0, class: class as u32, worth: 0 };
         self.link(slot);
         self.add_pin(slot);
         Some(slot)
@@ -229,18 +249,17 @@ impl Residency {
     }
 
     /// A slot for an expert that nobody asked for yet. `spares_max` slots of its size are set aside for that at most; one
-    /// more is taken from the experts used least recently, as long as those of a token still find room. `None` when all of
+    /// more is taken from the experts worth least, as long as those of a token still find room. `None` when all of
     /// them are in use.
     pub fn begin_early(&mut self, id: ExpertId, spares_max: usize) -> Option<SlotId> {
         let class = self.layout.class(id.layer as usize);
         let slot = match self.spares[class].free.pop() {
             Some(slot) => slot,
             None => {
-                let room = self.spares[class].used < spares_max && self.ends[class].available > 2 * self.keep;
-                let slot = room.then(|| self.slab.acquire(class).or_else(|| self.evict_oldest(class))).flatten()?;
-                self.slots[slot.index()] =
-                    Slot { holds: Holds::Spare, pins: 1, class: class as u32, newer: NONE, older: NONE };
-                self.ends[class].available -= 1;
+                let room = self.spares[class].used < spares_max && self.classes[class].available > 2 * self.keep;
+                let slot = room.then(|| self.slab.acquire(class).or_else(|| self.evict(class))).flatten()?;
+                self.slots[slot.index()] = Slot { holds: Holds::Spare, pins: 1, class: class as u32, worth: 0 };
+                self.classes[class].available -= 1;
                 slot
             }
         };
@@ -256,7 +275,6 @@ impl Residency {
         debug_assert_eq!(state.holds, Holds::Early(id));
         state.holds = Holds::Filling(id);
         self.map.set(self.layout.index(id), Seen::Reading);
-        self.map.used(self.layout.index(id));
         let class = state.class as usize;
         self.slot_of[self.layout.index(id)] = slot.index() as u32;
         self.spares[class].used -= 1;
@@ -284,7 +302,7 @@ impl Residency {
 
     /// Gives the spare slots that are not in use back to the experts.
     fn release_spares(&mut self) {
-        for class in 0..self.state_class {
+        for class in 0..self.classes.len() {
             while let Some(slot) = self.spares[class].free.pop() {
                 self.release_spare(class, slot);
             }
@@ -294,31 +312,28 @@ impl Residency {
     fn release_spare(&mut self, class: usize, slot: SlotId) {
         self.slots[slot.index()].holds = Holds::Nothing;
         self.slots[slot.index()].pins = 0;
-        self.ends[class].available += 1;
+        self.classes[class].available += 1;
         self.slab.release(slot);
     }
 
     /// Experts that there is room for now, beside the states.
     pub fn expert_slots(&self) -> usize {
-        (0..self.state_class).map(|class| self.slab.slots(class)).sum()
+        (0..self.classes.len()).map(|class| self.slab.slots(class)).sum()
     }
 
     /// Evicts every expert that is not pinned.
     pub fn clear(&mut self) {
         self.release_spares();
-        for class in 0..self.state_class {
-            while let Some(slot) = self.evict_oldest(class) {
+        for class in 0..self.classes.len() {
+            while let Some(slot) = self.evict(class) {
                 self.slab.release(slot);
             }
         }
     }
 
-    fn evict_oldest(&mut self, class: usize) -> Option<SlotId> {
-        let mut at = self.ends[class].oldest;
-        while at != NONE && self.slots[at as usize].pins > 0 {
-            at = self.slots[at as usize].newer;
-        }
-        let victim = (at != NONE).then(|| SlotId::from_index(at))?;
+    fn evict(&mut self, class: usize) -> Option<SlotId> {
+        let evictable = |&&(_, slot): &&(u64, u32)| self.slots[slot as usize].pins == 0;
+        let victim = SlotId::from_index(self.classes[class].order.iter().find(evictable)?.1);
         self.forget(victim);
         Some(victim)
     }
@@ -336,7 +351,7 @@ impl Residency {
     /// A slot for a part of a sequence's state, of the `kind`-th state class, taken from the experts by the piece if none
     /// is free. `None` when nothing can be evicted.
     pub fn acquire_state(&mut self, kind: usize) -> Option<SlotId> {
-        let class = self.state_class + kind;
+        let class = self.classes.len() + kind;
         let slot = match self.slab.acquire(class) {
             Some(slot) => slot,
             None => {
@@ -349,7 +364,7 @@ impl Residency {
                 self.slab.acquire(class)?
             }
         };
-        self.slots[slot.index()] = Slot { holds: Holds::State, pins: 1, class: class as u32, newer: NONE, older: NONE };
+        self.slots[slot.index()] = Slot { holds: Holds::State, pins: 1, class: class as u32, worth: 0 };
         Some(slot)
     }
 
@@ -368,12 +383,12 @@ impl Residency {
     /// Gives an unassigned piece to the largest class.
     fn assign_to_experts(&mut self) {
         let class = self.largest_class();
-        if self.state_class > 0 && self.slab.assign(class) {
-            self.ends[class].available += self.slab.slots_per_piece(class);
+        if self.classes.len() > 0 && self.slab.assign(class) {
+            self.classes[class].available += self.slab.slots_per_piece(class);
         }
     }
 
-    /// Takes the memory of a piece out of the slab, with the experts in it: one whose experts were used least recently. `None`
+    /// Takes the memory of a piece out of the slab, with the experts in it: the one that has the expert worth least. `None`
     /// where those of a token would not find room any more, or something is pinned in every piece.
     pub fn withdraw_piece(&mut self) -> Option<Arc<Region>> {
         self.release_spares();
@@ -396,16 +411,16 @@ impl Residency {
 
     /// The class with the most experts, if there are any: it lends pieces to states and gets them back.
     fn largest_class(&self) -> usize {
-        (0..self.state_class).max_by_key(|&class| self.layout.experts_of_class(class)).unwrap_or(0)
+        (0..self.classes.len()).max_by_key(|&class| self.layout.experts_of_class(class)).unwrap_or(0)
     }
 
-    /// The piece of the largest class with nothing pinned whose experts were used least recently.
+    /// The piece of the largest class with nothing pinned that has the expert worth least.
     fn emptiest_piece(&self) -> Option<usize> {
-        if self.state_class == 0 {
+        if self.classes.len() == 0 {
             return None;
         }
         let class = self.largest_class();
-        if self.ends[class].available < self.slab.slots_per_piece(class) + self.keep {
+        if self.classes[class].available < self.slab.slots_per_piece(class) + self.keep {
             return None;
         }
         let unpinned = |piece: usize| self.slab.slots_of(piece).all(|slot| self.slots[slot.index()].pins == 0);
@@ -414,15 +429,11 @@ impl Residency {
         {
             return Some(piece);
         }
-        let mut at = self.ends[class].oldest;
-        while at != NONE {
-            let piece = self.slab.piece_of(SlotId::from_index(at));
-            if unpinned(piece) {
-                return Some(piece);
-            }
-            at = self.slots[at as usize].newer;
-        }
-        None
+        self.classes[class]
+            .order
+            .iter()
+            .map(|&(_, slot)| self.slab.piece_of(SlotId::from_index(slot)))
+            .find(|&piece| unpinned(piece))
     }
 
     /// Evicts a piece's experts and takes it from its class.
@@ -434,47 +445,27 @@ impl Residency {
                 self.slab.release(slot);
             }
         }
-        self.ends[class].available -= self.slab.slots_per_piece(class);
+        self.classes[class].available -= self.slab.slots_per_piece(class);
         self.slab.unassign(piece);
     }
 
-    /// Puts a slot at the head of its class's list.
+    /// Puts a slot in its place in its class's order.
     fn link(&mut self, slot: SlotId) {
-        let index = slot.index() as u32;
-        let class = self.slots[slot.index()].class as usize;
-        let newest = self.ends[class].newest;
-        self.slots[slot.index()].newer = NONE;
-        self.slots[slot.index()].older = newest;
-        match newest {
-            NONE => self.ends[class].oldest = index,
-            newest => self.slots[newest as usize].newer = index,
+        let Slot { holds, class, .. } = self.slots[slot.index()];
+        if let Holds::Expert(id) | Holds::Filling(id) = holds {
+            let worth = self.classes[class as usize].ranking.of(self.layout.index(id) as u32);
+            self.link_worth(slot, worth);
         }
-        self.ends[class].newest = index;
     }
 
-    /// Puts a slot at the end of its class's list.
-    fn link_oldest(&mut self, slot: SlotId) {
-        let index = slot.index() as u32;
-        let class = self.slots[slot.index()].class as usize;
-        let oldest = self.ends[class].oldest;
-        self.slots[slot.index()].older = NONE;
-        self.slots[slot.index()].newer = oldest;
-        match oldest {
-            NONE => self.ends[class].newest = index,
-            oldest => self.slots[oldest as usize].older = index,
-        }
-        self.ends[class].oldest = index;
+    fn link_worth(&mut self, slot: SlotId, worth: u64) {
+        let state = &mut self.slots[slot.index()];
+        state.worth = worth;
+        self.classes[state.class as usize].order.insert((worth, slot.index() as u32));
     }
 
     fn unlink(&mut self, slot: SlotId) {
-        let Slot { newer, older, class, .. } = self.slots[slot.index()];
-        match newer {
-            NONE => self.ends[class as usize].newest = older,
-            newer => self.slots[newer as usize].older = older,
-        }
-        match older {
-            NONE => self.ends[class as usize].oldest = newer,
-            older => self.slots[older as usize].newer = newer,
-        }
+        let Slot { class, worth, .. } = self.slots[slot.index()];
+        self.classes[class as usize].order.remove(&(worth, slot.index() as u32));
     }
 }

@@ -158,12 +158,13 @@ mod tests {
 
     #[test]
     fn decayed_counts_forget_what_was_popular() {
-        let past: Vec<u32> = vec![1; 50];
-        let now: Vec<u32> = [2, 3].repeat(20);
+        let past: Vec<u32> = vec![1; 150];
+        let now: Vec<u32> = [2, 3].repeat(100);
         let pages = single(&[&past[..], &now].concat());
         // By counts since the start 1 never goes, and 2 and 3 take turns in the other slot.
-        assert_eq!(hits(&pages, 2, Policy::Lfu), 49);
-        assert!(hits(&pages, 2, Policy::DecayedLfu) > 80);
+        assert_eq!(hits(&pages, 2, Policy::Lfu), 149);
+        assert!(hits(&pages, 2, Policy::DecayedLfu) > 300);
+        assert!(hits(&pages, 2, Policy::Adaptive) > 330, "by recency at first, and no worse");
     }
 
     #[test]

@@ -104,6 +104,8 @@ pub enum PolicyArg {
     Lfu,
     /// The least often used of late
     DecayedLfu,
+    /// The engine's own: `lru` or `decayed-lfu`, whichever missed less of late
+    Adaptive,
     /// The one that is not needed for longest: what no policy can beat
     Belady,
 }
@@ -117,6 +119,7 @@ impl PolicyArg {
             PolicyArg::S3Fifo => Policy::S3Fifo,
             PolicyArg::Lfu => Policy::Lfu,
             PolicyArg::DecayedLfu => Policy::DecayedLfu,
+            PolicyArg::Adaptive => Policy::Adaptive,
             PolicyArg::Belady => Policy::Belady,
         }
     }

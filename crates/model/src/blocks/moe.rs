@@ -381,9 +381,11 @@ impl Moe {
         let slots = run.experts.available(self.layer);
         // Two waves at a time, unless everything fits at once.
         let experts_max = if choices.experts.len() <= slots { slots } else { (slots / 2).max(1) };
-        let kept_from = choices.kept_from(run.experts.share(self.layer, choices.experts.len()));
+        let share = run.experts.share(self.layer, choices.experts.len());
+        let passing = choices.experts.len() > share;
+        let kept_from = choices.kept_from(share);
         let mut wave = choices.wave(0, rows_max, experts_max);
-        run.experts.request(self.layer, &choices.experts[wave.clone()])?;
+        run.experts.request(self.layer, &choices.experts[wave.clone()], passing)?;
         if let Some(expert) = &self.shared {
             // While the first reads fly.
             expert.forward(shared[0], shared[1], run);
@@ -392,7 +394,7 @@ impl Moe {
             let next = choices.wave(wave.end, rows_max, experts_max);
             let early = next.len() <= run.experts.available(self.layer);
             if early {
-                run.experts.request(self.layer, &choices.experts[next.clone()])?;
+                run.experts.request(self.layer, &choices.experts[next.clone()], passing)?;
             }
             if next.is_empty() && n > 1 {
                 run.experts.sweep_on(self.layer, n, choices.experts.len())?;
@@ -412,7 +414,7 @@ impl Moe {
             choices.contribute(&wave);
             run.ops.combine(&parts, &choices.contributions, into);
             if !early {
-                run.experts.request(self.layer, &choices.experts[next.clone()])?;
+                run.experts.request(self.layer, &choices.experts[next.clone()], passing)?;
             }
             wave = next;
         }

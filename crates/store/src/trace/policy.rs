@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 
+use crate::residency::ranking::{FREQUENCY, Ranking, Worth};
+
 /// Which expert makes room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
@@ -14,16 +16,19 @@ pub enum Policy {
     S3Fifo,
     /// The least often used since the start; of several, the least recently used.
     Lfu,
-    /// As [`Policy::Lfu`], where a use counts half as much after as many uses as the cache has slots (LRFU, Lee et al., 2001).
+    /// As [`Policy::Lfu`], where a use counts half as much after four times as many uses as the cache has slots (LRFU, Lee et al.,
+    /// 2001).
     DecayedLfu,
+    /// [`Policy::Lru`] or [`Policy::DecayedLfu`], whichever missed less of late: the engine's own.
+    Adaptive,
     /// The one whose next use is farthest away: no policy hits more (Belady, 1966). It knows the future.
     Belady,
 }
 
 impl Policy {
     /// All of them, the one that knows the future last.
-    pub const ALL: [Policy; 6] =
-        [Policy::Lru, Policy::Clock, Policy::S3Fifo, Policy::Lfu, Policy::DecayedLfu, Policy::Belady];
+    pub const ALL: [Policy; 7] =
+        [Policy::Lru, Policy::Clock, Policy::S3Fifo, Policy::Lfu, Policy::DecayedLfu, Policy::Adaptive, Policy::Belady];
 
     /// One word.
     pub fn name(self) -> &'static str {
@@ -33,6 +38,7 @@ impl Policy {
             Policy::S3Fifo => "s3-fifo",
             Policy::Lfu => "lfu",
             Policy::DecayedLfu => "decayed-lfu",
+            Policy::Adaptive => "adaptive",
             Policy::Belady => "belady",
         }
     }
@@ -42,6 +48,7 @@ impl Policy {
         match self {
             Policy::Clock => Box::new(Clock::new(experts)),
             Policy::S3Fifo => Box::new(S3Fifo::new(experts, slots)),
+            Policy::Adaptive => Box::new(Adaptive::new(experts, slots)),
             Policy::Lru | Policy::Lfu | Policy::DecayedLfu | Policy::Belady => {
                 Box::new(Ranked::new(self, experts, slots))
             }
@@ -73,10 +80,10 @@ pub(super) trait Order {
 /// Experts by a key that changes with their own uses only.
 struct Ranked {
     policy: Policy,
-    /// Uses after which one counts half.
-    half_life: f64,
-    /// How often each expert was used; of [`Policy::DecayedLfu`] the logarithm of the sum of its uses' weights.
-    counts: Vec<f64>,
+    slots: usize,
+    /// How often each expert was used.
+    counts: Vec<u64>,
+    worth: Worth,
     keys: Vec<u64>,
     /// Those in the cache, those that go first in front.
     order: BTreeSet<(u64, u32)>,
@@ -85,11 +92,11 @@ struct Ranked {
 
 impl Ranked {
     fn new(policy: Policy, experts: usize, slots: usize) -> Ranked {
-        let none = if policy == Policy::DecayedLfu { f64::NEG_INFINITY } else { 0.0 };
         Ranked {
             policy,
-            half_life: slots.max(1) as f64,
-            counts: vec![none; experts],
+            slots: slots.max(1),
+            counts: vec![0; experts],
+            worth: Worth::new(experts),
             keys: vec![0; experts],
             order: BTreeSet::new(),
             clock: 0,
@@ -98,22 +105,19 @@ impl Ranked {
 
     /// Counts a use; gives the expert's key from now on.
     fn count(&mut self, used: Use) -> u64 {
-        let count = &mut self.counts[used.expert as usize];
         self.clock += 1;
         match self.policy {
             Policy::Lfu => {
-                *count += 1.0;
-                (*count as u64) << 36 | self.clock
+                let count = &mut self.counts[used.expert as usize];
+                *count += 1;
+                *count << 36 | self.clock
             }
             Policy::DecayedLfu => {
-                // A use at time t weighs 2^(t / half-life): older ones need not be touched for younger ones to weigh more.
-                let now = self.clock as f64 / self.half_life;
-                *count = now + (1.0 + (*count - now).exp2()).log2();
-                // Positive numbers, whose bits are in their order.
-                count.to_bits()
+                self.worth.used(used.expert, FREQUENCY * self.slots as f64);
+                self.worth.of(used.expert)
             }
             Policy::Belady => NEVER - used.next_step,
-            Policy::Lru | Policy::Clock | Policy::S3Fifo => self.clock,
+            Policy::Lru | Policy::Clock | Policy::S3Fifo | Policy::Adaptive => self.clock,
         }
     }
 }
@@ -127,6 +131,46 @@ impl Order for Ranked {
         }
         if is_in {
             self.order.insert((key, used.expert));
+        }
+    }
+
+    fn evict(&mut self, held: &dyn Fn(u32) -> bool) -> Option<u32> {
+        let first = self.order.iter().find(|(_, expert)| !held(*expert)).copied()?;
+        self.order.remove(&first);
+        Some(first.1)
+    }
+}
+
+/// Experts by what they are worth to the engine.
+struct Adaptive {
+    ranking: Ranking,
+    slots: usize,
+    /// By expert: what it is worth in the order.
+    worth: Vec<u64>,
+    order: BTreeSet<(u64, u32)>,
+}
+
+impl Adaptive {
+    fn new(experts: usize, slots: usize) -> Adaptive {
+        Adaptive { ranking: Ranking::new(experts), slots, worth: vec![0; experts], order: BTreeSet::new() }
+    }
+
+    fn put(&mut self, expert: u32) {
+        self.worth[expert as usize] = self.ranking.of(expert);
+        self.order.insert((self.worth[expert as usize], expert));
+    }
+}
+
+impl Order for Adaptive {
+    fn used(&mut self, used: Use, was_in: bool, is_in: bool) {
+        if was_in {
+            self.order.remove(&(self.worth[used.expert as usize], used.expert));
+        }
+        if self.ranking.used(used.expert, self.slots, false) {
+            std::mem::take(&mut self.order).into_iter().for_each(|(_, expert)| self.put(expert));
+        }
+        if is_in {
+            self.put(used.expert);
         }
     }
 
