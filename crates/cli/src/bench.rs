@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use outpour_engine::bound::{Account, Bound};
+use outpour_engine::bound::{Account, Bound, DriveLimit};
 use outpour_engine::sample::{Sampler, Sampling, uniform};
 use outpour_engine::{Engine, EngineError, LayerCost, Observer, Progress, Session};
 use outpour_model::experts::StreamStats;
@@ -71,8 +71,11 @@ pub struct Repetition {
     pub stream: StreamStats,
     /// Bytes that the drive gave, by the kernel's count where it counts.
     pub drive_bytes: u64,
-    /// What the drive gives with this model's experts, measured before and after; `None` where it has none.
+    /// What the drive gives with this model's experts, measured before and after, or what it gave in between where that is more;
+    /// `None` where it has none.
     pub drive_limit: Option<f64>,
+    /// Whether it gave more than was measured.
+    pub limit_raised: bool,
     /// Experts that a cache of the same size would have read, least recently used first out.
     pub lru_misses: u64,
     /// The fewest that any policy could have read.
@@ -104,7 +107,12 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     subject.describe_engine(&engine);
     let mut bench = Bench {
         memory: (probe_bytes > 0).then(|| engine.probe_memory(probe_bytes)).transpose()?,
-        watch: Watch { trace: Trace::default(), account: Account::default(), experts: engine.residency_map() },
+        watch: Watch {
+            trace: Trace::default(),
+            account: Account::default(),
+            given: DriveLimit::measured(0.0),
+            experts: engine.residency_map(),
+        },
         engine: &mut engine,
         cold: args.cold,
         warm: false,
@@ -173,7 +181,9 @@ impl Bench<'_> {
         let Run { time, stream, drive_bytes, from, slots } = self.run(test)?;
         let after = self.probe()?;
         let limit = |((bytes, seconds), (more, longer)): ((f64, f64), (f64, f64))| (bytes + more) / (seconds + longer);
-        let drive_limit = before.zip(after).map(limit);
+        let measured = before.zip(after).map(limit);
+        let given = self.watch.given.bytes_per_second();
+        let drive_limit = measured.map(|measured| measured.max(given));
         let misses = |policy| replay(&self.watch.trace, slots, policy, from).misses;
         Ok(Repetition {
             time,
@@ -182,6 +192,7 @@ impl Bench<'_> {
             stream,
             drive_bytes,
             drive_limit,
+            limit_raised: drive_limit > measured,
             lru_misses: misses(Policy::Lru),
             belady_misses: misses(Policy::Belady),
         })
@@ -225,6 +236,7 @@ impl Bench<'_> {
         }
         let from = self.watch.trace.len();
         self.watch.account.clear();
+        self.watch.given = DriveLimit::measured(0.0);
         let (stream_before, drive_before) = (self.engine.stats().stream, Machine::here().drive_read_bytes());
         let began = Instant::now();
         match test {
@@ -253,6 +265,8 @@ struct Watch {
     /// Says how many experts there are.
     experts: Arc<ResidencyMap>,
     account: Account,
+    /// The most that the drive gave for a while.
+    given: DriveLimit,
 }
 
 impl Observer for Watch {
@@ -263,6 +277,7 @@ impl Observer for Watch {
 
     fn layer(&mut self, cost: &LayerCost) {
         self.account.add(cost);
+        self.given.see(&cost.stream);
     }
 
     fn progress(&mut self, _: Progress) -> ControlFlow<()> {

@@ -4,7 +4,8 @@
 //! behind the reads of its experts, because the router comes after it; all of the reading can be hidden behind computing
 //! experts, or the other way round. Of a prompt, `max(Σ read, Σ [trunk + experts])`: it uses nearly every expert, so that
 //! all of the reading can be hidden behind all of the computing. `read` is the bytes that the drive gave over what it can give with the same byte ranges at depth,
-//! measured beside; the other terms are the times that computing really took.
+//! measured beside; the other terms are the times that computing really took. Reads that are begun ahead of the router may beat
+//! the sum; what was done was possible, and the bound is no more than that.
 
 use std::time::Duration;
 
@@ -111,8 +112,10 @@ impl BoundBy {
 /// The least time that the work could have taken, and its parts. All times in seconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Bound {
-    /// The bound.
+    /// The bound: never more than the time that the work took, as what was done was possible.
     pub seconds: f64,
+    /// What the sum says beyond that time: reads that began before the router chose were hidden behind the trunk too.
+    pub beyond_seconds: f64,
     /// What sets it.
     pub by: BoundBy,
     /// Computing outside the experts, the head included.
@@ -174,8 +177,11 @@ impl Account {
             true => BoundBy::largest(by_drive + prompt_read, by_experts, trunk - prompt_trunk),
             false => BoundBy::largest(by_drive, by_experts + prompt_experts, trunk),
         };
+        let sums_to = trunk + by_drive + by_experts + prompt_experts + prompt_waits;
+        let seconds = sums_to.min(time.as_secs_f64());
         Bound {
-            seconds: trunk + by_drive + by_experts + prompt_experts + prompt_waits,
+            seconds,
+            beyond_seconds: sums_to - seconds,
             by,
             trunk_seconds: trunk,
             expert_seconds: experts,
@@ -214,12 +220,9 @@ impl Running {
     pub fn step(&mut self, time: Duration) {
         let bound = self.account.bound(time, self.limit.bytes_per_second());
         self.account.clear();
-        let time = time.as_secs_f64();
-        // What was done was possible.
-        let seconds = bound.seconds.min(time);
-        self.seconds += time;
-        self.bound_seconds += seconds;
-        self.by[bound.by as usize] += seconds;
+        self.seconds += time.as_secs_f64();
+        self.bound_seconds += bound.seconds;
+        self.by[bound.by as usize] += bound.seconds;
     }
 
     /// What the drive gives at most.
@@ -302,8 +305,13 @@ mod tests {
         near(bound.read_seconds, 0.007);
         near(bound.blocked_seconds, 0.005);
         near(bound.seconds, 0.009 + 0.006 + 0.007);
+        near(bound.beyond_seconds, 0.0);
         assert_eq!(bound.by, BoundBy::Trunk);
-        assert_eq!(account.bound(Duration::from_millis(23), 1e5).by, BoundBy::Drive);
+        // Reads ahead of the router, or a drive that was measured while others used it: no bound is above what was done.
+        let beaten = account.bound(Duration::from_millis(23), 1e5);
+        assert_eq!(beaten.by, BoundBy::Drive);
+        near(beaten.seconds, 0.023);
+        near(beaten.beyond_seconds, 0.009 + 0.060 + 0.010 - 0.023);
     }
 
     #[test]
@@ -316,7 +324,8 @@ mod tests {
         near(bound.seconds, 0.003 + 0.015); // 11 of reading are less
         assert_eq!(bound.by, BoundBy::Experts);
         let bound = account.bound(Duration::from_millis(23), 0.5e6);
-        near(bound.seconds, 0.003 + 0.022);
+        near(bound.seconds, 0.023);
+        near(bound.beyond_seconds, 0.002);
         assert_eq!(bound.by, BoundBy::Drive);
     }
 }

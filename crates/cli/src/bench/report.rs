@@ -94,6 +94,10 @@ struct Row {
     /// The bound and what was reached of it; `None` where there were reads, and it is not known how fast they could be.
     bound_tokens_per_second: Option<f64>,
     percent_of_bound: Option<f64>,
+    /// What it would be if the bound could be beaten.
+    percent_by_sum: f64,
+    /// Whether the drive gave more than was measured beside.
+    limit_raised: bool,
     bound_by: BoundBy,
     trunk_seconds: f64,
     expert_seconds: f64,
@@ -114,6 +118,7 @@ impl Row {
         let variance = mean(&|r| (rate(r) - tokens_per_second).powi(2)) * n / (n - 1.0).max(1.0);
         let seconds = mean(&|r| r.time.as_secs_f64());
         let bound_seconds = mean(&|r| r.bound.seconds);
+        let beyond_seconds = mean(&|r| r.bound.beyond_seconds);
         let drive_limit = repetitions.iter().map(|r| r.drive_limit).sum::<Option<f64>>().map(|sum| sum / n);
         let is_known = drive_limit.is_some() || repetitions.iter().all(|r| r.stream.read_bytes == 0);
         let used = mean(&|r| (r.stream.hits + r.stream.misses) as f64);
@@ -134,6 +139,8 @@ impl Row {
             drive_limit,
             bound_tokens_per_second: is_known.then_some(tokens / bound_seconds),
             percent_of_bound: is_known.then_some(100.0 * bound_seconds / seconds),
+            percent_by_sum: 100.0 * (bound_seconds + beyond_seconds) / seconds,
+            limit_raised: repetitions.iter().any(|r| r.limit_raised),
             bound_by: by_time[by_time.len() / 2].bound.by,
             trunk_seconds: mean(&|r| r.bound.trunk_seconds),
             expert_seconds: mean(&|r| r.bound.expert_seconds),
@@ -185,6 +192,8 @@ impl Row {
             "memory_bytes_per_second": subject.memory_bytes_per_second,
             "bound_tokens_per_second": self.bound_tokens_per_second,
             "percent_of_bound": self.percent_of_bound,
+            "percent_of_bound_by_sum": self.percent_of_bound.map(|_| self.percent_by_sum),
+            "drive_limit_raised": self.limit_raised,
             "bound_by": self.bound_by.name(),
             "seconds": self.seconds,
             "trunk_seconds": self.trunk_seconds,
@@ -274,8 +283,22 @@ impl Row {
         });
         let reached = match self.percent_of_bound {
             Some(percent) => format!(
-                "{percent:.0} % of what this drive, this RAM and these routes allow; bound by {}",
-                self.bound_by.phrase()
+                "{percent:.0} % of what this drive, this RAM and these routes allow; bound by {}{}{}",
+                self.bound_by.phrase(),
+                if self.percent_by_sum >= percent + 0.5 {
+                    format!(
+                        " (by the sum of its parts {:.0} %: reads ahead of the router hid behind the trunk too, and what was \
+                         done was possible)",
+                        self.percent_by_sum
+                    )
+                } else {
+                    String::new()
+                },
+                if self.limit_raised {
+                    "; the drive gave more than was measured beside, and that is its limit here"
+                } else {
+                    ""
+                },
             ),
             None => {
                 "weights outside experts were read, and how fast the drive could give those is not measured".to_owned()
@@ -296,5 +319,58 @@ impl Row {
             self.with_misses(self.belady_misses) / 1e6,
             self.bytes_read_per_token / 1e6,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use outpour_engine::LayerCost;
+    use outpour_engine::bound::Account;
+    use outpour_model::experts::StreamStats;
+
+    use super::*;
+
+    /// A token whose reading, at the limit, takes longer than all of it did.
+    #[test]
+    fn no_row_is_above_its_bound_and_one_that_beat_the_sum_says_so() {
+        let ms = Duration::from_millis;
+        let stream = StreamStats { read_bytes: 90_000, computing: ms(20), blocked: ms(50), ..StreamStats::default() };
+        let mut account = Account::default();
+        account.add(&LayerCost { layer: 0, batch_tokens: 1, prompt: false, time: ms(100), stream });
+        let repetition = |limit: f64, limit_raised| Repetition {
+            time: ms(100),
+            bound: account.bound(ms(100), limit),
+            stream,
+            drive_bytes: 90_000,
+            drive_limit: Some(limit),
+            limit_raised,
+            lru_misses: 1,
+            belady_misses: 1,
+        };
+        let subject = Subject {
+            model: String::new(),
+            bytes: 0,
+            parameters: 0,
+            token_bytes: [0, 0],
+            cold: false,
+            ram: 0,
+            backend: String::new(),
+            threads: 1,
+            memory_bytes_per_second: None,
+        };
+        // 30 ms of trunk and 90 of reading.
+        let row = Row::new(Test::Generate(1), &[repetition(1e6, false)]);
+        assert_eq!(row.percent_of_bound, Some(100.0));
+        assert!((row.percent_by_sum - 120.0).abs() < 1e-6, "{}", row.percent_by_sum);
+        let said = row.sentences(&subject);
+        assert!(said.contains("100 % of what this drive") && said.contains("by the sum of its parts 120 %"), "{said}");
+        // A repetition that beat its bound does not make up for one that did not reach its own.
+        let row = Row::new(Test::Generate(1), &[repetition(1e6, false), repetition(3e6, true)]);
+        assert!((row.percent_of_bound.expect("a bound") - 80.0).abs() < 1e-6, "{:?}", row.percent_of_bound);
+        assert!(row.sentences(&subject).contains("gave more than was measured"));
+        let row = Row::new(Test::Generate(1), &[repetition(3e6, false)]);
+        assert!(!row.sentences(&subject).contains("sum of its parts"));
     }
 }

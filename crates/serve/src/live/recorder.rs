@@ -179,8 +179,7 @@ impl Batch {
             trunk_s: trunk_seconds,
             experts_s: expert_seconds,
             blocked_s: blocked_seconds,
-            // What was done was possible.
-            bound_s: seconds.min(time.as_secs_f64()),
+            bound_s: seconds,
             read_bytes: self.read_bytes,
             hits: self.hits,
             misses: self.misses,
