@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -19,8 +19,14 @@ const COSTS: &str = " · prompt ";
 
 /// `outpour chat demo` in a terminal, in a folder of its own, ready for the first message.
 fn open(folder: &TempDir, args: &str) -> Option<Terminal> {
+    open_as(folder, "", args)
+}
+
+/// The same with further variables of the environment.
+fn open_as(folder: &TempDir, variables: &str, args: &str) -> Option<Terminal> {
     let dir = folder.path().display();
-    let command = format!("XDG_CACHE_HOME={CACHE} XDG_STATE_HOME={dir}/state {PROGRAM} chat demo --ram 200M {args}");
+    let command =
+        format!("XDG_CACHE_HOME={CACHE} XDG_STATE_HOME={dir}/state {variables} {PROGRAM} chat demo --ram 200M {args}");
     let terminal = Terminal::run(&command, folder.path())?;
     terminal.waits_for("/help lists commands", 1);
     Some(terminal)
@@ -73,6 +79,8 @@ fn a_conversation_with_its_commands() {
     terminal.enters("What is\\");
     terminal.enters("21 + 4?");
     terminal.waits_for(COSTS, 3);
+    // Before the line editor is there, the terminal does not mark what is pasted.
+    terminal.waits("the next prompt", |screen| screen.trim_end().ends_with("\n>"));
     terminal.pastes("What is\n31 + 6\\\n?");
     terminal.waits_for("31 + 6", 1);
     terminal.presses("Enter");
@@ -145,12 +153,13 @@ fn a_conversation_with_its_commands() {
     terminal.waits_for("> /quit", 1);
 }
 
+/// Such an answer has no end, and the plain code takes minutes to the end of the context.
+const ENDLESS: &str = "--backend reference --logit-bias 4087:-100 --logit-bias 4089:-100 --session talk.json";
+
 #[test]
 fn ctrl_c_stops_an_answer_and_not_the_program() {
     let folder = folder();
-    // Such an answer has no end, and the plain code takes minutes to the end of the context.
-    let endless = "--backend reference --logit-bias 4087:-100 --logit-bias 4089:-100 --session talk.json";
-    let Some(terminal) = open(&folder, endless) else { return };
+    let Some(terminal) = open(&folder, ENDLESS) else { return };
     // A prompt that is stopped was not said.
     terminal.enters(&"very long ".repeat(200));
     terminal.waits_for("prompt [", 1);
@@ -180,6 +189,67 @@ fn ctrl_c_stops_an_answer_and_not_the_program() {
     terminal.presses("C-c");
     terminal.waits_for("ended: 0", 1);
     assert_eq!(messages(&file).len(), 0);
+}
+
+/// Where no line editor reads Ctrl-C as a key.
+#[test]
+fn on_a_plain_terminal_ctrl_c_is_the_same() {
+    let folder = folder();
+    let Some(terminal) = open_as(&folder, "TERM=dumb", ENDLESS) else { return };
+    for answers in 1..=2 {
+        terminal.enters("Tell me a story about a fox.");
+        let said = |screen: &str| screen.rsplit_once("about a fox.\n").map_or(0, |(_, said)| said.trim().len());
+        terminal.waits("some of the story", |screen| said(screen) > 40);
+        terminal.presses("C-c");
+        terminal.waits_for(COSTS, answers);
+    }
+    assert_eq!(messages(&folder.path().join("talk.json")).len(), 4, "what was said is kept");
+    terminal.presses("C-c");
+    terminal.waits_for("Ctrl-C again", 1);
+    // A line in between, and it takes two again.
+    terminal.enters("/undo");
+    terminal.waits_for("Taken back: Tell me a story", 1);
+    terminal.presses("C-c");
+    let screen = terminal.waits_for("Ctrl-C again", 2);
+    assert!(!screen.contains("ended: "), "{screen}");
+    terminal.presses("C-c");
+    terminal.waits_for("ended: 130", 1);
+}
+
+/// Lines of another program: the next one is answered, and two answers that are stopped in a row end it.
+#[test]
+fn in_a_pipe_ctrl_c_stops_an_answer_and_twice_the_program() {
+    for (lines, code) in [(1, 0), (2, 130)] {
+        let folder = folder();
+        let mut child = Command::new(PROGRAM)
+            .args(["chat", "demo", "--ram", "200M"])
+            .args(ENDLESS.split(' '))
+            .env("XDG_CACHE_HOME", CACHE)
+            .current_dir(folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        let mut stdout = child.stdout.take().expect("a pipe");
+        for _ in 0..lines {
+            stdin.write_all(b"Tell me a story about a fox.\n").expect("it is read");
+            // Of each answer, a beginning; the end of what was stopped before may be read with it.
+            let mut said = [0; 60];
+            stdout.read_exact(&mut said).expect("an answer");
+            let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill");
+            assert!(killed.success());
+        }
+        drop(stdin);
+        let reading = std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
+        let ran = child.wait_with_output().expect("it ends");
+        reading.join().expect("no panic").expect("read");
+        let stderr = text(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains("Ctrl-C again ends"), "{stderr}");
+        assert_eq!(messages(&folder.path().join("talk.json")).len(), 2 * lines, "{stderr}");
+    }
 }
 
 #[test]

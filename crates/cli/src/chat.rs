@@ -40,6 +40,8 @@ const SWITCHES: [&str; 2] = ["enable_thinking", "thinking is defined"];
 
 /// Waiting for a line, and not for the model.
 static AT_PROMPT: AtomicBool = AtomicBool::new(false);
+/// Ctrl-C came since the last line or answer: it ends the program when it comes again.
+static PRESSED: AtomicBool = AtomicBool::new(false);
 /// Asked to end, by a signal that is not Ctrl-C.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
@@ -97,13 +99,17 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
     chat.run()
 }
 
-/// Ctrl-C stops the answer under way. Other signals end the program: after the answer, which is kept; at once where none is
-/// under way, or when they come again.
+/// Ctrl-C stops the answer under way, and ends the program when it comes twice at the prompt; the line editor reads it as a key,
+/// but not of a terminal without one, or where another program asks. Other signals end the program: after the answer, which is
+/// kept; at once where none is under way, or when they come again.
 fn catch_signals() -> Result<()> {
     term::overhear_interrupts();
     let settings = Settings::now();
     term::catch_signals(move |signal| {
         let at_prompt = AT_PROMPT.load(Ordering::Relaxed);
+        if at_prompt && signal == SIGINT && !PRESSED.swap(true, Ordering::Relaxed) {
+            return term::note(&format!("\n{AGAIN}"));
+        }
         if at_prompt || signal != SIGINT && ENDING.swap(true, Ordering::Relaxed) {
             settings.restore();
             if io::stdout().is_terminal() {
@@ -150,13 +156,16 @@ impl Chat {
             let typed = at_prompt(&mut self.talk, || self.input.read())?;
             let again = interrupted;
             interrupted = false;
+            if self.input.interactive {
+                PRESSED.store(false, Ordering::Relaxed);
+            }
             let line = match typed {
                 Typed::Line(line) => line,
                 Typed::End => break 0,
                 Typed::Interrupted { empty } if empty && again => break 0,
                 Typed::Interrupted { .. } => {
                     interrupted = true;
-                    self.tell("Ctrl-C again, or Ctrl-D, ends");
+                    self.tell(AGAIN);
                     continue;
                 }
             };
@@ -324,8 +333,16 @@ impl Chat {
         }
         Ok(match said.end {
             End::Interrupted if self.input.interactive => Some(Next::GoOn),
-            End::Interrupted => Some(Next::End(INTERRUPTED)),
-            _ => None,
+            // Of lines that another program writes, two answers in a row.
+            End::Interrupted if PRESSED.swap(true, Ordering::Relaxed) => Some(Next::End(INTERRUPTED)),
+            End::Interrupted => {
+                self.tell("Ctrl-C again ends");
+                Some(Next::GoOn)
+            }
+            _ => {
+                PRESSED.store(false, Ordering::Relaxed);
+                None
+            }
         })
     }
 
@@ -387,6 +404,7 @@ impl Chat {
                 Typed::Line(line) => line,
                 Typed::Interrupted { .. } | Typed::End => return Ok(Allowed::Stop),
             };
+            PRESSED.store(false, Ordering::Relaxed);
             match typed.trim().to_lowercase().as_str() {
                 "y" | "yes" => return Ok(Allowed::Yes),
                 "n" | "no" => return Ok(Allowed::No),
@@ -406,6 +424,7 @@ enum Allowed {
     Stop,
 }
 
+const AGAIN: &str = "Ctrl-C again, or Ctrl-D, ends";
 const NOT_RUN: &str = "The user stopped before this call was run.";
 
 /// Waits for what is typed, and meanwhile gives memory back that others need.
