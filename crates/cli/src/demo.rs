@@ -44,18 +44,13 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     ));
     drop(inspection);
     term::note(&format!("\n> {STORY}"));
-    let ended = answer(
-        &dir,
-        &load,
-        args.max_tokens,
-        request(STORY, None),
-        &SamplingArgs { seed: Some(STORY_SEED), ..Default::default() },
-    )?;
+    let story = SamplingArgs { seed: args.sampling.seed.or(Some(STORY_SEED)), ..args.sampling.clone() };
+    let ended = answer(&dir, &load, args.max_tokens, request(STORY, None), &story)?;
     if ended != ExitCode::SUCCESS {
         return Ok(ended);
     }
     term::note(&format!("\n> {CALL}   (it has two tools: get_weather and set_alarm)"));
-    let greedy = SamplingArgs { temperature: Some(0.0), ..Default::default() };
+    let greedy = SamplingArgs { temperature: args.sampling.temperature.or(Some(0.0)), ..args.sampling.clone() };
     answer(&dir, &load, args.max_tokens, request(CALL, Some(tools())), &greedy)
 }
 

@@ -158,11 +158,17 @@ fn minutes(text: &str) -> Result<Duration, String> {
 
 /// `demo`.
 #[derive(Args)]
-#[command(after_help = "Of the demo, --ram is 24M unless given: six in ten of the experts fit.")]
+#[command(
+    after_help = "Of the demo, --ram is 24M unless given: six in ten of the experts fit. The story has the seed 3, and the call of a tool the \
+                  temperature 0, unless --seed and --temperature say otherwise."
+)]
 pub struct DemoArgs {
     /// Flags of loading.
     #[command(flatten)]
     pub load: LoadArgs,
+    /// Flags of sampling.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
     /// Generate at most N tokens for each answer
     #[arg(short = 'n', long, value_name = "N", default_value_t = 400)]
     pub max_tokens: usize,
