@@ -342,6 +342,20 @@ fn ollama_speaks_in_lines() {
     let model = &server.get("/api/tags").json()["models"][0];
     assert_eq!(model["name"], "model");
     assert!(model["size"].as_u64().is_some_and(|bytes| (5 << 20..10 << 20).contains(&bytes)), "{model}");
+    assert_eq!(model["details"]["parameter_size"], "14.8M", "{model}");
+    // What Open WebUI and others ask before.
+    let shown = server.ask("/api/show", &json!({"model": "m"}));
+    assert_eq!(shown["capabilities"], json!(["completion", "tools", "thinking"]), "{shown}");
+    assert_eq!(
+        shown["model_info"]["qwen3_5_moe.context_length"],
+        server.get("/v1/models").json()["data"][0]["context_length"]
+    );
+    assert_eq!(shown["details"], model["details"]);
+    let version = server.get("/api/version").json();
+    assert!(
+        version["version"].as_str().is_some_and(|version| version.split('.').all(|n| n.parse::<u32>().is_ok())),
+        "{version}"
+    );
     let ask = json!({"model": "m", "messages": [user("Hi")], "options": {"temperature": 0, "num_predict": 12}, "think": false});
     let streamed = server.post("/api/chat", &ask);
     let lines: Vec<Value> = streamed.body.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -357,6 +371,12 @@ fn ollama_speaks_in_lines() {
         &json!({"prompt": "Hi", "stream": false, "think": false, "options": {"temperature": 0, "num_predict": 12}}),
     );
     assert_eq!(generated["response"], text, "the same prompt, through another door");
+    let there = &server.get("/api/ps").json()["models"][0];
+    assert_eq!(
+        (&there["name"], &there["context_length"]),
+        (&model["name"], &shown["model_info"]["qwen3_5_moe.context_length"])
+    );
+    assert!(there["size"].as_u64().is_some_and(|bytes| bytes > 10 << 20), "{there}");
 }
 
 #[test]

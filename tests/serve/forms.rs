@@ -74,6 +74,25 @@ fn answers_are_held_to_the_form_that_is_asked_for() {
         assert_eq!(refused.status, 400, "{body}: {}", refused.body);
         assert_eq!(refused.json()["error"]["param"], named, "{body}");
     }
+    // What docs/http.md says cannot be held to is refused by its name, however deep.
+    for (key, value) in [
+        ("not", json!({"type": "null"})),
+        ("if", json!({"type": "null"})),
+        ("then", json!({"type": "null"})),
+        ("else", json!({"type": "null"})),
+        ("uniqueItems", json!(true)),
+        ("contains", json!({})),
+        ("propertyNames", json!({})),
+        ("dependentSchemas", json!({})),
+        ("dependentRequired", json!({})),
+        ("unevaluatedItems", json!(false)),
+        ("unevaluatedProperties", json!(false)),
+    ] {
+        let schema = json!({"type": "object", "properties": {"list": {"type": "array", key: value}}});
+        let format = json!({"type": "json_schema", "json_schema": {"schema": schema}});
+        let refused = server.post("/v1/chat/completions", &json!({"messages": [user("a")], "response_format": format}));
+        assert!(refused.status == 400 && refused.body.contains(&format!("{key}\\\"")), "{key}: {}", refused.body);
+    }
 }
 
 /// A model that would call without end calls once where one call is asked for, and chooses itself whether it does.

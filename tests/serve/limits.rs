@@ -165,6 +165,11 @@ fn templates_are_rendered_with_a_limit() {
             let refused = endless.join().expect("an answer");
             assert_eq!(refused.status, 400, "{}", refused.body);
             assert!(refused.body.contains("does not come to an end"), "{}", refused.body);
+            assert!(
+                refused.body.contains("\"chat_template.jinja: line 1: "),
+                "its folder is nobody's business: {}",
+                refused.body
+            );
         }
     });
 }

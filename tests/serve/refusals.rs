@@ -13,6 +13,10 @@ fn requests_that_make_no_sense_are_refused_by_name() {
     ]}]);
     let source = json!({"type": "base64", "media_type": "image/png", "data": ""});
     let block = json!([{"role": "user", "content": [{"type": "image", "source": source}]}]);
+    // A call that was cut could not be told from text where its schema refers to nothing.
+    let town = json!({"type": "object", "properties": {"town": {"$ref": "#/$defs/town"}}});
+    let dangling = json!([{"type": "function", "function": {"name": "weather", "parameters": town}}]);
+    let dangling_form = json!({"type": "json_schema", "json_schema": {"name": "town", "schema": town}});
     let cases = [
         ("/v1/chat/completions", json!({}), "messages: is missing"),
         ("/v1/chat/completions", json!({"messages": []}), "must hold at least one message"),
@@ -35,13 +39,51 @@ fn requests_that_make_no_sense_are_refused_by_name() {
         ("/v1/completions", json!({"prompt": [1, 99_999_999]}), "99999999"),
         ("/v1/completions", json!({"prompt": ""}), "empty"),
         ("/v1/completions", json!({"prompt": "a", "suffix": "b"}), "suffix"),
+        (
+            "/v1/chat/completions",
+            json!({"messages": messages, "max_tokens": 0}),
+            "max_tokens: must be a whole number, at least 1",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": messages, "tools": dangling}),
+            "tools[0]: \"$ref\": \"#/$defs/town\" leads to nothing",
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": messages, "response_format": dangling_form}),
+            "response_format: \"$ref\": \"#/$defs/town\"",
+        ),
         ("/v1/messages", json!({"messages": messages}), "max_tokens: is missing"),
+        (
+            "/v1/messages",
+            json!({"messages": messages, "max_tokens": 0}),
+            "max_tokens: must be a whole number, at least 1",
+        ),
+        (
+            "/v1/messages",
+            json!({"messages": messages, "max_tokens": 5, "stop_sequences": "a"}),
+            "stop_sequences: must be an array of strings",
+        ),
+        (
+            "/v1/messages",
+            json!({"messages": messages, "max_tokens": 5, "thinking": {"type": "enabled"}}),
+            "thinking.budget_tokens: is missing",
+        ),
+        ("/v1/messages", json!({"messages": messages, "max_tokens": 5, "thinking": {"type": "much"}}), "thinking.type"),
+        (
+            "/v1/messages",
+            json!({"messages": messages, "max_tokens": 5, "thinking": true}),
+            "thinking: must be an object",
+        ),
         ("/v1/messages", json!({"messages": block, "max_tokens": 5}), "messages[0].content[0]"),
         ("/v1/responses", json!({"input": [{"type": "item_reference", "id": "x"}]}), "input[0]"),
         ("/v1/responses", json!({"input": "a", "conversation": "conv_1"}), "conversation"),
+        ("/v1/responses", json!({"input": "a", "max_output_tokens": 0}), "max_output_tokens"),
         ("/v1/responses", json!({"input": "a", "prompt": {"id": "x"}}), "prompt"),
         ("/v1/responses", json!({"input": "a", "background": true}), "background"),
         ("/api/chat", json!({"messages": [{"role": "user", "content": "a", "images": ["x"]}]}), "messages[0].images"),
+        ("/api/show", json!({"model": 1}), "model: must be a string"),
         ("/tokenize", json!({"content": 1}), "content"),
         ("/detokenize", json!({"tokens": [-1]}), "tokens"),
     ];
@@ -50,7 +92,7 @@ fn requests_that_make_no_sense_are_refused_by_name() {
         assert_eq!(response.status, 400, "{path} {body}: {}", response.body);
         let error = response.json();
         let message = match path {
-            "/api/chat" => &error["error"],
+            "/api/chat" | "/api/show" => &error["error"],
             "/v1/messages" => {
                 assert_eq!(
                     (error["type"].as_str(), error["error"]["type"].as_str()),

@@ -60,6 +60,9 @@ pub fn served(inspection: &Inspection, plan: &Plan, name: Option<String>) -> Res
     Ok(Model {
         name: name.or_else(|| names::called(dir)).unwrap_or(folder),
         bytes: inspection.checkpoint().files().iter().map(|file| file.bytes()).sum(),
+        format: if inspection.checkpoint().gguf().is_some() { "gguf" } else { "safetensors" },
+        family: inspection.facts().family,
+        parameters: inspection.parameters()?.0,
         stop_tokens: model::stop_tokens(inspection, &tokenizer)?,
         template: model::template(inspection.checkpoint(), &tokenizer)?,
         tokenizer: Arc::new(tokenizer),

@@ -22,9 +22,9 @@ use crate::worker::{Done, Finish};
 pub(crate) async fn create(app: Arc<App>, body: Value) -> Result<Response<Body>, ApiError> {
     let fields = Fields::of(&body, "")?;
     let name = fields.text("model")?.unwrap_or(&app.model.name).to_owned();
-    let tokens_max = fields.required("max_tokens", fields.count("max_tokens")?)?;
+    let tokens_max = fields.required("max_tokens", fields.some_count("max_tokens")?)?;
     let mut chat = read(&fields)?;
-    let stops = fields.texts("stop_sequences")?;
+    let stops = fields.list_of_texts("stop_sequences")?;
     chat.wishes = Wishes { tokens_max: Some(tokens_max), stop: stops.clone(), ..Wishes::read(&fields, &app.model)? };
     let stream = fields.flag("stream")?.unwrap_or(false);
     let turn = begin(&app, chat).await?.name_calls("toolu_");
@@ -63,9 +63,15 @@ fn read(fields: &Fields) -> Result<Chat, ApiError> {
     let mut chat = Chat { messages, tools: tools(fields)?, ..Chat::default() };
     if let Some(thinking) = fields.value("thinking") {
         let thinking = Fields::of(thinking, "thinking")?;
-        let kind = thinking.text("type")?.unwrap_or("enabled");
-        chat.kwargs.insert("enable_thinking".into(), (kind != "disabled").into());
-        chat.budget = thinking.count("budget_tokens")?;
+        let budget = thinking.some_count("budget_tokens")?;
+        let on = match thinking.required("type", thinking.text("type")?)? {
+            "disabled" => false,
+            "adaptive" => true,
+            "enabled" => thinking.required("budget_tokens", budget).map(|_| true)?,
+            _ => return Err(ApiError::field("thinking.type", "must be enabled, adaptive or disabled")),
+        };
+        chat.kwargs.insert("enable_thinking".into(), on.into());
+        chat.budget = budget.filter(|_| on);
     }
     read_form(fields, &mut chat)?;
     chat.kwargs.extend(fields.object("chat_template_kwargs")?.cloned().unwrap_or_default());

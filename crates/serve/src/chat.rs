@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::App;
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::forms::Form;
+use crate::forms::{Form, check_references};
 use crate::ids;
 use crate::replay::Replay;
 use crate::turn::Turn;
@@ -21,6 +21,12 @@ pub struct Model {
     pub name: String,
     /// Of its files of weights.
     pub bytes: u64,
+    /// `safetensors` or `gguf`.
+    pub format: &'static str,
+    /// What family of models it is of, as its config names it.
+    pub family: &'static str,
+    /// Its weights, counted one by one.
+    pub parameters: u64,
     /// Text to tokens and back.
     pub tokenizer: Arc<Tokenizer>,
     /// Conversations to text, where the model has a template.
@@ -107,6 +113,11 @@ fn logit_bias(fields: &Fields, vocab: usize) -> Result<Vec<(u32, f32)>, ApiError
 }
 
 impl Model {
+    /// Whether it writes thoughts.
+    pub(crate) fn thinks(&self) -> bool {
+        self.template.is_some() && self.tokenizer.token_id(self.dialect().thinking().1).is_some()
+    }
+
     fn template(&self) -> Result<&ChatTemplate, ApiError> {
         let missing = "this model has no chat template: use /v1/completions";
         self.template.as_ref().ok_or_else(|| ApiError::bad(missing))
@@ -129,7 +140,7 @@ impl Model {
             kwargs: chat.kwargs.clone(),
             now_s: None,
         };
-        self.template()?.render(&request).map_err(|error| ApiError::bad(error.to_string()))
+        self.template()?.render(&request).map_err(|error| ApiError::bad(error.without_folders().to_string()))
     }
 
     /// The tokens of a text.
@@ -293,6 +304,7 @@ pub(crate) async fn begin(app: &Arc<App>, chat: Chat) -> Result<Turn, ApiError> 
         let thinking = ends_thinking(model.dialect(), &prompt.text);
         let stream = AnswerStream::new(model.dialect(), thinking, &chat.tools);
         let thoughts = model.thoughts(thinking, chat.budget)?;
+        check_references(&chat)?;
         let constraint = shared.forms.constraint(model, &chat, thinking)?;
         let prompt_tokens = prompt.tokens.len();
         let ask = Ask { marks: prompt.marks, thoughts, constraint, ..model.ask(prompt.tokens, &chat.wishes) };
@@ -322,6 +334,9 @@ mod tests {
         let model = Model {
             name: "model".into(),
             bytes: 0,
+            format: "safetensors",
+            family: "qwen3_moe",
+            parameters: 0,
             vocab: tokenizer.vocab_size(),
             tokenizer,
             template: Some(template),

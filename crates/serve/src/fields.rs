@@ -53,6 +53,13 @@ impl<'a> Fields<'a> {
         self.of_type(key, "a whole number, at least 0", |value| usize::try_from(value.as_u64()?).ok())
     }
 
+    /// A whole number from 1 on.
+    pub(crate) fn some_count(&self, key: &str) -> Result<Option<usize>, ApiError> {
+        self.of_type(key, "a whole number, at least 1", |value| {
+            usize::try_from(value.as_u64()?).ok().filter(|&count| count > 0)
+        })
+    }
+
     pub(crate) fn integer(&self, key: &str) -> Result<Option<i64>, ApiError> {
         self.of_type(key, "a whole number", Value::as_i64)
     }
@@ -69,16 +76,24 @@ impl<'a> Fields<'a> {
     pub(crate) fn texts(&self, key: &str) -> Result<Vec<String>, ApiError> {
         let texts = self.of_type(key, "a string or an array of strings", |value| match value {
             Value::String(text) => Some(vec![text.clone()]),
-            Value::Array(list) => list.iter().map(|text| text.as_str().map(str::to_owned)).collect(),
-            _ => None,
+            _ => texts_of(value),
         })?;
         Ok(texts.unwrap_or_default())
+    }
+
+    /// Texts in an array.
+    pub(crate) fn list_of_texts(&self, key: &str) -> Result<Vec<String>, ApiError> {
+        Ok(self.of_type(key, "an array of strings", texts_of)?.unwrap_or_default())
     }
 
     /// A field that must be there.
     pub(crate) fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, ApiError> {
         value.ok_or_else(|| ApiError::field(&self.name(key), "is missing"))
     }
+}
+
+fn texts_of(value: &Value) -> Option<Vec<String>> {
+    value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use outpour_text::{Calls, Grammar, Grammars};
+use outpour_text::{Calls, Grammar, Grammars, dangling_reference};
 use serde_json::{Map, Value, json};
 
 use crate::chat::{Chat, Model};
@@ -64,6 +64,23 @@ impl Forms {
         };
         Ok(Some(Constraint::new(grammar, begins)))
     }
+}
+
+/// Refuses schemas that refer to what is not there: neither could an answer be held to them, nor an argument's type be known.
+pub(crate) fn check_references(chat: &Chat) -> Result<(), ApiError> {
+    let tools = chat.tools.iter().enumerate();
+    let tools = tools.map(|(i, tool)| (format!("tools[{i}]"), &tool["function"]["parameters"]));
+    let answer = match &chat.form {
+        Form::Json(schema) => Some(("response_format".to_owned(), schema)),
+        _ => None,
+    };
+    for (place, schema) in tools.chain(answer) {
+        if let Some(reference) = dangling_reference(schema) {
+            let problem = format!("\"$ref\": {reference:?} leads to nothing in its schema");
+            return Err(ApiError::field(&place, &problem));
+        }
+    }
+    Ok(())
 }
 
 fn is_strict(tool: &Value) -> bool {

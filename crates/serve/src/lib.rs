@@ -238,6 +238,9 @@ mod tests {
         Model {
             name: "model".into(),
             bytes: 0,
+            format: "safetensors",
+            family: "qwen3_moe",
+            parameters: 0,
             vocab: tokenizer.vocab_size(),
             tokenizer,
             template: None,

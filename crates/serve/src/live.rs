@@ -106,6 +106,11 @@ impl Live {
         *self.loaded.lock().unwrap_or_else(PoisonError::into_inner) = loaded;
     }
 
+    /// Bytes of memory that the model which is loaded may take.
+    pub(crate) fn ram(&self) -> Option<u64> {
+        self.loaded().and_then(|loaded| loaded.about["ram"].as_u64())
+    }
+
     fn loaded(&self) -> Option<Arc<Loaded>> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,4 @@
-//! Ollama's `/api/chat`, `/api/generate` and `/api/tags`: lines of JSON.
+//! Ollama's `/api/chat` and `/api/generate`, lines of JSON, and what its clients ask of a model before.
 
 use std::sync::Arc;
 
@@ -16,14 +16,77 @@ use crate::stream::{Broken, Gone, Out, streamed};
 use crate::turn::{Said, Turn};
 use crate::worker::{Done, Finish};
 
+/// The version of Ollama whose API this follows: clients ask for one, and some refuse what is older than they know.
+const VERSION: &str = "0.12.0";
+/// When a model that stays in memory leaves it, after now: Ollama says centuries.
+const FOREVER_S: u64 = 100 * 365 * 86_400;
+
 /// `GET /api/tags`.
 pub(crate) fn tags(app: &App) -> Response<Body> {
-    let name = &app.model.name;
-    let model = json!({
-        "name": name, "model": name, "modified_at": time(app.began_s), "size": app.model.bytes, "digest": "",
-        "details": {"format": "safetensors", "family": "", "families": [], "parameter_size": "", "quantization_level": ""},
+    json_response(StatusCode::OK, &json!({"models": [listed(app)]}))
+}
+
+/// `GET /api/ps`: the model, while it is in memory.
+pub(crate) fn ps(app: &App) -> Response<Body> {
+    let loaded = app.door.shared.live.ram().map(|ram| {
+        let mut model = listed(app);
+        (model["size"], model["size_vram"]) = (ram.into(), 0.into());
+        model["context_length"] = app.model.ctx.into();
+        model["expires_at"] = time(ids::now_s() + FOREVER_S).into();
+        model
     });
-    json_response(StatusCode::OK, &json!({"models": [model]}))
+    json_response(StatusCode::OK, &json!({"models": loaded.into_iter().collect::<Vec<Value>>()}))
+}
+
+/// `GET /api/version`.
+pub(crate) fn version(_: &App) -> Response<Body> {
+    json_response(StatusCode::OK, &json!({"version": VERSION, "outpour": env!("CARGO_PKG_VERSION")}))
+}
+
+/// `POST /api/show`.
+pub(crate) async fn show(app: Arc<App>, body: Value) -> Result<Response<Body>, ApiError> {
+    let fields = Fields::of(&body, "")?;
+    // There is one model, whatever it is called.
+    fields.text("model")?;
+    fields.text("name")?;
+    let model = &app.model;
+    let template = model.template.as_ref().map_or("", |template| template.source());
+    let mut can = vec!["completion"];
+    if template.contains("tools") {
+        can.push("tools");
+    }
+    if model.thinks() {
+        can.push("thinking");
+    }
+    let family = model.family;
+    let mut info = Map::new();
+    info.insert("general.architecture".into(), family.into());
+    info.insert("general.parameter_count".into(), model.parameters.into());
+    info.insert(format!("{family}.context_length"), model.ctx.into());
+    info.insert(format!("{family}.vocab_size"), model.vocab.into());
+    let shown = json!({
+        "modelfile": "", "parameters": "", "template": template, "details": details(model), "model_info": info,
+        "capabilities": can, "modified_at": time(app.began_s),
+    });
+    Ok(json_response(StatusCode::OK, &shown))
+}
+
+/// The model in a list.
+fn listed(app: &App) -> Value {
+    let name = &app.model.name;
+    json!({
+        "name": name, "model": name, "modified_at": time(app.began_s), "size": app.model.bytes, "digest": "",
+        "details": details(&app.model),
+    })
+}
+
+fn details(model: &Model) -> Value {
+    let count = model.parameters as f64;
+    let size = if count < 1e9 { format!("{:.1}M", count / 1e6) } else { format!("{:.1}B", count / 1e9) };
+    json!({
+        "parent_model": "", "format": model.format, "family": model.family, "families": [model.family],
+        "parameter_size": size, "quantization_level": "",
+    })
 }
 
 /// `POST /api/chat`.

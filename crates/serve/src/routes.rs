@@ -116,6 +116,27 @@ fn table() -> Vec<Route> {
             r#"{"prompt": "What is 17 + 25?", "stream": false}"#,
         ),
         Route::get("Ollama", "/api/tags", shows(ollama::tags), "The one model that is served.", "/api/tags"),
+        Route::get(
+            "Ollama",
+            "/api/ps",
+            shows(ollama::ps),
+            "The same while it is in memory, and how much it may take.",
+            "/api/ps",
+        ),
+        Route::post(
+            "Ollama",
+            "/api/show",
+            answers(ollama::show),
+            "What it is, its template, and what it can do (`capabilities`).",
+            r#"{"model": "demo"}"#,
+        ),
+        Route::get(
+            "Ollama",
+            "/api/version",
+            shows(ollama::version),
+            "The version of Ollama whose API this follows, as clients check it; `outpour` is the server's own.",
+            "/api/version",
+        ),
         Route::post(
             "Tokens and text",
             "/tokenize",
@@ -193,6 +214,10 @@ field's name.
   in numbers and to its `--host` only.
 - **Sampling.** `temperature`, `top_k`, `top_p`, `min_p`, the penalties, `logit_bias`, `seed` and `stop` (which ends what is said, not thoughts) are understood
   wherever text is generated. What is not given comes from the model's generation_config.json.
+- **Schemas.** `response_format`, `format`, tools that are `strict` and calls that are asked for hold the answer to a JSON schema. To
+  `not`, `if`, `then`, `else`, `uniqueItems`, `contains`, `propertyNames`, `dependentSchemas`, `dependentRequired` and the
+  `unevaluated` keywords no answer can be held: such a schema is refused, by the keyword. So is a `$ref` that leads to nothing, in
+  the schema of any tool.
 - **Streams.** A stream that has nothing to say yet, because a long prompt is computed, says so every {keep_alive} seconds. A client
   that goes away ends its answer.
 - **Limits.** {running} requests run at once as far as memory allows, {queue} more wait, further ones get 429. A body holds at most

@@ -1,6 +1,6 @@
 //! What can go wrong with a model's text files, one line each: the file, the fault, the next step.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a text file of a model cannot be used, or a text cannot be handled.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,23 @@ pub enum TextError {
 }
 
 impl TextError {
+    /// The same for those whom this machine's folders do not concern: a template's file by its name alone.
+    pub fn without_folders(self) -> TextError {
+        let name = |file: String| match Path::new(&file).file_name() {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => file,
+        };
+        match self {
+            TextError::TemplateRender { file, line, what } => {
+                TextError::TemplateRender { file: name(file), line, what }
+            }
+            TextError::TemplateSyntax { file, line, what } => {
+                TextError::TemplateSyntax { file: name(file), line, what }
+            }
+            other => other,
+        }
+    }
+
     pub(crate) fn invalid(file: &str, what: impl Into<String>) -> TextError {
         TextError::Invalid { file: file.to_owned(), what: what.into() }
     }

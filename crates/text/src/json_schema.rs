@@ -17,6 +17,42 @@ pub fn check_schema(schema: &Value, value: &Value) -> Result<(), String> {
     Checker { root: schema }.check(schema, value, "", 0)
 }
 
+/// The first `$ref` of a schema that leads to nothing in it: neither a place (`#/$defs/city`), nor an `$id` or an anchor that it
+/// gives to a part of its own.
+pub fn dangling_reference(schema: &Value) -> Option<&str> {
+    let mut references = Vec::new();
+    let mut names = Vec::new();
+    collect(schema, &mut references, &mut names);
+    let found = |to: &str| match to.strip_prefix('#') {
+        // Such a pointer is read by the rules of addresses, which are not looked at here.
+        Some(place) if place.is_empty() || place.starts_with('/') => {
+            place.contains('%') || schema.pointer(place).is_some()
+        }
+        Some(anchor) => names.contains(&anchor),
+        None => names.iter().any(|name| to.split('#').next().is_some_and(|id| name.ends_with(id))),
+    };
+    references.into_iter().find(|to| !found(to))
+}
+
+/// All references of a schema, and the names that its parts are given.
+fn collect<'a>(schema: &'a Value, references: &mut Vec<&'a str>, names: &mut Vec<&'a str>) {
+    match schema {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match (key.as_str(), value) {
+                    ("$ref", Value::String(to)) => references.push(to),
+                    ("$id" | "$anchor" | "$dynamicAnchor", Value::String(name)) => names.push(name),
+                    // These hold values, and no schemas.
+                    ("const" | "enum" | "default" | "examples", _) => {}
+                    _ => collect(value, references, names),
+                }
+            }
+        }
+        Value::Array(parts) => parts.iter().for_each(|part| collect(part, references, names)),
+        _ => {}
+    }
+}
+
 /// Whether two values are the same: numbers by value (2 is 2.0), objects whatever the order of their keys.
 pub fn same_json(a: &Value, b: &Value) -> bool {
     match (a, b) {
@@ -187,4 +223,33 @@ fn inside(place: &str, key: &str) -> String {
 
 fn problem(place: &str, what: &str) -> String {
     if place.is_empty() { what.to_owned() } else { format!("{place}: {what}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn references_that_lead_nowhere_are_found() {
+        let city = json!({"$defs": {"city": {"type": "string"}, "a/b": {}}, "properties": {
+            "to": {"$ref": "#/$defs/city"}, "from": {"items": [{"$ref": "#/$defs/a~1b"}]}, "all": {"$ref": "#"},
+        }});
+        assert_eq!(dangling_reference(&city), None);
+        for to in ["#/$defs/town", "#town", "https://example.com/town.json", "town.json#/a"] {
+            let mut wrong = city.clone();
+            wrong["properties"]["to"]["$ref"] = to.into();
+            assert_eq!(dangling_reference(&wrong), Some(to));
+            // What is said of values refers to nothing.
+            assert_eq!(dangling_reference(&json!({"enum": [{"$ref": to}], "default": {"$ref": to}})), None);
+        }
+        let named = json!({"$defs": {"a": {"$id": "https://example.com/town.json", "$anchor": "town"}}, "anyOf": [
+            {"$ref": "#town"}, {"$ref": "https://example.com/town.json#/x"}, {"$ref": "town.json"},
+        ]});
+        assert_eq!(dangling_reference(&named), None);
+        // An argument may have that name.
+        assert_eq!(dangling_reference(&json!({"properties": {"$ref": {"type": "string"}}})), None);
+        assert_eq!(dangling_reference(&Value::Null), None);
+    }
 }

@@ -43,7 +43,7 @@ pub use dialects::{ANSWER_ENDS, Dialect};
 pub use error::TextError;
 pub use gguf::GgufTokenizer;
 pub use grammar::{Calls, Grammar, Grammars};
-pub use json_schema::{check_schema, same_json};
+pub use json_schema::{check_schema, dangling_reference, same_json};
 pub use stop::{Stop, StopStrings};
 pub use template::{ChatRequest, ChatTemplate};
 pub use tokenizer::Tokenizer;

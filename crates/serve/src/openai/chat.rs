@@ -72,7 +72,7 @@ pub(crate) fn read(fields: &Fields, model: &Model) -> Result<Chat, ApiError> {
 }
 
 fn wishes(fields: &Fields, model: &Model) -> Result<Wishes, ApiError> {
-    let tokens_max = fields.count("max_completion_tokens")?.or(fields.count("max_tokens")?);
+    let tokens_max = fields.some_count("max_completion_tokens")?.or(fields.some_count("max_tokens")?);
     let top = fields.count("top_logprobs")?;
     if top.is_some_and(|top| top > TOP_LOGPROBS_MAX) {
         return Err(ApiError::field("top_logprobs", &format!("must be at most {TOP_LOGPROBS_MAX}")));

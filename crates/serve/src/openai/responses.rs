@@ -75,7 +75,7 @@ fn read(fields: &Fields, model: &Model) -> Result<Chat, ApiError> {
         _ => return Err(ApiError::field("input", "must be a string or an array of items")),
     }
     join_system(&mut messages);
-    let tokens_max = fields.count("max_output_tokens")?;
+    let tokens_max = fields.some_count("max_output_tokens")?;
     let wishes = Wishes { tokens_max, ..Wishes::read(fields, model)? };
     let mut chat = Chat { messages, wishes, tools: tools(fields)?, ..Chat::default() };
     if let Some(text) = fields.value("text") {
