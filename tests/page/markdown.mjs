@@ -66,6 +66,28 @@ await run({
     }, [CODE, ...CASES.map(([text]) => text)]);
     assert.ok(same.every(Boolean), `${same}`);
   },
+  "what stands of a growing text stays": async (page) => {
+    const kept = await page.evaluate(async () => {
+      const { Markdown } = await import("/page/markdown.js");
+      const element = document.createElement("div");
+      const growing = new Markdown(element);
+      const text = "One.\n\nTwo *and* three";
+      growing.show(text);
+      const [first, last] = element.children;
+      const [emphasis, words] = [last.children[0], last.lastChild];
+      growing.show(`${text} and four`);
+      const grown = [first, last].every((node, i) => node === element.children[i]) && emphasis === last.children[0] && words === last.lastChild && words.data === " three and four";
+      // A block of code keeps its button, which copies what is there then.
+      growing.show(`${text}\n\n~~~js\nlet a`);
+      const button = element.querySelector("button");
+      growing.show(`${text}\n\n~~~js\nlet a = 1;\n~~~\n`);
+      let copied;
+      Object.defineProperty(navigator, "clipboard", { value: { writeText: async (text) => (copied = text) }, configurable: true });
+      element.querySelector("button").click();
+      return [grown, button === element.querySelector("button"), copied];
+    });
+    assert.deepEqual(kept, [true, true, "let a = 1;"]);
+  },
   "texts made to be slow are not": async (page) => {
     // Each took minutes if its time grew with the square of its length, or faster.
     const shown = await page.evaluate(async () => {

@@ -37,13 +37,14 @@ export async function model() {
 
 /** The events of a stream, as `{event, data, comment}`. */
 async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
   let rest = "";
   try {
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
-      rest += value;
+      rest += decoder.decode(value, { stream: true });
       let end;
       let begin = 0;
       while ((end = rest.indexOf("\n\n", begin)) >= 0) {

@@ -18,7 +18,7 @@ const card = hasCard();
 /** The server's events, the map (a little more than 30 times a second: more is of no use), text, figures, bars and curves. */
 export const EVERY_MS = card
   ? { event: 100, map: 32, text: 96, figures: 288, curves: 576 }
-  : { event: 250, map: 125, text: 250, figures: 500, curves: 1000 };
+  : { event: 250, map: 250, text: 250, figures: 500, curves: 1000 };
 
 /** Time until what is drawn every `ms` is due: at whole multiples, so that what is due together is put together once. */
 export const untilDue = (ms) => ms - (Date.now() % ms);

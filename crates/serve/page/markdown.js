@@ -123,7 +123,8 @@ function table(lines) {
 
 function codeBlock(block) {
   const text = block.lines.join("\n");
-  const button = iconButton("copy", "Copy code", () => copy(text, button));
+  // What is shown then: a block that grows keeps its button.
+  const button = iconButton("copy", "Copy code", () => copy(button.closest("figure").querySelector("code").textContent, button));
   // While it grows it is not coloured: its strings and comments are not closed yet.
   const inside = block.closed ? coloured(text, block.language) : text;
   return el("figure", { class: "code" },
@@ -307,7 +308,35 @@ function bareLink(text, from) {
   return { node: anchor(address, shown), end: from + (pointed ? pointed[0].length : shown.length) };
 }
 
-/** Shows a growing text in an element, making anew only the blocks that have changed. */
+/** Makes `parent`'s children from `child` on what `wanted` are. */
+function patch(parent, child, wanted) {
+  for (const next of wanted) {
+    const after = child?.nextSibling;
+    if (!child) parent.append(next);
+    else if (!become(child, next)) child.replaceWith(next);
+    child = after;
+  }
+  while (child) {
+    const after = child.nextSibling;
+    child.remove();
+    child = after;
+  }
+}
+
+/** Makes a node what another one is, if it can be: a text grows at its end, so that only its last line is laid out and drawn again. */
+function become(node, next) {
+  if (node.nodeName !== next.nodeName) return false;
+  if (node.nodeType === Node.TEXT_NODE) {
+    if (next.data.startsWith(node.data)) node.appendData(next.data.slice(node.data.length));
+    else node.data = next.data;
+    return true;
+  }
+  if (!node.cloneNode(false).isEqualNode(next.cloneNode(false))) return false;
+  patch(node, node.firstChild, [...next.childNodes]);
+  return true;
+}
+
+/** Shows a growing text in an element: of the blocks that have changed, what has changed in them. */
 export class Markdown {
   constructor(element) {
     this.element = element;
@@ -322,8 +351,7 @@ export class Markdown {
     const keys = found.map((block) => `${block.kind} ${block.level ?? block.language ?? block.first} ${block.closed} ${block.lines.join("\n")}`);
     let same = 0;
     while (same < keys.length && this.shown[same] === keys[same]) same++;
-    while (this.element.childNodes.length > same) this.element.lastChild.remove();
-    for (let i = same; i < found.length; i++) this.element.append(node(found[i]));
+    patch(this.element, this.element.childNodes[same], found.slice(same).map(node));
     this.shown = keys;
   }
 }

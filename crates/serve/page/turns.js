@@ -54,7 +54,7 @@ function draw() {
     shown[at] ??= view(message, at);
     shown[at].update?.(running && at === messages.length - 1);
   });
-  scroller.setAttribute("aria-busy", String(running));
+  if (scroller.ariaBusy !== String(running)) scroller.ariaBusy = String(running);
   if (following) scroller.scrollTop = scroller.scrollHeight;
 }
 
@@ -137,7 +137,7 @@ function answer(message, at) {
   const [thoughtText, contentText] = [new Markdown(thought), new Markdown(content)];
   const cards = [];
   const update = (running) => {
-    thoughts.hidden = !message.thought;
+    if (thoughts.hidden !== !message.thought) thoughts.hidden = !message.thought;
     if (message.thought) {
       thoughtText.show(message.thought);
       const done = message.thoughtMs !== undefined || !running;
@@ -153,10 +153,12 @@ function answer(message, at) {
       cards[i].update(running);
     });
     const told = progress(message, running);
-    state.hidden = !told;
-    state.className = message.error ? "state wrong" : "state";
+    if (state.hidden !== !told) state.hidden = !told;
+    if (message.error) state.className = "state wrong";
     if (state.textContent !== told) state.textContent = told;
     element.classList.toggle("writing", running && !told);
+    // What does not change is not set anew: styles would be computed for it.
+    if (acts.hidden && running) return;
     acts.hidden = running;
     copied.hidden = !message.content;
     stats.textContent = summaryOf(message);
