@@ -342,7 +342,7 @@ fn ollama_speaks_in_lines() {
     let model = &server.get("/api/tags").json()["models"][0];
     assert_eq!(model["name"], "model");
     assert!(model["size"].as_u64().is_some_and(|bytes| (5 << 20..10 << 20).contains(&bytes)), "{model}");
-    assert_eq!(model["details"]["parameter_size"], "14.8M", "{model}");
+    assert_eq!(model["details"]["parameter_size"], "13.2M", "{model}");
     // What Open WebUI and others ask before.
     let shown = server.ask("/api/show", &json!({"model": "m"}));
     assert_eq!(shown["capabilities"], json!(["completion", "tools", "thinking"]), "{shown}");
