@@ -383,7 +383,7 @@ impl Residency {
     /// Gives an unassigned piece to the largest class.
     fn assign_to_experts(&mut self) {
         let class = self.largest_class();
-        if self.classes.len() > 0 && self.slab.assign(class) {
+        if !self.classes.is_empty() && self.slab.assign(class) {
             self.classes[class].available += self.slab.slots_per_piece(class);
         }
     }
@@ -416,7 +416,7 @@ impl Residency {
 
     /// The piece of the largest class with nothing pinned that has the expert worth least.
     fn emptiest_piece(&self) -> Option<usize> {
-        if self.classes.len() == 0 {
+        if self.classes.is_empty() {
             return None;
         }
         let class = self.largest_class();
