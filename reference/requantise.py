@@ -3,8 +3,9 @@
 
     python reference/requantise.py MODEL OUT FORMAT          FORMAT: one of FORMATS below
 
-A block type of GGUF (Q8_0, Q5_1, Q5_0, Q4_1, Q4_0, MXFP4: what gguf-py quantises) gives a folder of F32 weights with the values that its
-blocks stand for: the type's own cost, without int8 activations.
+A block type of GGUF gives a folder of F32 weights with the values that its blocks stand for: the type's own cost, without int8
+activations. Q8_0, Q5_1, Q5_0, Q4_1, Q4_0 and MXFP4 are quantised by gguf-py, and those of 256 weights by llama.cpp's `llama-quantize`,
+whose path is a fourth argument; where rows are no multiple of 256, blocks reach over rows.
 
 MODEL is a folder as transformers has it (stacked or single experts, one safetensors file); OUT gets the tensors of
 quantised_models.py's schemes, a tensor for each expert and matrix. Embedding, head, norms, routers, convolutions and what
@@ -14,11 +15,15 @@ decides decays and gates stay as they are, and so do layers that predict further
 import json
 import re
 import shutil
+import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, quants
 from safetensors.torch import load_file, save_file
 
 from families import F32, FAMILIES, write_json
@@ -46,26 +51,59 @@ FORMATS = {
 BLOCKS = ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4"]
 
 
-def through_blocks(files: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-    """Every matrix as gguf-py's blocks hold it."""
-    from gguf import GGMLQuantizationType, quants
+# As llama-quantize calls files that have one of these types where it is told to be pure.
+K_BLOCKS = {
+    "Q2_K": "Q2_K", "Q3_K": "Q3_K_S", "Q4_K": "Q4_K_S", "Q5_K": "Q5_K_S", "Q6_K": "Q6_K", "IQ3_XXS": "IQ3_XXS", "IQ3_S": "IQ3_S",
+    "IQ4_XS": "IQ4_XS",
+}  # fmt: skip
 
+
+def of_gguf_py(name: str, matrices: list[np.ndarray]) -> list[np.ndarray]:
     kind = GGMLQuantizationType[name]
-    def through(x: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(quants.dequantize(quants.quantize(x.float().numpy(), kind), kind).copy())
+    return [quants.dequantize(quants.quantize(x, kind), kind) for x in matrices]
 
-    stays = lambda name, x: x.ndim < 2 or re.search(PLAIN, name)
-    return {name: x if stays(name, x) else through(x) for name, x in files.items()}
+
+def of_llama_quantize(name: str, matrices: list[np.ndarray], program: str) -> list[np.ndarray]:
+    with tempfile.TemporaryDirectory() as folder:
+        plain, made = Path(folder) / "plain.gguf", Path(folder) / "made.gguf"
+        writer = GGUFWriter(plain, "llama")
+        writer.add_block_count(1)
+        writer.add_context_length(256)
+        writer.add_embedding_length(256)
+        writer.add_feed_forward_length(256)
+        writer.add_head_count(1)
+        writer.add_layer_norm_rms_eps(1e-6)
+        writer.add_vocab_size(256)
+        for i, x in enumerate(matrices):
+            writer.add_tensor(f"blk.{i}.ffn_up.weight", x.reshape(-1, 256))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        subprocess.run([program, "--pure", plain, made, K_BLOCKS[name], "1"], check=True, capture_output=True)
+        tensors = {t.name: t for t in GGUFReader(made).tensors}
+        assert {t.tensor_type.name for t in tensors.values()} == {name}, name
+        rows = [tensors[f"blk.{i}.ffn_up.weight"] for i in range(len(matrices))]
+        return [quants.dequantize(t.data, t.tensor_type).reshape(x.shape) for t, x in zip(rows, matrices)]
+
+
+def through_blocks(files: dict[str, torch.Tensor], name: str, program: list[str]) -> dict[str, torch.Tensor]:
+    """Every matrix as blocks hold it."""
+    changed = [key for key, x in files.items() if x.ndim >= 2 and not re.search(PLAIN, key)]
+    matrices = [files[key].float().numpy() for key in changed]
+    values = of_llama_quantize(name, matrices, *program) if name in K_BLOCKS else of_gguf_py(name, matrices)
+    return files | {key: torch.from_numpy(x.copy()) for key, x in zip(changed, values)}
 
 
 def main() -> None:
-    if len(sys.argv) != 4 or sys.argv[3] not in [*FORMATS, *BLOCKS]:
-        sys.exit(__doc__ + f"\n    FORMATS: {', '.join([*FORMATS, *BLOCKS])}")
+    known = [*FORMATS, *BLOCKS, *K_BLOCKS]
+    if len(sys.argv) < 4 or sys.argv[3] not in known or len(sys.argv) != 4 + (sys.argv[3] in K_BLOCKS):
+        sys.exit(__doc__ + f"\n    FORMATS: {', '.join(known)}")
     source, out = Path(sys.argv[1]), Path(sys.argv[2])
     files = load_file(source / "model.safetensors")
-    if sys.argv[3] in BLOCKS:
+    if sys.argv[3] in [*BLOCKS, *K_BLOCKS]:
         out.mkdir(parents=True)
-        save_file(through_blocks(files, sys.argv[3]), out / "model.safetensors", {"format": "pt"})
+        save_file(through_blocks(files, sys.argv[3], sys.argv[4:]), out / "model.safetensors", {"format": "pt"})
         for text in [*source.glob("*.json"), *source.glob("chat_template*")]:
             shutil.copy(text, out)
         return

@@ -132,7 +132,19 @@ fn every_format_keeps_ram_too() {
         "num_experts": 64, "num_experts_per_tok": 6, "norm_topk_prob": true, "vocab_size": 2048,
         "max_position_embeddings": 4096,
     });
-    for format in ["fp8", "mxfp4", "nvfp4", "int4", "gptq", "awq", "gguf-q8_0", "gguf-q4_k", "gguf-iq2_xxs"] {
+    for format in [
+        "fp8",
+        "mxfp4",
+        "nvfp4",
+        "int4",
+        "gptq",
+        "awq",
+        "gguf-q8_0",
+        "gguf-q4_k_m",
+        "gguf-iq2_xxs",
+        "gguf-tq1_0",
+        "gguf-bf16",
+    ] {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let model = made_model(dir.path(), &config, format);
         let Some(group) = Group::new(format, RAM + RAM / 20) else {

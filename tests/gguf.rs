@@ -82,7 +82,11 @@ fn inspect_shows_what_a_file_is() {
 
 /// A copy of a fixture with some bytes of its header replaced.
 fn patched(dir: &Path, from: &[u8], to: &[u8]) -> PathBuf {
-    let mut bytes = std::fs::read(fixture("qwen3moe_gguf").join("model.gguf")).expect("a fixture");
+    patched_of("qwen3moe_gguf", dir, from, to)
+}
+
+fn patched_of(name: &str, dir: &Path, from: &[u8], to: &[u8]) -> PathBuf {
+    let mut bytes = std::fs::read(fixture(name).join("model.gguf")).expect("a fixture");
     let at = bytes.windows(from.len()).position(|window| window == from).expect("what is replaced");
     bytes[at..at + from.len()].copy_from_slice(to);
     let path = dir.join("model.gguf");
@@ -121,4 +125,50 @@ fn what_is_not_supported_is_refused_by_name() {
     assert!(problem.contains("model.gguf: num_experts_per_tok 200") && !problem.contains("config.json"), "{problem}");
     let problem = refused(b"qwen3moe.expert_count", b"qwen3moe.expert_Count");
     assert!(problem.contains("num_experts") || problem.contains("expert"), "{problem}");
+}
+
+/// What further architectures have of their own.
+#[test]
+fn what_makes_no_sense_of_an_architecture_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let refused = |name: &str, from: &[u8], to: &[u8], says: &str| {
+        let path = patched_of(name, dir.path(), from, to);
+        let problem = Inspection::open(&path, false).map(|_| ()).expect_err("refused").to_string();
+        assert!(problem.contains(says) && problem.contains("model.gguf"), "{name}: {problem}\ndoes not say {says:?}");
+        assert!(!problem.contains('\n'), "{problem}");
+    };
+    let number = |key: &str, n: u32| [key.as_bytes(), &4u32.to_le_bytes(), &n.to_le_bytes()].concat();
+    let key = |key: &str| format!("deepseek2.{key}");
+    // A head without a part that has no positions, and one that is narrower than what RoPE turns.
+    for length in [8, 4] {
+        let to = number(&key("attention.key_length_mla"), length);
+        refused("deepseek_v3_gguf", &number(&key("attention.key_length_mla"), 20), &to, "qk_nope_head_dim");
+    }
+    let missing = |name: &str, from: &str, says: &str| {
+        let to = [&from.as_bytes()[..from.len() - 1], b"?"].concat();
+        refused(name, from.as_bytes(), &to, says);
+    };
+    missing("deepseek_v3_gguf", "deepseek2.rope.dimension_count", "deepseek2.rope.dimension_count");
+    missing("deepseek_v3_gguf", "blk.1.attn_v_b.weight", "attn_v_b");
+    missing("deepseek_v3_gguf", "blk.1.exp_probs_b.bias", "exp_probs_b.bias");
+    missing("glm4_moe_gguf", "glm4moe.expert_feed_forward_length", "glm4moe.expert_feed_forward_length");
+    missing("gpt_oss_mxfp4_gguf", "blk.0.attn_sinks.weight", "attn_sinks");
+    missing("exaone_moe_gguf", "exaone-moe.attention.sliding_window", "attention.sliding_window");
+    refused(
+        "exaone_moe_gguf",
+        &number("exaone-moe.expert_used_count", 3),
+        &number("exaone-moe.expert_used_count", 99),
+        "99",
+    );
+    // Factors of RoPE that are none, or of another number.
+    let freqs = |n: u64| [b"rope_freqs.weight".as_slice(), &1u32.to_le_bytes(), &n.to_le_bytes()].concat();
+    refused("llama_gguf", &freqs(5), &freqs(4), "factors has 4 numbers for 5 pairs");
+    let mut bytes = std::fs::read(fixture("llama_gguf").join("model.gguf")).expect("a fixture");
+    let ones: Vec<u8> = [1.0f32, 8.0].iter().flat_map(|one| one.to_le_bytes()).collect();
+    let at = bytes.windows(8).position(|window| window == ones).expect("the factors");
+    bytes[at..at + 4].copy_from_slice(&0.0f32.to_le_bytes());
+    let path = dir.path().join("model.gguf");
+    std::fs::write(&path, bytes).expect("a file");
+    let problem = Inspection::open(&path, false).map(|_| ()).expect_err("refused").to_string();
+    assert!(problem.contains("factors") && problem.contains("above 0"), "{problem}");
 }

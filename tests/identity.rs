@@ -10,7 +10,7 @@ use common::random::random_model;
 use common::{engine, fixture, logits, minimum_ram, roomy};
 use outpour_engine::sample::argmax;
 use outpour_engine::{Engine, Inspection, LookaheadMode, Options, SequenceId, Session, Work};
-use outpour_model::synth::{self, Format, Routing, Synth};
+use outpour_model::synth::{self, Format, GgufTypes, Routing, Synth};
 use outpour_store::read::ReaderKind;
 use serde_json::json;
 
@@ -145,6 +145,13 @@ fn every_format_has_the_same_bits_when_streamed() {
         made.write(dir.path(), &mut |_, _| ControlFlow::Continue(())).map(|_| ()).expect("it is written");
         check_streamed(&format.to_string(), dir.path());
     }
+    // Files that are in parts, experts among them, and mixed by layer.
+    let format = Format::Gguf(GgufTypes::Q4KM);
+    let dir = tempfile::tempdir().expect("a folder");
+    let made = Synth::new(&config, format, Vec::new(), Routing::default(), 3).expect("a model").in_shards(4 << 20);
+    made.write(dir.path(), &mut |_, _| ControlFlow::Continue(())).map(|_| ()).expect("it is written");
+    assert!(Inspection::open(dir.path(), false).expect("a model").checkpoint().files().len() > 3);
+    check_streamed("Q4_K_M in parts", dir.path());
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::cli::{assert_refused, outpour};
 use common::fixture;
+use outpour_model::synth::Format;
 use serde_json::Value;
 
 /// Bytes of a key or a value, and of what a recurrence keeps.
@@ -178,6 +179,73 @@ fn a_format_changes_the_weights_of_a_config_and_is_no_matter_of_files() {
     let weights = fixture("mixtral");
     assert_eq!(shown(&weights, &[])["estimated"], false);
     assert_refused(&outpour("inspect", &weights, &["--format", "mlx4"]), "weights", &["--format", "config.json"]);
+}
+
+/// Formats with the type that most of their bytes are of, and the bits of a weight that is stored so. Embedding, head and routers have
+/// more, and where only experts are quantised the rest has 16.
+const FORMATS: [(&str, &str, f64); 38] = [
+    ("bf16", "BF16", 16.0),
+    ("mlx2", "U32", 2.5),
+    ("mlx3", "U32", 3.5),
+    ("mlx4", "U32", 4.5),
+    ("mlx5", "U32", 5.5),
+    ("mlx6", "U32", 6.5),
+    ("mlx8", "U32", 8.5),
+    ("fp8", "F8_E4M3", 8.0),
+    ("int4", "I32", 4.5),
+    ("gptq", "I32", 4.125),
+    ("awq", "I32", 4.125),
+    ("mxfp4", "U8", 4.25),
+    ("nvfp4", "U8", 4.5),
+    ("gguf-f32", "F32", 32.0),
+    ("gguf-f16", "F16", 16.0),
+    ("gguf-bf16", "BF16", 16.0),
+    ("gguf-q4_0", "Q4_0", 4.5),
+    ("gguf-q4_1", "Q4_1", 5.0),
+    ("gguf-q5_0", "Q5_0", 5.5),
+    ("gguf-q5_1", "Q5_1", 6.0),
+    ("gguf-q8_0", "Q8_0", 8.5),
+    ("gguf-q2_k", "Q2_K", 2.625),
+    ("gguf-q3_k", "Q3_K", 3.4375),
+    ("gguf-q4_k", "Q4_K", 4.5),
+    ("gguf-q5_k", "Q5_K", 5.5),
+    ("gguf-q6_k", "Q6_K", 6.5625),
+    ("gguf-iq1_s", "IQ1_S", 1.5625),
+    ("gguf-iq1_m", "IQ1_M", 1.75),
+    ("gguf-iq2_xxs", "IQ2_XXS", 2.0625),
+    ("gguf-iq2_xs", "IQ2_XS", 2.3125),
+    ("gguf-iq2_s", "IQ2_S", 2.5625),
+    ("gguf-iq3_xxs", "IQ3_XXS", 3.0625),
+    ("gguf-iq3_s", "IQ3_S", 3.4375),
+    ("gguf-iq4_nl", "IQ4_NL", 4.5),
+    ("gguf-iq4_xs", "IQ4_XS", 4.25),
+    ("gguf-tq1_0", "TQ1_0", 1.6875),
+    ("gguf-tq2_0", "TQ2_0", 2.0625),
+    ("gguf-mxfp4", "MXFP4", 4.25),
+];
+
+#[test]
+fn every_format_is_named_by_type_and_bits() {
+    let known = FORMATS.iter().map(|(format, ..)| *format).chain(["gguf-q4_k_m"]);
+    let all: Vec<String> = Format::all().map(|format| format.to_string()).collect();
+    for format in &all {
+        assert!(known.clone().any(|known| known == format), "{format} is not in the table");
+    }
+    assert_eq!(known.count(), all.len());
+    let config = config("Qwen3-30B-A3B");
+    for (format, dtype, bits) in FORMATS {
+        let report = shown(&config, &["--format", format]);
+        let dtypes = report["dtypes"].as_object().expect("types");
+        let most = dtypes.iter().max_by_key(|(_, bytes)| bytes.as_u64()).expect("a type").0;
+        assert_eq!(most, dtype, "{format}: {dtypes:?}");
+        let found = report["bits_per_weight"].as_f64().expect("a number");
+        assert!((bits..bits + 0.8).contains(&found), "{format}: {found} bits instead of {bits}");
+    }
+    let mixed = shown(&config, &["--format", "gguf-q4_k_m"]);
+    assert!(mixed["dtypes"]["Q4_K"].is_u64() && mixed["dtypes"]["Q6_K"].is_u64(), "{}", mixed["dtypes"]);
+    let text = outpour("inspect", &config, &["--format", "gguf-q4_k_m"]);
+    let text = String::from_utf8(text.stdout).expect("UTF-8");
+    assert!(text.contains("Q4_K") && text.contains("Q6_K") && text.contains("bits"), "{text}");
 }
 
 #[test]

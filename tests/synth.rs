@@ -14,7 +14,7 @@ use common::{engine, logits, roomy};
 use outpour_engine::routing::{self, Measured};
 use outpour_engine::{Inspection, Options};
 use outpour_kernels::GgmlType;
-use outpour_model::synth::{self, Format, Routing, Synth};
+use outpour_model::synth::{self, Format, GgufTypes, Routing, Synth};
 use outpour_store::layout::{ExpertId, Extent};
 use outpour_store::read::ReaderKind;
 use outpour_store::trace::Policy;
@@ -171,12 +171,26 @@ fn gguf_files_of_every_block_type_run() {
             let inspection = inspect(dir.path());
             let (layers, experts) = (inspection.facts().layers, inspection.layout.experts_total());
             assert_eq!(experts, layers * if name.starts_with("qwen3moe") { 16 } else { 8 }, "{name} {format}");
-            let Format::Gguf(blocks) = format else { unreachable!("only these are left") };
-            let tensors = inspection.checkpoint().tensors().filter(|(name, _)| name.contains("_exps."));
-            let of_type = tensors.filter(|(_, info)| info.dtype.to_string() == blocks.name()).count();
+            let Format::Gguf(types) = format else { unreachable!("only these are left") };
+            let of_type = |wanted: &str, stem: &str| {
+                let tensors = inspection.checkpoint().tensors().filter(|(name, _)| name.contains(stem));
+                tensors.filter(|(_, info)| info.dtype.to_string() == wanted).count()
+            };
             // Rows of 64 and 128 are whole blocks of 32 weights only.
-            let expected = if name.ends_with("narrow") && blocks.block_weights() == 256 { 0 } else { 3 * layers };
-            assert_eq!(of_type, expected, "{name} {format}");
+            let fits = |weights: usize| !name.ends_with("narrow") || weights <= 32;
+            let (wanted, expected) = match types {
+                GgufTypes::Blocks(blocks) if fits(blocks.block_weights()) => (blocks.name(), 3 * layers),
+                GgufTypes::Q4KM if fits(256) => ("Q4_K", 2 * layers + (layers - of_type("Q6_K", "ffn_down_exps."))),
+                GgufTypes::Blocks(_) | GgufTypes::Q4KM => ("Q8_0", 3 * layers),
+                GgufTypes::F32 => ("F32", 3 * layers),
+                GgufTypes::F16 => ("F16", 3 * layers),
+                GgufTypes::Bf16 => ("BF16", 3 * layers),
+            };
+            assert_eq!(of_type(wanted, "_exps."), expected, "{name} {format}");
+            if types == GgufTypes::Q4KM && fits(256) {
+                let more = of_type("Q6_K", "ffn_down_exps.");
+                assert!((1..layers).contains(&more), "{name}: {more} of {layers} layers have more bits");
+            }
             let mut first: Vec<Vec<f32>> = Vec::new();
             for precise in [true, false] {
                 let options = Options { precise, threads: Some(1), ..roomy() };
@@ -197,13 +211,36 @@ fn gguf_files_of_every_block_type_run() {
     }
 }
 
+/// A model in parts is the same model, whether its files are GGUF or safetensors.
+#[test]
+fn parts_are_the_same_model() {
+    let ids: Vec<u32> = (0..24).map(|i| (i * i * 31 + 7) % 400).collect();
+    let compute = |dir: &Path| logits(&mut engine(dir, &roomy(), ReaderKind::Auto), &ids, 20).logits;
+    for format in [Format::Gguf(GgufTypes::Q4KM), Format::Gguf(GgufTypes::Bf16), Format::Bf16] {
+        let (_, config) = &in_gguf()[3];
+        let (whole, parts) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        write(config, format, 1, whole.path());
+        let made = Synth::new(config, format, Vec::new(), Routing::default(), 1).expect("a model").in_shards(1 << 20);
+        let done = made.write(parts.path(), &mut |_, _| ControlFlow::Continue(())).expect("it is written");
+        assert!(done.is_continue());
+        let count = inspect(parts.path()).checkpoint().files().len();
+        assert!(count > 3, "{format}: {count} files");
+        if let Format::Gguf(_) = format {
+            let names: Vec<String> = contents(parts.path()).into_keys().collect();
+            assert_eq!(names[0], format!("model-00001-of-{count:05}.gguf"));
+            assert_eq!(names.len(), count);
+        }
+        assert!(compute(whole.path()) == compute(parts.path()), "{format}: other logits");
+    }
+}
+
 /// The same config read from the file as from config.json.
 #[test]
 fn a_gguf_file_says_what_the_config_says() {
     for (name, config) in in_gguf() {
         let (folder, file) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
         write(&config, Format::Bf16, 1, folder.path());
-        write(&config, Format::Gguf(GgmlType::Q8_0), 1, file.path());
+        write(&config, Format::Gguf(GgufTypes::Blocks(GgmlType::Q8_0)), 1, file.path());
         let of = |dir: &Path| {
             let inspection = inspect(dir);
             let facts = inspection.facts();
@@ -212,7 +249,8 @@ fn a_gguf_file_says_what_the_config_says() {
         assert_eq!(of(folder.path()), of(file.path()), "{name}");
     }
     let refused = |config: &Value, names: &[&str]| {
-        let made = Synth::new(config, Format::Gguf(GgmlType::Q4K), Vec::new(), Routing::default(), 1);
+        let made =
+            Synth::new(config, Format::Gguf(GgufTypes::Blocks(GgmlType::Q4K)), Vec::new(), Routing::default(), 1);
         let problem = made.err().expect("refused").to_string();
         assert!(names.iter().all(|name| problem.contains(name)), "{problem}");
     };

@@ -48,7 +48,7 @@ pub const ATTENTION_KINDS: [&str; 20] = [
 ];
 
 /// One of every kind of attention and of every way that weights are stored.
-pub const FIXTURES: [&str; 65] = [
+pub const FIXTURES: [&str; 69] = [
     "qwen2_moe",
     "olmoe",
     "dots1",
@@ -84,6 +84,10 @@ pub const FIXTURES: [&str; 65] = [
     "qwen3moe_gguf",
     "qwen35moe_gguf",
     "qwen3next_gguf",
+    "deepseek_v3_gguf",
+    "gpt_oss_mxfp4_gguf",
+    "mixtral_gguf",
+    "llama4_gguf",
     "nemotron_h",
     "qwen3_moe_fp8",
     "deepseek_v3_fp8",

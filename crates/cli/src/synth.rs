@@ -47,6 +47,11 @@ pub fn synth(args: &SynthArgs) -> Result<ExitCode> {
     let without_tokenizer = texts.is_empty();
     let synth =
         Synth::new(&config, args.format, texts, routing, args.seed).map_err(|error| about(&args.config, error))?;
+    let synth = match args.shard {
+        Some(Bytes(0)) => bail!("--shard 0: give the size of a file, such as 4G"),
+        Some(Bytes(bytes)) => synth.in_shards(bytes),
+        None => synth,
+    };
     check_room(&args.out, synth.bytes())?;
     term::catch_interrupt()?;
     if without_tokenizer {

@@ -7,8 +7,11 @@
 //! | `ssm_a` | −exp(A_log) | `GatedDelta::exponentiated` |
 //! | value heads of Qwen3.5's DeltaNet | tiled over the key heads, in every tensor that has them | `GatedDelta::tiled` |
 //! | convolutions, the gate of the shared expert | without dimensions of 1 | see [`same_shape`] |
+//! | queries and keys of Llama and Mixtral | permuted | RoPE turns neighbours: `rope_interleave` |
+//! | `kv_b_proj` of latent attention | in two, that of the keys transposed | as MLX's exports have it |
 //! | experts | one tensor for gate, up and down of a layer each | three byte ranges an expert |
 
+mod architectures;
 mod config;
 mod names;
 

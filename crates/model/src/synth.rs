@@ -11,15 +11,16 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use outpour_kernels::DType;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::config::{Config, LAYERS, ModelError};
 use crate::families::ling;
 use crate::registry;
 use crate::weights::{Declared, Weights};
-use files::{GGUF_FILE, Shard, Unfinished, part};
+use files::{Shard, Unfinished, gguf_name, part};
 pub use format::Format;
 use format::{Naming, Stored};
+pub use gguf::GgufTypes;
 use routing::Roles;
 pub use routing::Routing;
 
@@ -34,6 +35,8 @@ pub struct Synth {
     format: Format,
     /// Names and contents of the files beside the weights.
     texts: Vec<(&'static str, String)>,
+    /// Of GGUF files.
+    metadata: Option<Map<String, Value>>,
     shards: Vec<Shard>,
     seed: u64,
 }
@@ -73,15 +76,31 @@ impl Synth {
             _ => None,
         };
         let roles = Roles::new(declared, facts.layers, facts.hidden, routing, seed)?;
-        let naming = Naming::new(format, config, family);
+        let naming = Naming::new(format, config, family, facts.layers);
         let stored: Vec<Stored> = declared.iter().flat_map(|tensor| naming.store(tensor, &roles.of(tensor))).collect();
         let mut config = config.clone();
         naming.describe(&mut config, &stored);
-        let shards = match metadata {
-            Some(metadata) => vec![Shard::gguf(&metadata, stored)],
-            None => Shard::cut(stored, !matches!(format, Format::Mlx { .. })),
-        };
-        Ok(Synth { config, format, texts, shards, seed })
+        let made = Synth { config, format, texts, metadata, shards: Vec::new(), seed };
+        let shards = made.cut(stored, None);
+        Ok(Synth { shards, ..made })
+    }
+
+    /// The same in files of about so many bytes.
+    pub fn in_shards(mut self, shard_bytes: u64) -> Synth {
+        let stored = std::mem::take(&mut self.shards).into_iter().flat_map(Shard::into_tensors).collect();
+        let shards = self.cut(stored, Some(shard_bytes));
+        Synth { shards, ..self }
+    }
+
+    /// A GGUF file is whole unless it is asked for otherwise.
+    fn cut(&self, stored: Vec<Stored>, shard_bytes: Option<u64>) -> Vec<Shard> {
+        match &self.metadata {
+            Some(metadata) => Shard::gguf(metadata, stored, shard_bytes.unwrap_or(u64::MAX)),
+            None => {
+                let padded = !matches!(self.format, Format::Mlx { .. });
+                Shard::cut(stored, padded, shard_bytes.unwrap_or(files::SHARD_BYTES))
+            }
+        }
     }
 
     /// Bytes of all weight files.
@@ -110,8 +129,8 @@ impl Synth {
     }
 
     fn finish(&self, mut unfinished: Unfinished) -> Result<(), ModelError> {
-        if let Format::Gguf(_) = self.format {
-            return unfinished.finish(GGUF_FILE);
+        if self.metadata.is_some() {
+            return unfinished.finish(&gguf_name(0, self.shards.len()));
         }
         for (name, text) in &self.texts {
             unfinished.write(name, text)?;

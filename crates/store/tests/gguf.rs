@@ -145,6 +145,8 @@ fn malformed_files_are_named_with_what_is_wrong() {
         (with(&|file| file.tensors.push(tensor("x", &[1; 5], 0, 0))), "x has 5 dimensions"),
         (with(&|file| file.tensors.push(tensor("x", &[1 << 40, 1 << 40], 0, 0))), "x has the dimensions"),
         (with(&|file| file.tensors.push(tensor("x", &[100], 12, 0))), "x has rows of 100, no number of whole blocks"),
+        // Found by fuzzing: blocks without a row.
+        (with(&|file| file.tensors.push(tensor("x", &[], 12, 0))), "x has rows of 1, no number of whole blocks"),
         (with(&|file| file.tensors.push(tensor("x", &[4], 0, 1 << 40))), "tensor x, F32 [4] at byte 1099511627776"),
         (with(&|file| file.tensors.push(tensor("x", &[4], 0, u64::MAX - 3))), "does not fit"),
         (with(&|file| file.tensors.push(tensor("x", &[256 << 40], 12, 0))), "does not fit"),

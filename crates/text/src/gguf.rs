@@ -4,6 +4,7 @@
 
 use crate::added::AddedSet;
 use crate::pieces::{Piece, Pieces, kind};
+use crate::ranks::KIMI;
 use crate::schema::{AddedToken, Pattern, PreTokenizer};
 use crate::split::Splitter;
 use crate::tokenizer::Form;
@@ -44,8 +45,8 @@ const SENTENCEPIECE: &str = "llama";
 /// How a text is split into words, by its name in GGUF files.
 struct Pre {
     names: &'static [&'static str],
-    /// The pattern of the same models' tokenizer.json; GPT-2's own where there is none.
-    pattern: Option<&'static str>,
+    /// The patterns of the same models' tokenizer.json, one after the other; GPT-2's own where there are none.
+    patterns: &'static [&'static str],
     nfc: bool,
     ignore_merges: bool,
 }
@@ -53,31 +54,54 @@ struct Pre {
 /// Of Llama 3 and GLM-4.
 const DIGITS_BY_THREE: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-const KNOWN: [Pre; 5] = [
-    Pre { names: &["gpt-2"], pattern: None, nfc: false, ignore_merges: false },
+const KNOWN: [Pre; 10] = [
+    Pre { names: &["gpt-2"], patterns: &[], nfc: false, ignore_merges: false },
     Pre {
         names: &["qwen2"],
-        pattern: Some(
+        patterns: &[
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ),
+        ],
         nfc: true,
         ignore_merges: false,
     },
     Pre {
         names: &["qwen35"],
-        pattern: Some(
+        patterns: &[
             r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ),
+        ],
         nfc: true,
         ignore_merges: false,
     },
+    Pre { names: &["llama-bpe", "llama-v3", "llama3"], patterns: &[DIGITS_BY_THREE], nfc: false, ignore_merges: true },
+    Pre { names: &["chatglm-bpe"], patterns: &[DIGITS_BY_THREE], nfc: false, ignore_merges: false },
+    Pre { names: &["glm4", "glm5"], patterns: &[DIGITS_BY_THREE], nfc: false, ignore_merges: true },
     Pre {
-        names: &["llama-bpe", "llama-v3", "llama3"],
-        pattern: Some(DIGITS_BY_THREE),
+        names: &["deepseek-v3", "joyai-llm", "hunyuan-dense"],
+        patterns: &[
+            r"\p{N}{1,3}",
+            "[一-龥぀-ゟ゠-ヿ]+",
+            r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##,
+        ],
+        nfc: false,
+        ignore_merges: false,
+    },
+    Pre {
+        names: &["gpt-4o", "llama4", "minimax-m2", "kanana2"],
+        patterns: &[
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ],
+        nfc: false,
+        ignore_merges: false,
+    },
+    Pre { names: &["kimi-k2"], patterns: &[KIMI], nfc: false, ignore_merges: false },
+    Pre {
+        names: &["tekken"],
+        patterns: &[
+            r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        ],
         nfc: false,
         ignore_merges: true,
     },
-    Pre { names: &["glm4", "chatglm-bpe"], pattern: Some(DIGITS_BY_THREE), nfc: false, ignore_merges: false },
 ];
 
 impl Pre {
@@ -90,13 +114,13 @@ impl Pre {
     }
 
     fn splitter(&self, file: &str) -> Result<Splitter, TextError> {
-        let bytes = PreTokenizer::ByteLevel { add_prefix_space: false, use_regex: self.pattern.is_none() };
-        let split = self.pattern.map(|pattern| PreTokenizer::Split {
+        let bytes = PreTokenizer::ByteLevel { add_prefix_space: false, use_regex: self.patterns.is_empty() };
+        let splits = self.patterns.iter().map(|&pattern| PreTokenizer::Split {
             pattern: Pattern::Regex(pattern.to_owned()),
             behavior: "Isolated".to_owned(),
             invert: false,
         });
-        let pretokenizers = split.into_iter().chain([bytes]).collect();
+        let pretokenizers = splits.chain([bytes]).collect();
         Splitter::new(file, Some(&PreTokenizer::Sequence { pretokenizers }))
     }
 }

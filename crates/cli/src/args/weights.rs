@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use outpour_model::synth::{Format, Routing};
+use outpour_store::bytes::Bytes;
 
 /// `synth`.
 #[derive(Args)]
@@ -13,9 +14,12 @@ pub struct SynthArgs {
     /// The folder to make it in: new, or empty
     pub out: PathBuf,
     /// How weights are stored: bf16; MLX's quantisation to so many bits, mlx2, mlx3, mlx4, mlx5, mlx6 or mlx8; fp8, int4, gptq, awq,
-    /// mxfp4 or nvfp4; or a GGUF file of these blocks, gguf-q4_k or any other type of them
+    /// mxfp4 or nvfp4; or a GGUF file of these blocks, gguf-q4_k or any other type of them, or mixed, gguf-q4_k_m
     #[arg(long, value_name = "FORMAT", default_value = "bf16")]
     pub format: Format,
+    /// Cut weights into files of about this size [default: 4G; a GGUF file is whole]
+    #[arg(long, value_name = "SIZE")]
+    pub shard: Option<Bytes>,
     /// Make only the first N layers
     #[arg(long, value_name = "N")]
     pub layers: Option<usize>,

@@ -43,12 +43,7 @@ pub fn long(config: &Config, rotary_dim: usize, theta_default: f64) -> Result<(R
         return Ok((plain(config, rotary_dim, theta_default)?, None));
     }
     let mut rope = unscaled(rotary_dim, theta);
-    let factors = settings.positives("short_factor")?;
-    if factors.len() != rope.inv_freq.len() {
-        let (n, pairs) = (factors.len(), rope.inv_freq.len());
-        return Err(ModelError::Config(format!("short_factor has {n} numbers for {pairs} pairs; download it again")));
-    }
-    rope.inv_freq.iter_mut().zip(factors).for_each(|(freq, factor)| *freq /= factor as f32);
+    divide(&mut rope, settings.positives("short_factor")?, "short_factor")?;
     if !settings.has("short_mscale") {
         return Err(ModelError::Config("longrope has no short_mscale; download it again".into()));
     }
@@ -100,6 +95,8 @@ pub fn scaled(config: &Config, settings: &Config, rotary_dim: usize, theta: f64)
             let alpha = settings.positive_or("alpha", 1.0)?;
             rope = unscaled(rotary_dim, theta * alpha.powf(rotary_dim as f64 / (rotary_dim as f64 - 2.0)));
         }
+        // GGUF files have them as numbers.
+        "factors" => divide(&mut rope, settings.positives("factors")?, "factors")?,
         "llama3" => llama3(config, settings, &mut rope)?,
         "proportional" => proportional(settings, rotary_dim, &mut rope)?,
         "yarn" => yarn(config, settings, rotary_dim, theta, &mut rope)?,
@@ -118,6 +115,25 @@ pub fn unscaled(rotary_dim: usize, theta: f64) -> Rope {
     let power = |i: usize| (theta as f32).powf(2.0 * i as f32 / rotary_dim as f32);
     let inv_freq = (0..rotary_dim / 2).map(|i| 1.0 / power(i)).collect();
     Rope { inv_freq, first: 0, pairs: RopePairs::Half, scale: 1.0, stretch: None }
+}
+
+/// Which dimensions are turned together: neighbours where `rope_interleave` is on.
+///
+/// # Errors
+/// When it is no switch.
+pub fn pairs(config: &Config, interleaved_default: bool) -> Result<RopePairs, ModelError> {
+    let interleaved = config.flag_or("rope_interleave", interleaved_default)?;
+    Ok(if interleaved { RopePairs::Interleaved } else { RopePairs::Half })
+}
+
+/// Divides each frequency by its own factor, of which `key` has a list.
+fn divide(rope: &mut Rope, factors: Vec<f64>, key: &str) -> Result<(), ModelError> {
+    if factors.len() != rope.inv_freq.len() {
+        let (n, pairs) = (factors.len(), rope.inv_freq.len());
+        return Err(ModelError::Config(format!("{key} has {n} numbers for {pairs} pairs; download it again")));
+    }
+    rope.inv_freq.iter_mut().zip(factors).for_each(|(freq, factor)| *freq /= factor as f32);
+    Ok(())
 }
 
 fn factor(settings: &Config) -> Result<f64, ModelError> {

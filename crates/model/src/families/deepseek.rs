@@ -41,9 +41,7 @@ pub fn build(
     }
     let (defaults, eps) = defaults(family);
     let (sizes, experts) = (Sizes::read(config)?, DeepSeekMoe::read(config, choice, defaults)?);
-    let half = !config.flag_or("rope_interleave", true)?;
-    let pairs = if half { RopePairs::Half } else { RopePairs::Interleaved };
-    let rope = Rope { pairs, ..rope::plain(config, sizes.rope_dim, 10_000.0)? };
+    let rope = Rope { pairs: rope::pairs(config, true)?, ..rope::plain(config, sizes.rope_dim, 10_000.0)? };
     let selectors = selectors(attention, &rope, config)?;
     let (scale, growth) = (rope::yarn_attention_scale(config)?, Growth::read(config)?);
     let norms = Norms { eps: config.positive_or("rms_norm_eps", eps)? as f32, plus_one: false };

@@ -1,7 +1,7 @@
 //! Dense models: Llama 2 to 3.3 and what is built like it, and Qwen3 (0.6B to 32B), which has norms of queries and keys
 //! (arXiv 2307.09288, 2505.09388; `transformers` `modeling_llama.py`, `modeling_qwen3.py`). All of a dense model is trunk.
 
-use outpour_kernels::DType;
+use outpour_kernels::{DType, Rope};
 
 use crate::blocks::attention::{Attention, Kind, QkNorm, Sizes};
 use crate::blocks::decoder::{Decoder, Halves};
@@ -26,7 +26,7 @@ pub fn build(
     let sizes = Sizes::read(config)?;
     let (hidden, width) = (sizes.hidden, config.size("intermediate_size")?);
     let biased = config.flag_or("attention_bias", false)?;
-    let rope = rope::plain(config, sizes.head_dim, 10_000.0)?;
+    let rope = Rope { pairs: rope::pairs(config, false)?, ..rope::plain(config, sizes.head_dim, 10_000.0)? };
     let kind = Kind { qk_norm, qkv_bias: biased, o_bias: biased, ..Kind::plain(rope) };
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: false };
     Decoder::load(family, config, weights, kv, norms, |_, prefix, weights| {

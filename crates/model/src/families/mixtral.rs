@@ -1,7 +1,7 @@
 //! Mixtral (8x7B, 8x22B): Llama's attention, and 8 experts of which a softmax router picks 2 (arXiv 2401.04088; `transformers`
 //! `modeling_mixtral.py`).
 
-use outpour_kernels::{Activation, DType, Router, RouterScore};
+use outpour_kernels::{Activation, DType, Rope, Router, RouterScore};
 
 use crate::blocks::attention::{self, Attention, Kind};
 use crate::blocks::decoder::{Decoder, Halves};
@@ -20,7 +20,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let sizes = attention::Sizes::read(config)?;
     let moe::Sizes { experts, top_k, width } = moe::Sizes::read(config, &["num_local_experts"], "intermediate_size")?;
     let router = Router { renormalise: true, ..Router::new(top_k, RouterScore::Softmax) };
-    let rope = rope::plain(config, sizes.head_dim, 1_000_000.0)?;
+    let rope = Rope { pairs: rope::pairs(config, false)?, ..rope::plain(config, sizes.head_dim, 1_000_000.0)? };
     let kind = Kind { window: config.size_or_none("sliding_window")?, ..Kind::plain(rope) };
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-5)? as f32, plus_one: false };
     Decoder::load("mixtral", config, weights, kv, norms, |layer, prefix, weights| {

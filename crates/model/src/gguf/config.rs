@@ -4,12 +4,12 @@ use outpour_store::StoreError;
 use outpour_store::checkpoint::{Checkpoint, Metadata};
 use serde_json::{Map, Value, json};
 
+use super::architectures::{ARCHITECTURES, Architecture, Said};
 use crate::blocks::{attention, moe, rope};
 use crate::config::{Config, ModelError};
 
-/// `general.architecture` and the family of the same models.
-const ARCHITECTURES: [(&str, &str); 3] =
-    [("qwen3moe", "qwen3_moe"), ("qwen3next", "qwen3_next"), ("qwen35moe", "qwen3_5_moe_text")];
+/// Of [`ARCHITECTURES`] those that can be made.
+const MADE: &[Architecture] = ARCHITECTURES.split_at(3).0;
 
 /// Share of a head's dimensions that Qwen3-Next and Qwen3.5 turn.
 const DEFAULT_ROTARY: f64 = 0.25;
@@ -37,6 +37,16 @@ const KEYS: [(&str, &str); 19] = [
     ("vocab_size", "vocab_size"),
 ];
 
+/// The same of how RoPE is scaled.
+const SCALING: [(&str, &str); 6] = [
+    ("rope.scaling.factor", "factor"),
+    ("rope.scaling.original_context_length", "original_max_position_embeddings"),
+    ("rope.scaling.attn_factor", "attention_factor"),
+    ("rope.scaling.yarn_attn_factor", "attention_factor"),
+    ("rope.scaling.yarn_beta_fast", "beta_fast"),
+    ("rope.scaling.yarn_beta_slow", "beta_slow"),
+];
+
 /// The `config.json` that the files' metadata amount to.
 ///
 /// # Errors
@@ -44,32 +54,28 @@ const KEYS: [(&str, &str); 19] = [
 pub fn config(metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Value, ModelError> {
     let malformed =
         |problem: String| ModelError::Store(StoreError::Malformed { path: metadata.path().to_owned(), problem });
-    let Some(architecture) = metadata.text("general.architecture") else {
+    let Some(name) = metadata.text("general.architecture") else {
         return Err(malformed("has no general.architecture; give the first part of a model's files".into()));
     };
-    let Some((_, model_type)) = ARCHITECTURES.iter().find(|(known, _)| *known == architecture) else {
-        let known: Vec<&str> = ARCHITECTURES.iter().map(|(known, _)| *known).collect();
+    let Some(architecture) = ARCHITECTURES.iter().find(|known| known.name == name) else {
+        let known: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name).collect();
         let problem = format!(
-            "is of the architecture {architecture:?}, which is not supported in GGUF files; supported are: {}",
+            "is of the architecture {name:?}, which is not supported in GGUF files; supported are: {}",
             known.join(", ")
         );
         return Err(malformed(problem));
     };
-    let get = |key: &str| metadata.get(&format!("{architecture}.{key}"));
-    let number = |key: &str| get(key).and_then(Value::as_u64);
-    let needed = |key: &str| number(key).ok_or_else(|| malformed(format!("has no number {architecture}.{key}")));
+    let said = Said { metadata, checkpoint, architecture: name };
+    let (get, number) = (|key: &str| said.get(key), |key: &str| said.number(key));
 
     let mut config = Map::new();
-    config.insert("model_type".into(), json!(model_type));
+    config.insert("model_type".into(), json!(architecture.family));
     for (key, ours) in KEYS {
         if let Some(value) = get(key) {
             config.insert(ours.into(), value.clone());
         }
     }
-    // llama.cpp makes the weights of these families' experts sum to 1 without being told.
-    config.entry("norm_topk_prob").or_insert(json!(true));
-    let layers = needed("block_count")?.saturating_sub(number("nextn_predict_layers").unwrap_or(0));
-    config.insert("num_hidden_layers".into(), json!(layers));
+    config.insert("num_hidden_layers".into(), json!(said.layers()?));
     if let Some(embedding) = checkpoint.tensor("token_embd.weight") {
         config.insert("vocab_size".into(), json!(embedding.shape.first()));
     }
@@ -81,10 +87,11 @@ pub fn config(metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Value, Mod
         config.insert("partial_rotary_factor".into(), json!(fraction(rotary, head)));
     }
     if let Some(scaling) = get("rope.scaling.type").filter(|scaling| *scaling != "none") {
-        let (factor, original) = (get("rope.scaling.factor"), get("rope.scaling.original_context_length"));
-        let scaling = json!({ "rope_type": scaling, "factor": factor, "original_max_position_embeddings": original });
-        config.insert("rope_scaling".into(), scaling);
+        let said = SCALING.iter().filter_map(|(key, ours)| Some(((*ours).to_owned(), get(key)?.clone())));
+        let scaling: Map<String, Value> = [("rope_type".to_owned(), scaling.clone())].into_iter().chain(said).collect();
+        config.insert("rope_scaling".into(), Value::Object(scaling));
     }
+    architecture.complete(&said, &mut config)?;
     Ok(Value::Object(config))
 }
 
@@ -95,10 +102,10 @@ pub fn config(metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Value, Mod
 pub fn metadata(config: &Config) -> Result<(&'static str, Map<String, Value>), ModelError> {
     let (model_type, text) = (config.model_type()?, config.text());
     let stem = |family: &str| family.trim_end_matches("_text").to_owned();
-    let Some((architecture, _)) = ARCHITECTURES.iter().find(|(_, family)| stem(family) == stem(model_type)) else {
-        let known = ARCHITECTURES.map(|(_, family)| stem(family)).join(", ");
+    let Some(architecture) = MADE.iter().find(|made| stem(made.family) == stem(model_type)) else {
+        let known = MADE.iter().map(|made| stem(made.family)).collect::<Vec<_>>().join(", ");
         return Err(ModelError::Config(format!(
-            "GGUF files of {model_type} are not supported; supported are those of {known}: give another --format"
+            "GGUF files of {model_type} cannot be made, only those of {known}; give another --format"
         )));
     };
     let untold =
@@ -108,7 +115,8 @@ pub fn metadata(config: &Config) -> Result<(&'static str, Map<String, Value>), M
     if !(0..layers).all(is_sparse) {
         return Err(untold("has layers without experts"));
     }
-    let hybrid = *architecture != "qwen3moe";
+    let architecture = architecture.name;
+    let hybrid = architecture != "qwen3moe";
     let mut all = Map::new();
     for (key, ours) in KEYS {
         if let Some(value) = text.0.get(ours).filter(|value| !value.is_null()) {

@@ -1,7 +1,7 @@
 //! From the names that families ask for to those in GGUF files (`gguf-py/gguf/constants.py`, `tensor_mapping.py`).
 
 /// What a layer's tensors are called, by what stands between `model.layers.N.` and `.weight` or `.bias`.
-const OF_LAYER: [(&str, &str); 29] = [
+const OF_LAYER: [(&str, &str); 43] = [
     ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "ffn_norm"),
     ("post_attention_layernorm", "post_attention_norm"),
@@ -11,6 +11,18 @@ const OF_LAYER: [(&str, &str); 29] = [
     ("self_attn.o_proj", "attn_output"),
     ("self_attn.q_norm", "attn_q_norm"),
     ("self_attn.k_norm", "attn_k_norm"),
+    ("self_attn.q_a_proj", "attn_q_a"),
+    ("self_attn.q_a_layernorm", "attn_q_a_norm"),
+    ("self_attn.q_b_proj", "attn_q_b"),
+    ("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"),
+    ("self_attn.kv_a_layernorm", "attn_kv_a_norm"),
+    ("self_attn.kv_b_proj", "attn_kv_b"),
+    ("self_attn.embed_q", "attn_k_b"),
+    ("self_attn.unembed_out", "attn_v_b"),
+    ("self_attn.indexer.wq_b", "indexer.attn_q_b"),
+    ("self_attn.indexer.wk", "indexer.attn_k"),
+    ("self_attn.indexer.k_norm", "indexer.k_norm"),
+    ("self_attn.indexer.weights_proj", "indexer.proj"),
     ("linear_attn.in_proj_qkv", "attn_qkv"),
     ("linear_attn.in_proj_z", "attn_gate"),
     ("linear_attn.in_proj_qkvz", "ssm_in"),
@@ -21,6 +33,8 @@ const OF_LAYER: [(&str, &str); 29] = [
     ("linear_attn.norm", "ssm_norm"),
     ("linear_attn.out_proj", "ssm_out"),
     ("mlp.gate", "ffn_gate_inp"),
+    ("mlp.router", "ffn_gate_inp"),
+    ("mlp.router.gate", "ffn_gate_inp"),
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
@@ -34,11 +48,20 @@ const OF_LAYER: [(&str, &str); 29] = [
 ];
 
 /// Tensors whose suffixes change too.
-const WHOLE: [(&str, &str); 3] = [
+const WHOLE: [(&str, &str); 8] = [
+    ("self_attn.sinks", "attn_sinks.weight"),
+    ("mlp.gate.e_score_correction_bias", "exp_probs_b.bias"),
+    ("mlp.e_score_correction_bias", "exp_probs_b.bias"),
+    ("mlp.moe_statics.e_score_correction_bias", "exp_probs_b.bias"),
+    ("mlp.expert_bias", "exp_probs_b"),
     ("linear_attn.A_log", "ssm_a"),
     ("linear_attn.dt_bias", "ssm_dt.bias"),
     ("mlp.shared_expert_gate.weight", "ffn_gate_inp_shexp.weight"),
 ];
+
+/// What families call the module of a layer's MLP or experts, and that of shared experts in it.
+const MODULES: [&str; 3] = ["mlp.", "block_sparse_moe.", "feed_forward."];
+const SHARED: [&str; 3] = ["shared_expert.", "shared_experts.", "shared_mlp."];
 
 /// What a tensor may be called in a GGUF file; nothing for one that GGUF files do not have.
 pub fn on_disk(name: &str) -> impl Iterator<Item = String> {
@@ -50,14 +73,23 @@ pub fn on_disk(name: &str) -> impl Iterator<Item = String> {
     };
     let of_layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
     let of_layer = of_layer.into_iter().flat_map(|(layer, rest)| {
-        let whole = WHOLE.iter().filter(move |(ours, _)| *ours == rest).map(|(_, theirs)| theirs.to_string());
-        let stem = rest.rsplit_once('.').into_iter();
-        let stems = stem.flat_map(|(stem, suffix)| {
+        let rest = in_usual_modules(rest);
+        let whole = WHOLE.iter().filter(|(ours, _)| *ours == rest).map(|(_, theirs)| theirs.to_string());
+        let stems = rest.rsplit_once('.').into_iter().flat_map(|(stem, suffix)| {
             OF_LAYER.iter().filter(move |(ours, _)| *ours == stem).map(move |(_, theirs)| format!("{theirs}.{suffix}"))
         });
-        whole.chain(stems).map(move |theirs| format!("blk.{layer}.{theirs}"))
+        whole.chain(stems).map(|theirs| format!("blk.{layer}.{theirs}")).collect::<Vec<_>>()
     });
     outside.map(str::to_owned).into_iter().chain(of_layer)
+}
+
+/// A name in a layer, with the first of [`MODULES`] and of [`SHARED`] in place of others.
+fn in_usual_modules(rest: &str) -> String {
+    let Some(inner) = MODULES.iter().find_map(|module| rest.strip_prefix(module)) else { return rest.to_owned() };
+    match SHARED.iter().find_map(|module| inner.strip_prefix(module)) {
+        Some(inner) => format!("{}{}{inner}", MODULES[0], SHARED[0]),
+        None => format!("{}{inner}", MODULES[0]),
+    }
 }
 
 #[cfg(test)]

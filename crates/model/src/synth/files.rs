@@ -17,14 +17,36 @@ use super::gguf;
 use super::values::{Normals, key};
 use crate::config::ModelError;
 
-/// Bytes of weights in each shard, unless one tensor is larger.
-const SHARD_BYTES: u64 = 4 << 30;
+/// Bytes of weights in each safetensors file, unless one tensor is larger, where nothing else was asked for.
+pub(super) const SHARD_BYTES: u64 = 4 << 30;
 /// The name of a model's GGUF file.
-pub(super) const GGUF_FILE: &str = "model.gguf";
+const GGUF_FILE: &str = "model.gguf";
 /// Threads that make and write blocks: while one waits for the drive others compute.
 const THREADS: usize = 4;
 /// How often progress is told.
 const TICK: Duration = Duration::from_millis(50);
+
+/// The name of part `number`, from 0 on, of a model's GGUF files.
+pub(super) fn gguf_name(number: usize, parts: usize) -> String {
+    match parts {
+        1 => GGUF_FILE.to_owned(),
+        _ => format!("model-{:05}-of-{parts:05}.gguf", number + 1),
+    }
+}
+
+/// Tensors in their order, in groups of about so many bytes.
+fn groups(stored: Vec<Stored>, group_bytes: u64) -> Vec<Vec<Stored>> {
+    let (mut groups, mut bytes) = (vec![Vec::new()], 0);
+    for tensor in stored {
+        if bytes > 0 && bytes + tensor.bytes() > group_bytes {
+            groups.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += tensor.bytes();
+        groups.last_mut().expect("invariant: there is one from the start").push(tensor);
+    }
+    groups
+}
 
 /// A file of tensors.
 pub(super) struct Shard {
@@ -38,19 +60,11 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// Tensors in their order, in shards of about [`SHARD_BYTES`]. `padded`: headers end on a multiple of 8 bytes, as
+    /// Tensors in their order, in shards of about `shard_bytes`. `padded`: headers end on a multiple of 8 bytes, as
     /// the safetensors library writes them and MLX does not.
-    pub fn cut(stored: Vec<Stored>, padded: bool) -> Vec<Shard> {
-        let (mut shards, mut some, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for tensor in stored {
-            if bytes > 0 && bytes + tensor.bytes() > SHARD_BYTES {
-                shards.push(Shard::new(std::mem::take(&mut some), padded));
-                bytes = 0;
-            }
-            bytes += tensor.bytes();
-            some.push(tensor);
-        }
-        shards.push(Shard::new(some, padded));
+    pub fn cut(stored: Vec<Stored>, padded: bool, shard_bytes: u64) -> Vec<Shard> {
+        let groups = groups(stored, shard_bytes).into_iter();
+        let mut shards: Vec<Shard> = groups.map(|tensors| Shard::new(tensors, padded)).collect();
         let count = shards.len();
         for (i, shard) in shards.iter_mut().enumerate() {
             shard.name = format!("model-{:05}-of-{count:05}.safetensors", i + 1);
@@ -58,12 +72,20 @@ impl Shard {
         shards
     }
 
-    /// The one GGUF file of a model, under the name that it has until it is whole.
-    pub fn gguf(metadata: &Map<String, Value>, stored: Vec<Stored>) -> Shard {
-        let (header, starts) = gguf::header(metadata, &stored);
-        let end = starts.last().zip(stored.last()).map_or(header.len() as u64, |(start, last)| start + last.bytes());
-        let tensors = starts.into_iter().zip(stored).collect();
-        Shard { name: part(GGUF_FILE), header, tensors, bytes: end.next_multiple_of(gguf::ALIGN) }
+    /// The GGUF files of a model, of about `shard_bytes`; the first under the name that it has until it is whole.
+    pub fn gguf(metadata: &Map<String, Value>, stored: Vec<Stored>, shard_bytes: u64) -> Vec<Shard> {
+        let (tensors, groups) = (stored.len(), groups(stored, shard_bytes));
+        let parts = groups.len();
+        let shard = |(number, stored): (usize, Vec<Stored>)| {
+            let (header, starts) = gguf::header(&gguf::of_part(metadata, number, parts, tensors), &stored);
+            let end =
+                starts.last().zip(stored.last()).map_or(header.len() as u64, |(start, last)| start + last.bytes());
+            let name = gguf_name(number, parts);
+            let name = if number == 0 { part(&name) } else { name };
+            let tensors = starts.into_iter().zip(stored).collect();
+            Shard { name, header, tensors, bytes: end.next_multiple_of(gguf::ALIGN) }
+        };
+        groups.into_iter().enumerate().map(|(number, stored)| shard((number, stored))).collect()
     }
 
     fn new(tensors: Vec<Stored>, padded: bool) -> Shard {
@@ -93,6 +115,11 @@ impl Shard {
 
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Its tensors by themselves.
+    pub fn into_tensors(self) -> impl Iterator<Item = Stored> {
+        self.tensors.into_iter().map(|(_, tensor)| tensor)
     }
 
     pub fn tensors(&self) -> impl Iterator<Item = &Stored> {

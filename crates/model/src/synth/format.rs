@@ -7,9 +7,9 @@ use std::str::FromStr;
 use outpour_kernels::{Format as OfWeights, GgmlType};
 use serde_json::{Map, Value, json};
 
-use super::gguf;
+use super::gguf::{self, GgufTypes};
 use super::routing::{self, Role, Rows};
-use super::values::{self, Content};
+use super::values::Content;
 use crate::config::{Config, ModelError};
 use crate::registry::{ExpertNames, Family};
 use crate::weights::{Declared, DeclaredKind, StoredMatrix, coded};
@@ -31,15 +31,15 @@ pub enum Format {
     },
     /// Codes with scales of their own under the names of the release.
     Coded(&'static str),
-    /// One GGUF file, of these blocks.
-    Gguf(GgmlType),
+    /// GGUF files, of these types.
+    Gguf(GgufTypes),
 }
 
 impl Format {
     /// Every format.
     pub fn all() -> impl Iterator<Item = Format> {
         let mlx = [2, 3, 4, 5, 6, 8].map(|bits| Format::Mlx { bits });
-        let gguf = values::made_blocks().map(Format::Gguf);
+        let gguf = GgufTypes::all().map(Format::Gguf);
         [Format::Bf16].into_iter().chain(mlx).chain(coded::made().map(Format::Coded)).chain(gguf)
     }
 
@@ -90,7 +90,7 @@ impl fmt::Display for Format {
             Format::Bf16 => f.write_str("bf16"),
             Format::Mlx { bits } => write!(f, "mlx{bits}"),
             Format::Coded(name) => f.write_str(name),
-            Format::Gguf(blocks) => write!(f, "gguf-{}", blocks.name().to_lowercase()),
+            Format::Gguf(types) => write!(f, "gguf-{types}"),
         }
     }
 }
@@ -135,6 +135,7 @@ pub(super) struct Naming {
     /// How the release names experts.
     names: ExpertNames,
     model_type: &'static str,
+    layers: usize,
 }
 
 /// The parts of an expert, and their numbers where they have numbers.
@@ -142,12 +143,13 @@ const PARTS: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 const NUMBERED: [&str; 3] = ["w1", "w3", "w2"];
 
 impl Naming {
-    pub fn new(format: Format, config: &Value, family: &Family) -> Naming {
+    pub fn new(format: Format, config: &Value, family: &Family, layers: usize) -> Naming {
         Naming {
             format,
             wrapped: config["text_config"].is_object(),
             names: family.experts,
             model_type: family.model_type,
+            layers,
         }
     }
 
@@ -162,8 +164,8 @@ impl Naming {
 
     /// The tensors that hold what was declared.
     pub fn store(&self, declared: &Declared, role: &Role) -> Vec<Stored> {
-        if let Format::Gguf(blocks) = self.format {
-            return gguf::store(blocks, self.model_type, declared, role);
+        if let Format::Gguf(types) = self.format {
+            return gguf::store(types, self.model_type, self.layers, declared, role);
         }
         let Declared { name, shape, kind } = declared;
         let on_disk = self.on_disk(name);

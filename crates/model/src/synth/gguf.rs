@@ -1,14 +1,17 @@
 //! GGUF files of random weights, as llama.cpp's converter would write them: which types and names tensors have, and the header
 //! (`outpour_store::checkpoint::gguf`). Every matrix of the trunk and the experts has the type asked for; where its rows are no
-//! whole blocks of it, Q8_0 or F32. Embedding and head are Q8_0; routers, norms and convolutions F32.
+//! whole blocks of it, Q8_0 or F32. Embedding and head are Q8_0 beside blocks; routers, norms and convolutions F32.
+
+use std::fmt;
+use std::sync::Arc;
 
 use outpour_kernels::GgmlType;
 use outpour_store::checkpoint::gguf::type_number;
 use serde_json::{Map, Value, json};
 
 use super::format::{Stored, is_router};
-use super::routing::{self, Role};
-use super::values::Content;
+use super::routing::{self, Role, Rows};
+use super::values::{self, Content};
 use crate::config::ModelError;
 use crate::gguf::on_disk;
 use crate::weights::{Declared, DeclaredKind};
@@ -19,8 +22,99 @@ pub(super) const ALIGN: u64 = 32;
 const NORMAL: u32 = 1;
 const CONTROL: u32 = 3;
 
+/// Types of the matrices of GGUF files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GgufTypes {
+    /// F32.
+    F32,
+    /// F16.
+    F16,
+    /// BF16.
+    Bf16,
+    /// Blocks of one type.
+    Blocks(GgmlType),
+    /// llama.cpp's `Q4_K_M`: the values of attention and the last matrix of each expert are Q6_K in half of the layers, others
+    /// Q4_K.
+    Q4KM,
+}
+
+impl GgufTypes {
+    /// Every one.
+    pub fn all() -> impl Iterator<Item = GgufTypes> {
+        let plain = [GgufTypes::F32, GgufTypes::F16, GgufTypes::Bf16];
+        values::made_blocks().map(GgufTypes::Blocks).chain(plain).chain([GgufTypes::Q4KM])
+    }
+
+    /// The blocks of a matrix of this name, the first in which its rows are whole.
+    fn blocks(self, name: &str, layers: usize) -> [GgmlType; 2] {
+        let blocks = match self {
+            GgufTypes::Blocks(blocks) => blocks,
+            _ if has_more_bits(name, layers) => GgmlType::Q6K,
+            _ => GgmlType::Q4K,
+        };
+        [blocks, GgmlType::Q8_0]
+    }
+
+    /// The name of the type, and a random matrix of it.
+    fn random(self, name: &str, layers: usize, cols: usize, deviation: f32) -> (&'static str, Content) {
+        let mean = 0.0;
+        match self {
+            GgufTypes::F32 => ("F32", Content::F32 { mean, deviation }),
+            GgufTypes::F16 => ("F16", Content::F16 { mean, deviation }),
+            GgufTypes::Bf16 => ("BF16", Content::Bf16 { mean, deviation }),
+            GgufTypes::Blocks(_) | GgufTypes::Q4KM => {
+                let whole = |blocks: &GgmlType| cols.is_multiple_of(blocks.block_weights());
+                match self.blocks(name, layers).into_iter().find(whole) {
+                    Some(blocks) => (blocks.name(), Content::blocks(blocks, deviation)),
+                    None => ("F32", Content::F32 { mean, deviation }),
+                }
+            }
+        }
+    }
+
+    /// The same of a matrix whose rows have structure.
+    fn rows(self, rows: &Arc<Rows>, cols: usize) -> (&'static str, Content) {
+        match self {
+            GgufTypes::F16 => ("F16", Content::RowsF16(rows.clone())),
+            GgufTypes::Bf16 => ("BF16", Content::RowsBf16(rows.clone())),
+            GgufTypes::Blocks(_) | GgufTypes::Q4KM if cols.is_multiple_of(GgmlType::Q8_0.block_weights()) => {
+                (GgmlType::Q8_0.name(), Content::RowsQ8_0(rows.clone()))
+            }
+            _ => ("F32", Content::RowsF32(rows.clone())),
+        }
+    }
+}
+
+impl fmt::Display for GgufTypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            GgufTypes::Blocks(blocks) => blocks.name(),
+            GgufTypes::Q4KM => "Q4_K_M",
+            GgufTypes::F32 => "F32",
+            GgufTypes::F16 => "F16",
+            GgufTypes::Bf16 => "BF16",
+        };
+        f.write_str(&name.to_lowercase())
+    }
+}
+
+/// Whether llama.cpp's mixes give the matrix more bits: in the first and last eighth of the layers, and every third between.
+fn has_more_bits(name: &str, layers: usize) -> bool {
+    let sensitive = [".self_attn.v_proj.", ".down_proj."].iter().any(|part| name.contains(part));
+    let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+    let (eighth, last) = (layers / 8, 7 * layers / 8);
+    let is_among = |layer: usize| layer < eighth || layer >= last || (layer - eighth) % 3 == 2;
+    sensitive && layer.is_some_and(is_among)
+}
+
 /// The tensors that hold what was declared, in files of `model_type`, which [`crate::gguf::metadata`] knows.
-pub(super) fn store(blocks: GgmlType, model_type: &str, declared: &Declared, role: &Role) -> Vec<Stored> {
+pub(super) fn store(
+    types: GgufTypes,
+    model_type: &str,
+    layers: usize,
+    declared: &Declared,
+    role: &Role,
+) -> Vec<Stored> {
     let Declared { name, shape, kind } = declared;
     let named = |name: &str| {
         // The norm before the experts is called in two ways, of which the hybrid models have the second.
@@ -30,11 +124,7 @@ pub(super) fn store(blocks: GgmlType, model_type: &str, declared: &Declared, rol
     };
     let matrix = |name: &str, shape: &[usize], deviation: f32| {
         let cols = shape.last().copied().unwrap_or(1);
-        let fits = |blocks: &GgmlType| cols.is_multiple_of(blocks.block_weights());
-        let (dtype, content) = match [blocks, GgmlType::Q8_0].into_iter().find(fits) {
-            Some(blocks) => (blocks.name(), Content::blocks(blocks, deviation)),
-            None => ("F32", Content::F32 { mean: 0.0, deviation }),
-        };
+        let (dtype, content) = types.random(name, layers, cols, deviation);
         Stored { name: named(name), dtype, shape: shape.to_vec(), content }
     };
     let plain = |content: Content| {
@@ -56,10 +146,8 @@ pub(super) fn store(blocks: GgmlType, model_type: &str, declared: &Declared, rol
         (DeclaredKind::Matrix, _, &Role::Random { deviation, .. }) if !is_router(name) => {
             vec![matrix(name, shape, deviation)]
         }
-        (DeclaredKind::Matrix, &[_, cols], Role::Rows(rows))
-            if !is_router(name) && cols.is_multiple_of(GgmlType::Q8_0.block_weights()) =>
-        {
-            let (dtype, content) = (GgmlType::Q8_0.name(), Content::RowsQ8_0(rows.clone()));
+        (DeclaredKind::Matrix, &[_, cols], Role::Rows(rows)) if !is_router(name) => {
+            let (dtype, content) = types.rows(rows, cols);
             vec![Stored { name: named(name), dtype, shape: shape.clone(), content }]
         }
         (_, _, Role::Rows(rows)) => plain(Content::RowsF32(rows.clone())),
@@ -111,6 +199,17 @@ pub(super) fn tokenizer(texts: &[(&str, String)]) -> Result<Map<String, Value>, 
     Ok(metadata)
 }
 
+/// The metadata of part `part` of `parts`, of a model of so many tensors: the first has all.
+pub(super) fn of_part(all: &Map<String, Value>, part: usize, parts: usize, tensors: usize) -> Map<String, Value> {
+    let mut metadata = if part == 0 { all.clone() } else { Map::new() };
+    if parts > 1 {
+        for (key, number) in [("no", part), ("count", parts), ("tensors.count", tensors)] {
+            metadata.insert(format!("split.{key}"), json!(number));
+        }
+    }
+    metadata
+}
+
 /// A file's bytes before its data, and where in the file each tensor begins.
 pub(super) fn header(metadata: &Map<String, Value>, tensors: &[Stored]) -> (Vec<u8>, Vec<u64>) {
     let mut out = b"GGUF".to_vec();
@@ -119,7 +218,12 @@ pub(super) fn header(metadata: &Map<String, Value>, tensors: &[Stored]) -> (Vec<
     out.extend((metadata.len() as u64).to_le_bytes());
     for (key, value) in metadata {
         write_text(&mut out, key);
-        let (kind, bytes) = encoded(value);
+        let (kind, bytes) = match (key.as_str(), value.as_u64()) {
+            // The only ones that are not u32.
+            ("split.no" | "split.count", Some(number)) => (2, (number as u16).to_le_bytes().to_vec()),
+            ("split.tensors.count", Some(number)) => (5, (number as u32).to_le_bytes().to_vec()),
+            _ => encoded(value),
+        };
         out.extend(kind.to_le_bytes());
         out.extend(bytes);
     }

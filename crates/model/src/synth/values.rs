@@ -22,6 +22,11 @@ pub(super) enum Content {
         mean: f32,
         deviation: f32,
     },
+    /// The same in F16.
+    F16 {
+        mean: f32,
+        deviation: f32,
+    },
     /// Rows of so many whole numbers below another one, no two of a row the same.
     Table {
         columns: usize,
@@ -55,6 +60,8 @@ pub(super) enum Content {
     RowsBiases(Arc<Rows>, usize),
     /// The same in F32.
     RowsF32(Arc<Rows>),
+    /// The same in F16.
+    RowsF16(Arc<Rows>),
     /// The same in blocks of Q8_0.
     RowsQ8_0(Arc<Rows>),
     /// Blocks of ggml with random bits, and `d` as their scale in the mean.
@@ -74,26 +81,61 @@ const GROUP: usize = 64;
 /// At which byte a block has its min, and what of its scale centres its weights.
 type Min = (usize, f32);
 
-/// The block types that are made: at which byte they have their scale, and their min. Both are binary16.
-const BLOCKS: [(GgmlType, usize, Option<Min>); 18] = [
-    (GgmlType::Q4_0, 0, None),
-    (GgmlType::Q4_1, 0, Some((2, -7.5))),
-    (GgmlType::Q5_0, 0, None),
-    (GgmlType::Q5_1, 0, Some((2, -15.5))),
-    (GgmlType::Q8_0, 0, None),
-    (GgmlType::Q2K, 80, Some((82, 1.5))),
-    (GgmlType::Q3K, 108, None),
-    (GgmlType::Q4K, 0, Some((2, 7.5))),
-    (GgmlType::Q5K, 0, Some((2, 15.5))),
-    (GgmlType::Q6K, 208, None),
-    (GgmlType::Iq1S, 0, None),
-    (GgmlType::Iq2Xxs, 0, None),
-    (GgmlType::Iq2Xs, 0, None),
-    (GgmlType::Iq2S, 0, None),
-    (GgmlType::Iq3Xxs, 0, None),
-    (GgmlType::Iq3S, 0, None),
-    (GgmlType::Iq4Nl, 0, None),
-    (GgmlType::Iq4Xs, 0, None),
+/// How a block has its scale.
+#[derive(Clone, Copy)]
+enum Scale {
+    /// As binary16 at this byte.
+    Half(usize),
+    /// As binary16 in the upper four bits of four words from this byte on.
+    Nibbles(usize),
+    /// As an exponent, the byte at this place.
+    Exponent(usize),
+}
+
+impl Scale {
+    fn write(self, block: &mut [u8], scale: f16, exponent: u8) {
+        match self {
+            Scale::Half(at) => block[at..at + 2].copy_from_slice(&scale.to_le_bytes()),
+            Scale::Nibbles(at) => block[at..].chunks_exact_mut(2).zip(0..4).for_each(|(word, i)| {
+                word[1] = word[1] & 15 | ((scale.to_bits() >> (4 * i)) as u8 & 15) << 4;
+            }),
+            Scale::Exponent(at) => block[at] = exponent,
+        }
+    }
+}
+
+/// The exponent of a power of two near `d`, with random bits so that squares are those of `d` in the mean.
+fn exponent(d: f32, random: u64) -> u8 {
+    let below = d.log2().floor();
+    let share = ((d / below.exp2()).powi(2) - 1.0) / 3.0;
+    let up = (random >> 40) as f32 / (1u32 << 24) as f32 <= share && share > 0.0;
+    (below + f32::from(u8::from(up)) + 127.0).clamp(0.0, 254.0) as u8
+}
+
+/// The block types that are made: how they have their scale, and at which byte their min, which is binary16.
+const BLOCKS: [(GgmlType, Scale, Option<Min>); 22] = [
+    (GgmlType::Q4_0, Scale::Half(0), None),
+    (GgmlType::Q4_1, Scale::Half(0), Some((2, -7.5))),
+    (GgmlType::Q5_0, Scale::Half(0), None),
+    (GgmlType::Q5_1, Scale::Half(0), Some((2, -15.5))),
+    (GgmlType::Q8_0, Scale::Half(0), None),
+    (GgmlType::Q2K, Scale::Half(80), Some((82, 1.5))),
+    (GgmlType::Q3K, Scale::Half(108), None),
+    (GgmlType::Q4K, Scale::Half(0), Some((2, 7.5))),
+    (GgmlType::Q5K, Scale::Half(0), Some((2, 15.5))),
+    (GgmlType::Q6K, Scale::Half(208), None),
+    (GgmlType::Iq1S, Scale::Half(0), None),
+    (GgmlType::Iq2Xxs, Scale::Half(0), None),
+    (GgmlType::Iq2Xs, Scale::Half(0), None),
+    (GgmlType::Iq2S, Scale::Half(0), None),
+    (GgmlType::Iq3Xxs, Scale::Half(0), None),
+    (GgmlType::Iq3S, Scale::Half(0), None),
+    (GgmlType::Iq4Nl, Scale::Half(0), None),
+    (GgmlType::Iq4Xs, Scale::Half(0), None),
+    (GgmlType::Iq1M, Scale::Nibbles(48), None),
+    (GgmlType::Tq1_0, Scale::Half(52), None),
+    (GgmlType::Tq2_0, Scale::Half(64), None),
+    (GgmlType::Mxfp4, Scale::Exponent(0), None),
 ];
 /// The most bytes of such a block.
 const BLOCK_BYTES_MAX: usize = 256;
@@ -163,6 +205,9 @@ impl Content {
             Content::F32 { mean, deviation } => {
                 cells(offset, out, |cell| (mean + deviation * normals.at(random, cell)).to_le_bytes());
             }
+            Content::F16 { mean, deviation } => {
+                cells(offset, out, |cell| f16::from_f32(mean + deviation * normals.at(random, cell)).to_le_bytes());
+            }
             Content::Table { columns, below } => cells(offset, out, |cell| {
                 let (row, column) = (cell / *columns as u64, cell % *columns as u64);
                 // A start of each row's own, and steps that meet nothing twice.
@@ -195,6 +240,10 @@ impl Content {
             Content::RowsBf16(rows) => {
                 let mut reader = RowReader::new(rows, random, normals);
                 cells(offset, out, |cell| bf16::from_f32(reader.value(cell)).to_le_bytes());
+            }
+            Content::RowsF16(rows) => {
+                let mut reader = RowReader::new(rows, random, normals);
+                cells(offset, out, |cell| f16::from_f32(reader.value(cell)).to_le_bytes());
             }
             Content::RowsPacked(rows, bits) => {
                 let (mut reader, range) = (RowReader::new(rows, random, normals), Range::of(rows, *bits));
@@ -238,7 +287,7 @@ impl Content {
                         bytes.copy_from_slice(&random.at(number * words + i).to_le_bytes()[..bytes.len()]);
                     }
                     let scale = f16::from_f32(scale(random, number, *d).to_f32());
-                    block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+                    at.write(block, scale, exponent(*d, random.at(!number)));
                     if let Some((at, of_scale)) = min {
                         block[at..at + 2].copy_from_slice(&f16::from_f32(of_scale * scale.to_f32()).to_le_bytes());
                     }

@@ -305,8 +305,9 @@ fn check(name: &str, dims: &[u64], kind: u32, offset: u64, start: u64, data_byte
         let dtype = StoredType::Other(format!("ggml type {kind}"));
         return Ok(Entry { dtype, shape, offset: start.saturating_add(offset), bytes: 0 });
     };
-    if !dims.first().copied().unwrap_or(1).is_multiple_of(weights) {
-        return Err(format!("tensor {name} has rows of {}, no number of whole blocks of {dtype}", dims[0]));
+    let row = dims.first().copied().unwrap_or(1);
+    if !row.is_multiple_of(weights) {
+        return Err(format!("tensor {name} has rows of {row}, no number of whole blocks of {dtype}"));
     }
     let end = (elements / weights).checked_mul(bytes).and_then(|bytes| Some((bytes, offset.checked_add(bytes)?)));
     match end {

@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Fixtures of models.py as llama.cpp's own converter makes GGUF files of them.
+
+    python reference/gguf_converted.py make LLAMA_CPP [name ...]     write tests/fixtures/<name>_gguf/model.gguf (all of NAMES)
+    python reference/gguf_converted.py check LLAMA_CPP [name ...]    convert again and compare
+
+LLAMA_CPP is a checkout of llama.cpp with `conversion/` and `gguf-py/`; benches/peers/build.sh unpacks one. Each file is in
+the smallest of BF16, F16 and F32 that loses nothing, so what transformers computed of the fixture is what its file has to
+give, and the arrays are not written again; but for those of CHANGED, whose config says what GGUF files of the architecture
+cannot. Files have no tokenizer. DeepSeek-V2's is rewritten as the converter left it before April 2025, as most files of it are.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from families import Family, text_config, write_json
+from models import FAMILIES, FIXTURES, build, draw_prompt, eos_of, first_good, reference, summary, write_array
+
+# Families, and what is changed in their config before it is converted.
+NAMES: dict[str, dict] = {
+    "deepseek_v2": {}, "deepseek_v3": {}, "deepseek_v32": {}, "glm4_moe_lite": {}, "glm_moe_dsa": {}, "glm4_moe": {},
+    "gpt_oss_mxfp4": {}, "minimax_m2": {}, "mixtral": {}, "llama": {}, "qwen3": {}, "qwen2_moe": {}, "qwen3_5_moe": {},
+    "ernie4_5_moe": {}, "hy_v3": {}, "exaone_moe": {}, "dots1": dict(scoring_func="sigmoid"),
+    "olmoe": dict(clip_qkv=None), "llama4": dict(attention_chunk_size=8192, floor_scale=8192),
+}  # fmt: skip
+# Those that compute something else then.
+CHANGED = ("olmoe", "llama4")
+# Those that are rewritten.
+UNSPLIT = ("deepseek_v2",)
+
+
+def converted(source: Path, out: Path, kind: str) -> None:
+    """The model in `source` as the file `out`, matrices in the type `kind`."""
+    import gguf
+    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+    base = get_model_class(get_model_architecture(ModelBase.load_hparams(source, False), ModelType.TEXT))
+    # The made-up weights for multi-token prediction in some fixtures have no shape that it knows.
+    fields = dict(model_arch=base.model_arch, set_vocab=lambda _self: None) | (dict(no_mtp=True) if base.supports_mtp_export else {})
+    ftype = {"BF16": "MOSTLY_BF16", "F16": "MOSTLY_F16", "F32": "ALL_F32"}[kind]
+    with torch.inference_mode():
+        type(base.__name__, (base,), fields)(source, gguf.LlamaFileType[ftype], out).write()
+
+
+def tensors(path: Path) -> dict[str, np.ndarray]:
+    import gguf
+
+    return {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(path).tensors}
+
+
+def lossless(source: Path, out: Path) -> None:
+    """The same in the smallest type that loses nothing."""
+    exact = out.with_suffix(".exact")
+    converted(source, exact, "F32")
+    for kind in ("BF16", "F16", "F32"):
+        converted(source, out, kind)
+        ours, theirs = tensors(out), tensors(exact)
+        if all((ours[name] == theirs[name]).all() for name in theirs):
+            exact.unlink()
+            return
+
+
+def before_split(path: Path) -> None:
+    """Rewrites a file of latent attention as it was before `kv_b_proj` was in two: one matrix, and a head's own widths."""
+    import gguf
+
+    reader, kept = gguf.GGUFReader(path), path.with_suffix(".old")
+    said = {key: field.contents() for key, field in reader.fields.items()}
+    writer = gguf.GGUFWriter(kept, "deepseek2")
+    for key, field in reader.fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture" or key.endswith("_mla"):
+            continue
+        value = field.contents()
+        for of in ("key_length", "value_length"):
+            value = said[f"deepseek2.attention.{of}_mla"] if key.endswith(f"attention.{of}") else value
+        value = said["deepseek2.attention.head_count"] if key.endswith("head_count_kv") else value
+        writer.add_key_value(key, value, field.types[0], field.types[1] if len(field.types) > 1 else None)
+    values = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+    for t in reader.tensors:
+        if t.name.endswith("attn_v_b.weight"):
+            continue
+        name, data, kind = t.name, t.data, t.tensor_type
+        if name.endswith("attn_k_b.weight"):
+            parts = [values[name].swapaxes(1, 2), values[name.replace("attn_k_b", "attn_v_b")]]
+            joined = np.concatenate(parts, axis=1)
+            name, data = name.replace("attn_k_b", "attn_kv_b"), gguf.quants.quantize(joined.reshape(-1, joined.shape[-1]), kind)
+        writer.add_tensor(name, np.ascontiguousarray(data), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    kept.replace(path)
+
+
+def source_of(name: str, folder: Path) -> Path:
+    """The fixture, or a copy of it with the changed config."""
+    fixture = FIXTURES / name
+    if not NAMES[name]:
+        return fixture
+    for file in fixture.glob("*.safetensors*"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((fixture / "config.json").read_text())
+    text_config(config).update(NAMES[name])
+    write_json(folder / "config.json", config)
+    return folder
+
+
+def make(name: str) -> str:
+    out = FIXTURES / f"{name}_gguf"
+    out.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        source = source_of(name, Path(folder))
+        line = ""
+        if name in CHANGED:
+            family = Family(**{**vars(FAMILIES[name]), "config": json.loads((source / "config.json").read_text())})
+
+            def attempt(seed: int):
+                model, stored = build(source, family, seed)
+                return *reference(model, draw_prompt(family, seed), family.decode), stored
+
+            seed, arrays, meta, stored = first_good(name, eos_of(family), attempt)
+            for old in source.glob("*.safetensors*"):
+                old.unlink()
+            family.layout(source, stored)
+            for stem, array in arrays.items():
+                write_array(out / f"{stem}.npy", array)
+            line = summary(f"{name}_gguf", seed, meta)
+        lossless(source, out / "model.gguf")
+    if name in UNSPLIT:
+        before_split(out / "model.gguf")
+    return line or f"{name}: {(out / 'model.gguf').stat().st_size:,} bytes"
+
+
+def check(name: str) -> str:
+    kept = tensors(FIXTURES / f"{name}_gguf" / "model.gguf")
+    if name in CHANGED:
+        return f"{name}: {len(kept)} tensors, its weights are not kept elsewhere"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.gguf"
+        converted(source_of(name, Path(folder)), path, "F32")
+        if name in UNSPLIT:
+            before_split(path)
+        again = tensors(path)
+        assert kept.keys() == again.keys() and all((kept[n] == again[n]).all() for n in again), name
+    return f"{name}: ok, {len(kept)} tensors"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["make", "check"])
+    parser.add_argument("llama_cpp", type=Path)
+    parser.add_argument("names", nargs="*", metavar="name", help=f"any of: {' '.join(NAMES)}")
+    args = parser.parse_args()
+    if unknown := set(args.names) - set(NAMES):
+        sys.exit(f"no such fixture: {' '.join(sorted(unknown))}; there are: {' '.join(NAMES)}")
+    sys.path[:0] = [str(args.llama_cpp), str(args.llama_cpp / "gguf-py")]
+    logging.disable(logging.WARNING)
+    for name in args.names or NAMES:
+        print({"make": make, "check": check}[args.command](name), flush=True)
+
+
+if __name__ == "__main__":
+    main()
