@@ -17,6 +17,8 @@ mod neon;
 mod panel;
 mod portable;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod units;
 mod unpacked;
 #[cfg(target_arch = "x86_64")]
 mod vnni;

@@ -228,6 +228,16 @@ fn nibbles(bytes: &[u8], u: &mut [u8], of: impl Fn(u8) -> u8) {
     u.iter_mut().for_each(|u| *u = of(*u));
 }
 
+/// The u's of all E2M1 numbers.
+pub(crate) const fn e2m1_table() -> [u8; 16] {
+    let (sizes, mut table, mut i) = ([0, 1, 2, 3, 4, 6, 8, 12], [0; 16], 0);
+    while i < 16 {
+        table[i] = if i < 8 { E2M1_ZERO + sizes[i] } else { E2M1_ZERO - sizes[i % 8] };
+        i += 1;
+    }
+    table
+}
+
 /// The u of an E2M1 number: 12 and twice 0, ½, 1, 1½, 2, 3, 4, 6 or their negatives. By comparisons, of which the compiler
 /// makes vectors.
 #[inline(always)]
@@ -352,11 +362,33 @@ impl Rows<'_> {
         }
     }
 
+    /// The scales of a row's groups from column k on, and the biases that belong to `u - base`, as many as there is room for.
+    #[inline(always)]
+    pub fn scales_and_biases(
+        &self,
+        row: usize,
+        k: usize,
+        group: usize,
+        base: u8,
+        scales: &mut [f32],
+        biases: &mut [f32],
+    ) {
+        if self.scales_in_line(row, k, group, scales) {
+            let zero = f32::from(i16::from(base) - self.coded.zero());
+            return biases.iter_mut().zip(scales).for_each(|(bias, scale)| *bias = *scale * zero);
+        }
+        self.blocks(row, k, scales.len() * group, |range, scale, zero| {
+            let groups = range.start / group..range.end.div_ceil(group);
+            scales[groups.clone()].fill(scale);
+            biases[groups].fill(scale * f32::from(i16::from(base) - zero));
+        });
+    }
+
     /// The scales of u of a row's blocks from column k on, as many as there is room for, where they are of `group` columns, lie side
     /// by side and have no zeros of their own; `false` where [`Self::blocks`] has to be asked. A loop for each type of scale, of
     /// which the compiler makes vectors.
     #[inline(always)]
-    pub fn scales_in_line(&self, row: usize, k: usize, group: usize, scales: &mut [f32]) -> bool {
+    fn scales_in_line(&self, row: usize, k: usize, group: usize, scales: &mut [f32]) -> bool {
         let Coded { code, block, second } = self.coded;
         let has_zeros = matches!(second, Second::Zeros | Second::ZerosLessOne);
         if has_zeros || self.coded.is_transposed() || block != [1, group as u32] {
@@ -466,6 +498,7 @@ mod tests {
         for nibble in 0..16u8 {
             let size = sizes[usize::from(nibble & 7)];
             assert_eq!(e2m1(nibble), if nibble < 8 { 12 + size } else { 12 - size });
+            assert_eq!(e2m1_table()[usize::from(nibble)], e2m1(nibble));
         }
     }
 

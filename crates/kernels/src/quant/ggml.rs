@@ -4,11 +4,13 @@
 //! Whatever its type, a weight is `scale · q − min`, with a whole number q of at most eight bits, and a scale and perhaps
 //! a min for each 16 or 32 weights. `Block` unpacks a block to these: what a weight is worth follows, and products.
 
-mod codebooks;
+pub(crate) mod codebooks;
 mod k_quants;
 mod plain;
 
 use std::fmt;
+
+pub(crate) use plain::IQ4_VALUES;
 
 /// A block type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

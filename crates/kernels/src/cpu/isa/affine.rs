@@ -14,7 +14,7 @@
 use super::lone::{self, Arranged, Terms};
 use super::panel::{BLOCK, K_MAX, LANES_MAX, Panel, Place, unpack_all};
 use super::tile::{Bf16, Element, F16, F32, Lanes, padded};
-use super::{AffineDots, Dots};
+use super::{AffineDots, Dots, UnpackedDots};
 use crate::Format;
 
 /// A vector of 32-bit integers with as many lanes as [`Ints::F`].
@@ -73,6 +73,10 @@ pub(super) trait Bytes {
     /// The same of each half of a block.
     unsafe fn halves<const BITS: usize>(_w: *const u8, _x: *const u8) -> [Self::I; 2] {
         unreachable!("no rows of bytes")
+    }
+    /// Computes a product of unpacked weights with one activation row, as [`unpacked`](super::unpacked) does; or says that it cannot.
+    unsafe fn units(_d: &UnpackedDots) -> bool {
+        false
     }
     /// Dot products of so many words of weights, unpacked at `w`, with those at `x` and every so many bytes: 8 are a block.
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(

@@ -8,10 +8,10 @@ use std::arch::x86_64::*;
 use super::affine::{Bytes, Ints, quantised_kernels_of};
 use super::avx2::sums_of_four;
 use super::tile::{self, Lanes, Product, kernels_of};
-use super::{Bf16Kernels, Dots, Kernels, vnni};
+use super::{Bf16Kernels, Dots, Kernels, UnpackedDots, units, vnni};
 
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(__m512);
+pub(super) struct Avx512(pub(super) __m512);
 
 impl Lanes for Avx512 {
     const N: usize = 16;
@@ -269,6 +269,11 @@ impl Bytes for Vnni {
     unsafe fn halves<const BITS: usize>(w: *const u8, x: *const u8) -> [__m512i; 2] {
         // SAFETY: AVX-512 with VNNI, and sixteen blocks of bytes at each address.
         unsafe { vnni::halves(w, x) }
+    }
+    #[inline(always)]
+    unsafe fn units(d: &UnpackedDots) -> bool {
+        // SAFETY: AVX-512 with VNNI and VBMI, and the rest is the caller's promise.
+        unsafe { units::dots(d) }
     }
     #[inline(always)]
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(

@@ -57,13 +57,10 @@ impl Panel {
     fn fill_coded(&mut self, w: &Rows, group: usize, at: Place, to: To) {
         w.unpack_all(at.row, at.rows, at.k, at.len, &mut self.rows, to.stride);
         for row in 0..at.rows {
-            let first = to.at(row, 0);
-            if to.scales[1] == 1
-                && w.scales_in_line(at.row + row, at.k, group, &mut self.scales[first..][..at.len / group])
-            {
-                let zero = f32::from(i16::from(to.base) - w.coded.zero());
-                let scales = &self.scales[first..][..at.len / group];
-                self.biases[first..].iter_mut().zip(scales).for_each(|(bias, scale)| *bias = scale * zero);
+            if to.scales[1] == 1 {
+                let range = to.at(row, 0)..to.at(row, at.len / group);
+                let (scales, biases) = (&mut self.scales[range.clone()], &mut self.biases[range]);
+                w.scales_and_biases(at.row + row, at.k, group, to.base, scales, biases);
                 continue;
             }
             w.blocks(at.row + row, at.k, at.len, |range, scale, zero| {
@@ -158,6 +155,9 @@ pub(super) unsafe fn fill(d: &UnpackedDots, at: Place, to: To, panel: &mut Panel
 pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots, fill: Fill) {
     // SAFETY: the caller's promise.
     unsafe {
+        if d.dots.columns == 1 && B::units(d) {
+            return;
+        }
         match (d.weights.bits(), d.weights.group()) {
             (4, 16) => columns::<B, C, 4, 4>(d, fill),
             (4, _) => columns::<B, C, 4, 8>(d, fill),
@@ -327,7 +327,7 @@ unsafe fn lone_row<B: Bytes, const BITS: usize, const WORDS: usize>(
 /// What a group adds to its output: its dot products times the scales of activations and weights, and its bias times the
 /// activations' sum.
 #[inline(always)]
-unsafe fn term<L: Lanes>(dots: L, x_scale: L, scale: L, bias: L, x_sum: L) -> L {
+pub(super) unsafe fn term<L: Lanes>(dots: L, x_scale: L, scale: L, bias: L, x_sum: L) -> L {
     // SAFETY: the caller has the instructions.
     unsafe { L::zero().fma(dots, x_scale).mul(scale).fma(bias, x_sum) }
 }

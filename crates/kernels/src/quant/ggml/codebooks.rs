@@ -4,18 +4,44 @@
 
 use super::{Block, bytes, f16};
 
-static PACKED: &[u8; 9216] = include_bytes!("codebooks.bin");
+/// The codebooks of [`Codebook`].
+#[repr(align(64))]
+struct Packed([u8; 9216]);
 
-/// Entries of `8 · 8 / BITS`… bits each at byte `at` of [`PACKED`]: `WEIGHTS` numbers of `bits` bits, the first in the lowest,
-/// each replaced by what it stands for.
-const fn entries<const N: usize>(at: usize, weights: usize, bits: usize, values: &[u8]) -> [u64; N] {
+static PACKED: Packed = Packed(*include_bytes!("codebooks.bin"));
+
+/// A codebook: where its entries lie, packed, and what their codes stand for.
+pub(crate) struct Codebook<const VALUES: usize> {
+    at: usize,
+    pub values: [u8; VALUES],
+}
+
+impl<const VALUES: usize> Codebook<VALUES> {
+    /// Its entries of 16 bits: eight codes of two bits or four of four, the first in the lowest.
+    pub fn packed(&self) -> *const u8 {
+        PACKED.0[self.at..].as_ptr()
+    }
+}
+
+const IQ2_VALUES: [u8; 3] = [8, 25, 43];
+pub(crate) const IQ2_XXS_CODES: Codebook<3> = Codebook { at: 0, values: IQ2_VALUES };
+pub(crate) const IQ2_XS_CODES: Codebook<3> = Codebook { at: 512, values: IQ2_VALUES };
+pub(crate) const IQ2_S_CODES: Codebook<3> = Codebook { at: 1536, values: IQ2_VALUES };
+pub(crate) const IQ3_XXS_CODES: Codebook<8> = Codebook { at: 3584, values: [4, 12, 20, 28, 36, 44, 52, 62] };
+pub(crate) const IQ3_S_CODES: Codebook<8> = Codebook { at: 4096, values: [1, 3, 5, 7, 9, 11, 13, 15] };
+/// Eight times -1, 0 or 1, plus 128.
+pub(crate) const IQ1_CODES: Codebook<3> = Codebook { at: 5120, values: [120, 128, 136] };
+
+/// Its entries, each code replaced by what it stands for, a byte to each.
+const fn entries<const N: usize, const VALUES: usize>(codes: &Codebook<VALUES>) -> [u64; N] {
+    let (weights, bits) = if VALUES > 4 { (4, 4) } else { (8, 2) };
     let (mut entries, mut entry) = ([0; N], 0);
     while entry < N {
         let mut weight = 0;
         while weight < weights {
             let bit = (entry * weights + weight) * bits;
-            let code = PACKED[at + bit / 8] >> (bit % 8) & ((1 << bits) - 1);
-            entries[entry] |= (values[code as usize] as u64) << (8 * weight);
+            let code = PACKED.0[codes.at + bit / 8] >> (bit % 8) & ((1 << bits) - 1);
+            entries[entry] |= (codes.values[code as usize] as u64) << (8 * weight);
             weight += 1;
         }
         entry += 1;
@@ -23,14 +49,12 @@ const fn entries<const N: usize>(at: usize, weights: usize, bits: usize, values:
     entries
 }
 
-const IQ2_VALUES: [u8; 3] = [8, 25, 43];
-static IQ2_XXS: [u64; 256] = entries(0, 8, 2, &IQ2_VALUES);
-static IQ2_XS: [u64; 512] = entries(512, 8, 2, &IQ2_VALUES);
-static IQ2_S: [u64; 1024] = entries(1536, 8, 2, &IQ2_VALUES);
-static IQ3_XXS: [u64; 256] = entries(3584, 4, 4, &[4, 12, 20, 28, 36, 44, 52, 62]);
-static IQ3_S: [u64; 512] = entries(4096, 4, 4, &[1, 3, 5, 7, 9, 11, 13, 15]);
-/// Eight times -1, 0 or 1, plus 128.
-static IQ1: [u64; 2048] = entries(5120, 8, 2, &[120, 128, 136]);
+static IQ2_XXS: [u64; 256] = entries(&IQ2_XXS_CODES);
+static IQ2_XS: [u64; 512] = entries(&IQ2_XS_CODES);
+static IQ2_S: [u64; 1024] = entries(&IQ2_S_CODES);
+static IQ3_XXS: [u64; 256] = entries(&IQ3_XXS_CODES);
+static IQ3_S: [u64; 512] = entries(&IQ3_S_CODES);
+static IQ1: [u64; 2048] = entries(&IQ1_CODES);
 
 /// For each byte of signs, 0xff in the bytes of those that are set.
 static SIGNS: [u64; 256] = {
@@ -58,7 +82,7 @@ fn signed(sizes: u64, signs: u8) -> [u8; 8] {
 
 /// Signs of which seven are stored; the eighth makes their number even.
 #[inline(always)]
-fn even_signs(seven: u32) -> u8 {
+pub(crate) const fn even_signs(seven: u32) -> u8 {
     let seven = seven as u8 & 127;
     seven | ((seven.count_ones() & 1) << 7) as u8
 }

@@ -110,7 +110,7 @@ impl Block for Q8_0 {
 }
 
 /// The 16 numbers that four bits of IQ4 stand for, plus 128.
-const IQ4_VALUES: [u8; 16] = {
+pub(crate) const IQ4_VALUES: [u8; 16] = {
     let values: [i16; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
     let (mut u, mut i) = ([0; 16], 0);
     while i < 16 {
