@@ -257,6 +257,9 @@ pub(super) struct QuantisedKernels {
     pub precise: unsafe fn(&AffineDots),
     /// Of weights that are unpacked, with activations that `round` made.
     pub unpacked: unsafe fn(&UnpackedDots),
+    /// Of rows of E4M3, whatever `Dots::w` says, with one row of f32 activations, without widening them to memory first; or says
+    /// that it cannot.
+    pub e4m3: unsafe fn(&Dots, &Rows) -> bool,
     /// Widens E4M3, times a scale: see [`widen_e4m3`](crate::quant::coded::widen_e4m3).
     pub widen_e4m3: unsafe fn(&[u8], f32, &mut [f32]),
     /// To int8: see [`group::round`].

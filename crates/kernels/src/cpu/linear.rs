@@ -8,7 +8,8 @@ use super::isa::{AffineDots, Dots, Packed, UnpackedDots, group};
 use super::pool::lock;
 use super::widen::widen;
 use crate::host::{self, Shared};
-use crate::{Bias, Format, Matrix, Tensor};
+use crate::quant::coded::Rows;
+use crate::{Bias, Code, Coded, Format, Matrix, Tensor};
 
 /// Activation rows that are multiplied at once. Bounds the scratch of rounded activations, and is enough for the
 /// arithmetic to outweigh reading the weights once for every so many rows.
@@ -272,9 +273,11 @@ pub(super) unsafe fn product(cpu: &Cpu, worker: usize, w: &Matrix, rows: Range<u
     // SAFETY: `rows` are rows of w, whose tensors hold them all; the rest is the caller's promise.
     unsafe {
         match (cpu.entry(w), w.format()) {
+            (Entry::F32, Format::Coded(Coded { code: Code::E4m3, .. }))
+                if (cpu.kernels.quantised.e4m3)(&dots, &coded_rows(w, rows.start)) => {}
             (Entry::F32, Format::Ggml(_) | Format::Coded(_)) => widened(cpu, worker, w, rows.start, &dots),
             (Entry::Int8 { group, .. }, Format::Coded(_)) => {
-                let weights = Packed::Coded(w.coded_rows().expect("a coded matrix").from(rows.start), group);
+                let weights = Packed::Coded(coded_rows(w, rows.start), group);
                 (cpu.kernels.quantised.unpacked)(&UnpackedDots { dots, weights });
             }
             (entry, Format::Affine { bits, group }) => {
@@ -289,6 +292,11 @@ pub(super) unsafe fn product(cpu: &Cpu, worker: usize, w: &Matrix, rows: Range<u
             (_, plain) => (cpu.kernels.dots.of(plain))(&dots),
         }
     }
+}
+
+/// The rows of a coded matrix from row `row` on.
+fn coded_rows(w: &Matrix, row: usize) -> Rows<'_> {
+    w.coded_rows().expect("a coded matrix").from(row)
 }
 
 /// Rows of blocks or codes that are multiplied with f32 activations at once.

@@ -183,6 +183,7 @@ fn scale_of(dtype: DType, bytes: &[u8], index: usize) -> f32 {
 }
 
 /// A power of two: `2^(byte − 127)`; 255 is NaN.
+#[inline(always)]
 pub(crate) fn e8m0(byte: u8) -> f32 {
     f32::from_bits(match byte {
         0 => 0x0040_0000,
@@ -384,18 +385,47 @@ impl Rows<'_> {
         });
     }
 
+    /// The scales of columns `k..k + len` of a row as they are stored, where they lie side by side, are of these columns alone, and
+    /// there are no zeros; [`Self::finish_scales`] makes them those of u.
+    #[inline(always)]
+    pub fn stored_scales(&self, row: usize, k: usize, len: usize) -> Option<&[u8]> {
+        let Coded { block: [down, across], second, .. } = self.coded;
+        let (across, bytes) = (across as usize, self.scale_type.bytes());
+        let has_zeros = matches!(second, Second::Zeros | Second::ZerosLessOne);
+        let in_line = down == 1 && k.is_multiple_of(across) && len.is_multiple_of(across);
+        if has_zeros || self.coded.is_transposed() || !in_line {
+            return None;
+        }
+        let first = (self.first + self.step * row) * self.coded.grid(1, self.shape[1])[1] + k / across;
+        Some(&self.scales[first * bytes..][..len / across * bytes])
+    }
+
+    /// Makes scales as they are stored those of u.
+    #[inline(always)]
+    pub fn finish_scales(&self, scales: &mut [f32]) {
+        let half = if self.coded.code == Code::E2m1 { 0.5 } else { 1.0 };
+        match self.coded.second {
+            Second::Times => {
+                let times = element(Format::F32, self.second, 0);
+                scales.iter_mut().for_each(|scale| *scale = *scale * times * half);
+            }
+            Second::Over => {
+                let over = element(Format::F32, self.second, 0);
+                scales.iter_mut().for_each(|scale| *scale = *scale / over * half);
+            }
+            _ => scales.iter_mut().for_each(|scale| *scale *= half),
+        }
+    }
+
     /// The scales of u of a row's blocks from column k on, as many as there is room for, where they are of `group` columns, lie side
     /// by side and have no zeros of their own; `false` where [`Self::blocks`] has to be asked. A loop for each type of scale, of
     /// which the compiler makes vectors.
     #[inline(always)]
     fn scales_in_line(&self, row: usize, k: usize, group: usize, scales: &mut [f32]) -> bool {
-        let Coded { code, block, second } = self.coded;
-        let has_zeros = matches!(second, Second::Zeros | Second::ZerosLessOne);
-        if has_zeros || self.coded.is_transposed() || block != [1, group as u32] {
+        if self.coded.block[1] != group as u32 {
             return false;
         }
-        let first = (self.first + self.step * row) * self.coded.grid(1, self.shape[1])[1] + k / group;
-        let stored = &self.scales[first * self.scale_type.bytes()..][..scales.len() * self.scale_type.bytes()];
+        let Some(stored) = self.stored_scales(row, k, scales.len() * group) else { return false };
         macro_rules! fill {
             ($dtype:expr) => {
                 scales.iter_mut().enumerate().for_each(|(i, scale)| *scale = scale_of($dtype, stored, i))
@@ -408,18 +438,7 @@ impl Rows<'_> {
             DType::F16 => fill!(DType::F16),
             _ => fill!(DType::Bf16),
         }
-        let half = if code == Code::E2m1 { 0.5 } else { 1.0 };
-        match second {
-            Second::Times => {
-                let times = element(Format::F32, self.second, 0);
-                scales.iter_mut().for_each(|scale| *scale = *scale * times * half);
-            }
-            Second::Over => {
-                let over = element(Format::F32, self.second, 0);
-                scales.iter_mut().for_each(|scale| *scale = *scale / over * half);
-            }
-            _ => scales.iter_mut().for_each(|scale| *scale *= half),
-        }
+        self.finish_scales(scales);
         true
     }
 

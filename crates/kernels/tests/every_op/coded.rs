@@ -264,6 +264,22 @@ fn large_linear() {
     }
 }
 
+/// Rows that are computed in several parts, and more of them than one strip of a transposed matrix, alone and together.
+#[test]
+fn large_linear_is_batch_invariant() {
+    let mut random = Random(6);
+    for stored in all() {
+        for (rows, columns) in [(528, 384), (16, 8320)] {
+            let (x, w) = (activations(&mut random, 2, columns), stored.matrix(&mut random, rows, columns));
+            assert_batch_invariant(2, 1, |backend, range| {
+                let out = empty([range.len(), rows]);
+                backend.ops.linear(&x.rows(range), &w, &out);
+                out
+            });
+        }
+    }
+}
+
 /// The largest products of bytes in every lane, which overflow 16 bits where an instruction adds pairs of them.
 #[test]
 fn the_largest_products_do_not_overflow() {

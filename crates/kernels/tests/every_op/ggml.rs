@@ -178,6 +178,15 @@ fn large_linear() {
             assert_linear(&activations(&mut random, n, cols), &w, REORDERED);
         }
     }
+    // Of rows that are computed in several parts, the last of them short.
+    for blocks in GgmlType::ALL {
+        let (x, w) = (activations(&mut random, 2, 4352), random_blocks(blocks, &mut random, 17, 4352, 1));
+        assert_batch_invariant(2, 1, |backend, range| {
+            let out = empty([range.len(), 17]);
+            backend.ops.linear(&x.rows(range), &w, &out);
+            out
+        });
+    }
     let w = random_blocks(GgmlType::Q6K, &mut random, 40, 768, 5);
     let x = activations(&mut random, 530, 768);
     assert_linear(&x, &w, REORDERED);

@@ -16,6 +16,7 @@ use super::panel::{BLOCK, K_MAX, LANES_MAX, Panel, Place, unpack_all};
 use super::tile::{Bf16, Element, F16, F32, Lanes, padded};
 use super::{AffineDots, Dots, UnpackedDots};
 use crate::Format;
+use crate::quant::coded::Rows;
 
 /// A vector of 32-bit integers with as many lanes as [`Ints::F`].
 ///
@@ -76,6 +77,10 @@ pub(super) trait Bytes {
     }
     /// Computes a product of unpacked weights with one activation row, as [`unpacked`](super::unpacked) does; or says that it cannot.
     unsafe fn units(_d: &UnpackedDots) -> bool {
+        false
+    }
+    /// See [`QuantisedKernels::e4m3`](super::QuantisedKernels::e4m3).
+    unsafe fn e4m3(_d: &Dots, _rows: &Rows) -> bool {
         false
     }
     /// Dot products of so many words of weights, unpacked at `w`, with those at `x` and every so many bytes: 8 are a block.
@@ -387,7 +392,7 @@ unsafe fn some<L: Lanes, E: Element>(d: &AffineDots, from: *const u8, index: usi
 /// activation rows at once, rounded or precise, in functions that enable the instructions given.
 macro_rules! quantised_kernels_of {
     ($bytes:ty, rounded: $rounded:literal, precise: $precise:literal $(, $features:literal)?) => {{
-        use $crate::cpu::isa::{AffineDots, QuantisedKernels, UnpackedDots, affine, group, panel, unpacked};
+        use $crate::cpu::isa::{AffineDots, Dots, QuantisedKernels, UnpackedDots, affine, group, panel, unpacked};
         use $crate::quant::coded;
 
         $(#[target_feature(enable = $features)])?
@@ -411,6 +416,11 @@ macro_rules! quantised_kernels_of {
             unsafe { unpacked::fill(d, at, to, panel) }
         }
         $(#[target_feature(enable = $features)])?
+        unsafe fn e4m3(d: &Dots, rows: &coded::Rows) -> bool {
+            // SAFETY: as above.
+            unsafe { <$bytes as affine::Bytes>::e4m3(d, rows) }
+        }
+        $(#[target_feature(enable = $features)])?
         unsafe fn widen_e4m3(bytes: &[u8], scale: f32, values: &mut [f32]) {
             coded::widen_e4m3(bytes, scale, values);
         }
@@ -424,7 +434,7 @@ macro_rules! quantised_kernels_of {
             // SAFETY: as above.
             unsafe { group::sum(x, bits, group, to) }
         }
-        QuantisedKernels { rounded, precise, unpacked, widen_e4m3, round, sum }
+        QuantisedKernels { rounded, precise, unpacked, e4m3, widen_e4m3, round, sum }
     }};
 }
 pub(super) use quantised_kernels_of;

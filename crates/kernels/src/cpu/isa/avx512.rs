@@ -9,6 +9,7 @@ use super::affine::{Bytes, Ints, quantised_kernels_of};
 use super::avx2::sums_of_four;
 use super::tile::{self, Lanes, Product, kernels_of};
 use super::{Bf16Kernels, Dots, Kernels, UnpackedDots, units, vnni};
+use crate::quant::coded::Rows;
 
 #[derive(Clone, Copy)]
 pub(super) struct Avx512(pub(super) __m512);
@@ -274,6 +275,11 @@ impl Bytes for Vnni {
     unsafe fn units(d: &UnpackedDots) -> bool {
         // SAFETY: AVX-512 with VNNI and VBMI, and the rest is the caller's promise.
         unsafe { units::dots(d) }
+    }
+    #[inline(always)]
+    unsafe fn e4m3(d: &Dots, rows: &Rows) -> bool {
+        // SAFETY: as above.
+        unsafe { units::e4m3::dots(d, rows) }
     }
     #[inline(always)]
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(

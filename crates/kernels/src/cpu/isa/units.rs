@@ -8,7 +8,9 @@
 mod blocks;
 mod codebooks;
 mod codes;
+pub(super) mod e4m3;
 mod k_quants;
+mod transposed;
 
 use std::arch::x86_64::*;
 

@@ -7,10 +7,13 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::blocks::{E2M1_TABLE, of_table};
-use super::{GROUPS, PARTS_MAX, Source, four_times, halves, load, neighbours, product, quarters, rows};
+use super::{GROUPS, PARTS_MAX, Source, four_times, halves, load, neighbours, product, quarters, rows, transposed};
 use crate::cpu::isa::Dots;
+use crate::cpu::isa::avx512::Avx512;
+use crate::cpu::isa::tile::{Bf16, F16, F32, convert};
 use crate::quant::Code;
-use crate::quant::coded::Rows;
+use crate::quant::coded::{Rows, e8m0, widen_e4m3};
+use crate::tensor::DType;
 
 /// See [`super::dots`].
 #[inline(always)]
@@ -24,6 +27,7 @@ pub(super) unsafe fn dots(d: &Dots, codes: Rows, group: usize) -> bool {
             (Code::E2m1, 16) => rows(d, Codes::<Floats<16>>::new(codes)),
             (Code::Int4, 32) => rows(d, Codes::<Integers>::new(codes)),
             (Code::Int8, 32) => rows(d, Codes::<Bytes<0>>::new(codes)),
+            (Code::Gptq | Code::Awq, 32) => return transposed::dots(d, &codes),
             (Code::Signed8, 32) => rows(d, Codes::<Bytes<-128>>::new(codes)),
             _ => return false,
         }
@@ -164,9 +168,32 @@ impl<K: Kind> Source for Codes<'_, K> {
     }
     #[inline(always)]
     unsafe fn begin(&mut self, row: usize, k: usize, len: usize) {
-        let groups = len / K::GROUP;
         self.first = k;
-        self.rows.scales_and_biases(row, k, K::GROUP, 0, &mut self.scales[..groups], &mut self.biases[..groups]);
+        let (groups, rows) = (len / K::GROUP, self.rows);
+        let (scales, biases) = (&mut self.scales[..groups], &mut self.biases[..groups]);
+        let Some(stored) = rows.stored_scales(row, k, len) else {
+            return rows.scales_and_biases(row, k, K::GROUP, 0, scales, biases);
+        };
+        let count = stored.len() / rows.scale_type.bytes();
+        let mut widened = [0.0; PARTS_MAX];
+        let to = if count == groups { &mut *scales } else { &mut widened[..count] };
+        // SAFETY: AVX-512; room for as many scales as are stored.
+        unsafe {
+            match rows.scale_type {
+                DType::F32 => convert::<Avx512, F32, F32>(stored.as_ptr(), to.as_mut_ptr().cast(), count),
+                DType::F16 => convert::<Avx512, F16, F32>(stored.as_ptr(), to.as_mut_ptr().cast(), count),
+                DType::F8E4m3 => widen_e4m3(stored, 1.0, to),
+                DType::F8E8m0 => to.iter_mut().zip(stored).for_each(|(scale, &byte)| *scale = e8m0(byte)),
+                _ => convert::<Avx512, Bf16, F32>(stored.as_ptr(), to.as_mut_ptr().cast(), count),
+            }
+        }
+        rows.finish_scales(to);
+        if count != groups {
+            let each = groups / count;
+            scales.chunks_exact_mut(each).zip(widened).for_each(|(scales, scale)| scales.fill(scale));
+        }
+        let zero = f32::from(-rows.coded.zero());
+        biases.iter_mut().zip(scales).for_each(|(bias, scale)| *bias = *scale * zero);
     }
     #[inline(always)]
     unsafe fn dots(&self, row: usize, k: usize, x: *const u8) -> __m512i {
