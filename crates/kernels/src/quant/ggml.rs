@@ -10,6 +10,7 @@ mod plain;
 
 use std::fmt;
 
+#[cfg(target_arch = "x86_64")]
 pub(crate) use plain::IQ4_VALUES;
 
 /// A block type.

@@ -11,7 +11,7 @@
 // A tile is indexed by column of fixed number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
 
-use super::lone::{self, Arranged, Terms};
+use super::lone::{self, Arranged, PARTS_MAX, Terms};
 use super::panel::{BLOCK, K_MAX, LANES_MAX, Panel, Place, unpack_all};
 use super::tile::{Bf16, Element, F16, F32, Lanes, padded};
 use super::{AffineDots, Dots, UnpackedDots};
@@ -302,7 +302,7 @@ unsafe fn lone_in<B: Bytes, const BITS: usize>(d: &AffineDots) {
 unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize>(d: &AffineDots) {
     let (lanes, w) = (<B::I as Ints>::F::N, &d.dots);
     let end = w.w.wrapping_add(w.rows * w.w_stride);
-    let mut terms = Terms::new();
+    let mut terms = Terms::<PARTS_MAX>::new();
     for k in (0..w.k).step_by(lone::K_MAX) {
         let len = lone::K_MAX.min(w.k - k);
         // SAFETY: the activation row has as many; rows, blocks and places below are inside `d`.

@@ -121,11 +121,11 @@ pub(super) unsafe fn unit<B: Bytes, const BITS: usize>(
     }
 }
 
-/// What the groups of some rows add to their outputs.
+/// What the groups of some rows, `N` of each at most, add to their outputs.
 #[repr(align(64))]
-pub(super) struct Terms([MaybeUninit<[f32; PARTS_MAX]>; LANES_MAX]);
+pub(super) struct Terms<const N: usize>([MaybeUninit<[f32; N]>; LANES_MAX]);
 
-impl Terms {
+impl<const N: usize> Terms<N> {
     pub(super) fn new() -> Self {
         Terms([const { MaybeUninit::uninit() }; LANES_MAX])
     }
@@ -133,7 +133,7 @@ impl Terms {
     /// Sets those of a row's groups from `group` on.
     #[inline(always)]
     pub(super) unsafe fn set<L: Lanes>(&mut self, lane: usize, group: usize, terms: L) {
-        debug_assert!(group + L::N <= PARTS_MAX);
+        debug_assert!(group + L::N <= N);
         // SAFETY: the caller has the instructions, and the groups are some of a row's.
         unsafe { terms.store_f32(self.0[lane].as_mut_ptr().cast::<u8>().add(4 * group)) };
     }

@@ -13,10 +13,11 @@ mod k_quants;
 mod transposed;
 
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 use super::affine::Ints;
 use super::avx512::Avx512;
-use super::lone::{PARTS_MAX, Terms};
+use super::lone::Terms;
 use super::panel::{BLOCK, Place};
 use super::tile::Lanes;
 use super::unpacked::term;
@@ -25,6 +26,9 @@ use crate::quant::ggml::of_type;
 
 /// Groups of a unit: lanes of a vector.
 const GROUPS: usize = 16;
+
+/// Groups of a row whose terms are kept until they are added: rows are read from end to end where they have no more.
+const GROUPS_MAX: usize = 256;
 
 /// Weights that units are taken from.
 ///
@@ -72,19 +76,20 @@ unsafe fn of_blocks<T: blocks::Unit>(d: &Dots) -> bool {
 /// groups are computed twice.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
 unsafe fn rows<S: Source>(d: &Dots, mut source: S) {
-    let (unit, mut terms, mut k) = (GROUPS * S::GROUP, Terms::new(), 0);
+    let (unit, mut terms, mut k) = (GROUPS * S::GROUP, Terms::<GROUPS_MAX>::new(), 0);
+    let mut x = Activations::new();
     while k < d.k {
         let len = part(d.k - k, unit);
         // SAFETY: the caller's promise; the part is a unit at least.
         unsafe {
-            let x = Activations::new::<S>(d, k, len);
+            x.fill::<S>(d, k, len);
             for row in (0..d.rows).step_by(GROUPS) {
                 let rows = GROUPS.min(d.rows - row);
                 for lane in 0..rows {
                     source.begin(row + lane, k, len);
                     for i in 0..len.div_ceil(unit) {
                         let first = (i * unit).min(len - unit);
-                        let dots = source.dots(row + lane, k + first, x.q.as_ptr().add(i * unit)).to_f32();
+                        let dots = source.dots(row + lane, k + first, x.q.as_ptr().cast::<u8>().add(i * unit)).to_f32();
                         let [scale, bias] = source.scales(row + lane, k + first);
                         let (scale, bias, g) = (Avx512(scale), Avx512(bias), first / S::GROUP);
                         let (x_scale, x_sum) = (numbers(&x.scales, g), numbers(&x.sums, g));
@@ -100,7 +105,7 @@ unsafe fn rows<S: Source>(d: &Dots, mut source: S) {
 
 /// The weights of a row that come next, of so many that are left: none are left behind that are fewer than a unit.
 fn part(left: usize, unit: usize) -> usize {
-    let most = PARTS_MAX / GROUPS * unit;
+    let most = GROUPS_MAX / GROUPS * unit;
     match left {
         _ if left <= most => left,
         _ if left - most < unit => most - unit,
@@ -108,45 +113,48 @@ fn part(left: usize, unit: usize) -> usize {
     }
 }
 
-/// Activations `x[k..k + len]` as they are taken.
+/// Activations `x[k..k + len]` as they are taken; written before they are read.
 #[repr(align(64))]
 struct Activations {
     /// Unit by unit, arranged.
-    q: [u8; PARTS_MAX * BLOCK],
+    q: MaybeUninit<[u8; GROUPS_MAX * BLOCK]>,
     /// The scale of each group's, and their sum.
-    scales: [f32; PARTS_MAX],
-    sums: [f32; PARTS_MAX],
+    scales: MaybeUninit<[f32; GROUPS_MAX]>,
+    sums: MaybeUninit<[f32; GROUPS_MAX]>,
 }
 
 impl Activations {
+    fn new() -> Self {
+        Activations { q: MaybeUninit::uninit(), scales: MaybeUninit::uninit(), sums: MaybeUninit::uninit() }
+    }
+
     #[inline(always)]
-    unsafe fn new<S: Source>(d: &Dots, k: usize, len: usize) -> Self {
-        let zeros = [0.0; PARTS_MAX];
-        let mut x = Activations { q: [0; PARTS_MAX * BLOCK], scales: zeros, sums: zeros };
+    unsafe fn fill<S: Source>(&mut self, d: &Dots, k: usize, len: usize) {
         let unit = GROUPS * S::GROUP;
-        // SAFETY: the caller's row is what `round` makes for groups of so many weights; a part has at most `PARTS_MAX`.
+        // SAFETY: the caller's row is what `round` makes for groups of so many weights; a part has at most `GROUPS_MAX`.
         unsafe {
             for i in 0..len.div_ceil(unit) {
-                let (from, to) = (d.x.add(k + (i * unit).min(len - unit)), x.q.as_mut_ptr().add(i * unit));
+                let from = d.x.add(k + (i * unit).min(len - unit));
+                let to = self.q.as_mut_ptr().cast::<u8>().add(i * unit);
                 std::ptr::copy_nonoverlapping(from, to, unit);
                 S::arrange(to);
             }
             let scales = d.x.add(d.k).cast::<f32>();
             let sums = scales.add(d.k / BLOCK).add(k / S::GROUP);
+            let (to_scales, to_sums) = (self.scales.as_mut_ptr().cast::<f32>(), self.sums.as_mut_ptr().cast::<f32>());
             for g in 0..len / S::GROUP {
-                x.scales[g] = scales.add((k + g * S::GROUP) / BLOCK).read_unaligned();
-                x.sums[g] = sums.add(g).read_unaligned();
+                to_scales.add(g).write(scales.add((k + g * S::GROUP) / BLOCK).read_unaligned());
+                to_sums.add(g).write(sums.add(g).read_unaligned());
             }
         }
-        x
     }
 }
 
-/// Those of a unit's groups, from group `first` on.
+/// Those of a unit's groups, from group `first` on, which are filled.
 #[inline(always)]
-unsafe fn numbers(of: &[f32; PARTS_MAX], first: usize) -> Avx512 {
+unsafe fn numbers(of: &MaybeUninit<[f32; GROUPS_MAX]>, first: usize) -> Avx512 {
     // SAFETY: the caller has the instructions; a vector is inside.
-    unsafe { Avx512::load_f32(of[first..first + GROUPS].as_ptr().cast()) }
+    unsafe { Avx512::load_f32(of.as_ptr().cast::<f32>().add(first).cast()) }
 }
 
 #[inline(always)]

@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::affine::{Bytes, Ints, X_BYTES_MAX, load, number, store};
-use super::lone::{Arranged, Terms};
+use super::lone::{Arranged, PARTS_MAX, Terms};
 use super::panel::{BLOCK, LANES_MAX, Place, unpack_rows};
 use super::tile::Lanes;
 use super::{Dots, Packed, UnpackedDots};
@@ -264,7 +264,7 @@ unsafe fn tile<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize>(
 #[inline(always)]
 unsafe fn lone<B: Bytes, const BITS: usize, const WORDS: usize>(g: &UnpackedDots, fill: Fill, panel: &mut Panel) {
     let (d, lanes, group) = (&g.dots, <B::I as Ints>::F::N, 4 * WORDS);
-    let mut terms = Terms::new();
+    let mut terms = Terms::<PARTS_MAX>::new();
     // Codes whose words lie column by column are unpacked for all rows at once.
     let at_once = if g.weights.is_transposed() { lanes } else { 1 };
     let stride = K_MAX * LANES_MAX / at_once;
@@ -302,7 +302,7 @@ unsafe fn lone_row<B: Bytes, const BITS: usize, const WORDS: usize>(
     range: Range<usize>,
     x: &Arranged,
     lane: usize,
-    terms: &mut Terms,
+    terms: &mut Terms<PARTS_MAX>,
 ) {
     let (lanes, group) = (<B::I as Ints>::F::N, 4 * WORDS);
     // SAFETY: whole vectors are inside the panel's rows, whose bytes behind the range are of an earlier one or zero, and inside

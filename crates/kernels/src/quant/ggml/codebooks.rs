@@ -18,6 +18,7 @@ pub(crate) struct Codebook<const VALUES: usize> {
 
 impl<const VALUES: usize> Codebook<VALUES> {
     /// Its entries of 16 bits: eight codes of two bits or four of four, the first in the lowest.
+    #[cfg(target_arch = "x86_64")]
     pub fn packed(&self) -> *const u8 {
         PACKED.0[self.at..].as_ptr()
     }

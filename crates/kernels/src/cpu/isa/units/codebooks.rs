@@ -20,7 +20,7 @@ const fn with_signs(values: &[u8], codes: usize) -> [u8; 64] {
     while i < 64 {
         if i % codes < values.len() {
             let value = values[i % codes];
-            table[i] = if i / codes % 2 == 0 { 128 + value } else { 128 - value };
+            table[i] = if (i / codes).is_multiple_of(2) { 128 + value } else { 128 - value };
         }
         i += 1;
     }

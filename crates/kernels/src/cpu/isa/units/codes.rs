@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::blocks::{E2M1_TABLE, of_table};
-use super::{GROUPS, PARTS_MAX, Source, four_times, halves, load, neighbours, product, quarters, rows, transposed};
+use super::{GROUPS, GROUPS_MAX, Source, four_times, halves, load, neighbours, product, quarters, rows, transposed};
 use crate::cpu::isa::Dots;
 use crate::cpu::isa::avx512::Avx512;
 use crate::cpu::isa::tile::{Bf16, F16, F32, convert};
@@ -144,8 +144,10 @@ unsafe fn of_two_lines(w: *const u8, table: &[u8; 64], x: *const u8) -> __m512i 
 /// Rows of codes; of one of them, scales and biases.
 #[repr(align(64))]
 struct Codes<'a, K> {
-    scales: [f32; PARTS_MAX],
-    biases: [f32; PARTS_MAX],
+    scales: [f32; GROUPS_MAX],
+    biases: [f32; GROUPS_MAX],
+    /// Scales of more columns than a group has, before each is repeated.
+    of_blocks: [f32; GROUPS_MAX],
     /// The weight that the first of them begins with.
     first: usize,
     rows: Rows<'a>,
@@ -155,7 +157,14 @@ struct Codes<'a, K> {
 impl<'a, K: Kind> Codes<'a, K> {
     #[inline(always)]
     fn new(rows: Rows<'a>) -> Self {
-        Codes { scales: [0.0; PARTS_MAX], biases: [0.0; PARTS_MAX], first: 0, rows, of: PhantomData }
+        Codes {
+            scales: [0.0; GROUPS_MAX],
+            biases: [0.0; GROUPS_MAX],
+            of_blocks: [0.0; GROUPS_MAX],
+            first: 0,
+            rows,
+            of: PhantomData,
+        }
     }
 }
 
@@ -175,8 +184,7 @@ impl<K: Kind> Source for Codes<'_, K> {
             return rows.scales_and_biases(row, k, K::GROUP, 0, scales, biases);
         };
         let count = stored.len() / rows.scale_type.bytes();
-        let mut widened = [0.0; PARTS_MAX];
-        let to = if count == groups { &mut *scales } else { &mut widened[..count] };
+        let to = if count == groups { &mut *scales } else { &mut self.of_blocks[..count] };
         // SAFETY: AVX-512; room for as many scales as are stored.
         unsafe {
             match rows.scale_type {
@@ -190,7 +198,7 @@ impl<K: Kind> Source for Codes<'_, K> {
         rows.finish_scales(to);
         if count != groups {
             let each = groups / count;
-            scales.chunks_exact_mut(each).zip(widened).for_each(|(scales, scale)| scales.fill(scale));
+            scales.chunks_exact_mut(each).zip(&self.of_blocks).for_each(|(scales, scale)| scales.fill(*scale));
         }
         let zero = f32::from(-rows.coded.zero());
         biases.iter_mut().zip(scales).for_each(|(bias, scale)| *bias = *scale * zero);

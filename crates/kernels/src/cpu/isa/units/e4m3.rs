@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 
 use super::load;
 use crate::cpu::isa::Dots;
+use crate::cpu::isa::affine::Ints;
 use crate::cpu::isa::avx512::Avx512;
 use crate::cpu::isa::tile::Lanes;
 use crate::quant::coded::{Rows, WHOLE};
@@ -91,7 +92,10 @@ unsafe fn some_rows<const R: usize>(d: &Dots, codes: &Rows, row: usize, scales: 
             for at in (0..len).step_by(STEP) {
                 let x = d.x.add(4 * (k + at));
                 for i in 0..R {
-                    let values = widened(load(w(i).wrapping_add(k + at)));
+                    let w = w(i).wrapping_add(k + at);
+                    // Rows side by side are not foreseen: the next ones are asked for.
+                    __m512i::prefetch(w.wrapping_add(R * codes.step * codes.shape[1]));
+                    let values = widened(load(w));
                     for j in 0..4 {
                         let scale = Avx512::splat(scales[i].of[at / GROUP + j / 2]);
                         sums[i] = sums[i].fma(scale.mul(Avx512(values[j])), Avx512::load_f32(x.add(64 * j)));
