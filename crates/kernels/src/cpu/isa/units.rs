@@ -30,6 +30,9 @@ const GROUPS: usize = 16;
 /// Groups of a row whose terms are kept until they are added: rows are read from end to end where they have no more.
 const GROUPS_MAX: usize = 256;
 
+/// Places for a row's terms: no power of two, so that rows do not fall on each other in a cache.
+const TERMS: usize = GROUPS_MAX + GROUPS;
+
 /// Weights that units are taken from.
 ///
 /// # Safety
@@ -76,7 +79,7 @@ unsafe fn of_blocks<T: blocks::Unit>(d: &Dots) -> bool {
 /// groups are computed twice.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
 unsafe fn rows<S: Source>(d: &Dots, mut source: S) {
-    let (unit, mut terms, mut k) = (GROUPS * S::GROUP, Terms::<GROUPS_MAX>::new(), 0);
+    let (unit, mut terms, mut k) = (GROUPS * S::GROUP, Terms::<TERMS>::new(), 0);
     let mut x = Activations::new();
     while k < d.k {
         let len = part(d.k - k, unit);
