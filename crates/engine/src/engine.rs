@@ -469,9 +469,11 @@ impl Engine {
         let prompt = batch.spans.len() == 1 && batch_tokens > 1;
         let cost = LayerCost { layer, batch_tokens, prompt, time: began.elapsed(), stream: experts };
         self.lookahead.learn(self.choices.chosen(), &cost);
-        let guesses = self.lookahead.is_on() || observer.wants_guesses();
-        if layer + 1 < layers && !self.read_known(layer + 1, batch)? && guesses {
-            self.look_ahead(layer + 1, batch, &stream.x, observer)?;
+        if layer + 1 < layers && !self.read_known(layer + 1, batch)? {
+            let helps = self.lookahead.is_on() && !self.experts.is_resident(layer + 1);
+            if helps || observer.wants_guesses() {
+                self.look_ahead(layer + 1, batch, &stream.x, observer)?;
+            }
         }
         observer.layer(&cost);
         let first = batch.spans[0].state;

@@ -67,6 +67,8 @@ pub struct Residency {
     layout: Arc<ExpertLayout>,
     /// Slot of each expert by its flat index.
     slot_of: Vec<u32>,
+    /// Experts of each layer that are in memory.
+    resident: Vec<usize>,
     slots: Vec<Slot>,
     ends: Vec<Ends>,
     /// The first size class of sequences' states; those before are the experts'.
@@ -104,6 +106,7 @@ impl Residency {
         }
         Residency {
             slot_of: vec![NONE; layout.experts_total()],
+            resident: vec![0; layout.layers()],
             slots: vec![empty; slab.slots_max()],
             ends,
             state_class: classes,
@@ -137,6 +140,11 @@ impl Residency {
             slot if self.slots[slot as usize].holds == Holds::Expert(id) => Place::Host(SlotId::from_index(slot)),
             _ => Place::Drive,
         }
+    }
+
+    /// Whether all experts of a layer are in memory.
+    pub fn is_resident(&self, layer: usize) -> bool {
+        self.resident[layer] == self.layout.experts(layer)
     }
 
     /// Experts of a layer that could be pinned at once, beside those that are.
@@ -215,6 +223,7 @@ impl Residency {
         match state.holds {
             Holds::Filling(id) => {
                 state.holds = Holds::Expert(id);
+                self.resident[id.layer as usize] += 1;
                 self.map.set(self.layout.index(id), Seen::Memory);
             }
             other => unreachable!("invariant: end_fill follows begin_fill, not {other:?}"),
@@ -325,6 +334,9 @@ impl Residency {
 
     /// Takes the expert out of a slot and the slot out of its list.
     fn forget(&mut self, slot: SlotId) {
+        if let Holds::Expert(id) = self.slots[slot.index()].holds {
+            self.resident[id.layer as usize] -= 1;
+        }
         if let Holds::Expert(id) | Holds::Filling(id) = self.slots[slot.index()].holds {
             self.slot_of[self.layout.index(id)] = NONE;
             self.map.set(self.layout.index(id), Seen::Drive);
