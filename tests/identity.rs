@@ -217,6 +217,21 @@ fn a_trunk_that_does_not_fit_passes_through_memory() {
     assert!(read[1] > read[9] + 30 * trunk as u64 / 2, "{read:?} bytes, trunk {trunk}");
 }
 
+/// A guess costs a router's work; where all experts of the next layer are in memory it can gain nothing.
+#[test]
+fn nothing_is_guessed_of_layers_that_are_in_memory() {
+    let dir = tempfile::tempdir().expect("a folder");
+    streamed_model(dir.path());
+    let options = Options { lookahead: LookaheadMode::On, ..roomy() };
+    let mut engine = engine(dir.path(), &options, ReaderKind::Auto);
+    assert!(engine.read_experts().expect("experts are read"), "all of them fit");
+    logits(&mut engine, &ids(300), 60);
+    assert_eq!(engine.stats().lookahead.guessed, 0);
+    engine.drop_experts();
+    logits(&mut engine, &ids(300), 1);
+    assert!(engine.stats().lookahead.guessed > 0, "experts are missing again");
+}
+
 /// Layers that choose by the tokens' ids: what is read early there is what is used, the first layer's too, and no bit changes.
 #[test]
 fn experts_that_are_known_are_read_before_their_layer() {

@@ -469,9 +469,11 @@ impl Engine {
         let prompt = batch.spans.len() == 1 && batch_tokens > 1;
         let cost = LayerCost { layer, batch_tokens, prompt, time: began.elapsed(), stream: experts };
         self.lookahead.learn(self.choices.chosen(), &cost);
-        let guesses = self.lookahead.is_on() || observer.wants_guesses();
-        if layer + 1 < layers && !self.read_known(layer + 1, batch)? && guesses {
-            self.look_ahead(layer + 1, batch, &stream.x, observer)?;
+        if layer + 1 < layers && !self.read_known(layer + 1, batch)? {
+            let helps = self.lookahead.is_on() && !self.experts.is_resident(layer + 1);
+            if helps || observer.wants_guesses() {
+                self.look_ahead(layer + 1, batch, &stream.x, observer)?;
+            }
         }
         observer.layer(&cost);
         let first = batch.spans[0].state;
@@ -597,19 +599,20 @@ impl Engine {
             let logits = self.scratch.logits.rows(0..some.len());
             self.ops.gather(x, some, &head_x);
             self.model.head(&*self.ops, &mut self.scratch.workspace, &head_x, &logits);
-            let host = &mut self.scratch.logits_host[..some.len() * vocab];
-            self.ops.fetch(&logits, bytemuck::cast_slice_mut(host)).wait();
-            for (&row, logits) in some.iter().zip(host.chunks(vocab)) {
-                let row = row as usize;
+            for (i, &row) in some.iter().enumerate() {
+                let (row, logits) = (row as usize, logits.rows(i..i + 1));
                 let span = batch.spans.iter().find(|span| span.rows.contains(&row));
                 let span = span.expect("invariant: every row of a batch is of a span");
                 let sequence = self.sequences[span.state].as_mut().expect("invariant: a sequence of a batch is open");
+                let fetch = |to: &mut [f32]| self.ops.fetch(&logits, bytemuck::cast_slice_mut(to)).wait();
                 if sequence.work == Work::PromptWithLogits {
-                    observer.logits(SequenceId(span.state), batch.positions[row] as usize, logits);
+                    fetch(&mut self.scratch.logits_host);
+                    let position = batch.positions[row] as usize;
+                    observer.logits(SequenceId(span.state), position, &self.scratch.logits_host);
                 }
                 if row + 1 == span.rows.end && sequence.done == sequence.pending.len() {
-                    sequence.logits.clear();
-                    sequence.logits.extend_from_slice(logits);
+                    sequence.logits.resize(vocab, 0.0);
+                    fetch(&mut sequence.logits);
                     sequence.ready = true;
                 }
             }

@@ -19,6 +19,7 @@ pub(crate) struct Scratch {
     pub head_x: Tensor,
     pub logits: Tensor,
     pub workspace: Workspace,
+    /// `[vocab]`, for whoever is shown those of every position.
     pub logits_host: Vec<f32>,
 }
 
@@ -59,14 +60,14 @@ impl Scratch {
         [prompt, steps, head_x, f32s(HEAD_ROWS * facts.vocab), workspace]
     }
 
-    /// Device buffers, the host's copy of the logits and what a backend rounds activations into.
+    /// Device buffers, the host's copy of one position's logits and what a backend rounds activations into.
     pub fn bytes(model: &dyn Model, chunk: usize) -> usize {
         Self::parts(model, chunk).iter().sum::<usize>() + Self::beside_buffers(model, chunk)
     }
 
-    /// The host's part of [`Self::bytes`]: its copy of the logits, and what a backend rounds activations into.
+    /// The host's part of [`Self::bytes`]: its copy of one position's logits, and what a backend rounds activations into.
     pub fn beside_buffers(model: &dyn Model, chunk: usize) -> usize {
-        4 * HEAD_ROWS * model.facts().vocab + model.workspace_bytes(chunk.min(ROUNDED_ROWS_MAX)) / 4
+        4 * model.facts().vocab + model.workspace_bytes(chunk.min(ROUNDED_ROWS_MAX)) / 4
     }
 
     pub fn new(model: &dyn Model, chunk: usize, ops: &dyn Ops) -> Result<Scratch, OpsError> {
@@ -79,7 +80,7 @@ impl Scratch {
             head_x: tensor(head_x, [HEAD_ROWS, facts.stream()])?,
             logits: tensor(logits, [HEAD_ROWS, facts.vocab])?,
             workspace: Workspace::new(ops.alloc(workspace)?),
-            logits_host: vec![0.0; HEAD_ROWS * facts.vocab],
+            logits_host: vec![0.0; facts.vocab],
         })
     }
 }

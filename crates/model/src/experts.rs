@@ -230,6 +230,11 @@ impl ExpertStream {
         self.layout.experts(layer)
     }
 
+    /// Whether all routed experts of a layer are in memory.
+    pub fn is_resident(&self, layer: usize) -> bool {
+        self.residency.is_resident(layer)
+    }
+
     /// Bytes of each of a layer's experts, as stored; 0 where there are none.
     pub fn expert_bytes(&self, layer: usize) -> u64 {
         let first = ExpertId { layer: layer as u32, expert: 0 };

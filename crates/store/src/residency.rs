@@ -69,6 +69,8 @@ pub struct Residency {
     layout: Arc<ExpertLayout>,
     /// Slot of each expert by its flat index.
     slot_of: Vec<u32>,
+    /// Experts of each layer that are in memory.
+    resident: Vec<usize>,
     slots: Vec<Slot>,
     /// By size class, those of experts. Those of sequences' states come after them.
     classes: Vec<Class>,
@@ -105,6 +107,7 @@ impl Residency {
         }
         Residency {
             slot_of: vec![NONE; experts],
+            resident: vec![0; layout.layers()],
             slots: vec![Slot { holds: Holds::Nothing, pins: 0, class: 0, worth: 0 }; slab.slots_max()],
             keep,
             spares: vec![Spares::default(); classes.len()],
@@ -137,6 +140,11 @@ impl Residency {
             slot if self.slots[slot as usize].holds == Holds::Expert(id) => Place::Host(SlotId::from_index(slot)),
             _ => Place::Drive,
         }
+    }
+
+    /// Whether all experts of a layer are in memory.
+    pub fn is_resident(&self, layer: usize) -> bool {
+        self.resident[layer] == self.layout.experts(layer)
     }
 
     /// Experts of a layer that could be pinned at once, beside those that are.
@@ -235,6 +243,7 @@ impl Residency {
         match state.holds {
             Holds::Filling(id) => {
                 state.holds = Holds::Expert(id);
+                self.resident[id.layer as usize] += 1;
                 self.map.set(self.layout.index(id), Seen::Memory);
             }
             other => unreachable!("invariant: end_fill follows begin_fill, not {other:?}"),
@@ -340,6 +349,9 @@ impl Residency {
 
     /// Takes the expert out of a slot and the slot out of its list.
     fn forget(&mut self, slot: SlotId) {
+        if let Holds::Expert(id) = self.slots[slot.index()].holds {
+            self.resident[id.layer as usize] -= 1;
+        }
         if let Holds::Expert(id) | Holds::Filling(id) = self.slots[slot.index()].holds {
             self.slot_of[self.layout.index(id)] = NONE;
             self.map.set(self.layout.index(id), Seen::Drive);

@@ -1,6 +1,7 @@
 //! `out = act(gate, up)`
 
 use super::Cpu;
+use super::vectorised::{Loop, exp, silu};
 use crate::host::{self, Shared};
 use crate::{Activation, Tensor};
 
@@ -12,7 +13,7 @@ pub(super) fn glu(cpu: &Cpu, gate: &Tensor, up: &Tensor, activation: Activation,
     cpu.split(out.elements(), 48, |range, _| {
         let [gate, up, out] = [gate_at, up_at, out_at].map(|at| at.at(range.start));
         // SAFETY: the range is inside all three, and no other worker's.
-        unsafe { glu_at(gate, up, activation, out, range.len()) };
+        unsafe { glu_at(cpu, gate, up, activation, out, range.len()) };
     });
 }
 
@@ -20,40 +21,51 @@ pub(super) fn glu(cpu: &Cpu, gate: &Tensor, up: &Tensor, activation: Activation,
 ///
 /// # Safety
 /// All three addresses hold `n` elements that no one else writes; `out` may be `gate` or `up`.
-pub(super) unsafe fn glu_at(gate: *const f32, up: *const f32, activation: Activation, out: *mut f32, n: usize) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match activation {
-            Activation::SwiGlu => each(gate, up, out, n, |gate, up| silu(gate) * up),
-            Activation::SwiGluClamped { alpha, limit } => each(gate, up, out, n, |gate, up| {
-                let (gate, up) = (gate.min(limit), up.clamp(-limit, limit));
-                (up + 1.0) * (gate / (1.0 + (-alpha * gate).exp()))
+pub(super) unsafe fn glu_at(
+    cpu: &Cpu,
+    gate: *const f32,
+    up: *const f32,
+    activation: Activation,
+    out: *mut f32,
+    n: usize,
+) {
+    cpu.vectorised(Part { gate, up, activation, out, n });
+}
+
+/// See [`glu_at`].
+struct Part {
+    gate: *const f32,
+    up: *const f32,
+    activation: Activation,
+    out: *mut f32,
+    n: usize,
+}
+
+impl Loop for Part {
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        // SAFETY: the promise of `glu_at`, for i < n.
+        let (gate, up) = (|i: usize| unsafe { *self.gate.add(i) }, |i: usize| unsafe { *self.up.add(i) });
+        let to = |i: usize, value: f32| unsafe { *self.out.add(i) = value };
+        match self.activation {
+            Activation::SwiGlu => (0..self.n).for_each(|i| to(i, silu(gate(i)) * up(i))),
+            Activation::SwiGluClamped { alpha, limit } => (0..self.n).for_each(|i| {
+                let (gate, up) = (gate(i).min(limit), up(i).clamp(-limit, limit));
+                to(i, (up + 1.0) * (gate / (1.0 + exp(-alpha * gate))));
             }),
             Activation::SwiGluLimited { limit } => {
-                each(gate, up, out, n, |gate, up| silu(gate.min(limit)) * up.clamp(-limit, limit));
+                (0..self.n).for_each(|i| to(i, silu(gate(i).min(limit)) * up(i).clamp(-limit, limit)));
             }
-            Activation::Silu => each(gate, up, out, n, |gate, _| silu(gate)),
-            Activation::Relu2 => each(gate, up, out, n, |gate, _| gate.max(0.0) * gate.max(0.0)),
-            Activation::GeGlu => each(gate, up, out, n, |gate, up| gelu(gate) * up),
-            Activation::Product => each(gate, up, out, n, |gate, up| gate * up),
+            Activation::Silu => (0..self.n).for_each(|i| to(i, silu(gate(i)))),
+            Activation::Relu2 => (0..self.n).for_each(|i| to(i, gate(i).max(0.0) * gate(i).max(0.0))),
+            Activation::GeGlu => (0..self.n).for_each(|i| to(i, gelu(gate(i)) * up(i))),
+            Activation::Product => (0..self.n).for_each(|i| to(i, gate(i) * up(i))),
         }
     }
 }
 
-/// # Safety
-/// As [`glu_at`].
-unsafe fn each(gate: *const f32, up: *const f32, out: *mut f32, n: usize, act: impl Fn(f32, f32) -> f32) {
-    for i in 0..n {
-        // SAFETY: i < n, the caller's promise.
-        unsafe { *out.add(i) = act(*gate.add(i), *up.add(i)) };
-    }
-}
-
+#[inline(always)]
 fn gelu(z: f32) -> f32 {
     let sqrt_2_over_pi = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
     0.5 * z * (1.0 + (sqrt_2_over_pi * (z + 0.044715 * z * z * z)).tanh())
-}
-
-fn silu(z: f32) -> f32 {
-    z / (1.0 + (-z).exp())
 }

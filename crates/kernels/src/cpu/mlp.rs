@@ -210,7 +210,7 @@ unsafe fn halves(
                     add_bias_at(up.slice_mut(at, columns.len()), &biases[1], columns.clone());
                 }
             }
-            glu_at(gate.at(at), up.at(at), mlp.activation, gate.at(at), columns.len());
+            glu_at(cpu, gate.at(at), up.at(at), mlp.activation, gate.at(at), columns.len());
         }
     }
 }

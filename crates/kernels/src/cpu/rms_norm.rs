@@ -1,6 +1,7 @@
 //! `out = x · rsqrt(mean(x²) + eps) · w` (arXiv 1910.07467)
 
 use super::Cpu;
+use super::vectorised::Loop;
 use crate::host::{self, Shared};
 use crate::{Format, RmsNorm, Tensor};
 
@@ -18,15 +19,31 @@ pub(super) fn rms_norm(cpu: &Cpu, x: &Tensor, norm: &RmsNorm, out: &Tensor) {
         widen(cpu, norm, weights);
         for row in range {
             let weight = &weights[row % groups * d..][..d];
-            // SAFETY: row `row` of x; it is written below at the earliest, if `out` is `x`.
-            let rsqrt = rsqrt(unsafe { x.slice(row * d, d) }, norm.eps);
-            let (x, out) = (x.at(row * d), out.at(row * d));
-            for (i, weight) in weight.iter().enumerate() {
-                // SAFETY: i is inside this row, which is this range's alone; x and out may be the same.
-                unsafe { *out.add(i) = *x.add(i) * rsqrt * weight };
-            }
+            // SAFETY: row `row` of both, which is this range's alone; they are the same or do not overlap.
+            let row = unsafe {
+                std::ptr::copy(x.at(row * d), out.at(row * d), d);
+                out.slice_mut(row * d, d)
+            };
+            cpu.vectorised(Row { row, weight, eps: norm.eps });
         }
     });
+}
+
+/// A row, to be divided by its root mean square and multiplied with the weights.
+struct Row<'a> {
+    row: &'a mut [f32],
+    weight: &'a [f32],
+    eps: f32,
+}
+
+impl Loop for Row<'_> {
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        let rsqrt = rsqrt(self.row, self.eps);
+        for (x, weight) in self.row.iter_mut().zip(self.weight) {
+            *x = *x * rsqrt * weight;
+        }
+    }
 }
 
 /// Rows that have weights of their own.
@@ -49,11 +66,13 @@ pub(super) fn widen(cpu: &Cpu, norm: &RmsNorm, weight: &mut [f32]) {
 }
 
 /// `rsqrt(mean(x²) + eps)`
+#[inline(always)]
 pub(super) fn rsqrt(x: &[f32], eps: f32) -> f32 {
     1.0 / (sum_of_squares(x) / x.len() as f32 + eps).sqrt()
 }
 
 /// `Σx²`, always in the same order.
+#[inline(always)]
 pub(super) fn sum_of_squares(x: &[f32]) -> f32 {
     let mut sums = [0f32; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();

@@ -11,7 +11,7 @@ use crate::same_bits::assert_batch_invariant;
 use crate::{cases, formats, tails, widths};
 
 /// Of a few roundings and an exponential within 2 ulp.
-const ROUNDED: f32 = 1e-6;
+pub const ROUNDED: f32 = 1e-6;
 
 proptest! {
     #![proptest_config(cases(32))]
