@@ -20,7 +20,7 @@ use outpour_store::pack::{MANIFEST, UNFINISHED};
 use outpour_store::read::ReaderKind;
 use serde_json::{Value, json};
 
-const FIXTURES: [&str; 12] = [
+const FIXTURES: [&str; 14] = [
     "qwen3_moe",
     "qwen3_moe_odd",
     "qwen3_next",
@@ -29,6 +29,8 @@ const FIXTURES: [&str; 12] = [
     "qwen3_next_mlx_mixed",
     "qwen3_moe_fp8",
     "gpt_oss_mxfp4",
+    "gpt_oss_transposed",
+    "llama4_transposed",
     "glm4_moe_compressed",
     "qwen3_moe_gptq",
     "nemotron_h_nvfp4",

@@ -80,10 +80,13 @@ impl DeepSeekMoe {
     /// When a key is missing, or they do not fit each other, or the config says of another choice of experts.
     pub fn read(config: &Config, choice: Choice, defaults: Defaults) -> Result<Self, ModelError> {
         config.only("hidden_act", "silu")?;
-        // dots.llm1 calls its score by the name of the method.
-        let scores: &[&str] = if choice == Choice::SigmoidBiased { &["sigmoid", "noaux_tc"] } else { &["softmax"] };
+        let score = if choice == Choice::SigmoidBiased { "sigmoid" } else { "softmax" };
         for key in ["scoring_func", "score_function", "moe_router_activation_func"] {
-            config.one_of(key, scores)?;
+            // dots.llm1 calls its score by the name of the method.
+            let by_method = choice == Choice::SigmoidBiased && config.text_or(key, "")? == "noaux_tc";
+            if !by_method {
+                config.only(key, score)?;
+            }
         }
         let grouped = match choice {
             // Without the other method groups make no difference, whatever the config says of them.
@@ -168,7 +171,7 @@ impl DeepSeekMoe {
         };
         let projections = self.latent.map(&mut latent).transpose()?;
         let hidden = self.latent.unwrap_or(hidden);
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: self.activation };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: self.activation, transposed: None };
         let moe = Moe::load(weights, &of, gate, Router { bias, ..self.router.clone() }, shared)?;
         Ok(FeedForward::Sparse(moe.latent(projections)))
     }

@@ -44,7 +44,9 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let prefix = format!("model.layers.{layer}");
         let norm = |part: &str, weights: &mut Weights| norms.load(weights, &format!("{prefix}.{part}.weight"), hidden);
         let mut hyper = |half: &str| {
-            let name = format!("{prefix}.hc_{half}_layer.hc_pre.hc");
+            let released = format!("{prefix}.hc_{half}_layer.hc_pre.hc");
+            let saved = format!("{prefix}.hc_pre.hc_{half}_layer.hc");
+            let name = if weights.has_matrix(&format!("{saved}_fn")) { saved } else { released };
             HyperConnection::load(weights, &name, &streams, 2 * streams.count, 2).map(Join::mixed)
         };
         let [of_attention, of_experts] = [hyper("attn")?, hyper("mlp")?];
@@ -66,7 +68,9 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         Ok(Layer::from(vec![attention, Half { norm: before.into(), inner, join: of_experts }]))
     };
     let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;
-    let mix = HyperConnection::load(weights, "model.hc_head.hc_head", &streams, streams.count, 1)?;
+    let saved = "model.hc_pre.hc_head.hc_head";
+    let name = if weights.has_matrix(&format!("{saved}_fn")) { saved } else { "model.hc_head.hc_head" };
+    let mix = HyperConnection::load(weights, name, &streams, streams.count, 1)?;
     let lm_head = if tied { embedding.clone() } else { weights.matrix("lm_head.weight", vocab, hidden)? };
     let said = Said {
         family: "hy_v4",
