@@ -62,6 +62,18 @@ fn bits(model: &Path, options: &Options, reader: ReaderKind) -> Vec<u32> {
 }
 
 #[test]
+fn transposed_experts_are_not_requantised() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for name in ["gpt_oss_transposed", "llama4_transposed"] {
+        let inspection = Inspection::open(&fixture(name), false).unwrap_or_else(|error| panic!("{error}"));
+        let affine = Some(Affine { bits: 4, group: 32 });
+        let packed = inspection.pack(affine, dir.path(), &mut |_, _| std::ops::ControlFlow::Continue(()));
+        let error = packed.map(|_| ()).expect_err("it is refused").to_string();
+        assert!(error.contains("experts.gate_up_proj is stored transposed") && error.contains("--experts"), "{error}");
+    }
+}
+
+#[test]
 fn packed_gives_the_same_bits_as_in_place() {
     let dir = tempfile::tempdir().expect("a folder");
     let streamed = dir.path().join("streamed");

@@ -68,6 +68,8 @@ pub struct DeepSeekMoe {
     pub bias: &'static str,
     /// Of the shared experts.
     pub shared: &'static str,
+    /// Of gate, up and down of MLPs and shared experts.
+    pub mlp_names: [&'static str; 3],
     /// Width of what experts read and write, where it is not the stream's.
     pub latent: Option<usize>,
 }
@@ -136,6 +138,7 @@ impl DeepSeekMoe {
             gate: "gate",
             bias: "gate.e_score_correction_bias",
             shared: "shared_experts",
+            mlp_names: mlp::NAMES,
             latent: None,
         })
     }
@@ -147,7 +150,8 @@ impl DeepSeekMoe {
     pub fn load(&self, layer: usize, prefix: &str, weights: &mut Weights) -> Result<FeedForward, ModelError> {
         if layer < self.dense_layers {
             let name = format!("{prefix}.mlp");
-            let mlp = mlp::load_with(weights, &name, self.hidden, self.dense_width, self.dense_activation)?;
+            let sizes = [self.hidden, self.dense_width];
+            let mlp = mlp::load_named(weights, &name, self.mlp_names, sizes, self.dense_activation)?;
             return Ok(FeedForward::Dense(mlp));
         }
         let (prefix, hidden, Sizes { experts, width, .. }) =
@@ -161,7 +165,8 @@ impl DeepSeekMoe {
             0 => None,
             width => {
                 let activation = self.shared_activation.unwrap_or(self.activation);
-                let mlp = mlp::load_with(weights, &format!("{prefix}.{}", self.shared), hidden, width, activation)?;
+                let name = format!("{prefix}.{}", self.shared);
+                let mlp = mlp::load_named(weights, &name, self.mlp_names, [hidden, width], activation)?;
                 Some(SharedExpert::ungated(mlp))
             }
         };
