@@ -127,8 +127,10 @@ fn a_missing_key_is_what_the_family_takes_for_it() {
     for (fixture, key, default) in DEFAULTS {
         let default = json_of(default);
         let mut own = Value::Null;
-        let missing = changed(fixture, |config| own = config.remove(key).expect(key));
-        let said = changed(fixture, |config| drop(config.insert(key.into(), default.clone())));
+        // A refusal names the key where it is there.
+        let unnamed = |refused: String| refused.replace(&format!(" (see {key} there)"), "");
+        let missing = changed(fixture, |config| own = config.remove(key).expect(key)).map_err(unnamed);
+        let said = changed(fixture, |config| drop(config.insert(key.into(), default.clone()))).map_err(unnamed);
         assert!(missing == said, "{fixture} without {key} is not {default}: {:?}", [missing.err(), said.err()]);
         if own.as_f64() != default.as_f64() || own.is_string() || own.is_boolean() && own != default {
             let released = changed(fixture, |_| ()).expect(fixture);
