@@ -732,3 +732,6 @@ FAMILIES = {
         dtype=lambda name: F32 if "hc" in name or name.endswith(("sinks", "correction_bias", "position_bias")) else BF16,
     ),
 }
+
+# gpt-oss in BF16 as transformers writes it: experts [in, out], columns of gate and up by turns.
+FAMILIES["gpt_oss_transposed"] = changed("gpt_oss", dict(vocab_size=64), prompt=80, layout=write_one, restore=None)

@@ -1,5 +1,6 @@
 """Still further families for models.py: attention within chunks or windows of other heads, other routers, and Qwen4-Exp."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ from transformers import Llama4ForCausalLM, Llama4TextConfig, Qwen4ExpForCausalL
 
 import attention_families
 from families import GENERATION, Family, Tensors, bf16_but_biases, per_expert, per_expert_one, write_one
-from hybrid_families import EAGER, f32_of
+from hybrid_families import EAGER, f32_of, minimax_m3
 
 
 def phimoe_one(folder: Path, tensors: Tensors) -> None:
@@ -200,3 +201,23 @@ FAMILIES = attention_families.FAMILIES | {
         restore=qwen4_exp_joined, model=qwen4_exp, norms_from_zero=True,
     ),
 }
+
+# Llama 4 in BF16 as released: under a wrapper, experts [in, out], gate before up. Chunks that are no multiple of a block.
+LLAMA4_TEXT = dict(FAMILIES["llama4"].config["text_config"], attention_chunk_size=24, num_local_experts=9)
+FAMILIES["llama4_transposed"] = replace(
+    FAMILIES["llama4"],
+    config=dict(FAMILIES["llama4"].config, text_config=LLAMA4_TEXT),
+    layout=lambda folder, tensors: write_one(folder, {f"language_model.{name}": t for name, t in tensors.items()}),
+    restore=lambda tensors: {name.removeprefix("language_model."): t for name, t in tensors.items()},
+)
+
+# MiniMax-M3's text model by itself, as transformers writes it: its own names, gate and up of MLPs and experts joined.
+MINIMAX_M3_TEXT = dict(FAMILIES["minimax_m3"].config["text_config"], architectures=["MiniMaxM3VLForCausalLM"])
+FAMILIES["minimax_m3_text"] = replace(
+    FAMILIES["minimax_m3"],
+    config=MINIMAX_M3_TEXT,
+    layout=write_one,
+    restore=None,
+    model=lambda config: minimax_m3(dict(text_config=config)),
+    unread={},
+)

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 84] = [
+const FIXTURES: [(&str, f32); 87] = [
     ("qwen2_moe", 2e-4),
     ("olmoe", 2e-4),
     ("dots1", 2e-4),
@@ -37,6 +37,9 @@ const FIXTURES: [(&str, f32); 84] = [
     ("llama", 2e-4),
     ("qwen3", 2e-4),
     ("gpt_oss", 2e-4),
+    ("gpt_oss_transposed", 2e-4),
+    ("llama4_transposed", 2e-4),
+    ("minimax_m3_text", 2e-4),
     ("deepseek_v2", 2e-4),
     ("deepseek_v3", 2e-4),
     ("deepseek_v32", 2e-4),

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::damage::{copy, edit_json, split};
+use common::damage::{copy, edit_header, edit_json, split};
 use common::{engine, logits, roomy};
 use outpour_engine::{Inspection, Options};
 use outpour_store::read::ReaderKind;
@@ -25,7 +25,10 @@ fn outcome(model: &Path) -> Result<Vec<f32>, String> {
 /// The same of a fixture whose config is changed.
 fn changed(fixture: &str, change: impl FnOnce(&mut Map<String, Value>)) -> Result<Vec<f32>, String> {
     let model = copy(fixture);
-    edit_json(&model.path().join("config.json"), |config| change(config.as_object_mut().expect("an object")));
+    edit_json(&model.path().join("config.json"), |config| {
+        let text = if config["text_config"].is_object() { &mut config["text_config"] } else { config };
+        change(text.as_object_mut().expect("an object"));
+    });
     outcome(model.path())
 }
 
@@ -124,8 +127,10 @@ fn a_missing_key_is_what_the_family_takes_for_it() {
     for (fixture, key, default) in DEFAULTS {
         let default = json_of(default);
         let mut own = Value::Null;
-        let missing = changed(fixture, |config| own = config.remove(key).expect(key));
-        let said = changed(fixture, |config| drop(config.insert(key.into(), default.clone())));
+        // A refusal names the key where it is there.
+        let unnamed = |refused: String| refused.replace(&format!(" (see {key} there)"), "");
+        let missing = changed(fixture, |config| own = config.remove(key).expect(key)).map_err(unnamed);
+        let said = changed(fixture, |config| drop(config.insert(key.into(), default.clone()))).map_err(unnamed);
         assert!(missing == said, "{fixture} without {key} is not {default}: {:?}", [missing.err(), said.err()]);
         if own.as_f64() != default.as_f64() || own.is_string() || own.is_boolean() && own != default {
             let released = changed(fixture, |_| ()).expect(fixture);
@@ -148,7 +153,7 @@ fn scalings_of_rope_are_not_guessed() {
 }
 
 /// Values that would be other mathematics than what is computed.
-const REFUSED: [(&str, &str, &str); 43] = [
+const REFUSED: [(&str, &str, &str); 51] = [
     ("deepseek_v2", "scoring_func", "\"sigmoid\""),
     ("deepseek_v2", "topk_method", "\"noaux_tc\""),
     ("deepseek_v2", "norm_topk_prob", "true"),
@@ -192,6 +197,14 @@ const REFUSED: [(&str, &str, &str); 43] = [
     ("gpt_oss", "hidden_act", "\"gelu\""),
     ("gemma3", "hidden_activation", "\"relu\""),
     ("gemma4", "use_bidirectional_attention", "\"all\""),
+    ("gemma3", "attn_logit_softcapping", "50.0"),
+    ("qwen4_exp", "attn_output_gate", "false"),
+    ("longcat_flash", "attention_method", "\"GQA\""),
+    ("ernie4_5_moe", "moe_gate_act", "\"sigmoid\""),
+    ("hunyuan_v1_moe", "use_mixed_mlp_moe", "false"),
+    ("jamba", "mamba_inner_layernorms", "false"),
+    ("hy_v3", "route_norm", "false"),
+    ("hy_v3", "moe_router_use_sigmoid", "false"),
 ];
 
 #[test]
@@ -202,6 +215,96 @@ fn other_mathematics_are_refused_by_key_and_value() {
         let is_line = refused.starts_with("config.json: ") && !refused.contains('\n');
         assert!(is_line && refused.contains(key) && refused.contains(value), "{fixture}, {key} {value}: {refused}");
     }
+}
+
+/// Keys that ask for tensors, or say their shapes, are named where these are not as they say.
+#[test]
+fn what_a_tensor_is_asked_for_by_is_named() {
+    for (fixture, key, value) in [
+        ("llama", "attention_bias", "true"),
+        ("llama", "hidden_size", "72"),
+        ("qwen2_moe", "decoder_sparse_step", "2"),
+        ("gemma4", "attention_k_eq_v", "false"),
+        ("mimo_v2_flash", "add_full_attention_sink_bias", "true"),
+    ] {
+        let refused = changed(fixture, |config| drop(config.insert(key.into(), json_of(value)))).expect_err(fixture);
+        assert!(refused.contains("tensor") && refused.contains(key) && !refused.contains('\n'), "{refused}");
+    }
+    let refused = changed("kimi_linear", |config| drop(config.remove("linear_attn_config"))).expect_err("no sizes");
+    assert_eq!(refused, "config.json: has no linear_attn_config; download it again");
+}
+
+/// Windows by layer, of families whose releases have none.
+#[test]
+fn kinds_of_layers_that_no_release_has_are_refused() {
+    for fixture in ["llama", "qwen3", "qwen3_moe", "qwen2_moe", "olmoe", "dots1", "hy_v3"] {
+        let of = |kind: &str| {
+            changed(fixture, |config| {
+                let layers = config["num_hidden_layers"].as_u64().expect("a number of layers") as usize;
+                config.insert("layer_types".into(), json!(vec![kind; layers]));
+            })
+        };
+        assert!(of("full_attention") == changed(fixture, |_| ()), "{fixture}");
+        let refused = of("sliding_attention").expect_err(fixture);
+        assert!(refused.starts_with("config.json: layer_types has \"sliding_attention\""), "{fixture}: {refused}");
+    }
+}
+
+/// What is taken for a score is the score, whatever else is taken too.
+#[test]
+fn a_refusal_advises_what_the_family_has() {
+    let refused = changed("deepseek_v3", |config| drop(config.insert("scoring_func".into(), json!("softmax"))));
+    assert_eq!(
+        refused.expect_err("another score"),
+        "config.json: scoring_func \"softmax\" is not this family's sigmoid"
+    );
+    let refused = changed("gpt_oss", |config| drop(config.insert("hidden_act".into(), json!("gelu"))));
+    assert!(!refused.expect_err("another activation").contains("silu"), "its activation is another");
+}
+
+/// Ling 3 as transformers writes it: `head_dim` is the width of RoPE.
+#[test]
+fn ling_3_as_transformers_saves_it_is_ling_3() {
+    let saved = |linear_head_dim: u32| {
+        changed("ling3", |config| {
+            for (ours, theirs) in [
+                ("num_experts_per_tok", "num_experts_per_token"),
+                ("n_group", "num_expert_group"),
+                ("norm_topk_prob", "moe_renormalize"),
+                ("max_position_embeddings", "model_max_length"),
+                ("short_conv_kernel_size", "linear_conv_kernel_dim"),
+            ] {
+                let value = config.remove(ours).expect(ours);
+                config.insert(theirs.into(), value);
+            }
+            let heads = config["num_attention_heads"].clone();
+            let own = json!({"head_dim": 8, "linear_head_dim": linear_head_dim, "linear_num_heads": heads});
+            config.extend(own.as_object().expect("an object").clone());
+        })
+    };
+    assert!(saved(16) == changed("ling3", |_| ()));
+    assert!(saved(8).expect_err("narrower heads").contains("q_conv1d"));
+}
+
+/// Hunyuan 4 as transformers writes it: part of a name elsewhere, and another name for gates.
+#[test]
+fn hunyuan_4_as_transformers_saves_it_is_hunyuan_4() {
+    let model = copy("hy_v4");
+    let released = outcome(model.path());
+    let mut renamed = 0;
+    edit_header(&model.path().join("model.safetensors"), |header| {
+        for (name, tensor) in std::mem::take(header) {
+            let saved = match name.replace(".hc_pre.hc_", ".hc_") {
+                without if without.contains(".hc_") => without.replacen(".hc_", ".hc_pre.hc_", 1),
+                other => other,
+            };
+            let saved = saved.replace(".gate_proj.", ".linear_gate.");
+            renamed += u32::from(saved != name);
+            header.insert(saved, tensor);
+        }
+    });
+    assert!(renamed > 3 && outcome(model.path()) == released);
+    assert!(released.is_ok());
 }
 
 /// Time steps without a limit, however they are written: as Python, as `transformers` and as converters write them.

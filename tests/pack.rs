@@ -20,7 +20,7 @@ use outpour_store::pack::{MANIFEST, UNFINISHED};
 use outpour_store::read::ReaderKind;
 use serde_json::{Value, json};
 
-const FIXTURES: [&str; 12] = [
+const FIXTURES: [&str; 14] = [
     "qwen3_moe",
     "qwen3_moe_odd",
     "qwen3_next",
@@ -29,6 +29,8 @@ const FIXTURES: [&str; 12] = [
     "qwen3_next_mlx_mixed",
     "qwen3_moe_fp8",
     "gpt_oss_mxfp4",
+    "gpt_oss_transposed",
+    "llama4_transposed",
     "glm4_moe_compressed",
     "qwen3_moe_gptq",
     "nemotron_h_nvfp4",
@@ -57,6 +59,18 @@ fn bits(model: &Path, options: &Options, reader: ReaderKind) -> Vec<u32> {
     let mut engine = engine(model, options, reader);
     let ids: Vec<u32> = (0..40u32).map(|i| (i * i * 31 + 7 * i + 3) % engine.facts().vocab as u32).collect();
     logits(&mut engine, &ids, 30).logits.iter().map(|logit| logit.to_bits()).collect()
+}
+
+#[test]
+fn transposed_experts_are_not_requantised() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for name in ["gpt_oss_transposed", "llama4_transposed"] {
+        let inspection = Inspection::open(&fixture(name), false).unwrap_or_else(|error| panic!("{error}"));
+        let affine = Some(Affine { bits: 4, group: 32 });
+        let packed = inspection.pack(affine, dir.path(), &mut |_, _| std::ops::ControlFlow::Continue(()));
+        let error = packed.map(|_| ()).expect_err("it is refused").to_string();
+        assert!(error.contains("experts.gate_up_proj is stored transposed") && error.contains("--experts"), "{error}");
+    }
 }
 
 #[test]

@@ -48,7 +48,7 @@ pub const ATTENTION_KINDS: [&str; 20] = [
 ];
 
 /// One of every kind of attention and of every way that weights are stored.
-pub const FIXTURES: [&str; 69] = [
+pub const FIXTURES: [&str; 71] = [
     "qwen2_moe",
     "olmoe",
     "dots1",
@@ -73,6 +73,8 @@ pub const FIXTURES: [&str; 69] = [
     "llama",
     "qwen3",
     "gpt_oss",
+    "gpt_oss_transposed",
+    "llama4_transposed",
     "deepseek_v2",
     "deepseek_v3",
     "deepseek_v32",

@@ -157,6 +157,19 @@ impl Shown<'_> {
         })
     }
 
+    /// Experts that are taken to be in memory, in words.
+    fn found(&self) -> String {
+        let Forecast { decode, decode_cold, .. } = &self.forecast;
+        match decode.hit_rate > 0.0 {
+            true => format!(
+                "finding {:.0} % of a token's experts in memory ({:.0} % after a cold start)",
+                100.0 * decode.hit_rate,
+                100.0 * decode_cold.hit_rate
+            ),
+            false => "finding none of a token's experts in memory, which holds no more than one token needs".to_owned(),
+        }
+    }
+
     fn describe(&self) -> String {
         let Shown { plan, experts, forecast, .. } = self;
         let show = |bytes: usize| Bytes(bytes as u64).to_string();
@@ -218,10 +231,8 @@ impl Shown<'_> {
         let read = match experts {
             0 => "It reads nothing for a token of an answer".to_owned(),
             _ => format!(
-                "That takes {:.0} % of experts for found in memory ({:.0} % from a cold start) and {} read for each token of an \
-                 answer, {:.0} ms at the drive's {:.2} GB/s ({})",
-                100.0 * decode.hit_rate,
-                100.0 * decode_cold.hit_rate,
+                "That counts on {}, and on {} read for each token of an answer, {:.0} ms at the drive's {:.2} GB/s ({})",
+                self.found(),
                 Bytes(decode.read_bytes_per_token as u64),
                 ms(decode.read_seconds),
                 self.drive.steady / 1e9,

@@ -78,10 +78,12 @@ pub struct Matrix {
     data: Tensor,
     /// Of an affine-quantised matrix: scales and biases, `[rows, cols / group]`. Of a coded one: scales, and what is second.
     scales: [Option<Tensor>; 2],
-    /// Row r is row `first + step · r` of so many rows of data: of a coded matrix that shares it with another.
+    /// Row r is row `first + step · r` of so many rows of data: of a coded or transposed matrix that shares it with another.
     first: usize,
     step: usize,
     data_rows: usize,
+    /// Whether data is `[cols, data_rows]`: row r is then element `first + step · r` of each of its rows.
+    transposed: bool,
     exact: bool,
 }
 
@@ -103,8 +105,19 @@ impl Matrix {
             first: 0,
             step: 1,
             data_rows: rows,
+            transposed: false,
             exact: false,
         }
+    }
+
+    /// A matrix of plain elements whose columns lie one behind the other: `tensor` is `[cols, rows]` of F32, F16 or BF16. It is
+    /// multiplied with activations in f32; products by head take none.
+    ///
+    /// # Panics
+    /// As [`Matrix::dense`].
+    pub fn transposed(tensor: Tensor) -> Self {
+        let by_row = Matrix::dense(tensor);
+        Matrix { rows: by_row.cols, cols: by_row.rows, data_rows: by_row.cols, transposed: true, ..by_row }
     }
 
     /// An affine-quantised matrix: `data` is U8 `[rows, cols · bits / 8]`, scales and biases are `[rows, cols / group]` of
@@ -129,6 +142,7 @@ impl Matrix {
             first: 0,
             step: 1,
             data_rows: rows,
+            transposed: false,
             exact: false,
         }
     }
@@ -142,7 +156,18 @@ impl Matrix {
         assert!(data.dim(1).is_multiple_of(blocks.block_bytes()), "a row of {blocks} is whole blocks");
         let (rows, cols) = (data.dim(0), data.dim(1) / blocks.block_bytes() * blocks.block_weights());
         let format = Format::Ggml(blocks);
-        Matrix { format, rows, cols, data, scales: [None, None], first: 0, step: 1, data_rows: rows, exact: false }
+        Matrix {
+            format,
+            rows,
+            cols,
+            data,
+            scales: [None, None],
+            first: 0,
+            step: 1,
+            data_rows: rows,
+            transposed: false,
+            exact: false,
+        }
     }
 
     /// A matrix of codes: data, scales and what is second have the shapes of [`Coded::shapes`]; scales are F32, F16, BF16, or
@@ -168,16 +193,17 @@ impl Matrix {
             first: 0,
             step: 1,
             data_rows: rows,
+            transposed: false,
             exact: false,
         }
     }
 
-    /// Every other row of a coded matrix, from row `first` on, 0 or 1.
+    /// Every other row of a coded or transposed matrix, from row `first` on, 0 or 1.
     ///
     /// # Panics
-    /// For any other format, or an odd number of rows.
+    /// For any other matrix, or an odd number of rows.
     pub fn every_other(self, first: usize) -> Self {
-        assert!(matches!(self.format, Format::Coded(_)) && self.step == 1 && first < 2 && self.rows.is_multiple_of(2));
+        assert!(self.shares_data() && self.step == 1 && first < 2 && self.rows.is_multiple_of(2));
         Matrix { rows: self.rows / 2, first, step: 2, ..self }
     }
 
@@ -188,12 +214,17 @@ impl Matrix {
     pub fn some_rows(&self, rows: Range<usize>) -> Self {
         assert!(rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
         let some = Matrix { rows: rows.len(), first: self.first + self.step * rows.start, ..self.clone() };
-        if matches!(self.format, Format::Coded(_)) {
-            return some; // Its scales may be of blocks of rows.
+        if self.shares_data() {
+            return some;
         }
         let of = |tensor: &Tensor| tensor.rows(rows.clone());
         let scales = self.scales.each_ref().map(|scales| scales.as_ref().map(of));
         Matrix { data: of(&self.data), scales, first: 0, data_rows: rows.len(), ..some }
+    }
+
+    /// Whether some of its rows are seen through all of its data: scales may be of blocks of rows, and columns are of all rows.
+    fn shares_data(&self) -> bool {
+        self.transposed || matches!(self.format, Format::Coded(_))
     }
 
     /// The same matrix, multiplied with activations in f32 always: for the small ones whose outputs decide much, such as
@@ -205,6 +236,16 @@ impl Matrix {
     /// Whether activations are not to be rounded.
     pub fn is_exact(&self) -> bool {
         self.exact
+    }
+
+    /// Whether its columns lie one behind the other, not its rows.
+    pub fn is_transposed(&self) -> bool {
+        self.transposed
+    }
+
+    /// The columns of a transposed matrix.
+    pub(crate) fn columns(&self) -> Option<Columns> {
+        self.transposed.then_some(Columns { first: self.first, step: self.step, width: self.data_rows })
     }
 
     /// How its weights are stored.
@@ -253,6 +294,14 @@ impl Matrix {
         let all = self.data.bytes() + self.scales.iter().flatten().map(Tensor::bytes).sum::<usize>();
         (all as u128 * self.rows as u128 / self.data_rows.max(1) as u128) as usize
     }
+}
+
+/// How columns of a transposed matrix lie one behind the other: element r is element `first + step · r` of each `width`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Columns {
+    pub first: usize,
+    pub step: usize,
+    pub width: usize,
 }
 
 /// The q of weight `index` in a row of affine-quantised weights.
@@ -383,6 +432,10 @@ pub(crate) fn dequantise(w: &Matrix, row: usize, values: &mut [f32]) {
     assert!(row < w.rows && values.len() == w.cols, "a row of {} weights, below {}", w.cols, w.rows);
     if let Some(rows) = w.coded_rows() {
         return rows.dequantise(row, values, coded::widen_e4m3);
+    }
+    if let Some(Columns { first, step, width }) = w.columns() {
+        let (bytes, at) = (host::bytes(&w.data), first + step * row);
+        return values.iter_mut().enumerate().for_each(|(i, value)| *value = element(w.format, bytes, i * width + at));
     }
     let row_bytes = w.format.row_bytes(w.cols);
     let bytes = &host::bytes(&w.data)[row * row_bytes..][..row_bytes];

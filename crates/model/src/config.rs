@@ -241,6 +241,30 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// Refuses a key that no released model of the family has, unless it is null.
+    pub fn no(&self, key: &str) -> Result<(), ModelError> {
+        match self.get(key) {
+            None => Ok(()),
+            Some(value) => {
+                Err(ModelError::Config(format!("{key} is {value}, which no released model of this family has")))
+            }
+        }
+    }
+
+    /// Refuses `layer_types` that name another kind than full attention.
+    ///
+    /// # Errors
+    /// Also when they are no list of texts.
+    pub fn only_full_attention(&self) -> Result<(), ModelError> {
+        let types = self.texts("layer_types")?.unwrap_or_default();
+        match types.iter().find(|kind| **kind != "full_attention") {
+            None => Ok(()),
+            Some(kind) => {
+                Err(ModelError::Config(format!("layer_types has {kind:?}, which no released model of this family has")))
+            }
+        }
+    }
+
     /// Refuses a number of things of which no released model of the family has any.
     pub fn none_of(&self, key: &str) -> Result<(), ModelError> {
         match self.count_or(key, 0)? {

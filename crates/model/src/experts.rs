@@ -21,7 +21,7 @@ use outpour_store::residency::{Place, Residency};
 use outpour_store::slab::SlotId;
 use outpour_store::{Result, StoreError};
 
-use crate::weights::{BackendRegion, ExpertShape, RowStream, RowTable, TrunkPlace, TrunkStream};
+use crate::weights::{BackendRegion, ExpertShape, GateUp, RowStream, RowTable, TrunkPlace, TrunkStream};
 
 /// Is told of every choice of experts: one call a layer and batch.
 pub trait RouteSink {
@@ -660,9 +660,13 @@ impl ExpertStream {
             }
             stored.matrix(parts)
         };
-        let (gate, up) = match shape.alternate {
-            true => (Some(matrix(0).every_other(0)), matrix(0).every_other(1)),
-            false => ((shape.matrices[0].rows > 0).then(|| matrix(0)), matrix(1)),
+        let (gate, up) = match shape.gate_up {
+            GateUp::Apart => ((shape.matrices[0].rows > 0).then(|| matrix(0)), matrix(1)),
+            GateUp::Alternate => (Some(matrix(0).every_other(0)), matrix(0).every_other(1)),
+            GateUp::Behind => {
+                let (both, width) = (matrix(0), shape.matrices[0].rows / 2);
+                (Some(both.some_rows(0..width)), both.some_rows(width..2 * width))
+            }
         };
         Mlp { gate, up, down: matrix(2), biases: None, activation: shape.activation }
     }

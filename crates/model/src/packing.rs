@@ -10,7 +10,7 @@ use outpour_store::layout::ExpertLayout;
 use outpour_store::packer::{self, Convert, Job, Packed, PartSpec};
 
 use crate::config::ModelError;
-use crate::weights::{ExpertShape, StoredMatrix, coded};
+use crate::weights::{ExpertShape, GateUp, StoredMatrix, coded};
 
 /// The matrices of an expert, in the order in which they are packed and used.
 const MATRICES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
@@ -88,7 +88,8 @@ pub fn pack(
 fn specs(name: &str, shape: &ExpertShape, requantise: Option<Affine>) -> Result<Vec<PartSpec>, ModelError> {
     let mut specs = Vec::with_capacity(shape.parts());
     for (m, stored) in shape.present() {
-        let matrix = if shape.alternate && m == 0 { "gate_up_proj" } else { MATRICES[m] };
+        let joined = shape.gate_up != GateUp::Apart;
+        let matrix = if joined && m == 0 { "gate_up_proj" } else { MATRICES[m] };
         let stored = match requantise {
             Some(affine) => requantised(&format!("{name}.{matrix}"), stored, affine)?,
             None => *stored,
@@ -98,7 +99,8 @@ fn specs(name: &str, shape: &ExpertShape, requantise: Option<Affine>) -> Result<
             let cols = cols * view.bytes() / coded::element_bytes(dtype);
             PartSpec { name: part, dtype: dtype.to_owned(), shape: [rows, cols] }
         };
-        let weight = if shape.alternate { "" } else { ".weight" };
+        // As it was found: transformers' names of stacked matrices end in no `.weight`.
+        let weight = if joined { "" } else { ".weight" };
         let weight = format!("{name}.{matrix}{weight}");
         specs.extend(stored.names(&weight).zip(stored.views()).zip(stored.types()).map(spec));
     }
@@ -111,6 +113,11 @@ fn requantised(name: &str, stored: &StoredMatrix, affine: Affine) -> Result<Stor
     if !stored.format.is_plain() {
         return Err(ModelError::Tensor(format!(
             "tensor {name} is stored in {stored} already, and is not quantised twice; leave --experts out, or give the release"
+        )));
+    }
+    if stored.transposed {
+        return Err(ModelError::Tensor(format!(
+            "tensor {name} is stored transposed, and is packed as it is only; leave --experts out, or give an MLX export"
         )));
     }
     let format = Format::affine(bits, group).filter(|_| stored.cols.is_multiple_of(group));

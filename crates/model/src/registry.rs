@@ -68,6 +68,8 @@ pub enum ExpertNames {
     Stacked,
     /// Two, gate and up joined: `.gate_up_proj` and `.down_proj`.
     Joined,
+    /// The same as `[experts, in, out]` each, not `[experts, out, in]` (Llama 4).
+    Transposed,
     /// The same beside: `{prefix}.input_linear.weight` and `{prefix}.output_linear.weight`.
     Linear,
 }
@@ -212,7 +214,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "gpt-oss-20b, gpt-oss-120b",
         attention: "1 GQA within a window to 1 GQA, sinks",
-        fixtures: &["gpt_oss", "gpt_oss_mxfp4", "gpt_oss_mxfp4_gguf"],
+        fixtures: &["gpt_oss", "gpt_oss_mxfp4", "gpt_oss_transposed", "gpt_oss_mxfp4_gguf"],
         experts: ExpertNames::Stacked,
         file: "gpt_oss.rs",
         build: |config, weights, kv| Ok(Box::new(gpt_oss::build(config, weights, kv)?)),
@@ -566,6 +568,16 @@ pub const FAMILIES: &[Family] = &[
         build: |config, weights, kv| Ok(Box::new(minimax_m3::build(config, weights, kv)?)),
     },
     Family {
+        model_type: "minimax_m3_vl_text",
+        architecture: None,
+        models: "the same without a wrapper, as transformers writes it",
+        attention: "GQA to blocks of positions that small queries choose",
+        fixtures: &["minimax_m3_text"],
+        experts: ExpertNames::Joined,
+        file: "minimax_m3.rs",
+        build: |config, weights, kv| Ok(Box::new(minimax_m3::build(config, weights, kv)?)),
+    },
+    Family {
         model_type: "mistral_large4",
         architecture: None,
         models: "Mistral-Large-4-1T-A52B (text)",
@@ -598,10 +610,10 @@ pub const FAMILIES: &[Family] = &[
     Family {
         model_type: "llama4",
         architecture: None,
-        models: "Llama 4 Scout, Maverick (text; experts as MLX's exports have them)",
+        models: "Llama 4 Scout, Maverick (text)",
         attention: "3 GQA within chunks to 1 GQA without positions",
-        fixtures: &["llama4", "llama4_gguf"],
-        experts: ExpertNames::Stacked,
+        fixtures: &["llama4_transposed", "llama4", "llama4_gguf"],
+        experts: ExpertNames::Transposed,
         file: "llama4.rs",
         build: |config, weights, kv| Ok(Box::new(llama4::build(config, weights, kv)?)),
     },
@@ -610,7 +622,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "the same without a wrapper",
         attention: "3 GQA within chunks to 1 GQA without positions",
-        fixtures: &["llama4"],
+        fixtures: &["llama4_transposed", "llama4"],
         experts: ExpertNames::Stacked,
         file: "llama4.rs",
         build: |config, weights, kv| Ok(Box::new(llama4::build(config, weights, kv)?)),
@@ -707,7 +719,7 @@ pub fn page(lines: impl Fn(&str) -> usize) -> String {
 }
 
 /// Fixtures whose reference no second implementation confirmed.
-const ALONE: [&str; 14] = [
+const ALONE: [&str; 15] = [
     "qwen4_exp",
     "mimo_v2_flash",
     "exaone_moe",
@@ -721,6 +733,7 @@ const ALONE: [&str; 14] = [
     "hy_v4",
     "glm5_next",
     "minimax_m3",
+    "minimax_m3_text",
     "mistral_large4",
 ];
 

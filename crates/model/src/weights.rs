@@ -23,14 +23,14 @@ use outpour_store::plan::{TRUNK_ALIGN, TrunkNeeds, TrunkPlan};
 use outpour_store::read::{Completion, Read, Reader};
 use outpour_store::{Result as StoreResult, StoreError};
 
-pub use experts::{ExpertShape, ExpertsOf};
+pub use experts::{ExpertShape, ExpertsOf, GateUp};
 pub use region::{BackendRegion, allocate_region};
 pub(crate) use rows::RowStream;
 pub use stored::StoredMatrix;
 pub(crate) use trunk::TrunkPlace;
 pub use trunk::{RowTable, TrunkStream};
 
-use crate::config::ModelError;
+use crate::config::{Config, ModelError};
 use crate::gguf;
 use region::backend_region;
 use rows::RowSource;
@@ -388,7 +388,7 @@ impl<'a> Weights<'a> {
         let (on_disk, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
         let path = checkpoint.files()[info.file].path();
         if info.shape != [rows, columns] {
-            return Err(wrong_shape(path, &on_disk, &info.shape, &[rows, columns]));
+            return Err(wrong_shape(checkpoint, path, &on_disk, &info.shape, &[rows, columns]));
         }
         if info.dtype != StoredType::Other("I64".into()) {
             return Err(ModelError::Tensor(format!(
@@ -553,8 +553,9 @@ fn resolve<'c>(checkpoint: &'c Checkpoint, name: &str) -> Option<(String, &'c Te
 fn missing(checkpoint: &Checkpoint, name: &str) -> ModelError {
     ModelError::Tensor(match checkpoint.gguf() {
         None => format!(
-            "{}: has no tensor {name}; the download is incomplete, or config.json is another model's",
-            checkpoint.dir().display()
+            "{}: has no tensor {name}; the download is incomplete, or config.json is another model's{}",
+            checkpoint.dir().display(),
+            suspects(checkpoint, name, &[])
         ),
         Some(metadata) => format!(
             "{}: has no tensor {}; the download is incomplete, or the file was made for another program",
@@ -581,11 +582,38 @@ fn fits(checkpoint: &Checkpoint, on_disk: &[usize], expected: &[usize]) -> bool 
     on_disk == expected || checkpoint.gguf().is_some() && gguf::same_shape(on_disk, expected)
 }
 
-fn wrong_shape(path: &Path, name: &str, shape: &[usize], expected: &[usize]) -> ModelError {
+fn wrong_shape(checkpoint: &Checkpoint, path: &Path, name: &str, shape: &[usize], expected: &[usize]) -> ModelError {
     let path = path.display();
+    let differs = |(i, size): (usize, &usize)| (shape.get(i) != Some(size)).then_some(*size);
+    let sizes: Vec<usize> = expected.iter().enumerate().filter_map(differs).collect();
+    let suspects = suspects(checkpoint, name, &sizes);
     ModelError::Tensor(format!(
-        "{path}: tensor {name} has the shape {shape:?}, and config.json says {expected:?}; one of the two is another model's"
+        "{path}: tensor {name} has the shape {shape:?}, and config.json says {expected:?}; one of the two is another model's{suspects}"
     ))
+}
+
+/// Keys of config.json by which families ask for tensors whose names end so, or for other shapes of them.
+const ASKED_BY: [(&str, &[&str]); 5] = [
+    ("_proj.bias", &["attention_bias", "qkv_bias"]),
+    ("sink_bias", &["add_full_attention_sink_bias", "add_swa_attention_sink_bias"]),
+    (".gate.weight", &["decoder_sparse_step", "mlp_only_layers", "first_k_dense_replace"]),
+    (".mlp.gate_proj.weight", &["decoder_sparse_step", "mlp_only_layers", "first_k_dense_replace"]),
+    ("_proj.weight", &["attention_k_eq_v"]),
+];
+
+/// Names the keys of config.json that may be wrong where a tensor is not as they say: those that ask for it, and those of one
+/// of `sizes`.
+fn suspects(checkpoint: &Checkpoint, name: &str, sizes: &[usize]) -> String {
+    let config = Config(checkpoint.config()).text();
+    let asking =
+        ASKED_BY.iter().filter(|(ending, _)| name.ends_with(ending)).flat_map(|(_, keys)| keys.iter().copied());
+    let keys = config.0.as_object().into_iter().flatten();
+    let of_size = keys.filter(|(_, value)| value.as_u64().is_some_and(|size| sizes.contains(&(size as usize))));
+    let keys: Vec<&str> = of_size.map(|(key, _)| key.as_str()).chain(asking.filter(|key| config.has(key))).collect();
+    match keys.is_empty() {
+        true => String::new(),
+        false => format!(" (see {} there)", keys.join(", ")),
+    }
 }
 
 /// A plain tensor, checked for shape and type.
@@ -593,7 +621,7 @@ fn find<'c>(checkpoint: &'c Checkpoint, name: &str, shape: &[usize]) -> Result<(
     let (name, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
     let path = checkpoint.files()[info.file].path();
     if !fits(checkpoint, &info.shape, shape) {
-        return Err(wrong_shape(path, &name, &info.shape, shape));
+        return Err(wrong_shape(checkpoint, path, &name, &info.shape, shape));
     }
     match plain(&info.dtype) {
         Some(dtype) => Ok((info, dtype)),

@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use super::Cpu;
 use super::add_bias::add_bias_at;
-use super::isa::{AffineDots, Dots, Packed, UnpackedDots, group};
+use super::isa::{AffineDots, Dots, Mix, Packed, UnpackedDots, group};
 use super::pool::lock;
 use super::widen::widen;
 use crate::host::{self, Shared};
+use crate::quant::Columns;
 use crate::quant::coded::Rows;
 use crate::{Bias, Code, Coded, Format, Matrix, Tensor};
 
@@ -269,6 +270,10 @@ impl Cut {
 /// # Safety
 /// The input holds rows of `w.cols()` elements of the type that `w` is multiplied with, and no one else uses these outputs.
 pub(super) unsafe fn product(cpu: &Cpu, worker: usize, w: &Matrix, rows: Range<usize>, input: Input, out: Output) {
+    if let Some(columns) = w.columns() {
+        // SAFETY: the caller's promise.
+        return unsafe { by_column(cpu, w, columns, rows, input, out) };
+    }
     let dots = dots(w, &rows, input, out);
     // SAFETY: `rows` are rows of w, whose tensors hold them all; the rest is the caller's promise.
     unsafe {
@@ -297,6 +302,62 @@ pub(super) unsafe fn product(cpu: &Cpu, worker: usize, w: &Matrix, rows: Range<u
 /// The rows of a coded matrix from row `row` on.
 fn coded_rows(w: &Matrix, row: usize) -> Rows<'_> {
     w.coded_rows().expect("a coded matrix").from(row)
+}
+
+/// Columns of a transposed matrix that few inputs pass over at once: as many runs of memory are read side by side.
+const COLUMNS_AT_ONCE: usize = 16;
+
+/// Rows of a transposed matrix that are computed at once where others lie between them, for so many inputs.
+const STEPPED_ROWS: usize = 256;
+const STEPPED_INPUTS: usize = 4;
+
+/// The product of rows of a transposed matrix: an output is the sum of its row's elements times activations, added in
+/// ascending order, however many are taken at once.
+///
+/// # Safety
+/// As [`product`], with f32 activations.
+unsafe fn by_column(cpu: &Cpu, w: &Matrix, columns: Columns, rows: Range<usize>, input: Input, out: Output) {
+    let Columns { first, step, width } = columns;
+    let (format, cols, mix) = (w.format(), w.cols(), cpu.kernels.mix.of(w.format()));
+    let data = host::address(w.data()).cast_const();
+    // Sums of `dim` elements of each column, from element `from` on, for some inputs.
+    let sums = |from: usize, dim: usize, inputs: Range<usize>, to: *mut f32, out_stride: usize| {
+        let at_once = if inputs.len() <= FEW_INPUTS { COLUMNS_AT_ONCE } else { cols };
+        // SAFETY: these elements of w's columns, the caller's activations, and outputs that are the caller's alone.
+        unsafe {
+            (0..inputs.len()).for_each(|i| to.add(i * out_stride).write_bytes(0, dim));
+            for column in (0..cols).step_by(at_once) {
+                mix(&Mix {
+                    p: input.at.at(inputs.start * input.row_bytes).cast::<f32>().add(column),
+                    p_stride: input.row_bytes / 4,
+                    columns: inputs.len(),
+                    v: data.add(format.row_bytes(column * width + from)),
+                    v_stride: format.row_bytes(width),
+                    terms: at_once.min(cols - column),
+                    dim,
+                    out: to,
+                    out_stride,
+                });
+            }
+        }
+    };
+    if step == 1 {
+        return sums(first + rows.start, rows.len(), 0..input.rows, out.at.at(0), out.stride);
+    }
+    let mut stepped = [0f32; STEPPED_INPUTS * 2 * STEPPED_ROWS];
+    let stride = step * STEPPED_ROWS;
+    for row in rows.clone().step_by(STEPPED_ROWS) {
+        let some = STEPPED_ROWS.min(rows.end - row);
+        for at in (0..input.rows).step_by(STEPPED_INPUTS) {
+            let inputs = at..input.rows.min(at + STEPPED_INPUTS);
+            sums(first + step * row, step * (some - 1) + 1, inputs.clone(), stepped.as_mut_ptr(), stride);
+            for (input, sums) in inputs.zip(stepped.chunks_exact(stride)) {
+                // SAFETY: outputs of these rows, which are the caller's alone.
+                let out = unsafe { out.at.slice_mut(input * out.stride + row - rows.start, some) };
+                out.iter_mut().zip(sums.iter().step_by(step)).for_each(|(out, sum)| *out = *sum);
+            }
+        }
+    }
 }
 
 /// Rows of blocks or codes that are multiplied with f32 activations at once.
@@ -371,6 +432,7 @@ impl Cpu {
     pub(super) fn entry(&self, w: &Matrix) -> Entry {
         let precise = self.precise || w.is_exact();
         match w.format() {
+            _ if w.is_transposed() => Entry::F32,
             Format::Affine { bits, group } if precise => Entry::Summed { bits: bits.into(), group: group.into() },
             Format::Affine { bits, group } => Entry::Int8 { bits: bits.into(), group: group.into() },
             Format::Ggml(blocks) if !precise => Entry::Int8 { bits: 8, group: blocks.group() },

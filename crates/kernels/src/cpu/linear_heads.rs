@@ -102,6 +102,7 @@ pub(super) fn linear_heads_transposed(cpu: &Cpu, x: &Tensor, w: &Matrix, first: 
 
 /// How many rows of w are a head's, of which `rows` from `first` on are used.
 fn stride(w: &Matrix, heads: usize, first: usize, rows: usize) -> usize {
+    assert!(!w.is_transposed(), "linear_heads: rows of w lie one behind the other");
     assert_eq!(w.rows() % heads, 0, "linear_heads: every head has as many rows of w");
     let stride = w.rows() / heads;
     assert!(first + rows <= stride, "linear_heads: rows {first} to {} of {stride}", first + rows);

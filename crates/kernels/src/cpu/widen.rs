@@ -15,6 +15,9 @@ pub(super) fn widen(cpu: &Cpu, w: &Matrix, row: usize, values: &mut [f32]) {
             unsafe { (cpu.kernels.quantised.widen_e4m3)(bytes, scale, values) }
         });
     }
+    if w.is_transposed() {
+        return quant::dequantise(w, row, values);
+    }
     let row_bytes = w.format().row_bytes(w.cols());
     let bytes = &host::bytes(w.data())[row * row_bytes..][..row_bytes];
     match (w.format(), w.scales()) {

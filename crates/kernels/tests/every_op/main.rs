@@ -17,6 +17,7 @@ mod select;
 mod selective_scan;
 mod streams;
 mod together;
+mod transposed;
 
 use proptest::prelude::*;
 use proptest::sample::select;

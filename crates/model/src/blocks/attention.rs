@@ -85,7 +85,7 @@ pub struct Kind {
     pub sinks: Option<&'static str>,
     /// Positions that a query sees, if not all.
     pub window: Option<usize>,
-    /// Positions of a chunk, a multiple of [`crate::state::BLOCK_TOKENS`], where a query sees those of its own only (Llama 4).
+    /// Positions of a chunk, where a query sees those of its own only (Llama 4).
     pub chunk: Option<usize>,
     /// How queries grow along the context, if they do.
     pub growth: Option<Growth>,
@@ -372,6 +372,9 @@ impl Attention {
     /// Queries q `[n, heads, head_dim]` of positions from `start` on → mixed `[n, heads, v_dim]`, chunk by chunk.
     fn attend(&self, kv: &LayerKv, start: usize, [q, mixed]: [&Tensor; 2], ops: &dyn Ops) {
         let chunk = self.chunk.unwrap_or(usize::MAX);
+        if !chunk.is_multiple_of(kv.layout.block_tokens) && self.chunk.is_some() {
+            return self.attend_windows(kv, start, chunk, [q, mixed], ops);
+        }
         let (mut position, end) = (start, start + q.dim(0));
         while position < end {
             let rows = position - start..end.min((position / chunk + 1).saturating_mul(chunk)) - start;
@@ -381,6 +384,15 @@ impl Attention {
             let from = position - kv.first - first;
             ops.attention(&q.rows(rows.clone()), &self.attend, kv.layout, blocks, from, &mixed.rows(rows.clone()));
             position = start + rows.end;
+        }
+    }
+
+    /// The same where chunks begin within blocks, as in no released model: each query has a window of its own.
+    fn attend_windows(&self, kv: &LayerKv, start: usize, chunk: usize, [q, mixed]: [&Tensor; 2], ops: &dyn Ops) {
+        for row in 0..q.dim(0) {
+            let attend = Attend { window: Some((start + row) % chunk + 1), ..self.attend.clone() };
+            let row_of = |tensor: &Tensor| tensor.rows(row..row + 1);
+            ops.attention(&row_of(q), &attend, kv.layout, kv.blocks, start + row - kv.first, &row_of(mixed));
         }
     }
 }

@@ -75,7 +75,7 @@ pub struct BlockIndex {
 }
 
 impl BlockIndex {
-    /// Loads `{prefix}.index_{q,k}_{proj,norm}`.
+    /// Loads `{prefix}{q,k}_{proj,norm}.weight`.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
@@ -87,7 +87,7 @@ impl BlockIndex {
         norms: Norms,
     ) -> Result<Self, ModelError> {
         let Sizes { hidden, heads, head_dim, .. } = sizes;
-        let name = |part: &str| format!("{prefix}.index_{part}.weight");
+        let name = |part: &str| format!("{prefix}{part}.weight");
         Ok(BlockIndex {
             sizes,
             q: weights.matrix(&name("q_proj"), heads * head_dim, hidden)?,

@@ -68,6 +68,8 @@ pub struct DeepSeekMoe {
     pub bias: &'static str,
     /// Of the shared experts.
     pub shared: &'static str,
+    /// Of gate, up and down of MLPs and shared experts.
+    pub mlp_names: [&'static str; 3],
     /// Width of what experts read and write, where it is not the stream's.
     pub latent: Option<usize>,
 }
@@ -80,10 +82,13 @@ impl DeepSeekMoe {
     /// When a key is missing, or they do not fit each other, or the config says of another choice of experts.
     pub fn read(config: &Config, choice: Choice, defaults: Defaults) -> Result<Self, ModelError> {
         config.only("hidden_act", "silu")?;
-        // dots.llm1 calls its score by the name of the method.
-        let scores: &[&str] = if choice == Choice::SigmoidBiased { &["sigmoid", "noaux_tc"] } else { &["softmax"] };
+        let score = if choice == Choice::SigmoidBiased { "sigmoid" } else { "softmax" };
         for key in ["scoring_func", "score_function", "moe_router_activation_func"] {
-            config.one_of(key, scores)?;
+            // dots.llm1 calls its score by the name of the method.
+            let by_method = choice == Choice::SigmoidBiased && config.text_or(key, "")? == "noaux_tc";
+            if !by_method {
+                config.only(key, score)?;
+            }
         }
         let grouped = match choice {
             // Without the other method groups make no difference, whatever the config says of them.
@@ -133,6 +138,7 @@ impl DeepSeekMoe {
             gate: "gate",
             bias: "gate.e_score_correction_bias",
             shared: "shared_experts",
+            mlp_names: mlp::NAMES,
             latent: None,
         })
     }
@@ -144,7 +150,8 @@ impl DeepSeekMoe {
     pub fn load(&self, layer: usize, prefix: &str, weights: &mut Weights) -> Result<FeedForward, ModelError> {
         if layer < self.dense_layers {
             let name = format!("{prefix}.mlp");
-            let mlp = mlp::load_with(weights, &name, self.hidden, self.dense_width, self.dense_activation)?;
+            let sizes = [self.hidden, self.dense_width];
+            let mlp = mlp::load_named(weights, &name, self.mlp_names, sizes, self.dense_activation)?;
             return Ok(FeedForward::Dense(mlp));
         }
         let (prefix, hidden, Sizes { experts, width, .. }) =
@@ -158,7 +165,8 @@ impl DeepSeekMoe {
             0 => None,
             width => {
                 let activation = self.shared_activation.unwrap_or(self.activation);
-                let mlp = mlp::load_with(weights, &format!("{prefix}.{}", self.shared), hidden, width, activation)?;
+                let name = format!("{prefix}.{}", self.shared);
+                let mlp = mlp::load_named(weights, &name, self.mlp_names, [hidden, width], activation)?;
                 Some(SharedExpert::ungated(mlp))
             }
         };
@@ -168,7 +176,7 @@ impl DeepSeekMoe {
         };
         let projections = self.latent.map(&mut latent).transpose()?;
         let hidden = self.latent.unwrap_or(hidden);
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: self.activation };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: self.activation, transposed: None };
         let moe = Moe::load(weights, &of, gate, Router { bias, ..self.router.clone() }, shared)?;
         Ok(FeedForward::Sparse(moe.latent(projections)))
     }

@@ -6,6 +6,9 @@ use crate::config::ModelError;
 use crate::weights::Weights;
 use crate::{Run, Workspace};
 
+/// What most families call gate, up and down.
+pub const NAMES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+
 /// Loads `{prefix}.{gate,up,down}_proj.weight`.
 ///
 /// # Errors
@@ -25,7 +28,7 @@ pub fn load_with(
     width: usize,
     activation: Activation,
 ) -> Result<Mlp, ModelError> {
-    load_named(weights, prefix, ["gate_proj", "up_proj", "down_proj"], [hidden, width], activation)
+    load_named(weights, prefix, NAMES, [hidden, width], activation)
 }
 
 /// The same from `{prefix}.{w1,w3,w2}.weight`.
@@ -63,7 +66,11 @@ pub fn load_joined(
     })
 }
 
-fn load_named(
+/// The same from `{prefix}.{gate,up,down}.weight` under names of its own.
+///
+/// # Errors
+/// When a tensor is missing or has another shape.
+pub fn load_named(
     weights: &mut Weights,
     prefix: &str,
     [gate, up, down]: [&str; 3],

@@ -190,7 +190,15 @@ impl Experts {
         let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
         let shared = format!("{prefix}.shared_experts");
         let shared = mlp::load_numbered(weights, &shared, hidden, self.shared_width, self.activation)?;
-        let of = ExpertsOf { layer, prefix: prefix.clone(), experts, hidden, width, activation: self.activation };
+        let of = ExpertsOf {
+            layer,
+            prefix: prefix.clone(),
+            experts,
+            hidden,
+            width,
+            activation: self.activation,
+            transposed: None,
+        };
         let bias = match layer < self.hashed {
             true => None,
             false => Some(weights.vector(&format!("{prefix}.gate.bias"), experts)?),

@@ -17,6 +17,7 @@ use crate::weights::{ExpertsOf, Norms, Weights};
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     config.only("hidden_act", "silu")?;
+    config.only("moe_gate_act", "softmax")?;
     config.never("use_bias")?;
     let sizes = attention::Sizes::read(config)?;
     let moe::Sizes { experts, top_k, width } = moe::Sizes::read(config, &["moe_num_experts"], "moe_intermediate_size")?;
@@ -48,7 +49,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
             0 => None,
             width => Some(SharedExpert::plain(weights, &prefix, hidden, width, Activation::SwiGlu)?),
         };
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu, transposed: None };
         let moe = Moe::load(weights, &of, gate, router, shared)?;
         Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Sparse(moe) })
     })

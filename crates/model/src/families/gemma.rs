@@ -117,7 +117,8 @@ fn attends(family: Family, config: &Config) -> Result<(Attends, Attends), ModelE
         rope::scaled(config, &settings, head_dim, settings.positive_or("rope_theta", theta)?)
     };
     if family == Family::Gemma3 {
-        ["attn_logit_softcapping", "use_bidirectional_attention"].into_iter().try_for_each(|key| config.never(key))?;
+        config.no("attn_logit_softcapping")?;
+        config.never("use_bidirectional_attention")?;
         let scale = Some((config.positive_or("query_pre_attn_scalar", 256.0)? as f32).powf(-0.5));
         // The new spelling, and the old one.
         let (full, local) = if ["full_attention", "sliding_attention"].iter().any(|layers| parameters.has(layers)) {
@@ -161,7 +162,15 @@ fn beside(
         expert_scale: Some(weights.vector(&format!("{prefix}.router.per_expert_scale"), experts)?),
         ..Router::new(top_k, RouterScore::Softmax)
     };
-    let of = ExpertsOf { layer, prefix: prefix.clone(), experts, hidden, width, activation: Activation::GeGlu };
+    let of = ExpertsOf {
+        layer,
+        prefix: prefix.clone(),
+        experts,
+        hidden,
+        width,
+        activation: Activation::GeGlu,
+        transposed: None,
+    };
     let mut norm = |part: &str| norms.load(weights, &format!("{prefix}.{part}"), hidden);
     Ok(Beside {
         router_norm: norm("router.scale")?.into(),

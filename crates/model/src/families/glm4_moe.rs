@@ -46,13 +46,10 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
     };
     if matches!(family, Family::Dots | Family::Hunyuan3) {
         config.never("attention_bias")?;
-        if config.layer_types("sliding_attention", |_| true)?.contains(&false) {
-            return Err(ModelError::Config(
-                "layer_types has sliding_attention, as no released model of this family".into(),
-            ));
-        }
+        config.only_full_attention()?;
     }
     if family == Family::Hunyuan3 {
+        ["route_norm", "moe_router_use_sigmoid"].into_iter().try_for_each(|key| config.always(key))?;
         (experts.gate, experts.bias, experts.shared) = ("router.gate", "expert_bias", "shared_mlp");
     }
     let rope = rope::partial(config, sizes.head_dim, turned, theta)?;

@@ -9,14 +9,18 @@ use crate::blocks::feed_forward::FeedForward;
 use crate::blocks::moe::{self, Moe};
 use crate::blocks::rope;
 use crate::config::{Config, ModelError};
-use crate::weights::{ExpertsOf, Norms, Weights};
+use crate::weights::{ExpertsOf, GateUp, Norms, Weights};
 
 /// Builds the model from its config, asking `weights` for every tensor.
 ///
 /// # Errors
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
-    config.only("hidden_act", "silu")?;
+    // Which is but a name here: the activation is the clamped one below.
+    if config.text_or("hidden_act", "silu")? != "silu" {
+        let found = config.text_or("hidden_act", "silu")?;
+        return Err(ModelError::Config(format!("hidden_act {found:?} is in no released gpt-oss; download it again")));
+    }
     config.needs_rope_scaling()?;
     let sizes = attention::Sizes::read(config)?;
     let moe::Sizes { experts, top_k, width } =
@@ -40,15 +44,10 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let kind = if is_full[layer] { &full } else { &windowed };
         let mixer = Box::new(Attention::load(weights, &format!("{prefix}.self_attn"), sizes, kind, norms)?);
         let (prefix, hidden) = (format!("{prefix}.mlp"), sizes.hidden);
-        if weights.shape_of(&format!("{prefix}.experts.gate_up_proj")).is_some() {
-            return Err(ModelError::Tensor(format!(
-                "{prefix}.experts.gate_up_proj is transposed, as transformers writes gpt-oss in BF16; take the release in MXFP4, or an MLX export"
-            )));
-        }
         let gate = weights.matrix(&format!("{prefix}.router.weight"), experts, hidden)?;
         let gate_bias = Bias::plain(weights.vector(&format!("{prefix}.router.bias"), experts)?);
         let biases = expert_biases(weights, &prefix, experts, [width, hidden])?;
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation, transposed: Some(GateUp::Alternate) };
         let router = Router::new(top_k, RouterScore::SoftmaxOfChosen);
         let moe = Moe::load(weights, &of, gate, router, None)?.biased(gate_bias, biases);
         Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Sparse(moe) })

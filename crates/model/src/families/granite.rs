@@ -93,7 +93,7 @@ fn feed_forward(
     let Some(moe::Sizes { experts, top_k, width }) = experts else { return Ok(FeedForward::Dense(mlp)) };
     let prefix = format!("{prefix}.block_sparse_moe");
     let gate = weights.matrix(&format!("{prefix}.router.layer.weight"), experts, hidden)?;
-    let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+    let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu, transposed: None };
     let router = Router::new(top_k, RouterScore::SoftmaxOfChosen);
     Ok(FeedForward::Sparse(Moe::load(weights, &of, gate, router, Some(SharedExpert::ungated(mlp)))?))
 }

@@ -18,6 +18,7 @@ use crate::weights::{ExpertsOf, Norms, Weights};
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     config.only("hidden_act", "silu")?;
     ["attention_bias", "mlp_bias", "use_cla"].into_iter().try_for_each(|key| config.never(key))?;
+    config.always("use_mixed_mlp_moe")?;
     if config.count_or("moe_layer_num_skipped", 0)? > 0 {
         return Err(ModelError::Config(
             "moe_layer_num_skipped is above 0, as in no released model of this family".into(),
@@ -40,7 +41,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let (prefix, hidden) = (format!("{prefix}.mlp"), sizes.hidden);
         let gate = weights.matrix(&format!("{prefix}.gate.wg.weight"), experts, hidden)?;
         let shared = SharedExpert::ungated(mlp::load(weights, &format!("{prefix}.shared_mlp"), hidden, shared_width)?);
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu, transposed: None };
         let moe = Moe::load(weights, &of, gate, router.clone(), Some(shared))?;
         Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Sparse(moe) })
     })

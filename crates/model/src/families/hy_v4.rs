@@ -14,6 +14,9 @@ use crate::blocks::rope;
 use crate::config::{Config, ModelError};
 use crate::weights::{Norms, Weights};
 
+/// What the weights of the last mixture are called where `transformers` has saved the model, which renames gates too.
+const SAVED: &str = "model.hc_pre.hc_head.hc_head";
+
 /// Builds the model from its config, asking `weights` for every tensor.
 ///
 /// # Errors
@@ -37,6 +40,10 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         experts.activation = Activation::SwiGluLimited { limit };
         experts.shared_activation = Some(Activation::SwiGlu);
     }
+    let saved = weights.has_matrix(&format!("{SAVED}_fn"));
+    if saved {
+        experts.mlp_names[0] = "linear_gate";
+    }
 
     let tied = config.flag_or("tie_word_embeddings", false)?;
     let embedding = weights.embedding("model.embed_tokens.weight", vocab, hidden, tied)?;
@@ -44,7 +51,10 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let prefix = format!("model.layers.{layer}");
         let norm = |part: &str, weights: &mut Weights| norms.load(weights, &format!("{prefix}.{part}.weight"), hidden);
         let mut hyper = |half: &str| {
-            let name = format!("{prefix}.hc_{half}_layer.hc_pre.hc");
+            let name = match saved {
+                true => format!("{prefix}.hc_pre.hc_{half}_layer.hc"),
+                false => format!("{prefix}.hc_{half}_layer.hc_pre.hc"),
+            };
             HyperConnection::load(weights, &name, &streams, 2 * streams.count, 2).map(Join::mixed)
         };
         let [of_attention, of_experts] = [hyper("attn")?, hyper("mlp")?];
@@ -66,7 +76,8 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         Ok(Layer::from(vec![attention, Half { norm: before.into(), inner, join: of_experts }]))
     };
     let layers: Vec<Layer> = (0..layers).map(load_layer).collect::<Result<_, ModelError>>()?;
-    let mix = HyperConnection::load(weights, "model.hc_head.hc_head", &streams, streams.count, 1)?;
+    let name = if saved { SAVED } else { "model.hc_head.hc_head" };
+    let mix = HyperConnection::load(weights, name, &streams, streams.count, 1)?;
     let lm_head = if tied { embedding.clone() } else { weights.matrix("lm_head.weight", vocab, hidden)? };
     let said = Said {
         family: "hy_v4",

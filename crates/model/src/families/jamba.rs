@@ -20,6 +20,7 @@ use crate::weights::{ExpertsOf, Norms, Weights};
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     config.only("hidden_act", "silu")?;
     config.never("mamba_proj_bias")?;
+    config.always("mamba_inner_layernorms")?;
     let every = |what: &str, period: usize, offset: usize| -> Result<_, ModelError> {
         let period = config.size_or(&format!("{what}_layer_period"), period)?;
         let offset = config.count_or(&format!("{what}_layer_offset"), offset)?;
@@ -49,7 +50,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
             return Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Dense(mlp) });
         }
         let gate = weights.matrix(&format!("{prefix}.router.weight"), experts, hidden)?;
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu, transposed: None };
         let moe = Moe::load(weights, &of, gate, router.clone(), None)?;
         Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Sparse(moe) })
     })

@@ -19,6 +19,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     config.never("attention_bias")?;
     ["mla_use_nope", "use_grouped_topk"].into_iter().try_for_each(|key| config.always(key))?;
     let latent = mla::Sizes::read(config)?;
+    config.needs("linear_attn_config")?;
     let linear = config.part("linear_attn_config")?;
     let delta = kda::Sizes {
         hidden: latent.hidden,

@@ -52,7 +52,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         }
         let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
         let bias = biased.then(|| weights.vector(&format!("{prefix}.expert_bias"), experts)).transpose()?;
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu, transposed: None };
         let moe = Moe::load(weights, &of, gate, Router { bias, ..router.clone() }, None)?;
         Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Sparse(moe) })
     })

@@ -22,9 +22,10 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let latent = mla::Sizes { names: mla::Names::LING, ..mla::Sizes::read(config)? };
     let delta = kda::Sizes {
         hidden: latent.hidden,
-        heads: latent.heads,
-        head_dim: config.size_or("head_dim", 128)?,
-        kernel: config.size_or("short_conv_kernel_size", 4)?,
+        heads: config.size_or("linear_num_heads", latent.heads)?,
+        // transformers writes the width of RoPE as `head_dim`, and this one beside it.
+        head_dim: config.size_or(config.spelling(&["linear_head_dim", "head_dim"]), 128)?,
+        kernel: config.size_or(config.spelling(&["short_conv_kernel_size", "linear_conv_kernel_dim"]), 4)?,
     };
     delta.check()?;
     let safe = config.flag_or("kda_safe_gate", true)?;

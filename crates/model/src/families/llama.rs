@@ -23,6 +23,7 @@ pub fn build(
 ) -> Result<Decoder, ModelError> {
     config.only("hidden_act", "silu")?;
     ["mlp_bias", "use_sliding_window"].into_iter().try_for_each(|key| config.never(key))?;
+    config.only_full_attention()?;
     let sizes = Sizes::read(config)?;
     let (hidden, width) = (sizes.hidden, config.size("intermediate_size")?);
     let biased = config.flag_or("attention_bias", false)?;

@@ -11,8 +11,7 @@ use crate::blocks::growth::Growth;
 use crate::blocks::moe::{self, Moe, SharedExpert};
 use crate::blocks::{mlp, rope};
 use crate::config::{Config, ModelError};
-use crate::state::BLOCK_TOKENS;
-use crate::weights::{ExpertsOf, Norms, Weights};
+use crate::weights::{ExpertsOf, GateUp, Norms, Weights};
 
 /// Builds the model from its config, asking `weights` for every tensor.
 ///
@@ -36,9 +35,6 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let is_full = config.layer_types("chunked_attention", |layer| !turns[layer])?;
     let (turned, still) = kinds(config, sizes.head_dim)?;
     let chunk = config.size_or("attention_chunk_size", 8192)?;
-    if !chunk.is_multiple_of(BLOCK_TOKENS) {
-        return Err(ModelError::Config(format!("attention_chunk_size {chunk} is no multiple of {BLOCK_TOKENS}")));
-    }
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-5)? as f32, plus_one: false };
     Decoder::load("llama4", config, weights, kv, norms, |layer, prefix, weights| {
         let kind = if turns[layer] { turned.clone() } else { still.clone() };
@@ -49,14 +45,17 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
             let mlp = mlp::load(weights, &prefix, hidden, dense_width)?;
             return Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Dense(mlp) });
         }
-        if weights.shape_of(&format!("{prefix}.experts.gate_up_proj")).is_some() {
-            return Err(ModelError::Tensor(format!(
-                "{prefix}.experts.gate_up_proj is transposed, as Llama 4 is released in BF16; take an MLX export"
-            )));
-        }
         let gate = weights.matrix(&format!("{prefix}.router.weight"), experts, hidden)?;
         let shared = SharedExpert::ungated(mlp::load(weights, &format!("{prefix}.shared_expert"), hidden, width)?);
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+        let of = ExpertsOf {
+            layer,
+            prefix,
+            experts,
+            hidden,
+            width,
+            activation: Activation::SwiGlu,
+            transposed: Some(GateUp::Behind),
+        };
         let moe = Moe::load(weights, &of, gate, router.clone(), Some(shared))?.weighing_input();
         Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Sparse(moe) })
     })

@@ -17,6 +17,7 @@ use crate::weights::{ExpertsOf, Norms, Weights};
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     config.only("zero_expert_type", "identity")?;
+    config.only("attention_method", "MLA")?;
     ["attention_bias", "router_bias"].into_iter().try_for_each(|key| config.never(key))?;
     let (layers, hidden, vocab) = (config.size_of(LAYERS)?, config.size("hidden_size")?, config.size("vocab_size")?);
     let sizes = Sizes::read(config)?;
@@ -64,7 +65,15 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let name = |part: &str| format!("{of_experts}.router.{part}");
         let gate = weights.matrix(&name("classifier.weight"), experts + idle, hidden)?;
         let bias = Some(weights.vector(&name("e_score_correction_bias"), experts + idle)?);
-        let of = ExpertsOf { layer, prefix: of_experts, experts, hidden, width, activation: Activation::SwiGlu };
+        let of = ExpertsOf {
+            layer,
+            prefix: of_experts,
+            experts,
+            hidden,
+            width,
+            activation: Activation::SwiGlu,
+            transposed: None,
+        };
         let moe = Moe::load(weights, &of, gate, Router { bias, ..router.clone() }, None)?;
         let inner = Inner::FeedForward(FeedForward::Sparse(moe));
         let beside = Half { norm: norm("post_attention_layernorm", 0, weights)?.into(), inner, join: Join::Later };

@@ -63,7 +63,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         };
         let (prefix, hidden) = (format!("{prefix}.block_sparse_moe"), sizes.hidden);
         let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu, transposed: None };
         let feed_forward = FeedForward::Sparse(Moe::load(weights, &of, gate, router.clone(), None)?);
         Ok(Halves { mixer, feed_forward, alphas: Some([alpha, mlp_alpha]) })
     })

@@ -36,7 +36,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
             renormalise: true,
             ..Router::new(top_k, RouterScore::Sigmoid)
         };
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu, transposed: None };
         Ok(Halves {
             alphas: None,
             mixer,

@@ -1,8 +1,8 @@
 //! MiniMax-M3 (text): attention to blocks of positions that small queries choose, norms stored as their distance from 1, and 128
 //! experts with a clamped activation, of which 4 are chosen by sigmoid and a learnt bias, beside a shared one (`transformers`
-//! `modeling_minimax_m3_vl.py`).
+//! `modeling_minimax_m3_vl.py`, which writes the text model alone under names of its own).
 
-use outpour_kernels::{Activation, DType, Router, RouterScore};
+use outpour_kernels::{Activation, DType, Mlp, Router, RouterScore};
 
 use crate::blocks::attention::{self, Attention, Kind, QkNorm};
 use crate::blocks::block_index::{self, BlockIndex};
@@ -40,27 +40,45 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let name = format!("{prefix}.self_attn");
         let attention = Attention::load(weights, &name, sizes, &kind, norms)?;
         let mixer = Box::new(match is_chosen[layer] {
-            true => attention.sparse(BlockIndex::load(weights, &name, index, rope.clone(), norms)?),
+            true => {
+                let released = format!("{name}.index_");
+                let own = format!("{name}.indexer.");
+                let names = if weights.has_matrix(&format!("{own}q_proj.weight")) { own } else { released };
+                attention.sparse(BlockIndex::load(weights, &names, index, rope.clone(), norms)?)
+            }
             false => attention,
         });
         let hidden = sizes.hidden;
         if !is_sparse[layer] {
-            let mlp = mlp::load_with(weights, &format!("{prefix}.mlp"), hidden, dense_width, activation)?;
+            let mlp = gated(weights, &format!("{prefix}.mlp"), [hidden, dense_width], activation)?;
             return Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Dense(mlp) });
         }
-        let prefix = format!("{prefix}.block_sparse_moe");
+        let own = format!("{prefix}.mlp");
+        let (prefix, bias) = match weights.has_matrix(&format!("{own}.gate.weight")) {
+            true => (own, "gate.e_score_correction_bias"),
+            false => (format!("{prefix}.block_sparse_moe"), "e_score_correction_bias"),
+        };
         let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
         let router = Router {
-            bias: Some(weights.vector(&format!("{prefix}.e_score_correction_bias"), experts)?),
+            bias: Some(weights.vector(&format!("{prefix}.{bias}"), experts)?),
             renormalise: true,
             scale,
             ..Router::new(top_k, RouterScore::Sigmoid)
         };
-        let shared = SharedExpert::plain(weights, &prefix, hidden, shared_width, activation)?;
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation };
+        let shared = gated(weights, &format!("{prefix}.shared_experts"), [hidden, shared_width], activation)?;
+        let shared = SharedExpert::ungated(shared);
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation, transposed: None };
         let moe = Moe::load(weights, &of, gate, router, Some(shared))?;
         Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Sparse(moe) })
     })
+}
+
+/// An MLP with gate and up apart, as released, or joined, as transformers writes them.
+fn gated(weights: &mut Weights, prefix: &str, sizes: [usize; 2], activation: Activation) -> Result<Mlp, ModelError> {
+    match weights.has_matrix(&format!("{prefix}.gate_up_proj.weight")) {
+        true => mlp::load_joined(weights, prefix, ["gate_up_proj", "down_proj"], sizes, activation),
+        false => mlp::load_with(weights, prefix, sizes[0], sizes[1], activation),
+    }
 }
 
 /// Which layers `key` calls the second of two kinds; or where there is no such key, the old spelling, a list of 0 and 1; or all.

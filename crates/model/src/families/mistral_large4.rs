@@ -58,7 +58,15 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
             let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
             let name = format!("{prefix}.shared_experts");
             let shared = SharedExpert::ungated(mlp::load_numbered(weights, &name, hidden, shared_width, swiglu)?);
-            let of = ExpertsOf { layer, prefix: prefix.clone(), experts, hidden, width, activation: swiglu };
+            let of = ExpertsOf {
+                layer,
+                prefix: prefix.clone(),
+                experts,
+                hidden,
+                width,
+                activation: swiglu,
+                transposed: None,
+            };
             FeedForward::Sparse(Moe::load(weights, &of, gate, router.clone(), Some(shared))?)
         };
         let experts = Half { norm: before.into(), inner: Inner::FeedForward(feed_forward), join: Join::Added };

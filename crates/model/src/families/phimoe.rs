@@ -37,7 +37,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let mixer = Box::new(Attention::load(weights, &format!("{prefix}.self_attn"), sizes, &kind, norms)?);
         let (prefix, hidden) = (format!("{prefix}.block_sparse_moe"), sizes.hidden);
         let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu, transposed: None };
         let feed_forward = FeedForward::Sparse(Moe::load(weights, &of, gate, router.clone(), None)?);
         Ok(Halves { alphas: None, mixer, feed_forward })
     })

@@ -94,7 +94,7 @@ impl Experts {
         let Experts { hidden, sizes: moe::Sizes { experts, width, .. }, shared_width, ref router } = *self;
         let shared = SharedExpert::gated(weights, &prefix, hidden, shared_width)?;
         let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu, transposed: None };
         Moe::load(weights, &of, gate, router.clone(), Some(shared)).map(FeedForward::Sparse)
     }
 }

@@ -30,6 +30,7 @@ pub enum Family {
 pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     config.only("hidden_act", "silu")?;
     ["attention_bias", "use_sliding_window"].into_iter().try_for_each(|key| config.never(key))?;
+    config.only_full_attention()?;
     let sizes = attention::Sizes::read(config)?;
     let (name, width, qk_norm, eps) = match family {
         Family::Qwen2 => ("qwen2_moe", "moe_intermediate_size", QkNorm::None, 1e-6),
@@ -66,7 +67,7 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
         }
         let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
         let shared = shared_width.map(|width| SharedExpert::gated(weights, &prefix, hidden, width)).transpose()?;
-        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu };
+        let of = ExpertsOf { layer, prefix, experts, hidden, width, activation: Activation::SwiGlu, transposed: None };
         let moe = Moe::load(weights, &of, gate, router.clone(), shared)?;
         Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Sparse(moe) })
     })

@@ -28,6 +28,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let tied = config.flag_or("tie_word_embeddings", false)?;
     config.only("hidden_act", "silu")?;
     config.never("attention_bias")?;
+    config.always("attn_output_gate")?;
     let layers = config.size("num_hidden_layers")?;
     let (sizes, vocab) = (attention::Sizes::read(config)?, config.size("vocab_size")?);
     let delta = delta_net::Sizes::read(config, sizes.hidden)?;

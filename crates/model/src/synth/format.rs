@@ -281,7 +281,13 @@ impl Naming {
                 };
                 parts.into_iter().filter_map(of).flatten().collect()
             }
-            (_, ExpertNames::Stacked) => stacked(prefix),
+            (Format::Bf16, ExpertNames::Transposed) => {
+                let name = |part: &str| format!("{prefix}.{part}");
+                let gate_up = self.matrix(&name("gate_up_proj"), &[experts], hidden, 2 * width, &parts[0].3);
+                let down = self.matrix(&name("down_proj"), &[experts], width, hidden, &parts[2].3);
+                [gate_up, down].concat()
+            }
+            (_, ExpertNames::Stacked | ExpertNames::Transposed) => stacked(prefix),
             (Format::Mlx { .. }, _) => stacked(&prefix.replace(".experts", ".switch_mlp")),
             (Format::Bf16, ExpertNames::Joined | ExpertNames::Linear) => {
                 let names = match (self.names, prefix.strip_suffix(".experts")) {

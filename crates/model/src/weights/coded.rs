@@ -212,7 +212,8 @@ impl Scheme {
         let dtype = self.scale_type(tensors[1].1).expect("invariant: a scheme's scales have a type of its own");
         let mut misfit = None;
         for coded in self.coded(config, cols, tensors[1].1).into_iter().filter(|coded| coded.fits(rows, cols)) {
-            let stored = StoredMatrix { rows, cols, format: Format::Coded(coded), dtype, scheme: Some(self) };
+            let stored =
+                StoredMatrix { rows, cols, format: Format::Coded(coded), dtype, scheme: Some(self), transposed: false };
             let shapes = tensors.iter().zip(stored.views()).map(|((_, info), ([rows, cols], dtype))| {
                 // Weights are bytes to us, and may be words in the file.
                 let element = info.bytes as usize / info.shape.iter().product::<usize>().max(1);
@@ -277,7 +278,14 @@ pub fn as_made(name: &str, alternate: bool, rows: usize, cols: usize) -> Option<
     let coded = Coded { code: scheme.code, block, second: scheme.second };
     let whole = scheme.code == Code::E4m3 || cols.is_multiple_of(group as usize);
     let (format, dtype) = (Format::Coded(coded), scheme.scales[0].1);
-    (whole && coded.fits(rows, cols)).then_some(StoredMatrix { rows, cols, format, dtype, scheme: Some(scheme) })
+    (whole && coded.fits(rows, cols)).then_some(StoredMatrix {
+        rows,
+        cols,
+        format,
+        dtype,
+        scheme: Some(scheme),
+        transposed: false,
+    })
 }
 
 /// Schemes of which there is a coded matrix of this name: their shapes tell which it is.

@@ -5,7 +5,7 @@ use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::Extent;
 
 use super::stored::StoredMatrix;
-use super::{missing, resolve};
+use super::{missing, plain, resolve};
 use crate::config::ModelError;
 
 /// The routed experts of one layer.
@@ -23,6 +23,20 @@ pub struct ExpertsOf {
     pub width: usize,
     /// Between gate, up and down; with [`Activation::Relu2`] there is no gate.
     pub activation: Activation,
+    /// Where `{prefix}.experts.{gate_up_proj,down_proj}` are `[experts, in, out]`, as transformers has them in some families: how
+    /// one holds gate and up.
+    pub transposed: Option<GateUp>,
+}
+
+/// How gate and up share a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateUp {
+    /// They do not: each has byte ranges of its own.
+    Apart,
+    /// Their rows alternate, gate's first.
+    Alternate,
+    /// All of gate's rows come before all of up's, in columns of both.
+    Behind,
 }
 
 impl ExpertsOf {
@@ -39,8 +53,8 @@ pub struct ExpertShape {
     pub activation: Activation,
     /// How gate, up and down are stored; gate has no rows where there is none.
     pub matrices: [StoredMatrix; 3],
-    /// Whether rows of gate and up alternate in one matrix: gate's place then has both, and up's no rows.
-    pub alternate: bool,
+    /// Whether gate and up share a matrix: gate's place then has both, and up's no rows.
+    pub gate_up: GateUp,
 }
 
 impl ExpertShape {
@@ -66,8 +80,10 @@ struct Stored {
     name: String,
     /// Which of the three, in order.
     matrices: &'static [usize],
-    /// Whether it holds gate and up in alternating rows, as gate.
-    alternate: bool,
+    /// Whether it holds gate and up as one, as gate.
+    gate_up: GateUp,
+    /// Whether it is `[experts, in, out]`.
+    transposed: bool,
 }
 
 /// Finds a layer's experts: how they are stored, and the byte ranges of each.
@@ -76,13 +92,16 @@ struct Stored {
 /// When a tensor is missing, or has another shape or a type that is not supported.
 pub fn locate(checkpoint: &Checkpoint, of: &ExpertsOf) -> Result<(ExpertShape, Vec<Extent>), ModelError> {
     let stored = Stored::find(checkpoint, of)?;
-    let nothing = StoredMatrix { rows: 0, cols: 0, format: Format::F32, dtype: DType::F32, scheme: None };
-    let mut shape = ExpertShape { activation: of.activation, matrices: [nothing; 3], alternate: false };
+    let nothing =
+        StoredMatrix { rows: 0, cols: 0, format: Format::F32, dtype: DType::F32, scheme: None, transposed: false };
+    let mut shape = ExpertShape { activation: of.activation, matrices: [nothing; 3], gate_up: GateUp::Apart };
     for stored in &stored {
         for &matrix in stored.matrices {
             shape.matrices[matrix] = stored.matrix(checkpoint, of, 0)?;
         }
-        shape.alternate |= stored.alternate;
+        if stored.gate_up != GateUp::Apart {
+            shape.gate_up = stored.gate_up;
+        }
     }
     let mut extents = vec![Extent { offset: 0, bytes: 0, file: 0 }; of.experts * shape.parts()];
     for stored in &stored {
@@ -111,11 +130,19 @@ impl Stored {
                 format!("{prefix}.{linear}.weight"),
             ];
             let found = names.into_iter().find(|name| StoredMatrix::is_there(checkpoint, &name.replace("{}", "0")));
-            found.map(|name| Stored { name, matrices, alternate: false })
+            let is_plain = |name: &str| resolve(checkpoint, name).is_some_and(|(_, info)| plain(&info.dtype).is_some());
+            found.map(|name| {
+                let stacked = checkpoint.gguf().is_none() && name == format!("{prefix}.experts.{stem}");
+                let transposed = of.transposed.is_some() && stacked && is_plain(&name);
+                Stored { name, matrices, gate_up: GateUp::Apart, transposed }
+            })
         };
-        let joined = |stored: Stored| match StoredMatrix::alternates(checkpoint, &stored.name) {
-            true => Stored { matrices: &[0], alternate: true, ..stored },
-            false => stored,
+        let joined = |stored: Stored| match of.transposed.filter(|_| stored.transposed) {
+            Some(gate_up) => Stored { matrices: &[0], gate_up, ..stored },
+            None if StoredMatrix::alternates(checkpoint, &stored.name) => {
+                Stored { matrices: &[0], gate_up: GateUp::Alternate, ..stored }
+            }
+            None => stored,
         };
         let wanted = match pick("gate_up_proj", &[0, 1]) {
             _ if of.activation == Activation::Relu2 => vec![pick("up_proj", &[1]), pick("down_proj", &[2])],
@@ -142,7 +169,10 @@ impl Stored {
         let stack = [of.experts];
         let stack = if self.one_by_one() { &[][..] } else { &stack[..] };
         let name = self.name_of(expert);
-        let rows = if self.alternate { 2 * rows } else { rows };
+        let rows = if self.gate_up == GateUp::Apart { rows } else { 2 * rows };
+        if self.transposed {
+            return StoredMatrix::find_transposed(checkpoint, &name, stack, rows, cols);
+        }
         let all = StoredMatrix::find(checkpoint, &name, stack, rows * self.matrices.len(), cols)?;
         all.first_rows(rows).ok_or_else(|| {
             ModelError::Tensor(format!(

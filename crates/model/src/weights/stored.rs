@@ -23,6 +23,8 @@ pub struct StoredMatrix {
     pub dtype: DType,
     /// What the tensors of a matrix of codes are called.
     pub scheme: Option<&'static Scheme>,
+    /// Whether columns of a plain one lie behind each other, not rows.
+    pub transposed: bool,
 }
 
 impl fmt::Display for StoredMatrix {
@@ -68,11 +70,11 @@ impl StoredMatrix {
         if let Some(dtype) = dtype {
             let format = Format::of(dtype).or(blocks(&info.dtype).map(Format::Ggml));
             let format = format.expect("invariant: plain types and blocks are formats");
-            let stored = StoredMatrix { rows, cols, format, dtype, scheme: None };
+            let stored = StoredMatrix { rows, cols, format, dtype, scheme: None, transposed: false };
             return if fits(checkpoint, &info.shape, &shape(cols)) {
                 Ok(stored)
             } else {
-                Err(wrong_shape(path, &on_disk, &info.shape, &shape(cols)))
+                Err(wrong_shape(checkpoint, path, &on_disk, &info.shape, &shape(cols)))
             };
         }
         let scales = role(name, "scales").and_then(|scales| resolve(checkpoint, &scales));
@@ -89,7 +91,7 @@ impl StoredMatrix {
         let (bits, group) = ((32 * packed).checked_div(cols).unwrap_or(0), cols.checked_div(groups).unwrap_or(0));
         let fits = bits * cols == 32 * packed && group * groups == cols;
         let Some(format) = Format::affine(bits, group).filter(|_| fits) else {
-            return Err(wrong_shape(path, &on_disk, &info.shape, &shape(cols)));
+            return Err(wrong_shape(checkpoint, path, &on_disk, &info.shape, &shape(cols)));
         };
         for (name, shape_on_disk, last) in [
             (&on_disk, &info.shape, packed),
@@ -97,13 +99,29 @@ impl StoredMatrix {
             (&biases_name, &biases.shape, groups),
         ] {
             if *shape_on_disk != shape(last) {
-                return Err(wrong_shape(path, name, shape_on_disk, &shape(last)));
+                return Err(wrong_shape(checkpoint, path, name, shape_on_disk, &shape(last)));
             }
         }
         if biases.dtype != scales.dtype {
             return Err(wrong_type(checkpoint, path, &biases_name, &biases.dtype));
         }
-        Ok(StoredMatrix { rows, cols, format, dtype, scheme: None })
+        Ok(StoredMatrix { rows, cols, format, dtype, scheme: None, transposed: false })
+    }
+
+    /// The same of a plain matrix that is stored as `[cols, rows]`.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn find_transposed(
+        checkpoint: &Checkpoint,
+        name: &str,
+        stack: &[usize],
+        rows: usize,
+        cols: usize,
+    ) -> Result<Self, ModelError> {
+        let stored = StoredMatrix::find(checkpoint, name, stack, cols, rows)?;
+        assert!(stored.format.is_plain(), "invariant: only plain matrices are looked for transposed");
+        Ok(StoredMatrix { rows, cols, transposed: true, ..stored })
     }
 
     /// Shape and type of its tensors, as the operations see them: weights, or packed weights, scales and biases or what else is
@@ -119,6 +137,7 @@ impl StoredMatrix {
                 let [data, scales, second] = coded.shapes(self.rows, self.cols);
                 [data.zip(Some(DType::U8)), scales.zip(Some(self.dtype)), second.zip(coded.second_type())]
             }
+            _ if self.transposed => [Some(([self.cols, self.rows], self.dtype)), None, None],
             _ => [Some(([self.rows, self.cols], self.dtype)), None, None],
         };
         [weights, scales, second].into_iter().flatten().take(if self.rows == 0 { 0 } else { 3 })
@@ -170,7 +189,7 @@ impl StoredMatrix {
         let part = StoredMatrix { rows, ..self };
         let (whole, parts) = (self.rows / rows, part.part_bytes());
         let divides = parts.zip(self.part_bytes()).all(|(part, all)| whole * part == all);
-        let by_rows = !matches!(self.format, Format::Coded(coded) if coded.is_transposed());
+        let by_rows = !self.transposed && !matches!(self.format, Format::Coded(coded) if coded.is_transposed());
         (whole == 1 || divides && by_rows).then_some(part)
     }
 
@@ -184,6 +203,7 @@ impl StoredMatrix {
                 Matrix::coded(coded, [self.rows, self.cols], data, scales, second)
             }
             (Format::Ggml(blocks), [Some(data), ..]) => Matrix::ggml(blocks, data),
+            (_, [Some(data), ..]) if self.transposed => Matrix::transposed(data),
             (_, [Some(data), ..]) => Matrix::dense(data),
             (_, [None, ..]) => unreachable!("invariant: a matrix has weights"),
         }
