@@ -623,7 +623,7 @@ pub const FAMILIES: &[Family] = &[
         models: "the same without a wrapper",
         attention: "3 GQA within chunks to 1 GQA without positions",
         fixtures: &["llama4_transposed", "llama4"],
-        experts: ExpertNames::Stacked,
+        experts: ExpertNames::Transposed,
         file: "llama4.rs",
         build: |config, weights, kv| Ok(Box::new(llama4::build(config, weights, kv)?)),
     },
