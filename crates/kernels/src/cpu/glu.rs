@@ -46,6 +46,7 @@ impl Loop for Part {
     fn run<const FUSED: bool>(self) {
         // SAFETY: the promise of `glu_at`, for i < n.
         let (gate, up) = (|i: usize| unsafe { *self.gate.add(i) }, |i: usize| unsafe { *self.up.add(i) });
+        // SAFETY: the same.
         let to = |i: usize, value: f32| unsafe { *self.out.add(i) = value };
         match self.activation {
             Activation::SwiGlu => (0..self.n).for_each(|i| to(i, silu(gate(i)) * up(i))),
