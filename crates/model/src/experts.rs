@@ -330,7 +330,6 @@ impl ExpertStream {
         // Resident ones are pinned first, so that none of them makes room for a missing one.
         for &expert in experts {
             let id = ExpertId { layer: layer as u32, expert };
-            self.residency.used(id, passing);
             if let Place::Host(slot) | Place::Device(slot) = self.residency.locate(id) {
                 self.residency.pin(slot);
                 self.want_resident(id, slot);
@@ -345,7 +344,12 @@ impl ExpertStream {
                 }
             }
         }
-        self.send("experts")
+        self.send("experts")?;
+        // While they fly.
+        for &expert in experts {
+            self.residency.used(ExpertId { layer: layer as u32, expert }, passing);
+        }
+        Ok(())
     }
 
     /// Sends the noted reads out.

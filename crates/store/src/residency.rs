@@ -13,7 +13,6 @@ pub(crate) mod ranking;
 use crate::layout::{ExpertId, ExpertLayout};
 use crate::read::Region;
 use crate::slab::{Slab, SlotId};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use map::{Cell, ResidencyMap, Seen};
@@ -50,15 +49,13 @@ struct Slot {
     holds: Holds,
     pins: u32,
     class: u32,
-    /// What its expert is worth, as in its class's order.
+    /// What its expert is worth; 0 where it is the next to leave.
     worth: u64,
 }
 
 /// Experts of one size.
 struct Class {
     ranking: Ranking,
-    /// Their slots, the one worth least in front.
-    order: BTreeSet<(u64, u32)>,
     /// Slots that hold an expert and are not pinned, or are free.
     available: usize,
 }
@@ -96,7 +93,7 @@ impl Residency {
     /// `keep` experts of each class, those of one token, always find room beside the states.
     pub fn new(mut slab: Slab, layout: Arc<ExpertLayout>, class_pieces: &[usize], keep: usize) -> Residency {
         let experts = layout.experts_total();
-        let class = |_| Class { ranking: Ranking::new(experts), order: BTreeSet::new(), available: 0 };
+        let class = |_| Class { ranking: Ranking::new(experts, slab.slots_max()), available: 0 };
         let mut classes: Vec<Class> = (0..layout.classes().len()).map(class).collect();
         for (class, &pieces) in class_pieces.iter().enumerate() {
             for _ in 0..pieces {
@@ -152,39 +149,36 @@ impl Residency {
         self.classes[self.layout.class(layer)].available
     }
 
-    /// Counts a use of an expert, which is asked for by [`Self::pin`], [`Self::begin_fill`] or [`Self::adopt`] then. One that is
-    /// `passing` is of a prompt that uses more of its layer than can stay.
+    /// Counts a use of an expert that was asked for by [`Self::pin`], [`Self::begin_fill`] or [`Self::adopt`]. One that is `passing`
+    /// is of a prompt that uses more of its layer than can stay.
     pub fn used(&mut self, id: ExpertId, passing: bool) {
         let index = self.layout.index(id);
         self.map.used(index);
         let class = self.layout.class(id.layer as usize);
         let slots = self.slab.slots(class);
-        // Where all have room nobody leaves.
-        if slots < self.layout.experts_of_class(class) && self.classes[class].ranking.used(index as u32, slots, passing)
-        {
+        if slots >= self.layout.experts_of_class(class) {
+            // Nobody leaves.
+            return;
+        }
+        if self.classes[class].ranking.used(index as u32, slots, passing) {
             self.rank_anew(class);
         }
-    }
-
-    /// Puts a class's experts in order again, but for those that leave next.
-    fn rank_anew(&mut self, class: usize) {
-        let ranked: Vec<(u64, u32)> =
-            self.classes[class].order.iter().copied().filter(|&(worth, _)| worth > 0).collect();
-        for (_, slot) in ranked {
-            let slot = SlotId::from_index(slot);
-            self.unlink(slot);
-            self.link(slot);
+        if let Some(slot) = self.slots.get_mut(self.slot_of[index] as usize) {
+            slot.worth = self.classes[class].ranking.of(index as u32);
         }
     }
 
-    /// Keeps a resident expert from being evicted until [`Self::unpin`], and from being the next one then.
-    pub fn pin(&mut self, slot: SlotId) {
-        self.unlink(slot);
-        self.link(slot);
-        self.add_pin(slot);
+    /// Says anew what a class's experts are worth, but for those that leave next.
+    fn rank_anew(&mut self, class: usize) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.class as usize == class && slot.worth > 0) {
+            if let Holds::Expert(id) | Holds::Filling(id) = slot.holds {
+                slot.worth = self.classes[class].ranking.of(self.layout.index(id) as u32);
+            }
+        }
     }
 
-    fn add_pin(&mut self, slot: SlotId) {
+    /// Keeps a resident expert from being evicted until [`Self::unpin`].
+    pub fn pin(&mut self, slot: SlotId) {
         let state = &mut self.slots[slot.index()];
         state.pins += 1;
         if state.pins == 1 {
@@ -208,8 +202,7 @@ impl Residency {
 
     /// Marks a resident expert as the next one to be evicted.
     pub fn demote(&mut self, slot: SlotId) {
-        self.unlink(slot);
-        self.link_worth(slot, 0);
+        self.slots[slot.index()].worth = 0;
     }
 
     /// Takes one pin back.
@@ -232,8 +225,7 @@ impl Residency {
         self.slot_of[self.layout.index(id)] = slot.index() as u32;
         self.map.read(self.layout.index(id), Seen::Reading);
         self.slots[slot.index()] = Slot { holds: Holds::Filling(id), pins: 0, class: class as u32, worth: 0 };
-        self.link(slot);
-        self.add_pin(slot);
+        self.pin(slot);
         Some(slot)
     }
 
@@ -287,7 +279,6 @@ impl Residency {
         let class = state.class as usize;
         self.slot_of[self.layout.index(id)] = slot.index() as u32;
         self.spares[class].used -= 1;
-        self.link(slot);
     }
 
     /// Forgets what was read early into a slot, which stays spare if no more than `spares_max` are.
@@ -340,9 +331,16 @@ impl Residency {
         }
     }
 
+    /// Slots of a class whose expert could leave, and what it is worth.
+    fn evictable(&self, class: usize) -> impl Iterator<Item = (SlotId, u64)> {
+        let leaves =
+            move |slot: &Slot| slot.pins == 0 && slot.class as usize == class && matches!(slot.holds, Holds::Expert(_));
+        let slots = self.slots.iter().enumerate().filter(move |(_, slot)| leaves(slot));
+        slots.map(|(index, slot)| (SlotId::from_index(index as u32), slot.worth))
+    }
+
     fn evict(&mut self, class: usize) -> Option<SlotId> {
-        let evictable = |&&(_, slot): &&(u64, u32)| self.slots[slot as usize].pins == 0;
-        let victim = SlotId::from_index(self.classes[class].order.iter().find(evictable)?.1);
+        let (victim, _) = self.evictable(class).min_by_key(|&(_, worth)| worth)?;
         self.forget(victim);
         Some(victim)
     }
@@ -355,7 +353,6 @@ impl Residency {
         if let Holds::Expert(id) | Holds::Filling(id) = self.slots[slot.index()].holds {
             self.slot_of[self.layout.index(id)] = NONE;
             self.map.set(self.layout.index(id), Seen::Drive);
-            self.unlink(slot);
         }
         self.slots[slot.index()].holds = Holds::Nothing;
     }
@@ -441,11 +438,11 @@ impl Residency {
         {
             return Some(piece);
         }
-        self.classes[class]
-            .order
-            .iter()
-            .map(|&(_, slot)| self.slab.piece_of(SlotId::from_index(slot)))
-            .find(|&piece| unpinned(piece))
+        let piece_of = |slot: SlotId| self.slab.piece_of(slot);
+        self.evictable(class)
+            .filter(|&(slot, _)| unpinned(piece_of(slot)))
+            .min_by_key(|&(_, worth)| worth)
+            .map(|(slot, _)| piece_of(slot))
     }
 
     /// Evicts a piece's experts and takes it from its class.
@@ -459,25 +456,5 @@ impl Residency {
         }
         self.classes[class].available -= self.slab.slots_per_piece(class);
         self.slab.unassign(piece);
-    }
-
-    /// Puts a slot in its place in its class's order.
-    fn link(&mut self, slot: SlotId) {
-        let Slot { holds, class, .. } = self.slots[slot.index()];
-        if let Holds::Expert(id) | Holds::Filling(id) = holds {
-            let worth = self.classes[class as usize].ranking.of(self.layout.index(id) as u32);
-            self.link_worth(slot, worth);
-        }
-    }
-
-    fn link_worth(&mut self, slot: SlotId, worth: u64) {
-        let state = &mut self.slots[slot.index()];
-        state.worth = worth;
-        self.classes[state.class as usize].order.insert((worth, slot.index() as u32));
-    }
-
-    fn unlink(&mut self, slot: SlotId) {
-        let Slot { class, worth, .. } = self.slots[slot.index()];
-        self.classes[class as usize].order.remove(&(worth, slot.index() as u32));
     }
 }

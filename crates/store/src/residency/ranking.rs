@@ -5,8 +5,6 @@
 //! large, experts stay that are used often. Which of the two reads less depends on the model, the text and the memory: so
 //! for each a cache of names follows the uses, and whichever missed less of late decides.
 
-use std::collections::BTreeSet;
-
 /// Uses after which one counts half: so few that the last one outweighs all before.
 pub(crate) const RECENCY: f64 = 1.0 / 64.0;
 /// The same for those used often, for each expert that memory holds. Of 1 to 32, 3 to 6 missed least.
@@ -44,29 +42,53 @@ impl Worth {
     }
 }
 
+/// Place of an expert that is not held.
+const NOT_HELD: u32 = u32::MAX;
+
 /// A cache of names under one measure.
 struct Contender {
     /// Uses after which one counts half, for so many slots.
     half_life: fn(f64) -> f64,
     worth: Worth,
-    held: BTreeSet<(u64, u32)>,
+    /// Experts in it, and what they are worth.
+    held: Vec<(u64, u32)>,
+    /// Where an expert is among them.
+    place: Vec<u32>,
     /// Of late, while it was full.
     misses: f64,
 }
 
 impl Contender {
     fn used(&mut self, expert: u32, slots: usize, passing: bool) {
-        let was_held = self.held.remove(&(self.worth.of(expert), expert));
         self.worth.used(expert, (self.half_life)(slots as f64));
-        if passing && !was_held {
+        let worth = self.worth.of(expert);
+        if !passing {
+            self.misses *= 1.0 - 1.0 / (MEMORY_OF_MISSES * slots as f64);
+        }
+        if let Some(held) = self.held.get_mut(self.place[expert as usize] as usize) {
+            held.0 = worth;
             return;
         }
-        while self.held.len() >= slots.max(1) {
-            self.misses += f64::from(!was_held);
-            self.held.pop_first();
+        if passing {
+            return;
         }
-        self.held.insert((self.worth.of(expert), expert));
-        self.misses *= 1.0 - 1.0 / (MEMORY_OF_MISSES * slots.max(1) as f64);
+        self.misses += f64::from(self.held.len() >= slots);
+        while self.held.len() >= slots {
+            self.evict();
+        }
+        self.place[expert as usize] = self.held.len() as u32;
+        self.held.push((worth, expert));
+    }
+
+    fn evict(&mut self) {
+        let least = self.held.iter().enumerate().min_by_key(|(_, held)| **held);
+        if let Some((place, &(_, expert))) = least {
+            self.place[expert as usize] = NOT_HELD;
+            self.held.swap_remove(place);
+            if let Some(&(_, moved)) = self.held.get(place) {
+                self.place[moved as usize] = place as u32;
+            }
+        }
     }
 }
 
@@ -77,17 +99,22 @@ pub(crate) struct Ranking {
 }
 
 impl Ranking {
-    /// Of experts with the numbers 0 to `experts`, none of which was used.
-    pub(crate) fn new(experts: usize) -> Ranking {
-        let contender =
-            |half_life| Contender { half_life, worth: Worth::new(experts), held: BTreeSet::new(), misses: 0.0 };
+    /// Of experts with the numbers 0 to `experts`, none of which was used, for a memory of `slots_max` at most.
+    pub(crate) fn new(experts: usize, slots_max: usize) -> Ranking {
+        let contender = |half_life| Contender {
+            half_life,
+            worth: Worth::new(experts),
+            held: Vec::with_capacity(slots_max.min(experts)),
+            place: vec![NOT_HELD; experts],
+            misses: 0.0,
+        };
         Ranking { contenders: [contender(|_| RECENCY), contender(|slots| FREQUENCY * slots)], leader: 0 }
     }
 
     /// Counts a use, in a memory of `slots` experts; says whether what experts are worth is measured otherwise from now on. One that
     /// only passes through memory, in a prompt's sweep, is worth more by it, and says nothing of the measures.
     pub(crate) fn used(&mut self, expert: u32, slots: usize, passing: bool) -> bool {
-        self.contenders.iter_mut().for_each(|contender| contender.used(expert, slots, passing));
+        self.contenders.iter_mut().for_each(|contender| contender.used(expert, slots.max(1), passing));
         let [leader, other] = [self.leader, 1 - self.leader].map(|i| self.contenders[i].misses);
         let changes = other + MARGIN.0 * leader + MARGIN.1 < leader;
         self.leader = if changes { 1 - self.leader } else { self.leader };
@@ -106,7 +133,7 @@ mod tests {
 
     /// Misses of a memory of `slots` that a ranking governs, from the use `from` on.
     fn misses(uses: &[u32], slots: usize, from: usize) -> usize {
-        let mut ranking = Ranking::new(1000);
+        let mut ranking = Ranking::new(1000, 20);
         let mut held: Vec<u32> = Vec::new();
         let mut misses = 0;
         for (i, &expert) in uses.iter().enumerate() {
@@ -144,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_sweep_says_nothing_of_the_measures() {
-        let mut ranking = Ranking::new(1000);
+        let mut ranking = Ranking::new(1000, 20);
         (0..100_000).for_each(|i| assert!(!ranking.used(i % 1000, 20, true)));
         assert!(ranking.contenders.iter().all(|contender| contender.misses == 0.0 && contender.held.is_empty()));
         assert!(ranking.of(999) > ranking.of(998));

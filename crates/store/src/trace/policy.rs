@@ -152,7 +152,7 @@ struct Adaptive {
 
 impl Adaptive {
     fn new(experts: usize, slots: usize) -> Adaptive {
-        Adaptive { ranking: Ranking::new(experts), slots, worth: vec![0; experts], order: BTreeSet::new() }
+        Adaptive { ranking: Ranking::new(experts, slots), slots, worth: vec![0; experts], order: BTreeSet::new() }
     }
 
     fn put(&mut self, expert: u32) {
