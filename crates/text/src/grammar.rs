@@ -16,8 +16,8 @@ use crate::dialects::Dialect;
 
 pub use calls::Calls;
 
-/// White space between the parts of JSON: not without end, as a model in doubt may say nothing else.
-const SPACE: &str = "[ \\t\\r\\n]{1,24}";
+/// White space between the parts of JSON, as indented text has it: not without end, as a model in doubt may say nothing else.
+const SPACE: &str = "(?:[ \\t]{1,2}|\\r?\\n[ \\t]{0,12})";
 
 /// Makes grammars over one vocabulary.
 pub struct Grammars {
