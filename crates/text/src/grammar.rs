@@ -17,7 +17,9 @@ use crate::dialects::Dialect;
 pub use calls::Calls;
 
 /// White space between the parts of JSON, as indented text has it: not without end, as a model in doubt may say nothing else.
-const SPACE: &str = "(?:[ \\t]{1,2}|\\r?\\n[ \\t]{0,12})";
+const INDENT: &str = "(?:[ \\t]{1,2}|\\r?\\n[ \\t]{0,12})";
+/// White space before and between answers and calls.
+const SPACE: &str = "[ \\t\\r\\n]{1,24}";
 
 /// Makes grammars over one vocabulary.
 pub struct Grammars {
@@ -76,7 +78,7 @@ fn spaced(schema: &Value) -> Value {
     match schema {
         Value::Object(map) => {
             let mut map = map.clone();
-            map.insert("x-guidance".into(), json!({"whitespace_pattern": SPACE}));
+            map.insert("x-guidance".into(), json!({"whitespace_pattern": INDENT}));
             Value::Object(map)
         }
         other => other.clone(),
