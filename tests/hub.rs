@@ -120,6 +120,7 @@ fn assert_headers_suffice(name: &str, dir: &Path, path: &Path, text: bool) {
         assert!(!weights.iter().any(|weights| blob.starts_with(weights)), "weights are in the cache: {blob}");
     }
     assert!(!repo.join("refs").exists(), "a model that is not there has no newest version");
+    assert_eq!(user.json(&["ls", "--json"]), Value::Array(Vec::new()), "what was only asked about is not listed");
     let left: Vec<_> =
         fs::read_dir(user.cache()).expect("the cache").flatten().map(|entry| entry.file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("headers")), "{left:?}");
@@ -242,6 +243,12 @@ fn what_the_hub_refuses_is_said_in_one_line() {
     user.refused(&["pull", name], 1, &["says 429", "in 900 seconds"]);
     server.break_with(|request| request.cdn.then_some(Fault::Flip));
     user.refused(&["pull", name], 1, &["another hash", "was removed"]);
+    assert_eq!(user.json(&["ls", "--json"]), Value::Array(Vec::new()), "none of its weights are there");
+    server.break_with(|request| {
+        let later = request.from.is_some_and(|from| from > 0);
+        request.cdn.then(|| if later { Fault::Status(404, Vec::new()) } else { Fault::Cut(1000) })
+    });
+    user.refused(&["pull", name], 2, &["says 404"]);
     let listed = user.json(&["ls", "--json"]);
     assert_eq!(listed[0]["whole"], false, "{listed}");
     assert!(user.shown(&["ls"]).contains("incomplete"));

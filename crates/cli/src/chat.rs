@@ -38,6 +38,8 @@ const LINES_SHOWN: usize = 12;
 /// What templates say that can be told whether the model thinks: Qwen's and others', DeepSeek's.
 const SWITCHES: [&str; 2] = ["enable_thinking", "thinking is defined"];
 
+/// The model is there.
+static LOADED: AtomicBool = AtomicBool::new(false);
 /// Waiting for a line, and not for the model.
 static AT_PROMPT: AtomicBool = AtomicBool::new(false);
 /// Ctrl-C came since the last line or answer: it ends the program when it comes again.
@@ -92,6 +94,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
     let input = Input::open()?;
     let engine = model::load(inspection, &options, args.load.reader())?;
     let talk = Talk::begin(engine, words, messages, args.session.clone())?;
+    LOADED.store(true, Ordering::Relaxed);
     let chat = Chat { talk, input, tools, always: HashSet::new(), form: Form::here() };
     if chat.input.interactive {
         chat.greet(&greeting);
@@ -101,7 +104,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
 
 /// Ctrl-C stops the answer under way, and ends the program when it comes twice at the prompt; the line editor reads it as a key,
 /// but not of a terminal without one, or where another program asks. Other signals end the program: after the answer, which is
-/// kept; at once where none is under way, or when they come again.
+/// kept; at once where none is under way, or when they come again. All do while the model is loaded.
 fn catch_signals() -> Result<()> {
     term::overhear_interrupts();
     let settings = Settings::now();
@@ -110,7 +113,8 @@ fn catch_signals() -> Result<()> {
         if at_prompt && signal == SIGINT && !PRESSED.swap(true, Ordering::Relaxed) {
             return term::note(&format!("\n{AGAIN}"));
         }
-        if at_prompt || signal != SIGINT && ENDING.swap(true, Ordering::Relaxed) {
+        let loading = !LOADED.load(Ordering::Relaxed);
+        if loading || at_prompt || signal != SIGINT && ENDING.swap(true, Ordering::Relaxed) {
             settings.restore();
             if io::stdout().is_terminal() {
                 // The line editor asked for pasted text to be marked.

@@ -140,8 +140,9 @@ fn fill_one<'v>(arg: Arg, value: &dyn Fn(&str) -> Option<&'v Value>) -> Result<A
     if ["help", "version"].contains(&flag.as_str()) {
         return Ok(arg);
     }
-    // Mentioned once, in the help of all verbs.
-    let mut arg = arg.env(variable(&flag)).hide_env(true);
+    // Mentioned once, in the help of all verbs. An empty one says nothing.
+    let empty = std::env::var_os(variable(&flag)).is_some_and(|value| value.is_empty());
+    let mut arg = if empty { arg } else { arg.env(variable(&flag)).hide_env(true) };
     if matches!(arg.get_action(), ArgAction::SetTrue) {
         arg = arg.value_parser(BoolishValueParser::new());
     }
@@ -179,7 +180,7 @@ pub fn source_of(message: &str) -> Option<String> {
     if given {
         return None;
     }
-    if std::env::var_os(variable(flag)).is_some() {
+    if std::env::var_os(variable(flag)).is_some_and(|value| !value.is_empty()) {
         return Some(format!("in {}", variable(flag)));
     }
     path().filter(|path| path.exists()).map(|path| format!("in {}", path.display()))

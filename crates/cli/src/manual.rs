@@ -34,7 +34,7 @@ pub fn man(args: &ManArgs, mut command: Command) -> Result<ExitCode> {
         },
     };
     let mut roff = Vec::new();
-    clap_mangen::Man::new(page).render(&mut roff)?;
+    clap_mangen::Man::new(page).source(concat!("outpour ", env!("CARGO_PKG_VERSION"))).render(&mut roff)?;
     term::show(&String::from_utf8_lossy(&roff))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -16,7 +16,7 @@ use outpour_model::weights::allocate_region;
 use outpour_store::bytes::Bytes;
 use outpour_store::checkpoint::{Checkpoint, SourceFile, gguf, parse_json};
 use outpour_store::layout::ExpertLayout;
-use outpour_store::machine::{Machine, cache_dir};
+use outpour_store::machine::Machine;
 use outpour_store::probe::{self, Flow, Order, Scratch};
 use outpour_store::read::whole::read_whole;
 use outpour_store::read::{self, Reader, ReaderKind};
@@ -195,13 +195,13 @@ pub fn measure_drive(
 /// Bytes of a temporary file where there are no experts to read.
 pub const SCRATCH_BYTES: u64 = 512 << 20;
 
-/// [`measure_drive`] of the cache folder's drive, with a temporary file of [`SCRATCH_BYTES`] seen as such experts.
+/// [`measure_drive`] of a folder's drive, with a temporary file of [`SCRATCH_BYTES`] seen as such experts.
 ///
 /// # Errors
 /// When it cannot be written; as [`measure_drive`]; after Ctrl-C.
-pub fn measure_drive_of_cache(expert_bytes: u32, top_k: usize, reader: ReaderKind) -> Result<DriveRate> {
+pub fn measure_drive_at(folder: &Path, expert_bytes: u32, top_k: usize, reader: ReaderKind) -> Result<DriveRate> {
     let go_on = &mut |_| if term::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-    let Some(scratch) = Scratch::make(&cache_dir(), SCRATCH_BYTES, go_on)? else {
+    let Some(scratch) = Scratch::make(folder, SCRATCH_BYTES, go_on)? else {
         return Err(EngineError::Cancelled.into());
     };
     measure_drive(std::slice::from_ref(&scratch.file), &scratch.records(expert_bytes), top_k, reader)

@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 use outpour_engine::forecast::{self, Forecast, Speed};
 use outpour_engine::profile::{DriveRate, Profile};
 use outpour_engine::{Inspection, rehearsal};
+use outpour_hub::Settings;
 use outpour_store::bytes::{Bytes, Rate};
 use outpour_store::layout::ExpertId;
-use outpour_store::machine::cache_dir;
 use outpour_store::plan::Plan;
 use serde_json::{Value, json};
 
@@ -85,7 +85,9 @@ fn drive(args: &PlanArgs, inspection: &Inspection, outlined: bool) -> Result<(Dr
         term::note(&format!("{error}. Going on without."));
         None
     });
-    if let Some(known) = profile.as_ref().and_then(|profile| profile.drive_for(&args.model)) {
+    // What is not here yet would be downloaded into the cache.
+    let place = if outlined { Settings::from_env().cache } else { args.model.clone() };
+    if let Some(known) = profile.as_ref().and_then(|profile| profile.drive_for(&place)) {
         return Ok((known.rate(), "measured by doctor"));
     }
     let layout = &inspection.layout;
@@ -96,11 +98,11 @@ fn drive(args: &PlanArgs, inspection: &Inspection, outlined: bool) -> Result<(Dr
     if outlined {
         term::note(&format!(
             "Measuring the drive of {} with a temporary file of {}; `outpour doctor` measures well, and stores it.",
-            cache_dir().display(),
+            place.display(),
             Bytes(model::SCRATCH_BYTES)
         ));
         let expert = layout.expert_bytes(ExpertId { layer: layer as u32, expert: 0 });
-        return Ok((model::measure_drive_of_cache(u32::try_from(expert)?, top_k, reader)?, "measured now"));
+        return Ok((model::measure_drive_at(&place, u32::try_from(expert)?, top_k, reader)?, "measured now"));
     }
     term::note("Measuring the drive with the model's own experts for two seconds.");
     Ok((model::measure_drive(inspection.checkpoint().files(), layout, top_k, reader)?, "measured now"))

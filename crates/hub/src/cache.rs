@@ -19,6 +19,7 @@ use outpour_store::checkpoint;
 use outpour_store::verify::HubHash;
 
 use crate::choose::{Choice, GgufModel, choose_gguf, gguf_models};
+use crate::pull::is_weights;
 use crate::{HubError, ModelName, Result};
 
 const CACHEDIR_TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
@@ -136,7 +137,11 @@ impl Cache {
         let broken_off = blobs.iter().any(|blob| blob.extension().is_some_and(|end| end == "incomplete"));
         let whole = self.snapshots(name).into_iter().find(|snapshot| checkpoint::is_whole(snapshot));
         let mut listed = Vec::new();
-        if whole.is_some() || broken_off || quants.is_empty() {
+        let begun = || {
+            let has_weights = |snapshot: PathBuf| files_below(&snapshot).iter().any(|path| is_weights(path));
+            quants.is_empty() && self.snapshots(name).into_iter().any(has_weights)
+        };
+        if whole.is_some() || broken_off || begun() {
             listed.push(Cached { name: name.clone(), path: whole, bytes: rest });
         }
         listed.extend(quants.into_iter().map(|(quant, (path, blobs))| Cached {

@@ -209,6 +209,11 @@ impl Client {
             if let Failure::Status { host, status: 429, .. } = &failure {
                 (self.tell)(&format!("{host} says 429, too many requests: going on in {} seconds.", wait.as_secs()));
             }
+            if let Failure::Network { host, why } = &failure
+                && why.contains("timeout")
+            {
+                (self.tell)(&format!("{host} is silent ({why}): asking it again."));
+            }
             pause(wait, stop)?;
         }
     }
