@@ -1,6 +1,7 @@
 """Further families for models.py: recurrences of other kinds, layers of other halves, and attention to blocks."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import families
@@ -417,3 +418,9 @@ FAMILIES = families.FAMILIES | {
         model=mistral_large4, dtype=f32_of("mlp.gate.weight", "rotary_emb.alpha"),
     ),
 }
+
+# Granite 4's dense ones: no routed experts, said by a zero.
+FAMILIES["granitemoehybrid_dense"] = replace(
+    FAMILIES["granitemoehybrid"],
+    config=FAMILIES["granitemoehybrid"].config | dict(num_local_experts=0, num_experts_per_tok=0),
+)

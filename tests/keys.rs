@@ -153,7 +153,7 @@ fn scalings_of_rope_are_not_guessed() {
 }
 
 /// Values that would be other mathematics than what is computed.
-const REFUSED: [(&str, &str, &str); 51] = [
+const REFUSED: [(&str, &str, &str); 57] = [
     ("deepseek_v2", "scoring_func", "\"sigmoid\""),
     ("deepseek_v2", "topk_method", "\"noaux_tc\""),
     ("deepseek_v2", "norm_topk_prob", "true"),
@@ -204,6 +204,12 @@ const REFUSED: [(&str, &str, &str); 51] = [
     ("hunyuan_v1_moe", "use_mixed_mlp_moe", "false"),
     ("jamba", "mamba_inner_layernorms", "false"),
     ("hy_v3", "route_norm", "false"),
+    ("hy_v3", "mlp_bias", "true"),
+    ("ernie4_5_moe", "moe_norm_min", "0.9"),
+    ("hy_v4", "swiglu_limit", "0.0"),
+    ("ling3", "tie_word_embeddings", "true"),
+    ("granitemoehybrid", "mamba_conv_bias", "false"),
+    ("jamba", "mamba_conv_bias", "false"),
     ("hy_v3", "moe_router_use_sigmoid", "false"),
 ];
 

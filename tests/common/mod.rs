@@ -48,7 +48,7 @@ pub const ATTENTION_KINDS: [&str; 20] = [
 ];
 
 /// One of every kind of attention and of every way that weights are stored.
-pub const FIXTURES: [&str; 71] = [
+pub const FIXTURES: [&str; 73] = [
     "qwen2_moe",
     "olmoe",
     "dots1",
@@ -107,6 +107,8 @@ pub const FIXTURES: [&str; 71] = [
     "mistral4",
     "deepseek_v3_mlx4",
     "granitemoehybrid",
+    "granitemoehybrid_dense",
+    "minimax_m3_text",
     "lfm2_moe",
     "ling3",
     "jamba",

@@ -153,7 +153,7 @@ impl Inspection {
         let in_files = |error: ModelError| error.in_files_of(&checkpoint);
         let family = registry::family(&Config(checkpoint.config())).map_err(in_files)?;
         let text = Config(checkpoint.config()).text();
-        let top_k_own = text.size_or(text.spelling(TOP_K), 0).map_err(in_files)?;
+        let top_k_own = text.size_or_zero(text.spelling(TOP_K)).map_err(in_files)?;
         let mut config = checkpoint.config().clone();
         if let Some(top_k) = numerics.top_k {
             choose_fewer_experts(&mut config, text.spelling(TOP_K), top_k, top_k_own)?;

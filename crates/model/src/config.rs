@@ -111,6 +111,11 @@ impl<'a> Config<'a> {
         }
     }
 
+    /// A size, or 0 where it is 0 or is not there.
+    pub fn size_or_zero(&self, key: &str) -> Result<usize, ModelError> {
+        if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(0) } else { self.size_or(key, 0) }
+    }
+
     /// The first of these spellings that is there, or else the first of all.
     pub fn spelling(&self, keys: &[&'static str]) -> &'static str {
         keys.iter().find(|key| self.get(key).is_some()).unwrap_or(&keys[0])

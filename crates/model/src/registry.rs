@@ -492,7 +492,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "Granite 4.0 H-Tiny, H-Small, and H-Micro, H-1B (dense)",
         attention: "9 Mamba-2 to 1 GQA without positions",
-        fixtures: &["granitemoehybrid"],
+        fixtures: &["granitemoehybrid", "granitemoehybrid_dense"],
         experts: ExpertNames::Linear,
         file: "granite.rs",
         build: |config, weights, kv| Ok(Box::new(granite::build(config, weights, kv)?)),
@@ -684,7 +684,7 @@ fn check_counts(config: &Config) -> Result<(), ModelError> {
         )));
     }
     for key in ["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"] {
-        let experts = config.size_or_none(key)?.unwrap_or(0) as u64;
+        let experts = config.size_or_zero(key)? as u64;
         if experts.saturating_mul(layers as u64) > EXPERTS_MAX {
             return Err(ModelError::Config(format!(
                 "{key} is {experts} in {layers} layers, and at most {EXPERTS_MAX} in all are supported; download it again"
@@ -759,7 +759,7 @@ Every family reads safetensors in BF16, F16 and F32, in MLX's quantisations wher
 formats of [formats.md](formats.md). *Tested* says which of them a fixture was made of. A fixture is a tiny model with random weights in the layout of the release,
 and what `transformers` (of MLX's exports `mlx-lm`) computes from it: `tests/fixtures.rs` compares the logits of a whole
 forward pass, of a prompt in chunks and of single steps, the experts chosen and the greedy tokens, with the plain and the fast
-operations; `tests/identity.rs` asserts the same bits over memory sizes, readers, threads and chunks. No test runs released weights.
+operations; of most of them `tests/identity.rs` asserts the same bits over memory sizes, readers, threads and chunks. No test runs released weights.
 What `transformers` computes was compared with a second implementation, of `mlx-lm`, of an older `transformers` or of the publisher,
 but for families marked ¹: these lean on `transformers` alone.
 

@@ -21,6 +21,11 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     config.never("use_bias")?;
     let sizes = attention::Sizes::read(config)?;
     let moe::Sizes { experts, top_k, width } = moe::Sizes::read(config, &["moe_num_experts"], "moe_intermediate_size")?;
+    let least = config.float_or("moe_norm_min", 1e-12)?;
+    // The largest shares of the experts never sum to less.
+    if least > top_k as f64 / experts as f64 {
+        return Err(ModelError::Config(format!("moe_norm_min is {least}, which no released model of this family has")));
+    }
     let shared_width = config.count_or("moe_num_shared_experts", 2)? * width;
     let dense_width = config.size("intermediate_size")?;
     let (first, every) = (config.count_or("moe_layer_start_index", 1)?, config.size_or("moe_layer_interval", 1)?);

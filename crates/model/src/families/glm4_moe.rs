@@ -45,7 +45,7 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
         Family::Hunyuan3 => ("hy_v3", 1.0, 11_158_840.0, true),
     };
     if matches!(family, Family::Dots | Family::Hunyuan3) {
-        config.never("attention_bias")?;
+        ["attention_bias", "mlp_bias"].into_iter().try_for_each(|key| config.never(key))?;
         config.only_full_attention()?;
     }
     if family == Family::Hunyuan3 {

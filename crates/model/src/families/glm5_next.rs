@@ -3,6 +3,7 @@
 //! streams mixed by hyper-connections (`transformers` `modeling_glm5_next.py`).
 
 use outpour_kernels::{Activation, DType};
+use serde_json::Value;
 
 use super::deepseek;
 use crate::blocks::decoder::{Decoder, Half, Inner, Join, Layer, Parts, Said};
@@ -104,9 +105,19 @@ fn delta(config: &Config) -> Result<(kda::Sizes, kda::Kind), ModelError> {
         kernel: size("short_conv_kernel_size", "linear_conv_kernel_dim", 4)?,
     };
     sizes.check()?;
-    let bound = match part.has("gate_lower_bound") {
-        true => kda::Kind::bound(&part, "gate_lower_bound")?,
-        false => kda::Kind::bound(config, "linear_lower_bound")?,
+    // Null says that there is none, unlike a key that is missing.
+    let bound_of = |config: &Config, key: &str, otherwise| match config.0.get(key) {
+        None => Ok(otherwise),
+        Some(Value::Null) => Ok(None),
+        Some(_) => kda::Kind::bound(config, key),
+    };
+    let own = bound_of(config, "linear_lower_bound", Some(-5.0))?;
+    let bound = match config.has("linear_attn_config") {
+        true => {
+            let safe = part.flag_or("safe_gate", true)?.then_some(-5.0);
+            bound_of(&part, "gate_lower_bound", own)?.or(safe)
+        }
+        false => own,
     };
     Ok((sizes, kda::Kind { bound, a_log_4d: false, ..kda::Kind::KIMI }))
 }

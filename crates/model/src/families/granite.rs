@@ -21,6 +21,7 @@ use crate::weights::{ExpertsOf, Norms, Weights};
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     config.only("hidden_act", "silu")?;
     ["attention_bias", "mamba_proj_bias"].into_iter().try_for_each(|key| config.never(key))?;
+    config.always("mamba_conv_bias")?;
     let (hidden, vocab) = (config.size("hidden_size")?, config.size("vocab_size")?);
     let types = config.texts("layer_types")?.unwrap_or_default();
     let layers = config.size("num_hidden_layers")?;
@@ -41,7 +42,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let kind = if turns { kind } else { Kind { rope: None, ..kind } };
     let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: false };
     let factor = config.positive_or("residual_multiplier", 1.0)? as f32;
-    let experts = match config.count_or("num_local_experts", 0)? {
+    let experts = match config.count_or("num_local_experts", 8)? {
         0 => None,
         _ => Some(moe::Sizes::read(config, &["num_local_experts"], "intermediate_size")?),
     };

@@ -35,11 +35,8 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let index_rope = Rope { first: index.head_dim - sizes.rope_dim, ..rope.clone() };
     let shared = deepseek::shared_layers(config)?;
     let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased, Defaults { scale: 2.827, ..Defaults::GLM })?;
-    let limit = config.float_or("swiglu_limit", 10.0)? as f32;
-    if limit > 0.0 {
-        experts.activation = Activation::SwiGluLimited { limit };
-        experts.shared_activation = Some(Activation::SwiGlu);
-    }
+    experts.activation = Activation::SwiGluLimited { limit: config.positive_or("swiglu_limit", 10.0)? as f32 };
+    experts.shared_activation = Some(Activation::SwiGlu);
     let saved = weights.has_matrix(&format!("{SAVED}_fn"));
     if saved {
         experts.mlp_names[0] = "linear_gate";

@@ -20,7 +20,7 @@ use crate::weights::{ExpertsOf, Norms, Weights};
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     config.only("hidden_act", "silu")?;
     config.never("mamba_proj_bias")?;
-    config.always("mamba_inner_layernorms")?;
+    ["mamba_inner_layernorms", "mamba_conv_bias"].into_iter().try_for_each(|key| config.always(key))?;
     let every = |what: &str, period: usize, offset: usize| -> Result<_, ModelError> {
         let period = config.size_or(&format!("{what}_layer_period"), period)?;
         let offset = config.count_or(&format!("{what}_layer_offset"), offset)?;

@@ -18,7 +18,7 @@ use crate::weights::{Norms, Weights};
 /// # Errors
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
-    config.never("attention_bias")?;
+    ["attention_bias", "tie_word_embeddings"].into_iter().try_for_each(|key| config.never(key))?;
     let latent = mla::Sizes { names: mla::Names::LING, ..mla::Sizes::read(config)? };
     let delta = kda::Sizes {
         hidden: latent.hidden,
