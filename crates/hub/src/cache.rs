@@ -14,6 +14,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use outpour_store::checkpoint;
 use outpour_store::verify::HubHash;
@@ -259,8 +260,10 @@ impl Choice {
 
 /// Makes a file under another name first, so that nobody sees half of it.
 fn replace(file: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    // Several threads may make the same file.
+    static MADE: AtomicU64 = AtomicU64::new(0);
     let mut new = file.as_os_str().to_owned();
-    new.push(format!(".{}.tmp", std::process::id()));
+    new.push(format!(".{}-{}.tmp", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)));
     let new = PathBuf::from(new);
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
