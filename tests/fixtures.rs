@@ -348,3 +348,31 @@ fn both_spellings_of_a_config_are_one_model() {
     });
     assert!(old == new, "nemotron_h: logits are {} off", difference(&old, &new));
 }
+
+/// DeepSeek-V3's fixture as Kimi-K2.5 is released: within a wrapper, every tensor behind `language_model.`.
+#[test]
+fn a_wrapper_changes_nothing() {
+    let (from, to) = (fixture("deepseek_v3"), tempfile::tempdir().expect("a folder"));
+    let weights = std::fs::read(from.join("model.safetensors")).expect("weights");
+    let (length, rest) = weights.split_first_chunk().expect("a length");
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let header: serde_json::Map<String, Value> = serde_json::from_slice(header).expect("a header");
+    let wrapped = header.into_iter().filter(|(name, _)| name != "__metadata__");
+    let wrapped: serde_json::Map<_, _> = wrapped.map(|(name, of)| (format!("language_model.{name}"), of)).collect();
+    let header = Value::from(wrapped).to_string();
+    let weights = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
+    std::fs::write(to.path().join("model.safetensors"), weights).expect("written");
+    let text = std::fs::read(from.join("config.json")).expect("a config");
+    let text: Value = serde_json::from_slice(&text).expect("a config is JSON");
+    let config = json!({"model_type": "kimi_k25", "text_config": text});
+    std::fs::write(to.path().join("config.json"), config.to_string()).expect("written");
+
+    let reference = Reference::read("deepseek_v3");
+    for (backend, step_from) in [(Backend::Cpu, reference.ids.len()), (Backend::Cpu, 1), (Backend::Reference, 33)] {
+        let mut engine = engine(to.path(), &Options { precise: true, backend, ..roomy() }, ReaderKind::Auto);
+        let recorded = logits(&mut engine, &reference.ids, step_from);
+        let off = difference(&recorded.logits, &reference.logits) / reference.std();
+        assert!(off <= 2e-4, "{backend:?}, step from {step_from}: {off} of the logits' deviation");
+        assert!(reference.same_routes(&recorded, weight_tolerance("deepseek_v3", 2e-4)).into_iter().all(|same| same));
+    }
+}

@@ -61,7 +61,7 @@ fn of_fixture(name: &str) -> Value {
 }
 
 /// Name, config, and experts in all layers.
-fn every_family() -> [(&'static str, Value, usize); 44] {
+fn every_family() -> [(&'static str, Value, usize); 45] {
     let of = |name: &'static str, experts| (name, of_fixture(name), experts);
     [
         ("gpt_oss", gpt_oss(), 2 * 16),
@@ -74,6 +74,7 @@ fn every_family() -> [(&'static str, Value, usize); 44] {
         ("nemotron_h", of_fixture("nemotron_h_latent"), 2 * 12),
         ("bailing_hybrid", of_fixture("ling25"), 3 * 6),
         ("deepseek_v4", of_fixture("deepseek_v4"), 4 * 5),
+        ("kimi_k25", json!({"model_type": "kimi_k25", "text_config": of_fixture("deepseek_v3")}), 2 * 12),
         of("mixtral", 2 * 12),
         of("qwen2_moe", 2 * 12),
         of("olmoe", 2 * 12),

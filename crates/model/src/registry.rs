@@ -74,6 +74,16 @@ pub enum ExpertNames {
     Linear,
 }
 
+/// Fixtures of Qwen3.5, with and without a wrapper.
+const QWEN3_5: &[&str] = &[
+    "qwen3_5_moe",
+    "qwen3_5_moe_mlx4",
+    "qwen3_5_moe_mlx8",
+    "qwen3_5_moe_mlx_mixed",
+    "qwen35moe_gguf",
+    "qwen3_5_moe_gguf",
+];
+
 /// Every family.
 pub const FAMILIES: &[Family] = &[
     Family {
@@ -110,14 +120,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "Qwen3.5-35B-A3B, Qwen3.5-122B-A10B, Qwen3.5-397B-A17B",
         attention: "3 Gated DeltaNet to 1 gated GQA",
-        fixtures: &[
-            "qwen3_5_moe",
-            "qwen3_5_moe_mlx4",
-            "qwen3_5_moe_mlx8",
-            "qwen3_5_moe_mlx_mixed",
-            "qwen35moe_gguf",
-            "qwen3_5_moe_gguf",
-        ],
+        fixtures: QWEN3_5,
         experts: ExpertNames::Joined,
         file: "qwen3_5_moe.rs",
         build: |config, weights, kv| Ok(Box::new(qwen3_5_moe::build(Qwen35, config, weights, kv)?)),
@@ -127,14 +130,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "the same without a wrapper",
         attention: "3 Gated DeltaNet to 1 gated GQA",
-        fixtures: &[
-            "qwen3_5_moe",
-            "qwen3_5_moe_mlx4",
-            "qwen3_5_moe_mlx8",
-            "qwen3_5_moe_mlx_mixed",
-            "qwen35moe_gguf",
-            "qwen3_5_moe_gguf",
-        ],
+        fixtures: QWEN3_5,
         experts: ExpertNames::Joined,
         file: "qwen3_5_moe.rs",
         build: |config, weights, kv| Ok(Box::new(qwen3_5_moe::build(Qwen35, config, weights, kv)?)),

@@ -120,7 +120,11 @@ impl StoredMatrix {
         cols: usize,
     ) -> Result<Self, ModelError> {
         let stored = StoredMatrix::find(checkpoint, name, stack, cols, rows)?;
-        assert!(stored.format.is_plain(), "invariant: only plain matrices are looked for transposed");
+        if !stored.format.is_plain() {
+            return Err(ModelError::Tensor(format!(
+                "tensor {name} is stored as {stored} with its columns first; supported so are BF16, F16 and F32"
+            )));
+        }
         Ok(StoredMatrix { rows, cols, transposed: true, ..stored })
     }
 
