@@ -399,3 +399,30 @@ fn what_makes_no_sense_is_refused_before_anything_is_loaded() {
     assert_eq!(ran.status.code(), Some(2), "{}", text(&ran.stderr));
     assert!(ran.stdout.is_empty());
 }
+
+#[test]
+fn run_says_the_answer_and_thinks_elsewhere() {
+    let folder = folder();
+    let args = ["run", "demo", "--temperature", "0", "--ram", "200M"];
+    let prompt = "What is 348 plus 277?";
+    let ran = piped(&args, prompt, folder.path());
+    let (stdout, stderr) = (text(&ran.stdout), text(&ran.stderr));
+    assert!(ran.status.success(), "{stderr}");
+    let answer = piped(&[&["chat"], &args[1..]].concat(), &format!("{prompt}\n"), folder.path());
+    assert_eq!(stdout, text(&answer.stdout), "as chat says it");
+    assert!(stdout.contains("625") && !stdout.contains("think>"), "{stdout}");
+    let thoughts = stderr.lines().next().unwrap_or_default();
+    assert!(!thoughts.is_empty() && !thoughts.starts_with("answer ") && !stderr.contains('\u{1b}'), "{stderr}");
+    assert!(text(&answer.stderr).contains(thoughts), "{thoughts}");
+    // All of it is text where no template says what thoughts are.
+    let raw = piped(
+        &[&args[..], &["--raw", "-n", "120"]].concat(),
+        "<|im_start|>user\nWhat is 348 plus 277?<|im_end|>\n<|im_start|>assistant\n<think>\n",
+        folder.path(),
+    );
+    assert!(raw.status.success() && text(&raw.stdout).contains("</think>"), "{}", text(&raw.stdout));
+    // Where thoughts were all that came, nothing is answered, and that is said.
+    let cut = piped(&[&args[..], &["-n", "3"]].concat(), prompt, folder.path());
+    assert!(cut.status.success() && cut.stdout.is_empty(), "{}", text(&cut.stdout));
+    assert!(text(&cut.stderr).contains("still thinking"), "{}", text(&cut.stderr));
+}

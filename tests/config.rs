@@ -69,6 +69,27 @@ fn what_is_wrong_is_said_with_where_it_stands() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_is_named_once() {
+    let refused = |configured: &Configured, why: &str| {
+        let path = configured.home.path().join("outpour/config.toml");
+        let path = path.to_str().expect("UTF-8");
+        configured.refused(&["ls"], &[], &[path, why]);
+        let said = String::from_utf8(configured.outpour(&["ls"], &[]).stderr).expect("UTF-8");
+        assert_eq!(said.matches(path).count(), 1, "{said}");
+    };
+    refused(&Configured::with(&"x".repeat((1 << 20) + 1)), "bytes long");
+    refused(&Configured::with("ram =\n"), "line 1");
+    refused(&Configured::with("rom = 1\n"), "rom is no flag");
+    let configured = Configured::with("");
+    let path = configured.home.path().join("outpour/config.toml");
+    std::fs::write(&path, [0xff, 0xfe]).expect("a file");
+    refused(&configured, "UTF-8");
+    std::fs::remove_file(&path).expect("removed");
+    std::fs::create_dir(&path).expect("a folder");
+    refused(&configured, "is no file");
+}
+
+#[test]
 fn a_variable_of_no_flag_is_said_and_the_program_goes_on() {
     let output = Configured::with("").outpour(&["completions", "bash"], &[("OUTPOUR_RMA", "1G")]);
     let said = String::from_utf8(output.stderr).expect("UTF-8");

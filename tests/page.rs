@@ -82,6 +82,11 @@ fn the_page_does_what_it_is_for() {
 }
 
 #[test]
+fn fingers_reach_everything_on_the_narrowest_screen() {
+    drive("phone.mjs", &serve_demo(&[]), &[]);
+}
+
+#[test]
 fn the_page_asks_for_the_key() {
     drive("lock.mjs", &serve_demo(&["--api-key", "a-key"]), &["a-key"]);
 }

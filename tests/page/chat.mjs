@@ -86,12 +86,22 @@ await run({
     await dialog.getByLabel("Temperature").fill("hot");
     await dialog.getByRole("button", { name: "Save" }).click();
     await dialog.getByText("Temperature: a number").waitFor();
+    await dialog.getByLabel("Temperature").fill("-1");
+    await dialog.getByRole("button", { name: "Save" }).click();
+    await dialog.getByText("Temperature: a number from 0 to 100").waitFor();
     await dialog.getByLabel("Temperature").fill("0");
+    const { context_length: context } = await page.evaluate(async () => (await (await fetch("/v1/models")).json()).data[0]);
+    for (const [tokens, why] of [["-5", "from 1 on"], ["NaN", "from 1 on"], ["1.5", "from 1 on"], [`${context + 1}`, `has ${context.toLocaleString("en")} tokens`]]) {
+      await dialog.getByLabel("Longest answer, tokens").fill(tokens);
+      await dialog.getByRole("button", { name: "Save" }).click();
+      await dialog.getByText(why).waitFor();
+    }
+    await dialog.getByLabel("Longest answer, tokens").fill(`${context}`);
     await dialog.getByLabel("Tools, as JSON").fill("[{]");
     await dialog.getByRole("button", { name: "Save" }).click();
     await dialog.getByText("Tools:", { exact: false }).last().waitFor();
     await dialog.getByRole("button", { name: "Cancel" }).click();
-    await set(page, { Temperature: "0", "Thinking, where": false });
+    await set(page, { Temperature: "0", "Longest answer, tokens": "", "Thinking, where": false });
     const settings = await page.evaluate(() => JSON.parse(localStorage.getItem("settings")));
     assert.deepEqual([settings.temperature, settings.thinking, settings.tools], [0, false, ""]);
   },
@@ -195,6 +205,13 @@ await run({
     await call.waitFor();
     await ended(page);
     assert.deepEqual(JSON.parse(await call.locator("pre").first().innerText()), { time: "06:45", day: "Monday" });
+    // A message before its result stays where it is, and the field for the result is shown.
+    await say(page, "And what is 1 + 1?");
+    await call.getByText("Your message waits").waitFor();
+    assert.equal(await page.evaluate(() => document.activeElement.ariaLabel), "Result of set_alarm");
+    assert.equal(await field(page).inputValue(), "And what is 1 + 1?");
+    assert.equal(await answers(page).count(), 1);
+    await field(page).fill("");
     await call.getByRole("textbox", { name: "Result of set_alarm" }).fill('{"ok": true}');
     await call.getByRole("button", { name: "Send result" }).click();
     await answers(page).nth(1).locator(".stats:not(:empty)").waitFor();

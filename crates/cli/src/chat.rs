@@ -4,7 +4,6 @@
 mod command;
 mod input;
 mod process;
-mod screen;
 mod talk;
 mod tools;
 
@@ -22,11 +21,11 @@ use signal_hook::consts::SIGINT;
 
 use crate::args::ChatArgs;
 use crate::generation::End;
+use crate::shown::{Form, Shown};
 use crate::term::{self, Dimmed, INTERRUPTED, Settings, Silent, one_line, printable};
 use crate::{model, session};
 use command::{COMMANDS, Command, Line};
 use input::{Input, Typed};
-use screen::{Form, Shown};
 use talk::{Said, Talk, Words, trouble};
 use tools::Tools;
 

@@ -37,18 +37,20 @@ pub fn path() -> Option<PathBuf> {
 pub fn configured(command: Command) -> Result<Command> {
     match path().filter(|path| path.exists()) {
         None => with_file(command, &Table::new()),
-        Some(path) => {
-            read(&path).and_then(|table| with_file(command, &table)).with_context(|| path.display().to_string())
-        }
+        Some(path) => with_file(command, &read(&path)?).with_context(|| path.display().to_string()),
     }
 }
 
 fn read(path: &Path) -> Result<Table> {
+    if !path.is_file() {
+        bail!("{}: is no file; remove it, or write the flags to a file of that name", path.display());
+    }
     let bytes = outpour_store::read::whole::read_whole(path, FILE_BYTES_MAX)?;
-    let text = String::from_utf8(bytes).context("is not UTF-8 text; write it again")?;
+    let path = path.display();
+    let text = String::from_utf8(bytes).with_context(|| format!("{path}: is not UTF-8 text; write it again"))?;
     text.parse::<Table>().map_err(|error| {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-        anyhow::anyhow!("line {line} is no TOML: {}", error.message())
+        anyhow::anyhow!("{path}: line {line} is no TOML: {}", error.message())
     })
 }
 

@@ -100,5 +100,5 @@ fn answer(
     };
     let options = model::options(load, inspection.checkpoint())?;
     let mut engine = model::load(inspection, &options, load.reader())?;
-    run::answer(generation, Output::default(), &mut engine, &tokenizer)
+    run::answer(generation, Output::new(None), &mut engine, &tokenizer)
 }

@@ -29,6 +29,7 @@ mod routes;
 mod run;
 mod serve;
 mod session;
+mod shown;
 mod summary;
 mod synth;
 mod term;

@@ -110,13 +110,15 @@ pub fn pull(hub: &Hub, name: &ModelName) -> Result<Pulled> {
     let pulled = hub.pull(name, &mut |progress| bar.show(progress));
     let seconds = bar.finish();
     let pulled = pulled?;
-    let speed = pulled.fetched as f64 / seconds.max(1e-3) / 1e6;
-    term::note(&format!(
-        "{name} is there: {} in {} files, of which {} came now, in {seconds:.0} s ({speed:.1} MB/s).",
-        Bytes(pulled.bytes),
-        pulled.files,
-        Bytes(pulled.fetched)
-    ));
+    let came = match pulled.fetched {
+        0 => "nothing was missing".to_owned(),
+        fetched => {
+            let speed = fetched as f64 / seconds.max(1e-3) / 1e6;
+            let digits = usize::from(seconds < 10.0);
+            format!("of which {} came now, in {seconds:.digits$} s ({speed:.1} MB/s)", Bytes(fetched))
+        }
+    };
+    term::note(&format!("{name} is there: {} in {} files, {came}.", Bytes(pulled.bytes), pulled.files));
     Ok(pulled)
 }
 

@@ -20,7 +20,7 @@ use signal_hook::iterator::Signals;
 
 use markdown::in_rows;
 pub use markdown::{Dimmed, Markdown};
-pub use tty::{Settings, Silent, columns, forget_typed};
+pub use tty::{Settings, Silent, columns, columns_of_notes, forget_typed};
 
 /// Exit code of a program that Ctrl-C ended.
 pub const INTERRUPTED: u8 = 130;
@@ -113,7 +113,7 @@ pub const UNWRITTEN: &str = "standard output: cannot write";
 /// Writes a line to standard error, on a terminal in rows that end between words. Where it cannot be written to, nobody is there
 /// to be told.
 pub fn note(line: &str) {
-    note_as_it_is(&tty::columns_of_notes().map_or(line.into(), |columns| in_rows(line, columns)));
+    note_as_it_is(&columns_of_notes().map_or(line.into(), |columns| in_rows(line, columns)));
 }
 
 /// Writes text that has its rows to standard error.

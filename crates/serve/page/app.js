@@ -5,7 +5,7 @@ import * as chat from "./chat.js";
 import { byId, drawIcons, el, iconButton, say } from "./dom.js";
 import { conversations, shown } from "./kept.js";
 import * as machine from "./machine.js";
-import { askKey, openSettings } from "./settings.js";
+import { askKey, limits, openSettings } from "./settings.js";
 import * as turns from "./turns.js";
 
 /** From this width on the machine is open unless it was closed. */
@@ -89,7 +89,7 @@ function grow() {
 }
 
 function send(text = ask.value) {
-  if (!text.trim() || chat.isRunning(current)) return;
+  if (!text.trim() || chat.isRunning(current) || turns.awaitsResult()) return;
   ask.value = "";
   grow();
   turns.follow();
@@ -193,6 +193,7 @@ async function meet() {
   for (;;) {
     try {
       const model = await api.model();
+      limits.tokens = model.context_length;
       byId("welcome-model").textContent = model.id;
       byId("welcome-note").textContent = `A context of ${model.context_length.toLocaleString("en")} tokens.`;
       document.title = `${model.id} · outpour`;

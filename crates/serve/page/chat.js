@@ -53,6 +53,15 @@ function request(conversation, { system, temperature, tokens, thinking, tools })
   };
 }
 
+function isWhole(call) {
+  try {
+    JSON.parse(call.arguments);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Calls of the last answer that have no result yet. */
 export function openCalls(conversation) {
   const at = conversation.messages.findLastIndex((message) => message.role === "assistant");
@@ -116,6 +125,8 @@ async function answer(conversation) {
   clearInterval(keeping);
   delete message.waiting;
   delete message.prompt;
+  // What was broken off within a call is none.
+  message.calls = message.calls.filter(isWhole);
   running.delete(conversation.id);
   await keep(conversation).catch((error) => (message.error ??= `The browser could not keep this conversation: ${error.message}`));
   listeners.ended(conversation);

@@ -6,11 +6,15 @@ import { key, settings } from "./kept.js";
 const dialog = byId("settings");
 const fields = { system: byId("system"), temperature: byId("temperature"), tokens: byId("tokens"), thinking: byId("thinking"), tools: byId("tools") };
 
+/** What the server takes at most; the tokens of a context are known when it has said so. */
+export const limits = { tokens: Infinity, temperature: 100 };
+
 const number = (text) => (text.trim() === "" ? null : Number(text));
 
 function problem({ temperature, tokens, tools }) {
-  if (temperature !== null && !(temperature >= 0 && temperature <= 10)) return "Temperature: a number from 0 to 10, or nothing.";
-  if (tokens !== null && !(Number.isInteger(tokens) && tokens > 0)) return "Longest answer: a whole number of tokens, or nothing.";
+  if (temperature !== null && !(temperature >= 0 && temperature <= limits.temperature)) return `Temperature: a number from 0 to ${limits.temperature}, or nothing.`;
+  if (tokens !== null && !(Number.isInteger(tokens) && tokens > 0)) return "Longest answer: a whole number of tokens from 1 on, or nothing.";
+  if (tokens > limits.tokens) return `Longest answer: this server's context has ${limits.tokens.toLocaleString("en")} tokens, prompt and answer together.`;
   if (!tools.trim()) return "";
   try {
     const given = JSON.parse(tools);

@@ -41,6 +41,16 @@ export function changed(of) {
   setTimeout(requestAnimationFrame, untilDue(EVERY_MS.text), draw);
 }
 
+/** Whether a call waits for its result, which comes before any other message: leads to the field for it, and says so. */
+export function awaitsResult() {
+  const form = list.querySelector(".give");
+  if (!form) return false;
+  form.querySelector(".why").textContent = "Your message waits: the model asked for this first. Send what the tool gives, or nothing.";
+  form.querySelector("textarea").focus();
+  form.scrollIntoView({ block: "nearest" });
+  return true;
+}
+
 function draw() {
   drawing = false;
   const { messages } = conversation;
@@ -145,6 +155,7 @@ function answer(message, at) {
       thoughts.classList.toggle("busy", !done);
     }
     contentText.show(message.content);
+    while (cards.length > message.calls.length) cards.pop().element.remove();
     message.calls.forEach((call, i) => {
       if (!cards[i]) {
         cards[i] = callCard(call);
@@ -224,7 +235,8 @@ function resultForm(call) {
       give();
     }
   });
-  return el("div", { class: "give" }, field, el("button", { type: "button", class: "main", on: { click: give } }, "Send result"));
+  const send = el("button", { type: "button", class: "main", on: { click: give } }, "Send result");
+  return el("div", { class: "give" }, el("p", { class: "why", role: "status" }), field, send);
 }
 
 function pretty(text) {

@@ -29,6 +29,8 @@ pub enum Piece {
 pub struct AnswerStream {
     dialect: Dialect,
     tools: Vec<Value>,
+    /// Whether calls are told from content.
+    calls: bool,
     part: Part,
     /// The text so far that is not given out.
     held: String,
@@ -59,6 +61,7 @@ impl AnswerStream {
         AnswerStream {
             dialect,
             tools: tools.to_vec(),
+            calls: true,
             part: Part::Start { thinking },
             held: String::new(),
             searched: 0,
@@ -66,6 +69,11 @@ impl AnswerStream {
             thought: Trimmed::default(),
             text: Trimmed::default(),
         }
+    }
+
+    /// An answer to somebody who offered no tools: a call in it is content, as the model wrote it.
+    pub fn without_calls(dialect: Dialect, thinking: bool) -> AnswerStream {
+        AnswerStream { calls: false, ..AnswerStream::new(dialect, thinking, &[]) }
     }
 
     /// Takes the next piece of text, and adds to `out` what no later one can change.
@@ -141,7 +149,8 @@ impl AnswerStream {
         let (think, _) = self.dialect.thinking();
         let thoughts = self.dialect.thinks_again().then_some((think, Part::Thoughts));
         let skipped = self.dialect.skipped().iter().map(|mark| (*mark, Part::Content));
-        self.dialect.opens().iter().map(|open| (*open, Part::Call)).chain(thoughts).chain(skipped)
+        let opens = if self.calls { self.dialect.opens() } else { &[] };
+        opens.iter().map(|open| (*open, Part::Call)).chain(thoughts).chain(skipped)
     }
 
     /// The first mark in the text held back; of those that begin at the same place the longest. It is not certain before a

@@ -7,8 +7,14 @@ use clap::Args;
 
 use super::{LoadArgs, SamplingArgs, StateArgs};
 
+/// Under the flags of `run`.
+const RUN_HELP: &str = "\
+The answer goes to standard output. What the model thinks goes to standard error, dimmed where that is a terminal, and
+so does all else: `2>/dev/null` leaves the answer alone.";
+
 /// `run`.
 #[derive(Args)]
+#[command(after_help = RUN_HELP)]
 pub struct RunArgs {
     /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,
@@ -26,7 +32,7 @@ pub struct RunArgs {
     /// Stop before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
-    /// Use no chat template: continue the prompt as it stands
+    /// Use no chat template: continue the prompt as it stands, and take thoughts for text
     #[arg(long, conflicts_with = "system")]
     pub raw: bool,
     /// A system message before the prompt

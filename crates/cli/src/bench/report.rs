@@ -285,11 +285,10 @@ impl Row {
             Some(percent) => format!(
                 "{percent:.0} % of what this drive, this RAM and these routes allow; bound by {}{}{}",
                 self.bound_by.phrase(),
-                if self.percent_by_sum >= percent + 0.5 {
+                if self.percent_by_sum >= 100.5 {
                     format!(
-                        " (by the sum of its parts {:.0} %: reads ahead of the router hid behind the trunk too, and what was \
-                         done was possible)",
-                        self.percent_by_sum
+                        " (reads ahead of the router went on behind the trunk; without those {:.0} % of this speed was possible)",
+                        1e4 / self.percent_by_sum
                     )
                 } else {
                     String::new()
@@ -365,12 +364,15 @@ mod tests {
         assert_eq!(row.percent_of_bound, Some(100.0));
         assert!((row.percent_by_sum - 120.0).abs() < 1e-6, "{}", row.percent_by_sum);
         let said = row.sentences(&subject);
-        assert!(said.contains("100 % of what this drive") && said.contains("by the sum of its parts 120 %"), "{said}");
+        assert!(
+            said.contains("100 % of what this drive") && said.contains("without those 83 % of this speed"),
+            "{said}"
+        );
         // A repetition that beat its bound does not make up for one that did not reach its own.
         let row = Row::new(Test::Generate(1), &[repetition(1e6, false), repetition(3e6, true)]);
         assert!((row.percent_of_bound.expect("a bound") - 80.0).abs() < 1e-6, "{:?}", row.percent_of_bound);
         assert!(row.sentences(&subject).contains("gave more than was measured"));
         let row = Row::new(Test::Generate(1), &[repetition(3e6, false)]);
-        assert!(!row.sentences(&subject).contains("sum of its parts"));
+        assert!(!row.sentences(&subject).contains("ahead of the router"));
     }
 }

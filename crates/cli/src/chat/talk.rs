@@ -14,9 +14,9 @@ use outpour_text::{
 };
 use serde_json::{Map, Value, json};
 
-use super::screen::Shown;
 use crate::generation::{Done, End, Generation, Listener, drive_limit};
 use crate::session::{self, Rendered, StateFile, marks_of, message_of};
+use crate::shown::Shown;
 use crate::{model, summary};
 
 /// Of a model whose states cannot go back, so many are kept at ends of messages: for `/retry`, and one `/undo`.

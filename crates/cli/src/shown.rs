@@ -1,5 +1,5 @@
-//! An answer as a person sees it: its text as Markdown, what was thought and the calls of tools dimmed. Where standard output is
-//! no terminal, it gets the text alone, as it is, and the rest goes to standard error.
+//! An answer as a person sees it. `chat` on a terminal: its text as Markdown, what was thought and the calls of tools dimmed.
+//! Otherwise, and of `run` always, standard output gets the text alone, as it is, and the rest goes to standard error.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -14,15 +14,15 @@ pub enum Form {
     Styled,
     /// On a terminal, without.
     Plain,
-    /// To a file or another program.
-    Piped,
+    /// The text to standard output, whatever that is, and the rest to standard error, dimmed where that is a terminal.
+    Apart,
 }
 
 impl Form {
     /// As standard output and the environment ask for.
     pub fn here() -> Form {
         match (io::stdout().is_terminal(), term::styled()) {
-            (false, _) => Form::Piped,
+            (false, _) => Form::Apart,
             (true, true) => Form::Styled,
             (true, false) => Form::Plain,
         }
@@ -70,7 +70,8 @@ impl Shown {
                 match self.form {
                     Form::Styled => out(&self.markdown.push(text, term::columns())),
                     Form::Plain => out(&printable(text)),
-                    Form::Piped => out(text),
+                    Form::Apart if io::stdout().is_terminal() => out(&printable(text)),
+                    Form::Apart => out(text),
                 }
             }
             Piece::CallBegins(name) => {
@@ -111,12 +112,16 @@ impl Shown {
             (_, Part::Nothing) => {}
             (Form::Styled, Part::Text) => out(&std::mem::replace(&mut self.markdown, Markdown::new()).finish())?,
             (Form::Styled, _) => out(&self.dimmed.finish())?,
-            (Form::Plain, _) | (Form::Piped, Part::Text) => out(if self.open { "\n" } else { "" })?,
-            (Form::Piped, _) => term::note(""),
+            (Form::Plain, _) | (Form::Apart, Part::Text) => out(if self.open { "\n" } else { "" })?,
+            (Form::Apart, _) if dims().is_some() => {
+                err(&self.dimmed.finish());
+                err(if part == Part::Text { "\n" } else { "" });
+            }
+            (Form::Apart, _) => err("\n"),
         }
         self.open = false;
         let said = |part| matches!(part, Part::Thoughts | Part::Text);
-        if self.form != Form::Piped && said(before) && part != Part::Nothing {
+        if self.form != Form::Apart && said(before) && part != Part::Nothing {
             out("\n")?;
         }
         match (self.form, part) {
@@ -132,9 +137,11 @@ impl Shown {
         match self.form {
             Form::Styled => out(&self.dimmed.push(text, term::columns())),
             Form::Plain => out(&printable(text)),
-            Form::Piped => {
-                // Where it cannot be written, nobody is there to be told.
-                let _ = io::stderr().write_all(printable(text).as_bytes());
+            Form::Apart => {
+                match dims() {
+                    Some(columns) => err(&self.dimmed.push(text, columns)),
+                    None => err(&printable(text)),
+                }
                 Ok(())
             }
         }
@@ -144,4 +151,14 @@ impl Shown {
 fn out(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+/// Writes to standard error. Where it cannot be written, nobody is there to be told.
+fn err(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Columns of the terminal that standard error is, where it knows styles.
+fn dims() -> Option<usize> {
+    term::columns_of_notes().filter(|_| term::styled())
 }
