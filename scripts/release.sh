@@ -86,6 +86,11 @@ for arch in "$own" $(printf '%s\n' x86_64 aarch64 | grep -vx "$own"); do
         pages=$work/pages
         mkdir -p "$pages"/{man/man1,completions}
         "$program" man >"$pages/man/man1/outpour.1"
+        # It names a page of each verb.
+        for verb in $(sed -n 's/^outpour\\-\(.*\)(1)$/\1/p' "$pages/man/man1/outpour.1"); do
+            "$program" man "$verb" >"$pages/man/man1/outpour-$verb.1"
+        done
+        holds "$(cat "$pages/man/man1/outpour-run.1")" 'max\-tokens'
         for shell in bash zsh fish; do "$program" completions "$shell" >"$pages/completions/outpour.$shell"; done
     fi
     mkdir "$work/$name"

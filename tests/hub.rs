@@ -240,7 +240,7 @@ fn what_the_hub_refuses_is_said_in_one_line() {
     refuse(404, &[("X-Error-Code", "EntryNotFound")]);
     user.refused(&["pull", name], 2, &["says 404"]);
     refuse(429, &[("Retry-After", "900")]);
-    user.refused(&["pull", name], 1, &["says 429", "in 900 seconds"]);
+    user.refused(&["pull", name], 1, &["says 429", "in 900 s"]);
     server.break_with(|request| request.cdn.then_some(Fault::Flip));
     user.refused(&["pull", name], 1, &["another hash", "was removed"]);
     assert_eq!(user.json(&["ls", "--json"]), Value::Array(Vec::new()), "none of its weights are there");

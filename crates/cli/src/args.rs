@@ -40,8 +40,8 @@ pub struct Cli {
 }
 
 const CONFIG_HELP: &str = "\
-A model is a folder or file; ORG/REPO or ORG/REPO:QUANT of the Hugging Face hub, which is downloaded unless it is in the cache;
-or demo, which is built in. A flag such as --prefill-chunk may also be given as OUTPOUR_PREFILL_CHUNK, or as prefill-chunk in
+A model is a folder or file; ORG/REPO or ORG/REPO:QUANT of the Hugging Face hub, which is downloaded unless it is in the cache; \
+or demo, which is built in. A flag such as --prefill-chunk may also be given as OUTPOUR_PREFILL_CHUNK, or as prefill-chunk in \
 $XDG_CONFIG_HOME/outpour/config.toml (~/.config/outpour/config.toml).";
 
 /// What to do.

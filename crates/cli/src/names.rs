@@ -114,7 +114,7 @@ pub fn pull(hub: &Hub, name: &ModelName) -> Result<Pulled> {
         0 => "nothing was missing".to_owned(),
         fetched => {
             let speed = fetched as f64 / seconds.max(1e-3) / 1e6;
-            let digits = usize::from(seconds < 10.0);
+            let digits = usize::from(seconds < 10.0) + usize::from(seconds < 1.0);
             format!("of which {} came now, in {seconds:.digits$} s ({speed:.1} MB/s)", Bytes(fetched))
         }
     };

@@ -207,7 +207,7 @@ impl Client {
                 return Err(self.explain(name, failure));
             };
             if let Failure::Status { host, status: 429, .. } = &failure {
-                (self.tell)(&format!("{host} says 429, too many requests: going on in {} seconds.", wait.as_secs()));
+                (self.tell)(&format!("{host} says 429, too many requests: going on in {} s.", wait.as_secs()));
             }
             if let Failure::Network { host, why } = &failure
                 && why.contains("timeout")

@@ -56,7 +56,7 @@ pub enum HubError {
     },
     /// HTTP status 429.
     #[error("{name}: {host} says 429, too many requests: try again {}{}; what is downloaded stays", match .seconds {
-        Some(seconds) => format!("in {seconds} seconds"),
+        Some(seconds) => format!("in {seconds} s"),
         None => "in some minutes".to_owned(),
     }, if *.token { "" } else { ", or set HF_TOKEN, which raises the limit" })]
     TooMany {

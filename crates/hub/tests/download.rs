@@ -301,7 +301,7 @@ fn refusals_are_said_plainly() {
     );
     one_line(
         &refused(429, &[("Retry-After", "3600")], true),
-        &["says 429", "in 3600 seconds", "what is downloaded stays"],
+        &["says 429", "in 3600 s;", "what is downloaded stays"],
     );
     one_line(&refused(302, &[("Location", "ftp://x/y")], false), &["answers as no hub does", "HF_ENDPOINT"]);
     one_line(&refused(200, &[], false), &["answers as no hub does"]);

@@ -1,10 +1,6 @@
 // Calls to the server that this page came from.
 
-import { EVERY_MS, untilDue } from "./graphics.js";
 import { key } from "./kept.js";
-
-/** What comes is read so long before it is due to be shown: each piece read by itself would wake the page. */
-const LEAD_MS = 30;
 
 /** What the server said instead of an answer. */
 export class Refused extends Error {
@@ -40,13 +36,12 @@ export async function model() {
 }
 
 /** The events of a stream, as `{event, data, comment}`. */
-async function* events(response, ms) {
+async function* events(response) {
   const reader = response.body.getReader();
   const decoder = new TextDecoder();
   let rest = "";
   try {
     for (;;) {
-      await new Promise((resolve) => setTimeout(resolve, untilDue(ms) - LEAD_MS));
       const { value, done } = await reader.read();
       if (done) return;
       rest += decoder.decode(value, { stream: true });
@@ -71,7 +66,7 @@ async function* events(response, ms) {
 
 /** What the engine does, told every `ms` for as long as `signal` lets it. */
 export async function* live(ms, signal) {
-  for await (const { event, data } of events(await call(`/live?every_ms=${ms}`, { signal }), EVERY_MS.event)) yield { event, data: JSON.parse(data) };
+  for await (const { event, data } of events(await call(`/live?every_ms=${ms}`, { signal }))) yield { event, data: JSON.parse(data) };
 }
 
 /** Chunks of an answer; `waiting` of those that tell a place in the queue. */
@@ -79,7 +74,7 @@ export async function* chat(body, signal) {
   const headers = { "content-type": "application/json" };
   const asked = { ...body, stream: true, stream_options: { include_usage: true }, return_progress: true };
   const response = await call("/v1/chat/completions", { method: "POST", headers, body: JSON.stringify(asked), signal });
-  for await (const { data, comment } of events(response, EVERY_MS.text)) {
+  for await (const { data, comment } of events(response)) {
     const place = /^waiting, place (\d+)/.exec(comment);
     if (place) yield { waiting: Number(place[1]) };
     if (data === "[DONE]") return;

@@ -9,7 +9,7 @@ use super::{LoadArgs, SamplingArgs, StateArgs};
 
 /// Under the flags of `run`.
 const RUN_HELP: &str = "\
-The answer goes to standard output. What the model thinks goes to standard error, dimmed where that is a terminal, and
+The answer goes to standard output. What the model thinks goes to standard error, dimmed where that is a terminal, and \
 so does all else: `2>/dev/null` leaves the answer alone.";
 
 /// `run`.
@@ -83,7 +83,7 @@ pub struct ChatArgs {
 }
 
 const CHAT_HELP: &str = "\
-Type a message and press Return; /help lists what else can be typed. Ctrl-C stops an answer, Ctrl-D ends. Each answer has the seed
+Type a message and press Return; /help lists what else can be typed. Ctrl-C stops an answer, Ctrl-D ends. Each answer has the seed \
 after the one before, beginning with --seed.
 
 A file of --tools:
@@ -147,12 +147,12 @@ pub struct BatchArgs {
 }
 
 const BATCH_HELP: &str = "\
-A line has `messages`, or a `prompt` that is continued as it stands, and beside them whatever the APIs of `serve` take:
-`max_tokens`, `temperature`, `seed`, `stop`, `tools`, `response_format` and others. `custom_id` or `id` is repeated in the
+A line has `messages`, or a `prompt` that is continued as it stands, and beside them whatever the APIs of `serve` take: \
+`max_tokens`, `temperature`, `seed`, `stop`, `tools`, `response_format` and others. `custom_id` or `id` is repeated in the \
 answer. Lines of OpenAI's batches are understood too: `url` and `body`.
 
-A line of --out has `custom_id`, `line`, and as OpenAI's batches `response`, with `status_code` and `body`, or `error`. Lines
-come as they are ready. After a kill the same call goes on where it was; a line, a model or numerics that changed are answered
+A line of --out has `custom_id`, `line`, and as OpenAI's batches `response`, with `status_code` and `body`, or `error`. Lines \
+come as they are ready. After a kill the same call goes on where it was; a line, a model or numerics that changed are answered \
 anew, and so is what failed for no fault of the line (a `status_code` of 500 and more).";
 
 fn minutes(text: &str) -> Result<Duration, String> {

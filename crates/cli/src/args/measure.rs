@@ -216,17 +216,17 @@ pub struct EvalArgs {
 }
 
 const EVAL_HELP: &str = "\
-Texts are computed in windows of --ctx tokens [default here: 2048], each of which begins half a window before the end of the
+Texts are computed in windows of --ctx tokens [default here: 2048], each of which begins half a window before the end of the \
 one before; every token but the first is scored once. Perplexity is exp of the mean negative log-likelihood of a token.
 
-A line of --choices has `question`, `choices` (texts) and `answer` (their number from 0, letter or text). With letters, the
-choices are listed and the likeliest letter is the answer; with texts, the likeliest choice after the question alone is, and
+A line of --choices has `question`, `choices` (texts) and `answer` (their number from 0, letter or text). With letters, the \
+choices are listed and the likeliest letter is the answer; with texts, the likeliest choice after the question alone is, and \
 \"by length\" divides its log-likelihood by its bytes.
 
-A line of --generate has `messages` (and `tools`, `thinking`) or `prompt`, and `expect`: a text, or an object of what must
-hold: `text` (equal but for white space; several in a list), `number` (the last one said), `json` (equal as JSON), `calls`
-(these calls of tools: [name, arguments]), `contains` (texts), `items` (so many in a list). An answer that calls tools which
-nobody expects is wrong. Thoughts do not count. If the messages end with an answer, its perplexity is measured too; and that
+A line of --generate has `messages` (and `tools`, `thinking`) or `prompt`, and `expect`: a text, or an object of what must \
+hold: `text` (equal but for white space; several in a list), `number` (the last one said), `json` (equal as JSON), `calls` \
+(these calls of tools: [name, arguments]), `contains` (texts), `items` (so many in a list). An answer that calls tools which \
+nobody expects is wrong. Thoughts do not count. If the messages end with an answer, its perplexity is measured too; and that \
 of a line which has only a `text`. `kind` is any name: scores are shown for each kind.";
 
 /// `--suite`.

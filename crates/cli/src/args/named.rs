@@ -17,8 +17,8 @@ pub struct PullArgs {
 }
 
 const HUB_HELP: &str = "\
-Only what is needed is downloaded: not .bin, .pt and other copies of the weights. What was downloaded is resumed after a
-stop, checked by hash, and lies where huggingface_hub and llama.cpp find it too. The address and the folder are those of
+Only what is needed is downloaded: not .bin, .pt and other copies of the weights. What was downloaded is resumed after a \
+stop, checked by hash, and lies where huggingface_hub and llama.cpp find it too. The address and the folder are those of \
 HF_ENDPOINT, HF_HUB_CACHE, HF_HOME and HF_TOKEN.";
 
 /// `ls`.
@@ -67,7 +67,7 @@ pub struct LaunchArgs {
 }
 
 const LAUNCH_HELP: &str = "\
-The client is told by its environment, its arguments or a file of our own where the model is; its own configuration stays
+The client is told by its environment, its arguments or a file of our own where the model is; its own configuration stays \
 as it is. Other flags of `serve` come from OUTPOUR_ variables and the configuration file.";
 
 /// The clients that are known.
