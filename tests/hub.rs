@@ -147,7 +147,7 @@ fn a_model_runs_by_its_name_and_from_the_cache_without_the_hub() {
     let server = server::Hub::start(name, files_of(&demo()));
     let user = User::of(&server);
     let run = |model: &str, offline: &[&str]| {
-        let args = ["run", model, "--ram", "100M", "--temperature", "0", "-n", "12", "Tell me a story about a fox."];
+        let args = ["run", model, "--ram", "100M", "--temperature", "0", "What is 12 + 30?"];
         user.shown(&[&args, offline].concat())
     };
     user.refused(
@@ -157,12 +157,16 @@ fn a_model_runs_by_its_name_and_from_the_cache_without_the_hub() {
     );
     assert!(server.take_requests().is_empty(), "offline, nobody is asked");
     let expected = run(demo().to_str().expect("UTF-8"), &[]);
+    assert!(expected.contains("42"), "{expected}");
     assert_eq!(run(name, &[]), expected);
     assert!(server.take_requests().iter().any(|request| request.cdn));
     assert_eq!(run(name, &["--offline"]), expected);
     assert_eq!(run(name, &[]), expected);
     assert!(server.take_requests().is_empty(), "what is in the cache just runs");
 
+    let again = user.outpour(&["pull", name]);
+    let told = String::from_utf8_lossy(&again.stderr);
+    assert!(told.contains("nothing was missing") && !told.contains("MB/s"), "{told}");
     let pulled = user.shown(&["pull", name]);
     assert_eq!(PathBuf::from(pulled.trim()), user.cache().join("models--some--demo-model/snapshots").join(COMMIT));
     assert!(user.shown(&["verify", name]).contains("what the hub left a hash of has that hash"));

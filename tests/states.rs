@@ -302,7 +302,7 @@ fn a_process_that_is_killed_while_it_writes_leaves_nothing_that_is_wrong() {
     assert!(fresh.exists() && foreign.exists(), "what another process may be writing, and what is not ours, stays");
 }
 
-/// One turn of a conversation in a file: what was said, and the tokens that were found.
+/// One turn of a conversation in a file: what was thought and said, the tokens that were found, and what was told.
 fn turn(model: &Path, file: &Path, prompt: &str, more: &[&str]) -> (String, usize, String) {
     let args = [
         &[prompt, "--session", file.to_str().expect("UTF-8"), "--ram", "200M", "-n", "12", "--temperature", "0"],
@@ -313,7 +313,9 @@ fn turn(model: &Path, file: &Path, prompt: &str, more: &[&str]) -> (String, usiz
     let found = ran.stderr.split_once(" of them kept").map_or(0, |(before, _)| {
         before.rsplit_once(' ').and_then(|(_, number)| number.parse().ok()).expect("a number")
     });
-    (String::from_utf8(ran.stdout).expect("text"), found, ran.stderr)
+    let talk: serde_json::Value = serde_json::from_slice(&fs::read(file).expect("the file")).expect("JSON");
+    let said = talk["messages"].as_array().and_then(|messages| messages.last()).expect("an answer");
+    (said.to_string(), found, ran.stderr)
 }
 
 /// What is done to a file.

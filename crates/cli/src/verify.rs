@@ -33,7 +33,10 @@ pub fn verify(args: &VerifyArgs) -> Result<ExitCode> {
     let checkpoint = Checkpoint::open(dir)?;
     let (verified, seconds) = measured(|progress| verify::download(checkpoint.dir(), progress))?;
     let weights: Vec<PathBuf> = checkpoint.files().iter().map(|file| file.path().to_owned()).collect();
-    let mut whole = format!("{} weight files have the sizes that their headers want", weights.len());
+    let mut whole = match weights.len() {
+        1 => "The weight file has the size that its header wants".to_owned(),
+        files => format!("{files} weight files have the sizes that their headers want"),
+    };
     if verified.bytes > 0 {
         whole += ", and what the hub left a hash of has that hash";
     }

@@ -299,10 +299,7 @@ fn refusals_are_said_plainly() {
         &refused(404, &[("X-Error-Code", "RepoNotFound")], false),
         &["says 404", "no such model", "ORG/REPO:QUANT"],
     );
-    one_line(
-        &refused(429, &[("Retry-After", "3600")], true),
-        &["says 429", "in 3600 s;", "what is downloaded stays"],
-    );
+    one_line(&refused(429, &[("Retry-After", "3600")], true), &["says 429", "in 3600 s;", "what is downloaded stays"]);
     one_line(&refused(302, &[("Location", "ftp://x/y")], false), &["answers as no hub does", "HF_ENDPOINT"]);
     one_line(&refused(200, &[], false), &["answers as no hub does"]);
     assert_eq!(hub(&server, cache.path(), NONE).find(&name()).expect("none"), None);
