@@ -249,6 +249,21 @@ await run({
     await ended(page);
   },
 
+  "a call that was broken off is none, and nothing waits for it": async (page) => {
+    await page.keyboard.press("Alt+n");
+    const half = { index: 0, id: "call_1", type: "function", function: { name: "set_alarm", arguments: '{"time": "06' } };
+    const chunk = { choices: [{ index: 0, delta: { tool_calls: [half] }, finish_reason: null }] };
+    await page.route("**/v1/chat/completions", (route) => route.fulfill({ status: 200, contentType: "text/event-stream", body: `data: ${JSON.stringify(chunk)}\n\n` }));
+    await say(page, "Ring at six.");
+    await page.getByText("The answer broke off.").waitFor();
+    await ended(page);
+    await page.unroute("**/v1/chat/completions");
+    assert.equal(await page.getByRole("region", { name: "Call of set_alarm" }).count(), 0);
+    await say(page, "What is 250 plus 431?");
+    await content(answers(page).nth(1)).getByText("681").waitFor();
+    await ended(page);
+  },
+
   "the machine is shown as it is": async (page) => {
     const map = page.getByRole("img", { name: /^Experts: \d+ of 256 in memory/ });
     await map.waitFor();
