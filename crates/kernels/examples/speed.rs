@@ -1,6 +1,6 @@
 //! What the `cpu` backend makes of this machine, each figure beside the limit that was measured with it:
-//! `cargo run --release -p outpour-kernels --example speed -- [WORD…]`. A word is an instruction set, as in `describe`, a number of
-//! threads, `precise`, `ops` for attention and the recurrence, or a part of the names of the formats that are wanted.
+//! `cargo run --release -p outpour-kernels --example speed -- [WORD…]`. A word is an instruction set, as in `describe`, or one of
+//! several that are measured in turn, a number of threads, `precise`, `ops` for attention and the recurrence, or a part of the names of the formats that are wanted.
 
 use std::time::Duration;
 
@@ -29,7 +29,11 @@ const CODED: [(&str, Coded); 6] = [
 
 fn main() -> Result<(), OpsError> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let isa = Isa::available().find(|isa| words.iter().any(|word| word == isa.name()));
+    let named = |word: &String| Isa::available().find(|isa| word == isa.name());
+    let mut isas: Vec<Option<Isa>> = words.iter().filter_map(named).map(Some).collect();
+    if isas.is_empty() {
+        isas = vec![None];
+    }
     let mut threads: Vec<usize> = words.iter().filter_map(|word| word.parse().ok()).collect();
     if threads.is_empty() {
         threads = vec![1, 2];
@@ -37,15 +41,16 @@ fn main() -> Result<(), OpsError> {
     let has = |what: &str| words.iter().any(|word| word == what);
     let wanted = |name: &str| {
         let mut parts = words.iter().filter(|word| {
-            word.parse::<usize>().is_err()
-                && !["precise", "ops"].contains(&word.as_str())
-                && Isa::available().all(|isa| isa.name() != word.as_str())
+            word.parse::<usize>().is_err() && !["precise", "ops"].contains(&word.as_str()) && named(word).is_none()
         });
         let first = parts.next();
         first.is_none() && !has("ops") || first.into_iter().chain(parts).any(|part| name.contains(part.as_str()))
     };
     let formats: Vec<(String, Format)> = all().into_iter().filter(|(name, _)| wanted(name)).collect();
-    for threads in threads {
+    if formats.is_empty() && !has("ops") {
+        println!("no format is called so, and this machine has no such instructions: {}", words.join(" "));
+    }
+    for (threads, isa) in threads.into_iter().flat_map(|threads| isas.iter().map(move |&isa| (threads, isa))) {
         let cpu = Cpu::new(CpuOptions { threads, precise: has("precise"), isa })?;
         let weights = Weights::new(&cpu, 2 * speed::weights_bytes())?;
         let peaks = speed::peaks(cpu.isa(), threads, 4 * BUDGET);

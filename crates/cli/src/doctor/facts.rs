@@ -125,7 +125,10 @@ const ROOM_BYTES_MIN: usize = 32 << 20;
 
 /// Instruction sets of this kind of processor that would be faster than `isa`.
 fn missing(isa: Isa) -> Vec<&'static str> {
-    let kin: &[Isa] = if cfg!(target_arch = "x86_64") {
+    // Tiles are some servers' alone: nothing that others lack.
+    let kin: &[Isa] = if isa == Isa::Amx {
+        &[]
+    } else if cfg!(target_arch = "x86_64") {
         &[Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2]
     } else if cfg!(target_arch = "aarch64") {
         &[Isa::Neon]

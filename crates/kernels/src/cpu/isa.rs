@@ -1,17 +1,20 @@
 //! The inner loops, one set for each instruction set, chosen when the backend is made.
 //!
 //! [`tile`] holds the loops, written once over a vector type, and `affine` those of quantised weights; `avx2`, `avx512`
-//! (with `vnni`), `neon` and `portable` hold the vectors and instantiate the loops with their instructions enabled. What
+//! (with `vnni` and `amx`), `neon` and `portable` hold the vectors and instantiate the loops with their instructions enabled. What
 //! every set keeps to: an output element has one accumulator vector, filled in the order of the reduced dimension and
 //! summed in one fixed order, whatever the tile it is computed in.
 
 mod affine;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub(super) mod group;
 mod lone;
+mod many;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod panel;
@@ -29,6 +32,9 @@ use crate::{Format, GgmlType};
 /// An instruction set that the `cpu` backend has kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
+    /// AVX-512 as below, and tiles of bytes (AMX-INT8) where the system lets a process have them: for products of sixteen and
+    /// more activation rows with quantised weights, with the same bits.
+    Amx,
     /// AVX-512 (F, BW, DQ, VL) with products of bfloat16 pairs and of bytes (VNNI), and moves of bits and bytes (VBMI):
     /// every processor but Intel's Cooper Lake that has the first has all.
     Avx512Bf16,
@@ -44,7 +50,7 @@ pub enum Isa {
 
 impl Isa {
     /// All of them, best first.
-    const ALL: [Isa; 5] = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable];
+    const ALL: [Isa; 6] = [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable];
 
     /// What this machine can run, best first.
     pub fn available() -> impl Iterator<Item = Isa> {
@@ -63,6 +69,7 @@ impl Isa {
             Isa::Avx512Bf16 => {
                 has!("avx512bf16") && has!("avx512vnni") && has!("avx512vbmi") && Isa::Avx512.runs_here()
             }
+            Isa::Amx => Isa::Avx512Bf16.runs_here() && amx::is_permitted(),
             Isa::Neon => false,
             Isa::Portable => true,
         }
@@ -71,7 +78,7 @@ impl Isa {
     #[cfg(not(target_arch = "x86_64"))]
     fn runs_here(self) -> bool {
         match self {
-            Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => false,
+            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => false,
             Isa::Neon => cfg!(target_arch = "aarch64"),
             Isa::Portable => true,
         }
@@ -83,6 +90,8 @@ impl Isa {
             return None;
         }
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Some(avx512::with_tiles()),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => Some(avx512::with_bf16()),
             #[cfg(target_arch = "x86_64")]
@@ -100,6 +109,7 @@ impl Isa {
     /// Its name, for people.
     pub fn name(self) -> &'static str {
         match self {
+            Isa::Amx => "amx",
             Isa::Avx512Bf16 => "avx512-bf16",
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",

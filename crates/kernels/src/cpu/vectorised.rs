@@ -17,7 +17,7 @@ impl Cpu {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a backend is only made with an instruction set that the machine has, here and below.
-            Isa::Avx512Bf16 | Isa::Avx512 => unsafe { avx512(work) },
+            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 => unsafe { avx512(work) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::Avx2 => unsafe { avx2(work) },

@@ -87,9 +87,9 @@ fn loops(isa: Isa) -> Option<Loops> {
     // SAFETY: the machine has the instructions of `isa`, here and below.
     let avx512 = || unsafe { x86::avx512_f32() };
     match isa {
-        Isa::Avx512Bf16 => Some(Loops {
+        Isa::Amx | Isa::Avx512Bf16 => Some(Loops {
             // SAFETY: as above.
-            int8: || unsafe { x86::avx512_int8() },
+            int8: if isa == Isa::Amx { || unsafe { x86::amx_int8() } } else { || unsafe { x86::avx512_int8() } },
             // SAFETY: as above.
             bf16: Some(|| unsafe { x86::avx512_bf16() }),
             f32: avx512,
@@ -109,9 +109,49 @@ fn loops(isa: Isa) -> Option<Loops> {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use std::arch::asm;
     use std::arch::x86_64::*;
 
     use super::ROUNDS;
+
+    /// What `ldtilecfg` reads: its first palette, and for each of eight tiles 64 bytes in each of 16 rows.
+    const WHOLE_TILES: [u8; 64] = {
+        let (mut config, mut tile) = ([0; 64], 0);
+        config[0] = 1;
+        while tile < 8 {
+            (config[16 + 2 * tile], config[48 + tile]) = (64, 16);
+            tile += 1;
+        }
+        config
+    };
+
+    /// Products of whole tiles, which are zero when they get their shapes: four sums, of two tiles by two.
+    ///
+    /// # Safety
+    /// The machine has AMX-INT8, and permits it.
+    pub(super) unsafe fn amx_int8() -> u64 {
+        const OPS: u64 = 2 * 16 * 16 * 64;
+        // SAFETY: the caller's promise.
+        unsafe {
+            asm!(
+                "ldtilecfg [{config}]",
+                "2:",
+                "tdpbsud tmm0, tmm4, tmm6",
+                "tdpbsud tmm1, tmm4, tmm7",
+                "tdpbsud tmm2, tmm5, tmm6",
+                "tdpbsud tmm3, tmm5, tmm7",
+                "dec {rounds}",
+                "jnz 2b",
+                "tilerelease",
+                config = in(reg) &WHOLE_TILES,
+                rounds = inout(reg) ROUNDS => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, readonly),
+            );
+        }
+        ROUNDS * 4 * OPS
+    }
 
     peak_loop!(avx512_f32, "avx512f", 12 chains of 32, _mm512_set1_ps(0.0), |sum| {
         _mm512_fmadd_ps(_mm512_set1_ps(0.5), sum, _mm512_set1_ps(1.0))

@@ -204,6 +204,19 @@ fn large_linear() {
     });
 }
 
+/// Of rows enough for tiles, and some behind them.
+#[test]
+fn instruction_sets_give_the_same_bits() {
+    let mut random = Random(9);
+    for stored in every() {
+        let backends = backends_of_one_order(stored.bits == 8);
+        for (n, rows, cols) in [(16, 16, 128), (37, 41, 1152), (300, 20, 1152), (63, 100, 2304)] {
+            let (x, w) = (activations(&mut random, n, cols), stored.matrix(&mut random, rows, cols));
+            assert_one_product(&backends, &x, &w);
+        }
+    }
+}
+
 /// The largest products of bytes in every lane, which overflow 16 bits where an instruction adds pairs of them.
 #[test]
 fn the_largest_products_do_not_overflow() {
@@ -213,7 +226,9 @@ fn the_largest_products_do_not_overflow() {
             let packed = vec![0xff; 20 * 256 * stored.bits / 8];
             let w = stored.matrix_of(&packed, &mut random, 20, 256);
             // Terms of one sign add up to 16 times their norm.
-            assert_linear(&f32_tensor(&[1.5 * sign; 3 * 256], [3, 256]), &w, 16.0 * REORDERED);
+            for n in [3, 16] {
+                assert_linear(&f32_tensor(&vec![1.5 * sign; n * 256], [n, 256]), &w, 16.0 * REORDERED);
+            }
         }
     }
 }

@@ -197,6 +197,20 @@ fn large_linear() {
     });
 }
 
+/// Of rows enough for tiles, and some behind them.
+#[test]
+fn instruction_sets_give_the_same_bits() {
+    let mut random = Random(9);
+    for blocks in GgmlType::ALL {
+        let fewer_bits = [GgmlType::Q4_0, GgmlType::Q4_1, GgmlType::Q4K, GgmlType::Q5K, GgmlType::Q6K, GgmlType::Q2K];
+        let backends = backends_of_one_order(!fewer_bits.contains(&blocks));
+        for (n, rows, cols) in [(16, 16, 256), (37, 41, 1280), (150, 20, 768)] {
+            let (x, w) = (activations(&mut random, n, cols), random_blocks(blocks, &mut random, rows, cols, 1));
+            assert_one_product(&backends, &x, &w);
+        }
+    }
+}
+
 /// The largest products of bytes in every lane, which overflow 16 bits where an instruction adds pairs of them: the lowest q
 /// of eight bits, -128, among them.
 #[test]
@@ -207,7 +221,9 @@ fn the_largest_products_do_not_overflow() {
         let w = Matrix::ggml(GgmlType::Q8_0, bytes_tensor(&bytes, 0, [20, 8 * 34], DType::U8));
         for sign in [1.0, -1.0] {
             // Terms of one sign add up to 16 times their norm.
-            assert_linear(&f32_tensor(&[1.5 * sign; 3 * 256], [3, 256]), &w, 16.0 * REORDERED);
+            for n in [3, 16] {
+                assert_linear(&f32_tensor(&vec![1.5 * sign; n * 256], [n, 256]), &w, 16.0 * REORDERED);
+            }
         }
     }
 }

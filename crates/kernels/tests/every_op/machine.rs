@@ -21,7 +21,7 @@ pub struct Backend {
 impl Backend {
     /// Whether activations are rounded to bf16 for products with this format.
     pub fn rounds(&self, format: Format) -> bool {
-        self.isa == Isa::Avx512Bf16 && !self.precise && format == Format::Bf16
+        matches!(self.isa, Isa::Amx | Isa::Avx512Bf16) && !self.precise && format == Format::Bf16
     }
 }
 
@@ -45,6 +45,27 @@ pub fn backends() -> &'static [Backend] {
 /// The same with two threads only: for tests where threads are not the point.
 pub fn backends_of_two_threads() -> impl Iterator<Item = &'static Backend> {
     backends().iter().filter(|backend| backend.threads == 2)
+}
+
+/// Those that add products with quantised weights in the same order, with fused multiply-adds: where weights of eight bits are
+/// multiplied as bytes without a sign, or with it, they differ.
+pub fn backends_of_one_order(eight_bits: bool) -> Vec<&'static Backend> {
+    let isas: &[Isa] = if eight_bits { &[] } else { &[Isa::Avx512, Isa::Avx2] };
+    let alike = |isa: Isa| isas.contains(&isa) || matches!(isa, Isa::Amx | Isa::Avx512Bf16);
+    backends_of_two_threads().filter(|backend| !backend.precise && alike(backend.isa)).collect()
+}
+
+/// Asserts that all of them make the same product.
+pub fn assert_one_product(backends: &[&Backend], x: &Tensor, w: &Matrix) {
+    let outs = backends.iter().map(|backend| {
+        let out = empty([x.dim(0), w.rows()]);
+        backend.ops.linear(x, w, &out);
+        out
+    });
+    let outs: Vec<Tensor> = outs.collect();
+    for (backend, out) in backends.iter().zip(&outs).skip(1) {
+        assert_same_bits(backend, backends[0].isa.name(), out, &outs[0]);
+    }
 }
 
 /// Memory whose last byte lies before a page that cannot be read: a kernel that reads beyond a tensor crashes.

@@ -5,13 +5,14 @@
 //! and its bias enters by one multiply-add more. How the dot products come about is free: for one activation row, [`lone`]
 //! multiplies each weight row where it lies and adds across lanes, for the weights are read once and unpacking them is most of
 //! the work; for more, [`tile`] unpacks as many weight rows as a vector has lanes to a panel, four bytes of a row to a lane, that
-//! serves all of them. Everything here is inlined into functions that enable the instructions: those that
+//! serves all of them; where there are tiles, [`many`] multiplies it with sixteen rows at once. Everything here is inlined into functions that enable the instructions: those that
 //! [`quantised_kernels_of`] makes.
 
 // A tile is indexed by column of fixed number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
 
 use super::lone::{self, Arranged, PARTS_MAX, Terms};
+use super::many::{self, Tiles};
 use super::panel::{BLOCK, K_MAX, LANES_MAX, Panel, Place, unpack_all};
 use super::tile::{Bf16, Element, F16, F32, Lanes, padded};
 use super::{AffineDots, Dots, UnpackedDots};
@@ -52,6 +53,8 @@ pub(super) trait Ints: Copy {
 /// As for [`Ints`].
 pub(super) trait Bytes {
     type I: Ints;
+    /// What multiplies with many activation rows.
+    type Tiles: Tiles;
     /// Whether weights of eight bits are multiplied as q - 128, because the sums of the instruction's products hold no
     /// larger ones. Their biases are then of that.
     const SIGNED: bool;
@@ -203,12 +206,18 @@ pub(super) const X_BYTES_MAX: usize = 256 << 10;
 /// The machine has the instructions, and the addresses hold what `AffineDots` says.
 #[inline(always)]
 pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots) {
-    let columns_max = (X_BYTES_MAX / d.dots.x_stride).next_multiple_of(C).max(4 * C);
     if d.dots.columns == 1 && !PRECISE && B::knows_rows(d.bits) {
         // SAFETY: the caller's promise.
         return unsafe { lone_of::<B>(d) };
     }
+    let tiled = !PRECISE && many::serves::<B>(d.dots.columns);
+    let at_once = if tiled { many::ROWS } else { C };
+    let columns_max = (X_BYTES_MAX / d.dots.x_stride).next_multiple_of(at_once).max(4 * at_once);
     let mut panel = Panel::new();
+    if tiled {
+        // SAFETY: the machine has tiles.
+        unsafe { many::begin::<B>(BLOCK / 4) };
+    }
     for first in (0..d.dots.columns).step_by(columns_max) {
         let x = d.dots.x.wrapping_add(first * d.dots.x_stride);
         let out = d.dots.out.wrapping_add(first * d.dots.out_stride);
@@ -216,6 +225,10 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &Aff
         let d = &AffineDots { dots: Dots { x, columns, out, ..d.dots }, ..*d };
         // SAFETY: these columns are inside the caller's.
         unsafe { panels::<B, C, PRECISE>(d, &mut panel) };
+    }
+    if tiled {
+        // SAFETY: as above.
+        unsafe { B::Tiles::release() };
     }
 }
 
@@ -233,6 +246,10 @@ unsafe fn panels<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, 
                 }
                 unpack_all::<B::I>(d, at, panel.q.as_mut_ptr().cast());
                 let mut c = 0;
+                while !PRECISE && many::serves::<B>(d.dots.columns - c) {
+                    many_of::<B>(d, panel, at, c);
+                    c += many::ROWS;
+                }
                 while c + C <= d.dots.columns {
                     tile::<B, C, PRECISE>(d, panel, at, c);
                     c += C;
@@ -266,6 +283,18 @@ unsafe fn tile<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, p:
             5 => rounded_tile::<B, 5, C>(d, p, at, c),
             6 => rounded_tile::<B, 6, C>(d, p, at, c),
             _ => rounded_tile::<B, 8, C>(d, p, at, c),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn many_of<B: Bytes>(d: &AffineDots, p: &Panel, at: Place, c: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match d.group / BLOCK {
+            1 => many::tile::<B, 8, 1>(&d.dots, p.unpacked(), at, c),
+            2 => many::tile::<B, 8, 2>(&d.dots, p.unpacked(), at, c),
+            _ => many::tile::<B, 8, 4>(&d.dots, p.unpacked(), at, c),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 use std::hint::black_box;
 
 use super::affine::{Bytes, Ints};
+use super::many::NoTiles;
 use super::tile::{Lanes, kernels_of};
 
 /// Two vectors side by side: two chains of multiply-adds for an output, so that a single row is read as fast as the
@@ -223,6 +224,7 @@ struct InPairs;
 
 impl Bytes for InPairs {
     type I = Words;
+    type Tiles = NoTiles;
     const SIGNED: bool = true;
     #[inline(always)]
     fn knows_rows(_bits: usize) -> bool {

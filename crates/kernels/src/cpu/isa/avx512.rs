@@ -1,14 +1,17 @@
-//! AVX-512: sixteen lanes, and with AVX512-BF16 products of bfloat16 pairs.
+//! AVX-512: sixteen lanes, and with AVX512-BF16 products of bfloat16 pairs. With AMX, tiles of bytes beside them.
 
 // A tile is indexed by column of fixed number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use super::affine::{Bytes, Ints, quantised_kernels_of};
+use super::amx::Amx;
 use super::avx2::sums_of_four;
+use super::many::{NoTiles, Tiles};
 use super::tile::{self, Lanes, Product, kernels_of};
-use super::{Bf16Kernels, Dots, Kernels, UnpackedDots, units, vnni};
+use super::{Bf16Kernels, Dots, Kernels, QuantisedKernels, UnpackedDots, units, vnni};
 use crate::quant::coded::Rows;
 
 #[derive(Clone, Copy)]
@@ -197,6 +200,7 @@ struct InPairs;
 
 impl Bytes for InPairs {
     type I = __m512i;
+    type Tiles = NoTiles;
     const SIGNED: bool = true;
     #[inline(always)]
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
@@ -241,11 +245,12 @@ impl Bytes for InPairs {
     }
 }
 
-/// Products of bytes with VNNI: `vpdpbusd` adds four in 32 bits.
-struct Vnni;
+/// Products of bytes with VNNI: `vpdpbusd` adds four in 32 bits. With many activation rows, by `T`.
+struct Vnni<T>(PhantomData<T>);
 
-impl Bytes for Vnni {
+impl<T: Tiles> Bytes for Vnni<T> {
     type I = __m512i;
+    type Tiles = T;
     const SIGNED: bool = false;
     #[inline(always)]
     fn knows_rows(_bits: usize) -> bool {
@@ -341,15 +346,23 @@ impl Product for Pairs {
 // 4 × 6 accumulators, six activations and a weight fill 31 of the 32 registers.
 kernels_of!(Avx512, dots: 4 by 6, by_one: 1, mix: 4, affine: InPairs, 8, 8, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
 
-/// The same, with products of bf16 pairs and VNNI.
+/// With products of bf16 pairs and VNNI.
 pub(super) fn with_bf16() -> Kernels {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
     unsafe fn dots(d: &Dots) {
         // SAFETY: the caller's promise.
         unsafe { tile::dots::<Pairs, 4, 6, 1>(d) }
     }
-    let quantised = quantised_kernels_of!(Vnni, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
+    let quantised = quantised_kernels_of!(Vnni<NoTiles>, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
     Kernels { bf16: Some(Bf16Kernels { dots, round }), quantised, ..kernels() }
+}
+
+/// The same, with tiles for many rows of rounded activations.
+pub(super) fn with_tiles() -> Kernels {
+    let tiled = quantised_kernels_of!(Vnni<Amx>, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
+    let others = with_bf16();
+    let quantised = QuantisedKernels { rounded: tiled.rounded, unpacked: tiled.unpacked, ..others.quantised };
+    Kernels { quantised, ..others }
 }
 
 /// Rounds `n` f32 to bf16, to nearest even.

@@ -6,6 +6,7 @@
 use std::arch::aarch64::*;
 
 use super::affine::{Bytes, Ints};
+use super::many::NoTiles;
 use super::tile::{Lanes, kernels_of};
 
 /// Two vectors side by side.
@@ -183,6 +184,7 @@ struct Widening;
 
 impl Bytes for Widening {
     type I = Words;
+    type Tiles = NoTiles;
     const SIGNED: bool = true;
     #[inline(always)]
     fn knows_rows(bits: usize) -> bool {

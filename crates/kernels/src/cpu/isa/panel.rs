@@ -7,6 +7,7 @@
 use std::mem::MaybeUninit;
 
 use super::affine::Ints;
+use super::many::Unpacked;
 use super::tile::{self, Bf16, Element, F16, F32, Lanes};
 use super::{AffineDots, Dots};
 use crate::Format;
@@ -95,6 +96,10 @@ pub(super) struct Place {
 impl Panel {
     pub(super) fn new() -> Self {
         Panel { scales: [0.0; GROUPS_MAX * LANES_MAX], biases: [0.0; GROUPS_MAX * LANES_MAX], q: MaybeUninit::uninit() }
+    }
+
+    pub(super) fn unpacked(&self) -> Unpacked {
+        Unpacked { q: self.q.as_ptr().cast(), scales: self.scales.as_ptr(), biases: self.biases.as_ptr() }
     }
 
     #[inline(always)]

@@ -3,10 +3,11 @@
 use half::f16;
 
 use super::affine::{Bytes, Ints};
+use super::many::NoTiles;
 use super::tile::{self, Lanes, kernels_of};
 
 #[derive(Clone, Copy)]
-struct Plain([f32; 8]);
+pub(super) struct Plain([f32; 8]);
 
 impl Lanes for Plain {
     const N: usize = 8;
@@ -63,7 +64,7 @@ impl Lanes for Plain {
 }
 
 #[derive(Clone, Copy)]
-struct Words([u32; 8]);
+pub(super) struct Words([u32; 8]);
 
 impl Ints for Words {
     type F = Plain;
@@ -122,10 +123,11 @@ impl Ints for Words {
 }
 
 /// Products of bytes, one by one.
-struct OneByOne;
+pub(super) struct OneByOne;
 
 impl Bytes for OneByOne {
     type I = Words;
+    type Tiles = NoTiles;
     const SIGNED: bool = false;
     #[inline(always)]
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(

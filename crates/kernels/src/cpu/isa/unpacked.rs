@@ -3,7 +3,7 @@
 //!
 //! The weights of as many rows as a vector has lanes are unpacked to bytes, with a scale and a bias for each group of 16 or 32:
 //! the one step that knows how they are stored. The rest is as for affine-quantised weights of eight bits (`affine`): an output is one
-//! chain in the order of the groups, whether the bytes are multiplied where they lie ([`lone`]) or transposed ([`tile`]).
+//! chain in the order of the groups, whether the bytes are multiplied where they lie ([`lone`]) or transposed ([`tile`], and with tiles [`many`]).
 
 // A tile is indexed by column of fixed number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use super::affine::{Bytes, Ints, X_BYTES_MAX, load, number, store};
 use super::lone::{Arranged, PARTS_MAX, Terms};
+use super::many::{self, Tiles, Unpacked};
 use super::panel::{BLOCK, LANES_MAX, Place, unpack_rows};
 use super::tile::Lanes;
 use super::{Dots, Packed, UnpackedDots};
@@ -42,6 +43,10 @@ impl Panel {
     fn new() -> Self {
         let zeros = [0.0; GROUPS_MAX * LANES_MAX];
         Panel { scales: zeros, biases: zeros, rows: [0; K_MAX * LANES_MAX], q: MaybeUninit::uninit() }
+    }
+
+    fn unpacked(&self) -> Unpacked {
+        Unpacked { q: self.q.as_ptr().cast(), scales: self.scales.as_ptr(), biases: self.biases.as_ptr() }
     }
 
     /// Scales and biases from number `at` on.
@@ -172,11 +177,17 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots, fill: Fill
 /// The same of types whose u has so many bits, and whose groups are so many words of four.
 #[inline(always)]
 unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(d: &UnpackedDots, fill: Fill) {
-    let columns_max = (X_BYTES_MAX / d.dots.x_stride).next_multiple_of(C).max(4 * C);
+    let tiled = many::serves::<B>(d.dots.columns);
+    let at_once = if tiled { many::ROWS } else { C };
+    let columns_max = (X_BYTES_MAX / d.dots.x_stride).next_multiple_of(at_once).max(4 * at_once);
     let mut panel = Panel::new();
     if d.dots.columns == 1 && B::knows_rows(8) {
         // SAFETY: the caller's promise.
         return unsafe { lone::<B, BITS, WORDS>(d, fill, &mut panel) };
+    }
+    if tiled {
+        // SAFETY: the machine has tiles.
+        unsafe { many::begin::<B>(WORDS) };
     }
     for first in (0..d.dots.columns).step_by(columns_max) {
         let x = d.dots.x.wrapping_add(first * d.dots.x_stride);
@@ -185,6 +196,10 @@ unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usiz
         let d = &UnpackedDots { dots: Dots { x, columns, out, ..d.dots }, ..*d };
         // SAFETY: these columns are inside the caller's.
         unsafe { panels::<B, C, BITS, WORDS>(d, fill, &mut panel) };
+    }
+    if tiled {
+        // SAFETY: as above.
+        unsafe { B::Tiles::release() };
     }
 }
 
@@ -205,6 +220,10 @@ unsafe fn panels<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize
                 let within = Place { row: 0, rows: lanes, k: 0, len: at.len };
                 unpack_rows::<B::I, 8>(&unpacked, within, panel.q.as_mut_ptr().cast());
                 let mut c = 0;
+                while many::serves::<B>(d.columns - c) {
+                    many::tile::<B, WORDS, 1>(d, panel.unpacked(), at, c);
+                    c += many::ROWS;
+                }
                 while c + C <= d.columns {
                     tile::<B, BITS, WORDS, C>(d, panel, at, c);
                     c += C;
