@@ -344,15 +344,20 @@ unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize>(d: &AffineDots) {
                     // Far apart as they are, processors do not foresee scales and biases.
                     let ahead = ((row + lane + lanes) * (w.k / d.group) + k / d.group) * d.scale_format.row_bytes(1);
                     d.scales.iter().for_each(|scales| B::I::prefetch(scales.wrapping_add(ahead)));
-                    for first in (0..len / BLOCK).step_by(PER * lanes) {
-                        let part = lone_part::<B, BITS, PER>(at, end, &x, first, len / BLOCK);
+                    let (blocks, unit) = (len / BLOCK, PER * lanes);
+                    let index = (row + lane) * (w.k / d.group) + k / d.group;
+                    let whole = blocks / unit * unit;
+                    for first in (0..whole).step_by(unit) {
                         let group = first / PER;
-                        let index = (row + lane) * (w.k / d.group) + k / d.group + group;
-                        let [scale, mut bias]: [<B::I as Ints>::F; 2] = scales_and_biases(d, index);
-                        if B::SIGNED && BITS == 8 {
-                            bias = bias.fma(scale, Lanes::splat(128.0));
-                        }
-                        terms.set(lane, group, part.mul(scale).fma(bias, x.sums(group)));
+                        let [scale, bias] = whole_scales_and_biases(d, index + group);
+                        let part = lone_part::<B, BITS, PER, true>(at, end, &x, first, blocks);
+                        terms.set(lane, group, lone_term::<B, BITS>(part, scale, bias, x.sums(group)));
+                    }
+                    if whole < blocks {
+                        let group = whole / PER;
+                        let [scale, bias] = scales_and_biases(d, index + group);
+                        let part = lone_part::<B, BITS, PER, false>(at, end, &x, whole, blocks);
+                        terms.set(lane, group, lone_term::<B, BITS>(part, scale, bias, x.sums(group)));
                     }
                 }
                 terms.add::<B::I>(w, Place { row, rows, k, len }, len / d.group);
@@ -361,9 +366,26 @@ unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize>(d: &AffineDots) {
     }
 }
 
-/// The sums of `N` groups, before their scales, from block `first` of `blocks` on.
+/// What groups add to their outputs.
 #[inline(always)]
-unsafe fn lone_part<B: Bytes, const BITS: usize, const PER: usize>(
+unsafe fn lone_term<B: Bytes, const BITS: usize>(
+    part: <B::I as Ints>::F,
+    scale: <B::I as Ints>::F,
+    mut bias: <B::I as Ints>::F,
+    x_sum: <B::I as Ints>::F,
+) -> <B::I as Ints>::F {
+    // SAFETY: the caller has the instructions.
+    unsafe {
+        if B::SIGNED && BITS == 8 {
+            bias = bias.fma(scale, Lanes::splat(128.0));
+        }
+        part.mul(scale).fma(bias, x_sum)
+    }
+}
+
+/// The sums of `N` groups, before their scales, from block `first` of `blocks` on: all of them inside the row, if `WHOLE`.
+#[inline(always)]
+unsafe fn lone_part<B: Bytes, const BITS: usize, const PER: usize, const WHOLE: bool>(
     w: *const u8,
     end: *const u8,
     x: &Arranged,
@@ -375,7 +397,10 @@ unsafe fn lone_part<B: Bytes, const BITS: usize, const PER: usize>(
     unsafe {
         let mut dots = [B::I::splat(0); 4];
         for i in 0..PER {
-            if first + i * lanes < blocks {
+            if WHOLE {
+                let at = first + i * lanes;
+                dots[i] = B::row::<BITS, false>(w.add(at * BLOCK * BITS / 8), x.blocks(at));
+            } else if first + i * lanes < blocks {
                 dots[i] = lone::unit::<B, BITS>(w, end, x, first + i * lanes, blocks);
             }
         }
@@ -391,6 +416,19 @@ unsafe fn lone_part<B: Bytes, const BITS: usize, const PER: usize>(
             part = part.fma(dots[i].to_f32(), x.scales(first + i * lanes));
         }
         part
+    }
+}
+
+/// `N` scales and as many biases from number `index` on, all inside the tensors.
+#[inline(always)]
+unsafe fn whole_scales_and_biases<L: Lanes>(d: &AffineDots, index: usize) -> [L; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match d.scale_format {
+            Format::F32 => [F32::load(d.scales[0].add(4 * index)), F32::load(d.scales[1].add(4 * index))],
+            Format::F16 => [F16::load(d.scales[0].add(2 * index)), F16::load(d.scales[1].add(2 * index))],
+            _ => [Bf16::load(d.scales[0].add(2 * index)), Bf16::load(d.scales[1].add(2 * index))],
+        }
     }
 }
 

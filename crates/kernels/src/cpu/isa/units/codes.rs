@@ -7,7 +7,9 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::blocks::{E2M1_TABLE, of_table};
-use super::{GROUPS, GROUPS_MAX, Source, four_times, halves, load, neighbours, product, quarters, rows, transposed};
+use super::{
+    GROUPS, GROUPS_MAX, Source, four_lines, four_times, halves, load, neighbours, product, quarters, rows, transposed,
+};
 use crate::cpu::isa::Dots;
 use crate::cpu::isa::avx512::Avx512;
 use crate::cpu::isa::tile::{Bf16, F16, F32, convert};
@@ -90,8 +92,12 @@ impl<const SIGN: i8> Kind for Bytes<SIGN> {
         // SAFETY: the caller's promise.
         unsafe {
             let mut sums = [_mm512_setzero_si512(); 8];
-            for i in 0..8 {
-                sums[i] = product(_mm512_xor_si512(load(w.add(64 * i)), _mm512_set1_epi8(SIGN)), x, i);
+            for half in 0..2 {
+                let lines = four_lines(w.add(256 * half));
+                for i in 0..4 {
+                    let line = _mm512_xor_si512(lines[i], _mm512_set1_epi8(SIGN));
+                    sums[4 * half + i] = product(line, x, 4 * half + i);
+                }
             }
             halves(sums)
         }
@@ -127,8 +133,9 @@ unsafe fn of_lines(w: *const u8, table: &[u8; 64], x: *const u8) -> __m512i {
     // SAFETY: the instructions, 256 bytes at `w` and their activations at `x`.
     unsafe {
         let mut sums = [_mm512_setzero_si512(); 4];
+        let lines = four_lines(w);
         for i in 0..4 {
-            sums[i] = of_table(load(w.add(64 * i)), table, x, i);
+            sums[i] = of_table(lines[i], table, x, i);
         }
         quarters::<15>(sums)
     }
