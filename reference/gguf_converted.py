@@ -29,9 +29,19 @@ NAMES: dict[str, dict] = {
     "gpt_oss_mxfp4": {}, "minimax_m2": {}, "mixtral": {}, "llama": {}, "qwen3": {}, "qwen2_moe": {}, "qwen3_5_moe": {},
     "ernie4_5_moe": {}, "hy_v3": {}, "exaone_moe": {}, "dots1": dict(scoring_func="sigmoid"),
     "olmoe": dict(clip_qkv=None), "llama4": dict(attention_chunk_size=8192, floor_scale=8192),
+    "gemma3": dict(query_pre_attn_scalar=24), "gemma4": {}, "lfm2_moe": dict(routed_scaling_factor=1.0), "jamba": {}, "kimi_linear": {}, "solar_open": {},
+    "granitemoehybrid": {}, "granitemoehybrid_dense": {}, "mimo_v2_flash": {}, "minimax_m3": dict(swiglu_limit=7.0),
+    "hunyuan_v1_moe": dict(hidden_size=128, num_attention_heads=1, head_dim=128, max_position_embeddings=32768),
+    "nemotron_h": dict(mamba_head_dim=16, hybrid_override_pattern="MEM*E", num_hidden_layers=5),
+    "nemotron_h_latent": dict(mamba_head_dim=16),
+    "phimoe": dict(
+        rope_scaling=FAMILIES["phimoe"].config["rope_scaling"] | dict(short_mscale=1.5**0.5), router_jitter_noise=0.01,
+    ),
 }  # fmt: skip
 # Those that compute something else then.
-CHANGED = ("olmoe", "llama4")
+CHANGED = (
+    "olmoe", "llama4", "gemma3", "lfm2_moe", "minimax_m3", "hunyuan_v1_moe", "nemotron_h", "nemotron_h_latent", "phimoe",
+)  # fmt: skip
 # Those that are rewritten.
 UNSPLIT = ("deepseek_v2",)
 
@@ -102,7 +112,7 @@ def before_split(path: Path) -> None:
 def source_of(name: str, folder: Path) -> Path:
     """The fixture, or a copy of it with the changed config."""
     fixture = FIXTURES / name
-    if not NAMES[name]:
+    if not NAMES[name] and name not in PREPARED:
         return fixture
     for file in fixture.glob("*.safetensors*"):
         (folder / file.name).write_bytes(file.read_bytes())
@@ -110,6 +120,44 @@ def source_of(name: str, folder: Path) -> Path:
     text_config(config).update(NAMES[name])
     write_json(folder / "config.json", config)
     return folder
+
+
+def with_vocabulary(folder: Path, config: dict) -> None:
+    """Gemma's embedding is cut to the tokens that its tokenizer has."""
+    tokens = {f"t{id}": id for id in range(config["vocab_size"])}
+    write_json(folder / "tokenizer.json", dict(model=dict(vocab=tokens), added_tokens=[]))
+
+
+def mimo_as_released(folder: Path, config: dict) -> None:
+    """Without the keys that transformers' class wants beside the release's."""
+    write_json(folder / "config.json", {k: v for k, v in config.items() if k != "layer_types"} | dict(model_type="mimo"))
+
+
+def minimax_m3_as_released(folder: Path, config: dict) -> None:
+    """The release's keys of what transformers calls otherwise."""
+    text = config["text_config"]
+    sparse = [int(kind == "minimax_m3_sparse") for kind in text["layer_types"]]
+    index = dict(
+        sparse_num_index_heads=text["index_n_heads"], sparse_index_dim=text["index_head_dim"],
+        sparse_topk_blocks=text["index_topk_blocks"], sparse_block_size=text["index_block_size"],
+        sparse_local_block=text["index_local_blocks"], sparse_attention_freq=sparse,
+    )  # fmt: skip
+    freq = [int(kind == "sparse") for kind in text["mlp_layer_types"]]
+    more = dict(n_shared_experts=1, sparse_attention_config=index, moe_layer_freq=freq, scoring_func="sigmoid", model_type="m3")
+    write_json(folder / "config.json", config | dict(model_type="m3_vl", text_config=text | more))
+
+
+# What the converter has to find, which is in the release and not in the fixture.
+PREPARED = {
+    "gemma3": with_vocabulary, "gemma4": with_vocabulary, "mimo_v2_flash": mimo_as_released, "minimax_m3": minimax_m3_as_released,
+}  # fmt: skip
+
+
+def prepare(name: str, source: Path) -> Path:
+    """The folder as the converter wants it."""
+    if name in PREPARED:
+        PREPARED[name](source, json.loads((source / "config.json").read_text()))
+    return source
 
 
 def make(name: str) -> str:
@@ -132,7 +180,7 @@ def make(name: str) -> str:
             for stem, array in arrays.items():
                 write_array(out / f"{stem}.npy", array)
             line = summary(f"{name}_gguf", seed, meta)
-        lossless(source, out / "model.gguf")
+        lossless(prepare(name, source), out / "model.gguf")
     if name in UNSPLIT:
         before_split(out / "model.gguf")
     return line or f"{name}: {(out / 'model.gguf').stat().st_size:,} bytes"
@@ -144,7 +192,7 @@ def check(name: str) -> str:
         return f"{name}: {len(kept)} tensors, its weights are not kept elsewhere"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
-        converted(source_of(name, Path(folder)), path, "F32")
+        converted(prepare(name, source_of(name, Path(folder))), path, "F32")
         if name in UNSPLIT:
             before_split(path)
         again = tensors(path)

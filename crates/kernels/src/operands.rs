@@ -362,6 +362,11 @@ impl GatedDelta {
     }
 }
 
+/// The rate of a decay, of which its logarithm is stored, or, where it is `exponentiated`, minus the rate.
+pub(crate) fn decay_rate(a_log: f32, exponentiated: bool) -> f32 {
+    if exponentiated { -a_log } else { a_log.exp() }
+}
+
 /// How a linear attention forgets.
 #[derive(Clone, Debug)]
 pub enum Decay {
@@ -372,6 +377,8 @@ pub enum Decay {
     Selective {
         /// Logarithm of the rate.
         a_log: Tensor,
+        /// Whether `a_log` is stored as `−exp(a_log)`, as in GGUF files.
+        exponentiated: bool,
         /// Added to dt.
         dt_bias: Tensor,
         /// What of a value goes to the output at once.
@@ -384,6 +391,8 @@ pub enum Decay {
 pub struct SelectiveScan {
     /// `[channels, k]`: logarithms of the rates.
     pub a_log: Tensor,
+    /// Whether `a_log` is stored as `−exp(a_log)`, as in GGUF files.
+    pub exponentiated: bool,
     /// `[channels]`: added to dt.
     pub dt_bias: Tensor,
     /// `[channels]`: what of an input goes to the output at once.

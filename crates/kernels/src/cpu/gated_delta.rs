@@ -15,6 +15,7 @@ use super::pool::lock;
 use super::rms_norm::sum_of_squares;
 use super::vectorised::{Loop, fma};
 use crate::host::{self, Shared};
+use crate::operands::decay_rate;
 use crate::{Format, GatedDelta, Tensor, quant};
 
 /// Columns of a block: 16 KiB of state if keys are 128 wide.
@@ -122,8 +123,7 @@ impl Call<'_> {
         for (i, decay) in decays.iter_mut().enumerate() {
             let value_head = self.delta.value_head(head, i / of_value_head);
             let at = value_head * of_value_head + i % of_value_head;
-            let a_log = element(&self.delta.a_log, value_head);
-            let rate = if self.delta.exponentiated { -a_log } else { a_log.exp() };
+            let rate = decay_rate(element(&self.delta.a_log, value_head), self.delta.exponentiated);
             let a = self.a[position * self.delta.decays() + at] + element(&self.delta.dt_bias, at);
             *decay = match self.delta.bound {
                 None => (-rate * softplus(a)).exp(),

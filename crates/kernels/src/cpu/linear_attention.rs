@@ -6,6 +6,7 @@ use super::Cpu;
 use super::gated_delta::softplus;
 use super::vectorised::{Loop, fma};
 use crate::host::{self, Shared};
+use crate::operands::decay_rate;
 use crate::{Decay, LinearAttention, Tensor, quant};
 
 #[allow(clippy::too_many_arguments)]
@@ -52,9 +53,10 @@ pub(super) fn linear_attention(
 fn coefficients(decay: &Decay, head: usize, dt: f32) -> (f32, f32, f32) {
     match decay {
         Decay::Rates(rates) => ((-rates[head]).exp(), 1.0, 0.0),
-        Decay::Selective { a_log, dt_bias, d } => {
+        Decay::Selective { a_log, exponentiated, dt_bias, d } => {
             let delta = softplus(dt + quant::value(dt_bias, head));
-            ((-quant::value(a_log, head).exp() * delta).exp(), delta, quant::value(d, head))
+            let rate = decay_rate(quant::value(a_log, head), *exponentiated);
+            ((-rate * delta).exp(), delta, quant::value(d, head))
         }
     }
 }

@@ -7,6 +7,7 @@ use super::Cpu;
 use super::gated_delta::softplus;
 use super::vectorised::{Loop, exp, fma};
 use crate::host::{self, Shared};
+use crate::operands::decay_rate;
 use crate::{SelectiveScan, Tensor, quant};
 
 /// Channels of a block: with 16 rows, 4 KiB of state and as much of rates.
@@ -37,7 +38,8 @@ pub(super) fn selective_scan(
             let (delta, rest) = rest.split_at_mut(len);
             let input = &mut rest[..len];
             for (i, rate) in rates.iter_mut().enumerate() {
-                *rate = -quant::value(&scan.a_log, (first + i % len) * k + i / len).exp();
+                let a_log = quant::value(&scan.a_log, (first + i % len) * k + i / len);
+                *rate = -decay_rate(a_log, scan.exponentiated);
             }
             for i in 0..n {
                 let at = i * channels + first;

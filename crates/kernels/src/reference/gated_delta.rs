@@ -1,6 +1,7 @@
 //! The gated delta rule (Gated DeltaNet, arXiv 2412.06464), one position and value head after the other
 
 use super::sigmoid_gate::sigmoid;
+use crate::operands::decay_rate;
 use crate::{Format, GatedDelta, Tensor, host, quant};
 
 pub(super) fn gated_delta(qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDelta, state: &Tensor, out: &Tensor) {
@@ -20,8 +21,7 @@ pub(super) fn gated_delta(qkv: &Tensor, a: &Tensor, b: &Tensor, delta: &GatedDel
             let k = normalised(&keys[key_head * k_dim..][..k_dim], 1.0);
             let v = &values[h * v_dim..][..v_dim];
             let beta = sigmoid(host::f32s(b)[i * v_heads + h]);
-            let a_log = element(&delta.a_log, h);
-            let rate = if delta.exponentiated { -a_log } else { a_log.exp() };
+            let rate = decay_rate(element(&delta.a_log, h), delta.exponentiated);
             let of_head = delta.decays() / v_heads;
             let decay = |r: usize| {
                 let at = h * of_head + r % of_head;

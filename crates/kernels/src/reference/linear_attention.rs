@@ -2,6 +2,7 @@
 //! after the other
 
 use super::gated_delta::softplus;
+use crate::operands::decay_rate;
 use crate::{Decay, LinearAttention, Tensor, host, quant};
 
 pub(super) fn linear_attention(
@@ -25,10 +26,11 @@ pub(super) fn linear_attention(
             let v = &host::f32s(v)[(i * v_heads + h) * v_dim..][..v_dim];
             let (decay, factor, direct) = match &attention.decay {
                 Decay::Rates(rates) => ((-rates[h]).exp(), 1.0, 0.0),
-                Decay::Selective { a_log, dt_bias, d } => {
+                Decay::Selective { a_log, exponentiated, dt_bias, d } => {
                     let dt = host::f32s(dt.expect("linear_attention: a selective decay has dt"))[i * v_heads + h];
                     let delta = softplus(dt + quant::value(dt_bias, h));
-                    ((-quant::value(a_log, h).exp() * delta).exp(), delta, quant::value(d, h))
+                    let rate = decay_rate(quant::value(a_log, h), *exponentiated);
+                    ((-rate * delta).exp(), delta, quant::value(d, h))
                 }
             };
             let s = &mut host::f32s_mut(state)[h * k_dim * v_dim..][..k_dim * v_dim];

@@ -1,6 +1,7 @@
 //! Mamba's selective scan (arXiv 2312.00752), one position and channel after the other
 
 use super::gated_delta::softplus;
+use crate::operands::decay_rate;
 use crate::{SelectiveScan, Tensor, host, quant};
 
 pub(super) fn selective_scan(
@@ -21,7 +22,7 @@ pub(super) fn selective_scan(
             let delta = softplus(dt[i * channels + channel] + quant::value(&scan.dt_bias, channel));
             let mut sum = 0.0;
             for j in 0..k {
-                let rate = quant::value(&scan.a_log, channel * k + j).exp();
+                let rate = decay_rate(quant::value(&scan.a_log, channel * k + j), scan.exponentiated);
                 let s = &mut host::f32s_mut(state)[j * channels + channel];
                 *s = (-rate * delta).exp() * *s + b[i * k + j] * (delta * x);
                 sum += c[i * k + j] * *s;

@@ -52,13 +52,6 @@ struct Made {
 }
 
 impl Case {
-    /// a_log, or minus its exponential.
-    fn decays(&self, random: &mut Random, v_heads: usize) -> Tensor {
-        let a_log = random.values(v_heads);
-        let stored = if self.gguf { a_log.iter().map(|a| -a.exp()).collect() } else { a_log };
-        bytes_tensor(&encode(&stored, self.format), self.tail, [v_heads], dtype_of(self.format))
-    }
-
     fn make(&self) -> Made {
         let &Case { n, k_heads, k_dim, v_dim, per_channel, .. } = self;
         let (mut random, v_heads) = (Random(self.seed), k_heads * self.group);
@@ -77,7 +70,7 @@ impl Case {
                 v_dim,
                 per_channel,
                 tiled: self.gguf,
-                a_log: self.decays(&mut random, v_heads),
+                a_log: decays_tensor(&mut random, [v_heads], self.format, self.tail, self.gguf),
                 exponentiated: self.gguf,
                 dt_bias: weight(&mut random, [decays], self.format, self.tail),
                 bound: self.seed.is_multiple_of(3).then_some(-5.0),

@@ -47,9 +47,11 @@ impl Case {
     fn make(&self) -> Made {
         let &Case { n, k_heads, k_dim, v_dim, .. } = self;
         let (mut random, v_heads) = (Random(self.seed), k_heads * self.group);
+        let gguf = self.seed.is_multiple_of(2);
+        let a_log = decays_tensor(&mut random, [v_heads], Format::Bf16, 1, gguf);
         let mut vector = || weight(&mut random, [v_heads], Format::Bf16, 1);
         let decay = match self.selective {
-            true => Decay::Selective { a_log: vector(), dt_bias: vector(), d: vector() },
+            true => Decay::Selective { a_log, exponentiated: gguf, dt_bias: vector(), d: vector() },
             false => Decay::Rates((0..v_heads).map(|head| 0.5f32.powi(head as i32)).collect()),
         };
         Made {

@@ -180,6 +180,20 @@ pub fn weight(random: &mut Random, shape: impl Into<Shape>, format: Format, tail
     bytes_tensor(&encode(&random.values(shape.elements()), format), tail, shape, dtype_of(format))
 }
 
+/// Logarithms of random rates, or, where they are exponentiated, minus the rates: as [`weight`].
+pub fn decays_tensor(
+    random: &mut Random,
+    shape: impl Into<Shape>,
+    format: Format,
+    tail: usize,
+    exponentiated: bool,
+) -> Tensor {
+    let shape = shape.into();
+    let a_log = random.values(shape.elements());
+    let stored = if exponentiated { a_log.iter().map(|a| -a.exp()).collect() } else { a_log };
+    bytes_tensor(&encode(&stored, format), tail, shape, dtype_of(format))
+}
+
 /// A norm over `d` elements of random weights.
 pub fn norm(random: &mut Random, d: usize, format: Format, tail: usize) -> RmsNorm {
     let plus_one = random.below(2) == 1;

@@ -16,13 +16,14 @@ struct Case {
     k: usize,
     format: Format,
     tail: usize,
+    gguf: bool,
     seed: u64,
 }
 
 fn case() -> impl Strategy<Value = Case> {
     let channels = select(vec![1usize, 7, 64, 100, 300]);
-    (1usize..=70, channels, select(vec![1usize, 6, 16]), formats(), tails(), any::<u64>())
-        .prop_map(|(n, channels, k, format, tail, seed)| Case { n, channels, k, format, tail, seed })
+    (1usize..=70, channels, select(vec![1usize, 6, 16]), formats(), tails(), any::<bool>(), any::<u64>())
+        .prop_map(|(n, channels, k, format, tail, gguf, seed)| Case { n, channels, k, format, tail, gguf, seed })
 }
 
 struct Made {
@@ -34,11 +35,12 @@ struct Made {
 
 impl Case {
     fn make(&self) -> Made {
-        let &Case { n, channels, k, format, tail, .. } = self;
+        let &Case { n, channels, k, format, tail, gguf, .. } = self;
         let mut random = Random(self.seed);
         Made {
             scan: SelectiveScan {
-                a_log: weight(&mut random, [channels, k], format, tail),
+                a_log: decays_tensor(&mut random, [channels, k], format, tail, gguf),
+                exponentiated: gguf,
                 dt_bias: weight(&mut random, [channels], format, tail),
                 d: weight(&mut random, [channels], format, tail),
             },
@@ -99,8 +101,14 @@ proptest! {
 /// The definition itself, where the numbers are easy to see: Δ is ln 2, a rate 1 halves the state, and one of 0 keeps it.
 #[test]
 fn selective_scan_by_hand() {
+    check_by_hand(&[0.0, f32::NEG_INFINITY], false);
+    check_by_hand(&[-1.0, 0.0], true);
+}
+
+fn check_by_hand(a_log: &[f32], exponentiated: bool) {
     let scan = SelectiveScan {
-        a_log: f32_tensor(&[0.0, f32::NEG_INFINITY], [1, 2]),
+        a_log: f32_tensor(a_log, [1, 2]),
+        exponentiated,
         dt_bias: f32_tensor(&[0.25], [1]),
         d: f32_tensor(&[3.0], [1]),
     };

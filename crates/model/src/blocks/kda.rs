@@ -180,7 +180,7 @@ impl Kda {
                 v_dim: head_dim,
                 per_channel: true,
                 tiled: false,
-                exponentiated: false,
+                exponentiated: weights.are_gguf(),
                 a_log: weights.tensor(&name("A_log"), a_log_shape)?.reshape([heads]),
                 dt_bias: weights.vector(&name("dt_bias"), width)?,
                 bound: kind.bound,

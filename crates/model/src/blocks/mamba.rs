@@ -95,6 +95,7 @@ impl Mamba {
             dt_proj: weights.matrix(&name("dt_proj.weight"), inner, dt_rank)?.exact(),
             scan: SelectiveScan {
                 a_log: weights.tensor(&name("A_log"), &[inner, state])?,
+                exponentiated: weights.are_gguf(),
                 dt_bias: weights.vector(&name("dt_proj.bias"), inner)?,
                 d: weights.vector(&name("D"), inner)?,
             },

@@ -122,6 +122,11 @@ impl Mamba2 {
         let (inner, shared, channels) = (sizes.inner(), sizes.shared(), sizes.channels());
         let name = |part: &str| format!("{prefix}.{part}");
         let run = |from, len| [ColumnRun { from, to: 0, len }];
+        // A row for each group in GGUF files.
+        let norm = match weights.are_gguf() {
+            true => weights.tensor(&name("norm.weight"), &[groups, inner / groups])?.reshape([inner]),
+            false => weights.norm(&name("norm.weight"), inner, false)?,
+        };
         Ok(Mamba2 {
             sizes,
             in_proj: weights.matrix(&name("in_proj.weight"), inner + channels + heads, hidden)?,
@@ -140,11 +145,12 @@ impl Mamba2 {
                 v_dim: head_dim,
                 decay: Decay::Selective {
                     a_log: weights.vector(&name("A_log"), heads)?,
+                    exponentiated: weights.are_gguf(),
                     dt_bias: weights.vector(&name("dt_bias"), heads)?,
                     d: weights.vector(&name("D"), heads)?,
                 },
             },
-            norm: RmsNorm { weight: Some(weights.norm(&name("norm.weight"), inner, false)?), plus_one: false, eps },
+            norm: RmsNorm { weight: Some(norm), plus_one: false, eps },
             out_proj: weights.matrix(&name("out_proj.weight"), hidden, inner)?,
         })
     }

@@ -47,7 +47,7 @@ pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) 
     let is_full = config.layer_types("sliding_attention", |layer| (layer + 1).is_multiple_of(every))?;
     let (full, windowed) = attends(family, config)?;
     let eps = config.positive_or("rms_norm_eps", 1e-6)? as f32;
-    let norms = Norms { eps, plus_one: family == Family::Gemma3 };
+    let norms = Norms { eps, plus_one: family == Family::Gemma3 && !weights.are_gguf() };
     let width = config.size("intermediate_size")?;
     let sparse = match config.flag_or("enable_moe_block", false)? {
         true => Some(moe::Sizes::read(config, &["num_experts"], "moe_intermediate_size")?),

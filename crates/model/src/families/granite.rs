@@ -2,7 +2,7 @@
 //! of attention without positions, experts beside a shared MLP, and factors for embeddings, scores, outputs of halves and logits
 //! (`transformers` `modeling_granitemoehybrid.py`).
 
-use outpour_kernels::{Activation, DType, Router, RouterScore};
+use outpour_kernels::{Activation, DType, Rope, Router, RouterScore};
 
 use crate::blocks::attention::{self, Attention, Kind};
 use crate::blocks::decoder::{Decoder, Half, Inner, Join, Layer, Parts, Said};
@@ -35,7 +35,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         kind => Err(ModelError::Config(format!("layer_types has {kind:?}; supported are mamba and attention"))),
     };
     let (mamba, sizes) = (mamba2::Sizes::read(config)?, attention::Sizes::read(config)?);
-    let rope = rope::plain(config, sizes.head_dim, 10_000.0)?;
+    let rope = Rope { pairs: rope::pairs(config, false)?, ..rope::plain(config, sizes.head_dim, 10_000.0)? };
     let turns = config.text_or("position_embedding_type", "nope")? == "rope";
     let scale = Some(config.positive_or("attention_multiplier", 1.0)? as f32);
     let kind = Kind { scale, ..Kind::plain(rope) };
@@ -90,7 +90,12 @@ fn feed_forward(
     let prefix = format!("model.layers.{layer}");
     let (name, width) = (format!("{prefix}.shared_mlp"), config.size("shared_intermediate_size")?);
     let parts = ["input_linear", "output_linear"];
-    let mlp = mlp::load_joined(weights, &name, parts, [hidden, width], Activation::SwiGlu)?;
+    // GGUF files have gate and up apart, and the MLP of a dense layer under the name that others have for it.
+    let mlp = match (weights.are_gguf(), experts) {
+        (true, None) => mlp::load(weights, &format!("{prefix}.mlp"), hidden, width)?,
+        (true, Some(_)) => mlp::load(weights, &format!("{prefix}.mlp.shared_mlp"), hidden, width)?,
+        (false, _) => mlp::load_joined(weights, &name, parts, [hidden, width], Activation::SwiGlu)?,
+    };
     let Some(moe::Sizes { experts, top_k, width }) = experts else { return Ok(FeedForward::Dense(mlp)) };
     let prefix = format!("{prefix}.block_sparse_moe");
     let gate = weights.matrix(&format!("{prefix}.router.layer.weight"), experts, hidden)?;

@@ -35,7 +35,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         alpha: config.positive_or("swiglu_alpha", 1.702)? as f32,
         limit: config.positive_or("swiglu_limit", 7.0)? as f32,
     };
-    let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: true };
+    let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: !weights.are_gguf() };
     Decoder::load("minimax_m3", config, weights, kv, norms, |layer, prefix, weights| {
         let name = format!("{prefix}.self_attn");
         let attention = Attention::load(weights, &name, sizes, &kind, norms)?;

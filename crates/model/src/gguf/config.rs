@@ -4,7 +4,8 @@ use outpour_store::StoreError;
 use outpour_store::checkpoint::{Checkpoint, Metadata};
 use serde_json::{Map, Value, json};
 
-use super::architectures::{ARCHITECTURES, Architecture, Said};
+use super::architectures::{ARCHITECTURES, Architecture};
+use super::said::Said;
 use crate::blocks::{attention, moe, rope};
 use crate::config::{Config, ModelError};
 
