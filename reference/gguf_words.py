@@ -34,6 +34,7 @@ ATOMS = [
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 ENDS = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 UPPER, LOWER, HAN = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}", r"&&[^\p{Han}]"
 
 
@@ -66,6 +67,31 @@ WAYS = {
     "gpt-4o": ([cased(CONTRACTIONS + "?", r"\p{N}{1,3}", r"[\r\n/]*")], False, False),
     "minimax-m2": ([cased(CONTRACTIONS + "?", r"\p{N}{1,3}", r"[\r\n/]*")], False, False),
     "kimi-k2": ([r"[\p{Han}]+|" + cased(CONTRACTIONS + "?", r"\p{N}{1,3}", r"[\r\n]*", HAN)], False, False),
+    "refact": ([r"\p{N}", GPT2], False, False),
+    "hunyuan": ([simple(r"\p{N}")], True, False),
+    "solar-open": ([simple(r"\p{N}")], False, False),
+    "exaone-moe": (
+        [
+            rf"{CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]?"
+            r"|\s*[\r\n]|\s+(?!\S)|\s+"
+        ],
+        False,
+        False,
+    ),
+    "deepseek-llm": (
+        [
+            r"[\r\n]",
+            r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+            r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+            r"\s+$",
+            r"[一-龥ࠀ-一가-퟿]+",
+            r"\p{N}+",
+        ],
+        False,
+        False,
+    ),
+    "lfm2": ([simple(r"\p{N}{1,3}")], False, True),
+    "dbrx": ([simple(r"\p{N}{1,3}")], False, False),
     "tekken": ([cased("", r"\p{N}", r"[\r\n/]*")], False, True),
 }
 

@@ -11,6 +11,7 @@ older and newer file, and Gemma's.
 import io
 import json
 import pathlib
+import tempfile
 
 import gguf
 import sentencepiece
@@ -107,6 +108,31 @@ def write_gguf(model: bytes) -> None:
     writer.close()
 
 
+def write_gguf_merged(tok: Tokenizer) -> None:
+    """The last of the variants, Gemma's, as llama.cpp's converter takes it over (`Gemma4Model.set_vocab`)."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder)
+        tok.save(str(path / "tokenizer.json"))
+        ends = dict(bos_token="<s>", eos_token="</s>", unk_token="<unk>", additional_special_tokens=NAMED)
+        ends["tokenizer_class"] = "PreTrainedTokenizerFast"
+        (path / "tokenizer_config.json").write_text(json.dumps(ends))
+        (path / "config.json").write_text("{}")
+        vocab = gguf.LlamaHfVocab(path)
+        tokens, scores, kinds = zip(*vocab.all_tokens())
+        writer = gguf.GGUFWriter(OUT / "gemma4.gguf", "gemma4")
+        writer.add_tokenizer_model("gemma4")
+        writer.add_token_list(tokens)
+        writer.add_token_scores(scores)
+        writer.add_token_types(kinds)
+        gguf.SpecialVocab(path, load_merges=True).add_to_gguf(writer)
+    writer.add_add_space_prefix(False)
+    writer.add_add_bos_token(True)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def main() -> None:
     OUT.mkdir(exist_ok=True)
     llama, gemma = train(True, []), train(False, RUNS)
@@ -118,6 +144,7 @@ def main() -> None:
     text = json.dumps(cases, ensure_ascii=False, indent=None, separators=(",", ":")).replace('},{"text"', '},\n{"text"')
     (OUT / "cases.json").write_text(text + "\n", newline="\n")
     write_gguf(llama)
+    write_gguf_merged(tok)
 
 
 if __name__ == "__main__":

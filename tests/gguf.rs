@@ -70,6 +70,13 @@ fn vocabularies_of_sentencepiece_tokenise_as_hugging_face() {
     assert_tokenises(&fixture("text_pieces").join("vocab.gguf"), cases, ("</s>", 2));
 }
 
+/// Tokens written so that have merges, as Gemma 4's files do.
+#[test]
+fn vocabularies_of_pieces_with_merges_tokenise_as_hugging_face() {
+    let cases = &cases_of("text_pieces", "cases.json")["tokenizers"]["gemma"];
+    assert_tokenises(&fixture("text_pieces").join("gemma4.gguf"), cases, ("</s>", 2));
+}
+
 #[test]
 fn inspect_shows_what_a_file_is() {
     let report = shown(&["inspect", path(&fixture("qwen35moe_gguf")), "--json"]);

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use common::fixture;
+use outpour_store::checkpoint::gguf;
 use serde_json::Value;
 use server::{COMMIT, Fault, File};
 
@@ -131,6 +132,41 @@ fn safetensors_are_planned_by_their_headers() {
     assert_headers_suffice("some/demo-model", &demo(), &demo(), true);
     let sharded = fixture("qwen3_5_moe_mlx4");
     assert_headers_suffice("some/Sharded-MLX", &sharded, &sharded, false);
+}
+
+/// What RoPE's frequencies are divided by is a tensor, which lies behind others: it comes too, and nothing of these.
+#[test]
+fn gguf_files_with_factors_of_rope_are_planned_by_their_headers() {
+    const BETWEEN: usize = 1 << 20;
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("model.gguf");
+    let mut bytes = fs::read(fixture("llama_gguf").join("model.gguf")).expect("a fixture");
+    let header = gguf::read_header(&fixture("llama_gguf").join("model.gguf")).expect("a header");
+    let (_, factors) = header.tensors.iter().find(|(name, _)| name == gguf::ROPE_FACTORS).expect("factors");
+    let values = bytes[factors.offset as usize..][..factors.bytes as usize].to_vec();
+    bytes[factors.offset as usize..][..values.len()].fill(0);
+    bytes.resize((bytes.len() + BETWEEN).next_multiple_of(32), 0);
+    let moved = bytes.len() as u64 - header.bytes;
+    let entry = bytes.windows(gguf::ROPE_FACTORS.len()).position(|window| window == gguf::ROPE_FACTORS.as_bytes());
+    // Behind the name stand the number of dimensions, the one there is, and the type.
+    let offset = entry.expect("an entry") + gguf::ROPE_FACTORS.len() + 4 + 8 + 4;
+    assert_eq!(bytes[offset..][..8], (factors.offset - header.bytes).to_le_bytes());
+    bytes[offset..][..8].copy_from_slice(&moved.to_le_bytes());
+    bytes.extend(&values);
+    let whole = bytes.len() as u64;
+    fs::write(&path, bytes).expect("a file");
+
+    let name = "some/Llama-GGUF";
+    let server = server::Hub::start(name, files_of(dir.path()));
+    let user = User::of(&server);
+    let path = path.to_str().expect("UTF-8");
+    let plan =
+        |model| sizes(user.json(&["plan", model, "--ram", "200M", "--drive", "2G", "-p", "16", "-n", "4", "--json"]));
+    let (here, there) = (plan(path), plan(name));
+    assert!(here == there, "{here:#} is not {there:#}");
+    let large: Vec<_> = server.take_requests().into_iter().filter(|request| request.cdn).collect();
+    let asked: u64 = large.iter().map(|r| r.until.map_or(whole, |until| until + 1) - r.from.unwrap_or(0)).sum();
+    assert!(large.len() == 2 && asked < whole / 2, "more was asked for than a header and factors: {large:?}");
 }
 
 #[test]

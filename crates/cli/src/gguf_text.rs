@@ -28,7 +28,7 @@ pub fn tokenizer(metadata: &Metadata) -> Result<Tokenizer> {
         scores: &scores,
         add_space: metadata.get("tokenizer.ggml.add_space_prefix") != Some(&Value::Bool(false)),
         bos: id("bos"),
-        add_bos: metadata.get("tokenizer.ggml.add_bos_token") == Some(&Value::Bool(true)),
+        add_bos: metadata.get("tokenizer.ggml.add_bos_token").and_then(Value::as_bool),
         eos: &eos,
         file: &file,
     })?)
@@ -63,4 +63,47 @@ pub fn template(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Option<Cha
     let file = metadata.path().display().to_string();
     let tool_use = metadata.text("tokenizer.chat_template.tool_use");
     Ok(Some(ChatTemplate::of_file(&file, default, tool_use, &special)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use outpour_store::checkpoint::gguf;
+    use outpour_text::ChatRequest;
+
+    use super::*;
+
+    /// Of a file with BOS, EOS, and a template for conversations with tools beside the default one.
+    #[test]
+    fn conversations_are_rendered_as_by_transformers() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/gguf_chat");
+        let metadata = gguf::read_header(&folder.join("chat.gguf")).expect("a header").metadata;
+        let tokenizer = tokenizer(&metadata).expect("a tokenizer");
+        let template = template(&metadata, &tokenizer).expect("it compiles").expect("a template");
+        let expected = std::fs::read(folder.join("chats.json")).expect("cases");
+        let expected: Value = serde_json::from_slice(&expected).expect("JSON");
+        let ids =
+            |key: &str| expected[key].as_array().expect("ids").iter().filter_map(Value::as_u64).collect::<Vec<_>>();
+        assert_eq!(tokenizer.bos_id().map(u64::from), expected["bos"].as_u64());
+        assert_eq!(tokenizer.eos_ids().iter().map(|&id| u64::from(id)).collect::<Vec<_>>(), ids("eos"));
+        let text = tokenizer.encode_raw("x").expect("ids");
+        assert_eq!(text.iter().map(|&id| u64::from(id)).collect::<Vec<_>>(), ids("x"));
+        let cases = expected["chats"].as_array().expect("cases");
+        assert!(cases.len() > 10, "{} cases", cases.len());
+        for case in cases {
+            let request = ChatRequest {
+                messages: case["messages"].as_array().expect("messages").clone(),
+                tools: case.get("tools").and_then(Value::as_array).cloned(),
+                add_generation_prompt: case.get("add_generation_prompt") == Some(&Value::Bool(true)),
+                kwargs: case.get("kwargs").and_then(Value::as_object).cloned().unwrap_or_default(),
+                now_s: None,
+            };
+            let rendered = template.render(&request).map_err(|error| error.to_string());
+            match case["expected"].as_str() {
+                Some(expected) => assert_eq!(rendered.as_deref(), Ok(expected), "{}", case["name"]),
+                None => assert!(rendered.is_err(), "{}: {rendered:?}", case["name"]),
+            }
+        }
+    }
 }

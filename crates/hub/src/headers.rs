@@ -20,6 +20,8 @@ use crate::{Hub, HubError, ModelName, RemoteFile, Result};
 
 /// Bytes asked for at first of a GGUF file, and of a safetensors file together with the length of its header.
 const FIRST_BYTES: u64 = 256 << 10;
+/// Bytes of a tensor that is read with the header, at most: RoPE has a number for each pair of a head.
+const FACTORS_BYTES_MAX: u64 = 256 << 10;
 /// A header's bytes: the format of safetensors allows no more, and no GGUF file has more.
 const HEADER_BYTES_MAX: u64 = 256 << 20;
 
@@ -89,7 +91,17 @@ impl Hub {
                 })
             })?;
             arrive(header.bytes.min(remote.bytes))?;
-            return Ok(there.get());
+            let factors = header.tensors.iter().filter(|(name, tensor)| {
+                [gguf::ROPE_FACTORS, gguf::ROPE_FACTORS_SHORT].contains(&name.as_str())
+                    && tensor.bytes <= FACTORS_BYTES_MAX
+            });
+            let mut more = 0;
+            for (_, tensor) in factors.filter(|(_, tensor)| tensor.offset + tensor.bytes > there.get()) {
+                let range = [tensor.offset, tensor.offset + tensor.bytes];
+                self.arrive_range(version, remote, (&file, path), range, stop)?;
+                more += tensor.bytes;
+            }
+            return Ok(there.get() + more);
         }
         arrive(remote.bytes.min(8))?;
         let mut length = [0; 8];
@@ -123,6 +135,20 @@ impl Hub {
             return Err(StoreError::Malformed { path: remote.path.clone().into(), problem }.into());
         }
         let end = end.max(from * 2).max(FIRST_BYTES).min(remote.bytes);
+        self.arrive_range(version, remote, (file, path), [from, end], stop)?;
+        there.set(end);
+        Ok(())
+    }
+
+    /// Asks for a file's bytes `from..end`, and puts them in their place.
+    fn arrive_range(
+        &self,
+        version: &Version,
+        remote: &RemoteFile,
+        (file, path): (&File, &Path),
+        [from, end]: [u64; 2],
+        stop: &AtomicBool,
+    ) -> Result<()> {
         let url = self.client.file_url(&version.name, &version.commit, &remote.path);
         let ask = || -> Result<Vec<u8>, Failure> {
             use std::io::Read;
@@ -140,8 +166,6 @@ impl Hub {
             Ok(bytes)
         };
         let bytes = self.client.patiently(&version.name, stop, || ask().map_err(|failure| (failure, false)))?;
-        file.write_all_at(&bytes, from).map_err(io(path, "write"))?;
-        there.set(end);
-        Ok(())
+        file.write_all_at(&bytes, from).map_err(io(path, "write"))
     }
 }

@@ -3,13 +3,14 @@
 //! models do, whose ids they must give.
 
 use crate::added::AddedSet;
-use crate::pieces::{Piece, Pieces, kind};
+use crate::bpe::{Chars, Units};
+use crate::pieces::{Piece, Pieces, char_units, kind};
 use crate::ranks::KIMI;
 use crate::schema::{AddedToken, Pattern, PreTokenizer};
-use crate::split::Splitter;
+use crate::split::{GPT2, Splitter};
 use crate::tokenizer::Form;
 use crate::tokenizer_load::{Known, added_sets, build_bpe, build_vocab, byte_units};
-use crate::vocab::{ByteAlphabet, Written};
+use crate::vocab::{ByteAlphabet, SPACE, Written};
 use crate::{TextError, Tokenizer};
 
 /// What a GGUF file says of a tokenizer.
@@ -29,18 +30,20 @@ pub struct GgufTokenizer<'a> {
     pub scores: &'a [f32],
     /// Whether a text begins with a space of its own, `tokenizer.ggml.add_space_prefix`, of the model `llama`.
     pub add_space: bool,
-    /// `tokenizer.ggml.merges`: two tokens and a space between them.
+    /// `tokenizer.ggml.merges`, of the models `gpt2` and `gemma4`: two tokens and a space between them.
     pub merges: &'a [String],
     /// `tokenizer.ggml.bos_token_id`.
     pub bos: Option<u32>,
-    /// Whether a text begins with it, `tokenizer.ggml.add_bos_token`.
-    pub add_bos: bool,
+    /// Whether a text begins with it, `tokenizer.ggml.add_bos_token`; where that is not said, as llama.cpp takes it.
+    pub add_bos: Option<bool>,
     /// Tokens that end an answer.
     pub eos: &'a [u32],
 }
 
 /// The model whose tokens have scores instead of merges, `tokenizer.model` taken over.
 const SENTENCEPIECE: &str = "llama";
+/// The one whose tokens are written in the same way and have merges (Gemma 4).
+const GEMMA4: &str = "gemma4";
 
 /// How a text is split into words, by its name in GGUF files.
 struct Pre {
@@ -51,17 +54,44 @@ struct Pre {
     ignore_merges: bool,
 }
 
-/// Of Llama 3 and GLM-4.
+impl GgufTokenizer<'_> {
+    /// What a text begins with.
+    fn prefix(&self, default: bool) -> Vec<u32> {
+        self.bos.filter(|_| self.add_bos.unwrap_or(default)).into_iter().collect()
+    }
+}
+
+/// Of Llama 3, GLM-4 and others.
 const DIGITS_BY_THREE: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-const KNOWN: [Pre; 10] = [
+/// Of Qwen2 and others.
+const DIGITS_BY_ONE: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const KNOWN: &[Pre] = &[
     Pre { names: &["gpt-2"], patterns: &[], nfc: false, ignore_merges: false },
+    Pre { names: &["refact", "starcoder", "smollm"], patterns: &[r"\p{N}", GPT2], nfc: false, ignore_merges: false },
+    Pre { names: &["qwen2", "hunyuan"], patterns: &[DIGITS_BY_ONE], nfc: true, ignore_merges: false },
+    Pre { names: &["solar-open"], patterns: &[DIGITS_BY_ONE], nfc: false, ignore_merges: false },
     Pre {
-        names: &["qwen2"],
+        names: &["exaone-moe"],
         patterns: &[
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
         ],
-        nfc: true,
+        nfc: false,
+        ignore_merges: false,
+    },
+    Pre {
+        names: &["deepseek-llm"],
+        patterns: &[
+            r"[\r\n]",
+            r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
+            r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+            r"\s+$",
+            "[一-龥ࠀ-一가-퟿]+",
+            r"\p{N}+",
+        ],
+        nfc: false,
         ignore_merges: false,
     },
     Pre {
@@ -72,8 +102,13 @@ const KNOWN: [Pre; 10] = [
         nfc: true,
         ignore_merges: false,
     },
-    Pre { names: &["llama-bpe", "llama-v3", "llama3"], patterns: &[DIGITS_BY_THREE], nfc: false, ignore_merges: true },
-    Pre { names: &["chatglm-bpe"], patterns: &[DIGITS_BY_THREE], nfc: false, ignore_merges: false },
+    Pre {
+        names: &["llama-bpe", "llama-v3", "llama3", "lfm2", "pixtral"],
+        patterns: &[DIGITS_BY_THREE],
+        nfc: false,
+        ignore_merges: true,
+    },
+    Pre { names: &["chatglm-bpe", "dbrx"], patterns: &[DIGITS_BY_THREE], nfc: false, ignore_merges: false },
     Pre { names: &["glm4", "glm5"], patterns: &[DIGITS_BY_THREE], nfc: false, ignore_merges: true },
     Pre {
         names: &["deepseek-v3", "joyai-llm", "hunyuan-dense"],
@@ -105,6 +140,11 @@ const KNOWN: [Pre; 10] = [
 ];
 
 impl Pre {
+    /// Whether a text begins with BOS where files do not say it: Llama 3's and Mistral's.
+    fn begins(&self) -> bool {
+        ["llama-bpe", "tekken"].iter().any(|name| self.names.contains(name))
+    }
+
     fn named(file: &str, name: &str) -> Result<&'static Pre, TextError> {
         KNOWN.iter().find(|pre| pre.names.contains(&name)).ok_or_else(|| {
             let known: Vec<&str> = KNOWN.iter().flat_map(|pre| pre.names).copied().collect();
@@ -125,6 +165,12 @@ impl Pre {
     }
 }
 
+/// Merges as pairs of tokens.
+fn pairs<'a>(file: &str, merges: &'a [String]) -> Result<Vec<(&'a str, &'a str)>, TextError> {
+    let no_pair = |merge| TextError::invalid(file, format!("the merge {merge:?} is no pair"));
+    merges.iter().map(|merge| merge.split_once(' ').ok_or_else(|| no_pair(merge))).collect()
+}
+
 impl Tokenizer {
     /// Makes the tokenizer that a GGUF file describes.
     ///
@@ -138,6 +184,7 @@ impl Tokenizer {
         }
         match gguf.model {
             SENTENCEPIECE => return Tokenizer::from_gguf_pieces(gguf),
+            GEMMA4 => return Tokenizer::from_gguf_merged_pieces(gguf),
             "gpt2" => {}
             other => return Err(TextError::unsupported(file, format!("the tokenizer model {other:?}"))),
         }
@@ -164,15 +211,8 @@ impl Tokenizer {
                 }
             }
         }
-        let no_pair = |merge| TextError::invalid(file, format!("the merge {merge:?} is no pair"));
-        let pairs = merges.iter().map(|merge| merge.split_once(' ').ok_or_else(|| no_pair(merge)));
-        let bpe = build_bpe(
-            file,
-            byte_units(file, &known)?,
-            merges.len(),
-            pairs.collect::<Result<Vec<_>, _>>()?.into_iter(),
-            &known,
-        )?;
+        let merges = pairs(file, merges)?;
+        let bpe = build_bpe(file, byte_units(file, &known)?, merges.len(), merges.into_iter(), &known)?;
         let (vocab, added_only) = build_vocab(file, &known, &added, &Written::Letters(ByteAlphabet::new()))?;
         let special = added.iter().filter(|token| token.special).map(|token| token.id).collect();
         let normalizer = if pre.nfc { vec![Form::Nfc] } else { Vec::new() };
@@ -188,7 +228,49 @@ impl Tokenizer {
             added_normalized,
             special,
             added_only,
-            prefix: gguf.bos.filter(|_| gguf.add_bos).into_iter().collect(),
+            prefix: gguf.prefix(pre.begins()),
+            suffix: Vec::new(),
+            strips_space: false,
+            bos: gguf.bos,
+            eos: gguf.eos.to_vec(),
+        })
+    }
+
+    fn from_gguf_merged_pieces(gguf: &GgufTokenizer) -> Result<Tokenizer, TextError> {
+        const UNKNOWN: &str = "<unk>";
+        let &GgufTokenizer { file, tokens, kinds, merges, .. } = gguf;
+        let (mut known, mut added) = (Known::with_capacity(tokens.len()), Vec::new());
+        for ((token, id), kind) in tokens.iter().zip(0u32..).zip(kinds.iter().copied()) {
+            if kind == kind::UNUSED {
+                continue;
+            }
+            if known.insert(token, id).is_some() {
+                return Err(TextError::invalid(file, format!("the token {token:?} is there twice")));
+            }
+            if [kind::CONTROL, kind::USER_DEFINED].contains(&kind) {
+                let special = kind == kind::CONTROL;
+                added.push(AddedToken { id, content: token.clone(), special, ..AddedToken::default() });
+            }
+        }
+        let has_bytes = kinds.contains(&kind::BYTE);
+        let chars = Chars { unknown: known.get(UNKNOWN).copied(), ..char_units(file, &known, has_bytes)? };
+        let bpe = build_bpe(file, Units::Chars(chars), merges.len(), pairs(file, merges)?.into_iter(), &known)?;
+        let (vocab, added_only) = build_vocab(file, &known, &added, &Written::Pieces)?;
+        let special = added.iter().filter(|token| token.special).map(|token| token.id).collect();
+        let normalizer = vec![Form::Replace(" ".to_owned(), SPACE.to_string())];
+        let (added_raw, added_normalized) = added_sets(file, added, &normalizer)?;
+        Ok(Tokenizer {
+            vocab,
+            bpe,
+            ignore_merges: false,
+            splitter: Splitter::of_pieces(file, None)?,
+            metaspace: None,
+            normalizer,
+            added_raw,
+            added_normalized,
+            special,
+            added_only,
+            prefix: gguf.prefix(true),
             suffix: Vec::new(),
             strips_space: false,
             bos: gguf.bos,
@@ -206,7 +288,7 @@ impl Tokenizer {
         let pieces = pieces.map(|((text, &score), &kind)| Piece { text, score, kind }).collect();
         let read = Pieces { file, pieces, prepends_space: gguf.add_space, bos: gguf.bos, eos: None };
         let mut tokenizer = read.tokenizer(None)?;
-        tokenizer.prefix = gguf.bos.filter(|_| gguf.add_bos).into_iter().collect();
+        tokenizer.prefix = gguf.prefix(true);
         tokenizer.eos = gguf.eos.to_vec();
         Ok(tokenizer)
     }

@@ -12,7 +12,7 @@ use regex_automata::meta::Regex;
 /// The end that GPT-2's pattern and all its descendants have.
 const TAIL: &str = r"|\s+(?!\S)|\s+";
 /// The pattern of the ByteLevel step with `use_regex`, as GPT-2 defined it.
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub(crate) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 /// Which parts of a text a step keeps as pieces.
 #[derive(Debug, Clone, Copy, PartialEq)]

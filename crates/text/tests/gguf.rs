@@ -35,7 +35,7 @@ fn words_are_cut_as_the_models_own_tokenizers_do() {
             add_space: false,
             merges: &merges,
             bos: None,
-            add_bos: false,
+            add_bos: None,
             eos: &[],
         });
         let tokenizer = tokenizer.unwrap_or_else(|error| panic!("{pre}: {error}"));

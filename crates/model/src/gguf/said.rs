@@ -47,7 +47,9 @@ impl Said<'_> {
     pub fn layers(&self) -> Result<u64, ModelError> {
         let (all, tensors) = (self.needed("block_count")?, self.checkpoint.tensors().count());
         if all > tensors as u64 {
-            return Err(self.malformed(format!("says it has {all} layers, and has {tensors} tensors; download it again")));
+            return Err(
+                self.malformed(format!("says it has {all} layers, and has {tensors} tensors; download it again"))
+            );
         }
         Ok(all.saturating_sub(self.number("nextn_predict_layers").unwrap_or(0)))
     }

@@ -38,6 +38,11 @@ const TEXTS_BYTES_MAX: u64 = 256 << 20;
 /// No model's file is larger (a pebibyte), and sums of sizes below it do not overflow.
 const FILE_BYTES_MAX: u64 = 1 << 50;
 
+/// Tensors that are hyper-parameters: what RoPE's frequencies are divided by. Who reads headers alone needs them too.
+pub const ROPE_FACTORS: &str = "rope_freqs.weight";
+/// The same within the original context (longrope).
+pub const ROPE_FACTORS_SHORT: &str = "rope_factors_short.weight";
+
 /// What a file says beside its tensors.
 #[derive(Debug)]
 pub struct Metadata {

@@ -2,6 +2,7 @@
 
 use outpour_store::StoreError;
 use outpour_store::checkpoint::StoredType;
+use outpour_store::checkpoint::gguf::{ROPE_FACTORS, ROPE_FACTORS_SHORT};
 use outpour_store::read::whole::WholeFile;
 use serde_json::{Map, Value, json};
 
@@ -74,7 +75,7 @@ pub fn gemma4(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelE
     config.insert("enable_moe_block".into(), json!(said.number("expert_count").unwrap_or(0) > 0));
     let theta = |key: &str| said.get(key).cloned().ok_or_else(|| said.malformed(format!("has no number gemma4.{key}")));
     let mut of_full = json!({"rope_theta": theta("rope.freq_base")?});
-    if let Some(factors) = factors(said, "rope_freqs.weight")? {
+    if let Some(factors) = factors(said, ROPE_FACTORS)? {
         of_full["rope_type"] = json!("factors");
         of_full["factors"] = json!(factors);
     }
@@ -111,7 +112,7 @@ pub fn mimo2(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelEr
 pub fn phimoe(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
     config.insert("attention_bias".into(), json!(said.in_first_layer("attn_q.bias")));
     config.insert("lm_head_bias".into(), json!(said.checkpoint.tensor("output.bias").is_some()));
-    if let Some(short) = factors(said, "rope_factors_short.weight")? {
+    if let Some(short) = factors(said, ROPE_FACTORS_SHORT)? {
         let scale = said.get("rope.scaling.attn_factor");
         let original = said.needed("rope.scaling.original_context_length")?;
         let rope = json!({
@@ -137,7 +138,7 @@ pub fn minimax_m3(said: &Said, config: &mut Map<String, Value>) -> Result<(), Mo
 
 /// What each of RoPE's frequencies is divided by, where that is a tensor.
 fn rope_factors(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
-    if let Some(factors) = factors(said, "rope_freqs.weight")? {
+    if let Some(factors) = factors(said, ROPE_FACTORS)? {
         config.insert("rope_scaling".into(), json!({"rope_type": "factors", "factors": factors}));
     }
     Ok(())
