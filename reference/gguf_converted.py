@@ -13,6 +13,7 @@ cannot. Files have no tokenizer. DeepSeek-V2's is rewritten as the converter lef
 import argparse
 import json
 import logging
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -34,6 +35,13 @@ NAMES: dict[str, dict] = {
     "hunyuan_v1_moe": dict(hidden_size=128, num_attention_heads=1, head_dim=128, max_position_embeddings=32768),
     "nemotron_h": dict(mamba_head_dim=16, hybrid_override_pattern="MEM*E", num_hidden_layers=5),
     "nemotron_h_latent": dict(mamba_head_dim=16),
+    "granite": dict(layer_types=["attention"] * 3, position_embedding_type="rope", tie_word_embeddings=False),
+    "granitemoe": dict(layer_types=["attention"] * 3, position_embedding_type="rope", tie_word_embeddings=False),
+    "nemotron_h_dense": dict(mamba_head_dim=16, hybrid_override_pattern="M-*-", num_hidden_layers=4),
+    "deepseek_v4": dict(
+        hidden_size=32, moe_intermediate_size=32,
+        compress_rates=dict(compressed_sparse_attention=4, heavily_compressed_attention=128),
+    ),
     "phimoe": dict(
         rope_scaling=FAMILIES["phimoe"].config["rope_scaling"] | dict(short_mscale=1.5**0.5), router_jitter_noise=0.01,
     ),
@@ -41,7 +49,14 @@ NAMES: dict[str, dict] = {
 # Those that compute something else then.
 CHANGED = (
     "olmoe", "llama4", "gemma3", "lfm2_moe", "minimax_m3", "hunyuan_v1_moe", "nemotron_h", "nemotron_h_latent", "phimoe",
+    "granite", "granitemoe", "nemotron_h_dense", "deepseek_v4",
 )  # fmt: skip
+# What they are variants of, where that is no fixture of the same name.
+BASES = {"granite": "granitemoehybrid_dense", "granitemoe": "granitemoehybrid", "nemotron_h_dense": "nemotron_h"}
+# Prompts that fill a block of HCA.
+PROMPTS = {"deepseek_v4": 150}
+# Those whose experts the converter takes as MXFP4 alone.
+MXFP4_EXPERTS = ("deepseek_v4",)
 # Those that are rewritten.
 UNSPLIT = ("deepseek_v2",)
 
@@ -62,7 +77,8 @@ def converted(source: Path, out: Path, kind: str) -> None:
 def tensors(path: Path) -> dict[str, np.ndarray]:
     import gguf
 
-    return {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in gguf.GGUFReader(path).tensors}
+    values = lambda t: t.data if t.tensor_type.name == "I32" else gguf.quants.dequantize(t.data, t.tensor_type)
+    return {t.name: values(t) for t in gguf.GGUFReader(path).tensors}
 
 
 def lossless(source: Path, out: Path) -> None:
@@ -111,7 +127,7 @@ def before_split(path: Path) -> None:
 
 def source_of(name: str, folder: Path) -> Path:
     """The fixture, or a copy of it with the changed config."""
-    fixture = FIXTURES / name
+    fixture = FIXTURES / BASES.get(name, name)
     if not NAMES[name] and name not in PREPARED:
         return fixture
     for file in fixture.glob("*.safetensors*"):
@@ -147,9 +163,39 @@ def minimax_m3_as_released(folder: Path, config: dict) -> None:
     write_json(folder / "config.json", config | dict(model_type="m3_vl", text_config=text | more))
 
 
+def nemotron_without_experts(folder: Path, config: dict) -> None:
+    """Of transformers' class every config has experts."""
+    kept = {key: value for key, value in config.items() if "expert" not in key and "moe" not in key}
+    write_json(folder / "config.json", kept | dict(model_type="dense"))
+
+
+def mxfp4(x: np.ndarray) -> np.ndarray:
+    """The values that MXFP4 has for x."""
+    import gguf
+
+    kind = gguf.GGMLQuantizationType.MXFP4
+    return gguf.quants.dequantize(gguf.quants.quantize(x, kind), kind).reshape(x.shape)
+
+
+def packed_experts(folder: Path, _config: dict) -> None:
+    """Experts of such values as DeepSeek-V4 packs them: two codes a byte, and a scale for 32 of them."""
+    import gguf
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if re.search(r"\.experts\.\d+\.w[123]\.weight$", name)]:
+        x = tensors[name].float().numpy()
+        blocks = gguf.quants.quantize(x, gguf.GGMLQuantizationType.MXFP4).reshape(len(x), -1, 17)
+        codes = np.concatenate([blocks[..., 1:] & 15, blocks[..., 1:] >> 4], axis=-1)
+        tensors[name] = torch.from_numpy((codes[..., 0::2] | codes[..., 1::2] << 4).reshape(len(x), -1))
+        tensors[name.removesuffix("weight") + "scale"] = torch.from_numpy(blocks[..., 0].copy())
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
 # What the converter has to find, which is in the release and not in the fixture.
 PREPARED = {
     "gemma3": with_vocabulary, "gemma4": with_vocabulary, "mimo_v2_flash": mimo_as_released, "minimax_m3": minimax_m3_as_released,
+    "nemotron_h_dense": nemotron_without_experts, "deepseek_v4": packed_experts,
 }  # fmt: skip
 
 
@@ -167,10 +213,16 @@ def make(name: str) -> str:
         source = source_of(name, Path(folder))
         line = ""
         if name in CHANGED:
-            family = Family(**{**vars(FAMILIES[name]), "config": json.loads((source / "config.json").read_text())})
+            base = FAMILIES[BASES.get(name, name)]
+            config = json.loads((source / "config.json").read_text())
+            family = Family(**{**vars(base), "config": config, "prompt": PROMPTS.get(name, base.prompt)})
 
             def attempt(seed: int):
                 model, stored = build(source, family, seed)
+                for of_experts in [n for n in stored if ".experts." in n and name in MXFP4_EXPERTS]:
+                    rounded = torch.from_numpy(mxfp4(stored[of_experts].float().numpy()))
+                    stored[of_experts] = rounded.to(stored[of_experts].dtype)
+                    model.get_parameter(of_experts).data.copy_(rounded)
                 return *reference(model, draw_prompt(family, seed), family.decode), stored
 
             seed, arrays, meta, stored = first_good(name, eos_of(family), attempt)

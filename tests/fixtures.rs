@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 102] = [
+const FIXTURES: [(&str, f32); 106] = [
     ("qwen2_moe", 2e-4),
     ("olmoe", 2e-4),
     ("dots1", 2e-4),
@@ -115,6 +115,10 @@ const FIXTURES: [(&str, f32); 102] = [
     ("nemotron_h_gguf", 1e-3),
     ("nemotron_h_latent_gguf", 1e-3),
     ("phimoe_gguf", 2e-4),
+    ("granite_gguf", 1e-3),
+    ("granitemoe_gguf", 1e-3),
+    ("nemotron_h_dense_gguf", 1e-3),
+    ("deepseek_v4_gguf", 2e-4),
 ];
 
 /// Where the arrays of a fixture lie: those of a file that llama.cpp's converter made are what it was made of.

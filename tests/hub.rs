@@ -137,7 +137,7 @@ fn safetensors_are_planned_by_their_headers() {
 /// What RoPE's frequencies are divided by is a tensor, which lies behind others: it comes too, and nothing of these.
 #[test]
 fn gguf_files_with_factors_of_rope_are_planned_by_their_headers() {
-    const BETWEEN: usize = 1 << 20;
+    const BETWEEN: usize = 8 << 20;
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("model.gguf");
     let mut bytes = fs::read(fixture("llama_gguf").join("model.gguf")).expect("a fixture");

@@ -96,8 +96,8 @@ pub trait Ops: Send + Sync {
     /// `out[i] = table[ids[i]]`: table `[vocab, hidden]`, out `[n, hidden]`. Ids were checked by the caller.
     fn embed(&self, table: &Matrix, ids: &[u32], out: &Tensor);
 
-    /// `out[i] = table[ids[i]] mod below`: table `[vocab, 8 · k]` of bytes, which are 64-bit integers, out `[n, k]` I32. Ids were
-    /// checked by the caller; what the table holds need not be.
+    /// `out[i] = table[ids[i]] mod below`: table `[vocab, 4 · k]` or `[vocab, 8 · k]` of bytes, which are integers of 32 or 64 bits, out
+    /// `[n, k]` I32. Ids were checked by the caller; what the table holds need not be.
     fn look_up(&self, table: &Tensor, below: usize, ids: &[u32], out: &Tensor);
 
     /// `out[i] = x[rows[i]]`: x `[n, d]`, out `[rows.len(), d]`.

@@ -110,6 +110,8 @@ pub struct Weights<'a> {
 pub struct Table {
     name: String,
     tensor: Tensor,
+    /// Bytes of a number.
+    width: usize,
     below: usize,
 }
 
@@ -119,11 +121,14 @@ impl Table {
     /// # Errors
     /// Names it where that is something else.
     pub fn check(&self, ops: &dyn Ops) -> Result<(), ModelError> {
-        let Table { name, tensor, below } = self;
+        let Table { name, tensor, width, below } = self;
         let mut bytes = vec![0; tensor.bytes()];
         ops.fetch(tensor, &mut bytes).wait();
-        let mut numbers = bytes.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
-        match numbers.find(|number| !(0..*below as i64).contains(number)) {
+        let wide = bytes.as_chunks::<8>().0.iter().map(|bytes| i64::from_le_bytes(*bytes));
+        let narrow = bytes.as_chunks::<4>().0.iter().map(|bytes| i64::from(i32::from_le_bytes(*bytes)));
+        let outside = |number: &i64| !(0..*below as i64).contains(number);
+        let numbers: Vec<i64> = if *width == 8 { wide.collect() } else { narrow.collect() };
+        match numbers.into_iter().find(outside) {
             None => Ok(()),
             Some(number) => Err(ModelError::Tensor(format!(
                 "tensor {name} names {number} of {below} experts; it is damaged: download it again"
@@ -375,31 +380,31 @@ impl<'a> Weights<'a> {
         Ok(self.tensor(name, &shape)?.reshape([channels, kernel]))
     }
 
-    /// A table `[rows, columns]` of 64-bit integers below another one, as bytes `[rows, 8 · columns]`.
+    /// A table `[rows, columns]` of integers below another one, as bytes `[rows, 8 · columns]`, or, of GGUF files, `[rows, 4 · columns]`.
     ///
     /// # Errors
     /// When it is missing, or has another shape or type.
     pub fn table(&mut self, name: &str, rows: usize, columns: usize, below: usize) -> Result<Tensor, ModelError> {
         self.declare_one(name, &[rows, columns], DeclaredKind::Table { below });
-        let shape = [rows, 8 * columns];
         let Some(checkpoint) = self.checkpoint else {
-            return Ok(Tensor::new(Buffer::unbacked(rows * 8 * columns), 0, shape, DType::U8));
+            return Ok(Tensor::new(Buffer::unbacked(rows * 8 * columns), 0, [rows, 8 * columns], DType::U8));
         };
         let (on_disk, info) = resolve(checkpoint, name).ok_or_else(|| missing(checkpoint, name))?;
         let path = checkpoint.files()[info.file].path();
         if info.shape != [rows, columns] {
             return Err(wrong_shape(checkpoint, path, &on_disk, &info.shape, &[rows, columns]));
         }
-        if info.dtype != StoredType::Other("I64".into()) {
+        let (of, width) = if self.are_gguf() { ("I32", 4) } else { ("I64", 8) };
+        if info.dtype != StoredType::Other(of.into()) {
             return Err(ModelError::Tensor(format!(
-                "{}: tensor {on_disk} has the type {}, and a table is I64",
+                "{}: tensor {on_disk} has the type {}, and a table is {of}",
                 path.display(),
                 info.dtype
             )));
         }
         // Of no layer: it is checked once, so it stays.
-        let tensor = self.place(Of::Model, name, info, &shape, DType::U8);
-        self.tables.push(Table { name: on_disk, tensor: tensor.clone(), below });
+        let tensor = self.place(Of::Model, name, info, &[rows, width * columns], DType::U8);
+        self.tables.push(Table { name: on_disk, tensor: tensor.clone(), width, below });
         Ok(tensor)
     }
 

@@ -34,7 +34,7 @@ pub struct Request {
     pub authorization: Option<String>,
     /// The first byte asked for.
     pub from: Option<u64>,
-    until: Option<u64>,
+    pub until: Option<u64>,
 }
 
 /// What goes wrong with an answer.

@@ -87,7 +87,7 @@ pub struct Moe {
     shared: Option<SharedExpert>,
     /// `[latent, hidden]` and `[hidden, latent]`, where experts read and write vectors of another width than the stream.
     latent: Option<[Matrix; 2]>,
-    /// `[vocab, 8 · top_k]` bytes: the experts of each token, where its id chooses them.
+    /// `[vocab, 4 · top_k]` or `[vocab, 8 · top_k]` bytes: the experts of each token, where its id chooses them.
     by_token: Option<Tensor>,
 }
 

@@ -34,7 +34,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         "attention" | "full_attention" => Ok(true),
         kind => Err(ModelError::Config(format!("layer_types has {kind:?}; supported are mamba and attention"))),
     };
-    let (mamba, sizes) = (mamba2::Sizes::read(config)?, attention::Sizes::read(config)?);
+    let sizes = attention::Sizes::read(config)?;
     let rope = Rope { pairs: rope::pairs(config, false)?, ..rope::plain(config, sizes.head_dim, 10_000.0)? };
     let turns = config.text_or("position_embedding_type", "nope")? == "rope";
     let scale = Some(config.positive_or("attention_multiplier", 1.0)? as f32);
@@ -55,7 +55,10 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         let before = norm("input_layernorm", weights)?;
         let mixer: Box<dyn Mixer> = match is_attention(layer)? {
             true => Box::new(Attention::load(weights, &format!("{prefix}.self_attn"), sizes, &kind, norms)?),
-            false => Box::new(Mamba2::load(weights, &format!("{prefix}.mamba"), mamba, norms.eps)?),
+            false => {
+                let sizes = mamba2::Sizes::read(config)?;
+                Box::new(Mamba2::load(weights, &format!("{prefix}.mamba"), sizes, norms.eps)?)
+            }
         };
         let mixer = Half { norm: before.into(), inner: Inner::Mixer(mixer), join: Join::Scaled(factor) };
         let before = norm("post_attention_layernorm", weights)?;

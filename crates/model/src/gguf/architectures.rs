@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::said::Said;
 use crate::config::ModelError;
 use attention::{exaone_moe, gemma3, gemma4, gpt_oss, llama, llama4, mimo2, minimax_m3, phimoe};
-use experts::{deepseek_experts, deepseek2, glm_dsa, glm4moe, latent};
+use experts::{deepseek_experts, deepseek2, deepseek4, glm_dsa, glm4moe, latent};
 use hybrid::{granite, granite_hybrid, jamba, kimi_linear, lfm2moe, nemotron_h};
 
 /// An architecture, and how its metadata become a config.
@@ -106,6 +106,30 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "deepseek2", family: "deepseek_v3", keys: &LATENT, more: deepseek2 },
     Architecture { name: "deepseek32", family: "deepseek_v32", keys: &LATENT_SPARSE, more: latent },
     Architecture { name: "glm-dsa", family: "glm_moe_dsa", keys: &LATENT_SPARSE, more: glm_dsa },
+    Architecture {
+        name: "deepseek4",
+        family: "deepseek_v4",
+        keys: &[
+            ("expert_count", "n_routed_experts"),
+            ("expert_shared_count", "n_shared_experts"),
+            ("expert_weights_scale", "routed_scaling_factor"),
+            ("hash_layer_count", "num_hash_layers"),
+            ("rope.dimension_count", "qk_rope_head_dim"),
+            ("attention.q_lora_rank", "q_lora_rank"),
+            ("attention.sliding_window", "sliding_window"),
+            ("attention.output_group_count", "o_groups"),
+            ("attention.output_lora_rank", "o_lora_rank"),
+            ("attention.compress_ratios", "compress_ratios"),
+            ("attention.compress_rope_freq_base", "compress_rope_theta"),
+            ("attention.indexer.head_count", "index_n_heads"),
+            ("attention.indexer.key_length", "index_head_dim"),
+            ("attention.indexer.top_k", "index_topk"),
+            ("hyper_connection.count", "hc_mult"),
+            ("hyper_connection.sinkhorn_iterations", "hc_sinkhorn_iters"),
+            ("hyper_connection.epsilon", "hc_eps"),
+        ],
+        more: deepseek4,
+    },
     Architecture { name: "glm4moe", family: "glm4_moe", keys: &DEEPSEEK_EXPERTS, more: glm4moe },
     Architecture { name: "dots1", family: "dots1", keys: &DEEPSEEK_EXPERTS, more: deepseek_experts },
     Architecture { name: "hy_v3", family: "hy_v3", keys: &DEEPSEEK_EXPERTS, more: deepseek_experts },

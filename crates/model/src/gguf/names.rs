@@ -1,9 +1,10 @@
 //! From the names that families ask for to those in GGUF files (`gguf-py/gguf/constants.py`, `tensor_mapping.py`).
 
 /// What a layer's tensors are called, by what stands between `model.layers.N.` and `.weight` or `.bias`.
-const OF_LAYER: [(&str, &str); 86] = [
+const OF_LAYER: [(&str, &str); 105] = [
     ("input_layernorm", "attn_norm"),
     ("operator_norm", "attn_norm"),
+    ("attn_norm", "attn_norm"),
     ("norm", "attn_norm"),
     // Gemma's files have both.
     ("post_attention_layernorm", "post_attention_norm"),
@@ -50,6 +51,21 @@ const OF_LAYER: [(&str, &str); 86] = [
     ("self_attn.g_a_proj", "ssm_g_a"),
     ("self_attn.g_b_proj", "ssm_g_b"),
     ("self_attn.o_norm", "ssm_norm"),
+    ("attn.wq_a", "attn_q_a"),
+    ("attn.q_norm", "attn_q_a_norm"),
+    ("attn.wq_b", "attn_q_b"),
+    ("attn.wkv", "attn_kv"),
+    ("attn.kv_norm", "attn_kv_a_norm"),
+    ("attn.wo_a", "attn_output_a"),
+    ("attn.wo_b", "attn_output_b"),
+    ("attn.compressor.wkv", "attn_compressor_kv"),
+    ("attn.compressor.wgate", "attn_compressor_gate"),
+    ("attn.compressor.norm", "attn_compressor_norm"),
+    ("attn.indexer.wq_b", "indexer.attn_q_b"),
+    ("attn.indexer.weights_proj", "indexer.proj"),
+    ("attn.indexer.compressor.wkv", "indexer_compressor_kv"),
+    ("attn.indexer.compressor.wgate", "indexer_compressor_gate"),
+    ("attn.indexer.compressor.norm", "indexer_compressor_norm"),
     ("linear_attn.in_proj_qkv", "attn_qkv"),
     ("linear_attn.in_proj_z", "attn_gate"),
     ("linear_attn.in_proj_qkvz", "ssm_in"),
@@ -89,12 +105,20 @@ const OF_LAYER: [(&str, &str); 86] = [
     ("mlp.shared_expert.gate_proj", "ffn_gate_shexp"),
     ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
     ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
+    ("mlp.shared_expert.w1", "ffn_gate_shexp"),
+    ("mlp.shared_expert.w3", "ffn_up_shexp"),
+    ("mlp.shared_expert.w2", "ffn_down_shexp"),
 ];
 
 /// Tensors whose suffixes change too.
-const WHOLE: [(&str, &str); 16] = [
+const WHOLE: [(&str, &str); 21] = [
     ("self_attn.sinks", "attn_sinks.weight"),
     ("self_attn.attention_sink_bias", "attn_sinks.weight"),
+    ("attn.attn_sink", "attn_sinks.weight"),
+    ("attn.compressor.ape", "attn_compressor_ape.weight"),
+    ("attn.indexer.compressor.ape", "indexer_compressor_ape.weight"),
+    ("mlp.gate.bias", "exp_probs_b.bias"),
+    ("mlp.gate.tid2eid", "ffn_gate_tid2eid.weight"),
     ("self_attn.A_log", "ssm_a"),
     ("self_attn.dt_bias", "ssm_dt.bias"),
     ("mlp.gate.e_score_correction_bias", "exp_probs_b.bias"),
@@ -112,7 +136,7 @@ const WHOLE: [(&str, &str); 16] = [
 ];
 
 /// Tensors outside layers, by what stands before `.weight` or `.bias`.
-const OUTSIDE: [(&str, &str); 7] = [
+const OUTSIDE: [(&str, &str); 10] = [
     ("model.embed_tokens", "token_embd"),
     ("backbone.embeddings", "token_embd"),
     ("model.norm", "output_norm"),
@@ -120,10 +144,13 @@ const OUTSIDE: [(&str, &str); 7] = [
     ("backbone.norm_f", "output_norm"),
     ("model.embedding_norm", "token_embd_norm"),
     ("lm_head", "output"),
+    ("embed", "token_embd"),
+    ("norm", "output_norm"),
+    ("head", "output"),
 ];
 
 /// What families call the module of a layer's MLP or experts, and that of shared experts in it.
-const MODULES: [&str; 3] = ["mlp.", "block_sparse_moe.", "feed_forward."];
+const MODULES: [&str; 4] = ["mlp.", "block_sparse_moe.", "feed_forward.", "ffn."];
 const SHARED: [&str; 3] = ["shared_expert.", "shared_experts.", "shared_mlp."];
 /// What they call a module that is none of these: Mamba, whatever a layer of Nemotron is, and Gemma's experts beside an MLP.
 const OTHERS: [(&str, &[&str]); 3] = [
@@ -139,13 +166,18 @@ pub fn on_disk(name: &str) -> impl Iterator<Item = String> {
         let same = table.iter().filter(|(ours, _)| *ours == stem);
         same.map(|(_, theirs)| format!("{theirs}.{suffix}")).collect::<Vec<_>>()
     };
-    let outside = renamed(&OUTSIDE, name);
-    let in_layers = ["model.layers.", "backbone.layers."].into_iter().find_map(|layers| name.strip_prefix(layers));
+    let mut outside = renamed(&OUTSIDE, name);
+    outside.extend(name.strip_prefix("hc_head_").map(|part| format!("output_hc_{part}.weight")));
+    let in_layers =
+        ["model.layers.", "backbone.layers.", "layers."].into_iter().find_map(|layers| name.strip_prefix(layers));
     let of_layer = in_layers.and_then(|rest| rest.split_once('.'));
     let of_layer = of_layer.into_iter().flat_map(move |(layer, rest)| {
         let usual = in_usual_modules(rest).into_iter().flat_map(|rest| {
             let whole = WHOLE.iter().filter(|(ours, _)| *ours == rest).map(|(_, theirs)| theirs.to_string());
-            whole.chain(renamed(&OF_LAYER, &rest)).collect::<Vec<_>>()
+            // Of DeepSeek-V4's mixed streams.
+            let mixes = ["hc_attn_", "hc_ffn_"].iter().any(|mix| rest.starts_with(mix));
+            let mixes = mixes.then(|| format!("{rest}.weight"));
+            whole.chain(mixes).chain(renamed(&OF_LAYER, &rest)).collect::<Vec<_>>()
         });
         usual.map(|theirs| format!("blk.{layer}.{theirs}")).collect::<Vec<_>>()
     });

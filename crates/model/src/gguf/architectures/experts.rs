@@ -64,6 +64,18 @@ pub fn deepseek2(said: &Said, config: &mut Map<String, Value>) -> Result<(), Mod
     Ok(())
 }
 
+/// DeepSeek-V4, whose experts' activations are limited, in all layers alike.
+pub fn deepseek4(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
+    const LIMIT: &str = "swiglu_clamp_exp";
+    let limits = if said.get(LIMIT).is_some() { said.by_layer(LIMIT, Value::as_f64)? } else { Vec::new() };
+    match limits.iter().find(|limit| **limit != limits[0]) {
+        Some(other) => return Err(said.malformed(format!("limits activations to {} and to {other}", limits[0]))),
+        None if limits.is_empty() => {}
+        None => drop(config.insert("swiglu_limit".into(), json!(limits[0]))),
+    }
+    Ok(())
+}
+
 /// GLM-5.
 pub fn glm_dsa(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
     latent(said, config)?;
