@@ -69,7 +69,7 @@ def converted(source: Path, out: Path, kind: str) -> None:
     base = get_model_class(get_model_architecture(ModelBase.load_hparams(source, False), ModelType.TEXT))
     # The made-up weights for multi-token prediction in some fixtures have no shape that it knows.
     fields = dict(model_arch=base.model_arch, set_vocab=lambda _self: None) | (dict(no_mtp=True) if base.supports_mtp_export else {})
-    ftype = {"BF16": "MOSTLY_BF16", "F16": "MOSTLY_F16", "F32": "ALL_F32"}[kind]
+    ftype = {"BF16": "MOSTLY_BF16", "F16": "MOSTLY_F16", "F32": "ALL_F32", "Q8_0": "MOSTLY_Q8_0"}[kind]
     with torch.inference_mode():
         type(base.__name__, (base,), fields)(source, gguf.LlamaFileType[ftype], out).write()
 

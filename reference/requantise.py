@@ -54,13 +54,22 @@ BLOCKS = ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "MXFP4"]
 # As llama-quantize calls files that have one of these types where it is told to be pure.
 K_BLOCKS = {
     "Q2_K": "Q2_K", "Q3_K": "Q3_K_S", "Q4_K": "Q4_K_S", "Q5_K": "Q5_K_S", "Q6_K": "Q6_K", "IQ3_XXS": "IQ3_XXS", "IQ3_S": "IQ3_S",
-    "IQ4_XS": "IQ4_XS",
+    "IQ4_XS": "IQ4_XS", "IQ1_S": "IQ1_S", "IQ1_M": "IQ1_M", "IQ2_XXS": "IQ2_XXS", "IQ2_XS": "IQ2_XS",
 }  # fmt: skip
+# Those that llama-quantize makes with an importance matrix only; it gets one in which all columns are alike.
+WITH_IMPORTANCE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ3_XXS")
 
 
 def of_gguf_py(name: str, matrices: list[np.ndarray]) -> list[np.ndarray]:
     kind = GGMLQuantizationType[name]
     return [quants.dequantize(quants.quantize(x, kind), kind) for x in matrices]
+
+
+def all_alike(path: Path, names: list[str], columns: int) -> None:
+    """An importance matrix of ones, in llama.cpp's older format: names, calls, and numbers."""
+    number = lambda n: n.to_bytes(4, "little")
+    of = lambda name: number(len(name)) + name.encode() + number(1) + number(columns) + np.ones(columns, "<f4").tobytes()
+    path.write_bytes(number(len(names)) + b"".join(map(of, names)))
 
 
 def of_llama_quantize(name: str, matrices: list[np.ndarray], program: str) -> list[np.ndarray]:
@@ -80,7 +89,11 @@ def of_llama_quantize(name: str, matrices: list[np.ndarray], program: str) -> li
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        subprocess.run([program, "--pure", plain, made, K_BLOCKS[name], "1"], check=True, capture_output=True)
+        importance = []
+        if name in WITH_IMPORTANCE:
+            all_alike(Path(folder) / "ones.dat", [f"blk.{i}.ffn_up.weight" for i in range(len(matrices))], 256)
+            importance = ["--imatrix", Path(folder) / "ones.dat"]
+        subprocess.run([program, "--pure", *importance, plain, made, K_BLOCKS[name], "1"], check=True, capture_output=True)
         tensors = {t.name: t for t in GGUFReader(made).tensors}
         assert {t.tensor_type.name for t in tensors.values()} == {name}, name
         rows = [tensors[f"blk.{i}.ffn_up.weight"] for i in range(len(matrices))]

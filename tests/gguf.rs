@@ -5,8 +5,9 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::fixture;
-use outpour_engine::Inspection;
+use common::{engine, fixture, logits, roomy};
+use outpour_engine::{Backend, Inspection, Options};
+use outpour_store::read::ReaderKind;
 use outpour_text::Tokenizer;
 use serde_json::Value;
 
@@ -85,6 +86,25 @@ fn inspect_shows_what_a_file_is() {
     assert_eq!(report["reads_per_expert"], 3);
     assert!(report["dtypes"]["Q4_K"].as_u64().is_some_and(|bytes| bytes > 0), "{}", report["dtypes"]);
     assert_eq!(report["gguf"]["general.architecture"], "qwen35moe");
+}
+
+/// Latent attention whose matrix of keys and values is quantised, in two and in one as in older files, computes what the values of its
+/// blocks do, which gguf-py gave.
+#[test]
+fn quantised_latent_attention_is_its_values() {
+    let ids: Vec<u32> = (0..60).map(|i| 3 + (i * i * 7 + i) % 29).collect();
+    for name in ["split", "whole"] {
+        for (backend, step_from) in [(Backend::Cpu, 40), (Backend::Cpu, 1), (Backend::Reference, 40)] {
+            let [blocks, values] = [format!("{name}.gguf"), format!("{name}_f32.gguf")].map(|file| {
+                let options = Options { precise: true, backend, ..roomy() };
+                let mut engine = engine(&fixture("deepseek_v3_q8_0").join(file), &options, ReaderKind::Auto);
+                logits(&mut engine, &ids, step_from).logits
+            });
+            let largest = values.iter().fold(0f32, |largest, logit| largest.max(logit.abs()));
+            let off = blocks.iter().zip(&values).fold(0f32, |off, (a, b)| off.max((a - b).abs()));
+            assert!(largest > 1.0 && off <= 1e-4 * largest, "{name}, {backend:?}, {step_from}: {off} off of {largest}");
+        }
+    }
 }
 
 /// A copy of a fixture with some bytes of its header replaced.
@@ -167,6 +187,19 @@ fn what_makes_no_sense_of_an_architecture_is_refused() {
         &number("exaone-moe.expert_used_count", 99),
         "99",
     );
+    missing("gemma4_gguf", "gemma4.attention.sliding_window_pattern", "gemma4.attention.sliding_window_pattern");
+    missing("gemma4_gguf", "blk.1.layer_output_scale.weight", "layer_output_scale");
+    missing("lfm2_moe_gguf", "lfm2moe.attention.head_count_kv", "lfm2moe.attention.head_count_kv");
+    missing("granitemoehybrid_gguf", "granitehybrid.ssm.inner_size", "granitehybrid.ssm.inner_size");
+    missing("kimi_linear_gguf", "kimi-linear.kda.head_dim", "kimi-linear.kda.head_dim");
+    missing("phimoe_gguf", "phimoe.rope.scaling.attn_factor", "short_mscale");
+    missing("deepseek_v4_gguf", "blk.0.ffn_gate_tid2eid.weight", "tid2eid");
+    let layers = |key: &str, n: u32| number(&format!("{key}.block_count"), n);
+    refused("jamba_gguf", &layers("jamba", 4), &layers("jamba", 4_000_000_000), "4000000000 layers");
+    // Key-value heads of its one layer of attention, of which another layer has more.
+    let heads = |heads: [u32; 4]| heads.iter().flat_map(|heads| heads.to_le_bytes()).collect::<Vec<u8>>();
+    refused("mimo_v2_flash_gguf", &heads([1, 2, 2, 1]), &heads([1, 2, 3, 1]), "attention.head_count_kv");
+    refused("jamba_gguf", &heads([0, 0, 1, 0]), &heads([1, 0, 1, 1]), "attn layers at uneven distances");
     // Factors of RoPE that are none, or of another number.
     let freqs = |n: u64| [b"rope_freqs.weight".as_slice(), &1u32.to_le_bytes(), &n.to_le_bytes()].concat();
     refused("llama_gguf", &freqs(5), &freqs(4), "factors has 4 numbers for 5 pairs");
