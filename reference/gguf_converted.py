@@ -30,7 +30,7 @@ NAMES: dict[str, dict] = {
     "gpt_oss_mxfp4": {}, "minimax_m2": {}, "mixtral": {}, "llama": {}, "qwen3": {}, "qwen2_moe": {}, "qwen3_5_moe": {},
     "ernie4_5_moe": {}, "hy_v3": {}, "exaone_moe": {}, "dots1": dict(scoring_func="sigmoid"),
     "olmoe": dict(clip_qkv=None), "llama4": dict(attention_chunk_size=8192, floor_scale=8192),
-    "gemma3": dict(query_pre_attn_scalar=24), "gemma4": {}, "lfm2_moe": dict(routed_scaling_factor=1.0), "jamba": {}, "kimi_linear": {}, "solar_open": {},
+    "gemma3": dict(query_pre_attn_scalar=24), "gemma4": {}, "lfm2_moe": dict(routed_scaling_factor=1.0), "jamba": {}, "kimi_linear": {}, "solar_open": {}, "mistral4": {},
     "granitemoehybrid": {}, "granitemoehybrid_dense": {}, "mimo_v2_flash": {}, "minimax_m3": dict(swiglu_limit=7.0),
     "hunyuan_v1_moe": dict(hidden_size=128, num_attention_heads=1, head_dim=128, max_position_embeddings=32768),
     "nemotron_h": dict(mamba_head_dim=16, hybrid_override_pattern="MEM*E", num_hidden_layers=5),
@@ -67,6 +67,8 @@ def converted(source: Path, out: Path, kind: str) -> None:
     from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
 
     base = get_model_class(get_model_architecture(ModelBase.load_hparams(source, False), ModelType.TEXT))
+    # Of Mistral's wrapper, what converts the model in it.
+    base = base.Mistral4Model if source.joinpath("config.json").read_text().find('"mistral4"') >= 0 else base
     # The made-up weights for multi-token prediction in some fixtures have no shape that it knows.
     fields = dict(model_arch=base.model_arch, set_vocab=lambda _self: None) | (dict(no_mtp=True) if base.supports_mtp_export else {})
     ftype = {"BF16": "MOSTLY_BF16", "F16": "MOSTLY_F16", "F32": "ALL_F32", "Q8_0": "MOSTLY_Q8_0"}[kind]
@@ -163,6 +165,11 @@ def minimax_m3_as_released(folder: Path, config: dict) -> None:
     write_json(folder / "config.json", config | dict(model_type="m3_vl", text_config=text | more))
 
 
+def in_a_wrapper(folder: Path, config: dict) -> None:
+    """By the name of the class for images, which the release has."""
+    write_json(folder / "config.json", config | dict(architectures=["Mistral3ForConditionalGeneration"]))
+
+
 def nemotron_without_experts(folder: Path, config: dict) -> None:
     """Of transformers' class every config has experts."""
     kept = {key: value for key, value in config.items() if "expert" not in key and "moe" not in key}
@@ -195,7 +202,7 @@ def packed_experts(folder: Path, _config: dict) -> None:
 # What the converter has to find, which is in the release and not in the fixture.
 PREPARED = {
     "gemma3": with_vocabulary, "gemma4": with_vocabulary, "mimo_v2_flash": mimo_as_released, "minimax_m3": minimax_m3_as_released,
-    "nemotron_h_dense": nemotron_without_experts, "deepseek_v4": packed_experts,
+    "mistral4": in_a_wrapper, "nemotron_h_dense": nemotron_without_experts, "deepseek_v4": packed_experts,
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 106] = [
+const FIXTURES: [(&str, f32); 107] = [
     ("qwen2_moe", 2e-4),
     ("olmoe", 2e-4),
     ("dots1", 2e-4),
@@ -119,6 +119,7 @@ const FIXTURES: [(&str, f32); 106] = [
     ("granitemoe_gguf", 1e-3),
     ("nemotron_h_dense_gguf", 1e-3),
     ("deepseek_v4_gguf", 2e-4),
+    ("mistral4_gguf", 2e-4),
 ];
 
 /// Where the arrays of a fixture lie: those of a file that llama.cpp's converter made are what it was made of.

@@ -376,7 +376,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "Mistral-Small-4-119B (text); the shape of Mistral-Large-3-675B, whose release has another layout",
         attention: "MLA",
-        fixtures: &["mistral4"],
+        fixtures: &["mistral4", "mistral4_gguf"],
         experts: ExpertNames::Joined,
         file: "deepseek.rs",
         build: |config, weights, kv| {

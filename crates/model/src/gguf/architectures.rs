@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::said::Said;
 use crate::config::ModelError;
 use attention::{exaone_moe, gemma3, gemma4, gpt_oss, llama, llama4, mimo2, minimax_m3, phimoe};
-use experts::{deepseek_experts, deepseek2, deepseek4, glm_dsa, glm4moe, latent};
+use experts::{deepseek_experts, deepseek2, deepseek4, glm_dsa, glm4moe, latent, mistral4};
 use hybrid::{granite, granite_hybrid, jamba, kimi_linear, lfm2moe, nemotron_h};
 
 /// An architecture, and how its metadata become a config.
@@ -105,6 +105,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     },
     Architecture { name: "deepseek2", family: "deepseek_v3", keys: &LATENT, more: deepseek2 },
     Architecture { name: "deepseek32", family: "deepseek_v32", keys: &LATENT_SPARSE, more: latent },
+    Architecture { name: "mistral4", family: "mistral4", keys: &LATENT, more: mistral4 },
     Architecture { name: "glm-dsa", family: "glm_moe_dsa", keys: &LATENT_SPARSE, more: glm_dsa },
     Architecture {
         name: "deepseek4",

@@ -64,6 +64,15 @@ pub fn deepseek2(said: &Said, config: &mut Map<String, Value>) -> Result<(), Mod
     Ok(())
 }
 
+/// Mistral 4. By how much its queries grow is not said, and taken as released.
+pub fn mistral4(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
+    latent(said, config)?;
+    if let Some(yarn) = config.get_mut("rope_scaling").and_then(Value::as_object_mut) {
+        yarn.insert("llama_4_scaling_beta".into(), json!(0.1));
+    }
+    Ok(())
+}
+
 /// DeepSeek-V4, whose experts' activations are limited, in all layers alike.
 pub fn deepseek4(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
     const LIMIT: &str = "swiglu_clamp_exp";
