@@ -20,9 +20,9 @@ def output(command):
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def llama_bench(binary, model, args):
+def llama_bench(binary, options, model, args):
     """Tokens a second of a prompt and of generated tokens."""
-    command = [binary, "-m", model, "-t", args.threads, "-p", args.prompt, "-n", args.generate, "-r", 1, "-o", "json"]
+    command = [binary, *options, "-m", model, "-t", args.threads, "-p", args.prompt, "-n", args.generate, "-r", 1, "-o", "json"]
     rows = json.loads(output(list(map(str, command))))
     return {"prefill" if row["n_prompt"] else "decode": row["avg_ts"] for row in rows}
 
@@ -54,10 +54,11 @@ def main():
         config = HERE.parents[1] / "configs/Qwen3-30B-A3B.json"
         output([args.outpour, "synth", config, ours, "--format", "mlx4", "--layers", str(args.layers), "--no-check"])
     engines = {"outpour": lambda: outpour_bench(args.outpour, ours, args)}
-    for name, build in [("llama.cpp", "build-llama"), ("ik_llama.cpp", "build-ik")]:
+    # Each at its best: llama.cpp puts weights in its kernels' order unasked, ik_llama.cpp when it is asked to.
+    for name, build, options in [("llama.cpp", "build-llama", []), ("ik_llama.cpp", "build-ik", ["-rtr", 1])]:
         binary = args.dir / build / "bin/llama-bench"
         if binary.exists():
-            engines[name] = lambda binary=binary: llama_bench(binary, gguf, args)
+            engines[name] = lambda binary=binary, options=options: llama_bench(binary, options, gguf, args)
         else:
             print(f"SKIPPED: {binary} is not there: build.sh makes it", file=sys.stderr)
     found = {name: [] for name in engines}

@@ -26,6 +26,8 @@ mod unpacked;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+use std::ops::Range;
+
 use crate::quant::coded::Rows;
 use crate::{Format, GgmlType};
 
@@ -136,6 +138,34 @@ pub(super) struct Dots {
     pub out_stride: usize,
 }
 
+impl Dots {
+    /// Few activation rows are multiplied one by one with as many weight rows at once as stay in a second-level cache: rows of
+    /// weights, and the activation row.
+    fn one_by_one(&self) -> impl Iterator<Item = (Range<usize>, usize)> + use<> {
+        const ROWS_TOGETHER: usize = 16;
+        const BYTES: usize = 64 << 10;
+        let (rows, columns) = (self.rows, self.columns);
+        let at_once = match columns {
+            1 => rows,
+            _ => (BYTES / self.w_stride.max(1)).next_multiple_of(ROWS_TOGETHER).max(ROWS_TOGETHER),
+        };
+        let parts = (0..rows).step_by(at_once.max(1)).map(move |first| first..rows.min(first + at_once));
+        parts.flat_map(move |rows| (0..columns).map(move |column| (rows.clone(), column)))
+    }
+
+    /// Some weight rows with one activation row.
+    fn part(&self, rows: &Range<usize>, column: usize) -> Dots {
+        Dots {
+            w: self.w.wrapping_add(rows.start * self.w_stride),
+            rows: rows.len(),
+            x: self.x.wrapping_add(column * self.x_stride),
+            columns: 1,
+            out: self.out.wrapping_add(column * self.out_stride + rows.start),
+            ..*self
+        }
+    }
+}
+
 /// [`Dots`] of affine-quantised weights: `w[r][k] = scale · q + bias`, with scales and biases `[rows, k / group]`.
 /// Activation rows are what [`QuantisedKernels`] makes of them.
 #[derive(Clone, Copy)]
@@ -164,6 +194,17 @@ pub(super) enum Packed<'a> {
     Ggml(GgmlType),
     /// Codes, from the first row of `Dots` on, with scales for 16 or 32 of them; `Dots::w` says nothing.
     Coded(Rows<'a>, usize),
+}
+
+impl UnpackedDots<'_> {
+    /// Some weight rows with one activation row.
+    fn part(&self, rows: &Range<usize>, column: usize) -> Self {
+        let weights = match self.weights {
+            Packed::Ggml(blocks) => Packed::Ggml(blocks),
+            Packed::Coded(coded, group) => Packed::Coded(coded.from(rows.start), group),
+        };
+        UnpackedDots { dots: self.dots.part(rows, column), weights }
+    }
 }
 
 impl Packed<'_> {

@@ -27,6 +27,10 @@ const K_MAX: usize = 512;
 /// Groups of a row in a panel: those of a lone activation row's are the most.
 const GROUPS_MAX: usize = 64;
 
+/// Activation rows that are multiplied one by one where there are [`Bytes::units`]: as long as that takes less time than unpacking
+/// the weights for all of them.
+const UNIT_COLUMNS: usize = 8;
+
 /// Some rows' weights `k..k + len`, unpacked.
 #[repr(align(64))]
 pub(super) struct Panel {
@@ -160,8 +164,15 @@ pub(super) unsafe fn fill(d: &UnpackedDots, at: Place, to: To, panel: &mut Panel
 pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots, fill: Fill) {
     // SAFETY: the caller's promise.
     unsafe {
-        if d.dots.columns == 1 && B::units(d) {
-            return;
+        let most = if d.weights.is_transposed() { 1 } else { UNIT_COLUMNS };
+        if d.dots.columns <= most {
+            let mut known = true;
+            for (rows, column) in d.dots.one_by_one() {
+                known = known && B::units(&d.part(&rows, column));
+            }
+            if known {
+                return;
+            }
         }
         match (d.weights.bits(), d.weights.group()) {
             (4, 16) => columns::<B, C, 4, 4>(d, fill),
