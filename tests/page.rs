@@ -92,6 +92,11 @@ fn the_page_asks_for_the_key() {
 }
 
 #[test]
+fn tabs_follow_one_another_and_nothing_is_lost() {
+    drive("kept.mjs", &serve_demo(&[]), &[]);
+}
+
+#[test]
 fn markdown_becomes_nodes_and_nothing_else() {
     drive("markdown.mjs", &serve_demo(&[]), &[]);
 }

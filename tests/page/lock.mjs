@@ -24,6 +24,20 @@ await page.locator(".turn.model .stats:not(:empty)").waitFor();
 assert.equal(await page.locator(".wrong:not(:empty):visible").count(), 0);
 // The view of the machine came in with the key, too.
 await page.locator("#machine-state", { hasText: "idle" }).waitFor();
+// A key that is no longer the right one: another wrong one does not pass for it.
+await page.evaluate(() => sessionStorage.setItem("key", "old"));
+await page.getByRole("textbox", { name: "Message" }).fill("And 250 plus 431?");
+await page.keyboard.press("Enter");
+await lock.waitFor();
+await lock.getByLabel("Key", { exact: true }).fill("another");
+const refused = page.waitForResponse((response) => response.url().endsWith("/v1/models") && response.status() === 401);
+await page.keyboard.press("Enter");
+await refused;
+assert.ok(await lock.isVisible());
+assert.equal(await page.getByText("The key is there now").count(), 0);
+await lock.getByLabel("Key", { exact: true }).fill(key);
+await page.keyboard.press("Enter");
+await page.getByText("The key is there now: retry.").waitFor();
 // A refusal is told on the console; nothing else may be.
 assert.deepEqual(wrong.filter((text) => !text.includes("401")), []);
 await context.close();

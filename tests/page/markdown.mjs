@@ -53,6 +53,18 @@ await run({
     assert.deepEqual(made.spans, [["c-note", "# note"], ["c-call", "print"], ["c-text", '"<b>"'], ["c-number", "12"], ["c-word", "let"], ["c-text", "`b`"]]);
     assert.equal(made.buttons, 2);
   },
+  "tabs in code stay": async (page) => {
+    const made = await page.evaluate(async () => {
+      const { Markdown } = await import("/page/markdown.js");
+      const texts = ["```make\nall:\n\tcc a.c\t-o a\n```\n\n-\tone", "- a\n  ```\n  \tb\n  ```\n\n```\n\tc\n```", "-\ta\n\n\t```\n\t\tb\n\t```", "> ```\n> \tb\n> ```"];
+      return texts.map((text) => {
+        const element = document.createElement("div");
+        new Markdown(element).show(text);
+        return [...element.querySelectorAll("pre, li, blockquote")].map((node) => (node.tagName === "PRE" ? node.textContent : node.tagName));
+      });
+    });
+    assert.deepEqual(made, [["all:\n\tcc a.c\t-o a", "LI"], ["LI", "\tb", "\tc"], ["LI", "\tb"], ["BLOCKQUOTE", "\tb"]]);
+  },
   "a text that comes letter by letter ends as the whole one": async (page) => {
     const same = await page.evaluate(async (texts) => {
       const { Markdown } = await import("/page/markdown.js");

@@ -42,7 +42,10 @@ async function* events(response) {
   let rest = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await reader.read().catch((error) => {
+        if (error.name === "AbortError") throw error;
+        throw new Refused("The connection to the server broke off: is it still running?", 0);
+      });
       if (done) return;
       rest += decoder.decode(value, { stream: true });
       let end;

@@ -2,8 +2,8 @@
 
 import * as api from "./api.js";
 import * as chat from "./chat.js";
-import { byId, drawIcons, el, iconButton, say } from "./dom.js";
-import { conversations, shown } from "./kept.js";
+import { byId, drawIcons, el, iconButton, notice, quiet, say } from "./dom.js";
+import { conversations, lasting, shown } from "./kept.js";
 import * as machine from "./machine.js";
 import { askKey, limits, openSettings } from "./settings.js";
 import * as turns from "./turns.js";
@@ -43,19 +43,79 @@ function list() {
     const here = conversation === current;
     const show = el("button", { type: "button", class: "row", "aria-current": here ? "page" : null, on: { click: () => open(conversation) } }, conversation.title || "Untitled");
     const remove = iconButton("trash", `Delete ${conversation.title || "conversation"}`, () => forget(conversation));
-    return el("li", { class: chat.isRunning(conversation) ? "busy" : null }, show, remove);
+    return el("li", { "data-id": conversation.id, class: chat.isRunning(conversation) ? "busy" : null }, show, remove);
   });
+  const focused = document.activeElement?.closest("#conversations li");
+  const which = focused && [...focused.children].indexOf(document.activeElement);
   byId("conversations").replaceChildren(...rows);
+  if (focused) rows.find((row) => row.dataset.id === focused.dataset.id)?.children[which].focus();
 }
+
+const byTime = (a, b) => b.updated - a.updated;
 
 async function forget(conversation) {
   chat.stop(conversation);
+  const at = all.indexOf(conversation);
   all = all.filter((other) => other !== conversation);
   await conversations.remove(conversation.id);
-  if (conversation === current) open(chat.begin());
-  else list();
-  say("Conversation deleted");
+  if (conversation === current) {
+    open(chat.begin());
+  } else {
+    list();
+    const rows = byId("conversations").querySelectorAll("button.row");
+    (rows[Math.min(at, rows.length - 1)] ?? byId("new")).focus();
+  }
+  notice("Conversation deleted.", async () => {
+    conversation.version = 0;
+    all = [...all, conversation].sort(byTime);
+    open(conversation);
+    await conversations.save(conversation);
+  });
 }
+
+/** Another tab has deleted it. */
+function drop(conversation) {
+  if (!all.includes(conversation)) return;
+  chat.stop(conversation);
+  all = all.filter((other) => other !== conversation);
+  if (conversation === current) {
+    open(chat.begin());
+    notice("The conversation was deleted in another tab.");
+  } else {
+    list();
+  }
+}
+
+/** Another tab has stored or deleted a conversation. One that is answered here stays as it is, until it is kept. */
+async function follow(id) {
+  const stored = await conversations.get(id);
+  const here = all.find((conversation) => conversation.id === id);
+  if (here && chat.isRunning(here)) return;
+  if (!stored) {
+    if (here) drop(here);
+    return;
+  }
+  if (!here) all.push(stored);
+  else if (stored.version > here.version) chat.follow(here, stored);
+  all.sort(byTime);
+  if (here === current) turns.changed(current);
+  refresh();
+}
+
+chat.listeners.gone = drop;
+
+chat.listeners.parted = (conversation, stored) => {
+  all.push(stored);
+  if (conversation === current) shown.set(conversation.id);
+  refresh();
+  notice(`This conversation went on in another tab. What was said here is kept as “${conversation.title}”.`);
+};
+
+let unkept = false;
+chat.listeners.unkept = (error) => {
+  if (!unkept) notice(`The browser does not keep conversations: ${error.message}`);
+  unkept = true;
+};
 
 chat.listeners.changed = (conversation) => {
   if (!all.includes(conversation)) all.unshift(conversation);
@@ -66,12 +126,9 @@ chat.listeners.changed = (conversation) => {
 };
 
 chat.listeners.ended = (conversation) => {
-  all.sort((a, b) => b.updated - a.updated);
-  if (!all.includes(conversation)) {
-    // It was deleted while it was answered.
-    conversations.remove(conversation.id);
-    return;
-  }
+  all.sort(byTime);
+  // It was deleted while it was answered.
+  if (!all.includes(conversation)) return;
   if (conversation === current) {
     turns.changed(conversation);
     say("Answer complete");
@@ -92,6 +149,7 @@ function send(text = ask.value) {
   if (!text.trim() || chat.isRunning(current) || turns.awaitsResult()) return;
   ask.value = "";
   grow();
+  quiet();
   turns.follow();
   chat.send(current, text);
 }
@@ -140,7 +198,7 @@ function recolour() {
 
 byId("theme").addEventListener("click", () => {
   root.dataset.theme = isDark() ? "light" : "dark";
-  localStorage.setItem("theme", root.dataset.theme);
+  lasting.set("theme", root.dataset.theme);
   recolour();
   say(`${root.dataset.theme} colours`);
 });
@@ -152,7 +210,7 @@ function showMachine(on, whole = false) {
   document.body.classList.toggle("machine", on);
   byId("show-machine").setAttribute("aria-pressed", String(on));
   byId("wide").setAttribute("aria-pressed", String(on && whole));
-  localStorage.setItem("machine", on ? "open" : "closed");
+  lasting.set("machine", on ? "open" : "closed");
   machine.watch(on);
 }
 
@@ -211,7 +269,11 @@ async function meet() {
 /** Brings back what the browser has kept, and the conversation that this tab had open. */
 async function recall() {
   const before = shown.get();
-  all = [...all, ...(await conversations.all())];
+  const found = await conversations.all().catch((error) => {
+    chat.listeners.unkept(error);
+    return [];
+  });
+  all = [...all, ...found.filter(({ id }) => all.every((other) => other.id !== id))];
   // An answer that a closed page left behind.
   for (const message of all.flatMap(({ messages }) => messages)) {
     if (message.role === "assistant" && !message.stats && !message.error) message.stopped ??= true;
@@ -224,10 +286,11 @@ async function recall() {
 async function start() {
   drawIcons();
   recolour();
+  conversations.follow(follow);
   const recalled = recall();
   open(current);
   await meet();
-  const wanted = localStorage.getItem("machine");
+  const wanted = lasting.get("machine");
   if (innerWidth >= MACHINE_PX ? wanted !== "closed" : false) showMachine(true);
   await recalled;
 }

@@ -1,6 +1,6 @@
 // Conversations and the answers under way. What is said is data here; `turns.js` shows it.
 //
-// A conversation: {id, title, updated, messages}. A message: {role: "user" | "assistant" | "tool", content} and of answers
+// A conversation: {id, version, title, updated, messages}; the version counts how often it was stored. A message: {role: "user" | "assistant" | "tool", content} and of answers
 // also thought, thoughtMs, calls: [{id, name, arguments}], and how they ended: stats, stopped, cut, error. The answer to a call
 // is {role: "tool", id, content}.
 
@@ -15,16 +15,63 @@ const running = new Map();
 
 export const isRunning = (conversation) => running.has(conversation.id);
 
-/** What a run tells: `changed(conversation)` whenever there is more of it, `ended(conversation)`. */
-export const listeners = { changed() {}, ended() {}, locked: async () => false };
+/**
+ * What a run tells: `changed(conversation)` whenever there is more of it, `ended(conversation)`; and of what is kept: `gone` where
+ * another tab deleted it, `parted` where another one went on with it and this one now has a copy, `unkept(error)`.
+ */
+export const listeners = { changed() {}, ended() {}, locked: async () => false, gone() {}, parted() {}, unkept() {} };
 
 export function begin() {
-  return { id: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, title: "", updated: Date.now(), messages: [] };
+  return { id: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`, version: 0, title: "", updated: Date.now(), messages: [] };
 }
 
-export function keep(conversation) {
+export async function keep(conversation) {
+  const { id } = conversation;
   conversation.updated = Date.now();
-  return conversations.save(conversation);
+  try {
+    const { kept, stored } = await conversations.save(conversation);
+    if (kept) return;
+    if (conversation.id === id) {
+      if (!stored) return listeners.gone(conversation);
+      part(conversation);
+      listeners.parted(conversation, stored);
+    }
+    await keep(conversation);
+  } catch (error) {
+    listeners.unkept(error);
+  }
+}
+
+/** Makes it a conversation of its own. */
+function part(conversation) {
+  const control = running.get(conversation.id);
+  running.delete(conversation.id);
+  Object.assign(conversation, { ...begin(), title: `${conversation.title} (2)`, messages: conversation.messages });
+  if (control) running.set(conversation.id, control);
+}
+
+/** Takes on what another tab has stored. Messages that stay are the same objects, so that what shows them stays, too. */
+export function follow(conversation, stored) {
+  const before = conversation.messages;
+  const fixed = ({ role, content, calls }) => JSON.stringify(role === "assistant" ? calls : [role, content]);
+  const messages = stored.messages.map((message, at) => {
+    // What is not whole yet is no call.
+    if (message.calls) message.calls = message.calls.filter(isWhole);
+    const old = before[at];
+    if (!old || fixed(old) !== fixed(message)) return message;
+    const { calls } = old;
+    for (const name of Object.keys(old)) delete old[name];
+    return Object.assign(old, message, calls && { calls });
+  });
+  Object.assign(conversation, stored, { messages });
+}
+
+/** Puts back what was said before an edit or a retry. */
+export function restore(conversation, { title, messages }) {
+  stop(conversation);
+  Object.assign(conversation, { title, messages });
+  listeners.changed(conversation);
+  return keep(conversation);
 }
 
 /** A message as the server takes it. */
@@ -42,8 +89,14 @@ function spoken(message) {
 
 /** What is asked of the server: the conversation so far, as the settings have it. */
 function request(conversation, { system, temperature, tokens, thinking, tools }) {
-  // An answer that was broken off before its first word is none.
-  const said = conversation.messages.filter(({ role, content, calls }) => role !== "assistant" || content || calls.length).map(spoken);
+  const said = [];
+  for (const message of conversation.messages) {
+    const { role, content, thought, calls } = message;
+    // An answer that was broken off before its first word is none; what is asked after it goes on with the question.
+    if (role === "assistant" && !content && !thought && !calls.length) continue;
+    if (role === "user" && said.at(-1)?.role === "user") said.at(-1).content += `\n\n${content}`;
+    else said.push(spoken(message));
+  }
   return {
     messages: system.trim() ? [{ role: "system", content: system }, ...said] : said,
     chat_template_kwargs: { enable_thinking: thinking },
@@ -76,9 +129,13 @@ export function send(conversation, text) {
   return answer(conversation);
 }
 
-/** Gives a call its result; with the last one the answer goes on. */
+/** Gives a call its result; with the last one the answer goes on. Results stand in the order of their calls. */
 export function giveResult(conversation, call, content) {
-  conversation.messages.push({ role: "tool", id: call.id, content });
+  const { messages } = conversation;
+  const at = messages.findLastIndex((message) => message.role === "assistant");
+  const results = [...messages.splice(at + 1), { role: "tool", id: call.id, content }];
+  const place = ({ id }) => messages[at].calls.findIndex((call) => call.id === id);
+  messages.push(...results.sort((a, b) => place(a) - place(b)));
   return openCalls(conversation).length ? keep(conversation) : answer(conversation);
 }
 
@@ -128,7 +185,7 @@ async function answer(conversation) {
   // What was broken off within a call is none.
   message.calls = message.calls.filter(isWhole);
   running.delete(conversation.id);
-  await keep(conversation).catch((error) => (message.error ??= `The browser could not keep this conversation: ${error.message}`));
+  await keep(conversation);
   listeners.ended(conversation);
 }
 

@@ -65,6 +65,8 @@ export function drawIcons() {
 export function colourOf(name) {
   const probe = el("i", { hidden: true });
   probe.style.color = `var(${name})`;
+  // Pictures need their colours where all others are the system's.
+  probe.style.forcedColorAdjust = "none";
   document.body.append(probe);
   const { color } = getComputedStyle(probe);
   probe.remove();
@@ -74,6 +76,26 @@ export function colourOf(name) {
 /** Tells those who listen to the page, and do not see it. */
 export function say(text) {
   byId("said").textContent = text;
+}
+
+/** Says something to all, until it is put away; with `undo`, offers to take it back. */
+export function notice(text, undo = null) {
+  const act = (next) => () => {
+    quiet();
+    byId("ask").focus({ preventScroll: true });
+    next?.();
+  };
+  byId("notice").replaceChildren(
+    el("span", {}, text),
+    ...(undo ? [el("button", { type: "button", class: "plain", on: { click: act(undo) } }, "Undo")] : []),
+    iconButton("close", "Dismiss", act()));
+  byId("notice").hidden = false;
+  say(text);
+}
+
+/** Puts away what was said. */
+export function quiet() {
+  byId("notice").hidden = true;
 }
 
 export async function copy(text, button) {

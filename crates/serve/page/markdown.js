@@ -17,6 +17,30 @@ const BRACKETS_MAX = 32;
 /** Runs of `*`, `_` and `~` in a block that are looked at: more is no emphasis. */
 const RUNS_MAX = 1000;
 
+/** A fence, in quotes and items. */
+const FENCE_INSIDE = /^((?:\s|>|[-*+] |\d{1,9}[.)] )*)(`{3,}|~{3,})[^`]*$/;
+
+/** The lines of a text, with tabs as spaces; but within code only those before it. */
+function linesOf(text) {
+  let fence = null;
+  return text.replaceAll("\r\n", "\n").split("\n").map((line) => {
+    const spaced = line.replaceAll("\t", "    ");
+    if (!fence) {
+      const found = FENCE_INSIDE.exec(spaced);
+      if (found) fence = { indent: found[1].length, mark: found[2] };
+      return spaced;
+    }
+    const bare = line.replace(/^[\s>]*/, "").trimEnd();
+    if (bare.startsWith(fence.mark) && bare === fence.mark[0].repeat(bare.length)) {
+      fence = null;
+      return spaced;
+    }
+    let [at, columns] = [0, 0];
+    for (; columns < fence.indent && (line[at] === " " || line[at] === "\t"); at++) columns += line[at] === "\t" ? 4 : 1;
+    return " ".repeat(columns) + line.slice(at);
+  });
+}
+
 /** The lines of a text as blocks: `{kind, lines, …}`; `spaced` where a blank line is before them. */
 function blocks(lines, depth = 0) {
   if (depth >= DEPTH_MAX) return [{ kind: "paragraph", lines }];
@@ -347,7 +371,7 @@ export class Markdown {
   show(text) {
     if (text === this.text) return;
     this.text = text;
-    const found = blocks(text.replaceAll("\r\n", "\n").replaceAll("\t", "    ").split("\n"));
+    const found = blocks(linesOf(text));
     const keys = found.map((block) => `${block.kind} ${block.level ?? block.language ?? block.first} ${block.closed} ${block.lines.join("\n")}`);
     let same = 0;
     while (same < keys.length && this.shown[same] === keys[same]) same++;

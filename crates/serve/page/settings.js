@@ -1,5 +1,6 @@
 // The dialogs: settings, and the key of a server that wants one.
 
+import * as api from "./api.js";
 import { byId } from "./dom.js";
 import { key, settings } from "./kept.js";
 
@@ -57,10 +58,12 @@ byId("settings-cancel").addEventListener("click", () => dialog.close());
 const lock = byId("lock");
 let waiting = null;
 
-/** Asks for the key; `true` where one was given. */
+const WRONG_KEY = "This key is not the right one.";
+
+/** Asks for the key; `true` where the right one was given. */
 export function askKey() {
   waiting ??= new Promise((resolve) => {
-    byId("lock-wrong").textContent = key.get() ? "This key is not the right one." : "";
+    byId("lock-wrong").textContent = key.get() ? WRONG_KEY : "";
     byId("key").value = "";
     lock.showModal();
     lock.addEventListener("close", () => {
@@ -71,10 +74,18 @@ export function askKey() {
   return waiting;
 }
 
-function unlock() {
+async function unlock() {
   const given = byId("key").value.trim();
   if (!given) return;
+  const before = key.get();
   key.set(given);
+  try {
+    await api.model();
+  } catch (error) {
+    key.set(before);
+    byId("lock-wrong").textContent = error.status === 401 ? WRONG_KEY : error.message;
+    return;
+  }
   lock.close("given");
 }
 

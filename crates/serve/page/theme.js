@@ -1,6 +1,11 @@
 // Runs before the first paint, so that nobody sees the wrong colours.
 "use strict";
 {
-  const chosen = localStorage.getItem("theme");
+  let chosen;
+  try {
+    chosen = localStorage.getItem("theme");
+  } catch {
+    // Denied: the system's colours.
+  }
   if (chosen === "dark" || chosen === "light") document.documentElement.dataset.theme = chosen;
 }

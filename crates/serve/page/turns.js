@@ -1,7 +1,7 @@
 // The messages of one conversation, on the page.
 
 import * as chat from "./chat.js";
-import { byId, copy, el, icon, iconButton, say } from "./dom.js";
+import { byId, copy, el, icon, iconButton, notice, say } from "./dom.js";
 import { EVERY_MS, untilDue } from "./graphics.js";
 import { Markdown } from "./markdown.js";
 
@@ -97,7 +97,7 @@ function editor(element, message, at) {
     const { value } = field;
     cancel();
     following = true;
-    chat.edit(conversation, at, value);
+    anew(at, () => chat.edit(conversation, at, value));
     byId("ask").focus();
   };
   field.addEventListener("keydown", (event) => {
@@ -118,6 +118,14 @@ function editor(element, message, at) {
       el("button", { type: "button", class: "main", on: { click: save } }, "Send")),
   );
   field.focus();
+}
+
+/** Says at `at` something else; where more was asked after it, this can be undone. */
+function anew(at, act) {
+  const of = conversation;
+  const before = { title: of.title, messages: [...of.messages] };
+  act();
+  if (before.messages.slice(at + 1).some(({ role }) => role === "user")) notice("What came after it was removed.", () => chat.restore(of, before));
 }
 
 /** Edits the last question. */
@@ -141,7 +149,7 @@ function answer(message, at) {
   const state = el("p", { class: "state", hidden: true });
   const stats = el("span", { class: "stats" });
   const copied = iconButton("copy", "Copy answer", () => copy(message.content, copied));
-  const again = iconButton("retry", "Retry", () => !chat.isRunning(conversation) && chat.retry(conversation, at));
+  const again = iconButton("retry", "Retry", () => !chat.isRunning(conversation) && anew(at, () => chat.retry(conversation, at)));
   const acts = el("div", { class: "acts", hidden: true }, stats, copied, again);
   const element = el("article", { class: "turn model", "aria-label": "Answer" }, thoughts, content, calls, state, acts);
   const [thoughtText, contentText] = [new Markdown(thought), new Markdown(content)];
@@ -227,6 +235,8 @@ function resultForm(call) {
   const give = () => {
     chat.giveResult(conversation, call, field.value);
     changed(conversation);
+    const others = [...list.querySelectorAll(".give textarea")].filter((other) => other !== field);
+    (others[0] ?? byId("ask")).focus();
     say("Result sent");
   };
   field.addEventListener("keydown", (event) => {

@@ -7,7 +7,7 @@ use axum::http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::App;
-use crate::chat::{Chat, Wishes, begin, join_system, without_noise};
+use crate::chat::{Chat, Wishes, begin, normalise, without_noise};
 use crate::collected::{Called, Collected};
 use crate::error::{Api, ApiError, json_response};
 use crate::fields::Fields;
@@ -58,7 +58,7 @@ fn read(fields: &Fields) -> Result<Chat, ApiError> {
     for (i, message) in fields.required("messages", fields.list("messages")?)?.iter().enumerate() {
         read_message(message, &format!("messages[{i}]"), &mut messages)?;
     }
-    join_system(&mut messages);
+    normalise(&mut messages);
     say_later_systems(&mut messages);
     let mut chat = Chat { messages, tools: tools(fields)?, ..Chat::default() };
     if let Some(thinking) = fields.value("thinking") {

@@ -274,13 +274,31 @@ pub(crate) fn without_noise(mut text: &str) -> &str {
     text
 }
 
-/// System messages at the head become one message, as templates take no more, without noise.
-pub(crate) fn join_system(messages: &mut Vec<Value>) {
+/// A conversation as templates take it: system messages at its head are one message, without noise, and results of calls stand
+/// in the order of the calls.
+pub(crate) fn normalise(messages: &mut Vec<Value>) {
     let system = messages.iter().take_while(|message| message["role"] == "system").count();
     let texts = messages[..system].iter().filter_map(|message| message["content"].as_str());
     let texts: Vec<&str> = texts.map(without_noise).filter(|text| !text.is_empty()).collect();
     let joined = (!texts.is_empty()).then(|| json!({"role": "system", "content": texts.join("\n\n")}));
     messages.splice(..system, joined);
+    order_results(messages);
+}
+
+/// Puts the results that follow calls in the order of the calls: clients send them as their tools ended, and many templates show
+/// no ids. Where one belongs to none of the calls, they stay as they are.
+fn order_results(messages: &mut [Value]) {
+    let mut rest = messages;
+    while let Some((message, after)) = rest.split_first_mut() {
+        let count = after.iter().take_while(|message| message["role"] == "tool").count();
+        let (results, after) = after.split_at_mut(count);
+        let calls = message["tool_calls"].as_array().map_or(&[][..], Vec::as_slice);
+        let place = |result: &Value| calls.iter().position(|call| call["id"] == result["tool_call_id"]);
+        if results.iter().all(|result| place(result).is_some()) {
+            results.sort_by_key(place);
+        }
+        rest = after;
+    }
 }
 
 /// Sends a request to the worker.
@@ -363,5 +381,35 @@ mod tests {
         let begin = "<|im_start|>user\nHow is it?<|im_end|>\n<|im_start|>assistant\n";
         assert!(text.starts_with(&format!("{begin}{said}<|endoftext|>\n<|im_start|>tool\nsunny")), "{text}");
         assert!(prompt.tokens.windows(own.len()).any(|tokens| tokens == own));
+    }
+
+    fn ids(messages: &[Value]) -> Vec<&str> {
+        messages.iter().filter_map(|message| message["tool_call_id"].as_str()).collect()
+    }
+
+    #[test]
+    fn results_stand_in_the_order_of_their_calls() {
+        let calls = |ids: &[&str]| {
+            let calls: Vec<Value> = ids.iter().map(|id| json!({"id": id, "function": {"name": "f"}})).collect();
+            json!({"role": "assistant", "content": "", "tool_calls": calls})
+        };
+        let result = |id: &str| json!({"role": "tool", "tool_call_id": id, "content": id});
+        let user = json!({"role": "user", "content": "And?"});
+        let mut messages = vec![calls(&["a", "b", "c"]), result("c"), result("a"), result("b"), user.clone()];
+        messages.extend([calls(&["e", "d"]), result("d"), result("e")]);
+        normalise(&mut messages);
+        assert_eq!(ids(&messages), ["a", "b", "c", "e", "d"]);
+        assert_eq!((&messages[4], messages.len()), (&user, 8));
+        // One that belongs to no call.
+        let mut strange = vec![calls(&["a", "b"]), result("b"), result("x"), result("a")];
+        normalise(&mut strange);
+        assert_eq!(ids(&strange), ["b", "x", "a"]);
+        // Without ids they stand as they came.
+        let nameless = |content: &str| json!({"role": "tool", "content": content});
+        let call = json!({"function": {"name": "f"}});
+        let assistant = json!({"role": "assistant", "content": "", "tool_calls": [call, call]});
+        let mut plain = vec![assistant, nameless("2"), nameless("1")];
+        normalise(&mut plain);
+        assert_eq!((&plain[1]["content"], &plain[2]["content"]), (&json!("2"), &json!("1")));
     }
 }

@@ -7,7 +7,7 @@ use axum::http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
 use crate::App;
-use crate::chat::{Chat, Model, Wishes, begin, join_system, submit};
+use crate::chat::{Chat, Model, Wishes, begin, normalise, submit};
 use crate::error::{Api, ApiError, json_response};
 use crate::fields::Fields;
 use crate::forms::Form;
@@ -101,7 +101,7 @@ pub(crate) async fn chat(app: Arc<App>, body: Value) -> Result<Response<Body>, A
         message_fields.text("content")?;
         messages.push(message.clone());
     }
-    join_system(&mut messages);
+    normalise(&mut messages);
     let mut chat = Chat { messages, wishes: wishes(&fields, &app.model)?, ..Chat::default() };
     chat.tools = fields.list("tools")?.unwrap_or_default().to_vec();
     read_think(&fields, &mut chat)?;

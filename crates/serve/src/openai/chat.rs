@@ -10,7 +10,7 @@ use super::{
     Head, chat_score, content_text, finish_reason, read_format, read_thinking, read_tool_choice, timings, usage,
 };
 use crate::App;
-use crate::chat::{Chat, Model, TOP_LOGPROBS_MAX, Wishes, begin, join_system};
+use crate::chat::{Chat, Model, TOP_LOGPROBS_MAX, Wishes, begin, normalise};
 use crate::collected::{Called, Collected};
 use crate::error::{Api, ApiError, json_response};
 use crate::fields::Fields;
@@ -60,7 +60,7 @@ pub(crate) fn read(fields: &Fields, model: &Model) -> Result<Chat, ApiError> {
     for (i, message) in given.iter().enumerate() {
         messages.push(read_message(message, &format!("messages[{i}]"))?);
     }
-    join_system(&mut messages);
+    normalise(&mut messages);
     let mut chat = Chat { messages, wishes: wishes(fields, model)?, ..Chat::default() };
     chat.tools = tools(fields)?;
     if let Some(format) = fields.value("response_format") {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::chat::arguments;
 use super::{content_text, read_format, read_thinking, read_tool_choice};
 use crate::App;
-use crate::chat::{Chat, Model, Wishes, begin, join_system};
+use crate::chat::{Chat, Model, Wishes, begin, normalise};
 use crate::collected::{Called, Collected};
 use crate::error::{Api, ApiError, json_response};
 use crate::fields::Fields;
@@ -74,7 +74,7 @@ fn read(fields: &Fields, model: &Model) -> Result<Chat, ApiError> {
         }
         _ => return Err(ApiError::field("input", "must be a string or an array of items")),
     }
-    join_system(&mut messages);
+    normalise(&mut messages);
     let tokens_max = fields.some_count("max_output_tokens")?;
     let wishes = Wishes { tokens_max, ..Wishes::read(fields, model)? };
     let mut chat = Chat { messages, wishes, tools: tools(fields)?, ..Chat::default() };
