@@ -17,6 +17,8 @@ const BRACKETS_MAX = 32;
 /** Runs of `*`, `_` and `~` in a block that are looked at: more is no emphasis. */
 const RUNS_MAX = 1000;
 
+/** Columns from one stop of tabs to the next. */
+const TAB = 4;
 /** A fence, in quotes and items. */
 const FENCE_INSIDE = /^((?:\s|>|[-*+] |\d{1,9}[.)] )*)(`{3,}|~{3,})[^`]*$/;
 
@@ -24,7 +26,7 @@ const FENCE_INSIDE = /^((?:\s|>|[-*+] |\d{1,9}[.)] )*)(`{3,}|~{3,})[^`]*$/;
 function linesOf(text) {
   let fence = null;
   return text.replaceAll("\r\n", "\n").split("\n").map((line) => {
-    const spaced = line.replaceAll("\t", "    ");
+    const spaced = line.split("\t").reduce((before, part) => before + " ".repeat(TAB - (before.length % TAB)) + part);
     if (!fence) {
       const found = FENCE_INSIDE.exec(spaced);
       if (found) fence = { indent: found[1].length, mark: found[2] };
@@ -36,7 +38,7 @@ function linesOf(text) {
       return spaced;
     }
     let [at, columns] = [0, 0];
-    for (; columns < fence.indent && (line[at] === " " || line[at] === "\t"); at++) columns += line[at] === "\t" ? 4 : 1;
+    for (; columns < fence.indent && (line[at] === " " || line[at] === "\t"); at++) columns += line[at] === "\t" ? TAB - (columns % TAB) : 1;
     return " ".repeat(columns) + line.slice(at);
   });
 }

@@ -231,12 +231,13 @@ function callCard(call) {
 }
 
 function resultForm(call) {
-  const field = el("textarea", { rows: 2, "aria-label": `Result of ${call.name}`, placeholder: "What the tool gives back" });
+  const field = el("textarea", { rows: 2, "data-call": call.id, "aria-label": `Result of ${call.name}`, placeholder: "What the tool gives back" });
   const give = () => {
     chat.giveResult(conversation, call, field.value);
     changed(conversation);
-    const others = [...list.querySelectorAll(".give textarea")].filter((other) => other !== field);
-    (others[0] ?? byId("ask")).focus();
+    const open = new Set(chat.openCalls(conversation).map(({ id }) => id));
+    const next = [...list.querySelectorAll(".give textarea")].find(({ dataset }) => open.has(dataset.call));
+    (next ?? byId("ask")).focus();
     say("Result sent");
   };
   field.addEventListener("keydown", (event) => {
