@@ -426,3 +426,59 @@ fn run_says_the_answer_and_thinks_elsewhere() {
     assert!(cut.status.success() && cut.stdout.is_empty(), "{}", text(&cut.stdout));
     assert!(text(&cut.stderr).contains("still thinking"), "{}", text(&cut.stderr));
 }
+
+#[test]
+fn messages_of_parts_or_of_nothing_are_taken_back_like_others() {
+    let folder = folder();
+    let parts = json!([{"type": "text", "text": "One"}, {"type": "image_url"}, {"type": "text", "text": "and two"}]);
+    let talk: Vec<Value> = [Value::Null, parts]
+        .into_iter()
+        .flat_map(|content| {
+            [json!({"role": "user", "content": content}), json!({"role": "assistant", "content": "Yes."})]
+        })
+        .collect();
+    let file = folder.path().join("talk.json");
+    fs::write(&file, json!({"messages": talk}).to_string()).expect("written");
+    let ran =
+        piped(&["chat", "demo", "--ram", "200M", "--session", "talk.json"], "/undo\n/undo\n/undo\n", folder.path());
+    let stderr = text(&ran.stderr);
+    assert!(ran.status.success(), "{stderr}");
+    let said: Vec<&str> =
+        stderr.lines().filter(|line| line.contains("aken back") || line.contains("take back")).collect();
+    assert_eq!(said, ["Taken back: One\\nand two", "Taken back: ", "There is nothing to take back."]);
+    assert!(messages(&file).is_empty());
+}
+
+/// Ten times, for the editor takes the terminal again while the process is on its way to be stopped.
+#[test]
+fn after_ctrl_z_and_fg_the_line_editor_is_there_again() {
+    let folder = folder();
+    if Command::new("bash").arg("--version").output().is_err() {
+        println!("skipped: bash is not installed");
+        return;
+    }
+    let Some(terminal) = Terminal::run("PS1='shell: ' bash --norc --noprofile -i", folder.path()) else { return };
+    let dir = folder.path().display();
+    terminal.enters(&format!("XDG_CACHE_HOME={CACHE} XDG_STATE_HOME={dir}/state {PROGRAM} chat demo --ram 200M"));
+    terminal.waits_for("Ctrl-D ends", 1);
+    terminal.waits("a prompt", |screen| screen.trim_end().ends_with("\n>"));
+    terminal.types("half");
+    for times in 1..=10 {
+        terminal.presses("C-z");
+        terminal.waits("the shell's prompt", |screen| {
+            screen.matches("Stopped").count() == times && screen.trim_end().ends_with("\nshell:")
+        });
+        terminal.enters("fg");
+        // Shown by the editor, which redraws what was typed.
+        terminal.waits("the line that was begun", |screen| {
+            screen.trim_end().ends_with("\n> half") && terminal.foreground() == "outpour"
+        });
+        let began = std::time::Instant::now();
+        while !terminal.settings().contains("-icanon") {
+            assert!(began.elapsed() < std::time::Duration::from_secs(60), "{times}: {}", terminal.settings());
+        }
+    }
+    terminal.presses("C-u");
+    terminal.enters("/undo");
+    terminal.waits_for("There is nothing to take back.", 1);
+}

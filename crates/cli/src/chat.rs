@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 
 use anyhow::{Result, bail, ensure};
 use outpour_engine::{IDLE_INTERVAL, Snapshots};
@@ -239,7 +240,7 @@ impl Chat {
             }
             Command::System(Some(text)) => self.talk.set_system(&text),
             Command::System(None) => match self.talk.system() {
-                Some(text) => term::note(&printable(text)),
+                Some(text) => term::note(&printable(&text)),
                 None => self.tell("There is no system message; /system TEXT sets one."),
             },
             Command::Think(how) => self.think(how.as_deref())?,
@@ -431,20 +432,20 @@ const AGAIN: &str = "Ctrl-C again, or Ctrl-D, ends";
 const NOT_RUN: &str = "The user stopped before this call was run.";
 
 /// Waits for what is typed, and meanwhile gives memory back that others need.
-fn at_prompt<T: Send>(talk: &mut Talk, read: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+fn at_prompt<T>(talk: &mut Talk, read: impl FnOnce() -> Result<T>) -> Result<T> {
     AT_PROMPT.store(true, Ordering::Relaxed);
-    let waiting = std::thread::current();
+    // The editor reads on the main thread, for Ctrl-Z: the system stops the process in the thread that signals it if that is the
+    // main one. From another one the editor would go on, and take the terminal again, before it has stopped.
     let typed = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| {
-            let typed = read();
-            waiting.unpark();
-            typed
+        let (reading, read_to_the_end) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            while read_to_the_end.recv_timeout(IDLE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                talk.idle();
+            }
         });
-        while !reading.is_finished() {
-            std::thread::park_timeout(IDLE_INTERVAL);
-            talk.idle();
-        }
-        reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let typed = read();
+        drop(reading);
+        typed
     });
     AT_PROMPT.store(false, Ordering::Relaxed);
     typed

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::builder::BoolishValueParser;
 use clap::{Arg, ArgAction, Command};
+use outpour_store::machine::home_dir;
 use strsim::normalized_damerau_levenshtein;
 use toml::{Table, Value};
 
@@ -25,7 +26,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// `$XDG_CONFIG_HOME/outpour/config.toml`, or below `~/.config`.
 pub fn path() -> Option<PathBuf> {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+    let home = || home_dir().map(|home| home.join(".config"));
     let dir = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute()).or_else(home)?;
     Some(dir.join("outpour/config.toml"))
 }

@@ -125,7 +125,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         return term::INTERRUPTED;
     }
     match error.downcast_ref() {
-        Some(HubError::Stopped) => return term::INTERRUPTED,
+        Some(HubError::Stopped { .. }) => return term::INTERRUPTED,
         Some(
             HubError::Network { .. }
             | HubError::Status { .. }

@@ -86,7 +86,7 @@ fn drive(args: &PlanArgs, inspection: &Inspection, outlined: bool) -> Result<(Dr
         None
     });
     // What is not here yet would be downloaded into the cache.
-    let place = if outlined { Settings::from_env().cache } else { args.model.clone() };
+    let place = if outlined { Settings::from_env()?.cache } else { args.model.clone() };
     if let Some(known) = profile.as_ref().and_then(|profile| profile.drive_for(&place)) {
         return Ok((known.rate(), "measured by doctor"));
     }

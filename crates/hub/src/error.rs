@@ -55,10 +55,10 @@ pub enum HubError {
         what: String,
     },
     /// HTTP status 429.
-    #[error("{name}: {host} says 429, too many requests: try again {}{}; what is downloaded stays", match .seconds {
+    #[error("{name}: {host} says 429, too many requests: try again {}{}{}", match .seconds {
         Some(seconds) => format!("in {seconds} s"),
         None => "in some minutes".to_owned(),
-    }, if *.token { "" } else { ", or set HF_TOKEN, which raises the limit" })]
+    }, if *.token { "" } else { ", or set HF_TOKEN, which raises the limit" }, kept(*.stays))]
     TooMany {
         /// The model.
         name: String,
@@ -68,9 +68,11 @@ pub enum HubError {
         seconds: Option<u64>,
         /// Whether a token was sent.
         token: bool,
+        /// Whether what has come is kept.
+        stays: bool,
     },
     /// Any other status.
-    #[error("{name}: {host} says {status}: try again later; what is downloaded stays")]
+    #[error("{name}: {host} says {status}: try again later{}", kept(*.stays))]
     Status {
         /// The model.
         name: String,
@@ -78,10 +80,13 @@ pub enum HubError {
         host: String,
         /// The status.
         status: u16,
+        /// Whether what has come is kept.
+        stays: bool,
     },
     /// No answer, or one that broke off again and again.
     #[error(
-        "{name}: {host} does not answer ({why}): check the connection and HF_ENDPOINT, and run the same command again; what is downloaded stays"
+        "{name}: {host} does not answer ({why}): check the connection and HF_ENDPOINT, and run the same command again{}",
+        kept(*.stays)
     )]
     Network {
         /// The model.
@@ -90,6 +95,8 @@ pub enum HubError {
         host: String,
         /// What happened.
         why: String,
+        /// Whether what has come is kept.
+        stays: bool,
     },
     /// An answer that the hub would not give.
     #[error("{name}: {host} answers as no hub does ({why}): check HF_ENDPOINT and proxies")]
@@ -162,6 +169,27 @@ pub enum HubError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The caller broke off.
-    #[error("stopped; what is downloaded stays, and the same command goes on from there")]
-    Stopped,
+    #[error("stopped{}{}", kept(*.stays), if *.stays { ", and the same command goes on from there" } else { "" })]
+    Stopped {
+        /// Whether what has come is kept.
+        stays: bool,
+    },
+}
+
+fn kept(stays: bool) -> &'static str {
+    if stays { "; what is downloaded stays" } else { "" }
+}
+
+impl HubError {
+    /// The same of headers, which nothing keeps.
+    pub(crate) fn of_headers(mut self) -> HubError {
+        if let HubError::TooMany { stays, .. }
+        | HubError::Status { stays, .. }
+        | HubError::Network { stays, .. }
+        | HubError::Stopped { stays } = &mut self
+        {
+            *stays = false;
+        }
+        self
+    }
 }

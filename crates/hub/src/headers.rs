@@ -1,8 +1,9 @@
 //! A model's outline: files of the right names and sizes, of which only the headers are there, asked for by range. What
 //! reads nothing but headers finds the same in it as in the model.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -11,7 +12,7 @@ use outpour_store::StoreError;
 use outpour_store::checkpoint::gguf;
 use tempfile::TempDir;
 
-use crate::blob::Version;
+use crate::blob::{PIECE_BYTES, Version};
 use crate::cache::io;
 use crate::choose::Choice;
 use crate::client::{Ask, Failure, begins_at, protocol};
@@ -43,6 +44,10 @@ impl Hub {
     /// # Errors
     /// As [`Hub::pull`].
     pub fn outline(&self, name: &ModelName, tick: Tick) -> Result<Outline> {
+        self.outlined(name, tick).map_err(HubError::of_headers)
+    }
+
+    fn outlined(&self, name: &ModelName, tick: Tick) -> Result<Outline> {
         let stop = AtomicBool::new(false);
         let listing = self.listing(name, &stop)?;
         let choice = self.choose(name, &listing)?;
@@ -66,7 +71,7 @@ impl Hub {
                 weights_bytes += file.bytes;
                 header_bytes += self.header(&version, file, &path, &stop)?;
                 if tick(crate::Progress { there: header_bytes, fetched: header_bytes, total: 0 }).is_break() {
-                    return Err(HubError::Stopped);
+                    return Err(HubError::Stopped { stays: true });
                 }
             } else {
                 let blob =
@@ -84,12 +89,16 @@ impl Hub {
         let there = Cell::new(0);
         let arrive = |end: u64| self.arrive(version, remote, (&file, path), &there, end, stop);
         if remote.path.ends_with(".gguf") {
+            // Why nothing more came, which is no failure of the file.
+            let failed = RefCell::new(None);
             let header = gguf::read_header_of(path, &|end| {
-                arrive(end).map_err(|error| match error {
-                    HubError::Store(error) => error,
-                    other => StoreError::Other(other.to_string()),
+                arrive(end).map_err(|error| {
+                    let why = StoreError::Other(error.to_string());
+                    failed.replace(Some(error));
+                    why
                 })
-            })?;
+            });
+            let header = header.map_err(|error| failed.take().unwrap_or(error.into()))?;
             arrive(header.bytes.min(remote.bytes))?;
             let factors = header.tensors.iter().filter(|(name, tensor)| {
                 [gguf::ROPE_FACTORS, gguf::ROPE_FACTORS_SHORT].contains(&name.as_str())
@@ -150,22 +159,35 @@ impl Hub {
         stop: &AtomicBool,
     ) -> Result<()> {
         let url = self.client.file_url(&version.name, &version.commit, &remote.path);
-        let ask = || -> Result<Vec<u8>, Failure> {
-            use std::io::Read;
-            let response = self.client.ask(&url, Ask::Range(from, Some(end)))?;
-            if from > 0 && begins_at(&response, from, remote.bytes)? != from {
-                return Err(protocol(&self.client.host(), "the whole of a file where a part was asked for"));
-            }
-            let mut bytes = Vec::new();
-            let body = response.into_body().into_reader().take(end - from).read_to_end(&mut bytes);
+        let there = Cell::new(from);
+        let receive = || -> Result<(), Failure> {
             let host = self.client.host();
-            body.map_err(|error| Failure::Network { host: host.clone(), why: error.to_string() })?;
-            if (bytes.len() as u64) < end - from {
-                return Err(Failure::Network { host, why: "the connection ended early".into() });
+            let response = self.client.ask(&url, Ask::Range(there.get(), Some(end)))?;
+            if there.get() > 0 && begins_at(&response, there.get(), remote.bytes)? != there.get() {
+                if from > 0 {
+                    return Err(protocol(&host, "the whole of a file where a part was asked for"));
+                }
+                there.set(0);
             }
-            Ok(bytes)
+            let mut body = response.into_body().into_reader();
+            let mut piece = vec![0; PIECE_BYTES];
+            while there.get() < end {
+                let wanted = (end - there.get()).min(PIECE_BYTES as u64) as usize;
+                match body.read(&mut piece[..wanted]) {
+                    Ok(0) => return Err(Failure::Network { host, why: "the connection ended early".into() }),
+                    Ok(read) => {
+                        file.write_all_at(&piece[..read], there.get()).map_err(io(path, "write"))?;
+                        there.set(there.get() + read as u64);
+                    }
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(Failure::Network { host, why: error.to_string() }),
+                }
+            }
+            Ok(())
         };
-        let bytes = self.client.patiently(&version.name, stop, || ask().map_err(|failure| (failure, false)))?;
-        file.write_all_at(&bytes, from).map_err(io(path, "write"))
+        self.client.patiently(&version.name, stop, || {
+            let before = there.get();
+            receive().map_err(|failure| (failure, there.get() > before))
+        })
     }
 }

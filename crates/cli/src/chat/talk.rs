@@ -235,8 +235,8 @@ impl Talk {
     /// Takes back the last message of the user and all after it; returns its text.
     pub fn take_back(&mut self) -> Option<String> {
         let last = self.last_message()?;
-        let taken = self.messages.drain(last..).next();
-        taken.and_then(|message| Some(message["content"].as_str()?.to_owned()))
+        let taken = self.messages.drain(last..).next()?;
+        Some(text_of(&taken["content"]))
     }
 
     /// Takes back the answer to the last message of the user; whether there is such a message.
@@ -256,8 +256,8 @@ impl Talk {
     }
 
     /// The system message.
-    pub fn system(&self) -> Option<&str> {
-        self.messages.first().filter(|message| message["role"] == "system")?["content"].as_str()
+    pub fn system(&self) -> Option<String> {
+        self.messages.first().filter(|message| message["role"] == "system").map(|message| text_of(&message["content"]))
     }
 
     /// Sets the system message, or removes it.
@@ -370,6 +370,18 @@ impl Talk {
         self.marks.back().into_iter().chain(&self.live).for_each(|session| states.keep(&self.engine, session));
         states.finish();
         Ok(())
+    }
+}
+
+/// The text of a message, whose content is a text, or a list of parts of which some are; or nothing, beside calls of tools.
+fn text_of(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => {
+            let texts = parts.iter().filter_map(|part| part.as_str().or_else(|| part["text"].as_str()));
+            texts.collect::<Vec<_>>().join("\n")
+        }
+        _ => String::new(),
     }
 }
 
