@@ -65,9 +65,9 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
     };
     let tools = args.tools.as_deref().map(Tools::read).transpose()?.unwrap_or_default();
     let system = args.system.as_deref();
-    let messages = match &args.session {
-        Some(path) => session::begin(path, system)?,
-        None => system.iter().map(|text| json!({"role": "system", "content": text})).collect(),
+    let (file, messages) = match &args.session {
+        Some(path) => session::begin(path, system).map(|(file, messages)| (Some(file), messages))?,
+        None => (None, system.iter().map(|text| json!({"role": "system", "content": text})).collect()),
     };
     StopStrings::new(args.stop.clone())?;
     let words = Words {
@@ -93,7 +93,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
     catch_signals()?;
     let input = Input::open()?;
     let engine = model::load(inspection, &options, args.load.reader())?;
-    let talk = Talk::begin(engine, words, messages, args.session.clone())?;
+    let talk = Talk::begin(engine, words, messages, file)?;
     LOADED.store(true, Ordering::Relaxed);
     let chat = Chat { talk, input, tools, always: HashSet::new(), form: Form::here() };
     if chat.input.interactive {
@@ -335,7 +335,9 @@ impl Chat {
         if let Some(trouble) = trouble(&said.end) {
             bail!(trouble);
         }
-        Ok(match said.end {
+        Ok(match &said.end {
+            // Who was to read the answers has gone, which is no failure.
+            End::Unwritten(_) => Some(Next::End(0)),
             End::Interrupted if self.input.interactive => Some(Next::GoOn),
             // Of lines that another program writes, two answers in a row.
             End::Interrupted if PRESSED.swap(true, Ordering::Relaxed) => Some(Next::End(INTERRUPTED)),
