@@ -1,9 +1,13 @@
 //! What can go wrong, each one line that says what to do.
 
+use std::io;
 use std::path::PathBuf;
 
 use outpour_store::StoreError;
 use outpour_store::bytes::Bytes;
+
+/// What [`crate::Cache::remove`] tries.
+pub(crate) const REMOVE: &str = "remove";
 
 /// Why a model could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -156,14 +160,14 @@ pub enum HubError {
     #[error("{0}")]
     Settings(String),
     /// The system refused something in the cache.
-    #[error("{path}: cannot {action}: {source}; set HF_HUB_CACHE to a folder that can be written", path = .path.display())]
+    #[error("{path}: cannot {action}: {source}{}", advice(.action, .source), path = .path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What was tried.
         action: &'static str,
         /// The system's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A file that arrived is not what its format demands.
     #[error(transparent)]
@@ -174,6 +178,15 @@ pub enum HubError {
         /// Whether what has come is kept.
         stays: bool,
     },
+}
+
+/// What to do where the system refused this.
+fn advice(action: &str, source: &io::Error) -> &'static str {
+    match (action, source.kind()) {
+        (REMOVE, io::ErrorKind::PermissionDenied) => "; it belongs to another user, who may remove it",
+        (REMOVE, _) => "",
+        _ => "; set HF_HUB_CACHE to a folder that can be written",
+    }
 }
 
 fn kept(stays: bool) -> &'static str {
@@ -191,5 +204,21 @@ impl HubError {
             *stays = false;
         }
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_place_is_advised_for_what_is_written_and_not_for_what_is_removed() {
+        let said =
+            |action, kind: io::ErrorKind| HubError::Io { path: "/c/x".into(), action, source: kind.into() }.to_string();
+        assert!(said("write", io::ErrorKind::PermissionDenied).contains("HF_HUB_CACHE"));
+        let removed = said(REMOVE, io::ErrorKind::PermissionDenied);
+        assert!(removed.contains("belongs to another user") && !removed.contains("HF_HUB_CACHE"), "{removed}");
+        let removed = said(REMOVE, io::ErrorKind::ReadOnlyFilesystem);
+        assert!(!removed.contains("another user") && !removed.contains("HF_HUB_CACHE"), "{removed}");
     }
 }

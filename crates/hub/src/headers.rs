@@ -10,14 +10,15 @@ use std::sync::atomic::AtomicBool;
 
 use outpour_store::StoreError;
 use outpour_store::checkpoint::gguf;
-use tempfile::TempDir;
+use outpour_store::temporary::Temporary;
+use rustix::fs::{Access, access};
 
 use crate::blob::{PIECE_BYTES, Version};
-use crate::cache::io;
+use crate::cache::{Cache, io};
 use crate::choose::Choice;
 use crate::client::{Ask, Failure, begins_at, protocol};
 use crate::pull::{Tick, is_weights};
-use crate::{Hub, HubError, ModelName, RemoteFile, Result};
+use crate::{Hub, HubError, Listing, ModelName, RemoteFile, Result};
 
 /// Bytes asked for at first of a GGUF file, and of a safetensors file together with the length of its header.
 const FIRST_BYTES: u64 = 256 << 10;
@@ -25,6 +26,9 @@ const FIRST_BYTES: u64 = 256 << 10;
 const FACTORS_BYTES_MAX: u64 = 256 << 10;
 /// A header's bytes: the format of safetensors allows no more, and no GGUF file has more.
 const HEADER_BYTES_MAX: u64 = 256 << 20;
+
+/// What the names of folders of headers begin with.
+const FOLDER: &str = ".outpour-headers-";
 
 /// A model without its weights, in a temporary folder that goes when this does.
 #[derive(Debug)]
@@ -35,11 +39,14 @@ pub struct Outline {
     pub weights_bytes: u64,
     /// Bytes of headers that were asked for.
     pub header_bytes: u64,
-    _folder: TempDir,
+    _folder: Temporary,
+    /// What has a cache's place for small files, if that cannot be written to.
+    _cache: Option<Temporary>,
 }
 
 impl Hub {
-    /// Makes an outline of the newest version of a model. Its small files are downloaded into the cache.
+    /// Makes an outline of the newest version of a model. Its small files are downloaded into the cache; where that cannot be
+    /// written to, this is told, and nothing is kept.
     ///
     /// # Errors
     /// As [`Hub::pull`].
@@ -51,15 +58,31 @@ impl Hub {
         let stop = AtomicBool::new(false);
         let listing = self.listing(name, &stop)?;
         let choice = self.choose(name, &listing)?;
+        if self.cache.prepare(name).is_ok() && access(self.cache.repo(name).join("blobs"), Access::WRITE_OK).is_ok() {
+            return self.outline_of(name, (&listing, &choice), tick, &stop);
+        }
+        (self.client.tell)(&format!("{}: cannot be written to, so nothing is kept there.", self.cache.dir.display()));
+        let elsewhere = std::env::temp_dir();
+        let cache = Temporary::make(&elsewhere, FOLDER).map_err(io(&elsewhere, "make a folder in"))?;
+        let hub = Hub { cache: Cache { dir: cache.path().to_owned() }, ..self.clone() };
+        hub.cache.prepare(name)?;
+        Ok(Outline { _cache: Some(cache), ..hub.outline_of(name, (&listing, &choice), tick, &stop)? })
+    }
+
+    fn outline_of(
+        &self,
+        name: &ModelName,
+        (listing, choice): (&Listing, &Choice),
+        tick: Tick,
+        stop: &AtomicBool,
+    ) -> Result<Outline> {
         let version = Version { name: name.clone(), commit: listing.commit.clone() };
-        self.cache.prepare(name)?;
-        let files = match &choice {
-            Choice::Safetensors(paths) => self.small_files(&version, &listing, paths, tick)?,
-            Choice::Gguf(model) => self.remote_files(name, &listing, &model.parts, &stop)?,
+        let files = match choice {
+            Choice::Safetensors(paths) => self.small_files(&version, listing, paths, tick)?,
+            Choice::Gguf(model) => self.remote_files(name, listing, &model.parts, stop)?,
         };
-        let shards = self.shards(&version, &listing, &choice)?;
-        let folder = tempfile::Builder::new().prefix(".outpour-headers-").tempdir_in(&self.cache.dir);
-        let folder = folder.map_err(io(&self.cache.dir, "make a folder in"))?;
+        let shards = self.shards(&version, listing, choice)?;
+        let folder = Temporary::make(&self.cache.dir, FOLDER).map_err(io(&self.cache.dir, "make a folder in"))?;
         // The same names as in the cache, so that the model is called as it will be.
         let snapshot = folder.path().join(name.folder()).join("snapshots").join(&listing.commit);
         let (mut weights_bytes, mut header_bytes) = (0, 0);
@@ -69,7 +92,7 @@ impl Hub {
             fs::create_dir_all(parent).map_err(io(parent, "make the folder"))?;
             if is_weights(&file.path) {
                 weights_bytes += file.bytes;
-                header_bytes += self.header(&version, file, &path, &stop)?;
+                header_bytes += self.header(&version, file, &path, stop)?;
                 if tick(crate::Progress { there: header_bytes, fetched: header_bytes, total: 0 }).is_break() {
                     return Err(HubError::Stopped { stays: true });
                 }
@@ -79,7 +102,7 @@ impl Hub {
                 symlink(blob, &path).map_err(io(&path, "make the link"))?;
             }
         }
-        Ok(Outline { path: choice.opened(&snapshot), weights_bytes, header_bytes, _folder: folder })
+        Ok(Outline { path: choice.opened(&snapshot), weights_bytes, header_bytes, _folder: folder, _cache: None })
     }
 
     /// Makes a file of the full size that holds the header, and nothing behind it; gives the bytes that were asked for.
