@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         (Ok(cli), Some(flaw)) if is_configured(&cli.verb) => return fail(flaw),
         (Err(error), Some(flaw)) if !is_help(&error) => return fail(flaw),
         (parsed, flaw) => {
-            flaw.iter().for_each(|flaw| warn(flaw));
+            flaw.iter().for_each(warn);
             match parsed {
                 Ok(cli) => cli,
                 Err(error) => return usage(&error),
