@@ -426,3 +426,103 @@ fn run_says_the_answer_and_thinks_elsewhere() {
     assert!(cut.status.success() && cut.stdout.is_empty(), "{}", text(&cut.stdout));
     assert!(text(&cut.stderr).contains("still thinking"), "{}", text(&cut.stderr));
 }
+
+#[test]
+fn messages_of_parts_or_of_nothing_are_taken_back_like_others() {
+    let folder = folder();
+    let parts = json!([{"type": "text", "text": "One"}, {"type": "image_url"}, {"type": "text", "text": "and two"}]);
+    let talk: Vec<Value> = [Value::Null, parts]
+        .into_iter()
+        .flat_map(|content| {
+            [json!({"role": "user", "content": content}), json!({"role": "assistant", "content": "Yes."})]
+        })
+        .collect();
+    let file = folder.path().join("talk.json");
+    fs::write(&file, json!({"messages": talk}).to_string()).expect("written");
+    let ran =
+        piped(&["chat", "demo", "--ram", "200M", "--session", "talk.json"], "/undo\n/undo\n/undo\n", folder.path());
+    let stderr = text(&ran.stderr);
+    assert!(ran.status.success(), "{stderr}");
+    let said: Vec<&str> =
+        stderr.lines().filter(|line| line.contains("aken back") || line.contains("take back")).collect();
+    assert_eq!(said, ["Taken back: One\\nand two", "Taken back: ", "There is nothing to take back."]);
+    assert!(messages(&file).is_empty());
+}
+
+/// Ten times, for the editor takes the terminal again while the process is on its way to be stopped.
+#[test]
+fn after_ctrl_z_and_fg_the_line_editor_is_there_again() {
+    let folder = folder();
+    if Command::new("bash").arg("--version").output().is_err() {
+        println!("skipped: bash is not installed");
+        return;
+    }
+    let Some(terminal) = Terminal::run("PS1='shell: ' bash --norc --noprofile -i", folder.path()) else { return };
+    let dir = folder.path().display();
+    terminal.enters(&format!("XDG_CACHE_HOME={CACHE} XDG_STATE_HOME={dir}/state {PROGRAM} chat demo --ram 200M"));
+    terminal.waits_for("Ctrl-D ends", 1);
+    terminal.waits("a prompt", |screen| screen.trim_end().ends_with("\n>"));
+    terminal.types("half");
+    for times in 1..=10 {
+        terminal.presses("C-z");
+        terminal.waits("the shell's prompt", |screen| {
+            screen.matches("Stopped").count() == times && screen.trim_end().ends_with("\nshell:")
+        });
+        terminal.enters("fg");
+        // Shown by the editor, which redraws what was typed.
+        terminal.waits("the line that was begun", |screen| {
+            screen.trim_end().ends_with("\n> half") && terminal.foreground() == "outpour"
+        });
+        let began = std::time::Instant::now();
+        while !terminal.settings().contains("-icanon") {
+            assert!(began.elapsed() < std::time::Duration::from_secs(60), "{times}: {}", terminal.settings());
+        }
+    }
+    terminal.presses("C-u");
+    terminal.enters("/undo");
+    terminal.waits_for("There is nothing to take back.", 1);
+}
+
+#[test]
+fn a_conversation_is_open_once_at_a_time() {
+    let folder = folder();
+    let Some(first) = open(&folder, "--session talk.json --temperature 0") else { return };
+    let args = |verb, file| [verb, "demo", "--ram", "200M", "--temperature", "0", "--session", file];
+    for verb in ["chat", "run"] {
+        let second = piped(&args(verb, "talk.json"), "Hello\n", folder.path());
+        let stderr = text(&second.stderr);
+        assert_eq!(second.status.code(), Some(2), "{stderr}");
+        assert!(stderr.lines().count() == 1 && stderr.contains("talk.json: another outpour has"), "{stderr}");
+    }
+    fs::write(folder.path().join("other.json"), r#"{"messages": []}"#).expect("written");
+    let lines = "/load talk.json\nHello\n";
+    fs::write(folder.path().join("talk.json"), r#"{"messages": []}"#).expect("written");
+    let second = piped(&args("chat", "other.json"), lines, folder.path());
+    assert_eq!(second.status.code(), Some(2), "{}", text(&second.stderr));
+    assert!(second.stdout.is_empty() && text(&second.stderr).contains("another outpour has"));
+    // It is free again once the first one has another file, and where that was killed.
+    first.enters("/save first.json");
+    first.waits_for("Saved to first.json", 1);
+    assert!(piped(&args("chat", "talk.json"), "What is 12 + 30?\n", folder.path()).status.success());
+    let killed = Command::new("kill").args(["-KILL", &first.child()]).status().expect("kill");
+    assert!(killed.success());
+    first.waits_for("ended: 137", 1);
+    assert!(piped(&args("run", "first.json"), "What is 12 + 30?", folder.path()).status.success());
+    let mut left: Vec<_> = fs::read_dir(folder.path()).expect("a folder").flatten().map(|e| e.file_name()).collect();
+    left.retain(|name| name.to_string_lossy().ends_with(".lock"));
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_a_conversation_without_a_word() {
+    let folder = folder();
+    let chat = format!(
+        "printf 'Tell me a story.\\nTell me another.\\n' | {PROGRAM} chat demo --ram 200M | head -c 1 >/dev/null; \
+         echo ${{PIPESTATUS[1]}}"
+    );
+    let mut command = Command::new("bash");
+    let ran = command.args(["-c", &chat]).env("XDG_CACHE_HOME", CACHE).current_dir(folder.path()).output();
+    let Ok(ran) = ran else { return println!("skipped: bash is not installed") };
+    assert_eq!(text(&ran.stdout).trim(), "0", "{}", text(&ran.stderr));
+    assert!(!text(&ran.stderr).contains("outpour: "), "{}", text(&ran.stderr));
+}

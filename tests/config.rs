@@ -55,9 +55,9 @@ fn flags_then_variables_then_the_file() {
 #[test]
 fn what_is_wrong_is_said_with_where_it_stands() {
     let file = "config.toml";
-    Configured::with("rom = 1\n").refused(&["ls"], &[], &[file, "rom is no flag"]);
-    Configured::with("[serve]\nram = 1\nhsot = 'x'\n").refused(&["ls"], &[], &[file, "[serve] hsot"]);
-    Configured::with("ram =\n").refused(&["ls"], &[], &[file, "line 1"]);
+    Configured::with("rom = 1\n").refused(&["plan", "demo"], &[], &[file, "rom is no flag"]);
+    Configured::with("[serve]\nram = 1\nhsot = 'x'\n").refused(&["plan", "demo"], &[], &[file, "[serve] hsot"]);
+    Configured::with("ram =\n").refused(&["plan", "demo"], &[], &[file, "line 1"]);
     Configured::with("ram = 'much'\n").refused(&["plan", "demo"], &[], &["--ram", "much", file]);
     Configured::with("").refused(&["plan", "demo"], &[("OUTPOUR_RAM", "much")], &["--ram", "(in OUTPOUR_RAM)"]);
     Configured::with("").refused(&["plan", "demo", "--ram", "more"], &[("OUTPOUR_RAM", "1G")], &["--ram", "more"]);
@@ -69,12 +69,33 @@ fn what_is_wrong_is_said_with_where_it_stands() {
 }
 
 #[test]
+fn what_is_too_little_is_said_with_where_it_stands() {
+    Configured::with("ram = '1'\n").refused(&["plan", "demo"], &[], &["--ram is set in ", "config.toml"]);
+    Configured::with("[plan]\nram = '1'\n").refused(&["plan", "demo"], &[], &["--ram is set in ", "config.toml"]);
+    Configured::with("").refused(&["plan", "demo"], &[("OUTPOUR_RAM", "1")], &["--ram is set in OUTPOUR_RAM"]);
+    let given = Configured::with("ram = '1'\n").outpour(&["plan", "demo", "--ram", "1"], &[]);
+    assert!(!String::from_utf8_lossy(&given.stderr).contains("is set"), "{given:?}");
+}
+
+#[test]
+fn a_flaw_of_the_file_is_said_and_stops_nothing_that_needs_no_flag() {
+    let configured = Configured::with("rom = 1\n");
+    for args in [&["--version"][..], &["help"], &["help", "run"], &["ls"], &["completions", "bash"]] {
+        let ran = configured.outpour(args, &[("HF_HUB_CACHE", "/nowhere")]);
+        let said = String::from_utf8(ran.stderr).expect("UTF-8");
+        assert!(ran.status.success() && said.contains("rom is no flag"), "{args:?}: {said}");
+    }
+    configured.refused(&["run"], &[], &["rom is no flag"]);
+    configured.refused(&["pull", "a/b"], &[], &["rom is no flag"]);
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_named_once() {
     let refused = |configured: &Configured, why: &str| {
         let path = configured.home.path().join("outpour/config.toml");
         let path = path.to_str().expect("UTF-8");
-        configured.refused(&["ls"], &[], &[path, why]);
-        let said = String::from_utf8(configured.outpour(&["ls"], &[]).stderr).expect("UTF-8");
+        configured.refused(&["plan", "demo"], &[], &[path, why]);
+        let said = String::from_utf8(configured.outpour(&["plan", "demo"], &[]).stderr).expect("UTF-8");
         assert_eq!(said.matches(path).count(), 1, "{said}");
     };
     refused(&Configured::with(&"x".repeat((1 << 20) + 1)), "bytes long");

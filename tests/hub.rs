@@ -359,3 +359,49 @@ fn the_cache_is_what_huggingface_hub_writes_and_reads() {
     let requests = server.take_requests();
     assert!(requests.is_empty(), "somebody was asked: {requests:?}");
 }
+
+/// A folder that nobody may write to, not even root.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_cache_that_cannot_be_written_to_is_no_hindrance_to_a_plan() {
+    let name = "some/demo-model";
+    let server = server::Hub::start(name, files_of(&demo()));
+    let user = User::of(&server);
+    let plan = |model: &str, more: &[&str]| {
+        let args = [&["plan", model, "--ram", "200M", "-p", "16", "-n", "4", "--json"], more].concat();
+        user.command(&args).env("HF_HUB_CACHE", "/sys/nobody").output().expect("outpour runs")
+    };
+    let ran = plan(name, &["--drive", "2G"]);
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success() && said.contains("/sys/nobody: cannot be written to"), "{said}");
+    let there = sizes(serde_json::from_slice(&ran.stdout).expect("JSON"));
+    let here = plan(demo().to_str().expect("UTF-8"), &["--drive", "2G"]);
+    assert!(there == sizes(serde_json::from_slice(&here.stdout).expect("JSON")), "{there:#}");
+    // Its drive cannot be measured, and what to do instead is said.
+    let ran = plan(name, &[]);
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(2), "{said}");
+    assert!(said.lines().last().is_some_and(|line| line.contains("/sys/nobody") && line.contains("--drive")), "{said}");
+}
+
+#[test]
+fn without_home_models_do_not_go_into_the_current_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let asked = |home: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_outpour"));
+        command.args(["inspect", "some/name", "--offline"]).current_dir(folder.path());
+        for name in ["HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"] {
+            command.env_remove(name);
+        }
+        let ran = command.envs(home.map(|home| ("HOME", home))).output().expect("outpour runs");
+        assert_eq!(ran.status.code(), Some(2));
+        String::from_utf8(ran.stderr).expect("UTF-8")
+    };
+    // The system knows this user's folder; where HOME says something that is none, nothing is guessed.
+    for unset in [None, Some("")] {
+        assert!(asked(unset).contains("is not whole in /"), "{}", asked(unset));
+    }
+    let said = asked(Some("home"));
+    assert!(said.lines().count() == 1 && said.contains("HF_HOME"), "{said}");
+    assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0);
+}

@@ -84,10 +84,24 @@ impl Terminal {
 
     /// The process of the program that the shell runs.
     pub fn child(&self) -> String {
-        let shell =
-            String::from_utf8_lossy(&self.call(&["display", "-p", "-t", "t", "#{pane_pid}"]).stdout).trim().to_owned();
+        let shell = self.told("#{pane_pid}");
         let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).expect("its children");
         children.split_whitespace().next().expect("one child").to_owned()
+    }
+
+    /// The program that the terminal belongs to at present.
+    pub fn foreground(&self) -> String {
+        self.told("#{pane_current_command}")
+    }
+
+    /// How the terminal takes what is typed, as `stty` says it.
+    pub fn settings(&self) -> String {
+        let stty = Command::new("stty").args(["-a", "-F", &self.told("#{pane_tty}")]).output().expect("stty runs");
+        String::from_utf8_lossy(&stty.stdout).into_owned()
+    }
+
+    fn told(&self, format: &str) -> String {
+        String::from_utf8_lossy(&self.call(&["display", "-p", "-t", "t", format]).stdout).trim().to_owned()
     }
 
     /// Waits until `text` was shown `times` times; returns the screen.

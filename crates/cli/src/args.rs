@@ -117,7 +117,8 @@ pub struct PlanArgs {
     /// estimate
     pub model: PathBuf,
     /// What the drive gives in a second, as 2.5G [default: what `doctor` measured, else measured for two
-    /// seconds with the model's experts, or with a temporary file of 512 MiB]
+    /// seconds with the model's experts, or with a temporary file of 512 MiB, less where
+    /// there is less room]
     #[arg(long, value_name = "BYTES")]
     pub drive: Option<Rate>,
     /// Of a config.json alone: how weights will be stored, bf16, mlx4, fp8, gguf-q4_k and others as `synth` makes them [default: as the config says]

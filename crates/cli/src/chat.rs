@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 
 use anyhow::{Result, bail, ensure};
 use outpour_engine::{IDLE_INTERVAL, Snapshots};
@@ -64,9 +65,9 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
     };
     let tools = args.tools.as_deref().map(Tools::read).transpose()?.unwrap_or_default();
     let system = args.system.as_deref();
-    let messages = match &args.session {
-        Some(path) => session::begin(path, system)?,
-        None => system.iter().map(|text| json!({"role": "system", "content": text})).collect(),
+    let (file, messages) = match &args.session {
+        Some(path) => session::begin(path, system).map(|(file, messages)| (Some(file), messages))?,
+        None => (None, system.iter().map(|text| json!({"role": "system", "content": text})).collect()),
     };
     StopStrings::new(args.stop.clone())?;
     let words = Words {
@@ -92,7 +93,7 @@ pub fn chat(args: &ChatArgs) -> Result<ExitCode> {
     catch_signals()?;
     let input = Input::open()?;
     let engine = model::load(inspection, &options, args.load.reader())?;
-    let talk = Talk::begin(engine, words, messages, args.session.clone())?;
+    let talk = Talk::begin(engine, words, messages, file)?;
     LOADED.store(true, Ordering::Relaxed);
     let chat = Chat { talk, input, tools, always: HashSet::new(), form: Form::here() };
     if chat.input.interactive {
@@ -239,7 +240,7 @@ impl Chat {
             }
             Command::System(Some(text)) => self.talk.set_system(&text),
             Command::System(None) => match self.talk.system() {
-                Some(text) => term::note(&printable(text)),
+                Some(text) => term::note(&printable(&text)),
                 None => self.tell("There is no system message; /system TEXT sets one."),
             },
             Command::Think(how) => self.think(how.as_deref())?,
@@ -334,7 +335,9 @@ impl Chat {
         if let Some(trouble) = trouble(&said.end) {
             bail!(trouble);
         }
-        Ok(match said.end {
+        Ok(match &said.end {
+            // Who was to read the answers has gone, which is no failure.
+            End::Unwritten(_) => Some(Next::End(0)),
             End::Interrupted if self.input.interactive => Some(Next::GoOn),
             // Of lines that another program writes, two answers in a row.
             End::Interrupted if PRESSED.swap(true, Ordering::Relaxed) => Some(Next::End(INTERRUPTED)),
@@ -431,20 +434,20 @@ const AGAIN: &str = "Ctrl-C again, or Ctrl-D, ends";
 const NOT_RUN: &str = "The user stopped before this call was run.";
 
 /// Waits for what is typed, and meanwhile gives memory back that others need.
-fn at_prompt<T: Send>(talk: &mut Talk, read: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+fn at_prompt<T>(talk: &mut Talk, read: impl FnOnce() -> Result<T>) -> Result<T> {
     AT_PROMPT.store(true, Ordering::Relaxed);
-    let waiting = std::thread::current();
+    // The editor reads on the main thread, for Ctrl-Z: the system stops the process in the thread that signals it if that is the
+    // main one. From another one the editor would go on, and take the terminal again, before it has stopped.
     let typed = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| {
-            let typed = read();
-            waiting.unpark();
-            typed
+        let (reading, read_to_the_end) = mpsc::channel::<()>();
+        scope.spawn(move || {
+            while read_to_the_end.recv_timeout(IDLE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                talk.idle();
+            }
         });
-        while !reading.is_finished() {
-            std::thread::park_timeout(IDLE_INTERVAL);
-            talk.idle();
-        }
-        reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        let typed = read();
+        drop(reading);
+        typed
     });
     AT_PROMPT.store(false, Ordering::Relaxed);
     typed

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::builder::BoolishValueParser;
 use clap::{Arg, ArgAction, Command};
+use outpour_store::machine::home_dir;
 use strsim::normalized_damerau_levenshtein;
 use toml::{Table, Value};
 
@@ -25,19 +26,23 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// `$XDG_CONFIG_HOME/outpour/config.toml`, or below `~/.config`.
 pub fn path() -> Option<PathBuf> {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+    let home = || home_dir().map(|home| home.join(".config"));
     let dir = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute()).or_else(home)?;
     Some(dir.join("outpour/config.toml"))
 }
 
-/// The program's flags, with what the file and variables say of them.
-///
-/// # Errors
-/// When the file is no TOML, or names what is no flag: one line with the file and the key.
-pub fn configured(command: Command) -> Result<Command> {
-    match path().filter(|path| path.exists()) {
-        None => with_file(command, &Table::new()),
-        Some(path) => with_file(command, &read(&path)?).with_context(|| path.display().to_string()),
+/// The program's flags, with what the file and variables say of them; without the file where that is no TOML, or names what is no
+/// flag, and then one line with the file and the key.
+pub fn configured(command: Command) -> (Command, Option<anyhow::Error>) {
+    let filled = match path().filter(|path| path.exists()) {
+        None => with_file(command.clone(), &Table::new()),
+        Some(path) => {
+            read(&path).and_then(|file| with_file(command.clone(), &file).with_context(|| path.display().to_string()))
+        }
+    };
+    match filled {
+        Ok(filled) => (filled, None),
+        Err(flaw) => (with_file(command.clone(), &Table::new()).unwrap_or(command), Some(flaw)),
     }
 }
 
@@ -174,18 +179,22 @@ fn texts(value: &Value) -> Option<Vec<String>> {
     }
 }
 
-/// Where the value of a flag that a message complains of came from, if it was not given in the call.
-pub fn source_of(message: &str) -> Option<String> {
-    let flag = message.split("'--").nth(1)?.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next()?;
+/// The flag that a message speaks of, and where its value came from, if that was not the call.
+pub fn source_of(message: &str) -> Option<(&str, String)> {
+    let flag = message.split("--").nth(1)?.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next()?;
     let given =
         std::env::args().any(|arg| arg.strip_prefix("--").is_some_and(|arg| arg.split('=').next() == Some(flag)));
     if given {
         return None;
     }
     if std::env::var_os(variable(flag)).is_some_and(|value| !value.is_empty()) {
-        return Some(format!("in {}", variable(flag)));
+        return Some((flag, format!("in {}", variable(flag))));
     }
-    path().filter(|path| path.exists()).map(|path| format!("in {}", path.display()))
+    let path = path().filter(|path| path.exists())?;
+    let file = read(&path).ok()?;
+    let of_verb = |verb: String| file.get(&verb)?.as_table()?.get(flag);
+    let set = file.get(flag).or_else(|| std::env::args().find_map(of_verb));
+    set.map(|_| (flag, format!("in {}", path.display())))
 }
 
 #[cfg(test)]

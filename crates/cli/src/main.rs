@@ -46,18 +46,22 @@ use outpour_hub::HubError;
 use outpour_store::StoreError;
 
 fn main() -> ExitCode {
-    let command = match config::configured(Cli::command()) {
-        Ok(command) => command,
-        Err(error) => return fail(&error),
-    };
+    let (command, flaw) = config::configured(Cli::command());
     let named = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     config::unknown_variables(&command, named)
         .iter()
         .for_each(|line| term::note(&format!("outpour: {}", term::one_line(line))));
     let parsed = command.clone().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
-    let Cli { offline, mut verb } = match parsed {
-        Ok(cli) => cli,
-        Err(error) => return usage(&error),
+    let Cli { offline, mut verb } = match (parsed, &flaw) {
+        (Ok(cli), Some(flaw)) if is_configured(&cli.verb) => return fail(flaw),
+        (Err(error), Some(flaw)) if !is_help(&error) => return fail(flaw),
+        (parsed, flaw) => {
+            flaw.iter().for_each(warn);
+            match parsed {
+                Ok(cli) => cli,
+                Err(error) => return usage(&error),
+            }
+        }
     };
     // What is not in the cache is described by outlines until the end.
     let done = names::resolve(&mut verb, offline).and_then(|outlines| match verb {
@@ -88,15 +92,31 @@ fn main() -> ExitCode {
     done.unwrap_or_else(|error| fail(&error))
 }
 
+/// Whether flags that may stand in the configuration file matter to a verb.
+fn is_configured(verb: &Verb) -> bool {
+    !matches!(verb, Verb::Ls(_) | Verb::Rm(_) | Verb::Completions(_) | Verb::Man(_) | Verb::CliPage)
+}
+
 fn fail(error: &anyhow::Error) -> ExitCode {
-    term::note(&format!("outpour: {}", term::one_line(&message(error))));
+    warn(error);
     ExitCode::from(exit_code(error))
+}
+
+fn warn(error: &anyhow::Error) {
+    let message = message(error);
+    let source = config::source_of(&message).map(|(flag, place)| format!(" (--{flag} is set {place})"));
+    term::note(&format!("outpour: {}{}", term::one_line(&message), source.unwrap_or_default()));
+}
+
+/// Help and the version are asked for like errors.
+fn is_help(error: &clap::Error) -> bool {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    matches!(error.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand)
 }
 
 /// Help and version as clap shows them; an error in one line.
 fn usage(error: &clap::Error) -> ExitCode {
-    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
-    if matches!(error.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand) {
+    if is_help(error) {
         // Where neither output takes it, nobody is there to be told.
         let _ = error.print();
         return ExitCode::from(error.exit_code() as u8);
@@ -105,7 +125,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty() && !line.starts_with("Usage:"));
     let line = lines.collect::<Vec<_>>().join(" ");
     let line = line.strip_prefix("error: ").unwrap_or(&line);
-    let source = config::source_of(line).map_or_else(String::new, |source| format!(" ({source})"));
+    let source = config::source_of(line).map_or_else(String::new, |(_, place)| format!(" ({place})"));
     term::note(&format!("outpour: {}{source}; `outpour help` lists verbs and flags", term::one_line(line)));
     ExitCode::from(2)
 }
@@ -125,7 +145,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         return term::INTERRUPTED;
     }
     match error.downcast_ref() {
-        Some(HubError::Stopped) => return term::INTERRUPTED,
+        Some(HubError::Stopped { .. }) => return term::INTERRUPTED,
         Some(
             HubError::Network { .. }
             | HubError::Status { .. }

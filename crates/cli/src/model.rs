@@ -17,7 +17,7 @@ use outpour_store::bytes::Bytes;
 use outpour_store::checkpoint::{Checkpoint, SourceFile, gguf, parse_json};
 use outpour_store::layout::ExpertLayout;
 use outpour_store::machine::Machine;
-use outpour_store::probe::{self, Flow, Order, Scratch};
+use outpour_store::probe::{self, Flow, Order, Scratch, free_bytes};
 use outpour_store::read::whole::read_whole;
 use outpour_store::read::{self, Reader, ReaderKind};
 use outpour_store::slab;
@@ -192,16 +192,34 @@ pub fn measure_drive(
     Ok(DriveRate { steady: steady.bytes_per_second(), bursts, cpu_seconds_per_byte })
 }
 
-/// Bytes of a temporary file where there are no experts to read.
-pub const SCRATCH_BYTES: u64 = 512 << 20;
+/// Bytes of a temporary file where there are no experts to read, and the least that tell something.
+const SCRATCH_BYTES: u64 = 512 << 20;
+const SCRATCH_BYTES_MIN: u64 = 64 << 20;
 
-/// [`measure_drive`] of a folder's drive, with a temporary file of [`SCRATCH_BYTES`] seen as such experts.
+/// [`measure_drive`] of a folder's drive, with a temporary file seen as such experts; it takes half of the free space at most.
 ///
 /// # Errors
-/// When it cannot be written; as [`measure_drive`]; after Ctrl-C.
+/// When it cannot be written, which names --drive; as [`measure_drive`]; after Ctrl-C.
 pub fn measure_drive_at(folder: &Path, expert_bytes: u32, top_k: usize, reader: ReaderKind) -> Result<DriveRate> {
+    let shown = folder.display();
+    let instead = "give what the drive brings in a second, as --drive 2.5G";
+    let free = free_bytes(folder).unwrap_or(u64::MAX);
+    let bytes = SCRATCH_BYTES.min(free / 2);
+    let bytes_min = SCRATCH_BYTES_MIN.max(u64::from(expert_bytes)).min(SCRATCH_BYTES);
+    ensure!(
+        bytes >= bytes_min,
+        "{shown}: measuring its drive takes a temporary file of {}, and {} are free there: {instead}",
+        Bytes(bytes_min),
+        Bytes(free)
+    );
+    term::note(&format!(
+        "Measuring the drive of {shown} with a temporary file of {}; `outpour doctor` measures well, and stores it.",
+        Bytes(bytes)
+    ));
     let go_on = &mut |_| if term::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-    let Some(scratch) = Scratch::make(folder, SCRATCH_BYTES, go_on)? else {
+    let scratch =
+        Scratch::make(folder, bytes, go_on).with_context(|| format!("the drive is not measured; {instead}"))?;
+    let Some(scratch) = scratch else {
         return Err(EngineError::Cancelled.into());
     };
     measure_drive(std::slice::from_ref(&scratch.file), &scratch.records(expert_bytes), top_k, reader)

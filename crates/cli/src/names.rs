@@ -82,7 +82,7 @@ fn models(verb: &mut Verb) -> Vec<&mut PathBuf> {
 /// # Errors
 /// When HF_ENDPOINT or HF_TOKEN make no sense.
 pub fn hub(offline: bool) -> Result<Hub> {
-    let mut settings = Settings::from_env();
+    let mut settings = Settings::from_env()?;
     settings.offline |= offline;
     Ok(Hub::new(settings, Patience::default(), term::note)?)
 }

@@ -1,6 +1,6 @@
 //! A model of which only the config is there, for the verbs that need no weights.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use outpour_model::synth::{self, Format};
@@ -8,6 +8,7 @@ use outpour_store::checkpoint::parse_json;
 use outpour_store::machine::cache_dir;
 use outpour_store::pack::MANIFEST;
 use outpour_store::read::whole::read_whole;
+use outpour_store::temporary::Temporary;
 use serde_json::Value;
 
 /// Largest config.json that is read.
@@ -15,7 +16,7 @@ const CONFIG_BYTES_MAX: u64 = 16 << 20;
 
 /// Files of the right sizes without data, removed at the end.
 pub struct Outline {
-    dir: PathBuf,
+    dir: Temporary,
 }
 
 impl Outline {
@@ -41,25 +42,18 @@ impl Outline {
         let parsed: Value = parse_json(&bytes)
             .with_context(|| format!("{}: is no JSON; give a config.json, or a model's folder", config.display()))?;
         let format = format.map_or_else(|| Format::of_config(&parsed), Ok)?;
-        let name = format!("outpour-outline-{}", std::process::id());
-        let outline = |folder: PathBuf| -> Result<Outline> {
-            let outline = Outline { dir: folder.join(&name) };
-            synth::outline(&parsed, format, &outline.dir)?;
-            Ok(outline)
+        let outline = |folder: &Path| -> Result<Outline> {
+            let dir = Temporary::make(folder, "outpour-outline-")
+                .with_context(|| format!("{}: an outline cannot be made here", folder.display()))?;
+            synth::outline(&parsed, format, dir.path())?;
+            Ok(Outline { dir })
         };
         // The cache folder lies where models mostly do; any other does too, for there is no data.
-        Ok(Some(outline(cache_dir()).or_else(|_| outline(std::env::temp_dir()))?))
+        Ok(Some(outline(&cache_dir()).or_else(|_| outline(&std::env::temp_dir()))?))
     }
 
     /// Where it lies.
     pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-}
-
-impl Drop for Outline {
-    fn drop(&mut self) {
-        // What cannot be removed takes no room, and lies in the cache folder under our name.
-        let _ = std::fs::remove_dir_all(&self.dir);
+        self.dir.path()
     }
 }

@@ -86,7 +86,7 @@ fn drive(args: &PlanArgs, inspection: &Inspection, outlined: bool) -> Result<(Dr
         None
     });
     // What is not here yet would be downloaded into the cache.
-    let place = if outlined { Settings::from_env().cache } else { args.model.clone() };
+    let place = if outlined { Settings::from_env()?.cache } else { args.model.clone() };
     if let Some(known) = profile.as_ref().and_then(|profile| profile.drive_for(&place)) {
         return Ok((known.rate(), "measured by doctor"));
     }
@@ -96,11 +96,6 @@ fn drive(args: &PlanArgs, inspection: &Inspection, outlined: bool) -> Result<(Dr
         return Ok((DriveRate::constant(f64::INFINITY), "not needed"));
     };
     if outlined {
-        term::note(&format!(
-            "Measuring the drive of {} with a temporary file of {}; `outpour doctor` measures well, and stores it.",
-            place.display(),
-            Bytes(model::SCRATCH_BYTES)
-        ));
         let expert = layout.expert_bytes(ExpertId { layer: layer as u32, expert: 0 });
         return Ok((model::measure_drive_at(&place, u32::try_from(expert)?, top_k, reader)?, "measured now"));
     }

@@ -3,7 +3,9 @@
 //!
 //! Content of `FILE.state`, a sealed file: for each state a byte 1 and what [`Session::save`] writes; a byte 0.
 
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -90,6 +92,57 @@ pub fn write(path: &Path, messages: &[Value]) -> Result<()> {
     let mut out = WholeOrNothing::create(path, &[])?;
     out.write(format!("{:#}\n", json!({"messages": messages})).as_bytes())?;
     out.finish()
+}
+
+/// A conversation's file, which no other outpour writes as long as this is held: beside it `FILE.lock` is locked, and removed in
+/// the end.
+pub struct Held {
+    path: PathBuf,
+    /// `None` where no file can be made, and so none written, or the file system has no locks.
+    lock: Option<(PathBuf, File)>,
+}
+
+impl Held {
+    /// Takes hold of a file that may not be there yet.
+    ///
+    /// # Errors
+    /// When another outpour holds it.
+    pub fn take(path: &Path) -> Result<Held> {
+        let mut beside = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).into_os_string();
+        beside.push(".lock");
+        let beside = PathBuf::from(beside);
+        let held = |lock| Held { path: path.to_owned(), lock };
+        loop {
+            let Ok(file) = File::options().create(true).append(true).open(&beside) else { return Ok(held(None)) };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let path = path.display();
+                    bail!("{path}: another outpour has this conversation open; end that one, or name another file")
+                }
+                Err(TryLockError::Error(_)) => return Ok(held(None)),
+            }
+            // Whoever held it may have removed it meanwhile: then the next one locks another file of this name.
+            let inode = |metadata: io::Result<fs::Metadata>| metadata.ok().map(|metadata| metadata.ino());
+            if inode(file.metadata()) == inode(fs::metadata(&beside)) {
+                return Ok(held(Some((beside, file))));
+            }
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some((beside, _)) = &self.lock {
+            // An empty file that stays locks nobody out.
+            let _ = fs::remove_file(beside);
+        }
+    }
 }
 
 /// What was computed of a conversation, beside its file.
@@ -179,7 +232,7 @@ pub fn serves(engine: &Engine, session: &Session, tokens: &[u32]) -> bool {
 
 /// A conversation in a file, with its next turn.
 pub struct Conversation {
-    path: PathBuf,
+    file: Held,
     messages: Vec<Value>,
     dialect: Dialect,
     thinking: bool,
@@ -201,12 +254,12 @@ impl Conversation {
         (template, tokenizer): (&ChatTemplate, &Tokenizer),
         goes_back: bool,
     ) -> Result<(Conversation, Rendered)> {
-        let mut messages = begin(path, system)?;
+        let (file, mut messages) = begin(path, system)?;
         messages.push(json!({"role": "user", "content": prompt}));
         let request = ChatRequest { messages: messages.clone(), ..ChatRequest::default() };
         let rendered = Rendered::new(&request, (template, tokenizer), goes_back)?;
         let conversation = Conversation {
-            path: path.to_owned(),
+            file,
             messages,
             dialect: Dialect::of_template(template.source()),
             thinking: rendered.thinking,
@@ -231,25 +284,26 @@ impl Conversation {
             Stop::Emit(_) => &text,
         };
         self.messages.push(message_of(&Answer::parse(self.dialect, text, self.thinking, &[])));
-        write(&self.path, &self.messages)
+        write(self.file.path(), &self.messages)
     }
 }
 
-/// The messages in the file `path`, or those that a conversation begins with.
+/// The file `path`, and the messages in it, or those that a conversation begins with.
 ///
 /// # Errors
-/// When the file holds no conversation, or has begun and `system` would change it; and where no file can be made there, before
+/// When the file holds no conversation, is another outpour's at present, or has begun and `system` would change it; and where no file can be made there, before
 /// anything is computed.
-pub fn begin(path: &Path, system: Option<&str>) -> Result<Vec<Value>> {
+pub fn begin(path: &Path, system: Option<&str>) -> Result<(Held, Vec<Value>)> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let writable = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK);
     writable.with_context(|| format!("--session: {} cannot be written to; name another file", folder.display()))?;
+    let held = Held::take(path).context("--session")?;
     let messages = if path.exists() { read(path).context("--session")? } else { Vec::new() };
     match system {
         Some(_) if !messages.is_empty() => {
             bail!("--system: {} has begun already; leave it out, or name another file", path.display())
         }
-        Some(text) => Ok(vec![json!({"role": "system", "content": text})]),
-        None => Ok(messages),
+        Some(text) => Ok((held, vec![json!({"role": "system", "content": text})])),
+        None => Ok((held, messages)),
     }
 }

@@ -15,7 +15,7 @@ use crate::client::{Ask, Client, Failure, begins_at, pause, protocol};
 use crate::{HubError, ModelName, RemoteFile, Result};
 
 /// Bytes read at a time.
-const PIECE_BYTES: usize = 256 << 10;
+pub const PIECE_BYTES: usize = 256 << 10;
 /// Bytes after which what was written goes to the drive and out of the page cache.
 const SETTLED_BYTES: u64 = 64 << 20;
 /// How often a file that another process downloads is looked at.
@@ -145,7 +145,7 @@ impl Arriving<'_> {
             self.there += read as u64;
             self.counters.there.fetch_add(read as u64, Ordering::Relaxed);
             if self.counters.stop.load(Ordering::Relaxed) {
-                return Err(HubError::Stopped);
+                return Err(HubError::Stopped { stays: true });
             }
         }
     }
@@ -183,7 +183,7 @@ impl Arriving<'_> {
                 Err(error) => return Err(Failure::Network { host, why: error.to_string() }),
             }
         }
-        Err(HubError::Stopped.into())
+        Err(HubError::Stopped { stays: true }.into())
     }
 
     fn keep(&mut self, bytes: &[u8]) -> Result<()> {

@@ -20,6 +20,7 @@ use outpour_store::checkpoint;
 use outpour_store::verify::HubHash;
 
 use crate::choose::{Choice, GgufModel, choose_gguf, gguf_models};
+use crate::error::REMOVE;
 use crate::pull::is_weights;
 use crate::{HubError, ModelName, Result};
 
@@ -203,10 +204,10 @@ impl Cache {
     /// When the system refuses.
     pub fn remove(&self, removal: &Removal) -> Result<()> {
         for path in &removal.paths {
-            fs::remove_file(path).map_err(io(path, "remove"))?;
+            fs::remove_file(path).map_err(io(path, REMOVE))?;
         }
         for folder in removal.folders.iter().filter(|folder| folder.exists()) {
-            fs::remove_dir_all(folder).map_err(io(folder, "remove"))?;
+            fs::remove_dir_all(folder).map_err(io(folder, REMOVE))?;
         }
         Ok(())
     }

@@ -223,7 +223,7 @@ impl Client {
         let (name, token) = (name.to_string(), self.authorization.is_some());
         match failure {
             Failure::Here(error) => error,
-            Failure::Network { host, why } => HubError::Network { name, host, why },
+            Failure::Network { host, why } => HubError::Network { name, host, why, stays: true },
             Failure::Protocol { host, why } => HubError::Protocol { name, host, why },
             Failure::Status { host, status, code, retry_after } => match status {
                 _ if code == "GatedRepo" => HubError::Forbidden { name, host, gated: true },
@@ -233,8 +233,8 @@ impl Client {
                     let what = if code == "EntryNotFound" { "such file" } else { "such model" };
                     HubError::NotFound { name, host, what: what.into() }
                 }
-                429 => HubError::TooMany { name, host, seconds: retry_after, token },
-                status => HubError::Status { name, host, status },
+                429 => HubError::TooMany { name, host, seconds: retry_after, token, stays: true },
+                status => HubError::Status { name, host, status, stays: true },
             },
         }
     }
@@ -245,7 +245,7 @@ pub fn pause(wait: Duration, stop: &AtomicBool) -> Result<()> {
     let until = std::time::Instant::now() + wait;
     loop {
         if stop.load(Ordering::Relaxed) {
-            return Err(HubError::Stopped);
+            return Err(HubError::Stopped { stays: true });
         }
         let left = until.saturating_duration_since(std::time::Instant::now());
         if left.is_zero() {

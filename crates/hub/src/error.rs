@@ -1,9 +1,13 @@
 //! What can go wrong, each one line that says what to do.
 
+use std::io;
 use std::path::PathBuf;
 
 use outpour_store::StoreError;
 use outpour_store::bytes::Bytes;
+
+/// What [`crate::Cache::remove`] tries.
+pub(crate) const REMOVE: &str = "remove";
 
 /// Why a model could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -55,10 +59,10 @@ pub enum HubError {
         what: String,
     },
     /// HTTP status 429.
-    #[error("{name}: {host} says 429, too many requests: try again {}{}; what is downloaded stays", match .seconds {
+    #[error("{name}: {host} says 429, too many requests: try again {}{}{}", match .seconds {
         Some(seconds) => format!("in {seconds} s"),
         None => "in some minutes".to_owned(),
-    }, if *.token { "" } else { ", or set HF_TOKEN, which raises the limit" })]
+    }, if *.token { "" } else { ", or set HF_TOKEN, which raises the limit" }, kept(*.stays))]
     TooMany {
         /// The model.
         name: String,
@@ -68,9 +72,11 @@ pub enum HubError {
         seconds: Option<u64>,
         /// Whether a token was sent.
         token: bool,
+        /// Whether what has come is kept.
+        stays: bool,
     },
     /// Any other status.
-    #[error("{name}: {host} says {status}: try again later; what is downloaded stays")]
+    #[error("{name}: {host} says {status}: try again later{}", kept(*.stays))]
     Status {
         /// The model.
         name: String,
@@ -78,10 +84,13 @@ pub enum HubError {
         host: String,
         /// The status.
         status: u16,
+        /// Whether what has come is kept.
+        stays: bool,
     },
     /// No answer, or one that broke off again and again.
     #[error(
-        "{name}: {host} does not answer ({why}): check the connection and HF_ENDPOINT, and run the same command again; what is downloaded stays"
+        "{name}: {host} does not answer ({why}): check the connection and HF_ENDPOINT, and run the same command again{}",
+        kept(*.stays)
     )]
     Network {
         /// The model.
@@ -90,6 +99,8 @@ pub enum HubError {
         host: String,
         /// What happened.
         why: String,
+        /// Whether what has come is kept.
+        stays: bool,
     },
     /// An answer that the hub would not give.
     #[error("{name}: {host} answers as no hub does ({why}): check HF_ENDPOINT and proxies")]
@@ -149,19 +160,65 @@ pub enum HubError {
     #[error("{0}")]
     Settings(String),
     /// The system refused something in the cache.
-    #[error("{path}: cannot {action}: {source}; set HF_HUB_CACHE to a folder that can be written", path = .path.display())]
+    #[error("{path}: cannot {action}: {source}{}", advice(.action, .source), path = .path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What was tried.
         action: &'static str,
         /// The system's answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A file that arrived is not what its format demands.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The caller broke off.
-    #[error("stopped; what is downloaded stays, and the same command goes on from there")]
-    Stopped,
+    #[error("stopped{}{}", kept(*.stays), if *.stays { ", and the same command goes on from there" } else { "" })]
+    Stopped {
+        /// Whether what has come is kept.
+        stays: bool,
+    },
+}
+
+/// What to do where the system refused this.
+fn advice(action: &str, source: &io::Error) -> &'static str {
+    match (action, source.kind()) {
+        (REMOVE, io::ErrorKind::PermissionDenied) => "; it belongs to another user, who may remove it",
+        (REMOVE, _) => "",
+        _ => "; set HF_HUB_CACHE to a folder that can be written",
+    }
+}
+
+fn kept(stays: bool) -> &'static str {
+    if stays { "; what is downloaded stays" } else { "" }
+}
+
+impl HubError {
+    /// The same of headers, which nothing keeps.
+    pub(crate) fn of_headers(mut self) -> HubError {
+        if let HubError::TooMany { stays, .. }
+        | HubError::Status { stays, .. }
+        | HubError::Network { stays, .. }
+        | HubError::Stopped { stays } = &mut self
+        {
+            *stays = false;
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_place_is_advised_for_what_is_written_and_not_for_what_is_removed() {
+        let said =
+            |action, kind: io::ErrorKind| HubError::Io { path: "/c/x".into(), action, source: kind.into() }.to_string();
+        assert!(said("write", io::ErrorKind::PermissionDenied).contains("HF_HUB_CACHE"));
+        let removed = said(REMOVE, io::ErrorKind::PermissionDenied);
+        assert!(removed.contains("belongs to another user") && !removed.contains("HF_HUB_CACHE"), "{removed}");
+        let removed = said(REMOVE, io::ErrorKind::ReadOnlyFilesystem);
+        assert!(!removed.contains("another user") && !removed.contains("HF_HUB_CACHE"), "{removed}");
+    }
 }

@@ -139,7 +139,7 @@ impl Hub {
                 Ok(Err(error)) => break Err(error),
                 Ok(Ok(())) | Err(RecvTimeoutError::Timeout) => {
                     if tick(progress()).is_break() {
-                        break Err(HubError::Stopped);
+                        break Err(HubError::Stopped { stays: true });
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => break Ok(()),

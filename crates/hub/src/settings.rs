@@ -4,6 +4,10 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
+use outpour_store::machine;
+
+use crate::{HubError, Result};
+
 /// What the environment says of the hub.
 #[derive(Clone)]
 pub struct Settings {
@@ -27,34 +31,42 @@ impl fmt::Debug for Settings {
 
 impl Settings {
     /// From the environment of this process.
-    pub fn from_env() -> Settings {
-        Settings::of(&|name| std::env::var_os(name))
+    ///
+    /// # Errors
+    /// When nothing says where the cache is, not even the user's own folder.
+    pub fn from_env() -> Result<Settings> {
+        Settings::of(&|name| std::env::var_os(name), machine::home_dir())
     }
 
-    fn of(get: &dyn Fn(&str) -> Option<OsString>) -> Settings {
+    fn of(get: &dyn Fn(&str) -> Option<OsString>, user: Option<PathBuf>) -> Result<Settings> {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
         let text = |name: &str| get(name)?.into_string().ok();
         let on = |name: &str| {
             text(name).is_some_and(|value| ["1", "ON", "YES", "TRUE"].contains(&value.to_ascii_uppercase().as_str()))
         };
-        let user = get("HOME").map(PathBuf::from).unwrap_or_default();
         let path = |name: &str| {
             let path = PathBuf::from(get(name)?);
-            Some(path.strip_prefix("~").map(|rest| user.join(rest)).unwrap_or(path))
+            match path.strip_prefix("~") {
+                Ok(rest) => user.as_ref().map(|user| user.join(rest)),
+                Err(_) => Some(path),
+            }
         };
-        let caches = || path("XDG_CACHE_HOME").unwrap_or_else(|| user.join(".cache"));
-        let home = path("HF_HOME").unwrap_or_else(|| caches().join("huggingface"));
-        let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE"));
-        let token_file = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
+        let caches = || path("XDG_CACHE_HOME").or_else(|| user.as_ref().map(|user| user.join(".cache")));
+        let home = path("HF_HOME").or_else(|| Some(caches()?.join("huggingface")));
+        let below = |name: &str| home.as_ref().map(|home| home.join(name));
+        let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")).or_else(|| below("hub"));
+        let no_home = "this user has no home folder to keep models in: set HF_HOME to a folder for them";
+        let cache = cache.ok_or_else(|| HubError::Settings(no_home.into()))?;
+        let token_file = path("HF_TOKEN_PATH").or_else(|| below("token"));
         let token = text("HF_TOKEN").or_else(|| text("HUGGING_FACE_HUB_TOKEN"));
-        let token = token.or_else(|| std::fs::read_to_string(token_file).ok()).map(|token| token.trim().to_owned());
+        let token = token.or_else(|| std::fs::read_to_string(token_file?).ok()).map(|token| token.trim().to_owned());
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
-        Settings {
+        Ok(Settings {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
-            cache: cache.unwrap_or_else(|| home.join("hub")),
+            cache,
             token: token.filter(|token| !token.is_empty() && !on("HF_HUB_DISABLE_IMPLICIT_TOKEN")),
             offline: on("HF_HUB_OFFLINE") || on("TRANSFORMERS_OFFLINE"),
-        }
+        })
     }
 }
 
@@ -63,17 +75,33 @@ mod tests {
     use super::*;
 
     fn settings(environment: &[(&str, &str)]) -> Settings {
-        Settings::of(&|name| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+        of(environment, Some("/h")).expect("a cache")
+    }
+
+    fn of(environment: &[(&str, &str)], user: Option<&str>) -> Result<Settings> {
+        let get = |name: &str| environment.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+        Settings::of(&get, user.map(PathBuf::from))
     }
 
     #[test]
     fn the_cache_is_where_huggingface_hub_has_it() {
         let cache = |environment: &[(&str, &str)]| settings(environment).cache;
-        assert_eq!(cache(&[("HOME", "/h")]), PathBuf::from("/h/.cache/huggingface/hub"));
-        assert_eq!(cache(&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")]), PathBuf::from("/x/huggingface/hub"));
-        assert_eq!(cache(&[("HOME", "/h"), ("HF_HOME", "~/f"), ("XDG_CACHE_HOME", "/x")]), PathBuf::from("/h/f/hub"));
+        assert_eq!(cache(&[]), PathBuf::from("/h/.cache/huggingface/hub"));
+        assert_eq!(cache(&[("XDG_CACHE_HOME", "/x")]), PathBuf::from("/x/huggingface/hub"));
+        assert_eq!(cache(&[("HF_HOME", "~/f"), ("XDG_CACHE_HOME", "/x")]), PathBuf::from("/h/f/hub"));
         assert_eq!(cache(&[("HF_HOME", "/f"), ("HUGGINGFACE_HUB_CACHE", "/old")]), PathBuf::from("/old"));
         assert_eq!(cache(&[("HUGGINGFACE_HUB_CACHE", "/old"), ("HF_HUB_CACHE", "/c")]), PathBuf::from("/c"));
+    }
+
+    #[test]
+    fn without_a_home_the_cache_is_named_or_refused() {
+        for environment in [&[][..], &[("HF_HOME", "~/f")]] {
+            let refused = of(environment, None).expect_err("no folder");
+            assert!(refused.to_string().contains("HF_HOME"), "{refused}");
+        }
+        let cache = |environment: &[(&str, &str)]| of(environment, None).expect("a cache").cache;
+        assert_eq!(cache(&[("HF_HOME", "/f")]), PathBuf::from("/f/hub"));
+        assert_eq!(cache(&[("HF_HUB_CACHE", "/c")]), PathBuf::from("/c"));
     }
 
     #[test]

@@ -360,7 +360,7 @@ fn the_caller_may_break_off_at_any_time() {
         None
     });
     let stopped = hub(&server, cache.path(), NONE).pull(&name(), &mut |_| ControlFlow::Break(()));
-    assert!(matches!(stopped, Err(HubError::Stopped)));
+    assert!(matches!(stopped, Err(HubError::Stopped { stays: true })));
     server.break_with(|_| None);
     pull(&hub(&server, cache.path(), NONE)).expect("it goes on");
     assert_whole(cache.path(), &needed(&files()));
@@ -498,4 +498,26 @@ fn a_long_header_arrives_whole_in_few_requests_and_without_data() {
     let folder = outline.path.clone();
     drop(outline);
     assert!(!folder.exists());
+}
+
+#[test]
+fn headers_that_break_off_go_on_from_there() {
+    let (bytes, header) = gguf(60_000);
+    let server = server::Hub::start(MODEL, vec![File::new("model-Q8_0.gguf", bytes.clone())]);
+    let cache = tempfile::tempdir().expect("a folder");
+    // Far less than is asked for at a time: no request brings all of it.
+    server.break_with(|request| request.cdn.then_some(Fault::Cut(40_000)));
+    let outline =
+        hub(&server, cache.path(), AT_ONCE).outline(&name(), &mut |_| ControlFlow::Continue(())).expect("headers");
+    let file = fs::read(&outline.path).expect("a file");
+    assert!(file[..header as usize] == bytes[..header as usize], "the header is another");
+    let wanted: Vec<u64> = server.take_requests().iter().filter(|r| r.cdn).map(|r| r.from.unwrap_or(0)).collect();
+    assert!(wanted.len() > 20 && wanted.is_sorted_by(|a, b| a < b), "what had come was asked for again: {wanted:?}");
+    // Where nothing comes it is given up, and what came of headers does not stay.
+    server.break_with(|request| request.cdn.then_some(Fault::Cut(0)));
+    let given_up = hub(&server, cache.path(), AT_ONCE).outline(&name(), &mut |_| ControlFlow::Continue(()));
+    let error = given_up.expect_err("nothing comes");
+    one_line(&error, &["does not answer", "run the same command again"]);
+    assert!(!error.to_string().contains("stays"), "{error}");
+    assert!(matches!(error, HubError::Network { .. }), "{error:?}");
 }

@@ -17,6 +17,7 @@ pub mod read;
 pub mod residency;
 pub mod sealed;
 pub mod slab;
+pub mod temporary;
 pub mod trace;
 pub mod verify;
 pub mod write;

@@ -168,20 +168,25 @@ impl Machine {
     }
 }
 
+/// The user's own folder: `$HOME`, else what the system has noted of the user. `None` where neither is a path from the root.
+pub fn home_dir() -> Option<PathBuf> {
+    std::env::home_dir().filter(|home| home.is_absolute())
+}
+
 /// Where what can be made again is kept: `$XDG_CACHE_HOME/outpour`, `~/Library/Caches/outpour` on macOS, else
 /// `~/.cache/outpour`. On a drive, where the folder for temporary files may be memory.
 pub fn cache_dir() -> PathBuf {
     let below = if cfg!(target_vendor = "apple") { "Library/Caches" } else { ".cache" };
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(below));
+    let home = || home_dir().map(|home| home.join(below));
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or_else(home);
     cache.unwrap_or_else(std::env::temp_dir).join("outpour")
 }
 
 /// Where what a program remembers between its runs is kept: `$XDG_STATE_HOME/outpour`, `~/Library/Application Support/outpour` on
-/// macOS, else `~/.local/state/outpour`. `None` where neither is set.
+/// macOS, else `~/.local/state/outpour`. `None` where neither is known.
 pub fn state_dir() -> Option<PathBuf> {
     let below = if cfg!(target_vendor = "apple") { "Library/Application Support" } else { ".local/state" };
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(below));
+    let home = || home_dir().map(|home| home.join(below));
     let state =
         std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()).or_else(home)?;
     Some(state.join("outpour"))

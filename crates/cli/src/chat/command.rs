@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use outpour_store::machine::home_dir;
+
 /// A line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Line {
@@ -71,8 +73,8 @@ impl Line {
             ("/clear", None) => Command::Clear,
             ("/undo", None) => Command::Undo,
             ("/retry", None) => Command::Retry,
-            ("/save", path) => Command::Save(path.map(PathBuf::from)),
-            ("/load", Some(path)) => Command::Load(path.into()),
+            ("/save", path) => Command::Save(path.map(file)),
+            ("/load", Some(path)) => Command::Load(file(path)),
             ("/load", None) => return Line::Wrong("/load FILE: name the file of the conversation".into()),
             ("/system", text) => {
                 Command::System(text.map(|text| if text == "\"\"" { String::new() } else { text.to_owned() }))
@@ -93,6 +95,11 @@ impl Line {
     }
 }
 
+/// A file by what was typed: `~/` is the user's own folder, as in a shell.
+fn file(typed: &str) -> PathBuf {
+    typed.strip_prefix("~/").and_then(|below| Some(home_dir()?.join(below))).unwrap_or_else(|| typed.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +113,10 @@ mod tests {
         assert_eq!(Line::parse("/retry  "), Line::Command(Command::Retry));
         assert_eq!(Line::parse("/save"), Line::Command(Command::Save(None)));
         assert_eq!(Line::parse("/save a b.json"), Line::Command(Command::Save(Some("a b.json".into()))));
+        let home = home_dir().expect("a home");
+        assert_eq!(Line::parse("/save ~/a.json"), Line::Command(Command::Save(Some(home.join("a.json")))));
+        assert_eq!(Line::parse("/load ~/b/c.json"), Line::Command(Command::Load(home.join("b/c.json"))));
+        assert_eq!(Line::parse("/load ~b"), Line::Command(Command::Load("~b".into())));
         assert_eq!(Line::parse("/system Be\nbrief."), Line::Command(Command::System(Some("Be\nbrief.".into()))));
         assert_eq!(Line::parse("/system \"\""), Line::Command(Command::System(Some(String::new()))));
         assert_eq!(Line::parse("/think off"), Line::Command(Command::Think(Some("off".into()))));

@@ -15,7 +15,7 @@ use outpour_text::{
 use serde_json::{Map, Value, json};
 
 use crate::generation::{Done, End, Generation, Listener, drive_limit};
-use crate::session::{self, Rendered, StateFile, marks_of, message_of};
+use crate::session::{self, Held, Rendered, StateFile, marks_of, message_of};
 use crate::shown::Shown;
 use crate::{model, summary};
 
@@ -56,7 +56,7 @@ pub struct Talk {
     /// Those that end with messages, newest last; none where `live` can go back itself.
     marks: VecDeque<Session>,
     /// Where the conversation is written after each answer.
-    file: Option<PathBuf>,
+    file: Option<Held>,
     /// States of a file that was loaded, until they are needed.
     kept: Option<StateFile>,
     /// What the last answer cost.
@@ -78,9 +78,9 @@ impl Talk {
     ///
     /// # Errors
     /// When the drive cannot be read.
-    pub fn begin(mut engine: Engine, words: Words, messages: Vec<Value>, file: Option<PathBuf>) -> Result<Talk> {
+    pub fn begin(mut engine: Engine, words: Words, messages: Vec<Value>, file: Option<Held>) -> Result<Talk> {
         let drive_limit = drive_limit(&mut engine)?;
-        let kept = file.as_deref().map(StateFile::of);
+        let kept = file.as_ref().map(|file| StateFile::of(file.path()));
         Ok(Talk {
             engine,
             words,
@@ -235,8 +235,8 @@ impl Talk {
     /// Takes back the last message of the user and all after it; returns its text.
     pub fn take_back(&mut self) -> Option<String> {
         let last = self.last_message()?;
-        let taken = self.messages.drain(last..).next();
-        taken.and_then(|message| Some(message["content"].as_str()?.to_owned()))
+        let taken = self.messages.drain(last..).next()?;
+        Some(text_of(&taken["content"]))
     }
 
     /// Takes back the answer to the last message of the user; whether there is such a message.
@@ -256,8 +256,8 @@ impl Talk {
     }
 
     /// The system message.
-    pub fn system(&self) -> Option<&str> {
-        self.messages.first().filter(|message| message["role"] == "system")?["content"].as_str()
+    pub fn system(&self) -> Option<String> {
+        self.messages.first().filter(|message| message["role"] == "system").map(|message| text_of(&message["content"]))
     }
 
     /// Sets the system message, or removes it.
@@ -330,12 +330,19 @@ impl Talk {
             if path.exists() {
                 session::read(&path)?;
             }
+            let newly = self.newly_held(&path)?;
             session::write(&path, &self.messages)?;
-            self.file = Some(path);
+            self.file = newly.or(self.file.take());
         }
         ensure!(self.file.is_some(), "the conversation has no file yet: /save FILE names one");
         self.leave()?;
-        Ok(self.file.as_deref().unwrap_or(Path::new("")))
+        Ok(self.file.as_ref().map_or(Path::new(""), Held::path))
+    }
+
+    /// Takes hold of a file; `None` where it is held already.
+    fn newly_held(&self, path: &Path) -> Result<Option<Held>> {
+        let held = self.file.as_ref().is_some_and(|file| file.path() == path);
+        if held { Ok(None) } else { Held::take(path).map(Some) }
     }
 
     /// Goes on with the conversation in a file.
@@ -344,17 +351,18 @@ impl Talk {
     /// When it holds none, or the present one cannot be written to its own.
     pub fn load(&mut self, path: PathBuf) -> Result<()> {
         ensure!(path.exists(), "{}: there is no such file; /save FILE writes one to load", path.display());
+        let newly = self.newly_held(&path)?;
         let messages = session::read(&path)?;
         self.leave()?;
         self.messages = messages;
         self.marks.drain(..).for_each(|mark| mark.close(&mut self.engine));
         self.kept = Some(StateFile::of(&path));
-        self.file = Some(path);
+        self.file = newly.or(self.file.take());
         Ok(())
     }
 
     fn write(&self) -> Result<()> {
-        self.file.as_ref().map_or(Ok(()), |file| session::write(file, &self.messages))
+        self.file.as_ref().map_or(Ok(()), |file| session::write(file.path(), &self.messages))
     }
 
     /// Writes the conversation to its file, and what was computed of it beside it.
@@ -366,10 +374,22 @@ impl Talk {
         let Some(file) = self.file.as_ref().filter(|_| self.live.is_some() && self.kept.is_none()) else {
             return Ok(());
         };
-        let mut states = StateFile::of(file);
+        let mut states = StateFile::of(file.path());
         self.marks.back().into_iter().chain(&self.live).for_each(|session| states.keep(&self.engine, session));
         states.finish();
         Ok(())
+    }
+}
+
+/// The text of a message, whose content is a text, or a list of parts of which some are; or nothing, beside calls of tools.
+fn text_of(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => {
+            let texts = parts.iter().filter_map(|part| part.as_str().or_else(|| part["text"].as_str()));
+            texts.collect::<Vec<_>>().join("\n")
+        }
+        _ => String::new(),
     }
 }
 
@@ -425,7 +445,9 @@ pub fn trouble(end: &End) -> Option<String> {
             Some(format!("{error}; /undo shortens the conversation"))
         }
         End::Failed(error) => Some(error.to_string()),
-        End::Unwritten(error) => Some(format!("standard output: cannot write: {error}")),
-        End::Model | End::StopString | End::Length | End::ContextFull | End::Interrupted => None,
+        End::Unwritten(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Some(format!("standard output: cannot write: {error}"))
+        }
+        End::Unwritten(_) | End::Model | End::StopString | End::Length | End::ContextFull | End::Interrupted => None,
     }
 }
