@@ -5,8 +5,8 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{engine, fixture, logits, roomy};
-use outpour_engine::{Inspection, Options};
+use common::{Recorded, engine, fixture, logits, roomy};
+use outpour_engine::{EngineError, Inspection, Options, Session, Work};
 use outpour_store::read::ReaderKind;
 use serde_json::{Value, json};
 
@@ -85,10 +85,57 @@ fn what_is_not_supported_is_refused_by_the_tensors_name() {
     refused("qwen3_moe_awq", &said("version", json!("gemv")), &["q_proj", "gemv", "gemm"]);
     refused("deepseek_v3_int4", &said("transform_config", json!({"a": {}})), &["experts.0", "transform_config"]);
     refused("qwen3_moe_fp8", &said("weight_block_size", json!([64, 64])), &["weight_scale_inv", "E4m3"]);
-    refused("qwen3_moe_fp8", &said("weight_block_size", json!([0, 128])), &["q_proj", "E4m3"]);
-    refused("qwen3_moe_fp8", &said("weight_block_size", json!("128")), &["q_proj"]);
+    for sizes in [json!([0, 128]), json!([-1, 128]), json!("128"), json!([128])] {
+        refused("qwen3_moe_fp8", &said("weight_block_size", sizes), &["q_proj", "weight_block_size", "[128, 128]"]);
+    }
+    refused("qwen3_moe_fp8", &said("quant_method", json!("hqq")), &["hqq", "quant_method", "compressed-tensors"]);
+    refused("qwen3_moe_gptq", &said("quant_method", json!("quip")), &["q_proj", "quip", "gptq"]);
+    refused("qwen3_moe_gptq", &said("checkpoint_format", json!("marlin")), &["q_proj", "marlin", "gptq_v2"]);
+    refused("qwen3_moe_gptq", &said("bits", json!(3)), &["q_proj", "bits 3"]);
+    refused("qwen3_moe_awq", &said("bits", json!(8)), &["q_proj", "bits 8"]);
     let wider = |config: &mut Value| config["moe_intermediate_size"] = json!(64);
     refused("qwen3_moe_gptq", &wider, &["experts.0", "its bits or groups are not supported"]);
+}
+
+/// Scales that are not numbers make logits that are none, which are no answer.
+#[test]
+fn weights_that_are_not_numbers_are_an_error() {
+    let damaged = copy(
+        "qwen3_moe_fp8",
+        |_| {},
+        |header, data| {
+            for scales in each(header, data, "weight_scale_inv") {
+                scales.fill(0xff);
+            }
+        },
+    );
+    for work in [Work::Prompt, Work::PromptWithLogits] {
+        let mut engine = engine(damaged.path(), &roomy(), ReaderKind::Auto);
+        let (mut session, mut recorded) = (Session::open(&mut engine), Recorded::default());
+        let extended = session.extend(&mut engine, &[1, 2, 3], work, &mut recorded);
+        let computed = extended.and_then(|()| session.logits(&mut engine, &mut recorded).map(|_| ()));
+        let error = computed.expect_err("there are no logits");
+        assert!(matches!(error, EngineError::NotNumbers { .. }), "{error}");
+        session.close(&mut engine);
+    }
+}
+
+/// Codes without their scales, or with scales of a type that these codes do not have.
+#[test]
+fn codes_without_scales_are_named_with_the_scales() {
+    let renamed = |from: &str, to: &str| {
+        let dir = copy("qwen3_moe_fp8", |_| {}, |_, _| {});
+        let path = dir.path().join("model.safetensors");
+        let file = fs::read(&path).expect("a file");
+        let at = file.windows(from.len()).position(|bytes| bytes == from.as_bytes()).expect("what is renamed");
+        let file = [&file[..at], to.as_bytes(), &file[at + from.len()..]].concat();
+        fs::write(&path, file).expect("a file");
+        Inspection::open(dir.path(), false).map(|_| ()).expect_err("it is refused").to_string()
+    };
+    let error = renamed("q_proj.weight_scale_inv", "q_proj.weight_scale_old");
+    for what in ["q_proj.weight has the type F8_E4M3", "q_proj.weight_scale_inv or ", "incomplete"] {
+        assert!(error.contains(what), "{error}\ndoes not say {what:?}");
+    }
 }
 
 /// Tensors of a type that no format has.

@@ -64,6 +64,17 @@ fn vocabularies_tokenise_as_hugging_face() {
     assert_tokenises(&fixture("gguf_text"), cases, (between, u64::from(id)));
 }
 
+/// Without merges each letter would be a token.
+#[test]
+fn a_vocabulary_without_its_merges_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let vocabulary = fixture("gguf_text").join("vocab.gguf");
+    let file = patched_file(&vocabulary, dir.path(), b"tokenizer.ggml.merges", b"tokenizer.ggml.mergez");
+    let output = outpour(&["tokenize", path(&file), "hello"]);
+    let problem = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && problem.contains("has no tokenizer.ggml.merges"), "{output:?}");
+}
+
 /// Tokens with scores, as files of Llama's first models have them.
 #[test]
 fn vocabularies_of_sentencepiece_tokenise_as_hugging_face() {
@@ -113,7 +124,11 @@ fn patched(dir: &Path, from: &[u8], to: &[u8]) -> PathBuf {
 }
 
 fn patched_of(name: &str, dir: &Path, from: &[u8], to: &[u8]) -> PathBuf {
-    let mut bytes = std::fs::read(fixture(name).join("model.gguf")).expect("a fixture");
+    patched_file(&fixture(name).join("model.gguf"), dir, from, to)
+}
+
+fn patched_file(file: &Path, dir: &Path, from: &[u8], to: &[u8]) -> PathBuf {
+    let mut bytes = std::fs::read(file).expect("a fixture");
     let at = bytes.windows(from.len()).position(|window| window == from).expect("what is replaced");
     bytes[at..at + from.len()].copy_from_slice(to);
     let path = dir.join("model.gguf");
@@ -166,6 +181,14 @@ fn what_makes_no_sense_of_an_architecture_is_refused() {
     };
     let number = |key: &str, n: u32| [key.as_bytes(), &4u32.to_le_bytes(), &n.to_le_bytes()].concat();
     let key = |key: &str| format!("deepseek2.{key}");
+    // What JSON cannot hold would be taken for what is not said.
+    let epsilon = |epsilon: f32| {
+        let key = b"qwen3moe.attention.layer_norm_rms_epsilon".as_slice();
+        [key, &6u32.to_le_bytes(), &epsilon.to_le_bytes()].concat()
+    };
+    for none in [f32::NAN, f32::INFINITY] {
+        refused("qwen3moe_gguf", &epsilon(1e-6), &epsilon(none), "layer_norm_rms_epsilon is no finite number");
+    }
     // A head without a part that has no positions, and one that is narrower than what RoPE turns.
     for length in [8, 4] {
         let to = number(&key("attention.key_length_mla"), length);

@@ -1,6 +1,6 @@
 //! Tokenizer and chat template of GGUF files.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use outpour_store::checkpoint::Metadata;
 use outpour_text::{ChatTemplate, GgufTokenizer, Tokenizer};
 use serde_json::{Map, Value, json};
@@ -15,12 +15,20 @@ pub fn tokenizer(metadata: &Metadata) -> Result<Tokenizer> {
     let id =
         |name: &str| metadata.number(&format!("tokenizer.ggml.{name}_token_id")).and_then(|id| u32::try_from(id).ok());
     let tokens = metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
-    let merges = metadata.texts("tokenizer.ggml.merges")?.unwrap_or_default();
+    let model = text("tokenizer.ggml.model")?;
+    let merges = match metadata.texts("tokenizer.ggml.merges")? {
+        None if ["gpt2", "gemma4"].contains(&model) => {
+            bail!(
+                "{file}: has no tokenizer.ggml.merges, by which a vocabulary of the kind {model} cuts words; download it again"
+            )
+        }
+        merges => merges.unwrap_or_default(),
+    };
     let kinds = metadata.numbers("tokenizer.ggml.token_type")?.unwrap_or_default();
     let scores = metadata.floats("tokenizer.ggml.scores")?.unwrap_or_default();
     let eos: Vec<u32> = ["eos", "eot", "eom"].iter().filter_map(|name| id(name)).collect();
     Ok(Tokenizer::from_gguf(&GgufTokenizer {
-        model: text("tokenizer.ggml.model")?,
+        model,
         pre: metadata.text("tokenizer.ggml.pre"),
         tokens: &tokens,
         kinds: &kinds,

@@ -499,7 +499,7 @@ impl Engine {
     /// Ends a batch that all layers have computed: checks its files, moves its states on, and gives the logits that are wanted.
     ///
     /// # Errors
-    /// When a file that was read has changed.
+    /// When a file that was read has changed, or logits are not numbers.
     pub(crate) fn end_batch(
         &mut self,
         batch: &Batch,
@@ -521,7 +521,7 @@ impl Engine {
                 self.wanted.push(rows.end - 1);
             }
         }
-        self.head(batch, &stream.x, observer);
+        let numbers = self.head(batch, &stream.x, observer);
         let time = time + began.elapsed();
         for span in &batch.spans {
             let share = time.mul_f64(span.rows.len() as f64 / batch.len() as f64);
@@ -533,7 +533,10 @@ impl Engine {
                 self.stats.prefill_time += share;
             }
         }
-        Ok(())
+        match numbers {
+            true => Ok(()),
+            false => Err(EngineError::NotNumbers { dir: self.checkpoint.dir().to_owned() }),
+        }
     }
 
     /// Has the experts of a layer to come read that follow from the tokens' ids; `false` where a router chooses.
@@ -591,9 +594,9 @@ impl Engine {
         }
     }
 
-    /// Logits of the rows in `wanted`.
-    fn head(&mut self, batch: &Batch, x: &Tensor, observer: &mut dyn Observer) {
-        let vocab = self.model.facts().vocab;
+    /// Logits of the rows in `wanted`; `false` if any of them is not a number.
+    fn head(&mut self, batch: &Batch, x: &Tensor, observer: &mut dyn Observer) -> bool {
+        let (vocab, mut numbers) = (self.model.facts().vocab, true);
         for some in self.wanted.chunks(HEAD_ROWS) {
             let head_x = self.scratch.head_x.rows(0..some.len());
             let logits = self.scratch.logits.rows(0..some.len());
@@ -607,15 +610,18 @@ impl Engine {
                 let fetch = |to: &mut [f32]| self.ops.fetch(&logits, bytemuck::cast_slice_mut(to)).wait();
                 if sequence.work == Work::PromptWithLogits {
                     fetch(&mut self.scratch.logits_host);
+                    numbers &= !self.scratch.logits_host.iter().any(|logit| logit.is_nan());
                     let position = batch.positions[row] as usize;
                     observer.logits(SequenceId(span.state), position, &self.scratch.logits_host);
                 }
                 if row + 1 == span.rows.end && sequence.done == sequence.pending.len() {
                     sequence.logits.resize(vocab, 0.0);
                     fetch(&mut sequence.logits);
+                    numbers &= !sequence.logits.iter().any(|logit| logit.is_nan());
                     sequence.ready = true;
                 }
             }
         }
+        numbers
     }
 }

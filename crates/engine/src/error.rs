@@ -62,6 +62,12 @@ pub enum EngineError {
     /// The system starts no thread.
     #[error("the system starts no further thread ({0}): end other programs, or raise the limit (ulimit -u)")]
     Thread(std::io::Error),
+    /// Weights that are no numbers, or became none.
+    #[error("{}: the model's logits are not numbers (NaN), so its weights are damaged: `outpour verify` compares them with what was published; download them again", dir.display())]
+    NotNumbers {
+        /// The model's folder or file.
+        dir: std::path::PathBuf,
+    },
     /// There is nothing to compute.
     #[error("the prompt is empty: give at least one token")]
     NoTokens,

@@ -572,6 +572,13 @@ fn missing(checkpoint: &Checkpoint, name: &str) -> ModelError {
 
 fn wrong_type(checkpoint: &Checkpoint, path: &Path, name: &str, dtype: &StoredType) -> ModelError {
     let path = path.display();
+    let scales = coded::scales_beside(name, &dtype.to_string());
+    if !scales.is_empty() {
+        return ModelError::Tensor(format!(
+            "{path}: tensor {name} has the type {dtype}, and no scales of a known type beside it (as {}); the download is incomplete, or it is quantised in a way that is not supported",
+            scales.join(" or ")
+        ));
+    }
     let said = coded::quantization_config(checkpoint)["quant_method"].as_str();
     let said = said.map(|method| format!(" (config.json says {method})")).unwrap_or_default();
     let blocks: Vec<&str> = GgmlType::ALL.into_iter().map(GgmlType::name).collect();
@@ -591,9 +598,12 @@ fn wrong_shape(checkpoint: &Checkpoint, path: &Path, name: &str, shape: &[usize]
     let path = path.display();
     let differs = |(i, size): (usize, &usize)| (shape.get(i) != Some(size)).then_some(*size);
     let sizes: Vec<usize> = expected.iter().enumerate().filter_map(differs).collect();
-    let suspects = suspects(checkpoint, name, &sizes);
+    let (who, suspects) = match checkpoint.gguf() {
+        None => ("config.json says", suspects(checkpoint, name, &sizes)),
+        Some(_) => ("the file's metadata say", String::new()),
+    };
     ModelError::Tensor(format!(
-        "{path}: tensor {name} has the shape {shape:?}, and config.json says {expected:?}; one of the two is another model's{suspects}"
+        "{path}: tensor {name} has the shape {shape:?}, and {who} {expected:?}; one of the two is another model's{suspects}"
     ))
 }
 

@@ -288,6 +288,14 @@ pub fn as_made(name: &str, alternate: bool, rows: usize, cols: usize) -> Option<
     })
 }
 
+/// Names of what would be scales of a tensor of codes of this type, whose own name ends in `.weight`.
+pub fn scales_beside(name: &str, dtype: &str) -> Vec<String> {
+    let schemes = SCHEMES.iter().filter(|scheme| scheme.data == dtype && scheme.parts[0] == ".weight");
+    let mut names: Vec<String> = schemes.filter_map(|scheme| scheme.part(name, 1)).collect();
+    names.dedup();
+    names
+}
+
 /// Schemes of which there is a coded matrix of this name: their shapes tell which it is.
 pub fn schemes(checkpoint: &Checkpoint, name: &str) -> impl Iterator<Item = &'static Scheme> {
     SCHEMES.iter().filter(|scheme| scheme.tensors(checkpoint, name).is_some())
@@ -308,6 +316,9 @@ pub fn find(
     let mut misfit = None;
     for scheme in schemes(checkpoint, name) {
         let tensors = scheme.tensors(checkpoint, name).expect("invariant: a scheme of this name");
+        if scheme.blocks == Blocks::Config {
+            check_block_size(checkpoint, name)?;
+        }
         match scheme.stored(config, &tensors, stack, rows, cols) {
             Ok(stored) => {
                 check_config(checkpoint, name, scheme)?;
@@ -335,13 +346,21 @@ pub fn quantization_config(checkpoint: &Checkpoint) -> &Value {
     all.into_iter().find(|value| value.is_object()).unwrap_or(&Value::Null)
 }
 
-/// Refuses what tensors do not show: weights in another order, of other numbers, or for rotated activations.
+/// Ways to quantise, as config.json calls them, whose tensors are known.
+const METHODS: &[&str] = &["fp8", "compressed-tensors", "modelopt", "gptq", "awq", "mxfp4"];
+
+/// Refuses what tensors do not show: weights in another order, of other numbers, or for rotated activations; and what is not known
+/// to mean the numbers that we take them for.
 fn check_config(checkpoint: &Checkpoint, name: &str, scheme: &Scheme) -> Result<(), ModelError> {
     let config = quantization_config(checkpoint);
     let refused = |what: String, instead: &str| {
         let dir = checkpoint.dir().display();
         Err(ModelError::Tensor(format!("{dir}: tensor {name} is of {what}; supported is {instead}")))
     };
+    let said = |key: &str| config[key].as_str();
+    if let Some(method) = said("quant_method").filter(|method| !METHODS.contains(method)) {
+        return refused(format!("the quantisation {method:?} (quant_method in config.json)"), &METHODS.join(", "));
+    }
     if config["transform_config"].as_object().is_some_and(|transforms| !transforms.is_empty()) {
         return refused(
             "weights for transformed activations (transform_config)".into(),
@@ -356,10 +375,33 @@ fn check_config(checkpoint: &Checkpoint, name: &str, scheme: &Scheme) -> Result<
         Code::Gptq if config["desc_act"] == true => {
             refused("columns in another order (desc_act true)".into(), "desc_act false")
         }
+        Code::Gptq if said("checkpoint_format").is_some_and(|format| !["gptq", "gptq_v2"].contains(&format)) => {
+            refused(format!("GPTQ's checkpoint_format {}", config["checkpoint_format"]), "\"gptq\" and \"gptq_v2\"")
+        }
+        // `dynamic` has other bits for some modules.
+        Code::Gptq | Code::Awq
+            if config["dynamic"].is_null() && config["bits"].as_u64().is_some_and(|bits| bits != 4) =>
+        {
+            refused(format!("four bits, and config.json says bits {}", config["bits"]), "4 in both")
+        }
         Code::Awq if config["version"].as_str().is_some_and(|version| !version.eq_ignore_ascii_case("gemm")) => {
             refused(format!("AWQ's version {}", config["version"]), "\"gemm\"")
         }
         _ => Ok(()),
+    }
+}
+
+/// Refuses a `weight_block_size` that is not two sizes.
+fn check_block_size(checkpoint: &Checkpoint, name: &str) -> Result<(), ModelError> {
+    let sizes = &quantization_config(checkpoint)["weight_block_size"];
+    let is_size = |size: &Value| size.as_u64().is_some_and(|size| (1..=u64::from(u32::MAX)).contains(&size));
+    match sizes.as_array() {
+        None if sizes.is_null() => Ok(()),
+        Some(both) if both.len() == 2 && both.iter().all(is_size) => Ok(()),
+        _ => Err(ModelError::Tensor(format!(
+            "{}: tensor {name}: config.json says weight_block_size {sizes}, and it takes two sizes, as [128, 128]",
+            checkpoint.dir().display()
+        ))),
     }
 }
 

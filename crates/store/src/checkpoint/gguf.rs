@@ -239,6 +239,9 @@ fn read_entry(cursor: &mut Cursor, metadata: &mut Metadata) -> Result<()> {
     }
     if kind != types::LIST {
         let value = cursor.scalar(kind, &key)?;
+        if value.is_null() {
+            return Err(cursor.malformed(format!("{key} is no finite number; download it again")));
+        }
         metadata.values.insert(key, value);
         return Ok(());
     }
