@@ -28,6 +28,8 @@ mod vnni;
 
 use std::ops::Range;
 
+use panel::LANES_MAX;
+
 use crate::quant::coded::Rows;
 use crate::{Format, GgmlType};
 
@@ -142,12 +144,11 @@ impl Dots {
     /// Few activation rows are multiplied one by one with as many weight rows at once as stay in a second-level cache: rows of
     /// weights, and the activation row.
     fn one_by_one(&self) -> impl Iterator<Item = (Range<usize>, usize)> + use<> {
-        const ROWS_TOGETHER: usize = 16;
         const BYTES: usize = 64 << 10;
         let (rows, columns) = (self.rows, self.columns);
         let at_once = match columns {
             1 => rows,
-            _ => (BYTES / self.w_stride.max(1)).next_multiple_of(ROWS_TOGETHER).max(ROWS_TOGETHER),
+            _ => (BYTES / self.w_stride.max(1)).max(1).next_multiple_of(LANES_MAX),
         };
         let parts = (0..rows).step_by(at_once.max(1)).map(move |first| first..rows.min(first + at_once));
         parts.flat_map(move |rows| (0..columns).map(move |column| (rows.clone(), column)))

@@ -166,6 +166,7 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots, fill: Fill
     unsafe {
         let most = if d.weights.is_transposed() { 1 } else { UNIT_COLUMNS };
         if d.dots.columns <= most {
+            // Either all of these parts are known or none.
             let mut known = true;
             for (rows, column) in d.dots.one_by_one() {
                 known = known && B::units(&d.part(&rows, column));
