@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::Cpu;
-use super::isa::{Dots, Kernels, Mix};
+use super::isa::{Dots, Kernels, LINE_BYTES, Mix, prefetch};
 use super::pool::lock;
 use crate::host::{self, Shared};
 use crate::quant::{self, q8_unpack};
@@ -23,6 +23,12 @@ const TILE_QUERIES: usize = 64;
 /// Positions whose maximum, sum and output are computed on their own. A multiple of [`STEP`]. What a window bounds is one
 /// segment: its positions count from the first block that is still there.
 const SEGMENT: usize = 8 * STEP;
+
+/// With few queries a step's time is that of reading it, so as many keys, and values, are multiplied as of what comes next are
+/// asked for. The processor's own guesses end with a page, and a step's keys of a head are a few pages.
+const KEYS_AT_ONCE: usize = 4;
+const VALUES_AT_ONCE: usize = 8;
+const FEW_QUERIES: usize = 16;
 
 /// Query heads of a kv head that stay together where threads share them: fewer would only read the keys once more.
 const HEADS_MIN: usize = 8;
@@ -331,9 +337,18 @@ impl Segment<'_, '_> {
             out: self.scores[queries.start * STEP..queries.end * STEP].as_mut_ptr(),
             out_stride: STEP,
         };
-        // SAFETY: `positions` keys from `base` on lie in one block, which the layout fits, or in `unpacked`, which is not
-        // written before the next plane is asked for; x and out are slices.
-        unsafe { (kernels.dots.of(self.tile.call.format))(&dots) };
+        let layout = self.tile.call.layout;
+        let few = queries.len() <= FEW_QUERIES;
+        let (keys_at_once, values_at_once) = if few { (KEYS_AT_ONCE, VALUES_AT_ONCE) } else { (STEP, STEP) };
+        let values_ahead = if layout.v_in_k { None } else { self.stored(base, layout.v_at, v_dim) };
+        for first in (0..positions).step_by(keys_at_once) {
+            let rows = keys_at_once.min(positions - first);
+            ask_for(values_ahead, first..first + rows);
+            let (w, out) = (k.wrapping_add(first * k_bytes), dots.out.wrapping_add(first));
+            // SAFETY: `positions` keys from `base` on lie in one block, which the layout fits, or in `unpacked`, which is not
+            // written before the next plane is asked for; x and out are slices.
+            unsafe { (kernels.dots.of(self.tile.call.format))(&Dots { w, rows, out, ..dots }) };
+        }
         let v_width = if self.tile.call.layout.v_in_k { k_dim } else { v_dim };
         let (v, v_bytes) = self.plane(base, positions, self.tile.call.layout.v_at, v_width, v_dim);
         let scores = &mut self.scores[queries.start * STEP..queries.end * STEP];
@@ -359,18 +374,31 @@ impl Segment<'_, '_> {
             out: self.partial.mixed[queries.start * v_dim..queries.end * v_dim].as_mut_ptr(),
             out_stride: v_dim,
         };
-        // SAFETY: as for the keys.
-        unsafe { (kernels.mix.of(self.tile.call.format))(&mix) };
+        let keys_ahead = self.stored(base + STEP, layout.k_at, k_dim);
+        for first in (0..positions).step_by(values_at_once) {
+            let terms = values_at_once.min(positions - first);
+            ask_for(keys_ahead, first..first + terms);
+            let (p, v) = (mix.p.wrapping_add(first), v.wrapping_add(first * v_bytes));
+            // SAFETY: as for the keys.
+            unsafe { (kernels.mix.of(self.tile.call.format))(&Mix { p, v, terms, ..mix }) };
+        }
     }
 
-    /// Where `positions` keys or values of this head lie from position `base` on, of `width` elements each, and the bytes from
+    /// Where this head's key or value of a position is stored, `width` elements wide, and the bytes from one to the next; none where
+    /// there is no such block.
+    fn stored(&self, position: usize, at: usize, width: usize) -> Option<(*const u8, usize)> {
+        let layout = self.tile.call.layout;
+        let bytes = layout.dtype.row_bytes(width);
+        let (block, slot) = (position / layout.block_tokens, position % layout.block_tokens);
+        let start = host::address(self.tile.call.blocks.get(block)?);
+        Some((start.wrapping_add(at + (self.tile.head * layout.block_tokens + slot) * bytes).cast_const(), bytes))
+    }
+
+    /// `positions` keys or values of this head from position `base` on, of `width` elements each, and the bytes from
     /// one to the next; their first `dim` elements unpacked if need be, until the next call.
     fn plane(&mut self, base: usize, positions: usize, at: usize, width: usize, dim: usize) -> (*const u8, usize) {
         let layout = self.tile.call.layout;
-        let bytes = layout.dtype.row_bytes(width);
-        let (block, slot) = (base / layout.block_tokens, base % layout.block_tokens);
-        let start = host::address(&self.tile.call.blocks[block]);
-        let start = start.wrapping_add(at + (self.tile.head * layout.block_tokens + slot) * bytes).cast_const();
+        let (start, bytes) = self.stored(base, at, width).expect("invariant: positions that are seen have blocks");
         if self.tile.call.unpacked == 0 {
             return (start, bytes);
         }
@@ -382,6 +410,12 @@ impl Segment<'_, '_> {
         }
         (unpacked.as_ptr().cast(), 4 * dim)
     }
+}
+
+/// Asks for some rows of what is read next.
+fn ask_for(ahead: Option<(*const u8, usize)>, rows: Range<usize>) {
+    let Some((start, stride)) = ahead else { return };
+    (rows.start * stride..rows.end * stride).step_by(LINE_BYTES).for_each(|at| prefetch(start.wrapping_add(at)));
 }
 
 /// What the output of a head is multiplied with, and divided by: with a sink the maximum may rise once more.
