@@ -4,7 +4,9 @@ mod common;
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::cli::{Ran, assert_refused, command, outpour};
@@ -190,6 +192,88 @@ fn what_changed_is_answered_anew() {
     fs::remove_file(batch.path("in.jsonl")).expect("removed");
     fs::remove_file(batch.path("out.jsonl")).expect("removed");
     assert_refused(&batch.run(&demo(), &["--ram", "200M"]), "no input", &["in.jsonl", "cannot open"]);
+}
+
+/// The demo's answers to so many lines that are all the same.
+fn same_lines(count: usize, more: &Value, flags: &[&str]) -> Vec<String> {
+    let mut line = json!({"prompt": "Once upon a time", "max_tokens": 24, "temperature": 1});
+    more.as_object().into_iter().flatten().for_each(|(key, value)| line[key] = value.clone());
+    let batch = Batch::of(&vec![line.to_string(); count]);
+    let ran = batch.run(&demo(), &[&["--ram", "200M"], flags].concat());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let answers = batch.answers();
+    (1..=count as u64).map(|number| said(&answers[&number]["response"]["body"])).collect()
+}
+
+#[test]
+fn lines_have_seeds_of_their_own() {
+    let six = same_lines(6, &json!({}), &["--seed", "1"]);
+    let distinct: std::collections::HashSet<&String> = six.iter().collect();
+    assert_eq!(distinct.len(), 6, "{six:?}");
+    assert_eq!(same_lines(1, &json!({"seed": 4}), &[]), six[2..3], "the third is that of seed 1 + 3");
+}
+
+#[test]
+fn prompts_may_come_through_a_pipe() {
+    let lines: Vec<String> =
+        (0..3).map(|i| json!({"prompt": format!("Number {i}"), "max_tokens": 3, "seed": i}).to_string()).collect();
+    let batch = Batch::of(&lines);
+    let out = batch.path("out.jsonl");
+    let mut command = command("batch", &demo(), &["-", "--out", out.to_str().expect("UTF-8"), "--ram", "200M"]);
+    let mut child = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    child.stdin.take().expect("a pipe").write_all(lines.join("\n").as_bytes()).expect("written");
+    let ran = child.wait_with_output().expect("it ends");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert_eq!(batch.answers().len(), 3);
+}
+
+#[test]
+fn what_is_no_file_is_refused() {
+    let batch = Batch::of(&lines());
+    let input = batch.args()[0].clone();
+    for (out, why) in [("-", "kept in a file"), ("/dev/full", "is no file"), ("/dev/stdout", "is no file")] {
+        let ran = outpour("batch", &demo(), &[&input, "--out", out, "--ram", "200M"]);
+        assert_refused(&ran, &[out, why]);
+    }
+    let out = batch.args()[2].clone();
+    assert_refused(
+        &outpour("batch", &demo(), &["/dev/zero", "--out", &out, "--ram", "200M"]),
+        &["neither a file nor a pipe"],
+    );
+    let held = fs::File::create(&out).expect("created");
+    held.lock().expect("locked");
+    assert_refused(&batch.run(&demo(), &["--ram", "200M"]), &["another `outpour batch` writes to it"]);
+}
+
+/// A stop or a full drive may leave a part of a line, also of the first; nothing of another file is cut off.
+#[test]
+fn a_torn_line_is_answered_again() {
+    let line = json!({"prompt": "Once", "max_tokens": 3, "seed": 1}).to_string();
+    for torn in ["{", "{\"id\":\"batch_req_1\",\"custom_id\":nu"] {
+        let batch = Batch::of(std::slice::from_ref(&line));
+        fs::write(batch.path("out.jsonl"), torn).expect("written");
+        let ran = batch.run(&demo(), &["--ram", "200M"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        assert_eq!(batch.answers().len(), 1);
+    }
+    for other in ["a note of mine", "{\"id\": 5}", "[1, 2]\n"] {
+        let batch = Batch::of(std::slice::from_ref(&line));
+        fs::write(batch.path("out.jsonl"), other).expect("written");
+        assert_refused(&batch.run(&demo(), &["--ram", "200M"]), &["is no answer of `outpour batch`"]);
+        assert_eq!(fs::read_to_string(batch.path("out.jsonl")).expect("there"), other);
+    }
+}
+
+/// What was refused is not asked again, and is still no success.
+#[test]
+fn refused_lines_stay_refused() {
+    let batch = Batch::of(&[json!({"prompt": "Once", "max_tokens": 3, "seed": 1}).to_string(), "no JSON".into()]);
+    for _ in 0..2 {
+        let ran = batch.run(&demo(), &["--ram", "200M"]);
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert!(ran.stderr.contains("1 not (their lines say why)"), "{}", ran.stderr);
+        assert_eq!(batch.answers().len(), 2);
+    }
 }
 
 #[test]

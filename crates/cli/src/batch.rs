@@ -1,9 +1,10 @@
 //! `batch`: a file of prompts, answered together, so that one read of an expert serves all.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::{File, TryLockError};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -21,6 +22,10 @@ use crate::{model, serve, term};
 
 /// Longest line of the file, in bytes.
 const LINE_BYTES_MAX: u64 = 8 << 20;
+/// Longest line of an answer, in bytes.
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// How every line of an answer begins.
+const ANSWER_BEGINS: &str = r#"{"id":"batch_req_"#;
 /// Memory for each line that was answered already.
 const DONE_BYTES: usize = 64;
 
@@ -40,7 +45,7 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode> {
     );
     let mut output = Output::open(&args.out)?;
     let beside = model::tokenizer_bytes(inspection.checkpoint()) + serve_bytes(inspection.facts().vocab);
-    let options = args.load.options(beside + DONE_BYTES * output.done.len())?;
+    let options = args.load.options(beside + DONE_BYTES * (output.done.len() + output.refused_before.len()))?;
     let plan = inspection.plan(&options)?;
     let served = serve::served(&inspection, &plan, None)?;
     if let Some(what) = inspection.lossy() {
@@ -147,32 +152,41 @@ struct Line {
 
 impl Input {
     fn open(path: &Path, seed: Option<u64>, identity: String) -> Result<Input> {
-        let file = File::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
+        let path = if path == Path::new("-") { Path::new("/dev/stdin") } else { path };
+        let shown = path.display();
+        let file = File::open(path).with_context(|| format!("{shown}: cannot open"))?;
+        let kind = file.metadata().with_context(|| format!("{shown}: cannot open"))?.file_type();
+        if !kind.is_file() && !kind.is_fifo() {
+            bail!("{shown}: is neither a file nor a pipe; give a file with a JSON object a line");
+        }
         Ok(Input { path: path.to_owned(), file: BufReader::new(file), number: 0, seed, identity })
     }
 
-    /// How many lines there are that are not empty.
-    fn lines(&self) -> Result<usize> {
+    /// How many lines there are that are not empty; of a pipe, which can be read only once, nobody knows.
+    fn lines(&self) -> Result<Option<usize>> {
+        if !self.file.get_ref().metadata().is_ok_and(|metadata| metadata.is_file()) {
+            return Ok(None);
+        }
         let mut file = Input::open(&self.path, None, String::new())?;
         let mut count = 0;
         while file.line()?.is_some() {
             count += 1;
         }
-        Ok(count)
+        Ok(Some(count))
     }
 
     /// The next line that is not empty; only the beginning of one that is too long.
     fn line(&mut self) -> Result<Option<Vec<u8>>> {
-        let shown = self.path.display();
         loop {
             let mut line = Vec::new();
             self.number += 1;
+            let place = format!("{}: cannot read line {}", self.path.display(), self.number);
             let read = (&mut self.file).take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line);
-            if read.with_context(|| format!("{shown}: cannot read line {}", self.number))? == 0 {
+            if read.context(place.clone())? == 0 {
                 return Ok(None);
             }
-            if line.len() as u64 > LINE_BYTES_MAX {
-                self.file.skip_until(b'\n').with_context(|| format!("{shown}: cannot read line {}", self.number))?;
+            if line.len() as u64 > LINE_BYTES_MAX && !line.ends_with(b"\n") {
+                self.skip_line().context(place)?;
             }
             if !line.trim_ascii().is_empty() {
                 return Ok(Some(line));
@@ -180,10 +194,25 @@ impl Input {
         }
     }
 
+    /// Skips the rest of a line, up to Ctrl-C if it has no end.
+    fn skip_line(&mut self) -> io::Result<()> {
+        while !term::stopped() {
+            let read = self.file.fill_buf()?;
+            let end = read.iter().position(|&byte| byte == b'\n');
+            let skipped = end.map_or(read.len(), |end| end + 1);
+            self.file.consume(skipped);
+            if skipped == 0 || end.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn next(&mut self) -> Result<Option<Line>> {
         let Some(line) = self.line()? else { return Ok(None) };
         let number = self.number;
-        let seed = self.seed.map(|seed| seed.wrapping_add(number as u64) >> 1);
+        // Requests hold seeds of 63 bits.
+        let seed = self.seed.map(|seed| seed.wrapping_add(number as u64) & (u64::MAX >> 1));
         let parsed: Value = serde_json::from_slice(&line).unwrap_or(Value::Null);
         let custom_id = ["custom_id", "id"].iter().find_map(|key| parsed.get(*key)).cloned().unwrap_or(Value::Null);
         let question = if line.len() as u64 > LINE_BYTES_MAX {
@@ -227,8 +256,12 @@ fn question(line: Value, number: usize, seed: Option<u64>) -> Result<Question, S
 struct Output {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines.
+    whole: u64,
     /// How often a line with this hash was answered in an earlier run.
     done: HashMap<u64, usize>,
+    /// How often one was refused for what it says.
+    refused_before: HashMap<u64, usize>,
     kept: usize,
     answered: usize,
     refused: usize,
@@ -240,35 +273,67 @@ impl Output {
     fn open(path: &Path) -> Result<Output> {
         let shown = path.display();
         let writable = || format!("--out {shown}: cannot write; name a place that can be written to");
+        if path == Path::new("-") {
+            bail!("--out -: answers are kept in a file, so that a stopped run can go on; name one");
+        }
         let file = File::options().read(true).append(true).create(true).open(path).with_context(writable)?;
-        let mut output =
-            Output { path: path.to_owned(), file, done: HashMap::new(), kept: 0, answered: 0, refused: 0, tokens: 0 };
+        if !file.metadata().with_context(writable)?.is_file() {
+            bail!("--out {shown}: is no file; answers are kept in one, so that a stopped run can go on");
+        }
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            bail!("--out {shown}: another `outpour batch` writes to it; wait for that one, or name another file");
+        }
+        let mut output = Output {
+            path: path.to_owned(),
+            file,
+            whole: 0,
+            done: HashMap::new(),
+            refused_before: HashMap::new(),
+            kept: 0,
+            answered: 0,
+            refused: 0,
+            tokens: 0,
+        };
         let mut reader = BufReader::new(output.file.try_clone().with_context(writable)?);
-        let (mut whole, mut line, mut number) = (0, Vec::new(), 0);
-        while reader.read_until(b'\n', &mut line).with_context(writable)? > 0 {
+        let (mut line, mut number) = (Vec::new(), 0);
+        while (&mut reader).take(ANSWER_BYTES_MAX).read_until(b'\n', &mut line).with_context(writable)? > 0 {
             number += 1;
-            if line.last() != Some(&b'\n') && whole > 0 {
-                output.file.set_len(whole).with_context(writable)?;
+            let ended = line.ends_with(b"\n");
+            let begins = &ANSWER_BEGINS.as_bytes()[..line.len().min(ANSWER_BEGINS.len())];
+            if !ended && line.starts_with(begins) && (line.len() as u64) < ANSWER_BYTES_MAX {
+                output.file.set_len(output.whole).with_context(writable)?;
                 break;
             }
             let parsed: Value = serde_json::from_slice(&line).unwrap_or(Value::Null);
             let hash = parsed["input"].as_str().and_then(|hash| u64::from_str_radix(hash, 16).ok());
-            let Some(hash) = hash else {
+            let Some(hash) = hash.filter(|_| ended) else {
                 bail!("--out {shown} line {number}: is no answer of `outpour batch`; name another file");
             };
-            // What failed for want of something may be tried again.
-            if parsed["response"]["status_code"].as_u64().is_none_or(|status| status < 500) {
-                *output.done.entry(hash).or_default() += 1;
+            match parsed["response"]["status_code"].as_u64() {
+                Some(200) => *output.done.entry(hash).or_default() += 1,
+                // What failed for want of something may be tried again.
+                Some(500..) => {}
+                _ => *output.refused_before.entry(hash).or_default() += 1,
             }
-            whole += line.len() as u64;
+            output.whole += line.len() as u64;
             line.clear();
         }
         Ok(output)
     }
 
+    /// Whether the file has an answer to this line, or a refusal.
     fn was_done(&mut self, hash: u64) -> bool {
-        let left = self.done.get_mut(&hash).filter(|left| **left > 0);
-        left.map(|left| *left -= 1).inspect(|()| self.kept += 1).is_some()
+        let took = |there: &mut HashMap<u64, usize>| {
+            there.get_mut(&hash).filter(|left| **left > 0).map(|left| *left -= 1).is_some()
+        };
+        if took(&mut self.done) {
+            self.kept += 1;
+        } else if took(&mut self.refused_before) {
+            self.refused += 1;
+        } else {
+            return false;
+        }
+        true
     }
 
     /// Writes a line at once.
@@ -292,7 +357,14 @@ impl Output {
             "id": id, "custom_id": custom_id, "line": number, "input": format!("{hash:016x}"), "response": response,
             "error": error,
         });
-        let written = self.file.write_all(format!("{line}\n").as_bytes());
+        let line = format!("{line}\n");
+        let written = self.file.write_all(line.as_bytes());
+        if written.is_ok() {
+            self.whole += line.len() as u64;
+        } else {
+            // What was written of it is cut off at the next start if it cannot be now.
+            let _ = self.file.set_len(self.whole);
+        }
         written.with_context(|| format!("--out {}: cannot write; free some space", self.path.display()))
     }
 

@@ -26,6 +26,9 @@ pub fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         if args.policy.is_empty() { Policy::ALL.to_vec() } else { args.policy.iter().map(|p| p.policy()).collect() };
     let scopes = args.scope.map_or(vec![Scope::Global, Scope::PerLayer], |scope| vec![scope.scope()]);
     let from = (trace.len() as f64 * args.skip / 100.0) as usize;
+    if from >= trace.len() {
+        bail!("--skip {}: leaves no step of {} to be counted; give less", args.skip, trace.len());
+    }
     let mut rows = Vec::new();
     for &policy in &policies {
         for &scope in &scopes {
@@ -39,7 +42,7 @@ pub fn replay(args: &ReplayArgs) -> Result<ExitCode> {
         rows.push(Row { policy: format!("lru-{percent}-pinned"), scope: Scope::Global, rates });
     }
     term::show(&match args.output {
-        TableForm::Md => markdown(&shape, &trace, &sizes, &rows),
+        TableForm::Md => markdown(&shape, &trace, from, &sizes, &rows),
         TableForm::Json => json(&shape, &trace, &sizes, &rows)?,
     })?;
     Ok(ExitCode::SUCCESS)
@@ -73,10 +76,11 @@ fn sizes(args: &ReplayArgs, shape: &Shape) -> Result<Vec<usize>> {
     Ok(args.ram.iter().map(|&Bytes(ram)| (ram / shape.expert_bytes) as usize).collect())
 }
 
-fn markdown(shape: &Shape, trace: &Trace, sizes: &[usize], rows: &[Row]) -> String {
-    let uses: usize = trace.steps().map(|(_, experts)| experts.len()).sum();
+fn markdown(shape: &Shape, trace: &Trace, from: usize, sizes: &[usize], rows: &[Row]) -> String {
+    let uses: usize = trace.steps().skip(from).map(|(_, experts)| experts.len()).sum();
     let mut text = format!(
-        "{uses} uses of {} experts in {} layers; hits in % of uses, by experts that fit:\n\n| policy | slots |",
+        "{uses} uses of {} experts in {} layers, after {from} steps that fill the memory; hits in % of uses, by experts that \
+         fit:\n\n| policy | slots |",
         shape.experts, shape.layers
     );
     for &slots in sizes {

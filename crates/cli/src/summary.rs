@@ -49,7 +49,9 @@ pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<Strin
         line("", format!("the next layer's guessed right {right:.0} %, {ahead}{gain}"));
     }
     let per_token = done.read_bytes[1] / stats.decode_tokens.max(1) as u64;
-    line("read", format!("{} for the prompt, {} per generated token", Bytes(done.read_bytes[0]), Bytes(per_token)));
+    let needed = stream.needed_bytes / stats.decode_tokens.max(1) as u64;
+    let of = if needed > 0 { format!(", whose experts are {}", Bytes(needed)) } else { String::new() };
+    line("read", format!("{} for the prompt, {} per generated token{of}", Bytes(done.read_bytes[0]), Bytes(per_token)));
     if let Some(bounds) = &done.bounds {
         let limit = bounds[1].limit().bytes_per_second() / 1e9;
         match stream.reading.as_secs_f64() {
@@ -61,14 +63,28 @@ pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<Strin
         }
         // What of this was the machine, and what was not.
         let mut first = "possible";
-        for (what, bound) in ["prompt", "answer"].iter().zip(bounds) {
-            if let Some(share) = bound.share() {
-                let by = bound.bound_by().phrase();
+        let parts = [("prompt", stats.prefill_tokens), ("answer", stats.decode_tokens)];
+        for ((what, tokens), bound) in parts.into_iter().zip(bounds) {
+            if let Some(share) = bound.share().filter(|_| tokens > 0) {
+                let total = bound.total();
+                let by = total.by.phrase();
                 line(
                     first,
                     format!("{what}: {:.0} % of what drive, memory and routes allow, bound by {by}", 100.0 * share),
                 );
                 first = "";
+                let each = |seconds: f64| 1e3 * seconds / tokens as f64;
+                line(
+                    first,
+                    format!(
+                        "each token: trunk {:.1} ms, experts {:.1}, reading {:.1} at the drive's limit, waited {:.1}; at most {:.1} tok/s",
+                        each(total.trunk_seconds),
+                        each(total.expert_seconds),
+                        each(total.read_seconds),
+                        each(total.blocked_seconds),
+                        tokens as f64 / total.seconds.max(1e-9)
+                    ),
+                );
             }
         }
     }

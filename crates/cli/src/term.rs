@@ -351,15 +351,16 @@ impl Observer for PromptProgress {
 pub struct TaskProgress {
     bar: ProgressBar,
     began: Instant,
-    items: usize,
+    /// Unknown of a pipe.
+    items: Option<usize>,
     computed: usize,
     kept: usize,
 }
 
 impl TaskProgress {
     /// Begins.
-    pub fn start(name: &str, items: usize) -> Self {
-        let bar = bar(items as u64, "{prefix} [{bar:16}] {msg}").with_prefix(one_line(name));
+    pub fn start(name: &str, items: Option<usize>) -> Self {
+        let bar = bar(items.unwrap_or(0) as u64, "{prefix} [{bar:16}] {msg}").with_prefix(one_line(name));
         TaskProgress { bar, began: Instant::now(), items, computed: 0, kept: 0 }
     }
 
@@ -377,9 +378,14 @@ impl TaskProgress {
 
     fn show(&self) {
         let done = self.computed + self.kept;
-        let left = self.began.elapsed().as_secs_f64() * (self.items - done) as f64 / self.computed.max(1) as f64;
         self.bar.set_position(done as u64);
-        self.bar.set_message(format!("{done}/{} items, {left:.0} s left", self.items));
+        self.bar.set_message(match self.items {
+            Some(items) => {
+                let each = self.began.elapsed().as_secs_f64() / self.computed.max(1) as f64;
+                format!("{done}/{items} items, {:.0} s left", each * items.saturating_sub(done) as f64)
+            }
+            None => format!("{done} items"),
+        });
     }
 }
 

@@ -198,7 +198,8 @@ pub struct Running {
     /// Of the step under way.
     account: Account,
     seconds: f64,
-    bound_seconds: f64,
+    /// The steps' bounds, added up.
+    total: Bound,
     /// Seconds of the bound's steps by what bounds them: drive, experts, trunk.
     by: [f64; 3],
 }
@@ -207,7 +208,16 @@ impl Running {
     /// Nothing yet, on a drive that gives so much.
     pub fn new(limit: DriveLimit, layers: usize) -> Running {
         let account = Account::with_capacity(layers);
-        Running { limit, account, seconds: 0.0, bound_seconds: 0.0, by: [0.0; 3] }
+        let total = Bound {
+            seconds: 0.0,
+            beyond_seconds: 0.0,
+            by: BoundBy::Drive,
+            trunk_seconds: 0.0,
+            expert_seconds: 0.0,
+            read_seconds: 0.0,
+            blocked_seconds: 0.0,
+        };
+        Running { limit, account, seconds: 0.0, total, by: [0.0; 3] }
     }
 
     /// Adds a layer of the step under way.
@@ -221,8 +231,16 @@ impl Running {
         let bound = self.account.bound(time, self.limit.bytes_per_second());
         self.account.clear();
         self.seconds += time.as_secs_f64();
-        self.bound_seconds += bound.seconds;
         self.by[bound.by as usize] += bound.seconds;
+        self.total = Bound {
+            seconds: self.total.seconds + bound.seconds,
+            beyond_seconds: self.total.beyond_seconds + bound.beyond_seconds,
+            by: BoundBy::largest(self.by[0], self.by[1], self.by[2]),
+            trunk_seconds: self.total.trunk_seconds + bound.trunk_seconds,
+            expert_seconds: self.total.expert_seconds + bound.expert_seconds,
+            read_seconds: self.total.read_seconds + bound.read_seconds,
+            blocked_seconds: self.total.blocked_seconds + bound.blocked_seconds,
+        };
     }
 
     /// What the drive gives at most.
@@ -232,12 +250,12 @@ impl Running {
 
     /// The bound as a share of the time that it took: 1 is as fast as it can be; `None` before the first step.
     pub fn share(&self) -> Option<f64> {
-        (self.seconds > 0.0).then(|| self.bound_seconds / self.seconds)
+        (self.seconds > 0.0).then(|| self.total.seconds / self.seconds)
     }
 
-    /// What bounds most of it.
-    pub fn bound_by(&self) -> BoundBy {
-        BoundBy::largest(self.by[0], self.by[1], self.by[2])
+    /// The bounds of all steps together; what bounds most of them.
+    pub fn total(&self) -> &Bound {
+        &self.total
     }
 }
 
@@ -262,7 +280,7 @@ mod tests {
         running.step(Duration::from_millis(20)); // and 10 outside
         let share = running.share().expect("two steps");
         assert!((share - (20.0 + 19.0) / 40.0).abs() < 1e-9, "{share}");
-        assert_eq!(running.bound_by(), BoundBy::Trunk);
+        assert_eq!(running.total().by, BoundBy::Trunk);
     }
 
     #[test]

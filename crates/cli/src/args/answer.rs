@@ -132,7 +132,7 @@ pub struct ServeArgs {
 pub struct BatchArgs {
     /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,
-    /// The prompts, as lines of JSON
+    /// The prompts, as lines of JSON; - reads them from standard input
     #[arg(value_name = "FILE.jsonl")]
     pub file: PathBuf,
     /// Where answers are written, each as it comes; lines that it answers already are not answered again

@@ -181,7 +181,7 @@ impl Measuring<'_> {
         mut compute: impl FnMut(&mut Self, &T) -> Result<Outcome>,
     ) -> Result<()> {
         done.items += ready.len();
-        let mut progress = TaskProgress::start(file, ready.len());
+        let mut progress = TaskProgress::start(file, Some(ready.len()));
         for one in ready {
             let known = self.results.get(&self.identity, &one.item).cloned();
             // Two models are compared over all tokens, and logits are not kept beyond a run.
