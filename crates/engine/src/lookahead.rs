@@ -6,6 +6,8 @@
 //! Only timing changes. A guess that is wrong costs its bytes, and holds up what is really wanted while it is in flight; so no more
 //! is read than arrives by the time the router has chosen, only ranks of the guess that have proved right are believed, and
 //! generated tokens go with and without it in turn now and then: what waits less for each expert missing, stays.
+//! A read that is under way is not taken back, as no drive would stop it: since no more is asked for than arrives by then, at most
+//! the last guess is still in flight when the router has chosen, and its place is free as soon as it has come.
 
 use outpour_model::experts::{EarlyLimits, StreamStats};
 

@@ -23,6 +23,8 @@ pub struct Subject {
     /// Bytes of weights that a token needs: the trunk's, and its experts'.
     token_bytes: [u64; 2],
     cold: bool,
+    /// Tokens of a prompt's chunks, where they were asked for.
+    chunk: Option<u32>,
     ram: u64,
     backend: String,
     threads: usize,
@@ -35,7 +37,7 @@ impl Subject {
     ///
     /// # Errors
     /// As [`Inspection::parameters`].
-    pub fn new(path: &Path, inspection: &Inspection, cold: bool) -> Result<Subject> {
+    pub fn new(path: &Path, inspection: &Inspection, cold: bool, chunk: Option<u32>) -> Result<Subject> {
         let (parameters, bytes) = inspection.parameters()?;
         let name = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
         Ok(Subject {
@@ -44,6 +46,7 @@ impl Subject {
             parameters,
             token_bytes: inspection.token_bytes(),
             cold,
+            chunk,
             ram: 0,
             backend: String::new(),
             threads: 0,
@@ -281,9 +284,13 @@ impl Row {
             let (speed, each) = (speed / 1e9, milliseconds(seconds));
             format!("; the weights used, once through memory at {speed:.1} GB/s, take {each:.1} ms a token")
         });
+        let chunks = match (subject.chunk, self.test) {
+            (Some(chunk), Test::Prompt(_)) => format!(", in chunks of {chunk} as asked: each reads its experts"),
+            _ => String::new(),
+        };
         let reached = match self.percent_of_bound {
             Some(percent) => format!(
-                "{percent:.0} % of what this drive, this RAM and these routes allow; bound by {}{}{}",
+                "{percent:.0} % of what this drive, this RAM and these routes allow{chunks}; bound by {}{}{}",
                 self.bound_by.phrase(),
                 if self.percent_by_sum >= 100.5 {
                     format!(
@@ -354,6 +361,7 @@ mod tests {
             parameters: 0,
             token_bytes: [0, 0],
             cold: false,
+            chunk: None,
             ram: 0,
             backend: String::new(),
             threads: 1,
