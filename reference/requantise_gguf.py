@@ -13,7 +13,6 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFWriter, quants
 from tokenizers import decoders
 
