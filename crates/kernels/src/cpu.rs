@@ -85,6 +85,8 @@ pub struct Cpu {
     prepared: Mutex<Vec<f32>>,
     /// Scores of [`Ops::select`]; grows to the largest call and stays.
     scores: Mutex<Vec<f32>>,
+    /// What tasks of [`Ops::attention`] found in segments of a long past; grows to the largest call and stays.
+    partials: Mutex<Vec<f32>>,
     /// f32 scratch of each worker; grows to the largest call and stays.
     scratch: Vec<Mutex<Vec<f32>>>,
 }
@@ -104,8 +106,8 @@ impl Cpu {
             .map_err(|error| OpsError::Unavailable(format!("cannot start {threads} threads: {error}")))?;
         let scratch = (0..threads).map(|_| Mutex::new(Vec::new())).collect();
         let entered = Mutex::new(linear::Entered::default());
-        let (prepared, scores) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-        Ok(Cpu { isa, kernels, precise: options.precise, pool, entered, prepared, scores, scratch })
+        let [prepared, scores, partials] = [const { Mutex::new(Vec::new()) }; 3];
+        Ok(Cpu { isa, kernels, precise: options.precise, pool, entered, prepared, scores, partials, scratch })
     }
 
     /// The instruction set it computes with.

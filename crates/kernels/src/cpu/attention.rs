@@ -1,13 +1,15 @@
 //! `out = softmax(scale · q·Kᵀ) · V`, causal, with a running maximum and sum (arXiv 1805.02867, 2205.14135)
 //!
 //! Positions are taken in steps of [`STEP`] at absolute borders, and a query's maximum, sum and output are rescaled
-//! once a step. So a query's arithmetic is the same alone and among others, whatever the block size and wherever the
-//! prompt was cut.
+//! once a step. They begin anew with each segment of [`SEGMENT`] positions, and segments are merged in their order; so the
+//! threads may share a long past. A query's arithmetic is the same alone and among others, whatever the block size, wherever
+//! the prompt was cut, and however many threads there are.
 
 use std::ops::Range;
 
 use super::Cpu;
-use super::isa::{Dots, Kernels, Mix};
+use super::isa::{Dots, Kernels, LINE_BYTES, Mix, prefetch};
+use super::pool::lock;
 use crate::host::{self, Shared};
 use crate::quant::{self, q8_unpack};
 use crate::{Attend, DType, Format, KvLayout, Tensor};
@@ -17,6 +19,22 @@ const STEP: usize = 64;
 
 /// Query heads (rows times the heads that share a kv head) that pass over the keys together, where there are as many.
 const TILE_QUERIES: usize = 64;
+
+/// Positions whose maximum, sum and output are computed on their own. A multiple of [`STEP`]. What a window bounds is one
+/// segment: its positions count from the first block that is still there.
+const SEGMENT: usize = 8 * STEP;
+
+/// With few queries a step's time is that of reading it, so as many keys, and values, are multiplied as of what comes next are
+/// asked for. The processor's own guesses end with a page, and a step's keys of a head are a few pages.
+const KEYS_AT_ONCE: usize = 4;
+const VALUES_AT_ONCE: usize = 8;
+const FEW_QUERIES: usize = 16;
+
+/// Query heads of a kv head that stay together where threads share them: fewer would only read the keys once more.
+const HEADS_MIN: usize = 8;
+
+/// Tasks for each thread, so that all end at about the same time.
+const TASKS_PER_THREAD: usize = 2;
 
 pub(super) fn attention(
     cpu: &Cpu,
@@ -40,17 +58,25 @@ pub(super) fn attention(
         let end = k_end.max(layout.v_at + plane_bytes(layout.v_stride()));
         assert!(end <= block.bytes(), "attention: the layout leaves its block");
     }
+    if n == 0 {
+        return;
+    }
     let group = q_heads / layout.heads;
     let tile_rows = (TILE_QUERIES / group).max(1);
     let tiles = n.div_ceil(tile_rows);
+    let segment = if attend.window.is_some() { usize::MAX } else { SEGMENT };
+    let segments = (start + n).div_ceil(segment);
+    let tasks_wanted = TASKS_PER_THREAD * cpu.threads();
+    let parts = tasks_wanted.div_ceil(tiles * layout.heads * segments).min(group.div_ceil(HEADS_MIN));
+    let part_heads = group.div_ceil(parts);
+    let parts = group.div_ceil(part_heads);
     // Q8 is unpacked a step at a time; from there on it is f32.
     let unpacks = layout.dtype == DType::Q8;
     let format = if unpacks { Some(Format::F32) } else { Format::of(layout.dtype) };
-    let unpacked = if unpacks { STEP * k_dim.max(layout.v_dim) } else { 0 };
     let call = Call {
         cpu,
         format: format.expect("attention: keys and values of F32, F16, BF16 or Q8"),
-        unpacked,
+        unpacked: if unpacks { STEP * k_dim.max(layout.v_dim) } else { 0 },
         q: Shared::new(host::f32_address(q)),
         out: Shared::new(host::f32_address(out)),
         attend,
@@ -58,14 +84,63 @@ pub(super) fn attention(
         blocks,
         start,
         group,
+        segment,
     };
-    cpu.reserve_scratch(tile_rows * group * (k_dim + layout.v_dim + STEP + 2) + unpacked);
-    cpu.pool.run(tiles * layout.heads, &|task, worker| {
+    let queries_max = tile_rows * part_heads;
+    let partial_len = Partial::len(queries_max, layout.v_dim);
+    cpu.reserve_scratch(queries_max * (k_dim + STEP) + call.unpacked + 2 * partial_len);
+    let tile = |task: usize| {
         // The last rows see the most keys, so they go first.
-        let (tile, head) = (tiles - 1 - task / layout.heads, task % layout.heads);
+        let (tile, head, part) = (tiles - 1 - task / parts / layout.heads, task / parts % layout.heads, task % parts);
         let rows = tile * tile_rows..n.min((tile + 1) * tile_rows);
-        Tile::new(&call, head, rows, &mut cpu.scratch_of(worker)).compute();
-    });
+        Tile { call: &call, head, rows, heads: part * part_heads..group.min((part + 1) * part_heads) }
+    };
+    let tasks = tiles * layout.heads * parts;
+    if tasks >= tasks_wanted || segments == 1 {
+        cpu.pool.run(tasks, &|task, worker| {
+            let mut scratch = cpu.scratch_of(worker);
+            let (total, scratch) = scratch.split_at_mut(partial_len);
+            let (partial, scratch) = scratch.split_at_mut(partial_len);
+            let tile = tile(task);
+            let (mut total, mut partial) = (tile.partial(total), tile.partial(partial));
+            total.clear();
+            for segment in 0..tile.segments() {
+                tile.segment(segment, &mut partial, scratch);
+                total.merge(&partial);
+            }
+            tile.finish(&total);
+        });
+        return;
+    }
+    // Each task computes a segment, as many at once as threads need; then what they found is merged.
+    let at_once = tasks_wanted.div_ceil(tasks);
+    let mut partials = lock(&cpu.partials);
+    if partials.len() < tasks * (1 + at_once) * partial_len {
+        partials.resize(tasks * (1 + at_once) * partial_len, 0.0);
+    }
+    let partials = Shared::new(partials.as_mut_ptr());
+    // SAFETY: one place for each total and for each segment of a tile; tasks write to different ones, and those that are merged
+    // are not written meanwhile.
+    let place =
+        |task: usize, i: usize| unsafe { partials.slice_mut((task * (1 + at_once) + i) * partial_len, partial_len) };
+    (0..tasks).for_each(|task| tile(task).partial(place(task, 0)).clear());
+    for first in (0..segments).step_by(at_once) {
+        let some = at_once.min(segments - first);
+        cpu.pool.run(tasks * some, &|i, worker| {
+            let (task, segment) = (i / some, i % some);
+            let tile = tile(task);
+            let mut partial = tile.partial(place(task, 1 + segment));
+            tile.segment(first + segment, &mut partial, &mut cpu.scratch_of(worker));
+        });
+        cpu.pool.run(tasks, &|task, _| {
+            let tile = tile(task);
+            let mut total = tile.partial(place(task, 0));
+            (0..some).for_each(|segment| total.merge(&tile.partial(place(task, 1 + segment))));
+            if first + some == segments {
+                tile.finish(&total);
+            }
+        });
+    }
 }
 
 /// What all tiles of a call share.
@@ -82,93 +157,164 @@ struct Call<'a> {
     blocks: &'a [Tensor],
     start: usize,
     group: usize,
+    /// Positions of a segment.
+    segment: usize,
 }
 
-/// Some rows of the query heads of one kv head. Its queries are numbered row by row: `row · group + head of the group`.
-struct Tile<'a> {
-    call: &'a Call<'a>,
-    head: usize,
-    rows: Range<usize>,
-    /// `[queries, k_dim]`
-    q: &'a mut [f32],
-    /// `[queries, v_dim]`
+/// What some positions came to, for some queries.
+struct Partial<'a> {
+    /// `[queries, v_dim]`, to be divided by the sum.
     mixed: &'a mut [f32],
-    /// `[queries, STEP]`
-    scores: &'a mut [f32],
     /// `[queries]`
     max: &'a mut [f32],
-    /// `[queries]`
+    /// `[queries]`; 0 where a query saw nothing yet.
     sum: &'a mut [f32],
-    /// `[STEP, k_dim or v_dim]` where keys and values are unpacked.
-    unpacked: &'a mut [f32],
 }
 
-impl<'a> Tile<'a> {
-    fn new(call: &'a Call<'a>, head: usize, rows: Range<usize>, scratch: &'a mut [f32]) -> Self {
-        let queries = rows.len() * call.group;
-        let (q, scratch) = scratch.split_at_mut(queries * call.layout.k_dim);
-        let (mixed, scratch) = scratch.split_at_mut(queries * call.layout.v_dim);
-        let (scores, scratch) = scratch.split_at_mut(queries * STEP);
-        let (max, scratch) = scratch.split_at_mut(queries);
-        let (sum, scratch) = scratch.split_at_mut(queries);
-        Tile { call, head, rows, q, mixed, scores, max, sum, unpacked: &mut scratch[..call.unpacked] }
+impl<'a> Partial<'a> {
+    /// Values that it takes.
+    fn len(queries: usize, v_dim: usize) -> usize {
+        queries * (v_dim + 2)
     }
 
-    fn compute(mut self) {
-        let (start, group, rows) = (self.call.start, self.call.group, self.rows.clone());
-        let window = self.call.attend.window.unwrap_or(usize::MAX);
-        self.begin();
-        // Row i sees positions from first_seen(i) up to start + i.
-        let first_seen = |row: usize| (start + row + 1).saturating_sub(window);
-        let first_base = first_seen(rows.start) / STEP * STEP;
-        for base in (first_base..start + rows.end).step_by(STEP) {
-            // The whole step is seen by rows from `whole` on that do not begin behind its first position.
-            let whole = (base + STEP - 1).saturating_sub(start).clamp(rows.start, rows.end);
-            let behind = base.saturating_add(window).saturating_sub(start).clamp(whole, rows.end);
-            let query = |row: usize| (row - rows.start) * group;
-            self.step(query(whole)..query(behind), base..base + STEP);
-            let parted = (rows.start.max(base.saturating_sub(start))..whole).chain(behind..rows.end);
-            for row in parted {
-                let seen = base.max(first_seen(row))..(base + STEP).min(start + row + 1);
-                if !seen.is_empty() {
-                    self.step(query(row)..query(row) + group, seen);
-                }
-            }
-        }
-        self.finish();
+    fn of(memory: &'a mut [f32], queries: usize, v_dim: usize) -> Self {
+        let (mixed, memory) = memory.split_at_mut(queries * v_dim);
+        let (max, memory) = memory.split_at_mut(queries);
+        Partial { mixed, max, sum: &mut memory[..queries] }
     }
 
-    fn begin(&mut self) {
-        let width = self.call.group * self.call.layout.k_dim;
-        for (row, q) in self.rows.clone().zip(self.q.chunks_exact_mut(width)) {
-            let at = (row * self.call.layout.heads + self.head) * width;
-            // SAFETY: the query heads of one kv head lie behind each other in q, [n, q_heads, k_dim], which is only read.
-            q.copy_from_slice(unsafe { self.call.q.slice(at, width) });
-        }
+    fn clear(&mut self) {
         self.mixed.fill(0.0);
         self.max.fill(f32::NEG_INFINITY);
         self.sum.fill(0.0);
     }
 
-    fn finish(&mut self) {
+    /// Adds what later positions came to.
+    fn merge(&mut self, later: &Partial) {
+        let v_dim = self.mixed.len() / self.sum.len();
+        let rows = self.mixed.chunks_exact_mut(v_dim).zip(later.mixed.chunks_exact(v_dim));
+        for (i, (mixed, later_mixed)) in rows.enumerate() {
+            if later.sum[i] == 0.0 {
+                continue;
+            }
+            if self.sum[i] == 0.0 {
+                mixed.copy_from_slice(later_mixed);
+                (self.max[i], self.sum[i]) = (later.max[i], later.sum[i]);
+                continue;
+            }
+            let highest = self.max[i].max(later.max[i]);
+            let (factor, later_factor) = ((self.max[i] - highest).exp(), (later.max[i] - highest).exp());
+            mixed
+                .iter_mut()
+                .zip(later_mixed)
+                .for_each(|(mixed, later)| *mixed = *mixed * factor + *later * later_factor);
+            self.sum[i] = self.sum[i] * factor + later.sum[i] * later_factor;
+            self.max[i] = highest;
+        }
+    }
+}
+
+/// Some rows of some query heads of one kv head. Its queries are numbered row by row: `row · heads + head`.
+struct Tile<'a> {
+    call: &'a Call<'a>,
+    head: usize,
+    rows: Range<usize>,
+    /// Of the kv head's group.
+    heads: Range<usize>,
+}
+
+impl Tile<'_> {
+    fn queries(&self) -> usize {
+        self.rows.len() * self.heads.len()
+    }
+
+    fn partial<'a>(&self, memory: &'a mut [f32]) -> Partial<'a> {
+        Partial::of(memory, self.queries(), self.call.layout.v_dim)
+    }
+
+    /// Segments up to the last that a row sees.
+    fn segments(&self) -> usize {
+        (self.call.start + self.rows.end).div_ceil(self.call.segment)
+    }
+
+    /// Which head of all, from the head of the group.
+    fn q_head(&self, head: usize) -> usize {
+        self.head * self.call.group + head
+    }
+
+    /// Where this tile's heads of a row begin, in `[n, q_heads, dim]`.
+    fn at(&self, row: usize, dim: usize) -> usize {
+        (row * self.call.layout.heads * self.call.group + self.q_head(self.heads.start)) * dim
+    }
+
+    /// Computes one segment.
+    fn segment(&self, segment: usize, partial: &mut Partial, scratch: &mut [f32]) {
+        let k_dim = self.call.layout.k_dim;
+        let (q, scratch) = scratch.split_at_mut(self.queries() * k_dim);
+        let (scores, scratch) = scratch.split_at_mut(self.queries() * STEP);
+        let width = self.heads.len() * k_dim;
+        for (row, q) in self.rows.clone().zip(q.chunks_exact_mut(width)) {
+            // SAFETY: these query heads lie behind each other in q, [n, q_heads, k_dim], which is only read.
+            q.copy_from_slice(unsafe { self.call.q.slice(self.at(row, k_dim), width) });
+        }
+        partial.clear();
+        let unpacked = &mut scratch[..self.call.unpacked];
+        let begin = segment * self.call.segment;
+        let positions = begin..begin.saturating_add(self.call.segment);
+        Segment { tile: self, q, partial, scores, unpacked }.compute(positions);
+    }
+
+    /// Writes the output.
+    fn finish(&self, total: &Partial) {
         let v_dim = self.call.layout.v_dim;
-        let width = self.call.group * v_dim;
+        let width = self.heads.len() * v_dim;
         for (i, row) in self.rows.clone().enumerate() {
-            let at = (row * self.call.layout.heads + self.head) * width;
             // SAFETY: these heads of this row, in out [n, q_heads, v_dim], are this tile's alone.
-            let out = unsafe { self.call.out.slice_mut(at, width) };
+            let out = unsafe { self.call.out.slice_mut(self.at(row, v_dim), width) };
             for (j, out) in out.chunks_exact_mut(v_dim).enumerate() {
-                let query = i * self.call.group + j;
-                let (factor, sum) = self.last(query, self.head * self.call.group + j);
-                let mixed = &self.mixed[query * v_dim..][..v_dim];
+                let query = i * self.heads.len() + j;
+                let q_head = self.q_head(self.heads.start + j);
+                let (factor, sum) = with_sink(self.call.attend, q_head, total.max[query], total.sum[query]);
+                let mixed = &total.mixed[query * v_dim..][..v_dim];
                 out.iter_mut().zip(mixed).for_each(|(out, mixed)| *out = mixed * factor / sum);
             }
         }
     }
+}
 
-    /// What a query's output is multiplied with, and divided by.
-    fn last(&self, query: usize, q_head: usize) -> (f32, f32) {
-        with_sink(self.call.attend, q_head, self.max[query], self.sum[query])
+/// A tile's pass over one segment.
+struct Segment<'a, 'p> {
+    tile: &'a Tile<'a>,
+    /// `[queries, k_dim]`
+    q: &'a [f32],
+    partial: &'a mut Partial<'p>,
+    /// `[queries, STEP]`
+    scores: &'a mut [f32],
+    /// `[STEP, k_dim or v_dim]` where keys and values are unpacked.
+    unpacked: &'a mut [f32],
+}
+impl Segment<'_, '_> {
+    fn compute(mut self, positions: Range<usize>) {
+        let Tile { call, ref rows, ref heads, .. } = *self.tile;
+        let (start, heads) = (call.start, heads.len());
+        let window = call.attend.window.unwrap_or(usize::MAX);
+        // Row i sees positions from first_seen(i) up to start + i.
+        let first_seen = |row: usize| (start + row + 1).saturating_sub(window);
+        let first_base = positions.start.max(first_seen(rows.start) / STEP * STEP);
+        for base in (first_base..positions.end.min(start + rows.end)).step_by(STEP) {
+            // The whole step is seen by rows from `whole` on that do not begin behind its first position.
+            let whole = (base + STEP - 1).saturating_sub(start).clamp(rows.start, rows.end);
+            let behind = base.saturating_add(window).saturating_sub(start).clamp(whole, rows.end);
+            let query = |row: usize| (row - rows.start) * heads;
+            self.step(query(whole)..query(behind), base..base + STEP);
+            let parted = (rows.start.max(base.saturating_sub(start))..whole).chain(behind..rows.end);
+            for row in parted {
+                let seen = base.max(first_seen(row))..(base + STEP).min(start + row + 1);
+                if !seen.is_empty() {
+                    self.step(query(row)..query(row) + heads, seen);
+                }
+            }
+        }
     }
 
     /// Takes in some positions of one step, for some queries.
@@ -177,9 +323,9 @@ impl<'a> Tile<'a> {
             return;
         }
         let (base, positions) = (seen.start, seen.len());
-        let (k_dim, v_dim) = (self.call.layout.k_dim, self.call.layout.v_dim);
-        let kernels = &self.call.cpu.kernels;
-        let (k, k_bytes) = self.plane(base, positions, self.call.layout.k_at, k_dim, k_dim);
+        let (k_dim, v_dim) = (self.tile.call.layout.k_dim, self.tile.call.layout.v_dim);
+        let kernels = &self.tile.call.cpu.kernels;
+        let (k, k_bytes) = self.plane(base, positions, self.tile.call.layout.k_at, k_dim, k_dim);
         let dots = Dots {
             w: k,
             w_stride: k_bytes,
@@ -191,20 +337,29 @@ impl<'a> Tile<'a> {
             out: self.scores[queries.start * STEP..queries.end * STEP].as_mut_ptr(),
             out_stride: STEP,
         };
-        // SAFETY: `positions` keys from `base` on lie in one block, which the layout fits, or in `unpacked`, which is not
-        // written before the next plane is asked for; x and out are slices.
-        unsafe { (kernels.dots.of(self.call.format))(&dots) };
-        let v_width = if self.call.layout.v_in_k { k_dim } else { v_dim };
-        let (v, v_bytes) = self.plane(base, positions, self.call.layout.v_at, v_width, v_dim);
+        let layout = self.tile.call.layout;
+        let few = queries.len() <= FEW_QUERIES;
+        let (keys_at_once, values_at_once) = if few { (KEYS_AT_ONCE, VALUES_AT_ONCE) } else { (STEP, STEP) };
+        let values_ahead = if layout.v_in_k { None } else { self.stored(base, layout.v_at, v_dim) };
+        for first in (0..positions).step_by(keys_at_once) {
+            let rows = keys_at_once.min(positions - first);
+            ask_for(values_ahead, first..first + rows);
+            let (w, out) = (k.wrapping_add(first * k_bytes), dots.out.wrapping_add(first));
+            // SAFETY: `positions` keys from `base` on lie in one block, which the layout fits, or in `unpacked`, which is not
+            // written before the next plane is asked for; x and out are slices.
+            unsafe { (kernels.dots.of(self.tile.call.format))(&Dots { w, rows, out, ..dots }) };
+        }
+        let v_width = if self.tile.call.layout.v_in_k { k_dim } else { v_dim };
+        let (v, v_bytes) = self.plane(base, positions, self.tile.call.layout.v_at, v_width, v_dim);
         let scores = &mut self.scores[queries.start * STEP..queries.end * STEP];
         for (i, scores) in queries.clone().zip(scores.chunks_exact_mut(STEP)) {
-            let mixed = &mut self.mixed[i * v_dim..(i + 1) * v_dim];
+            let mixed = &mut self.partial.mixed[i * v_dim..(i + 1) * v_dim];
             rescale(
                 kernels,
                 &mut scores[..positions],
-                self.call.attend.scale,
-                &mut self.max[i],
-                &mut self.sum[i],
+                self.tile.call.attend.scale,
+                &mut self.partial.max[i],
+                &mut self.partial.sum[i],
                 mixed,
             );
         }
@@ -216,22 +371,35 @@ impl<'a> Tile<'a> {
             v_stride: v_bytes,
             terms: positions,
             dim: v_dim,
-            out: self.mixed[queries.start * v_dim..queries.end * v_dim].as_mut_ptr(),
+            out: self.partial.mixed[queries.start * v_dim..queries.end * v_dim].as_mut_ptr(),
             out_stride: v_dim,
         };
-        // SAFETY: as for the keys.
-        unsafe { (kernels.mix.of(self.call.format))(&mix) };
+        let keys_ahead = self.stored(base + STEP, layout.k_at, k_dim);
+        for first in (0..positions).step_by(values_at_once) {
+            let terms = values_at_once.min(positions - first);
+            ask_for(keys_ahead, first..first + terms);
+            let (p, v) = (mix.p.wrapping_add(first), v.wrapping_add(first * v_bytes));
+            // SAFETY: as for the keys.
+            unsafe { (kernels.mix.of(self.tile.call.format))(&Mix { p, v, terms, ..mix }) };
+        }
     }
 
-    /// Where `positions` keys or values of this head lie from position `base` on, of `width` elements each, and the bytes from
+    /// Where this head's key or value of a position is stored, `width` elements wide, and the bytes from one to the next; none where
+    /// there is no such block.
+    fn stored(&self, position: usize, at: usize, width: usize) -> Option<(*const u8, usize)> {
+        let layout = self.tile.call.layout;
+        let bytes = layout.dtype.row_bytes(width);
+        let (block, slot) = (position / layout.block_tokens, position % layout.block_tokens);
+        let start = host::address(self.tile.call.blocks.get(block)?);
+        Some((start.wrapping_add(at + (self.tile.head * layout.block_tokens + slot) * bytes).cast_const(), bytes))
+    }
+
+    /// `positions` keys or values of this head from position `base` on, of `width` elements each, and the bytes from
     /// one to the next; their first `dim` elements unpacked if need be, until the next call.
     fn plane(&mut self, base: usize, positions: usize, at: usize, width: usize, dim: usize) -> (*const u8, usize) {
-        let layout = self.call.layout;
-        let bytes = layout.dtype.row_bytes(width);
-        let (block, slot) = (base / layout.block_tokens, base % layout.block_tokens);
-        let start = host::address(&self.call.blocks[block]);
-        let start = start.wrapping_add(at + (self.head * layout.block_tokens + slot) * bytes).cast_const();
-        if self.call.unpacked == 0 {
+        let layout = self.tile.call.layout;
+        let (start, bytes) = self.stored(base, at, width).expect("invariant: positions that are seen have blocks");
+        if self.tile.call.unpacked == 0 {
             return (start, bytes);
         }
         // SAFETY: these positions lie in one block, which the layout fits, and which nobody writes meanwhile.
@@ -242,6 +410,12 @@ impl<'a> Tile<'a> {
         }
         (unpacked.as_ptr().cast(), 4 * dim)
     }
+}
+
+/// Asks for some rows of what is read next.
+fn ask_for(ahead: Option<(*const u8, usize)>, rows: Range<usize>) {
+    let Some((start, stride)) = ahead else { return };
+    (rows.start * stride..rows.end * stride).step_by(LINE_BYTES).for_each(|at| prefetch(start.wrapping_add(at)));
 }
 
 /// What the output of a head is multiplied with, and divided by: with a sink the maximum may rise once more.

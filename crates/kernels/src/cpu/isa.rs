@@ -123,6 +123,27 @@ impl Isa {
     }
 }
 
+/// Bytes that a processor brings into its caches at once.
+pub(super) const LINE_BYTES: usize = 64;
+
+/// Asks for a line, to be in the second-level cache soon. Any address will do.
+#[inline(always)]
+pub(super) fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of every x86-64; a hint, which reads nothing.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: a hint, which reads nothing.
+    unsafe {
+        std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = at;
+}
+
 /// Dot products of rows with rows: `out[c · out_stride + r] = Σ_k w[r][k] · x[c][k]`.
 ///
 /// Weights, f32 or bf16 activations, and outputs lie at any byte; strides of `w` and `x` are in bytes, of `out` in

@@ -63,11 +63,13 @@ fn layouts() -> impl Strategy<Value = KvLayout> {
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let starts = select(vec![0usize, 1, 5, 62, 63, 64, 65, 127, 200, 317]);
+    let short = (select(vec![0usize, 1, 5, 62, 63, 64, 65, 127, 200, 317]), select(vec![1, 2, 9, 17, 65, 90]));
+    // Pasts that are computed in segments and merged.
+    let long = (select(vec![505usize, 511, 512, 513, 1023, 1600]), select(vec![1, 2, 9, 17]));
+    let places = prop_oneof![2 => short, 1 => long];
     let windows = select(vec![None, None, Some(1), Some(24), Some(64), Some(100), Some(1000)]);
-    let n = select(vec![1, 2, 9, 17, 65, 90]);
-    (layouts(), select(vec![1, 2, 3, 8]), starts, n, windows, any::<bool>(), any::<u64>()).prop_map(
-        |(layout, group, start, n, window, sinks, seed)| Case { layout, group, start, n, window, sinks, seed },
+    (layouts(), select(vec![1, 2, 3, 8, 21]), places, windows, any::<bool>(), any::<u64>()).prop_map(
+        |(layout, group, (start, n), window, sinks, seed)| Case { layout, group, start, n, window, sinks, seed },
     )
 }
 
