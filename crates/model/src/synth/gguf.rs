@@ -117,9 +117,9 @@ pub(super) fn store(
 ) -> Vec<Stored> {
     let Declared { name, shape, kind } = declared;
     let named = |name: &str| {
-        // The norm before the experts is called in two ways, of which the hybrid models have the second.
+        // The norm before the experts is called in two ways, of which Qwen3-MoE has ffn_norm and the hybrid models the other.
         let mut names = on_disk(name);
-        let found = if model_type == "qwen3_moe" { names.next() } else { names.last() };
+        let found = if model_type == "qwen3_moe" { names.last() } else { names.next() };
         found.expect("invariant: gguf::metadata refuses families whose names are not known")
     };
     let matrix = |name: &str, shape: &[usize], deviation: f32| {
