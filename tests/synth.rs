@@ -359,6 +359,33 @@ fn names_and_sizes_are_those_of_releases() {
     let mxfp4 = names(&gpt_oss(), Format::Coded("mxfp4"));
     has(&mxfp4, "model.layers.0.mlp.experts.gate_up_proj_blocks U8 [16, 192, 3, 16]");
     has(&mxfp4, "model.layers.0.mlp.experts.down_proj_scales U8 [16, 96, 3]");
+    let v2 = names(&qwen3_moe(), Format::Coded("gptq_v2"));
+    has(&v2, "model.layers.0.self_attn.q_proj.qzeros I32 [1, 16]");
+    let powers = names(&qwen3_moe(), Format::Coded("fp8-e8m0"));
+    has(&powers, "model.layers.1.mlp.up_proj.weight_scale_inv F8_E8M0 [2, 1]");
+    let by_row = names(&qwen3_moe(), Format::Coded("fp8-row"));
+    has(&by_row, "model.layers.1.mlp.up_proj.weight_scale F32 [192, 1]");
+    let compressed = names(&qwen3_moe(), Format::Coded("ct-nvfp4"));
+    has(&compressed, "model.layers.0.self_attn.q_proj.weight_packed U8 [128, 64]");
+    has(&compressed, "model.layers.0.self_attn.q_proj.weight_scale F8_E4M3 [128, 8]");
+    has(&compressed, "model.layers.0.mlp.experts.0.up_proj.weight_global_scale F32 [1]");
+    let compressed = names(&qwen3_moe(), Format::Coded("ct-mxfp4"));
+    has(&compressed, "model.layers.0.mlp.experts.0.up_proj.weight_scale U8 [64, 4]");
+    has(&names(&qwen3_moe(), Format::Coded("int8")), "model.layers.0.self_attn.q_proj.weight I8 [128, 128]");
+    for (mode, width, group) in [("mlx-mxfp4", 16, 32), ("mlx-nvfp4", 16, 16), ("mlx-mxfp8", 32, 32)] {
+        let all = names(&qwen3_moe(), Format::Coded(mode));
+        has(&all, &format!("model.layers.0.mlp.switch_mlp.up_proj.weight U32 [16, 64, {width}]"));
+        has(&all, &format!("model.layers.0.mlp.switch_mlp.up_proj.scales U8 [16, 64, {}]", 128 / group));
+        has(&all, "model.layers.0.mlp.gate.biases BF16 [16, 2]");
+        has(&all, "model.embed_tokens.weight U32 [400, 32]");
+    }
+    let mut v4 = of_fixture("deepseek_v4");
+    v4["hidden_size"] = json!(64);
+    v4["moe_intermediate_size"] = json!(32);
+    let v4 = names(&v4, Format::Coded("deepseek-v4"));
+    has(&v4, "layers.0.ffn.experts.0.w1.weight I8 [32, 32]");
+    has(&v4, "layers.0.ffn.experts.0.w1.scale F8_E8M0 [32, 2]");
+    has(&v4, "layers.0.attn.wq_a.scale F8_E8M0 [1, 1]");
     has(&names(&qwen3_moe(), Format::Mlx { bits: 3 }), "model.layers.0.mlp.switch_mlp.up_proj.weight U32 [16, 64, 12]");
 }
 

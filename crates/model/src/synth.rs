@@ -96,10 +96,7 @@ impl Synth {
     fn cut(&self, stored: Vec<Stored>, shard_bytes: Option<u64>) -> Vec<Shard> {
         match &self.metadata {
             Some(metadata) => Shard::gguf(metadata, stored, shard_bytes.unwrap_or(u64::MAX)),
-            None => {
-                let padded = !matches!(self.format, Format::Mlx { .. });
-                Shard::cut(stored, padded, shard_bytes.unwrap_or(files::SHARD_BYTES))
-            }
+            None => Shard::cut(stored, !self.format.is_mlx(), shard_bytes.unwrap_or(files::SHARD_BYTES)),
         }
     }
 

@@ -194,7 +194,7 @@ pub(crate) fn e8m0(byte: u8) -> f32 {
 
 /// A number of E4M3, exactly.
 #[inline(always)]
-pub(crate) fn e4m3(byte: u8) -> f32 {
+pub fn e4m3(byte: u8) -> f32 {
     let (sign, size) = (u32::from(byte & 0x80) << 24, u32::from(byte & 0x7f));
     let normal = (size << 20) + (120 << 23);
     // A subnormal is what its mantissa makes of the smallest normal number, 2^-6, beyond that number.

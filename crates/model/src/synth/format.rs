@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use outpour_kernels::{Format as OfWeights, GgmlType};
+use outpour_kernels::{Format as OfWeights, GgmlType, Second};
 use serde_json::{Map, Value, json};
 
 use super::gguf::{self, GgufTypes};
@@ -29,7 +29,8 @@ pub enum Format {
         /// 2, 3, 4, 5, 6 or 8.
         bits: usize,
     },
-    /// Codes with scales of their own under the names of the release.
+    /// Codes with scales of their own, under the names of the release; those called `mlx-` and a mode of MLX under mlx-lm's, with
+    /// embedding, head and routers in 8 affine bits.
     Coded(&'static str),
     /// GGUF files, of these types.
     Gguf(GgufTypes),
@@ -43,8 +44,17 @@ impl Format {
         [Format::Bf16].into_iter().chain(mlx).chain(coded::made().map(Format::Coded)).chain(gguf)
     }
 
-    fn is_mlx(self) -> bool {
-        matches!(self, Format::Mlx { .. })
+    /// Whether names and layouts are mlx-lm's.
+    pub(super) fn is_mlx(self) -> bool {
+        matches!(self, Format::Mlx { .. }) || self.mlx_mode().is_some()
+    }
+
+    /// MLX's name of a format of codes.
+    fn mlx_mode(self) -> Option<&'static str> {
+        match self {
+            Format::Coded(name) => name.strip_prefix("mlx-"),
+            _ => None,
+        }
     }
 
     /// The format that a config speaks of.
@@ -52,14 +62,20 @@ impl Format {
     /// # Errors
     /// When it is none of [`Format::all`].
     pub fn of_config(config: &Value) -> Result<Format, ModelError> {
-        let bits = match &config["quantization"]["bits"] {
-            Value::Null => return Format::of_method(config),
-            bits => bits,
+        let said = &config["quantization"];
+        if said["bits"].is_null() {
+            return Format::of_method(config);
+        }
+        let mode = said["mode"].as_str().unwrap_or("affine");
+        let known = |format: &Format| match format {
+            Format::Mlx { bits } => mode == "affine" && said["bits"].as_u64() == Some(*bits as u64),
+            coded => coded.mlx_mode() == Some(mode),
         };
-        let known =
-            |format: &Format| matches!(format, Format::Mlx { bits: known } if bits.as_u64() == Some(*known as u64));
         Format::all().find(known).ok_or_else(|| {
-            ModelError::Config(format!("quantization.bits is {bits}; supported are 2, 3, 4, 5, 6 and 8"))
+            ModelError::Config(format!(
+                "quantization.bits is {} and its mode {mode:?}; supported are 2, 3, 4, 5, 6 and 8 of \"affine\", and \"mxfp4\", \"nvfp4\" and \"mxfp8\"",
+                said["bits"]
+            ))
         })
     }
 
@@ -70,9 +86,13 @@ impl Format {
             return Ok(Format::Bf16);
         }
         let known = |format: &Format| match format {
-            Format::Coded(name) => ["quant_method", "quant_algo", "format", "bits"]
-                .iter()
-                .all(|&key| described(name).get(key) == said.get(key)),
+            Format::Coded(name) if format.mlx_mode().is_none() => {
+                let (ours, same) = (described(name), |value: &Value, key: &str| value.get(key) == said.get(key));
+                // What these say where they are missing is what they usually say.
+                let other = [("checkpoint_format", "gptq_v2"), ("scale_fmt", "ue8m0"), ("expert_dtype", "fp4")];
+                ["quant_method", "quant_algo", "format", "bits"].iter().all(|key| same(&ours, key))
+                    && other.iter().all(|(key, other)| (ours[key] == *other) == (said[key] == *other))
+            }
             _ => false,
         };
         Format::all().find(known).ok_or_else(|| {
@@ -156,7 +176,7 @@ impl Naming {
     /// A declared name as the files have it.
     fn on_disk(&self, name: &str) -> String {
         match (self.format, self.wrapped, name.strip_prefix("model.")) {
-            (Format::Mlx { .. }, true, _) => format!("language_model.{name}"),
+            (format, true, _) if format.is_mlx() => format!("language_model.{name}"),
             (_, true, Some(rest)) => format!("model.language_model.{rest}"),
             _ => name.to_owned(),
         }
@@ -268,12 +288,12 @@ impl Naming {
         };
         let gate_up = |alternate: bool| {
             let Format::Coded(format) = self.format else { return None };
-            coded::as_made(format, alternate, 2 * width, hidden)
+            coded::as_made(format, true, alternate, 2 * width, hidden)
                 .filter(|stored| stored.scheme.is_some_and(|s| s.alternates))
         };
         match (self.format, self.names) {
             (Format::Coded(format), ExpertNames::Stacked) if gate_up(true).is_some() => {
-                let down_of = coded::as_made(format, true, hidden, width);
+                let down_of = coded::as_made(format, true, true, hidden, width);
                 let parts =
                     [("gate_up_proj", gate_up(true), 1.0 / (hidden as f32).sqrt()), ("down_proj", down_of, down)];
                 let of = |(part, stored, deviation): (&str, Option<StoredMatrix>, f32)| {
@@ -288,7 +308,7 @@ impl Naming {
                 [gate_up, down].concat()
             }
             (_, ExpertNames::Stacked | ExpertNames::Transposed) => stacked(prefix),
-            (Format::Mlx { .. }, _) => stacked(&prefix.replace(".experts", ".switch_mlp")),
+            (format, _) if format.is_mlx() => stacked(&prefix.replace(".experts", ".switch_mlp")),
             (Format::Bf16, ExpertNames::Joined | ExpertNames::Linear) => {
                 let names = match (self.names, prefix.strip_suffix(".experts")) {
                     (ExpertNames::Linear, Some(module)) => {
@@ -315,10 +335,9 @@ impl Naming {
     /// module's weight.
     fn bits(&self, name: &str, cols: usize) -> Option<usize> {
         match self.format {
-            Format::Mlx { bits } if cols.is_multiple_of(GROUP) && name.ends_with(".weight") => {
-                Some(if is_router(name) { ROUTER_BITS } else { bits })
-            }
-            _ => None,
+            _ if !cols.is_multiple_of(GROUP) || !name.ends_with(".weight") => None,
+            Format::Mlx { bits } => Some(if is_router(name) { ROUTER_BITS } else { bits }),
+            format => format.mlx_mode().map(|_| ROUTER_BITS),
         }
     }
 
@@ -327,21 +346,29 @@ impl Naming {
         let Some(object) = config.as_object_mut() else { return };
         object.shift_remove("quantization_config");
         object.shift_remove("quantization");
-        if let Format::Coded(name) = self.format {
-            object.insert("quantization_config".into(), described(name));
-        }
-        if let Format::Mlx { bits } = self.format {
-            let mut said = Map::new();
-            said.insert("group_size".into(), json!(GROUP));
-            said.insert("bits".into(), json!(bits));
-            said.insert("mode".into(), json!("affine"));
-            for tensor in stored.iter().filter(|tensor| tensor.dtype == "U32" && is_router(&tensor.name)) {
-                let module = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
-                said.insert(module.to_owned(), json!({"group_size": GROUP, "bits": ROUTER_BITS}));
+        let (bits, group, mode) = match (self.format, self.format.mlx_mode()) {
+            (Format::Mlx { bits }, _) => (bits, GROUP, "affine"),
+            (_, Some(mode)) => (if mode == "mxfp8" { 8 } else { 4 }, if mode == "nvfp4" { 16 } else { 32 }, mode),
+            (Format::Coded(name), None) => {
+                let gpt_oss = stored.iter().any(|tensor| tensor.name.ends_with("_blocks"));
+                let name = if name == "mxfp4" && !gpt_oss { "ct-mxfp4" } else { name };
+                object.insert("quantization_config".into(), described(name));
+                return;
             }
-            object.insert("quantization".into(), Value::Object(said.clone()));
-            object.insert("quantization_config".into(), Value::Object(said));
+            _ => return,
+        };
+        let mut said = Map::new();
+        said.insert("group_size".into(), json!(group));
+        said.insert("bits".into(), json!(bits));
+        said.insert("mode".into(), json!(mode));
+        for module in stored.iter().filter_map(|tensor| tensor.name.strip_suffix(".biases")) {
+            if mode != "affine" || is_router(&format!("{module}.weight")) {
+                let affine = json!({"group_size": GROUP, "bits": ROUTER_BITS, "mode": "affine"});
+                said.insert(module.to_owned(), affine);
+            }
         }
+        object.insert("quantization".into(), Value::Object(said.clone()));
+        object.insert("quantization_config".into(), Value::Object(said));
     }
 
     /// Refuses what the format cannot hold.
@@ -353,35 +380,65 @@ impl Naming {
     }
 }
 
-/// Whether only experts are stored so.
-fn experts_only(format: &str) -> bool {
-    matches!(format, "int4" | "mxfp4" | "nvfp4")
-}
-
 /// How a random matrix is stored in a format of codes, if it is not left as it is.
 fn coded_as(format: &str, name: &str, rows: usize, cols: usize) -> Option<StoredMatrix> {
     // Of a table of n-grams single rows are read, as of an embedding: no format of codes has such.
-    let by_row = name.contains(".ngram_embedding.");
-    let left = is_router(name) || by_row || experts_only(format) && !name.contains(".experts.");
-    if left { None } else { coded::as_made(format, false, rows, cols) }
+    let left = is_router(name) || name.contains(".ngram_embedding.") || !name.ends_with(".weight");
+    if left {
+        None
+    } else {
+        coded::as_made(format, name.contains(".experts.") || name.contains(".switch_mlp."), false, rows, cols)
+    }
 }
 
 /// What config.json of a release in a format of codes says.
 fn described(format: &str) -> Value {
+    let compressed = |format: &str, weights: Value| {
+        json!({
+            "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        })
+    };
+    let fp8 = json!({
+        "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128],
+    });
+    let with = |mut all: Value, more: &[(&str, &str)]| {
+        more.iter().for_each(|(key, value)| all[key] = json!(value));
+        all
+    };
+    let gptq = json!({
+        "quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": false, "sym": true,
+        "checkpoint_format": "gptq",
+    });
     match format {
-        "fp8" => json!({
-            "quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128],
-        }),
-        "int4" => json!({
-            "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
-            "config_groups": {"group_0": {"targets": ["Linear"], "weights": {
-                "num_bits": 4, "type": "int", "symmetric": true, "strategy": "group", "group_size": 32,
-            }}},
-        }),
-        "gptq" => json!({
-            "quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": false, "sym": true,
-            "checkpoint_format": "gptq",
-        }),
+        "fp8" => fp8,
+        "fp8-e8m0" => with(fp8, &[("scale_fmt", "ue8m0")]),
+        "deepseek-v4" => with(fp8, &[("scale_fmt", "ue8m0"), ("expert_dtype", "fp4")]),
+        "fp8-row" => compressed(
+            "float-quantized",
+            json!({"num_bits": 8, "type": "float", "symmetric": true, "strategy": "channel"}),
+        ),
+        "int4" => compressed(
+            "pack-quantized",
+            json!({"num_bits": 4, "type": "int", "symmetric": true, "strategy": "group", "group_size": 32}),
+        ),
+        "int8" => {
+            compressed("int-quantized", json!({"num_bits": 8, "type": "int", "symmetric": true, "strategy": "channel"}))
+        }
+        "ct-nvfp4" => compressed(
+            "nvfp4-pack-quantized",
+            json!({"num_bits": 4, "type": "float", "symmetric": true, "strategy": "tensor_group", "group_size": 16}),
+        ),
+        "ct-mxfp4" => compressed(
+            "mxfp4-pack-quantized",
+            json!({"num_bits": 4, "type": "float", "symmetric": true, "strategy": "group", "group_size": 32}),
+        ),
+        "ct-mxfp8" => compressed(
+            "mxfp8-quantized",
+            json!({"num_bits": 8, "type": "float", "symmetric": true, "strategy": "group", "group_size": 32}),
+        ),
+        "gptq" => gptq,
+        "gptq_v2" => with(gptq, &[("checkpoint_format", "gptq_v2")]),
         "awq" => json!({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": true, "version": "gemm"}),
         "nvfp4" => json!({"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}),
         other => json!({"quant_method": other}),
@@ -396,8 +453,10 @@ fn coded_parts(stored: &StoredMatrix, name: &str, stack: &[usize], deviation: f3
     let parts = stored.names(name).zip(stored.views()).zip(stored.types());
     for (((name, ([rows, cols], view)), dtype), content) in parts.zip([data, scales, second]) {
         let last = cols * view.bytes() / coded::element_bytes(dtype);
-        let shape = match (rows, last) {
-            (1, 1) => stack.to_vec(),
+        let shape = match coded.second {
+            // One number: modelopt has no dimension for it, compressed-tensors one.
+            Second::Times if name.ends_with("_scale_2") => stack.to_vec(),
+            Second::Over if name.ends_with("_global_scale") => [stack, &[1]].concat(),
             // gpt-oss has a dimension for the bytes of a block.
             _ if name.ends_with("_blocks") => [stack, &[rows, last / 16, 16]].concat(),
             _ => [stack, &[rows, last]].concat(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use half::bf16;
 use half::f16;
+use outpour_kernels::quant::coded::e4m3;
 use outpour_kernels::{Code, Coded, DType, GgmlType, Second};
 
 use super::routing::Rows;
@@ -110,6 +111,21 @@ fn exponent(d: f32, random: u64) -> u8 {
     let share = ((d / below.exp2()).powi(2) - 1.0) / 3.0;
     let up = (random >> 40) as f32 / (1u32 << 24) as f32 <= share && share > 0.0;
     (below + f32::from(u8::from(up)) + 127.0).clamp(0.0, 254.0) as u8
+}
+
+/// E4M3 beside `value`, of its sign, with random bits so that squares are those of `value` in the mean: few are as small as scales.
+fn near_e4m3(value: f32, random: u64) -> u8 {
+    let size = value.abs();
+    // Numbers ascend with their bytes; 0x7e is the largest.
+    let (mut below, mut above) = (0u8, 0x7eu8);
+    while above - below > 1 {
+        let middle = below + (above - below) / 2;
+        *if e4m3(middle) <= size { &mut below } else { &mut above } = middle;
+    }
+    let [low, high] = [below, above].map(|byte| e4m3(byte).powi(2));
+    let share = (size * size - low) / (high - low);
+    let up = (random >> 40) as f32 / (1u32 << 24) as f32 <= share && share > 0.0;
+    u8::from(value < 0.0) << 7 | if up { above } else { below }
 }
 
 /// The block types that are made: how they have their scale, and at which byte their min, which is binary16.
@@ -228,12 +244,10 @@ impl Content {
                 DType::F16 => {
                     cells(offset, out, |cell| half::f16::from_f32(scale(random, cell, *step).to_f32()).to_le_bytes())
                 }
-                DType::F8E8m0 => cells(offset, out, |_| [(step.log2().round() + 127.0).clamp(0.0, 254.0) as u8]),
-                // Between 0.875 and 1.25, of either sign.
-                DType::F8E4m3 => cells(offset, out, |cell| {
-                    let bits = random.at(!cell) as u8;
-                    [bits & 0x80 | (0x36 + bits % 5)]
-                }),
+                DType::F8E8m0 => cells(offset, out, |cell| [exponent(*step, random.at(!cell))]),
+                DType::F8E4m3 => {
+                    cells(offset, out, |cell| [near_e4m3(scale(random, cell, *step).to_f32(), random.at(!cell) << 23)])
+                }
                 _ => cells(offset, out, |cell| scale(random, cell, *step).to_le_bytes()),
             },
             Content::Fill(byte) => out.fill(*byte),

@@ -24,8 +24,41 @@ pub struct Scheme {
     second: Second,
     /// Whether rows of gate and up alternate where one tensor holds both.
     pub alternates: bool,
-    /// What `synth` calls it, and the weights that share a scale there, where it makes it.
-    pub made: Option<(&'static str, u32)>,
+    /// The formats of `synth` that hold matrices so.
+    made: &'static [Made],
+}
+
+/// A format of `synth`.
+#[derive(Debug, PartialEq)]
+struct Made {
+    name: &'static str,
+    of: MadeOf,
+    /// Weights that share a scale: of a row, or of as many rows and columns.
+    group: u32,
+    scales: DType,
+}
+
+/// Which matrices of a model a format holds so.
+#[derive(Debug, PartialEq)]
+enum MadeOf {
+    All,
+    Experts,
+    /// What is no expert.
+    Trunk,
+}
+
+impl Made {
+    const fn all(name: &'static str, group: u32, scales: DType) -> Made {
+        Made { name, of: MadeOf::All, group, scales }
+    }
+
+    const fn experts(name: &'static str, group: u32, scales: DType) -> Made {
+        Made { name, of: MadeOf::Experts, group, scales }
+    }
+
+    fn is_of(&self, expert: bool) -> bool {
+        self.of == MadeOf::All || (self.of == MadeOf::Experts) == expert
+    }
 }
 
 /// Which weights share a scale.
@@ -56,7 +89,7 @@ static SCHEMES: &[Scheme] = &[
         parts: [".weight", ".weight_scale_inv", ""],
         scales: FP8_SCALES,
         blocks: Blocks::Config,
-        made: Some(("fp8", 128)),
+        made: &[Made::all("fp8", 128, DType::F32), Made::all("fp8-e8m0", 128, DType::F8E8m0)],
         ..Scheme::of("F8_E4M3", Code::E4m3)
     },
     // compressed-tensors' `nvfp4-pack-quantized` and `mxfp4-pack-quantized`.
@@ -65,13 +98,14 @@ static SCHEMES: &[Scheme] = &[
         scales: FP8,
         blocks: Blocks::Of(&[[1, 16]]),
         second: Second::Over,
+        made: &[Made::all("ct-nvfp4", 16, DType::F8E4m3)],
         ..Scheme::of("U8", Code::E2m1)
     },
     Scheme {
         parts: [".weight_packed", ".weight_scale", ""],
         scales: POWERS,
         blocks: Blocks::Of(&[[1, 32]]),
-        made: Some(("mxfp4", 32)),
+        made: &[Made::all("ct-mxfp4", 32, DType::F8E8m0), Made::experts("mxfp4", 32, DType::F8E8m0)],
         ..Scheme::of("U8", Code::E2m1)
     },
     // modelopt's NVFP4.
@@ -80,7 +114,7 @@ static SCHEMES: &[Scheme] = &[
         scales: FP8,
         blocks: Blocks::Of(&[[1, 16]]),
         second: Second::Times,
-        made: Some(("nvfp4", 16)),
+        made: &[Made::experts("nvfp4", 16, DType::F8E4m3)],
         ..Scheme::of("U8", Code::E2m1)
     },
     // FP8 of compressed-tensors (`float-quantized`, `mxfp8-quantized`) and modelopt.
@@ -88,12 +122,14 @@ static SCHEMES: &[Scheme] = &[
         parts: [".weight", ".weight_scale", ""],
         scales: FP8_SCALES,
         blocks: Blocks::Of(&[[1, WHOLE], [WHOLE, WHOLE], [128, 128], [1, 32]]),
+        made: &[Made::all("fp8-row", WHOLE, DType::F32)],
         ..Scheme::of("F8_E4M3", Code::E4m3)
     },
     Scheme {
         parts: [".weight", ".weight_scale", ""],
         scales: POWERS,
         blocks: Blocks::Of(&[[1, 32]]),
+        made: &[Made::all("ct-mxfp8", 32, DType::F8E8m0)],
         ..Scheme::of("F8_E4M3", Code::E4m3)
     },
     // compressed-tensors' `pack-quantized`, in four bits or eight.
@@ -104,7 +140,7 @@ static SCHEMES: &[Scheme] = &[
     },
     Scheme {
         parts: [".weight_packed", ".weight_scale", ""],
-        made: Some(("int4", 32)),
+        made: &[Made::experts("int4", 32, DType::Bf16)],
         ..Scheme::of("I32", Code::Int4)
     },
     Scheme { parts: [".weight_packed", ".weight_scale", ""], ..Scheme::of("I32", Code::Int8) },
@@ -112,26 +148,28 @@ static SCHEMES: &[Scheme] = &[
     Scheme {
         parts: [".weight", ".weight_scale", ""],
         blocks: Blocks::Of(&[[1, WHOLE], [WHOLE, WHOLE]]),
+        made: &[Made::all("int8", WHOLE, DType::Bf16)],
         ..Scheme::of("I8", Code::Signed8)
     },
     Scheme {
         parts: [".qweight", ".scales", ".qzeros"],
         scales: HALVES,
         second: Second::ZerosLessOne,
-        made: Some(("gptq", 128)),
+        made: &[Made::all("gptq", 128, DType::F16)],
         ..Scheme::of("I32", Code::Gptq)
     },
     Scheme {
         parts: [".qweight", ".scales", ".qzeros"],
         scales: HALVES,
         second: Second::Zeros,
+        made: &[Made::all("gptq_v2", 128, DType::F16)],
         ..Scheme::of("I32", Code::Gptq)
     },
     Scheme {
         parts: [".qweight", ".scales", ".qzeros"],
         scales: HALVES,
         second: Second::Zeros,
-        made: Some(("awq", 128)),
+        made: &[Made::all("awq", 128, DType::F16)],
         ..Scheme::of("I32", Code::Awq)
     },
     // gpt-oss.
@@ -140,7 +178,7 @@ static SCHEMES: &[Scheme] = &[
         scales: POWERS,
         blocks: Blocks::Of(&[[1, 32]]),
         alternates: true,
-        made: Some(("mxfp4", 32)),
+        made: &[Made::experts("mxfp4", 32, DType::F8E8m0)],
         ..Scheme::of("U8", Code::E2m1)
     },
     // MLX's modes `mxfp4`, `nvfp4` and `mxfp8`.
@@ -148,19 +186,37 @@ static SCHEMES: &[Scheme] = &[
         parts: [".weight", ".scales", ""],
         scales: POWERS,
         blocks: Blocks::Of(&[[1, 32]]),
+        made: &[Made::all("mlx-mxfp4", 32, DType::F8E8m0)],
         ..Scheme::of("U32", Code::E2m1)
     },
     Scheme {
         parts: [".weight", ".scales", ""],
         scales: &[("U8", DType::F8E4m3)],
         blocks: Blocks::Of(&[[1, 16]]),
+        made: &[Made::all("mlx-nvfp4", 16, DType::F8E4m3)],
         ..Scheme::of("U32", Code::E2m1)
     },
     Scheme {
         parts: [".weight", ".scales", ""],
         scales: POWERS,
         blocks: Blocks::Of(&[[1, 32]]),
+        made: &[Made::all("mlx-mxfp8", 32, DType::F8E8m0)],
         ..Scheme::of("U32", Code::E4m3)
+    },
+    // DeepSeek-V4's: experts in four bits, the rest in FP8.
+    Scheme {
+        parts: [".weight", ".scale", ""],
+        scales: POWERS,
+        blocks: Blocks::Of(&[[1, 32]]),
+        made: &[Made::experts("deepseek-v4", 32, DType::F8E8m0)],
+        ..Scheme::of("I8", Code::E2m1)
+    },
+    Scheme {
+        parts: [".weight", ".scale", ""],
+        scales: FP8_SCALES,
+        blocks: Blocks::Config,
+        made: &[Made { name: "deepseek-v4", of: MadeOf::Trunk, group: 128, scales: DType::F8E8m0 }],
+        ..Scheme::of("F8_E4M3", Code::E4m3)
     },
 ];
 
@@ -168,7 +224,7 @@ impl Scheme {
     /// Codes in words of this type, in groups of a row with a number each.
     const fn of(data: &'static str, code: Code) -> Scheme {
         let (parts, blocks, second) = ([""; 3], Blocks::Groups, Second::None);
-        Scheme { parts, data, scales: NUMBERS, code, blocks, second, alternates: false, made: None }
+        Scheme { parts, data, scales: NUMBERS, code, blocks, second, alternates: false, made: &[] }
     }
 
     /// The name of a part of the matrix `name`, which ends in `.weight`, or is that of stacked experts and does not.
@@ -265,24 +321,28 @@ pub fn element_bytes(dtype: &str) -> usize {
 
 /// Names of the formats that `synth` makes.
 pub fn made() -> impl Iterator<Item = &'static str> {
-    SCHEMES.iter().filter(|scheme| !scheme.alternates).filter_map(|scheme| Some(scheme.made?.0))
+    let all = SCHEMES.iter().filter(|scheme| !scheme.alternates).flat_map(|scheme| scheme.made);
+    all.filter(|made| made.of != MadeOf::Trunk).map(|made| made.name)
 }
 
-/// How a matrix is stored in one of them; `None` where it cannot be. With `alternate`, in the form in which rows of gate and up
-/// alternate, where there is one.
-pub fn as_made(name: &str, alternate: bool, rows: usize, cols: usize) -> Option<StoredMatrix> {
-    let named = |scheme: &&Scheme| scheme.made.is_some_and(|(made, _)| made == name);
-    let scheme = SCHEMES.iter().filter(named).min_by_key(|scheme| scheme.alternates != alternate)?;
-    let (_, group) = scheme.made?;
-    let block = if scheme.blocks == Blocks::Config { [group, group] } else { [1, group] };
-    let coded = Coded { code: scheme.code, block, second: scheme.second };
-    let whole = scheme.code == Code::E4m3 || cols.is_multiple_of(group as usize);
-    let (format, dtype) = (Format::Coded(coded), scheme.scales[0].1);
+/// How a matrix is stored in one of them, of an `expert` or another one; `None` where it is not. With `alternate`, in the form in which
+/// rows of gate and up alternate, where there is one.
+pub fn as_made(name: &str, expert: bool, alternate: bool, rows: usize, cols: usize) -> Option<StoredMatrix> {
+    let in_scheme = |scheme: &'static Scheme| {
+        let mut all = scheme.made.iter().filter(|made| made.name == name && made.is_of(expert));
+        all.next().map(|made| (scheme, made))
+    };
+    let (scheme, made) =
+        SCHEMES.iter().filter_map(in_scheme).min_by_key(|(scheme, _)| scheme.alternates != alternate)?;
+    let down = if scheme.blocks == Blocks::Config { made.group } else { 1 };
+    let coded = Coded { code: scheme.code, block: [down, made.group], second: scheme.second };
+    // Blocks of several rows may be cut off.
+    let whole = down > 1 || made.group == WHOLE || cols.is_multiple_of(made.group as usize);
     (whole && coded.fits(rows, cols)).then_some(StoredMatrix {
         rows,
         cols,
-        format,
-        dtype,
+        format: Format::Coded(coded),
+        dtype: made.scales,
         scheme: Some(scheme),
         transposed: false,
     })
