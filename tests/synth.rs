@@ -389,6 +389,51 @@ fn names_and_sizes_are_those_of_releases() {
     has(&names(&qwen3_moe(), Format::Mlx { bits: 3 }), "model.layers.0.mlp.switch_mlp.up_proj.weight U32 [16, 64, 12]");
 }
 
+/// What a format is called where a model is described.
+#[test]
+fn inspect_names_every_format() {
+    let mut config = qwen3_moe();
+    for key in ["hidden_size", "moe_intermediate_size"] {
+        config[key] = json!(256);
+    }
+    let e8m0 = "FP8 E4M3 in blocks of 128×128 with F8_E8M0 scales";
+    for (format, name) in [
+        ("bf16", "BF16"),
+        ("mlx3", "MLX affine of 3 bits in groups of 64 with BF16 scales"),
+        ("mlx-mxfp4", "MXFP4 (FP4 E2M1 in groups of 32 with F8_E8M0 scales)"),
+        ("mlx-nvfp4", "NVFP4 (FP4 E2M1 in groups of 16 with F8_E4M3 scales)"),
+        ("mlx-mxfp8", "MXFP8 (FP8 E4M3 in groups of 32 with F8_E8M0 scales)"),
+        ("fp8", "FP8 E4M3 in blocks of 128×128 with F32 scales"),
+        ("fp8-e8m0", e8m0),
+        ("fp8-row", "FP8 E4M3 with a scale for each row with F32 scales"),
+        ("ct-mxfp4", "MXFP4 (FP4 E2M1 in groups of 32 with F8_E8M0 scales)"),
+        ("ct-nvfp4", "NVFP4 (FP4 E2M1 in groups of 16 with F8_E4M3 scales)"),
+        ("ct-mxfp8", "MXFP8 (FP8 E4M3 in groups of 32 with F8_E8M0 scales)"),
+        ("mxfp4", "MXFP4 (FP4 E2M1 in groups of 32 with F8_E8M0 scales)"),
+        ("nvfp4", "NVFP4 (FP4 E2M1 in groups of 16 with F8_E4M3 scales)"),
+        ("int4", "int4 in groups of 32 with BF16 scales"),
+        ("int8", "int8 with a scale for each row with BF16 scales"),
+        ("gptq", "GPTQ int4 in groups of 128 with F16 scales"),
+        ("gptq_v2", "GPTQ int4 in groups of 128 with F16 scales"),
+        ("awq", "AWQ int4 in groups of 128 with F16 scales"),
+        ("deepseek-v4", "MXFP4 (FP4 E2M1 in groups of 32 with F8_E8M0 scales)"),
+    ] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let format: Format = format.parse().expect("a format");
+        synth::outline(&config, format, dir.path()).unwrap_or_else(|error| panic!("{error}"));
+        let [trunk, experts] = inspect(dir.path()).stored();
+        assert!(experts.keys().eq([name]), "{format}: {experts:?}");
+        let all_of_it = !["bf16", "mxfp4", "nvfp4", "int4"].contains(&format.to_string().as_str());
+        let rest = if format.to_string() == "deepseek-v4" { e8m0 } else { name };
+        assert!(trunk.contains_key(rest) == (all_of_it || name == "BF16"), "{format}: {trunk:?}");
+        // The config that it writes is one that says the same format again.
+        let said = fs::read(dir.path().join("config.json")).expect("a config");
+        let said = Format::of_config(&serde_json::from_slice(&said).expect("JSON")).expect("a format");
+        let same = if format.to_string() == "mxfp4" { "ct-mxfp4".parse().expect("a format") } else { format };
+        assert_eq!(said, same);
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_bytes() {
     for format in [Format::Bf16, Format::Mlx { bits: 5 }] {
@@ -539,6 +584,9 @@ fn the_verb_makes_a_model_that_runs() {
     assert_eq!(shown["experts_per_layer"], 8);
     // Gate and up of 96 rows of 128 at 4.5 bits, down as it is.
     assert_eq!(shown["expert_bytes"], 2 * 96 * 72 + 128 * 96 * 2);
+    let [experts, trunk] = ["experts", "trunk"].map(|of| shown["stored"][of].to_string());
+    assert!(experts.contains("MLX affine of 4 bits in groups of 64") && experts.contains("BF16"), "{experts}");
+    assert!(trunk.contains("MLX affine of 8 bits in groups of 64"), "{trunk}");
     assert_eq!(shown["tokenizer"]["vocab"], 397);
     let ran = outpour("run", &out, &["Why?", "--ram", "200M", "-n", "8", "--ignore-eos"]);
     assert_eq!(ran.status.code(), Some(0), "{ran:?}");

@@ -48,7 +48,7 @@ pub const ATTENTION_KINDS: [&str; 20] = [
 ];
 
 /// One of every kind of attention and of every way that weights are stored.
-pub const FIXTURES: [&str; 73] = [
+pub const FIXTURES: [&str; 74] = [
     "qwen2_moe",
     "olmoe",
     "dots1",
@@ -104,6 +104,7 @@ pub const FIXTURES: [&str; 73] = [
     "nemotron_h_latent",
     "ling25",
     "deepseek_v4",
+    "deepseek_v4_fp4",
     "mistral4",
     "deepseek_v3_mlx4",
     "granitemoehybrid",

@@ -14,7 +14,7 @@ use crate::families::{
     hy_v4, jamba, kimi_linear, lfm2_moe, ling, ling3, llama, llama4, longcat_flash, mimo_v2_flash, minimax, minimax_m2,
     minimax_m3, mistral_large4, mixtral, nemotron_h, phimoe, qwen3_5_moe, qwen3_moe, qwen4_exp,
 };
-use crate::weights::Weights;
+use crate::weights::{Weights, said};
 
 type Build = fn(&Config, &mut Weights, DType) -> Result<Box<dyn Model>, ModelError>;
 
@@ -678,6 +678,7 @@ pub fn family(config: &Config) -> Result<&'static Family, ModelError> {
         ModelError::Config(format!("model_type {model_type:?} of the architecture {name} is not supported"))
     })?;
     check_counts(&config.text())?;
+    said::check_form(config)?;
     Ok(family)
 }
 

@@ -20,7 +20,7 @@ pub struct Architecture {
     /// `model_type`, which `more` may change.
     pub family: &'static str,
     /// Keys beside [`super::config::KEYS`], and what `config.json` calls them.
-    keys: &'static [(&'static str, &'static str)],
+    pub keys: &'static [(&'static str, &'static str)],
     /// What does not follow from single keys.
     more: fn(&Said, &mut Map<String, Value>) -> Result<(), ModelError>,
 }

@@ -48,6 +48,49 @@ const SCALING: [(&str, &str); 6] = [
     ("rope.scaling.yarn_beta_slow", "beta_slow"),
 ];
 
+/// What follows from other keys, of several from the one that says most.
+const DERIVED: [(&str, &str); 16] = [
+    ("block_count", "num_hidden_layers"),
+    ("rope.dimension_count", "partial_rotary_factor"),
+    ("rope.dimension_count", "qk_rope_head_dim"),
+    ("rope.scaling.type", "rope_type"),
+    ("rope.scaling.type", "rope_scaling"),
+    ("ssm.inner_size", "linear_value_head_dim"),
+    ("attention.key_length_mla", "qk_nope_head_dim"),
+    ("attention.value_length_mla", "v_head_dim"),
+    ("leading_dense_block_count", "first_k_dense_replace"),
+    ("expert_shared_count", "n_shared_experts"),
+    ("expert_gating_func", "scoring_func"),
+    ("attention.sliding_window_pattern", "layer_types"),
+    ("expert_feed_forward_length", "intermediate_size"),
+    ("expert_count", "n_routed_experts"),
+    ("expert_count", "num_local_experts"),
+    ("expert_used_count", "moe_topk"),
+];
+
+/// A problem with what [`config`] made, in the words of the file: its keys for those of `config.json`.
+pub fn in_words_of(metadata: &Metadata, problem: &str) -> String {
+    let name = metadata.text("general.architecture").unwrap_or_default();
+    let own = ARCHITECTURES.iter().find(|known| known.name == name).map_or(&[][..], |known| known.keys);
+    let key_of = |word: &str| {
+        let all = own.iter().chain(&KEYS).chain(&SCALING).chain(&DERIVED).filter(|(_, ours)| *ours == word);
+        let keys: Vec<String> = all.map(|(key, _)| format!("{name}.{key}")).collect();
+        // Words without an underscore may be words of the sentence.
+        let keys = if word.contains('_') { keys } else { Vec::new() };
+        keys.iter().find(|key| metadata.get(key).is_some()).or(keys.first()).cloned()
+    };
+    let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let (mut out, mut rest) = (String::new(), problem);
+    while let Some(at) = rest.find(is_of_word) {
+        let word = &rest[at..];
+        let (word, behind) = word.split_at(word.find(|c| !is_of_word(c)).unwrap_or(word.len()));
+        out += &rest[..at];
+        out += key_of(word).as_deref().unwrap_or(word);
+        rest = behind;
+    }
+    (out + rest).replace("config.json", "its metadata")
+}
+
 /// The `config.json` that the files' metadata amount to.
 ///
 /// # Errors
