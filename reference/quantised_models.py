@@ -402,7 +402,7 @@ RECIPES = {
         quantization_config=dict(quant_method="modelopt", quant_algo="NVFP4", group_size=16, exclude_modules=["lm_head"]),
     ),
     # As released: experts in four bits, attention and shared experts in FP8.
-    "deepseek_v4_fp4": Recipe(
+    "deepseek_v4_fp8_mxfp4": Recipe(
         family=changed("deepseek_v4", dict(hidden_size=64, moe_intermediate_size=32, n_routed_experts=4, num_hash_layers=0)),
         flat=deepseek_v4_names,
         rules=[

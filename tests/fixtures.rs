@@ -65,7 +65,7 @@ const FIXTURES: [(&str, f32); 108] = [
     ("nemotron_h_latent", 1e-3),
     ("ling25", 1e-3),
     ("deepseek_v4", 2e-4),
-    ("deepseek_v4_fp4", 2e-4),
+    ("deepseek_v4_fp8_mxfp4", 2e-4),
     ("mistral4", 2e-4),
     ("deepseek_v3_mlx4", 2e-4),
     ("granitemoehybrid", 1e-3),

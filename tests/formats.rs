@@ -137,6 +137,27 @@ fn what_is_not_supported_is_refused_by_the_tensors_name() {
     refused("qwen3_moe_gptq", &wider, &["experts.0", "its bits or groups are not supported"]);
 }
 
+/// Zero points that no known code has, beside weights that would be taken without them.
+#[test]
+fn zero_points_that_would_be_ignored_are_refused() {
+    let dir = copy("glm4_moe_compressed", |_| {}, |_, _| {});
+    let path = dir.path().join("model.safetensors");
+    let file = fs::read(&path).expect("a file");
+    let length = u64::from_le_bytes(*file.first_chunk().expect("8 bytes")) as usize;
+    let mut header: Value = serde_json::from_slice(&file[8..8 + length]).expect("a header");
+    let module = "model.layers.0.mlp.down_proj";
+    let shape = header[format!("{module}.weight_shape")].take();
+    header[format!("{module}.weight_zero_point")] = shape;
+    header.as_object_mut().expect("tensors").retain(|_, entry| !entry.is_null());
+    let header = header.to_string().into_bytes();
+    fs::write(&path, [&(header.len() as u64).to_le_bytes(), &header[..], &file[8 + length..]].concat())
+        .expect("a file");
+    let error = Inspection::open(dir.path(), false).map(|_| ()).expect_err("it is refused").to_string();
+    for what in [module, "int8", "weight_zero_point", "int4 in weight_packed"] {
+        assert!(error.contains(what), "{error}\ndoes not say {what:?}");
+    }
+}
+
 /// Scales that are not numbers make logits that are none, which are no answer.
 #[test]
 fn weights_that_are_not_numbers_are_an_error() {

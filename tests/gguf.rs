@@ -101,6 +101,25 @@ fn version_2_is_read_as_version_3() {
     assert!(compute(&file) == compute(&fixture("qwen3moe_gguf")), "other logits");
 }
 
+/// What llama.cpp's own `llama-gguf-split --split --no-tensor-first-split --split-max-tensors 16` made of another fixture: a first part
+/// that holds no tensor.
+#[test]
+fn files_that_llama_cpp_split_are_the_whole_one() {
+    let compute = |path: &Path| logits(&mut engine(path, &roomy(), ReaderKind::Auto), &[1, 2, 3, 4, 5], 2).logits;
+    let parts = fixture("olmoe_gguf_split");
+    assert_eq!(shown(&["inspect", path(&parts), "--json"])["files"], 3);
+    let whole = compute(&fixture("olmoe_gguf"));
+    assert!(compute(&parts) == whole, "other logits from the folder");
+    assert!(compute(&parts.join("olmoe-00001-of-00003.gguf")) == whole, "other logits from the first part's name");
+    // Without a part, under the name that the others speak of.
+    let dir = tempfile::tempdir().expect("a folder");
+    for part in ["olmoe-00001-of-00003.gguf", "olmoe-00003-of-00003.gguf"] {
+        std::fs::copy(parts.join(part), dir.path().join(part)).expect("a part");
+    }
+    let problem = Inspection::open(dir.path(), false).map(|_| ()).expect_err("refused").to_string();
+    assert!(problem.contains("olmoe-00002-of-00003.gguf"), "{problem}");
+}
+
 /// Tokens with scores, as files of Llama's first models have them.
 #[test]
 fn vocabularies_of_sentencepiece_tokenise_as_hugging_face() {

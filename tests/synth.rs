@@ -212,6 +212,55 @@ fn gguf_files_of_every_block_type_run() {
     }
 }
 
+/// Families whose files differ by names and keys only: their configs, where a norm and a matrix are found, and experts of a layer.
+#[test]
+fn gguf_files_of_further_families_run() {
+    let wide = |name: &str| {
+        let mut config = of_fixture(name);
+        for (key, size) in [("hidden_size", 256), ("intermediate_size", 256), ("moe_intermediate_size", 256)] {
+            if !config[key].is_null() {
+                config[key] = json!(size);
+            }
+        }
+        config["num_attention_heads"] = json!(4);
+        config["num_key_value_heads"] = json!(2);
+        config["mlp_only_layers"] = json!([]);
+        config["clip_qkv"] = Value::Null;
+        config
+    };
+    for (name, tensors, experts) in [
+        ("qwen2_moe", ["blk.0.ffn_norm.weight", "blk.0.ffn_gate_inp_shexp.weight", "blk.0.attn_q.bias"], 12),
+        ("olmoe", ["blk.0.ffn_norm.weight", "blk.0.ffn_up_exps.weight", "blk.0.attn_q_norm.weight"], 12),
+        ("qwen3", ["blk.0.ffn_norm.weight", "blk.0.ffn_up.weight", "blk.0.attn_k_norm.weight"], 0),
+    ] {
+        let config = wide(name);
+        let facts = |dir: &Path| {
+            let inspection = inspect(dir);
+            let facts = inspection.facts();
+            let told = (facts.layers, facts.hidden, facts.vocab, facts.context_max, facts.top_k, facts.family);
+            (told, inspection.layout.experts_total(), inspection.parameters().expect("tensors").0)
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        write(&config, Format::Bf16, 1, folder.path());
+        for types in [GgufTypes::Blocks(GgmlType::Q4K), GgufTypes::Q4KM, GgufTypes::F16] {
+            let file = tempfile::tempdir().expect("a folder");
+            write(&config, Format::Gguf(types), 1, file.path());
+            assert_eq!(facts(folder.path()), facts(file.path()), "{name} {types}");
+            let inspection = inspect(file.path());
+            assert_eq!(inspection.layout.experts_total(), experts * inspection.facts().layers, "{name}");
+            for tensor in tensors {
+                assert!(inspection.checkpoint().tensor(tensor).is_some(), "{name}: no {tensor}");
+            }
+            let mut engine = engine(file.path(), &Options { threads: Some(1), ..roomy() }, ReaderKind::Auto);
+            let vocab = engine.facts().vocab as u32;
+            let ids: Vec<u32> = (0..24).map(|i| (i * i * 31 + 7) % vocab).collect();
+            let logits = logits(&mut engine, &ids, 20).logits;
+            let deviation = (logits.iter().map(|logit| logit * logit).sum::<f32>() / logits.len() as f32).sqrt();
+            assert!((0.5..8.0).contains(&deviation), "{name} {types}: logits of {deviation}");
+        }
+    }
+}
+
 /// A model in parts is the same model, whether its files are GGUF or safetensors.
 #[test]
 fn parts_are_the_same_model() {

@@ -104,7 +104,7 @@ pub const FIXTURES: [&str; 74] = [
     "nemotron_h_latent",
     "ling25",
     "deepseek_v4",
-    "deepseek_v4_fp4",
+    "deepseek_v4_fp8_mxfp4",
     "mistral4",
     "deepseek_v3_mlx4",
     "granitemoehybrid",

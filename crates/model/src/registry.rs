@@ -485,7 +485,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "DeepSeek-V4-Flash, V4-Pro",
         attention: "a window, and compressed entries of the past: chosen ones (CSA) and all (HCA) in turn",
-        fixtures: &["deepseek_v4", "deepseek_v4_gguf"],
+        fixtures: &["deepseek_v4", "deepseek_v4_fp8_mxfp4", "deepseek_v4_gguf"],
         experts: ExpertNames::Numbered,
         file: "deepseek_v4.rs",
         build: |config, weights, kv| Ok(Box::new(deepseek_v4::build(config, weights, kv)?)),

@@ -212,14 +212,14 @@ impl Tokenizer {
         for (index, token) in tokens.iter().enumerate() {
             match kind_of(index) {
                 kind::UNUSED => {}
-                kind::CONTROL | kind::USER_DEFINED => added.push(AddedToken {
+                kind::CONTROL | kind::USER_DEFINED | kind::UNKNOWN => added.push(AddedToken {
                     id: id(index)?,
                     content: token.clone(),
                     single_word: false,
                     lstrip: false,
                     rstrip: false,
                     normalized: false,
-                    special: kind_of(index) == kind::CONTROL,
+                    special: kind_of(index) != kind::USER_DEFINED,
                 }),
                 _ => {
                     if known.insert(token, id(index)?).is_some() {
@@ -264,8 +264,8 @@ impl Tokenizer {
             if known.insert(token, id).is_some() {
                 return Err(TextError::invalid(file, format!("the token {token:?} is there twice")));
             }
-            if [kind::CONTROL, kind::USER_DEFINED].contains(&kind) {
-                let special = kind == kind::CONTROL;
+            if [kind::CONTROL, kind::USER_DEFINED, kind::UNKNOWN].contains(&kind) {
+                let special = kind != kind::USER_DEFINED;
                 added.push(AddedToken { id, content: token.clone(), special, ..AddedToken::default() });
             }
         }

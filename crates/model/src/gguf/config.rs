@@ -10,7 +10,9 @@ use crate::blocks::{attention, moe, rope};
 use crate::config::{Config, ModelError};
 
 /// Of [`ARCHITECTURES`] those that can be made.
-const MADE: &[Architecture] = ARCHITECTURES.split_at(3).0;
+const MADE: &[Architecture] = ARCHITECTURES.split_at(6).0;
+/// Those of them whose layers are of two kinds.
+const HYBRID: [&str; 2] = ["qwen3next", "qwen35moe"];
 
 /// Share of a head's dimensions that Qwen3-Next and Qwen3.5 turn.
 const DEFAULT_ROTARY: f64 = 0.25;
@@ -155,12 +157,12 @@ pub fn metadata(config: &Config) -> Result<(&'static str, Map<String, Value>), M
     let untold =
         |what: &str| ModelError::Config(format!("{what}, which GGUF files cannot tell; give another --format"));
     let (layers, sizes) = (text.size("num_hidden_layers")?, attention::Sizes::read(&text)?);
+    let architecture = architecture.name;
+    let (dense, hybrid) = (architecture == "qwen3", HYBRID.contains(&architecture));
     let is_sparse = moe::sparse_layers(&text)?;
-    if !(0..layers).all(is_sparse) {
+    if !dense && !(0..layers).all(is_sparse) {
         return Err(untold("has layers without experts"));
     }
-    let architecture = architecture.name;
-    let hybrid = architecture != "qwen3moe";
     let mut all = Map::new();
     for (key, ours) in KEYS {
         if let Some(value) = text.0.get(ours).filter(|value| !value.is_null()) {
@@ -173,7 +175,9 @@ pub fn metadata(config: &Config) -> Result<(&'static str, Map<String, Value>), M
         all.insert(key.into(), json!(sizes.head_dim));
     }
     all.insert("attention.layer_norm_rms_epsilon".into(), json!(text.positive_or("rms_norm_eps", 1e-6)?));
-    all.entry("feed_forward_length").or_insert(json!(text.size("moe_intermediate_size")?));
+    if !all.contains_key("feed_forward_length") {
+        all.insert("feed_forward_length".into(), json!(text.size("moe_intermediate_size")?));
+    }
     let (settings, theta) = text.rope(if hybrid { 10_000_000.0 } else { 10_000.0 })?;
     all.insert("rope.freq_base".into(), json!(theta));
     match settings.text_or("rope_type", settings.text_or("type", "default")?)? {
