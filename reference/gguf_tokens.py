@@ -30,6 +30,9 @@ TEXTS = [
     "<ud>  two", "jello", "yellow <ud>mellow", "a    b", "a     b", "    x", "\n    x\n", "<none>", "a<none>b", "<unk>", "a <unk> b", "<0x41>",
     "Grüße 😀 你好", "\t", "<ctl> <ctl>", "<s>x</s>", "x<|endoftext|>y",
 ]  # fmt: skip
+# Bytes that UTF-8 has not. DeepSeek-V2's vocabulary has their letters as texts of their own.
+LETTERS = "ÀÁõö÷øùúûüýþÿ"
+WITH_LETTERS = ["À la carte", "fête ÿ", "schön für übung", "ø÷þ", "Größe 😀 ñ", "x"]
 SWITCHES = [(None, None), (True, None), (False, None), (True, True), (False, True), (None, True), (None, False)]
 
 
@@ -77,17 +80,33 @@ def vocabulary(model: str) -> dict:
     return vocab | dict(pre=None, merges=[], scores=field(reader, "scores") + [0.0] * len(more))
 
 
+def without_bytes(vocab: dict) -> dict:
+    kinds = [int(TokenType.USER_DEFINED) if text in LETTERS else kind for text, kind in zip(vocab["tokens"], vocab["kinds"])]
+    assert sum(kind == TokenType.USER_DEFINED for kind in kinds) >= len(LETTERS)
+    merges = [merge for merge in vocab["merges"] if not set(merge) & set(LETTERS)]
+    return vocab | dict(kinds=kinds, merges=merges)
+
+
+def texts(vocabulary: str, add_bos: bool | None, add_eos: bool | None) -> list[str]:
+    """Switches show at any text."""
+    plain = (add_bos, add_eos) == (None, None)
+    if vocabulary == "letters":
+        return WITH_LETTERS if plain else []
+    return TEXTS if plain else TEXTS[:6]
+
+
 def main() -> None:
     vocabularies, cases = {model: vocabulary(model) for model in SOURCES}, []
+    vocabularies["letters"] = without_bytes(vocabularies["gpt2"])
     with tempfile.TemporaryDirectory() as folder:
-        for model, vocab in vocabularies.items():
+        for name, vocab in vocabularies.items():
+            model = vocab["model"]
             for add_bos, add_eos in SWITCHES:
                 if add_eos and not (model == "llama" if add_bos is None else add_bos):
                     continue  # llama-tokenize leaves both away where BOS is not asked for
                 file = Path(folder) / "vocab.gguf"
                 write(file, vocab, add_bos, add_eos)
-                # Switches show at any text.
-                for text in TEXTS if (add_bos, add_eos) == (None, None) else TEXTS[:6]:
+                for text in texts(name, add_bos, add_eos):
                     prompt = Path(folder) / "prompt"
                     prompt.write_text(text)
                     command = [sys.argv[1], "-m", str(file), "-f", str(prompt), "--ids", "--no-escape"]
@@ -95,7 +114,7 @@ def main() -> None:
                     if said.returncode != 0:
                         sys.exit(f"{command}: {said.stderr}")
                     ids = json.loads(said.stdout.strip().splitlines()[-1])
-                    cases.append(dict(model=model, add_bos=add_bos, add_eos=add_eos, text=text, ids=ids))
+                    cases.append(dict(vocabulary=name, add_bos=add_bos, add_eos=add_eos, text=text, ids=ids))
     out = FIXTURES / "gguf_text" / "tokens.json"
     out.write_text(json.dumps(dict(vocabularies=vocabularies, cases=cases), ensure_ascii=False) + "\n")
     print(f"{len(cases)} cases")

@@ -94,12 +94,7 @@ fn check_identity_of_all(precise: bool) {
 /// those that [`common::FIXTURES`] has none of.
 #[test]
 fn gguf_files_of_every_architecture_have_the_same_bits() {
-    let entries = std::fs::read_dir(fixture("")).expect("fixtures").flatten();
-    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let further = |name: &String| name.ends_with("_gguf") && !common::FIXTURES.contains(&name.as_str());
-    let names: Vec<String> = names.filter(further).collect();
-    assert!(names.len() > 30, "{names:?}");
-    for name in names {
+    for name in common::further_gguf_fixtures() {
         check_identity_by(&fixture(&name), ways(&fixture(&name), false).into_iter().step_by(9));
     }
 }

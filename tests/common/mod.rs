@@ -125,6 +125,16 @@ pub const FIXTURES: [&str; 74] = [
     "qwen4_exp",
 ];
 
+/// Fixtures of GGUF files that [`FIXTURES`] has none of.
+pub fn further_gguf_fixtures() -> Vec<String> {
+    let entries = std::fs::read_dir(fixture("")).expect("fixtures").flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names: Vec<String> =
+        names.filter(|name| name.ends_with("_gguf") && !FIXTURES.contains(&name.as_str())).collect();
+    assert!(names.len() > 30, "{names:?}");
+    names
+}
+
 /// A fixture's config with so many experts, and so wide.
 pub fn enlarged(name: &str, experts: usize, width: usize) -> Value {
     let config = std::fs::read(fixture(name).join("config.json")).expect("a fixture has a config");

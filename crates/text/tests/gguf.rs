@@ -60,7 +60,7 @@ fn tokens_of_every_kind_are_found_as_llama_cpp_does() {
     assert!(cases.len() > 100, "{} cases", cases.len());
     let mut wrong = Vec::new();
     for case in cases {
-        let vocab = &fixture["vocabularies"][case["model"].as_str().expect("a kind")];
+        let vocab = &fixture["vocabularies"][case["vocabulary"].as_str().expect("a name")];
         let (tokens, merges) = (texts(&vocab["tokens"]), texts(&vocab["merges"]));
         let numbers = |key: &str| vocab[key].as_array().into_iter().flatten();
         let id = |key: &str| vocab[key].as_u64().and_then(|id| u32::try_from(id).ok());
@@ -86,7 +86,7 @@ fn tokens_of_every_kind_are_found_as_llama_cpp_does() {
         if ids != expected {
             wrong.push(format!(
                 "{} {:?} {:?} {text:?}: {ids:?} instead of {expected:?}",
-                case["model"], case["add_bos"], case["add_eos"]
+                case["vocabulary"], case["add_bos"], case["add_eos"]
             ));
         }
     }
