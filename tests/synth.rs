@@ -481,6 +481,9 @@ fn inspect_names_every_format() {
         let same = if format.to_string() == "mxfp4" { "ct-mxfp4".parse().expect("a format") } else { format };
         assert_eq!(said, same);
     }
+    let fp8 = json!({"quant_method": "fp8", "fmt": "e4m3", "scale_fmt": "ue8m0", "weight_block_size": [128, 128]});
+    let released = json!({"model_type": "deepseek_v4", "expert_dtype": "fp4", "quantization_config": fp8});
+    assert_eq!(Format::of_config(&released).expect("a format").to_string(), "deepseek-v4");
 }
 
 #[test]
