@@ -300,7 +300,12 @@ impl Scheme {
             return Vec::new();
         }
         match self.blocks {
-            Blocks::Of(blocks) => blocks.iter().copied().map(coded).collect(),
+            Blocks::Of(blocks) => {
+                // A group of one row is never cut off.
+                let whole =
+                    |[down, across]: &[u32; 2]| *down > 1 || *across == WHOLE || cols.is_multiple_of(*across as usize);
+                blocks.iter().copied().filter(whole).map(coded).collect()
+            }
             Blocks::Config => {
                 let sizes = &config["weight_block_size"];
                 let size = |i: usize| sizes[i].as_u64().and_then(|size| u32::try_from(size).ok()).unwrap_or(0);
