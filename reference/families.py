@@ -199,14 +199,19 @@ GENERATION = dict(
 )
 
 
-def deepseek_v4_one(folder: Path, tensors: Tensors) -> None:
+def deepseek_v4_names(tensors: Tensors) -> Tensors:
     """Released DeepSeek-V4: names of its own, a tensor per expert and matrix."""
     flat = {}
     for name, t in per_expert(tensors, "w1", "w3", "w2").items():
         for ours, released in DEEPSEEK_V4_NAMES:
             name = re.sub(ours, released, name)
         flat[name] = t
-    write_one(folder, flat)
+    return flat
+
+
+def deepseek_v4_one(folder: Path, tensors: Tensors) -> None:
+    """The same in one file."""
+    write_one(folder, deepseek_v4_names(tensors))
 
 
 DEEPSEEK_V4_NAMES = [

@@ -33,7 +33,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.finegrained_fp8 import _dequantize_fp8_weight
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from families import F32, Family, Tensors, changed, nemotron_names, per_expert, write_json
+from families import F32, Family, Tensors, changed, deepseek_v4_names, nemotron_names, per_expert, write_json
 from models import (
     EAGER, FIXTURES, TOLERANCE, compare, draw, draw_prompt, eos_of, first_good, reference, summary, write_array,
 )  # fmt: skip
@@ -137,6 +137,30 @@ def with_zeros(w: torch.Tensor, args: QuantizationArgs) -> Tensors:
     scale = ((high - low) / 15).to(torch.bfloat16)
     zero = (-8 - low / scale.float()).round().clamp(-8, 7)
     return {"weight_scale": scale, "weight_zero_point": zero.to(torch.int8)}
+
+
+def fp8_of_deepseek_v4() -> Scheme:
+    """E4M3 in blocks of 128x128, whose scales are powers of two under a name of their own."""
+    blocks = fp8_blocks(E8M0)
+
+    def pack(w: torch.Tensor) -> Tensors:
+        parts = blocks.pack(w)
+        return {"weight": parts["weight"], "scale": parts["weight_scale_inv"]}
+
+    return Scheme(pack, lambda t: blocks.values({"weight": t["weight"], "weight_scale_inv": t["scale"]}))
+
+
+def fp4_of_deepseek_v4() -> Scheme:
+    """Two codes a byte, which is called I8, and a power of two for 32 of them."""
+
+    def pack(w: torch.Tensor) -> Tensors:
+        blocks = mxfp4_blocks().pack(w)
+        return {"weight": blocks["blocks"].flatten(-2).view(torch.int8), "scale": blocks["scales"].view(E8M0)}
+
+    def values(t: Tensors) -> torch.Tensor:
+        return unpacked_fp4(t["weight"].view(torch.uint8)) * t["scale"].float().repeat_interleave(32, -1)
+
+    return Scheme(pack, values)
 
 
 def int_pack(prepare=symmetric(torch.bfloat16), **args) -> Scheme:
@@ -271,11 +295,15 @@ PLAIN = r"embed_tokens|lm_head|mlp\.gate\.|norm"
 CT_INT4 = dict(num_bits=4, type="int", symmetric=True, strategy="group", group_size=32, dynamic=False, actorder=None)
 
 
-def compressed_tensors_config(format: str, ignore: list[str], **weights) -> dict:
-    group = dict(targets=["Linear"], input_activations=None, output_activations=None, weights=weights)
+def compressed_tensors_config(format: str, ignore: list[str], *more: dict, **weights) -> dict:
+    """A group of weights; of several, the targets of the last ones are in them."""
+    group = lambda weights, targets=("Linear",): dict(
+        targets=list(targets), input_activations=None, output_activations=None, weights=weights
+    )
+    groups = [group(weights), *(group(args["weights"], args["targets"]) for args in more)]
     return dict(
         quant_method="compressed-tensors", format=format, quantization_status="compressed", ignore=ignore,
-        config_groups=dict(group_0=group),
+        config_groups={f"group_{i}": group for i, group in enumerate(groups)},
     )  # fmt: skip
 
 
@@ -373,13 +401,25 @@ RECIPES = {
         rules=[(r"experts\.\d+\.", nvfp4_of_modelopt())],
         quantization_config=dict(quant_method="modelopt", quant_algo="NVFP4", group_size=16, exclude_modules=["lm_head"]),
     ),
+    # As released: experts in four bits, attention and shared experts in FP8.
+    "deepseek_v4_fp8_mxfp4": Recipe(
+        family=changed("deepseek_v4", dict(hidden_size=64, moe_intermediate_size=32, n_routed_experts=4, num_hash_layers=0)),
+        flat=deepseek_v4_names,
+        rules=[
+            (r"\.experts\.\d+\.", fp4_of_deepseek_v4()),
+            (r"attn\.(wq_a|wq_b|wkv|wo_a|wo_b)\.|indexer\.wq_b|shared_experts", fp8_of_deepseek_v4()),
+        ],
+        quantization_config=FP8_CONFIG | dict(scale_fmt="ue8m0", expert_dtype="fp4"),
+    ),
     # compressed-tensors' forms of FP4: NVFP4, with one scale that divides, and MXFP4 in attention.
     "qwen3_moe_nvfp4": Recipe(
         family=changed("qwen3_moe", QWEN),
         flat=per_expert,
         rules=[(PLAIN, None), (r"self_attn", mxfp4_of_compressed_tensors()), ("", nvfp4_of_compressed_tensors())],
         quantization_config=compressed_tensors_config(
-            "nvfp4-pack-quantized", ["lm_head", "re:.*mlp.gate$"], num_bits=4, type="float", strategy="tensor_group", group_size=16,
+            "mixed-precision", ["lm_head", "re:.*mlp.gate$"],
+            dict(targets=["re:.*self_attn.*"], weights=dict(num_bits=4, type="float", strategy="group", group_size=32)),
+            num_bits=4, type="float", strategy="tensor_group", group_size=16,
         ),
     ),
 }  # fmt: skip

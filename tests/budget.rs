@@ -8,6 +8,7 @@ use std::process::Command;
 
 use common::group::Group;
 use common::random::random_model;
+use outpour_model::synth::{Format, Routing, Synth};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -123,28 +124,25 @@ fn mlx_models_keep_ram_too() {
     }
 }
 
-/// One model of each way to store weights that the other tests have none of.
+/// One model of each way to store weights, of as many layers as make it larger than `--ram`.
 #[test]
 fn every_format_keeps_ram_too() {
-    let config = json!({
-        "model_type": "qwen3_moe", "hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8,
+    let mut config = json!({
+        "model_type": "qwen3_moe", "hidden_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8,
         "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 512, "moe_intermediate_size": 512,
         "num_experts": 64, "num_experts_per_tok": 6, "norm_topk_prob": true, "vocab_size": 2048,
         "max_position_embeddings": 4096,
     });
-    for format in [
-        "fp8",
-        "mxfp4",
-        "nvfp4",
-        "int4",
-        "gptq",
-        "awq",
-        "gguf-q8_0",
-        "gguf-q4_k_m",
-        "gguf-iq2_xxs",
-        "gguf-tq1_0",
-        "gguf-bf16",
-    ] {
+    for format in Format::all() {
+        config["num_hidden_layers"] = json!(2);
+        let bytes = |config: &Value| {
+            let made = Synth::new(config, format, Vec::new(), Routing::default(), 0);
+            made.unwrap_or_else(|error| panic!("{format}: {error}")).bytes()
+        };
+        while bytes(&config) < 3 * RAM / 2 {
+            config["num_hidden_layers"] = json!(config["num_hidden_layers"].as_u64().map(|layers| layers + 2));
+        }
+        let format = &format.to_string();
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let model = made_model(dir.path(), &config, format);
         let Some(group) = Group::new(format, RAM + RAM / 20) else {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 107] = [
+const FIXTURES: [(&str, f32); 108] = [
     ("qwen2_moe", 2e-4),
     ("olmoe", 2e-4),
     ("dots1", 2e-4),
@@ -65,6 +65,7 @@ const FIXTURES: [(&str, f32); 107] = [
     ("nemotron_h_latent", 1e-3),
     ("ling25", 1e-3),
     ("deepseek_v4", 2e-4),
+    ("deepseek_v4_fp8_mxfp4", 2e-4),
     ("mistral4", 2e-4),
     ("deepseek_v3_mlx4", 2e-4),
     ("granitemoehybrid", 1e-3),

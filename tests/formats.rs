@@ -93,8 +93,69 @@ fn what_is_not_supported_is_refused_by_the_tensors_name() {
     refused("qwen3_moe_gptq", &said("checkpoint_format", json!("marlin")), &["q_proj", "marlin", "gptq_v2"]);
     refused("qwen3_moe_gptq", &said("bits", json!(3)), &["q_proj", "bits 3"]);
     refused("qwen3_moe_awq", &said("bits", json!(8)), &["q_proj", "bits 8"]);
+    refused("qwen3_moe_gptq", &said("group_size", json!(64)), &["q_proj.qweight", "group_size 64"]);
+    refused("qwen3_moe_awq", &said("group_size", json!(-1)), &["q_proj.qweight", "group_size -1"]);
+    refused("qwen3_moe_awq", &said("zero_point", json!(false)), &["q_proj", "zero_point false", "zero_point true"]);
+    let group = |key: &'static str, value: Value| {
+        move |config: &mut Value| {
+            config["quantization_config"]["config_groups"]["group_0"]["weights"][key] = value.clone();
+        }
+    };
+    let packed = "experts.0.gate_proj.weight_packed";
+    refused("deepseek_v3_int4", &group("group_size", json!(64)), &[packed, "groups of 32", "group_size 64"]);
+    refused("deepseek_v3_int4", &group("num_bits", json!(8)), &[packed, "num_bits 8"]);
+    refused("deepseek_v3_int4", &group("symmetric", json!(false)), &[packed, "symmetric false"]);
+    refused("deepseek_v3_int4", &group("actorder", json!("group")), &[packed, "actorder \"group\"", "weight_g_idx"]);
+    for order in ["static", "weight"] {
+        let model = copy("deepseek_v3_int4", group("actorder", json!(order)), |_, _| {});
+        Inspection::open(model.path(), false).map(|_| ()).unwrap_or_else(|error| panic!("{order}: {error}"));
+    }
+    // Of two groups, one has what the tensors are, and neither has what they are not.
+    refused("qwen3_moe_nvfp4", &group("group_size", json!(64)), &["mlp.experts.0.gate_proj", "NVFP4", "group_size 64"]);
+    let zeros = |config: &mut Value| {
+        config["quantization_config"]["config_groups"]["group_0"]["weights"] = json!({"symmetric": true});
+    };
+    refused("glm4_moe_compressed", &zeros, &["down_proj.weight_packed", "symmetric true", "with zero points"]);
+    // Whatever is no object would be taken for nothing at all.
+    for none in [json!([{"quant_method": "fp8"}]), json!("fp8"), json!(8)] {
+        let instead = |config: &mut Value| config["quantization_config"] = none.clone();
+        refused("qwen3_moe_fp8", &instead, &["config.json", "quantization_config is", "a JSON object"]);
+    }
+    let of_mlx = |module: &'static str, key: &'static str, value: Value| {
+        move |config: &mut Value| config["quantization"][module][key] = value.clone()
+    };
+    let queries = "model.layers.0.self_attn.q_proj";
+    for mode in ["mxfp4", "affine"] {
+        let says = [&format!("{queries}.weight"), "mode \"mxfp8\"", &format!("mode {mode:?}"), "quantization"];
+        refused("qwen3_moe_mlx_fp4", &of_mlx(queries, "mode", json!(mode)), &says);
+    }
+    let gate = "model.layers.0.mlp.gate";
+    refused("qwen3_moe_mlx_fp4", &of_mlx(gate, "bits", json!(4)), &[gate, "8 bits", "4 bits in groups of 64"]);
+    refused("qwen3_moe_mlx_fp4", &of_mlx(gate, "group_size", json!(32)), &[gate, "groups of 64", "groups of 32"]);
+    refused("qwen3_moe_mlx_fp4", &|config: &mut Value| config["quantization"] = json!("4 bits"), &["quantization is"]);
     let wider = |config: &mut Value| config["moe_intermediate_size"] = json!(64);
     refused("qwen3_moe_gptq", &wider, &["experts.0", "its bits or groups are not supported"]);
+}
+
+/// Zero points that no known code has, beside weights that would be taken without them.
+#[test]
+fn zero_points_that_would_be_ignored_are_refused() {
+    let dir = copy("glm4_moe_compressed", |_| {}, |_, _| {});
+    let path = dir.path().join("model.safetensors");
+    let file = fs::read(&path).expect("a file");
+    let length = u64::from_le_bytes(*file.first_chunk().expect("8 bytes")) as usize;
+    let mut header: Value = serde_json::from_slice(&file[8..8 + length]).expect("a header");
+    let module = "model.layers.0.mlp.down_proj";
+    let shape = header[format!("{module}.weight_shape")].take();
+    header[format!("{module}.weight_zero_point")] = shape;
+    header.as_object_mut().expect("tensors").retain(|_, entry| !entry.is_null());
+    let header = header.to_string().into_bytes();
+    fs::write(&path, [&(header.len() as u64).to_le_bytes(), &header[..], &file[8 + length..]].concat())
+        .expect("a file");
+    let error = Inspection::open(dir.path(), false).map(|_| ()).expect_err("it is refused").to_string();
+    for what in [module, "int8", "weight_zero_point", "int4 in weight_packed"] {
+        assert!(error.contains(what), "{error}\ndoes not say {what:?}");
+    }
 }
 
 /// Scales that are not numbers make logits that are none, which are no answer.
@@ -150,7 +211,7 @@ fn an_unknown_type_is_named_with_what_is_supported() {
     }
     fs::write(&path, file).expect("a file");
     let error = Inspection::open(dir.path(), false).map(|_| ()).expect_err("it is refused").to_string();
-    for what in ["self_attn", "F8_E5M2", "config.json says fp8", "FP8 E4M3", "GPTQ", "Q4_K"] {
+    for what in ["self_attn", "F8_E5M2", "config.json says fp8", "FP8 E4M3", "GPTQ"] {
         assert!(error.contains(what), "{error}\ndoes not say {what:?}");
     }
 }

@@ -183,7 +183,7 @@ fn a_format_changes_the_weights_of_a_config_and_is_no_matter_of_files() {
 
 /// Formats with the type that most of their bytes are of, and the bits of a weight that is stored so. Embedding, head and routers have
 /// more, and where only experts are quantised the rest has 16.
-const FORMATS: [(&str, &str, f64); 38] = [
+const FORMATS: [(&str, &str, f64); 49] = [
     ("bf16", "BF16", 16.0),
     ("mlx2", "U32", 2.5),
     ("mlx3", "U32", 3.5),
@@ -192,6 +192,17 @@ const FORMATS: [(&str, &str, f64); 38] = [
     ("mlx6", "U32", 6.5),
     ("mlx8", "U32", 8.5),
     ("fp8", "F8_E4M3", 8.0),
+    ("fp8-e8m0", "F8_E4M3", 8.0),
+    ("fp8-row", "F8_E4M3", 8.0),
+    ("ct-mxfp8", "F8_E4M3", 8.25),
+    ("ct-mxfp4", "U8", 4.25),
+    ("ct-nvfp4", "U8", 4.5),
+    ("mlx-mxfp4", "U32", 4.25),
+    ("mlx-nvfp4", "U32", 4.5),
+    ("mlx-mxfp8", "U32", 8.25),
+    ("deepseek-v4", "I8", 4.25),
+    ("int8", "I8", 8.0),
+    ("gptq_v2", "I32", 4.125),
     ("int4", "I32", 4.5),
     ("gptq", "I32", 4.125),
     ("awq", "I32", 4.125),

@@ -212,6 +212,55 @@ fn gguf_files_of_every_block_type_run() {
     }
 }
 
+/// Families whose files differ by names and keys only: their configs, where a norm and a matrix are found, and experts of a layer.
+#[test]
+fn gguf_files_of_further_families_run() {
+    let wide = |name: &str| {
+        let mut config = of_fixture(name);
+        for (key, size) in [("hidden_size", 256), ("intermediate_size", 256), ("moe_intermediate_size", 256)] {
+            if !config[key].is_null() {
+                config[key] = json!(size);
+            }
+        }
+        config["num_attention_heads"] = json!(4);
+        config["num_key_value_heads"] = json!(2);
+        config["mlp_only_layers"] = json!([]);
+        config["clip_qkv"] = Value::Null;
+        config
+    };
+    for (name, tensors, experts) in [
+        ("qwen2_moe", ["blk.0.ffn_norm.weight", "blk.0.ffn_gate_inp_shexp.weight", "blk.0.attn_q.bias"], 12),
+        ("olmoe", ["blk.0.ffn_norm.weight", "blk.0.ffn_up_exps.weight", "blk.0.attn_q_norm.weight"], 12),
+        ("qwen3", ["blk.0.ffn_norm.weight", "blk.0.ffn_up.weight", "blk.0.attn_k_norm.weight"], 0),
+    ] {
+        let config = wide(name);
+        let facts = |dir: &Path| {
+            let inspection = inspect(dir);
+            let facts = inspection.facts();
+            let told = (facts.layers, facts.hidden, facts.vocab, facts.context_max, facts.top_k, facts.family);
+            (told, inspection.layout.experts_total(), inspection.parameters().expect("tensors").0)
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        write(&config, Format::Bf16, 1, folder.path());
+        for types in [GgufTypes::Blocks(GgmlType::Q4K), GgufTypes::Q4KM, GgufTypes::F16] {
+            let file = tempfile::tempdir().expect("a folder");
+            write(&config, Format::Gguf(types), 1, file.path());
+            assert_eq!(facts(folder.path()), facts(file.path()), "{name} {types}");
+            let inspection = inspect(file.path());
+            assert_eq!(inspection.layout.experts_total(), experts * inspection.facts().layers, "{name}");
+            for tensor in tensors {
+                assert!(inspection.checkpoint().tensor(tensor).is_some(), "{name}: no {tensor}");
+            }
+            let mut engine = engine(file.path(), &Options { threads: Some(1), ..roomy() }, ReaderKind::Auto);
+            let vocab = engine.facts().vocab as u32;
+            let ids: Vec<u32> = (0..24).map(|i| (i * i * 31 + 7) % vocab).collect();
+            let logits = logits(&mut engine, &ids, 20).logits;
+            let deviation = (logits.iter().map(|logit| logit * logit).sum::<f32>() / logits.len() as f32).sqrt();
+            assert!((0.5..8.0).contains(&deviation), "{name} {types}: logits of {deviation}");
+        }
+    }
+}
+
 /// A model in parts is the same model, whether its files are GGUF or safetensors.
 #[test]
 fn parts_are_the_same_model() {
@@ -402,6 +451,54 @@ fn names_and_sizes_are_those_of_releases() {
     has(&names(&qwen3_moe(), Format::Mlx { bits: 3 }), "model.layers.0.mlp.switch_mlp.up_proj.weight U32 [16, 64, 12]");
 }
 
+/// What a format is called where a model is described.
+#[test]
+fn inspect_names_every_format() {
+    let mut config = qwen3_moe();
+    for key in ["hidden_size", "moe_intermediate_size"] {
+        config[key] = json!(256);
+    }
+    let e8m0 = "FP8 E4M3 in blocks of 128×128 with F8_E8M0 scales";
+    for (format, name) in [
+        ("bf16", "BF16"),
+        ("mlx3", "MLX affine of 3 bits in groups of 64 with BF16 scales"),
+        ("mlx-mxfp4", "MXFP4 (FP4 E2M1 in groups of 32 with F8_E8M0 scales)"),
+        ("mlx-nvfp4", "NVFP4 (FP4 E2M1 in groups of 16 with F8_E4M3 scales)"),
+        ("mlx-mxfp8", "MXFP8 (FP8 E4M3 in groups of 32 with F8_E8M0 scales)"),
+        ("fp8", "FP8 E4M3 in blocks of 128×128 with F32 scales"),
+        ("fp8-e8m0", e8m0),
+        ("fp8-row", "FP8 E4M3 with a scale for each row with F32 scales"),
+        ("ct-mxfp4", "MXFP4 (FP4 E2M1 in groups of 32 with F8_E8M0 scales)"),
+        ("ct-nvfp4", "NVFP4 (FP4 E2M1 in groups of 16 with F8_E4M3 scales)"),
+        ("ct-mxfp8", "MXFP8 (FP8 E4M3 in groups of 32 with F8_E8M0 scales)"),
+        ("mxfp4", "MXFP4 (FP4 E2M1 in groups of 32 with F8_E8M0 scales)"),
+        ("nvfp4", "NVFP4 (FP4 E2M1 in groups of 16 with F8_E4M3 scales)"),
+        ("int4", "int4 in groups of 32 with BF16 scales"),
+        ("int8", "int8 with a scale for each row with BF16 scales"),
+        ("gptq", "GPTQ int4 in groups of 128 with F16 scales"),
+        ("gptq_v2", "GPTQ int4 in groups of 128 with F16 scales"),
+        ("awq", "AWQ int4 in groups of 128 with F16 scales"),
+        ("deepseek-v4", "MXFP4 (FP4 E2M1 in groups of 32 with F8_E8M0 scales)"),
+    ] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let format: Format = format.parse().expect("a format");
+        synth::outline(&config, format, dir.path()).unwrap_or_else(|error| panic!("{error}"));
+        let [trunk, experts] = inspect(dir.path()).stored();
+        assert!(experts.keys().eq([name]), "{format}: {experts:?}");
+        let all_of_it = !["bf16", "mxfp4", "nvfp4", "int4"].contains(&format.to_string().as_str());
+        let rest = if format.to_string() == "deepseek-v4" { e8m0 } else { name };
+        assert!(trunk.contains_key(rest) == (all_of_it || name == "BF16"), "{format}: {trunk:?}");
+        // The config that it writes is one that says the same format again.
+        let said = fs::read(dir.path().join("config.json")).expect("a config");
+        let said = Format::of_config(&serde_json::from_slice(&said).expect("JSON")).expect("a format");
+        let same = if format.to_string() == "mxfp4" { "ct-mxfp4".parse().expect("a format") } else { format };
+        assert_eq!(said, same);
+    }
+    let fp8 = json!({"quant_method": "fp8", "fmt": "e4m3", "scale_fmt": "ue8m0", "weight_block_size": [128, 128]});
+    let released = json!({"model_type": "deepseek_v4", "expert_dtype": "fp4", "quantization_config": fp8});
+    assert_eq!(Format::of_config(&released).expect("a format").to_string(), "deepseek-v4");
+}
+
 #[test]
 fn the_same_seed_gives_the_same_bytes() {
     for format in [Format::Bf16, Format::Mlx { bits: 5 }] {
@@ -552,6 +649,9 @@ fn the_verb_makes_a_model_that_runs() {
     assert_eq!(shown["experts_per_layer"], 8);
     // Gate and up of 96 rows of 128 at 4.5 bits, down as it is.
     assert_eq!(shown["expert_bytes"], 2 * 96 * 72 + 128 * 96 * 2);
+    let [experts, trunk] = ["experts", "trunk"].map(|of| shown["stored"][of].to_string());
+    assert!(experts.contains("MLX affine of 4 bits in groups of 64") && experts.contains("BF16"), "{experts}");
+    assert!(trunk.contains("MLX affine of 8 bits in groups of 64"), "{trunk}");
     assert_eq!(shown["tokenizer"]["vocab"], 397);
     let ran = outpour("run", &out, &["Why?", "--ram", "200M", "-n", "8", "--ignore-eos"]);
     assert_eq!(ran.status.code(), Some(0), "{ran:?}");

@@ -48,7 +48,7 @@ pub const ATTENTION_KINDS: [&str; 20] = [
 ];
 
 /// One of every kind of attention and of every way that weights are stored.
-pub const FIXTURES: [&str; 73] = [
+pub const FIXTURES: [&str; 74] = [
     "qwen2_moe",
     "olmoe",
     "dots1",
@@ -104,6 +104,7 @@ pub const FIXTURES: [&str; 73] = [
     "nemotron_h_latent",
     "ling25",
     "deepseek_v4",
+    "deepseek_v4_fp8_mxfp4",
     "mistral4",
     "deepseek_v3_mlx4",
     "granitemoehybrid",
@@ -123,6 +124,16 @@ pub const FIXTURES: [&str; 73] = [
     "exaone_moe",
     "qwen4_exp",
 ];
+
+/// Fixtures of GGUF files that [`FIXTURES`] has none of.
+pub fn further_gguf_fixtures() -> Vec<String> {
+    let entries = std::fs::read_dir(fixture("")).expect("fixtures").flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names: Vec<String> =
+        names.filter(|name| name.ends_with("_gguf") && !FIXTURES.contains(&name.as_str())).collect();
+    assert!(names.len() > 30, "{names:?}");
+    names
+}
 
 /// A fixture's config with so many experts, and so wide.
 pub fn enlarged(name: &str, experts: usize, width: usize) -> Value {

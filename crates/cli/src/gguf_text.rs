@@ -37,6 +37,7 @@ pub fn tokenizer(metadata: &Metadata) -> Result<Tokenizer> {
         add_space: metadata.get("tokenizer.ggml.add_space_prefix") != Some(&Value::Bool(false)),
         bos: id("bos"),
         add_bos: metadata.get("tokenizer.ggml.add_bos_token").and_then(Value::as_bool),
+        add_eos: metadata.get("tokenizer.ggml.add_eos_token").and_then(Value::as_bool),
         eos: &eos,
         file: &file,
     })?)

@@ -37,6 +37,7 @@ fn report(model: &Path, inspection: &Inspection, estimated: bool) -> Result<Valu
     let all_bytes: u64 = checkpoint.tensors().map(|(_, info)| info.bytes).sum();
     let (parameters, read_bytes) = inspection.parameters()?;
     let state = inspection.model().state_layout();
+    let [of_trunk, of_experts] = inspection.stored();
     Ok(json!({
         "model": names::called(checkpoint.dir()).map_or_else(|| json!(model), Value::from),
         "estimated": estimated,
@@ -54,6 +55,7 @@ fn report(model: &Path, inspection: &Inspection, estimated: bool) -> Result<Valu
         "parameters": parameters,
         "bits_per_weight": if parameters == 0 { 0.0 } else { 8.0 * read_bytes as f64 / parameters as f64 },
         "dtypes": dtypes(checkpoint),
+        "stored": {"trunk": of_trunk, "experts": of_experts},
         "files": checkpoint.files().len(),
         "total_bytes": all_bytes,
         "trunk_bytes": all_bytes.saturating_sub(experts_bytes + inspection.table_bytes),
@@ -120,6 +122,19 @@ fn gguf(checkpoint: &Checkpoint) -> Value {
     metadata.values().filter(|(_, value)| short(value)).map(|(key, value)| (key.to_owned(), value.clone())).collect()
 }
 
+/// How experts and the rest are stored, what takes most first.
+fn stored(report: &Value) -> String {
+    let words = |of: &str| {
+        let mut all: Vec<(&String, u64)> =
+            report[of].as_object().into_iter().flatten().map(|(name, n)| (name, n.as_u64().unwrap_or(0))).collect();
+        all.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        let names: Vec<&str> = all.into_iter().map(|(name, _)| name.as_str()).collect();
+        (!names.is_empty()).then(|| format!("{of} {}", names.join(", ")))
+    };
+    let all: Vec<String> = ["experts", "trunk"].into_iter().filter_map(words).collect();
+    all.join("; ")
+}
+
 fn describe(report: &Value) -> String {
     let text = |key: &str| report[key].as_str().map_or_else(|| report[key].to_string(), str::to_owned);
     let bytes = |key: &str| Bytes(report[key].as_u64().unwrap_or(0));
@@ -173,6 +188,7 @@ fn describe(report: &Value) -> String {
                 dtypes.join(", ")
             ),
         ),
+        ("stored", stored(&report["stored"])),
         (
             "bytes",
             format!(

@@ -1,5 +1,6 @@
 //! A model on disk: checked, measured and planned, with nothing read yet.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -223,6 +224,20 @@ impl Inspection {
         } else {
             left_unread(name, self.facts.layers)
         }
+    }
+
+    /// How matrices are stored, and the bytes of all that are stored so: those of the trunk, and of experts.
+    pub fn stored(&self) -> [BTreeMap<String, u64>; 2] {
+        let mut all = [BTreeMap::new(), BTreeMap::new()];
+        let mut add = |of: usize, stored: &StoredMatrix, count: usize| {
+            *all[of].entry(stored.to_string()).or_default() += (stored.bytes() * count) as u64;
+        };
+        self.matrices.iter().for_each(|(_, stored)| add(0, stored, 1));
+        for (layer, shape) in self.shapes.iter().enumerate() {
+            let present = shape.iter().flat_map(ExpertShape::present);
+            present.for_each(|(_, stored)| add(1, stored, self.layout.experts(layer)));
+        }
+        all
     }
 
     /// Weights of the model, and the bytes that they take as stored.

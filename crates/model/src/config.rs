@@ -4,6 +4,8 @@ use outpour_store::StoreError;
 use outpour_store::checkpoint::Checkpoint;
 use serde_json::Value;
 
+use crate::gguf;
+
 /// What can be wrong with a model.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
@@ -28,10 +30,11 @@ pub enum ModelError {
 }
 
 impl ModelError {
-    /// The same with the name of the file that the config is of: metadata of GGUF files stand for `config.json`.
+    /// The same with the name of the file that the config is of, and its own keys: metadata of GGUF files stand for `config.json`.
     pub fn in_files_of(self, checkpoint: &Checkpoint) -> ModelError {
         match (self, checkpoint.gguf()) {
             (ModelError::Config(problem), Some(metadata)) => {
+                let problem = gguf::in_words_of(metadata, &problem);
                 StoreError::Malformed { path: metadata.path().to_owned(), problem }.into()
             }
             (error, _) => error,

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use outpour_store::checkpoint::Checkpoint;
 
 use crate::config::ModelError;
-pub(crate) use config::metadata;
+pub(crate) use config::{in_words_of, metadata};
 pub use names::on_disk;
 
 /// Opens a model that lies in the folders `mirrors` too, whatever its files are; of GGUF files, makes the config from what

@@ -14,7 +14,7 @@ use crate::families::{
     hy_v4, jamba, kimi_linear, lfm2_moe, ling, ling3, llama, llama4, longcat_flash, mimo_v2_flash, minimax, minimax_m2,
     minimax_m3, mistral_large4, mixtral, nemotron_h, phimoe, qwen3_5_moe, qwen3_moe, qwen4_exp,
 };
-use crate::weights::Weights;
+use crate::weights::{Weights, said};
 
 type Build = fn(&Config, &mut Weights, DType) -> Result<Box<dyn Model>, ModelError>;
 
@@ -485,7 +485,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "DeepSeek-V4-Flash, V4-Pro",
         attention: "a window, and compressed entries of the past: chosen ones (CSA) and all (HCA) in turn",
-        fixtures: &["deepseek_v4", "deepseek_v4_gguf"],
+        fixtures: &["deepseek_v4", "deepseek_v4_fp8_mxfp4", "deepseek_v4_gguf"],
         experts: ExpertNames::Numbered,
         file: "deepseek_v4.rs",
         build: |config, weights, kv| Ok(Box::new(deepseek_v4::build(config, weights, kv)?)),
@@ -678,6 +678,7 @@ pub fn family(config: &Config) -> Result<&'static Family, ModelError> {
         ModelError::Config(format!("model_type {model_type:?} of the architecture {name} is not supported"))
     })?;
     check_counts(&config.text())?;
+    said::check_form(config)?;
     Ok(family)
 }
 

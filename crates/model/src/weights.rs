@@ -10,6 +10,7 @@ pub(crate) mod coded;
 mod experts;
 mod region;
 mod rows;
+pub(crate) mod said;
 mod stored;
 mod trunk;
 
@@ -22,6 +23,7 @@ use outpour_store::layout::{ExpertLayout, Extent};
 use outpour_store::plan::{TRUNK_ALIGN, TrunkNeeds, TrunkPlan};
 use outpour_store::read::{Completion, Read, Reader};
 use outpour_store::{Result as StoreResult, StoreError};
+use serde_json::Value;
 
 pub use experts::{ExpertShape, ExpertsOf, GateUp};
 pub use region::{BackendRegion, allocate_region};
@@ -579,13 +581,18 @@ fn wrong_type(checkpoint: &Checkpoint, path: &Path, name: &str, dtype: &StoredTy
             scales.join(" or ")
         ));
     }
-    let said = coded::quantization_config(checkpoint)["quant_method"].as_str();
-    let said = said.map(|method| format!(" (config.json says {method})")).unwrap_or_default();
     let blocks: Vec<&str> = GgmlType::ALL.into_iter().map(GgmlType::name).collect();
+    if checkpoint.gguf().is_some() {
+        return ModelError::Tensor(format!(
+            "{path}: tensor {name} has the type {dtype}; supported are F32, F16, BF16, {}: take another quantisation of the model",
+            blocks.join(", ")
+        ));
+    }
+    let said = said::quantization_config(checkpoint)["quant_method"].as_str();
+    let said = said.map(|method| format!(" (config.json says {method})")).unwrap_or_default();
     ModelError::Tensor(format!(
-        "{path}: tensor {name} has the type {dtype}{said}; supported are BF16, F16 and F32, {}, and of GGUF {}",
-        coded::SUPPORTED,
-        blocks.join(", ")
+        "{path}: tensor {name} has the type {dtype}{said}; supported are BF16, F16 and F32, {}",
+        coded::SUPPORTED
     ))
 }
 
@@ -598,10 +605,8 @@ fn wrong_shape(checkpoint: &Checkpoint, path: &Path, name: &str, shape: &[usize]
     let path = path.display();
     let differs = |(i, size): (usize, &usize)| (shape.get(i) != Some(size)).then_some(*size);
     let sizes: Vec<usize> = expected.iter().enumerate().filter_map(differs).collect();
-    let (who, suspects) = match checkpoint.gguf() {
-        None => ("config.json says", suspects(checkpoint, name, &sizes)),
-        Some(_) => ("the file's metadata say", String::new()),
-    };
+    let who = if checkpoint.gguf().is_some() { "the file's metadata say" } else { "config.json says" };
+    let suspects = suspects(checkpoint, name, &sizes);
     ModelError::Tensor(format!(
         "{path}: tensor {name} has the shape {shape:?}, and {who} {expected:?}; one of the two is another model's{suspects}"
     ))
@@ -616,19 +621,25 @@ const ASKED_BY: [(&str, &[&str]); 5] = [
     ("_proj.weight", &["attention_k_eq_v"]),
 ];
 
-/// Names the keys of config.json that may be wrong where a tensor is not as they say: those that ask for it, and those of one
-/// of `sizes`.
+/// Names the keys of config.json, or of a GGUF file, that may be wrong where a tensor is not as they say: those that ask for it, and
+/// those of one of `sizes`.
 fn suspects(checkpoint: &Checkpoint, name: &str, sizes: &[usize]) -> String {
+    let is_one = |value: &Value| value.as_u64().is_some_and(|size| sizes.contains(&(size as usize)));
+    let named = |keys: Vec<&str>| match keys.is_empty() {
+        true => String::new(),
+        false => format!(" (see {} there)", keys.join(", ")),
+    };
+    if let Some(metadata) = checkpoint.gguf() {
+        let keys = metadata.values().filter(|(key, value)| is_one(value) && !key.starts_with("general."));
+        let keys = keys.filter(|(key, _)| !key.starts_with("tokenizer.") && !key.starts_with("split."));
+        return named(keys.map(|(key, _)| key).collect());
+    }
     let config = Config(checkpoint.config()).text();
     let asking =
         ASKED_BY.iter().filter(|(ending, _)| name.ends_with(ending)).flat_map(|(_, keys)| keys.iter().copied());
     let keys = config.0.as_object().into_iter().flatten();
-    let of_size = keys.filter(|(_, value)| value.as_u64().is_some_and(|size| sizes.contains(&(size as usize))));
-    let keys: Vec<&str> = of_size.map(|(key, _)| key.as_str()).chain(asking.filter(|key| config.has(key))).collect();
-    match keys.is_empty() {
-        true => String::new(),
-        false => format!(" (see {} there)", keys.join(", ")),
-    }
+    let of_size = keys.filter(|(_, value)| is_one(value));
+    named(of_size.map(|(key, _)| key.as_str()).chain(asking.filter(|key| config.has(key))).collect())
 }
 
 /// A plain tensor, checked for shape and type.

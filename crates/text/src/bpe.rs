@@ -40,7 +40,7 @@ pub(crate) fn pair(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
 }
 
-/// The tokens of single bytes.
+/// The tokens of single bytes; [`NONE`] of those that have none, and give none (as with Hugging Face's).
 pub(crate) type ByteIds = Box<[u32; 256]>;
 
 /// What is joined.
@@ -64,7 +64,9 @@ pub(crate) struct Chars {
 impl Units {
     fn each(&self, piece: &str, mut unit: impl FnMut(u32)) {
         match self {
-            Units::Bytes(ids) => piece.bytes().for_each(|byte| unit(ids[usize::from(byte)])),
+            Units::Bytes(ids) => {
+                piece.bytes().map(|byte| ids[usize::from(byte)]).filter(|id| *id != NONE).for_each(unit);
+            }
             Units::Chars(chars) => {
                 let mut after_unknown = false;
                 for c in piece.chars() {
@@ -95,7 +97,7 @@ pub(crate) struct Bpe {
     pub merges: Merges,
 }
 
-const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// One symbol of the piece being merged, linked to its neighbours; `id` is `NONE` once it is merged away.
 #[derive(Clone, Copy)]

@@ -36,6 +36,8 @@ pub struct GgufTokenizer<'a> {
     pub bos: Option<u32>,
     /// Whether a text begins with it, `tokenizer.ggml.add_bos_token`; where that is not said, as llama.cpp takes it.
     pub add_bos: Option<bool>,
+    /// Whether it ends with the first of `eos`, `tokenizer.ggml.add_eos_token`.
+    pub add_eos: Option<bool>,
     /// Tokens that end an answer.
     pub eos: &'a [u32],
 }
@@ -58,6 +60,11 @@ impl GgufTokenizer<'_> {
     /// What a text begins with.
     fn prefix(&self, default: bool) -> Vec<u32> {
         self.bos.filter(|_| self.add_bos.unwrap_or(default)).into_iter().collect()
+    }
+
+    /// What a text ends with.
+    fn suffix(&self) -> Vec<u32> {
+        self.eos.first().copied().filter(|_| self.add_eos == Some(true)).into_iter().collect()
     }
 }
 
@@ -186,7 +193,17 @@ impl Tokenizer {
             SENTENCEPIECE => return Tokenizer::from_gguf_pieces(gguf),
             GEMMA4 => return Tokenizer::from_gguf_merged_pieces(gguf),
             "gpt2" => {}
-            other => return Err(TextError::unsupported(file, format!("the tokenizer model {other:?}"))),
+            other => {
+                let what = match other {
+                    "bert" => " (WordPiece: a model that embeds texts and writes none)",
+                    "t5" => " (Unigram)",
+                    "none" | "no_vocab" => " (the file was made without its vocabulary)",
+                    _ => "",
+                };
+                let known = ["gpt2", SENTENCEPIECE, GEMMA4].join(", ");
+                let what = format!("the tokenizer model {other:?}{what}, beside {known},");
+                return Err(TextError::unsupported(file, what));
+            }
         }
         let pre = Pre::named(file, gguf.pre.unwrap_or_default())?;
         let kind_of = |id: usize| kinds.get(id).copied().unwrap_or_default();
@@ -195,14 +212,14 @@ impl Tokenizer {
         for (index, token) in tokens.iter().enumerate() {
             match kind_of(index) {
                 kind::UNUSED => {}
-                kind::CONTROL | kind::USER_DEFINED => added.push(AddedToken {
+                kind::CONTROL | kind::USER_DEFINED | kind::UNKNOWN => added.push(AddedToken {
                     id: id(index)?,
                     content: token.clone(),
                     single_word: false,
                     lstrip: false,
                     rstrip: false,
                     normalized: false,
-                    special: kind_of(index) == kind::CONTROL,
+                    special: kind_of(index) != kind::USER_DEFINED,
                 }),
                 _ => {
                     if known.insert(token, id(index)?).is_some() {
@@ -229,7 +246,7 @@ impl Tokenizer {
             special,
             added_only,
             prefix: gguf.prefix(pre.begins()),
-            suffix: Vec::new(),
+            suffix: gguf.suffix(),
             strips_space: false,
             bos: gguf.bos,
             eos: gguf.eos.to_vec(),
@@ -247,8 +264,8 @@ impl Tokenizer {
             if known.insert(token, id).is_some() {
                 return Err(TextError::invalid(file, format!("the token {token:?} is there twice")));
             }
-            if [kind::CONTROL, kind::USER_DEFINED].contains(&kind) {
-                let special = kind == kind::CONTROL;
+            if [kind::CONTROL, kind::USER_DEFINED, kind::UNKNOWN].contains(&kind) {
+                let special = kind != kind::USER_DEFINED;
                 added.push(AddedToken { id, content: token.clone(), special, ..AddedToken::default() });
             }
         }
@@ -271,7 +288,7 @@ impl Tokenizer {
             special,
             added_only,
             prefix: gguf.prefix(true),
-            suffix: Vec::new(),
+            suffix: gguf.suffix(),
             strips_space: false,
             bos: gguf.bos,
             eos: gguf.eos.to_vec(),
@@ -289,6 +306,7 @@ impl Tokenizer {
         let read = Pieces { file, pieces, prepends_space: gguf.add_space, bos: gguf.bos, eos: None };
         let mut tokenizer = read.tokenizer(None)?;
         tokenizer.prefix = gguf.prefix(true);
+        tokenizer.suffix = gguf.suffix();
         tokenizer.eos = gguf.eos.to_vec();
         Ok(tokenizer)
     }

@@ -1,7 +1,7 @@
 //! From the JSON of `tokenizer.json` to a [`Tokenizer`]; whatever it asks for that is not implemented is refused here.
 
 use crate::added::{Added, AddedSet};
-use crate::bpe::{Bpe, Chars, Merged, Merges, Units, pair};
+use crate::bpe::{Bpe, Chars, Merged, Merges, NONE, Units, pair};
 use crate::pieces::{Metaspace, char_units};
 use crate::schema::{self, Decoder, Document, Normalizer, Pattern, Piece, PostProcessor};
 use crate::split::Splitter;
@@ -241,14 +241,21 @@ pub(crate) fn added_sets(
 /// The model's vocabulary as written: letters of [`byte_letters`], not bytes.
 pub(crate) type Known<'a> = HashMap<&'a str, u32>;
 
-/// Single bytes, which are all tokens.
+/// Bytes of UTF-8 that begin no character, or none that is assigned: DeepSeek-V2's vocabulary and StarCoder's have no tokens for them.
+const NO_CHARACTERS: [u8; 15] =
+    [0xc0, 0xc1, 0xf1, 0xf2, 0xf5, 0xf6, 0xf7, 0xf8, 0xf9, 0xfa, 0xfb, 0xfc, 0xfd, 0xfe, 0xff];
+
+/// Single bytes, which are all tokens, but perhaps for [`NO_CHARACTERS`].
 pub(crate) fn byte_units(file: &str, known: &Known) -> Result<Units, TextError> {
-    let mut ids = Box::new([0; 256]);
-    for (id, letter) in ids.iter_mut().zip(byte_letters()) {
+    let mut ids = Box::new([NONE; 256]);
+    for ((id, letter), byte) in ids.iter_mut().zip(byte_letters()).zip(0u8..=255) {
         let mut utf8 = [0; 4];
         let token = &*letter.encode_utf8(&mut utf8);
-        let missing = || TextError::invalid(file, format!("the byte {token:?} is not in its vocabulary"));
-        *id = known.get(token).copied().ok_or_else(missing)?;
+        match known.get(token) {
+            Some(known) => *id = *known,
+            None if NO_CHARACTERS.contains(&byte) => {}
+            None => return Err(TextError::invalid(file, format!("the byte {token:?} is not in its vocabulary"))),
+        }
     }
     Ok(Units::Bytes(ids))
 }

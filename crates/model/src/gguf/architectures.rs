@@ -20,7 +20,7 @@ pub struct Architecture {
     /// `model_type`, which `more` may change.
     pub family: &'static str,
     /// Keys beside [`super::config::KEYS`], and what `config.json` calls them.
-    keys: &'static [(&'static str, &'static str)],
+    pub keys: &'static [(&'static str, &'static str)],
     /// What does not follow from single keys.
     more: fn(&Said, &mut Map<String, Value>) -> Result<(), ModelError>,
 }
@@ -83,7 +83,7 @@ const NEMOTRON: [(&str, &str); 11] = [
     ("ssm.time_step_rank", "mamba_num_heads"),
 ];
 
-/// Every architecture; the first three can be made too.
+/// Every architecture; the first six can be made too.
 pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "qwen3moe", family: "qwen3_moe", keys: &[], more: shares },
     Architecture { name: "qwen3next", family: "qwen3_next", keys: &[], more: shares },

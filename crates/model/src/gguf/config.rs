@@ -10,7 +10,9 @@ use crate::blocks::{attention, moe, rope};
 use crate::config::{Config, ModelError};
 
 /// Of [`ARCHITECTURES`] those that can be made.
-const MADE: &[Architecture] = ARCHITECTURES.split_at(3).0;
+const MADE: &[Architecture] = ARCHITECTURES.split_at(6).0;
+/// Those of them whose layers are of two kinds.
+const HYBRID: [&str; 2] = ["qwen3next", "qwen35moe"];
 
 /// Share of a head's dimensions that Qwen3-Next and Qwen3.5 turn.
 const DEFAULT_ROTARY: f64 = 0.25;
@@ -47,6 +49,49 @@ const SCALING: [(&str, &str); 6] = [
     ("rope.scaling.yarn_beta_fast", "beta_fast"),
     ("rope.scaling.yarn_beta_slow", "beta_slow"),
 ];
+
+/// What follows from other keys, of several from the one that says most.
+const DERIVED: [(&str, &str); 16] = [
+    ("block_count", "num_hidden_layers"),
+    ("rope.dimension_count", "partial_rotary_factor"),
+    ("rope.dimension_count", "qk_rope_head_dim"),
+    ("rope.scaling.type", "rope_type"),
+    ("rope.scaling.type", "rope_scaling"),
+    ("ssm.inner_size", "linear_value_head_dim"),
+    ("attention.key_length_mla", "qk_nope_head_dim"),
+    ("attention.value_length_mla", "v_head_dim"),
+    ("leading_dense_block_count", "first_k_dense_replace"),
+    ("expert_shared_count", "n_shared_experts"),
+    ("expert_gating_func", "scoring_func"),
+    ("attention.sliding_window_pattern", "layer_types"),
+    ("expert_feed_forward_length", "intermediate_size"),
+    ("expert_count", "n_routed_experts"),
+    ("expert_count", "num_local_experts"),
+    ("expert_used_count", "moe_topk"),
+];
+
+/// A problem with what [`config`] made, in the words of the file: its keys for those of `config.json`.
+pub fn in_words_of(metadata: &Metadata, problem: &str) -> String {
+    let name = metadata.text("general.architecture").unwrap_or_default();
+    let own = ARCHITECTURES.iter().find(|known| known.name == name).map_or(&[][..], |known| known.keys);
+    let key_of = |word: &str| {
+        let all = own.iter().chain(&KEYS).chain(&SCALING).chain(&DERIVED).filter(|(_, ours)| *ours == word);
+        let keys: Vec<String> = all.map(|(key, _)| format!("{name}.{key}")).collect();
+        // Words without an underscore may be words of the sentence.
+        let keys = if word.contains('_') { keys } else { Vec::new() };
+        keys.iter().find(|key| metadata.get(key).is_some()).or(keys.first()).cloned()
+    };
+    let is_of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let (mut out, mut rest) = (String::new(), problem);
+    while let Some(at) = rest.find(is_of_word) {
+        let word = &rest[at..];
+        let (word, behind) = word.split_at(word.find(|c| !is_of_word(c)).unwrap_or(word.len()));
+        out += &rest[..at];
+        out += key_of(word).as_deref().unwrap_or(word);
+        rest = behind;
+    }
+    (out + rest).replace("config.json", "its metadata")
+}
 
 /// The `config.json` that the files' metadata amount to.
 ///
@@ -112,12 +157,12 @@ pub fn metadata(config: &Config) -> Result<(&'static str, Map<String, Value>), M
     let untold =
         |what: &str| ModelError::Config(format!("{what}, which GGUF files cannot tell; give another --format"));
     let (layers, sizes) = (text.size("num_hidden_layers")?, attention::Sizes::read(&text)?);
+    let architecture = architecture.name;
+    let (dense, hybrid) = (architecture == "qwen3", HYBRID.contains(&architecture));
     let is_sparse = moe::sparse_layers(&text)?;
-    if !(0..layers).all(is_sparse) {
+    if !dense && !(0..layers).all(is_sparse) {
         return Err(untold("has layers without experts"));
     }
-    let architecture = architecture.name;
-    let hybrid = architecture != "qwen3moe";
     let mut all = Map::new();
     for (key, ours) in KEYS {
         if let Some(value) = text.0.get(ours).filter(|value| !value.is_null()) {
@@ -130,7 +175,9 @@ pub fn metadata(config: &Config) -> Result<(&'static str, Map<String, Value>), M
         all.insert(key.into(), json!(sizes.head_dim));
     }
     all.insert("attention.layer_norm_rms_epsilon".into(), json!(text.positive_or("rms_norm_eps", 1e-6)?));
-    all.entry("feed_forward_length").or_insert(json!(text.size("moe_intermediate_size")?));
+    if !all.contains_key("feed_forward_length") {
+        all.insert("feed_forward_length".into(), json!(text.size("moe_intermediate_size")?));
+    }
     let (settings, theta) = text.rope(if hybrid { 10_000_000.0 } else { 10_000.0 })?;
     all.insert("rope.freq_base".into(), json!(theta));
     match settings.text_or("rope_type", settings.text_or("type", "default")?)? {

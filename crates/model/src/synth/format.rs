@@ -85,6 +85,11 @@ impl Format {
         if !said.is_object() {
             return Ok(Format::Bf16);
         }
+        // DeepSeek-V4 says this beside it.
+        let mut said = said.clone();
+        if let Some(experts) = config.get("expert_dtype").filter(|_| said.get("expert_dtype").is_none()) {
+            said["expert_dtype"] = experts.clone();
+        }
         let known = |format: &Format| match format {
             Format::Coded(name) if format.mlx_mode().is_none() => {
                 let (ours, same) = (described(name), |value: &Value, key: &str| value.get(key) == said.get(key));

@@ -117,9 +117,10 @@ pub(super) fn store(
 ) -> Vec<Stored> {
     let Declared { name, shape, kind } = declared;
     let named = |name: &str| {
-        // The norm before the experts is called in two ways, of which Qwen3-MoE has ffn_norm and the hybrid models the other.
+        // The norm before the experts is called in two ways, of which the hybrid models have the first.
         let mut names = on_disk(name);
-        let found = if model_type == "qwen3_moe" { names.last() } else { names.next() };
+        let hybrid = model_type.starts_with("qwen3_next") || model_type.starts_with("qwen3_5");
+        let found = if hybrid { names.next() } else { names.last() };
         found.expect("invariant: gguf::metadata refuses families whose names are not known")
     };
     let matrix = |name: &str, shape: &[usize], deviation: f32| {

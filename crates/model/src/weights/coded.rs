@@ -7,6 +7,7 @@ use outpour_store::checkpoint::{Checkpoint, TensorInfo};
 use serde_json::Value;
 
 use super::resolve;
+use super::said::{self, quantization_config};
 use super::stored::StoredMatrix;
 use crate::config::ModelError;
 
@@ -78,6 +79,13 @@ const FP8_SCALES: &[(&str, DType)] =
     &[("F32", DType::F32), ("F16", DType::F16), ("BF16", DType::Bf16), ("F8_E8M0", DType::F8E8m0)];
 const POWERS: &[(&str, DType)] = &[("U8", DType::F8E8m0), ("F8_E8M0", DType::F8E8m0)];
 const FP8: &[(&str, DType)] = &[("F8_E4M3", DType::F8E4m3)];
+
+/// What people call a code in groups of a row, with scales of such a type.
+pub const KNOWN: [(&str, Code, u32, DType); 3] = [
+    ("MXFP4", Code::E2m1, 32, DType::F8E8m0),
+    ("NVFP4", Code::E2m1, 16, DType::F8E4m3),
+    ("MXFP8", Code::E4m3, 32, DType::F8E8m0),
+];
 
 /// What is supported, for people.
 pub const SUPPORTED: &str = "MLX's quantisations, FP8 E4M3 with scales, MXFP4, NVFP4, compressed-tensors' int4 and int8, GPTQ and AWQ of four bits";
@@ -206,7 +214,7 @@ static SCHEMES: &[Scheme] = &[
     // DeepSeek-V4's: experts in four bits, the rest in FP8.
     Scheme {
         parts: [".weight", ".scale", ""],
-        scales: POWERS,
+        scales: &[("F8_E8M0", DType::F8E8m0), ("U8", DType::F8E8m0)],
         blocks: Blocks::Of(&[[1, 32]]),
         made: &[Made::experts("deepseek-v4", 32, DType::F8E8m0)],
         ..Scheme::of("I8", Code::E2m1)
@@ -292,7 +300,12 @@ impl Scheme {
             return Vec::new();
         }
         match self.blocks {
-            Blocks::Of(blocks) => blocks.iter().copied().map(coded).collect(),
+            Blocks::Of(blocks) => {
+                // A group of one row is never cut off.
+                let whole =
+                    |[down, across]: &[u32; 2]| *down > 1 || *across == WHOLE || cols.is_multiple_of(*across as usize);
+                blocks.iter().copied().filter(whole).map(coded).collect()
+            }
             Blocks::Config => {
                 let sizes = &config["weight_block_size"];
                 let size = |i: usize| sizes[i].as_u64().and_then(|size| u32::try_from(size).ok()).unwrap_or(0);
@@ -377,11 +390,11 @@ pub fn find(
     for scheme in schemes(checkpoint, name) {
         let tensors = scheme.tensors(checkpoint, name).expect("invariant: a scheme of this name");
         if scheme.blocks == Blocks::Config {
-            check_block_size(checkpoint, name)?;
+            said::check_block_size(checkpoint, name)?;
         }
         match scheme.stored(config, &tensors, stack, rows, cols) {
             Ok(stored) => {
-                check_config(checkpoint, name, scheme)?;
+                said::check(checkpoint, name, &tensors[0].0, &stored)?;
                 return Ok(Some(stored));
             }
             Err((part, shape)) => {
@@ -397,72 +410,6 @@ pub fn find(
         }
     }
     misfit.map_or(Ok(None), Err)
-}
-
-/// What config.json says of quantisation.
-pub fn quantization_config(checkpoint: &Checkpoint) -> &Value {
-    let config = checkpoint.config();
-    let all = [&config["quantization_config"], &config["text_config"]["quantization_config"]];
-    all.into_iter().find(|value| value.is_object()).unwrap_or(&Value::Null)
-}
-
-/// Ways to quantise, as config.json calls them, whose tensors are known.
-const METHODS: &[&str] = &["fp8", "compressed-tensors", "modelopt", "gptq", "awq", "mxfp4"];
-
-/// Refuses what tensors do not show: weights in another order, of other numbers, or for rotated activations; and what is not known
-/// to mean the numbers that we take them for.
-fn check_config(checkpoint: &Checkpoint, name: &str, scheme: &Scheme) -> Result<(), ModelError> {
-    let config = quantization_config(checkpoint);
-    let refused = |what: String, instead: &str| {
-        let dir = checkpoint.dir().display();
-        Err(ModelError::Tensor(format!("{dir}: tensor {name} is of {what}; supported is {instead}")))
-    };
-    let said = |key: &str| config[key].as_str();
-    if let Some(method) = said("quant_method").filter(|method| !METHODS.contains(method)) {
-        return refused(format!("the quantisation {method:?} (quant_method in config.json)"), &METHODS.join(", "));
-    }
-    if config["transform_config"].as_object().is_some_and(|transforms| !transforms.is_empty()) {
-        return refused(
-            "weights for transformed activations (transform_config)".into(),
-            "none such; take another release",
-        );
-    }
-    let module = name.strip_suffix(".weight").unwrap_or(name);
-    if resolve(checkpoint, &format!("{module}.weight_g_idx")).is_some() {
-        return refused("columns in another order (weight_g_idx)".into(), "actorder null or \"static\"");
-    }
-    match scheme.code {
-        Code::Gptq if config["desc_act"] == true => {
-            refused("columns in another order (desc_act true)".into(), "desc_act false")
-        }
-        Code::Gptq if said("checkpoint_format").is_some_and(|format| !["gptq", "gptq_v2"].contains(&format)) => {
-            refused(format!("GPTQ's checkpoint_format {}", config["checkpoint_format"]), "\"gptq\" and \"gptq_v2\"")
-        }
-        // `dynamic` has other bits for some modules.
-        Code::Gptq | Code::Awq
-            if config["dynamic"].is_null() && config["bits"].as_u64().is_some_and(|bits| bits != 4) =>
-        {
-            refused(format!("four bits, and config.json says bits {}", config["bits"]), "4 in both")
-        }
-        Code::Awq if config["version"].as_str().is_some_and(|version| !version.eq_ignore_ascii_case("gemm")) => {
-            refused(format!("AWQ's version {}", config["version"]), "\"gemm\"")
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Refuses a `weight_block_size` that is not two sizes.
-fn check_block_size(checkpoint: &Checkpoint, name: &str) -> Result<(), ModelError> {
-    let sizes = &quantization_config(checkpoint)["weight_block_size"];
-    let is_size = |size: &Value| size.as_u64().is_some_and(|size| (1..=u64::from(u32::MAX)).contains(&size));
-    match sizes.as_array() {
-        None if sizes.is_null() => Ok(()),
-        Some(both) if both.len() == 2 && both.iter().all(is_size) => Ok(()),
-        _ => Err(ModelError::Tensor(format!(
-            "{}: tensor {name}: config.json says weight_block_size {sizes}, and it takes two sizes, as [128, 128]",
-            checkpoint.dir().display()
-        ))),
-    }
 }
 
 /// Whether a tensor's dimensions are `stack` and these two; the last may be several, and ones are left out at will.

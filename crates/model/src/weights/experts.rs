@@ -150,6 +150,11 @@ impl Stored {
             None => vec![pick("gate_proj", &[0]), pick("up_proj", &[1]), pick("down_proj", &[2])],
         };
         wanted.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| {
+            if checkpoint.gguf().is_some() {
+                let names = ["gate_proj", "up_proj", "down_proj"].map(|part| format!("{prefix}.experts.{part}.weight"));
+                let absent = names[3 - of.matrices()..].iter().find(|name| resolve(checkpoint, name).is_none());
+                return missing(checkpoint, absent.unwrap_or(&names[2]));
+            }
             let dir = checkpoint.dir().display();
             ModelError::Tensor(format!("{dir}: has no experts under {prefix}.experts; the download is incomplete, or config.json is another model's"))
         })

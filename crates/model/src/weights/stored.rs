@@ -7,7 +7,7 @@ use outpour_kernels::{DType, Format, GgmlType, Matrix, Tensor};
 use outpour_store::checkpoint::{Checkpoint, StoredType};
 
 use super::coded::{self, Scheme};
-use super::{fits, missing, plain, resolve, wrong_shape, wrong_type};
+use super::{fits, missing, plain, resolve, said, wrong_shape, wrong_type};
 use crate::config::ModelError;
 
 /// A matrix's shape and storage.
@@ -30,9 +30,19 @@ pub struct StoredMatrix {
 impl fmt::Display for StoredMatrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.format {
-            Format::Affine { bits, group } => write!(f, "{bits} bits in groups of {group} with {} scales", self.dtype),
+            Format::Affine { bits, group } => {
+                write!(f, "MLX affine of {bits} bits in groups of {group} with {} scales", self.dtype)
+            }
             Format::Ggml(blocks) => blocks.fmt(f),
-            Format::Coded(coded) => write!(f, "{coded} with {} scales", self.dtype),
+            Format::Coded(coded) => {
+                let known = coded::KNOWN.iter().find(|(_, code, group, scales)| {
+                    (coded.code, coded.block, self.dtype) == (*code, [1, *group], *scales)
+                });
+                match known {
+                    Some((name, ..)) => write!(f, "{name} ({coded} with {} scales)", self.dtype),
+                    None => write!(f, "{coded} with {} scales", self.dtype),
+                }
+            }
             _ => self.dtype.fmt(f),
         }
     }
@@ -105,6 +115,7 @@ impl StoredMatrix {
         if biases.dtype != scales.dtype {
             return Err(wrong_type(checkpoint, path, &biases_name, &biases.dtype));
         }
+        said::check_mlx(checkpoint, &on_disk, said::Mlx { mode: "affine", bits, group })?;
         Ok(StoredMatrix { rows, cols, format, dtype, scheme: None, transposed: false })
     }
 

@@ -247,7 +247,7 @@ fn read_entry(cursor: &mut Cursor, metadata: &mut Metadata) -> Result<()> {
     }
     let kind = cursor.u32(&key)?;
     let size = types::scalar_bytes(kind);
-    let len = cursor.count(&key, u64::MAX, size.unwrap_or(8))?;
+    let len = cursor.count(&format!("values of {key}"), u64::MAX, size.unwrap_or(8))?;
     match size {
         Some(_) if len <= KEPT_MAX => {
             let values = (0..len).map(|_| cursor.scalar(kind, &key)).collect::<Result<_>>()?;
@@ -310,7 +310,7 @@ fn check(name: &str, dims: &[u64], kind: u32, offset: u64, start: u64, data_byte
     };
     let Some((dtype, weights, bytes)) = types::tensor_type(kind) else {
         // Where it lies is known, and how long it is not: it is refused if it is needed.
-        let dtype = StoredType::Other(format!("ggml type {kind}"));
+        let dtype = StoredType::Other(types::unknown(kind));
         return Ok(Entry { dtype, shape, offset: start.saturating_add(offset), bytes: 0 });
     };
     let row = dims.first().copied().unwrap_or(1);

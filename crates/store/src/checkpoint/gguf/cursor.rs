@@ -96,7 +96,7 @@ impl<'a> Cursor<'a> {
     pub fn count(&mut self, what: &str, max: u64, bytes_min: u64) -> Result<u64> {
         let count = self.u64(what)?;
         if count > max || count > self.rest() / bytes_min {
-            let problem = format!("claims {count} of {what}, more than it can hold; it is damaged, download it again");
+            let problem = format!("claims {count} {what}, more than it can hold; it is damaged, download it again");
             return Err(self.malformed(problem));
         }
         Ok(count)

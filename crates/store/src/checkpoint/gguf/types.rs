@@ -6,7 +6,26 @@ use crate::checkpoint::{BlockType, StoredType};
 pub const TEXT: u32 = 8;
 pub const LIST: u32 = 9;
 /// The highest number of a tensor's type that is known.
-const NUMBER_MAX: u32 = 41;
+const NUMBER_MAX: u32 = 42;
+/// Types that files had once, and that ggml has given up.
+const REMOVED: [(u32, &str); 8] = [
+    (4, "Q4_2"),
+    (5, "Q4_3"),
+    (31, "Q4_0_4_4"),
+    (32, "Q4_0_4_8"),
+    (33, "Q4_0_8_8"),
+    (36, "IQ4_NL_4_4"),
+    (37, "IQ4_NL_4_8"),
+    (38, "IQ4_NL_8_8"),
+];
+
+/// What to call a type that is not known.
+pub fn unknown(number: u32) -> String {
+    match REMOVED.iter().find(|(removed, _)| *removed == number) {
+        Some((_, name)) => format!("{name}, which ggml has given up (its number {number})"),
+        None => format!("number {number} of ggml, which is not known"),
+    }
+}
 
 /// Bytes of a scalar of a kind; `None` for texts, lists and what is no kind.
 pub fn scalar_bytes(kind: u32) -> Option<u64> {
@@ -65,6 +84,7 @@ pub fn tensor_type(number: u32) -> Option<(StoredType, u64, u64)> {
         39 => blocks("MXFP4", 32, 17),
         40 => blocks("NVFP4", 64, 36),
         41 => blocks("Q1_0", 128, 18),
+        42 => blocks("Q2_0", 64, 18),
         _ => None,
     }
 }
