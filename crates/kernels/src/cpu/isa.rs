@@ -19,6 +19,7 @@ mod many;
 mod neon;
 mod panel;
 mod portable;
+mod strips;
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod units;
@@ -235,6 +236,18 @@ impl Packed<'_> {
         match self {
             Packed::Ggml(blocks) => blocks.bits(),
             Packed::Coded(rows, _) => rows.coded.unpacked_bits(),
+        }
+    }
+
+    /// Where the first row begins and how far the next one is, where rows lie one behind the other; else nowhere.
+    fn rows_at(&self, d: &Dots) -> (*const u8, usize) {
+        match self {
+            Packed::Ggml(_) => (d.w, d.w_stride),
+            Packed::Coded(rows, _) if rows.coded.is_transposed() => (rows.data.as_ptr(), 0),
+            Packed::Coded(rows, _) => {
+                let row_bytes = rows.shape[1] * rows.coded.bits() / 8;
+                (rows.data.as_ptr().wrapping_add(rows.first * row_bytes), rows.step * row_bytes)
+            }
         }
     }
 

@@ -230,7 +230,6 @@ fn nibbles(bytes: &[u8], u: &mut [u8], of: impl Fn(u8) -> u8) {
 }
 
 /// The u's of all E2M1 numbers.
-#[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) const fn e2m1_table() -> [u8; 16] {
     let (sizes, mut table, mut i) = ([0, 1, 2, 3, 4, 6, 8, 12], [0; 16], 0);
     while i < 16 {

@@ -10,7 +10,6 @@ mod plain;
 
 use std::fmt;
 
-#[cfg(target_arch = "x86_64")]
 pub(crate) use plain::IQ4_VALUES;
 
 /// A block type.

@@ -13,7 +13,7 @@
 
 use super::lone::{self, Arranged, PARTS_MAX, Terms};
 use super::many::{self, Tiles};
-use super::panel::{BLOCK, K_MAX, LANES_MAX, Panel, Place, unpack_all};
+use super::panel::{Ahead, BLOCK, K_MAX, LANES_MAX, Panel, Place, unpack_all};
 use super::tile::{Bf16, Element, F16, F32, Lanes, padded};
 use super::{AffineDots, Dots, UnpackedDots};
 use crate::Format;
@@ -32,12 +32,18 @@ pub(super) trait Ints: Copy {
     unsafe fn store(self, to: *mut u8);
     unsafe fn and(self, other: Self) -> Self;
     unsafe fn or(self, other: Self) -> Self;
+    unsafe fn xor(self, other: Self) -> Self;
+    unsafe fn add(self, other: Self) -> Self;
     unsafe fn shl(self, bits: u32) -> Self;
     /// Shifts zeros in.
     unsafe fn shr(self, bits: u32) -> Self;
     unsafe fn to_f32(self) -> Self::F;
     /// The same bits.
     unsafe fn as_f32(self) -> Self::F;
+    /// The number of binary16 in the lower half of each lane.
+    unsafe fn lower_f16(self) -> Self::F;
+    /// What a table has at the place that each byte, below 16, says.
+    unsafe fn look_up(self, table: &[u8; 16]) -> Self;
     /// The even lanes of both vectors, and the odd ones.
     unsafe fn unzip(self, other: Self) -> (Self, Self);
     /// Asks for the cache line at an address, which need not exist.
@@ -245,24 +251,33 @@ unsafe fn panels<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, 
                     panel.shift_biases::<<B::I as Ints>::F>(at.len / d.group);
                 }
                 unpack_all::<B::I>(d, at, panel.q.as_mut_ptr().cast());
+                // What this part of the next panel would be, were its rows one piece.
+                let bytes = lanes * at.len * d.bits / 8;
+                let next = d.dots.w.wrapping_add((row + lanes) * d.dots.w_stride + lanes * k * d.bits / 8);
+                let mut ahead = Ahead::new(next, bytes, d.dots.columns.div_ceil(C));
                 let mut c = 0;
                 while !PRECISE && many::serves::<B>(d.dots.columns - c) {
+                    ahead.ask::<B::I>();
                     many_of::<B>(d, panel, at, c);
                     c += many::ROWS;
                 }
                 while c + C <= d.dots.columns {
+                    ahead.ask::<B::I>();
                     tile::<B, C, PRECISE>(d, panel, at, c);
                     c += C;
                 }
                 while C > 4 && c + 4 <= d.dots.columns {
+                    ahead.ask::<B::I>();
                     tile::<B, 4, PRECISE>(d, panel, at, c);
                     c += 4;
                 }
                 while C > 2 && c + 2 <= d.dots.columns {
+                    ahead.ask::<B::I>();
                     tile::<B, 2, PRECISE>(d, panel, at, c);
                     c += 2;
                 }
                 while c < d.dots.columns {
+                    ahead.ask::<B::I>();
                     tile::<B, 1, PRECISE>(d, panel, at, c);
                     c += 1;
                 }
@@ -459,7 +474,7 @@ unsafe fn some<L: Lanes, E: Element>(d: &AffineDots, from: *const u8, index: usi
 /// activation rows at once, rounded or precise, in functions that enable the instructions given.
 macro_rules! quantised_kernels_of {
     ($bytes:ty, rounded: $rounded:literal, precise: $precise:literal $(, $features:literal)?) => {{
-        use $crate::cpu::isa::{AffineDots, Dots, QuantisedKernels, UnpackedDots, affine, group, panel, unpacked};
+        use $crate::cpu::isa::{AffineDots, Dots, QuantisedKernels, UnpackedDots, affine, group, panel, strips, unpacked};
         use $crate::quant::coded;
 
         $(#[target_feature(enable = $features)])?
@@ -475,12 +490,17 @@ macro_rules! quantised_kernels_of {
         $(#[target_feature(enable = $features)])?
         unsafe fn unpacked(d: &UnpackedDots) {
             // SAFETY: as above.
-            unsafe { unpacked::dots::<$bytes, $rounded>(d, fill) }
+            unsafe { unpacked::dots::<$bytes, $rounded>(d, &unpacked::Fill { rows, strip }) }
         }
         $(#[target_feature(enable = $features)])?
-        unsafe fn fill(d: &UnpackedDots, at: panel::Place, to: unpacked::To, panel: &mut unpacked::Panel) {
+        unsafe fn rows(d: &UnpackedDots, at: panel::Place, to: unpacked::To, panel: &mut unpacked::Panel) {
             // SAFETY: as above.
             unsafe { unpacked::fill(d, at, to, panel) }
+        }
+        $(#[target_feature(enable = $features)])?
+        unsafe fn strip(d: &UnpackedDots, at: panel::Place, base: u8, panel: &mut unpacked::Panel) -> bool {
+            // SAFETY: as above.
+            unsafe { strips::fill::<<$bytes as affine::Bytes>::I>(d, at, base, panel) }
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn e4m3(d: &Dots, rows: &coded::Rows) -> bool {

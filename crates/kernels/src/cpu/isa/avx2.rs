@@ -129,6 +129,16 @@ impl Ints for Words {
         unsafe { Words(_mm256_or_si256(self.0, other.0), _mm256_or_si256(self.1, other.1)) }
     }
     #[inline(always)]
+    unsafe fn xor(self, other: Self) -> Self {
+        // SAFETY: AVX2.
+        unsafe { Words(_mm256_xor_si256(self.0, other.0), _mm256_xor_si256(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: AVX2.
+        unsafe { Words(_mm256_add_epi32(self.0, other.0), _mm256_add_epi32(self.1, other.1)) }
+    }
+    #[inline(always)]
     unsafe fn shl(self, bits: u32) -> Self {
         // SAFETY: AVX2.
         unsafe {
@@ -153,6 +163,27 @@ impl Ints for Words {
     unsafe fn as_f32(self) -> Avx2 {
         // SAFETY: AVX2.
         unsafe { Avx2(_mm256_castsi256_ps(self.0), _mm256_castsi256_ps(self.1)) }
+    }
+    #[inline(always)]
+    unsafe fn lower_f16(self) -> Avx2 {
+        // SAFETY: AVX2 with F16C. Halves of each quarter are side by side, and quarters are put in order.
+        unsafe {
+            let low = _mm256_set1_epi32(0xffff);
+            let halves = _mm256_packus_epi32(_mm256_and_si256(self.0, low), _mm256_and_si256(self.1, low));
+            let halves = _mm256_permute4x64_epi64::<0xd8>(halves);
+            Avx2(
+                _mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
+                _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(halves)),
+            )
+        }
+    }
+    #[inline(always)]
+    unsafe fn look_up(self, table: &[u8; 16]) -> Self {
+        // SAFETY: AVX2.
+        unsafe {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            Words(_mm256_shuffle_epi8(table, self.0), _mm256_shuffle_epi8(table, self.1))
+        }
     }
     #[inline(always)]
     unsafe fn unzip(self, other: Self) -> (Self, Self) {

@@ -115,6 +115,16 @@ impl Ints for __m512i {
         unsafe { _mm512_or_si512(self, other) }
     }
     #[inline(always)]
+    unsafe fn xor(self, other: Self) -> Self {
+        // SAFETY: AVX-512.
+        unsafe { _mm512_xor_si512(self, other) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: AVX-512.
+        unsafe { _mm512_add_epi32(self, other) }
+    }
+    #[inline(always)]
     unsafe fn shl(self, bits: u32) -> Self {
         // SAFETY: AVX-512.
         unsafe { _mm512_sllv_epi32(self, _mm512_set1_epi32(bits as i32)) }
@@ -133,6 +143,16 @@ impl Ints for __m512i {
     unsafe fn as_f32(self) -> Avx512 {
         // SAFETY: AVX-512.
         Avx512(unsafe { _mm512_castsi512_ps(self) })
+    }
+    #[inline(always)]
+    unsafe fn lower_f16(self) -> Avx512 {
+        // SAFETY: AVX-512.
+        Avx512(unsafe { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(self)) })
+    }
+    #[inline(always)]
+    unsafe fn look_up(self, table: &[u8; 16]) -> Self {
+        // SAFETY: AVX-512.
+        unsafe { _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), self) }
     }
     #[inline(always)]
     unsafe fn unzip(self, other: Self) -> (Self, Self) {

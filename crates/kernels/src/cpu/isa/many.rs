@@ -190,7 +190,7 @@ mod tests {
     use std::cell::RefCell;
 
     use super::super::portable::OneByOne;
-    use super::super::{AffineDots, Packed, UnpackedDots, affine, group, unpacked};
+    use super::super::{AffineDots, Packed, UnpackedDots, affine, group, strips, unpacked};
     use super::*;
     use crate::{Format, GgmlType};
 
@@ -278,6 +278,8 @@ mod tests {
             });
         }
     }
+
+    const FILL: unpacked::Fill = unpacked::Fill { rows: unpacked::fill, strip: strips::fill::<<OneByOne as Bytes>::I> };
 
     /// Plain Rust with tiles.
     struct Tiled;
@@ -377,9 +379,9 @@ mod tests {
                 let (group, w_stride) = (blocks.group(), Format::Ggml(blocks).row_bytes(shape[2]));
                 let of = |dots| UnpackedDots { dots, weights: Packed::Ggml(blocks) };
                 // SAFETY: plain Rust, and the addresses hold what is said of them.
-                let tiled = |dots| unsafe { unpacked::dots::<Tiled, 2>(&of(dots), unpacked::fill) };
+                let tiled = |dots| unsafe { unpacked::dots::<Tiled, 2>(&of(dots), &FILL) };
                 // SAFETY: as above.
-                let plain = |dots| unsafe { unpacked::dots::<OneByOne, 2>(&of(dots), unpacked::fill) };
+                let plain = |dots| unsafe { unpacked::dots::<OneByOne, 2>(&of(dots), &FILL) };
                 let of = |run: &dyn Fn(Dots)| outputs(8, group, w_stride, shape, run);
                 assert_eq!(of(&tiled), of(&plain), "{blocks:?}, {shape:?}");
             }

@@ -123,6 +123,16 @@ impl Ints for Words {
         unsafe { Words(vorrq_u32(self.0, other.0), vorrq_u32(self.1, other.1)) }
     }
     #[inline(always)]
+    unsafe fn xor(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Words(veorq_u32(self.0, other.0), veorq_u32(self.1, other.1)) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe { Words(vaddq_u32(self.0, other.0), vaddq_u32(self.1, other.1)) }
+    }
+    #[inline(always)]
     unsafe fn shl(self, bits: u32) -> Self {
         // SAFETY: as above.
         unsafe {
@@ -147,6 +157,23 @@ impl Ints for Words {
     unsafe fn as_f32(self) -> Neon {
         // SAFETY: as above.
         unsafe { Neon(vreinterpretq_f32_u32(self.0), vreinterpretq_f32_u32(self.1)) }
+    }
+    #[inline(always)]
+    unsafe fn lower_f16(self) -> Neon {
+        // SAFETY: as above.
+        unsafe {
+            let half = |words| vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(words)));
+            Neon(half(self.0), half(self.1))
+        }
+    }
+    #[inline(always)]
+    unsafe fn look_up(self, table: &[u8; 16]) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let table = vld1q_u8(table.as_ptr());
+            let of = |words| vreinterpretq_u32_u8(vqtbl1q_u8(table, vreinterpretq_u8_u32(words)));
+            Words(of(self.0), of(self.1))
+        }
     }
     #[inline(always)]
     unsafe fn unzip(self, other: Self) -> (Self, Self) {

@@ -57,7 +57,7 @@ unsafe fn unpack<I: Ints, const BITS: usize>(words: &[I]) -> [I; 8] {
 
 /// Four consecutive weights from bit `at` of the words on, each moved to a byte of its own.
 #[inline(always)]
-unsafe fn spread<I: Ints, const BITS: usize>(words: &[I], at: usize) -> I {
+pub(super) unsafe fn spread<I: Ints, const BITS: usize>(words: &[I], at: usize) -> I {
     // SAFETY: the caller has the instructions.
     unsafe {
         let (word, shift) = (at / 32, (at % 32) as u32);
@@ -175,16 +175,13 @@ pub(super) unsafe fn unpack_rows<I: Ints, const BITS: usize>(d: &Dots, at: Place
     let (blocks, at_once) = (at.len / BLOCK, I::WORDS / BITS);
     let (first_byte, block_bytes) = (at.k * BITS / 8, BLOCK * BITS / 8);
     let rows = rows_at::<I>(at.rows, |row| d.w.wrapping_add((at.row + row) * d.w_stride + first_byte));
-    let next_panel = d.w.wrapping_add((at.row + I::F::N) * d.w_stride + I::F::N * first_byte);
     let mut first = 0;
     while first < blocks {
         let n = at_once.min(blocks - first);
-        let next = next_panel.wrapping_add(I::F::N * first * block_bytes);
         // SAFETY: n blocks from the first on are inside each row of the place, and the panel has room for them.
         unsafe {
             let mut now = rows;
             for lane in 0..I::F::N {
-                I::prefetch(next.wrapping_add(lane * at_once * block_bytes));
                 now[lane] = rows[lane].wrapping_add(first * block_bytes);
             }
             let to = to.add(first * BLOCK * I::F::N);
@@ -236,16 +233,57 @@ unsafe fn widen<I: Ints, E: Element>(d: &AffineDots, from: *const u8, at: Place,
             tile::convert::<I::F, E, F32>(from, wide[row].as_mut_ptr().cast(), groups);
         }
     }
+    // SAFETY: the caller has the instructions.
+    unsafe { transpose::<I, GROUPS_MAX>(&wide, at.rows, groups, to) };
+}
+
+/// The first `groups` numbers of some rows, from `[rows, M]` to `[groups, N]`.
+///
+/// # Safety
+/// The machine has the instructions.
+#[inline(always)]
+pub(super) unsafe fn transpose<I: Ints, const M: usize>(
+    of: &[[f32; M]; LANES_MAX],
+    rows: usize,
+    groups: usize,
+    to: &mut [f32],
+) {
     for first in (0..groups).step_by(I::WORDS) {
-        let rows = rows_at::<I>(at.rows, |row| wide[row][first..].as_ptr().cast());
-        let n = I::WORDS.min(GROUPS_MAX - first);
-        // SAFETY: rows of `wide` have n elements from `first` on; `to` has N for each.
+        let rows = rows_at::<I>(rows, |row| of[row][first..].as_ptr().cast());
+        let n = I::WORDS.min(M - first);
+        // SAFETY: rows have n numbers from `first` on; `to` has N for each.
         unsafe {
             let words = I::transposed(&rows, n);
             for (i, words) in words[..n].iter().enumerate() {
-                words.store(to[(first + i) * I::F::N..].as_mut_ptr().cast());
+                words.store(to[(first + i) * I::F::N..][..I::F::N].as_mut_ptr().cast());
             }
         }
+    }
+}
+
+/// What is read next, of which each tile asks for a part, so that memory is read while what has been unpacked is multiplied.
+pub(super) struct Ahead {
+    at: *const u8,
+    lines: usize,
+    tiles: usize,
+}
+
+impl Ahead {
+    /// So many bytes from `at` on, which need not exist, over so many tiles.
+    pub(super) fn new(at: *const u8, bytes: usize, tiles: usize) -> Self {
+        Ahead { at, lines: bytes.div_ceil(64), tiles }
+    }
+
+    /// Asks for a tile's part.
+    #[inline(always)]
+    pub(super) unsafe fn ask<I: Ints>(&mut self) {
+        let lines = self.lines.div_ceil(self.tiles.max(1));
+        for line in 0..lines {
+            // SAFETY: the caller has the instructions.
+            unsafe { I::prefetch(self.at.wrapping_add(64 * line)) };
+        }
+        (self.at, self.lines) = (self.at.wrapping_add(64 * lines), self.lines - lines);
+        self.tiles = self.tiles.saturating_sub(1);
     }
 }
 

@@ -92,6 +92,14 @@ impl Ints for Words {
         Words(std::array::from_fn(|i| self.0[i] | other.0[i]))
     }
     #[inline(always)]
+    unsafe fn xor(self, other: Self) -> Self {
+        Words(std::array::from_fn(|i| self.0[i] ^ other.0[i]))
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Words(std::array::from_fn(|i| self.0[i].wrapping_add(other.0[i])))
+    }
+    #[inline(always)]
     unsafe fn shl(self, bits: u32) -> Self {
         Words(self.0.map(|word| word << bits))
     }
@@ -106,6 +114,14 @@ impl Ints for Words {
     #[inline(always)]
     unsafe fn as_f32(self) -> Plain {
         Plain(self.0.map(f32::from_bits))
+    }
+    #[inline(always)]
+    unsafe fn lower_f16(self) -> Plain {
+        Plain(self.0.map(|word| f16::from_bits(word as u16).to_f32()))
+    }
+    #[inline(always)]
+    unsafe fn look_up(self, table: &[u8; 16]) -> Self {
+        Words(self.0.map(|word| u32::from_le_bytes(word.to_le_bytes().map(|at| table[usize::from(at)]))))
     }
     #[inline(always)]
     unsafe fn unzip(self, other: Self) -> (Self, Self) {

@@ -2,7 +2,7 @@
 //! whose lanes are weight rows.
 //!
 //! The weights of as many rows as a vector has lanes are unpacked to bytes, with a scale and a bias for each group of 16 or 32:
-//! the one step that knows how they are stored. The rest is as for affine-quantised weights of eight bits (`affine`): an output is one
+//! the one step that knows how they are stored, side by side ([`strips`](super::strips)) or row by row. The rest is as for affine-quantised weights of eight bits (`affine`): an output is one
 //! chain in the order of the groups, whether the bytes are multiplied where they lie ([`lone`]) or transposed ([`tile`], and with tiles [`many`]).
 
 // A tile is indexed by column of fixed number; iterators would hide which.
@@ -14,18 +14,18 @@ use std::ops::Range;
 use super::affine::{Bytes, Ints, X_BYTES_MAX, load, number, store};
 use super::lone::{Arranged, PARTS_MAX, Terms};
 use super::many::{self, Tiles, Unpacked};
-use super::panel::{BLOCK, LANES_MAX, Place, unpack_rows};
+use super::panel::{Ahead, BLOCK, LANES_MAX, Place, unpack_rows};
 use super::tile::Lanes;
 use super::{Dots, Packed, UnpackedDots};
 use crate::quant::coded::Rows;
 use crate::quant::ggml::{Block, SCALES_MAX, of_type};
 
-/// Weights of each row that are unpacked at once, a multiple of every block: with their transposed copy, 16 rows stay in the
-/// first-level cache.
+/// Weights of each row that are unpacked at once, a multiple of every block and strip: with their transposed copy, 16 rows stay
+/// in the first-level cache.
 const K_MAX: usize = 512;
 
 /// Groups of a row in a panel: those of a lone activation row's are the most.
-const GROUPS_MAX: usize = 64;
+pub(super) const GROUPS_MAX: usize = 64;
 
 /// Activation rows that are multiplied one by one where there are [`Bytes::units`]: as long as that takes less time than unpacking
 /// the weights for all of them.
@@ -44,13 +44,39 @@ pub(super) struct Panel {
 }
 
 impl Panel {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let zeros = [0.0; GROUPS_MAX * LANES_MAX];
         Panel { scales: zeros, biases: zeros, rows: [0; K_MAX * LANES_MAX], q: MaybeUninit::uninit() }
     }
 
     fn unpacked(&self) -> Unpacked {
         Unpacked { q: self.q.as_ptr().cast(), scales: self.scales.as_ptr(), biases: self.biases.as_ptr() }
+    }
+
+    /// A row that was unpacked row by row.
+    #[cfg(test)]
+    pub(super) fn row(&self, row: usize) -> &[u8] {
+        &self.rows[row * K_MAX..][..K_MAX]
+    }
+
+    /// Where weights are unpacked to.
+    pub(super) fn q(&mut self) -> *mut u8 {
+        self.q.as_mut_ptr().cast()
+    }
+
+    pub(super) fn scales_and_biases(&mut self) -> [&mut [f32]; 2] {
+        [&mut self.scales, &mut self.biases]
+    }
+
+    /// Sets those of a group of all rows.
+    #[inline(always)]
+    pub(super) unsafe fn set<L: Lanes>(&mut self, group: usize, scale: L, bias: L) {
+        debug_assert!((group + 1) * L::N <= self.scales.len());
+        // SAFETY: the caller has the instructions, and its group is one of a panel's.
+        unsafe {
+            scale.store_f32(self.scales.as_mut_ptr().add(group * L::N).cast());
+            bias.store_f32(self.biases.as_mut_ptr().add(group * L::N).cast());
+        }
     }
 
     /// Scales and biases from number `at` on.
@@ -128,6 +154,11 @@ pub(super) struct To {
 }
 
 impl To {
+    /// For tiles of so many rows.
+    pub(super) fn side_by_side(lanes: usize, base: u8) -> To {
+        To { stride: K_MAX, group: 0, scales: [1, lanes], base }
+    }
+
     /// Where the scale of a group of the place lies.
     #[inline(always)]
     fn at(&self, row: usize, group: usize) -> usize {
@@ -135,10 +166,16 @@ impl To {
     }
 }
 
-/// Unpacks a place. Lanes beyond its rows hold what was there: their results are not stored.
-pub(super) type Fill = unsafe fn(&UnpackedDots, Place, To, &mut Panel);
+/// What unpacks a place, compiled once and not for each width of a product. Lanes beyond its rows hold whatever is there: their
+/// results are not stored.
+pub(super) struct Fill {
+    /// Row by row: see [`fill`].
+    pub rows: unsafe fn(&UnpackedDots, Place, To, &mut Panel),
+    /// Side by side, where that is known: see [`strips::fill`].
+    pub strip: unsafe fn(&UnpackedDots, Place, u8, &mut Panel) -> bool,
+}
 
-/// A [`Fill`].
+/// Unpacks a place row by row.
 ///
 /// # Safety
 /// The machine has the instructions; the place is inside what `UnpackedDots` says.
@@ -161,7 +198,7 @@ pub(super) unsafe fn fill(d: &UnpackedDots, at: Place, to: To, panel: &mut Panel
 /// # Safety
 /// The machine has the instructions, and the addresses hold what `UnpackedDots` says.
 #[inline(always)]
-pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots, fill: Fill) {
+pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots, fill: &Fill) {
     // SAFETY: the caller's promise.
     unsafe {
         let most = if d.weights.is_transposed() { 1 } else { UNIT_COLUMNS };
@@ -188,7 +225,7 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots, fill: Fill
 
 /// The same of types whose u has so many bits, and whose groups are so many words of four.
 #[inline(always)]
-unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(d: &UnpackedDots, fill: Fill) {
+unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(d: &UnpackedDots, fill: &Fill) {
     let tiled = many::serves::<B>(d.dots.columns);
     let at_once = if tiled { many::ROWS } else { C };
     let columns_max = (X_BYTES_MAX / d.dots.x_stride).next_multiple_of(at_once).max(4 * at_once);
@@ -218,37 +255,49 @@ unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usiz
 #[inline(always)]
 unsafe fn panels<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(
     g: &UnpackedDots,
-    fill: Fill,
+    fill: &Fill,
     panel: &mut Panel,
 ) {
     let (d, lanes) = (&g.dots, <B::I as Ints>::F::N);
+    let (first, row_bytes) = g.weights.rows_at(d);
     for row in (0..d.rows).step_by(lanes) {
         for k in (0..d.k).step_by(K_MAX) {
             let at = Place { row, rows: lanes.min(d.rows - row), k, len: K_MAX.min(d.k - k) };
             // SAFETY: the place is inside `d`, and so are the columns of each tile.
             unsafe {
-                fill(g, at, To { stride: K_MAX, group: 0, scales: [1, lanes], base: base::<B, BITS>() }, panel);
-                let unpacked = Dots { w: panel.rows.as_ptr(), w_stride: K_MAX, ..*d };
-                let within = Place { row: 0, rows: lanes, k: 0, len: at.len };
-                unpack_rows::<B::I, 8>(&unpacked, within, panel.q.as_mut_ptr().cast());
+                let base = base::<B, BITS>();
+                if !(fill.strip)(g, at, base, panel) {
+                    (fill.rows)(g, at, To::side_by_side(lanes, base), panel);
+                    let unpacked = Dots { w: panel.rows.as_ptr(), w_stride: K_MAX, ..*d };
+                    let within = Place { row: 0, rows: lanes, k: 0, len: at.len };
+                    unpack_rows::<B::I, 8>(&unpacked, within, panel.q());
+                }
+                // What this part of the next panel would be, were its rows one piece.
+                let next = first.wrapping_add((row + lanes) * row_bytes + lanes * row_bytes * k / d.k);
+                let mut ahead = Ahead::new(next, lanes * row_bytes * at.len / d.k, d.columns.div_ceil(C));
                 let mut c = 0;
                 while many::serves::<B>(d.columns - c) {
+                    ahead.ask::<B::I>();
                     many::tile::<B, WORDS, 1>(d, panel.unpacked(), at, c);
                     c += many::ROWS;
                 }
                 while c + C <= d.columns {
+                    ahead.ask::<B::I>();
                     tile::<B, BITS, WORDS, C>(d, panel, at, c);
                     c += C;
                 }
                 while C > 4 && c + 4 <= d.columns {
+                    ahead.ask::<B::I>();
                     tile::<B, BITS, WORDS, 4>(d, panel, at, c);
                     c += 4;
                 }
                 while C > 2 && c + 2 <= d.columns {
+                    ahead.ask::<B::I>();
                     tile::<B, BITS, WORDS, 2>(d, panel, at, c);
                     c += 2;
                 }
                 while c < d.columns {
+                    ahead.ask::<B::I>();
                     tile::<B, BITS, WORDS, 1>(d, panel, at, c);
                     c += 1;
                 }
@@ -293,7 +342,7 @@ unsafe fn tile<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize>(
 
 /// All rows times the only activation row.
 #[inline(always)]
-unsafe fn lone<B: Bytes, const BITS: usize, const WORDS: usize>(g: &UnpackedDots, fill: Fill, panel: &mut Panel) {
+unsafe fn lone<B: Bytes, const BITS: usize, const WORDS: usize>(g: &UnpackedDots, fill: &Fill, panel: &mut Panel) {
     let (d, lanes, group) = (&g.dots, <B::I as Ints>::F::N, 4 * WORDS);
     let mut terms = Terms::<PARTS_MAX>::new();
     // Codes whose words lie column by column are unpacked for all rows at once.
@@ -312,7 +361,7 @@ unsafe fn lone<B: Bytes, const BITS: usize, const WORDS: usize>(g: &UnpackedDots
                         let (rows, len) = (at_once.min(rows), stride.min(len - from));
                         let at = Place { row: row + lane, rows, k: k + from, len };
                         let to = To { stride, group: from / group, scales: [GROUPS_MAX, 1], base: base::<B, BITS>() };
-                        fill(g, at, to, panel);
+                        (fill.rows)(g, at, to, panel);
                         for i in 0..rows {
                             lone_row::<B, BITS, WORDS>(panel, i, stride, from..from + len, &x, lane + i, &mut terms);
                         }
