@@ -13,7 +13,7 @@
 
 use super::lone::{self, Arranged, PARTS_MAX, Terms};
 use super::many::{self, Tiles};
-use super::panel::{Ahead, BLOCK, K_MAX, LANES_MAX, Panel, Place, unpack_all};
+use super::panel::{Ahead, BLOCK, K_MAX, LANES_MAX, Panel, Place, Sums, unpack_all};
 use super::tile::{Bf16, Element, F16, F32, Lanes, padded};
 use super::{AffineDots, Dots, UnpackedDots};
 use crate::Format;
@@ -92,50 +92,76 @@ pub(super) trait Bytes {
     unsafe fn e4m3(_d: &Dots, _rows: &Rows) -> bool {
         false
     }
-    /// Dot products of so many words of weights, unpacked at `w`, with those at `x` and every so many bytes: 8 are a block.
+    /// The same value, of which the compiler knows no more: see [`rows_of`].
+    #[inline(always)]
+    fn hidden(value: usize) -> usize {
+        value
+    }
+    /// Dot products of so many words of weights, unpacked at `w`, with those at `x`, so many bytes further for each of `rows`: 8
+    /// words are a block.
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
         w: *const u8,
         x: *const u8,
-        x_stride: usize,
+        rows: &[usize; C],
     ) -> [Self::I; C];
 }
 
-/// Outputs of a panel's rows and `C` columns: those of earlier panels, or zeros.
+/// Sums of a panel's rows and `C` columns over earlier panels, or zeros.
 #[inline(always)]
-pub(super) unsafe fn load<L: Lanes, const C: usize>(d: &Dots, at: Place, c: usize) -> [L; C] {
-    // SAFETY: the caller's outputs are inside `d`; fewer than a vector's are copied to one.
+pub(super) unsafe fn load<L: Lanes, const C: usize>(earlier: *const f32, at: Place, c: usize) -> [L; C] {
+    // SAFETY: the caller's columns are some that there are sums for.
     unsafe {
         let mut sums = [L::zero(); C];
         if at.k > 0 {
             for j in 0..C {
-                let out = d.out.add((c + j) * d.out_stride + at.row);
-                if at.rows == L::N {
-                    sums[j] = L::load_f32(out.cast());
-                } else {
-                    let mut values = [0f32; LANES_MAX];
-                    std::ptr::copy_nonoverlapping(out, values.as_mut_ptr(), at.rows);
-                    sums[j] = L::load_f32(values.as_ptr().cast());
-                }
+                sums[j] = L::load_f32(earlier.add((c + j) * L::N).cast());
             }
         }
         sums
     }
 }
 
+/// Keeps them for the next panel, or stores the outputs if it was the last.
 #[inline(always)]
-pub(super) unsafe fn store<L: Lanes, const C: usize>(d: &Dots, at: Place, c: usize, sums: [L; C]) {
-    // SAFETY: as for `load`.
+pub(super) unsafe fn store<L: Lanes, const C: usize>(d: &Dots, earlier: *mut f32, at: Place, c: usize, sums: [L; C]) {
+    // SAFETY: as for `load`, and they are inside `d`.
     unsafe {
         for j in 0..C {
-            let out = d.out.add((c + j) * d.out_stride + at.row);
-            if at.rows == L::N {
-                sums[j].store_f32(out.cast());
+            if at.k + at.len < d.k {
+                sums[j].store_f32(earlier.add((c + j) * L::N).cast());
             } else {
-                let mut values = [0f32; LANES_MAX];
-                sums[j].store_f32(values.as_mut_ptr().cast());
-                std::ptr::copy_nonoverlapping(values.as_ptr(), out, at.rows);
+                store_outputs(d, at, c + j, sums[j]);
             }
         }
+    }
+}
+
+/// The outputs of a column and a place's rows.
+#[inline(always)]
+pub(super) unsafe fn load_outputs<L: Lanes>(d: &Dots, at: Place, c: usize) -> L {
+    // SAFETY: the caller's column is inside `d`; fewer outputs than a vector's are copied.
+    unsafe {
+        let out = d.out.add(c * d.out_stride + at.row);
+        if at.rows == L::N {
+            return L::load_f32(out.cast());
+        }
+        let mut values = [0f32; LANES_MAX];
+        std::ptr::copy_nonoverlapping(out, values.as_mut_ptr(), at.rows);
+        L::load_f32(values.as_ptr().cast())
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn store_outputs<L: Lanes>(d: &Dots, at: Place, c: usize, sums: L) {
+    // SAFETY: as for `load_outputs`.
+    unsafe {
+        let out = d.out.add(c * d.out_stride + at.row);
+        if at.rows == L::N {
+            return sums.store_f32(out.cast());
+        }
+        let mut values = [0f32; LANES_MAX];
+        sums.store_f32(values.as_mut_ptr().cast());
+        std::ptr::copy_nonoverlapping(values.as_ptr(), out, at.rows);
     }
 }
 
@@ -146,41 +172,62 @@ pub(super) unsafe fn number<L: Lanes>(row: *const u8, bytes: usize, index: usize
     unsafe { L::splat(row.add(bytes).cast::<f32>().add(index).read_unaligned()) }
 }
 
+/// How far `C` activation rows are from the first. Odd multiples of the stride are values of their own: there are registers for
+/// these, and addresses take twice, four and eight times as much of a register. With a register for each row's weights, scales and
+/// sums a product of blocks took a quarter longer.
+#[inline(always)]
+pub(super) fn rows_of<B: Bytes, const C: usize>(stride: usize) -> [usize; C] {
+    let mut rows = [0; C];
+    for j in 1..C {
+        rows[j] = if j.is_multiple_of(2) { 2 * rows[j / 2] } else { B::hidden(j * stride) };
+    }
+    rows
+}
+
 /// A panel times `C` activation rows of int8.
 #[inline(always)]
-unsafe fn rounded_tile<B: Bytes, const BITS: usize, const C: usize>(d: &AffineDots, p: &Panel, at: Place, c: usize) {
-    let (k, lanes, blocks, stride) = (d.dots.k, <B::I as Ints>::F::N, d.group / BLOCK, d.dots.x_stride);
+unsafe fn rounded_tile<B: Bytes, const BITS: usize, const C: usize>(
+    d: &AffineDots,
+    p: &mut Panel,
+    at: Place,
+    c: usize,
+) {
+    let (k, lanes, blocks) = (d.dots.k, <B::I as Ints>::F::N, d.group / BLOCK);
+    let rows = rows_of::<B, C>(d.dots.x_stride);
     // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, the panel what is unpacked.
     unsafe {
-        let x = d.dots.x.add(c * stride);
-        let mut sums = load::<<B::I as Ints>::F, C>(&d.dots, at, c);
+        let x = d.dots.x.add(c * d.dots.x_stride);
+        let earlier = p.sums.at();
+        let mut sums = load::<<B::I as Ints>::F, C>(earlier, at, c);
         for g in 0..at.len / d.group {
             let mut parts = [<B::I as Ints>::F::zero(); C];
             for b in g * blocks..(g + 1) * blocks {
                 let w = p.q.as_ptr().cast::<u8>().add(b * BLOCK * lanes);
-                let dots = B::words::<BITS, 8, C>(w, x.add(at.k + b * BLOCK), stride);
+                let dots = B::words::<BITS, 8, C>(w, x.add(at.k + b * BLOCK), &rows);
+                let x_scales = x.add(k + 4 * (at.k / BLOCK + b));
                 for j in 0..C {
-                    parts[j] = parts[j].fma(dots[j].to_f32(), number(x.add(j * stride), k, at.k / BLOCK + b));
+                    parts[j] = parts[j].fma(dots[j].to_f32(), number(x_scales, rows[j], 0));
                 }
             }
             let (scale, bias) = (p.scale(g), p.bias(g));
+            let x_sums = x.add(k + 4 * (k / BLOCK + at.k / d.group + g));
             for j in 0..C {
-                let x_sum = number(x.add(j * stride), k + k / BLOCK * 4, at.k / d.group + g);
-                sums[j] = sums[j].add(parts[j].mul(scale).fma(bias, x_sum));
+                sums[j] = sums[j].add(parts[j].mul(scale).fma(bias, number(x_sums, rows[j], 0)));
             }
         }
-        store(&d.dots, at, c, sums);
+        store(&d.dots, earlier, at, c, sums);
     }
 }
 
 /// A panel times `C` activation rows of f32: each group in two sums, of its even places and of its odd ones.
 #[inline(always)]
-unsafe fn precise_tile<I: Ints, const C: usize>(d: &AffineDots, p: &Panel, at: Place, c: usize) {
+unsafe fn precise_tile<I: Ints, const C: usize>(d: &AffineDots, p: &mut Panel, at: Place, c: usize) {
     let lanes = I::F::N;
     // SAFETY: as for `rounded_tile`, with rows that `sum` writes.
     unsafe {
         let x = d.dots.x.add(c * d.dots.x_stride);
-        let mut sums = load::<I::F, C>(&d.dots, at, c);
+        let earlier = p.sums.at();
+        let mut sums = load::<I::F, C>(earlier, at, c);
         for g in 0..at.len / d.group {
             let mut parts = [[I::F::zero(); C]; 2];
             for word in g * d.group / 4..(g + 1) * d.group / 4 {
@@ -199,12 +246,18 @@ unsafe fn precise_tile<I: Ints, const C: usize>(d: &AffineDots, p: &Panel, at: P
                 sums[j] = sums[j].fma(parts[0][j], scale).fma(parts[1][j], scale).fma(bias, x_sum);
             }
         }
-        store(&d.dots, at, c, sums);
+        store(&d.dots, earlier, at, c, sums);
     }
 }
 
 /// Bytes of activations that pass over a panel: they stay in a second-level cache while all panels of a task do.
 pub(super) const X_BYTES_MAX: usize = 256 << 10;
+
+/// Columns that pass over a panel, of which `at_once` are multiplied at once.
+pub(super) fn columns_at_once(d: &Dots, at_once: usize) -> usize {
+    let most = (X_BYTES_MAX / d.x_stride).next_multiple_of(at_once).max(4 * at_once);
+    most.min(Sums::COLUMNS / at_once * at_once)
+}
 
 /// All outputs, panel by panel: `C` activation rows at once, then four, two, one.
 ///
@@ -218,7 +271,7 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &Aff
     }
     let tiled = !PRECISE && many::serves::<B>(d.dots.columns);
     let at_once = if tiled { many::ROWS } else { C };
-    let columns_max = (X_BYTES_MAX / d.dots.x_stride).next_multiple_of(at_once).max(4 * at_once);
+    let columns_max = columns_at_once(&d.dots, at_once);
     let mut panel = Panel::new();
     if tiled {
         // SAFETY: the machine has tiles.
@@ -287,7 +340,7 @@ unsafe fn panels<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, 
 }
 
 #[inline(always)]
-unsafe fn tile<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, p: &Panel, at: Place, c: usize) {
+unsafe fn tile<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, p: &mut Panel, at: Place, c: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         match d.bits {
@@ -303,7 +356,7 @@ unsafe fn tile<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, p:
 }
 
 #[inline(always)]
-unsafe fn many_of<B: Bytes>(d: &AffineDots, p: &Panel, at: Place, c: usize) {
+unsafe fn many_of<B: Bytes>(d: &AffineDots, p: &mut Panel, at: Place, c: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         match d.group / BLOCK {

@@ -305,7 +305,7 @@ impl Bytes for InPairs {
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
         w: *const u8,
         x: *const u8,
-        x_stride: usize,
+        rows: &[usize; C],
     ) -> [Words; C] {
         let words = match BITS {
             2..=4 => WORDS,
@@ -314,13 +314,13 @@ impl Bytes for InPairs {
             _ => 1,
         };
         let in_loop = words > 1 && words < WORDS;
-        // SAFETY: AVX2, the words at `w`, and as many activations every `x_stride` bytes.
+        // SAFETY: AVX2, the words at `w`, and as many activations of each row.
         unsafe {
             let one = _mm256_set1_epi16(1);
             let mut dots = [Words::splat(0); C];
             let (mut first, end) = (0, if in_loop { black_box(WORDS) } else { WORDS });
             while first < end {
-                let sums = words_of_block::<BITS, C>(w, x, x_stride, first, words);
+                let sums = words_of_block::<BITS, C>(w, x, rows, first, words);
                 for j in 0..C {
                     dots[j].0 = _mm256_add_epi32(dots[j].0, _mm256_madd_epi16(sums[j].0, one));
                     dots[j].1 = _mm256_add_epi32(dots[j].1, _mm256_madd_epi16(sums[j].1, one));
@@ -338,7 +338,7 @@ impl Bytes for InPairs {
 unsafe fn words_of_block<const BITS: usize, const C: usize>(
     w: *const u8,
     x: *const u8,
-    x_stride: usize,
+    rows: &[usize; C],
     first: usize,
     words: usize,
 ) -> [Words; C] {
@@ -353,7 +353,7 @@ unsafe fn words_of_block<const BITS: usize, const C: usize>(
                 w = Words(_mm256_xor_si256(w.0, half), _mm256_xor_si256(w.1, half));
             }
             for j in 0..C {
-                let x = _mm256_set1_epi32(x.add(j * x_stride + 4 * word).cast::<i32>().read_unaligned());
+                let x = _mm256_set1_epi32(x.add(rows[j] + 4 * word).cast::<i32>().read_unaligned());
                 sums[j].0 = _mm256_add_epi16(sums[j].0, products::<BITS>(w.0, x));
                 sums[j].1 = _mm256_add_epi16(sums[j].1, products::<BITS>(w.1, x));
             }

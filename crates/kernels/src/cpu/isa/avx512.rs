@@ -3,6 +3,7 @@
 // A tile is indexed by column of fixed number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
@@ -223,10 +224,14 @@ impl Bytes for InPairs {
     type Tiles = NoTiles;
     const SIGNED: bool = true;
     #[inline(always)]
+    fn hidden(value: usize) -> usize {
+        hidden(value)
+    }
+    #[inline(always)]
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
         w: *const u8,
         x: *const u8,
-        x_stride: usize,
+        rows: &[usize; C],
     ) -> [__m512i; C] {
         let pairs = match BITS {
             2..=4 => WORDS,
@@ -234,7 +239,7 @@ impl Bytes for InPairs {
             6 => 2,
             _ => 1,
         };
-        // SAFETY: AVX-512, the words at `w`, and as many activations every `x_stride` bytes.
+        // SAFETY: AVX-512, the words at `w`, and as many activations of each row.
         unsafe {
             let (one, half) = (_mm512_set1_epi16(1), _mm512_set1_epi8(-128));
             let mut dots = [_mm512_setzero_si512(); C];
@@ -249,7 +254,7 @@ impl Bytes for InPairs {
                         w = _mm512_abs_epi8(w);
                     }
                     for j in 0..C {
-                        let mut x = broadcast(x.add(j * x_stride + 4 * word));
+                        let mut x = broadcast(x.add(rows[j] + 4 * word));
                         if BITS == 8 {
                             x = _mm512_mask_sub_epi8(x, negative, _mm512_setzero_si512(), x);
                         }
@@ -307,24 +312,37 @@ impl<T: Tiles> Bytes for Vnni<T> {
         unsafe { units::e4m3::dots(d, rows) }
     }
     #[inline(always)]
+    fn hidden(value: usize) -> usize {
+        hidden(value)
+    }
+    #[inline(always)]
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
         w: *const u8,
         x: *const u8,
-        x_stride: usize,
+        rows: &[usize; C],
     ) -> [__m512i; C] {
         // SAFETY: AVX-512.
         let mut dots = [unsafe { _mm512_setzero_si512() }; C];
         for word in 0..WORDS {
-            // SAFETY: AVX512-VNNI, the words at `w`, and as many activations every `x_stride` bytes.
+            // SAFETY: AVX512-VNNI, the words at `w`, and as many activations of each row.
             unsafe {
                 let w = __m512i::load(w.add(64 * word));
                 for j in 0..C {
-                    dots[j] = _mm512_dpbusd_epi32(dots[j], w, broadcast(x.add(j * x_stride + 4 * word)));
+                    dots[j] = _mm512_dpbusd_epi32(dots[j], w, broadcast(x.add(rows[j] + 4 * word)));
                 }
             }
         }
         dots
     }
+}
+
+/// See [`Bytes::hidden`].
+#[inline(always)]
+fn hidden(value: usize) -> usize {
+    let mut hidden = value;
+    // SAFETY: no instruction.
+    unsafe { asm!("/* {} */", inout(reg) hidden, options(pure, nomem, nostack, preserves_flags)) };
+    hidden
 }
 
 /// Four bytes in all lanes.

@@ -12,7 +12,7 @@
 use std::mem::MaybeUninit;
 
 use super::Dots;
-use super::affine::{Bytes, Ints, load, store};
+use super::affine::{Bytes, Ints, load_outputs, store_outputs};
 use super::panel::{BLOCK, LANES_MAX, Place, rows_at};
 use super::tile::Lanes;
 
@@ -146,7 +146,7 @@ impl<const N: usize> Terms<N> {
     pub(super) unsafe fn add<I: Ints>(&self, d: &Dots, at: Place, groups: usize) {
         // SAFETY: the caller's promise.
         unsafe {
-            let [mut sum] = load::<I::F, 1>(d, at, 0);
+            let mut sum = if at.k > 0 { load_outputs(d, at, 0) } else { I::F::zero() };
             for first in (0..groups).step_by(I::WORDS) {
                 let n = I::WORDS.min(groups - first);
                 let rows = rows_at::<I>(at.rows, |row| self.0[row].as_ptr().cast::<u8>().wrapping_add(4 * first));
@@ -161,7 +161,7 @@ impl<const N: usize> Terms<N> {
                     }
                 }
             }
-            store(d, at, 0, [sum]);
+            store_outputs(d, at, 0, sum);
         }
     }
 }

@@ -98,6 +98,8 @@ pub(super) struct Unpacked {
     pub q: *const u8,
     pub scales: *const f32,
     pub biases: *const f32,
+    /// See [`Sums`](super::panel::Sums).
+    pub sums: *mut f32,
 }
 
 /// The integers of a step, `[STEP, ROWS, N]`; written before they are read.
@@ -124,7 +126,7 @@ pub(super) unsafe fn tile<B: Bytes, const WORDS: usize, const PER: usize>(
     // step has room for its parts' integers.
     unsafe {
         let x = d.x.add(c * stride);
-        let mut sums = load::<<B::I as Ints>::F, ROWS>(d, at, c);
+        let mut sums = load::<<B::I as Ints>::F, ROWS>(panel.sums, at, c);
         multiply::<B, WORDS>(panel.q, x.add(at.k), stride, STEP.min(parts), &mut steps[0]);
         for first in (0..parts).step_by(STEP) {
             let (next, step) = (first + STEP, first / STEP);
@@ -148,7 +150,7 @@ pub(super) unsafe fn tile<B: Bytes, const WORDS: usize, const PER: usize>(
                 }
             }
         }
-        store(d, at, c, sums);
+        store(d, panel.sums, at, c, sums);
     }
 }
 
@@ -291,10 +293,10 @@ mod tests {
         unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
             w: *const u8,
             x: *const u8,
-            x_stride: usize,
+            rows: &[usize; C],
         ) -> [Self::I; C] {
             // SAFETY: the caller's promise.
-            unsafe { OneByOne::words::<BITS, WORDS, C>(w, x, x_stride) }
+            unsafe { OneByOne::words::<BITS, WORDS, C>(w, x, rows) }
         }
     }
 

@@ -246,15 +246,15 @@ impl Bytes for Widening {
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
         w: *const u8,
         x: *const u8,
-        x_stride: usize,
+        rows: &[usize; C],
     ) -> [Words; C] {
-        // SAFETY: as above, the words at `w`, and as many activations every `x_stride` bytes.
+        // SAFETY: as above, the words at `w`, and as many activations of each row.
         unsafe {
             let mut sums = [[vdupq_n_s32(0); 2]; C];
             for word in 0..WORDS {
                 let w = [signed::<BITS>(vld1q_u8(w.add(32 * word))), signed::<BITS>(vld1q_u8(w.add(32 * word + 16)))];
                 for j in 0..C {
-                    let x = vdupq_n_s32(x.add(j * x_stride + 4 * word).cast::<i32>().read_unaligned());
+                    let x = vdupq_n_s32(x.add(rows[j] + 4 * word).cast::<i32>().read_unaligned());
                     let x = vreinterpretq_s8_s32(x);
                     for half in 0..2 {
                         let (w, sum) = (w[half], sums[j][half]);

@@ -82,6 +82,25 @@ pub(super) struct Panel {
     biases: [f32; GROUPS_MAX * LANES_MAX],
     /// `[len / 4, N, 4]`; written before it is read, and not at all for a lone activation row.
     pub q: MaybeUninit<[u8; K_MAX * LANES_MAX]>,
+    pub sums: Sums,
+}
+
+/// The sums of each column and a panel's rows, `[columns, N]`, until the last part of the rows' weights: the columns' outputs are a power
+/// of two apart as a rule, where twelve of them drive each other out of a cache. Written before they are read.
+#[repr(align(64))]
+pub(super) struct Sums(MaybeUninit<[f32; Sums::COLUMNS * LANES_MAX]>);
+
+impl Sums {
+    /// Columns that there is room for.
+    pub(super) const COLUMNS: usize = 512;
+
+    pub(super) fn new() -> Self {
+        Sums(MaybeUninit::uninit())
+    }
+
+    pub(super) fn at(&mut self) -> *mut f32 {
+        self.0.as_mut_ptr().cast()
+    }
 }
 
 /// Where a panel lies in the matrix.
@@ -95,11 +114,13 @@ pub(super) struct Place {
 
 impl Panel {
     pub(super) fn new() -> Self {
-        Panel { scales: [0.0; GROUPS_MAX * LANES_MAX], biases: [0.0; GROUPS_MAX * LANES_MAX], q: MaybeUninit::uninit() }
+        let zeros = [0.0; GROUPS_MAX * LANES_MAX];
+        Panel { scales: zeros, biases: zeros, q: MaybeUninit::uninit(), sums: Sums::new() }
     }
 
-    pub(super) fn unpacked(&self) -> Unpacked {
-        Unpacked { q: self.q.as_ptr().cast(), scales: self.scales.as_ptr(), biases: self.biases.as_ptr() }
+    pub(super) fn unpacked(&mut self) -> Unpacked {
+        let (scales, biases) = (self.scales.as_ptr(), self.biases.as_ptr());
+        Unpacked { q: self.q.as_ptr().cast(), scales, biases, sums: self.sums.at() }
     }
 
     #[inline(always)]

@@ -149,15 +149,15 @@ impl Bytes for OneByOne {
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
         w: *const u8,
         x: *const u8,
-        x_stride: usize,
+        rows: &[usize; C],
     ) -> [Words; C] {
         let mut dots = [[0i32; 8]; C];
         for word in 0..WORDS {
             // SAFETY: as many words at `w`: the caller's promise.
             let Words(w) = unsafe { Words::load(w.add(32 * word)) };
             for (j, dots) in dots.iter_mut().enumerate() {
-                // SAFETY: the caller has as many activations every `x_stride` bytes.
-                let x = unsafe { x.add(j * x_stride + 4 * word).cast::<[i8; 4]>().read() }.map(i32::from);
+                // SAFETY: the caller has as many activations of each row.
+                let x = unsafe { x.add(rows[j] + 4 * word).cast::<[i8; 4]>().read() }.map(i32::from);
                 let byte = |w: u32, i: usize| (w >> (8 * i) & 0xff) as i32;
                 (0..8).for_each(|lane| dots[lane] += (0..4).map(|i| byte(w[lane], i) * x[i]).sum::<i32>());
             }

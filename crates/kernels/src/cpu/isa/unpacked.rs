@@ -11,10 +11,10 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::affine::{Bytes, Ints, X_BYTES_MAX, load, number, store};
+use super::affine::{Bytes, Ints, columns_at_once, load, number, rows_of, store};
 use super::lone::{Arranged, PARTS_MAX, Terms};
 use super::many::{self, Tiles, Unpacked};
-use super::panel::{Ahead, BLOCK, LANES_MAX, Place, unpack_rows};
+use super::panel::{Ahead, BLOCK, LANES_MAX, Place, Sums, unpack_rows};
 use super::tile::Lanes;
 use super::{Dots, Packed, UnpackedDots};
 use crate::quant::coded::Rows;
@@ -41,16 +41,24 @@ pub(super) struct Panel {
     rows: [u8; K_MAX * LANES_MAX],
     /// `[len / 4, N, 4]`; written before it is read, and not at all for a lone activation row.
     q: MaybeUninit<[u8; K_MAX * LANES_MAX]>,
+    sums: Sums,
 }
 
 impl Panel {
     pub(super) fn new() -> Self {
         let zeros = [0.0; GROUPS_MAX * LANES_MAX];
-        Panel { scales: zeros, biases: zeros, rows: [0; K_MAX * LANES_MAX], q: MaybeUninit::uninit() }
+        Panel {
+            scales: zeros,
+            biases: zeros,
+            rows: [0; K_MAX * LANES_MAX],
+            q: MaybeUninit::uninit(),
+            sums: Sums::new(),
+        }
     }
 
-    fn unpacked(&self) -> Unpacked {
-        Unpacked { q: self.q.as_ptr().cast(), scales: self.scales.as_ptr(), biases: self.biases.as_ptr() }
+    fn unpacked(&mut self) -> Unpacked {
+        let (scales, biases) = (self.scales.as_ptr(), self.biases.as_ptr());
+        Unpacked { q: self.q.as_ptr().cast(), scales, biases, sums: self.sums.at() }
     }
 
     /// A row that was unpacked row by row.
@@ -228,7 +236,7 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots, fill: &Fil
 unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(d: &UnpackedDots, fill: &Fill) {
     let tiled = many::serves::<B>(d.dots.columns);
     let at_once = if tiled { many::ROWS } else { C };
-    let columns_max = (X_BYTES_MAX / d.dots.x_stride).next_multiple_of(at_once).max(4 * at_once);
+    let columns_max = columns_at_once(&d.dots, at_once);
     let mut panel = Panel::new();
     if d.dots.columns == 1 && B::knows_rows(8) {
         // SAFETY: the caller's promise.
@@ -316,27 +324,28 @@ fn base<B: Bytes, const BITS: usize>() -> u8 {
 #[inline(always)]
 unsafe fn tile<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize>(
     d: &Dots,
-    p: &Panel,
+    p: &mut Panel,
     at: Place,
     c: usize,
 ) {
-    let (k, lanes, group, stride) = (d.k, <B::I as Ints>::F::N, 4 * WORDS, d.x_stride);
+    let (k, lanes, group, rows) = (d.k, <B::I as Ints>::F::N, 4 * WORDS, rows_of::<B, C>(d.x_stride));
     // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, the panel what is unpacked.
     unsafe {
-        let x = d.x.add(c * stride);
-        let mut sums = load::<<B::I as Ints>::F, C>(d, at, c);
+        let x = d.x.add(c * d.x_stride);
+        let earlier = p.sums.at();
+        let mut sums = load::<<B::I as Ints>::F, C>(earlier, at, c);
         for g in 0..at.len / group {
             let w = p.q.as_ptr().cast::<u8>().add(g * group * lanes);
-            let dots = B::words::<BITS, WORDS, C>(w, x.add(at.k + g * group), stride);
+            let dots = B::words::<BITS, WORDS, C>(w, x.add(at.k + g * group), &rows);
             let (scale, bias) = p.at(g * lanes);
             let index = at.k / group + g;
+            let (x_scales, x_sums) = (x.add(k + 4 * (index * group / BLOCK)), x.add(k + 4 * (k / BLOCK + index)));
             for j in 0..C {
-                let x = x.add(j * stride);
-                let (x_scale, x_sum) = (number(x, k, index * group / BLOCK), number(x, k + k / BLOCK * 4, index));
+                let (x_scale, x_sum) = (number(x_scales, rows[j], 0), number(x_sums, rows[j], 0));
                 sums[j] = sums[j].add(term(dots[j].to_f32(), x_scale, scale, bias, x_sum));
             }
         }
-        store(d, at, c, sums);
+        store(d, earlier, at, c, sums);
     }
 }
 
