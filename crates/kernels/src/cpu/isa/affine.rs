@@ -251,7 +251,7 @@ unsafe fn precise_tile<I: Ints, const C: usize>(d: &AffineDots, p: &mut Panel, a
 }
 
 /// Bytes of activations that pass over a panel: they stay in a second-level cache while all panels of a task do.
-pub(super) const X_BYTES_MAX: usize = 256 << 10;
+const X_BYTES_MAX: usize = 384 << 10;
 
 /// Columns that pass over a panel, of which `at_once` are multiplied at once.
 pub(super) fn columns_at_once(d: &Dots, at_once: usize) -> usize {

@@ -8,7 +8,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod blocks;
-mod codes;
+pub(super) mod codes;
 #[cfg(test)]
 mod tests;
 
@@ -121,6 +121,17 @@ impl<'a, I: Ints> Out<'a, I> {
     unsafe fn scale_and_less(&mut self, group: usize, scale: I::F, less: I::F) {
         // SAFETY: as above.
         unsafe { self.panel.set(self.group + group, scale, scale.mul(self.zero).add(less)) };
+    }
+}
+
+/// Whether weights whose rows lie one behind the other are unpacked side by side.
+pub(super) fn are_known(weights: &Packed) -> bool {
+    fn blocks<T: Strip>() -> usize {
+        T::BLOCKS
+    }
+    match weights {
+        Packed::Ggml(format) => of_type!(*format => blocks [] ()) > 0,
+        Packed::Coded(..) => true,
     }
 }
 

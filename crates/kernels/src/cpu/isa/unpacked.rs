@@ -16,20 +16,20 @@ use super::lone::{Arranged, PARTS_MAX, Terms};
 use super::many::{self, Tiles, Unpacked};
 use super::panel::{Ahead, BLOCK, LANES_MAX, Place, Sums, unpack_rows};
 use super::tile::Lanes;
-use super::{Dots, Packed, UnpackedDots};
+use super::{Dots, Packed, UnpackedDots, strips};
 use crate::quant::coded::Rows;
 use crate::quant::ggml::{Block, SCALES_MAX, of_type};
 
 /// Weights of each row that are unpacked at once, a multiple of every block and strip: with their transposed copy, 16 rows stay
 /// in the first-level cache.
-const K_MAX: usize = 512;
+pub(super) const K_MAX: usize = 512;
 
 /// Groups of a row in a panel: those of a lone activation row's are the most.
-pub(super) const GROUPS_MAX: usize = 64;
+const GROUPS_MAX: usize = 64;
 
 /// Activation rows that are multiplied one by one where there are [`Bytes::units`]: as long as that takes less time than unpacking
-/// the weights for all of them.
-const UNIT_COLUMNS: usize = 8;
+/// the weights for all of them, side by side or row by row.
+const UNIT_COLUMNS: [usize; 2] = [3, 8];
 
 /// Some rows' weights `k..k + len`, unpacked.
 #[repr(align(64))]
@@ -209,7 +209,10 @@ pub(super) unsafe fn fill(d: &UnpackedDots, at: Place, to: To, panel: &mut Panel
 pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots, fill: &Fill) {
     // SAFETY: the caller's promise.
     unsafe {
-        let most = if d.weights.is_transposed() { 1 } else { UNIT_COLUMNS };
+        let most = match &d.weights {
+            weights if weights.is_transposed() => 1,
+            weights => UNIT_COLUMNS[usize::from(!strips::are_known(weights))],
+        };
         if d.dots.columns <= most {
             // Either all of these parts are known or none.
             let mut known = true;

@@ -6,10 +6,12 @@
 use super::{E2M1_VALUES, Out, Stored};
 use crate::cpu::isa::affine::Ints;
 use crate::cpu::isa::panel::{BLOCK, LANES_MAX, Place, rows_at, spread, transpose};
-use crate::cpu::isa::tile::Lanes;
-use crate::cpu::isa::unpacked::{GROUPS_MAX, Panel};
+use crate::cpu::isa::tile::{Bf16, F16, F32, Lanes, convert};
+use crate::cpu::isa::unpacked::{K_MAX, Panel};
 use crate::quant::Code;
-use crate::quant::coded::Rows;
+use crate::quant::coded::{Rows, e8m0, widen_e4m3};
+use crate::quant::ggml::GROUP_MIN;
+use crate::tensor::DType;
 
 /// See [`super::fill`].
 #[inline(always)]
@@ -100,16 +102,60 @@ unsafe fn of_columns<I: Ints>(w: &Rows, at: Place, to: &mut Out<I>) {
 
 #[inline(always)]
 unsafe fn put_scales_of_codes<I: Ints>(w: &Rows, group: usize, at: Place, base: u8, panel: &mut Panel) {
+    const GROUPS: usize = K_MAX / GROUP_MIN;
     let groups = at.len / group;
-    let (mut scales, mut biases) = ([[0f32; GROUPS_MAX]; LANES_MAX], [[0f32; GROUPS_MAX]; LANES_MAX]);
-    for row in 0..at.rows {
-        let (scales, biases) = (&mut scales[row][..groups], &mut biases[row][..groups]);
-        w.scales_and_biases(at.row + row, at.k, group, base, scales, biases);
-    }
+    let (mut scales, mut biases) = ([[0f32; GROUPS]; LANES_MAX], [[0f32; GROUPS]; LANES_MAX]);
     let [to_scales, to_biases] = panel.scales_and_biases();
     // SAFETY: the caller has the instructions.
     unsafe {
-        transpose::<I, GROUPS_MAX>(&scales, at.rows, groups, to_scales);
-        transpose::<I, GROUPS_MAX>(&biases, at.rows, groups, to_biases);
+        for row in 0..at.rows {
+            let (scales, biases) = (&mut scales[row][..groups], &mut biases[row][..groups]);
+            scales_and_biases::<I::F>(w, at.row + row, at.k, group, base, scales, biases);
+        }
+        transpose::<I, GROUPS>(&scales, at.rows, groups, to_scales);
+        transpose::<I, GROUPS>(&biases, at.rows, groups, to_biases);
     }
+}
+
+/// [`Rows::scales_and_biases`], by vectors where scales lie in line.
+///
+/// # Safety
+/// The machine has the instructions.
+#[inline(always)]
+pub(in crate::cpu::isa) unsafe fn scales_and_biases<L: Lanes>(
+    w: &Rows,
+    row: usize,
+    k: usize,
+    group: usize,
+    base: u8,
+    scales: &mut [f32],
+    biases: &mut [f32],
+) {
+    let groups = scales.len();
+    let Some(stored) = w.stored_scales(row, k, groups * group) else {
+        return w.scales_and_biases(row, k, group, base, scales, biases);
+    };
+    let count = stored.len() / w.scale_type.bytes();
+    let to = &mut scales[..count];
+    // SAFETY: the caller has the instructions; there is room for as many scales as are stored.
+    unsafe {
+        match w.scale_type {
+            DType::F32 => convert::<L, F32, F32>(stored.as_ptr(), to.as_mut_ptr().cast(), count),
+            DType::F16 => convert::<L, F16, F32>(stored.as_ptr(), to.as_mut_ptr().cast(), count),
+            DType::F8E4m3 => widen_e4m3(stored, 1.0, to),
+            DType::F8E8m0 => to.iter_mut().zip(stored).for_each(|(scale, &byte)| *scale = e8m0(byte)),
+            _ => convert::<L, Bf16, F32>(stored.as_ptr(), to.as_mut_ptr().cast(), count),
+        }
+    }
+    w.finish_scales(to);
+    if count < groups {
+        // Those of more columns than a group has, the last first.
+        let each = groups / count;
+        for i in (0..count).rev() {
+            let scale = scales[i];
+            scales[i * each..(i + 1) * each].fill(scale);
+        }
+    }
+    let zero = f32::from(i16::from(base) - w.coded.zero());
+    biases.iter_mut().zip(scales).for_each(|(bias, scale)| *bias = *scale * zero);
 }

@@ -12,10 +12,9 @@ use super::{
 };
 use crate::cpu::isa::Dots;
 use crate::cpu::isa::avx512::Avx512;
-use crate::cpu::isa::tile::{Bf16, F16, F32, convert};
+use crate::cpu::isa::strips::codes::scales_and_biases;
 use crate::quant::Code;
-use crate::quant::coded::{Rows, e8m0, widen_e4m3};
-use crate::tensor::DType;
+use crate::quant::coded::Rows;
 
 /// See [`super::dots`].
 #[inline(always)]
@@ -153,8 +152,6 @@ unsafe fn of_two_lines(w: *const u8, table: &[u8; 64], x: *const u8) -> __m512i 
 struct Codes<'a, K> {
     scales: [f32; GROUPS_MAX],
     biases: [f32; GROUPS_MAX],
-    /// Scales of more columns than a group has, before each is repeated.
-    of_blocks: [f32; GROUPS_MAX],
     /// The weight that the first of them begins with.
     first: usize,
     rows: Rows<'a>,
@@ -164,14 +161,7 @@ struct Codes<'a, K> {
 impl<'a, K: Kind> Codes<'a, K> {
     #[inline(always)]
     fn new(rows: Rows<'a>) -> Self {
-        Codes {
-            scales: [0.0; GROUPS_MAX],
-            biases: [0.0; GROUPS_MAX],
-            of_blocks: [0.0; GROUPS_MAX],
-            first: 0,
-            rows,
-            of: PhantomData,
-        }
+        Codes { scales: [0.0; GROUPS_MAX], biases: [0.0; GROUPS_MAX], first: 0, rows, of: PhantomData }
     }
 }
 
@@ -185,30 +175,10 @@ impl<K: Kind> Source for Codes<'_, K> {
     #[inline(always)]
     unsafe fn begin(&mut self, row: usize, k: usize, len: usize) {
         self.first = k;
-        let (groups, rows) = (len / K::GROUP, self.rows);
+        let groups = len / K::GROUP;
         let (scales, biases) = (&mut self.scales[..groups], &mut self.biases[..groups]);
-        let Some(stored) = rows.stored_scales(row, k, len) else {
-            return rows.scales_and_biases(row, k, K::GROUP, 0, scales, biases);
-        };
-        let count = stored.len() / rows.scale_type.bytes();
-        let to = if count == groups { &mut *scales } else { &mut self.of_blocks[..count] };
-        // SAFETY: AVX-512; room for as many scales as are stored.
-        unsafe {
-            match rows.scale_type {
-                DType::F32 => convert::<Avx512, F32, F32>(stored.as_ptr(), to.as_mut_ptr().cast(), count),
-                DType::F16 => convert::<Avx512, F16, F32>(stored.as_ptr(), to.as_mut_ptr().cast(), count),
-                DType::F8E4m3 => widen_e4m3(stored, 1.0, to),
-                DType::F8E8m0 => to.iter_mut().zip(stored).for_each(|(scale, &byte)| *scale = e8m0(byte)),
-                _ => convert::<Avx512, Bf16, F32>(stored.as_ptr(), to.as_mut_ptr().cast(), count),
-            }
-        }
-        rows.finish_scales(to);
-        if count != groups {
-            let each = groups / count;
-            scales.chunks_exact_mut(each).zip(&self.of_blocks).for_each(|(scales, scale)| scales.fill(*scale));
-        }
-        let zero = f32::from(-rows.coded.zero());
-        biases.iter_mut().zip(scales).for_each(|(bias, scale)| *bias = *scale * zero);
+        // SAFETY: as above.
+        unsafe { scales_and_biases::<Avx512>(&self.rows, row, k, K::GROUP, 0, scales, biases) };
     }
     #[inline(always)]
     unsafe fn dots(&self, row: usize, k: usize, x: *const u8) -> __m512i {
