@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use common::cli::{assert_refused, outpour};
-use common::{engine, minimum_ram, roomy};
+use common::{engine, roomy};
 use outpour_engine::sample::argmax;
 use outpour_engine::{Engine, Inspection, Options, Session};
 use outpour_model::packing::Affine;
@@ -19,6 +19,9 @@ use outpour_store::NOTICE;
 use outpour_store::pack::MANIFEST;
 use outpour_store::read::{self, ReaderKind};
 use serde_json::{Value, json};
+
+/// The weights of a small model that `synth` makes.
+const WEIGHTS: &str = "model-00001-of-00001.safetensors";
 
 /// 2 layers of 8 experts, and an embedding of 2 MiB that a small memory does not hold.
 fn config(vocab: usize) -> Value {
@@ -90,10 +93,11 @@ fn bits(engine: &mut Engine, between: &mut dyn FnMut(usize)) -> Result<Vec<u32>,
     Ok(bits)
 }
 
-/// The least memory, and whether the embedding stays on the drive there.
-fn least(model: &Path) -> usize {
+/// The least memory that a model runs in: the embedding stays on the drive there.
+fn least(model: &Path, mirrors: &[PathBuf]) -> usize {
     let options = Options { threads: Some(2), ctx: Some(64), prefill_chunk: Some(16), ..roomy() };
-    minimum_ram(model, &options)
+    let inspection = Inspection::open_mirrored(model, mirrors, false).unwrap_or_else(|error| panic!("{error}"));
+    inspection.plan(&options).unwrap_or_else(|error| panic!("{error}")).minimum_ram
 }
 
 #[test]
@@ -109,7 +113,7 @@ fn rows_of_the_embedding_are_checked() {
     assert_eq!(cut, Some(4096));
     assert_eq!(packed_tensor(&again, "model.embed_tokens.weight").1, Some(4096));
     assert_eq!(packed_tensor(&own, "model.norm.weight").1, None);
-    let ram = least(&own);
+    let ram = least(&own, &[]);
     let mut by_row = load(&own, &[], ram);
     assert!(by_row.plan().trunk.rows > 0, "the embedding is in memory, and its rows are not read");
     let expected = bits(&mut by_row, &mut |_| ()).expect("all is well");
@@ -124,8 +128,9 @@ fn rows_of_the_embedding_are_checked() {
     assert_eq!(outpour("verify", &other, &[]).status.code(), Some(1));
     // What is bad on one drive is read from the other one, whichever it is.
     for (model, mirror) in [(&own, &other), (&other, &own)] {
-        for ram in [ram, roomy().ram] {
-            let found = bits(&mut load(model, std::slice::from_ref(mirror), ram), &mut |_| ());
+        let mirrors = std::slice::from_ref(mirror);
+        for ram in [least(model, mirrors), roomy().ram] {
+            let found = bits(&mut load(model, mirrors, ram), &mut |_| ());
             assert!(found.expect("the other drive has it") == expected, "other bits with {ram} bytes");
         }
     }
@@ -145,7 +150,7 @@ fn rows_of_the_embedding_are_checked() {
     old["files"][0]["xxh3"] = sums.collect::<String>().into();
     fs::write(own.join(MANIFEST), old.to_string()).expect("written");
     assert!(outpour("verify", &own, &[]).status.success());
-    let ram = least(&own);
+    let ram = least(&own, &[]);
     let mut old = load(&own, &[], ram);
     assert_eq!(old.plan().trunk.rows, 0);
     assert!(bits(&mut old, &mut |_| ()).expect("all is well") == expected);
@@ -161,7 +166,7 @@ fn a_mirror_of_another_model_is_refused() {
     pack(&two, &others, None);
     // The same experts, other attention.
     copy(&one, &trained);
-    let file = trained.join("model.safetensors");
+    let file = trained.join(WEIGHTS);
     change(&file, |bytes| {
         let header = u64::from_le_bytes(*bytes.first_chunk().expect("8 bytes")) as usize;
         let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).expect("JSON");
@@ -175,8 +180,7 @@ fn a_mirror_of_another_model_is_refused() {
     let logits = |model: &Path, mirror: &Path| {
         outpour("logits", model, &["--ids", "1,2,3", "--out", text(&npy), "--mirror", text(mirror)])
     };
-    for (model, mirror, file) in
-        [(&one, &two, "model.safetensors"), (&one, &trained, "model.safetensors"), (&packed, &others, "trunk.weights")]
+    for (model, mirror, file) in [(&one, &two, WEIGHTS), (&one, &trained, WEIGHTS), (&packed, &others, "trunk.weights")]
     {
         let names = [text(mirror), file, "holds other weights", "copy the file again"];
         assert_refused(&logits(model, mirror), "another model", &names);
@@ -204,7 +208,7 @@ fn a_drive_whose_pack_changes_is_left_alone() {
     pack(&source, &own, None);
     let notice = |line: &str| NOTICES.lock().expect("a lock").push(line.to_owned());
     assert!(NOTICE.set(notice).is_ok());
-    let ram = least(&own);
+    let ram = least(&own, &[]);
     let expected = bits(&mut load(&own, &[], ram), &mut |_| ()).expect("all is well");
     let garbage = |bytes: &mut Vec<u8>| bytes.iter_mut().for_each(|byte| *byte ^= 0x5a);
     let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 3);
@@ -219,7 +223,9 @@ fn a_drive_whose_pack_changes_is_left_alone() {
         copy(&own, &one);
         copy(&own, &two);
         let changing = if mirror_changes { two.clone() } else { one.clone() };
-        let mut engine = load(&one, std::slice::from_ref(&two), ram);
+        let mirrors = std::slice::from_ref(&two);
+        let mut engine = load(&one, mirrors, least(&one, mirrors));
+        assert!(engine.plan().trunk.rows > 0);
         NOTICES.lock().expect("a lock").clear();
         let found = bits(&mut engine, &mut |turn| {
             if turn == 1 {
@@ -243,7 +249,7 @@ fn a_drive_whose_pack_changes_is_left_alone() {
     let mut engine = load(&one, std::slice::from_ref(&two), roomy().ram);
     let error = bits(&mut engine, &mut |turn| {
         if turn == 1 {
-            change(&two.join("model.safetensors"), garbage);
+            change(&two.join(WEIGHTS), garbage);
         }
     });
     let error = error.expect_err("it changed");
@@ -282,6 +288,19 @@ fn a_pack_of_a_damaged_pack_is_refused() {
 }
 
 #[test]
+fn a_model_that_is_cut_short_while_it_is_packed_has_changed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [source, out] = ["model", "out"].map(|name| dir.path().join(name));
+    model(&source, 300, 3);
+    let inspection = Inspection::open(&source, false).unwrap_or_else(|error| panic!("{error}"));
+    change(&source.join(WEIGHTS), |bytes| bytes.truncate(bytes.len() / 2));
+    let packed = inspection.pack(None, &out, &mut |_, _| ControlFlow::Continue(()));
+    let error = packed.map(|_| ()).expect_err("half of it is gone").to_string();
+    assert!(error.contains(WEIGHTS) && error.contains("the file changed while it was in use"), "{error}");
+    assert!(!out.join(MANIFEST).exists());
+}
+
+#[test]
 fn a_model_is_neither_packed_into_itself_nor_written_over() {
     let dir = tempfile::tempdir().expect("a folder");
     let [source, link] = ["model", "link"].map(|name| dir.path().join(name));
@@ -293,8 +312,8 @@ fn a_model_is_neither_packed_into_itself_nor_written_over() {
     }
     assert!(!source.join("inside").exists());
     let before = fs::read(source.join("config.json")).expect("it");
-    let weights = fs::read(source.join("model.safetensors")).expect("it");
-    for file in ["config.json", "model.safetensors"] {
+    let weights = fs::read(source.join(WEIGHTS)).expect("it");
+    for file in ["config.json", WEIGHTS] {
         for path in [source.join(file), link.join(file)] {
             let names = [file, "name another"];
             let ids = ["--ids", "1,2,3", "--out"];
@@ -307,7 +326,7 @@ fn a_model_is_neither_packed_into_itself_nor_written_over() {
         }
     }
     assert!(fs::read(source.join("config.json")).expect("it") == before);
-    assert!(fs::read(source.join("model.safetensors")).expect("it") == weights);
+    assert!(fs::read(source.join(WEIGHTS)).expect("it") == weights);
     // One that is not there yet may be made there.
     let ran = outpour("logits", &source, &["--ids", "1,2,3", "--out", text(&source.join("new.npy"))]);
     assert!(ran.status.success(), "{ran:?}");
@@ -344,7 +363,7 @@ fn coded_twins(dirs: [&Path; 2], dtype: &str, scale: &str, block: [usize; 2], of
     let [coded, plain] = dirs;
     model(coded, 300, 5);
     model(plain, 300, 5);
-    let file = fs::read(plain.join("model.safetensors")).expect("the model");
+    let file = fs::read(plain.join(WEIGHTS)).expect("the model");
     let header = u64::from_le_bytes(*file.first_chunk().expect("8 bytes")) as usize;
     let tensors: Value = serde_json::from_slice(&file[8..8 + header]).expect("JSON");
     let (mut of_codes, mut of_values, mut state) = (Vec::new(), Vec::new(), 17u64);
@@ -376,8 +395,8 @@ fn coded_twins(dirs: [&Path; 2], dtype: &str, scale: &str, block: [usize; 2], of
         of_codes.push((name.replace(".weight", scale), "F32".to_owned(), grid.to_vec(), bytes));
         of_codes.push((name.clone(), dtype.to_owned(), shape, codes));
     }
-    safetensors(&coded.join("model.safetensors"), &of_codes);
-    safetensors(&plain.join("model.safetensors"), &of_values);
+    safetensors(&coded.join(WEIGHTS), &of_codes);
+    safetensors(&plain.join(WEIGHTS), &of_values);
 }
 
 #[test]
