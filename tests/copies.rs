@@ -198,6 +198,9 @@ fn a_mirror_of_another_model_is_refused() {
     }
 }
 
+/// Changes a file's bytes.
+type Damage<'a> = &'a dyn Fn(&mut Vec<u8>);
+
 static NOTICES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 #[test]
@@ -212,7 +215,7 @@ fn a_drive_whose_pack_changes_is_left_alone() {
     let expected = bits(&mut load(&own, &[], ram), &mut |_| ()).expect("all is well");
     let garbage = |bytes: &mut Vec<u8>| bytes.iter_mut().for_each(|byte| *byte ^= 0x5a);
     let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 3);
-    let rounds: [(bool, &[&str], &dyn Fn(&mut Vec<u8>)); 4] = [
+    let rounds: [(bool, &[&str], Damage); 4] = [
         (true, &["layer-000.experts", "trunk.weights"], &garbage),
         (true, &["layer-001.experts"], &cut),
         (false, &["layer-000.experts", "layer-001.experts", "trunk.weights"], &garbage),
@@ -238,7 +241,7 @@ fn a_drive_whose_pack_changes_is_left_alone() {
         assert!(notices[0].contains("left alone"), "{notices:?}");
         // Nothing is left that is as it was.
         let other = if mirror_changes { one } else { two };
-        change(&other.join(files[0]), &garbage);
+        change(&other.join(files[0]), garbage);
         let error = bits(&mut engine, &mut |_| ()).expect_err("both have changed");
         assert!(error.contains(text(&other)), "{error}");
     }
