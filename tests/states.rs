@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -330,6 +331,10 @@ fn a_conversation_in_a_file_goes_on_with_its_state() {
         let dir = tempfile::tempdir().expect("a folder");
         let (file, state) = (dir.path().join("talk.json"), dir.path().join("talk.json.state"));
         let first = turn(model, &file, "Tell me a story about a fox.", &["--system", &"Be kind. ".repeat(30)]);
+        for path in [&file, &state] {
+            let mode = fs::metadata(path).expect("it").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{} is its owner's alone", path.display());
+        }
         assert_eq!(first.1, 0);
         let (talk, kept) = (fs::read(&file).expect("the file"), fs::read(&state).expect("the state"));
         let back = || fs::write(&file, &talk).expect("written");

@@ -37,9 +37,7 @@ pub fn logits(args: &LogitsArgs) -> Result<ExitCode> {
     if args.routes.as_deref().is_some_and(|routes| absolute(routes) == absolute(&args.out)) {
         bail!("--routes and --out name the same file; give two names");
     }
-    let checkpoint = inspection.checkpoint();
-    let config = checkpoint.dir().join("config.json");
-    let inputs: Vec<&Path> = checkpoint.files().iter().map(|file| file.path()).chain([&*config]).collect();
+    let inputs = model::own_files(inspection.checkpoint());
     let mut out = WholeOrNothing::create(&args.out, &inputs)?;
     let create = |path: &std::path::PathBuf| WholeOrNothing::create(path, &inputs);
     let routes_out = args.routes.as_ref().map(create).transpose()?;

@@ -63,6 +63,7 @@ fn main() -> ExitCode {
             }
         }
     };
+    outpour_store::NOTICE.set(|line| term::note(&format!("outpour: {}", term::one_line(line)))).unwrap_or_default();
     // What is not in the cache is described by outlines until the end.
     let done = names::resolve(&mut verb, offline).and_then(|outlines| match verb {
         Verb::Run(args) => run::run(&args),

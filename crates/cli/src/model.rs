@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,6 +146,18 @@ pub fn load_recorded(
         engine.record(timeline);
     }
     Ok(engine)
+}
+
+/// Files that are the model's, and are not written over: its weights on all drives, and, where it is a folder, all that is in it.
+pub fn own_files(checkpoint: &Checkpoint) -> Vec<PathBuf> {
+    let weights = checkpoint.files().iter().flat_map(|file| std::iter::once(file).chain(file.copies()));
+    let mut files: Vec<PathBuf> = weights.map(|file| file.path().to_owned()).collect();
+    if checkpoint.gguf().is_none()
+        && let Ok(entries) = std::fs::read_dir(checkpoint.dir())
+    {
+        files.extend(entries.flatten().map(|entry| entry.path()));
+    }
+    files
 }
 
 /// A reader of files that lie on so many drives.

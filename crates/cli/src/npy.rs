@@ -1,7 +1,8 @@
 //! NumPy's array files (NEP 1, version 1.0), written row by row and seen under their name only when whole.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -24,14 +25,14 @@ impl WholeOrNothing {
     ///
     /// # Errors
     /// When the folder cannot be written to, or there is a folder, device or pipe of this name, or one of `inputs`.
-    pub fn create(path: &Path, inputs: &[&Path]) -> Result<Self> {
+    pub fn create(path: &Path, inputs: &[PathBuf]) -> Result<Self> {
         let shown = path.display().to_string();
         let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         if std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
             bail!("{shown}: is not a regular file; name a file to be written");
         }
         if inputs.iter().any(|input| std::fs::canonicalize(input).is_ok_and(|input| input == path)) {
-            bail!("{shown}: is a file of the model; name another one");
+            bail!("{shown}: is a file of the model, or lies in its folder; name another one");
         }
         let mut partial = path.as_os_str().to_owned();
         partial.push(format!(".{}.partial", std::process::id()));
@@ -39,6 +40,15 @@ impl WholeOrNothing {
         let file = File::create(&partial)
             .with_context(|| format!("{shown}: cannot write; name a place that can be written to"))?;
         Ok(WholeOrNothing { out: BufWriter::new(file), partial, path, unsettled: 0, finished: false })
+    }
+
+    /// Lets nobody but the owner read it.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn make_private(&self) -> Result<()> {
+        let private = self.out.get_ref().set_permissions(Permissions::from_mode(0o600));
+        private.with_context(|| format!("{}: cannot be kept from others", self.path.display()))
     }
 
     /// Appends bytes.

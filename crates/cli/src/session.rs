@@ -84,12 +84,13 @@ pub fn read(path: &Path) -> Result<Vec<Value>> {
     messages.cloned().with_context(what)
 }
 
-/// Writes messages to a file, whole or not at all.
+/// Writes messages to a file, whole or not at all; its owner alone can read them.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn write(path: &Path, messages: &[Value]) -> Result<()> {
     let mut out = WholeOrNothing::create(path, &[])?;
+    out.make_private()?;
     out.write(format!("{:#}\n", json!({"messages": messages})).as_bytes())?;
     out.finish()
 }

@@ -12,6 +12,7 @@ use outpour_store::layout::ExpertLayout;
 use outpour_store::trace::file::{Shape, push_line};
 use outpour_store::trace::routed;
 
+use crate::model;
 use crate::npy::WholeOrNothing;
 
 /// An observer with others beside it.
@@ -43,8 +44,7 @@ impl Observer for Watch<'_> {
 
 /// Begins a file that is none of the model's.
 fn create_beside(path: &Path, inspection: &Inspection) -> Result<WholeOrNothing> {
-    let inputs: Vec<&Path> = inspection.checkpoint().files().iter().map(|file| file.path()).collect();
-    WholeOrNothing::create(path, &inputs)
+    WholeOrNothing::create(path, &model::own_files(inspection.checkpoint()))
 }
 
 /// A file of routes under way.

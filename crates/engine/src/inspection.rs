@@ -120,6 +120,8 @@ pub struct Inspection {
     pub trunk: TrunkNeeds,
     /// Bytes of tables of which single rows are read, and which never are in memory as a whole.
     pub table_bytes: u64,
+    /// File and first byte of the tensors of which single rows are read.
+    row_tensors: Vec<(usize, u64)>,
     pub(crate) largest_tensor_bytes: usize,
     /// The trunk's matrices, by name.
     pub(crate) matrices: Vec<(String, StoredMatrix)>,
@@ -167,7 +169,7 @@ impl Inspection {
         if let Some(width) = widths.into_iter().find(|width| kv == DType::Q8 && !width.is_multiple_of(Q8_BLOCK)) {
             return Err(EngineError::Q8Width { width });
         }
-        let Measured { trunk, table_bytes, largest_tensor_bytes, matrices, layout, shapes } =
+        let Measured { trunk, table_bytes, row_tensors, largest_tensor_bytes, matrices, layout, shapes } =
             weights.measured(facts.layers);
         Ok(Inspection {
             checkpoint,
@@ -176,6 +178,7 @@ impl Inspection {
             facts,
             trunk,
             table_bytes,
+            row_tensors,
             largest_tensor_bytes,
             matrices,
             layout: Arc::new(layout),
@@ -200,8 +203,13 @@ impl Inspection {
         registry::family(&config)?.model(&config, &mut weights, self.kv)?;
         let experts = weights.declared().iter().filter(|declared| declared.kind == DeclaredKind::Experts);
         let names: Vec<String> = experts.map(|declared| declared.name.clone()).collect();
-        let source =
-            packing::Source { checkpoint: &self.checkpoint, layout: &self.layout, shapes: &self.shapes, names: &names };
+        let source = packing::Source {
+            checkpoint: &self.checkpoint,
+            layout: &self.layout,
+            row_tensors: &self.row_tensors,
+            shapes: &self.shapes,
+            names: &names,
+        };
         Ok(packing::pack(&source, requantise, out, progress)?)
     }
 
@@ -371,7 +379,8 @@ impl Inspection {
 
     /// Names and places of tensors, and the experts' layout and residency.
     fn tables_bytes(&self) -> usize {
-        self.checkpoint.tensors().count() * TENSOR_ENTRY_BYTES + self.layout.experts_total() * EXPERT_ENTRY_BYTES
+        let entries = self.checkpoint.tensors().count() * TENSOR_ENTRY_BYTES;
+        entries + self.layout.experts_total() * EXPERT_ENTRY_BYTES + self.checkpoint.checksum_bytes()
     }
 }
 
@@ -418,5 +427,5 @@ const THREAD_BYTES: usize = 256 << 10;
 const READING_THREADS: usize = 1;
 /// A tensor's name, shape and place, with its share of the hash table (measured on 18,867 tensors).
 const TENSOR_ENTRY_BYTES: usize = 320;
-/// An expert's extents, slot, list entries, checksum and cell of the residency's map.
-const EXPERT_ENTRY_BYTES: usize = 188;
+/// An expert's extents, slot, list entries and cell of the residency's map.
+const EXPERT_ENTRY_BYTES: usize = 164;

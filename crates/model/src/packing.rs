@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use outpour_kernels::quant::affine_pack;
+use outpour_kernels::quant::coded::widen_to_bf16;
 use outpour_kernels::{DType, Format};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::ExpertLayout;
@@ -30,18 +31,20 @@ pub struct Source<'a> {
     pub checkpoint: &'a Checkpoint,
     /// Where its experts lie.
     pub layout: &'a ExpertLayout,
+    /// File and first byte of the tensors of which single rows are read.
+    pub row_tensors: &'a [(usize, u64)],
     /// How they are stored, by layer.
     pub shapes: &'a [Option<ExpertShape>],
     /// What the names of a layer's experts begin with, for each layer that has some: `model.layers.0.mlp.experts`.
     pub names: &'a [String],
 }
 
-/// Packs a model into the folder `out`: as its experts are stored, or with those that are BF16, F16 or F32 requantised.
-/// `progress` is told bytes written and bytes in all, and may break off.
+/// Packs a model into the folder `out`: as its experts are stored, or with those requantised that are BF16, F16 or F32, or in
+/// codes of eight bits, such as FP8. `progress` is told bytes written and bytes in all, and may break off.
 ///
 /// # Errors
-/// As [`packer::pack`]; for GGUF files; and when experts are to be requantised that are quantised already, or whose rows are no whole
-/// groups.
+/// As [`packer::pack`]; for GGUF files; and when experts are to be requantised that have fewer bits already, or whose rows are no
+/// whole groups.
 pub fn pack(
     source: &Source,
     requantise: Option<Affine>,
@@ -68,7 +71,18 @@ pub fn pack(
                 for part in [&mut *q, &mut *scales, &mut *biases] {
                     part.clear();
                 }
-                affine_pack(affine.bits, affine.group, stored.dtype, &parts[shape.first_part(m)], [q, scales, biases]);
+                let parts = &parts[shape.first_part(m)..][..stored.parts()];
+                let mut widened = Vec::new();
+                let (dtype, values) = match stored.format {
+                    Format::Coded(coded) => {
+                        let part = |number: usize| parts.get(number).map_or(&[][..], Vec::as_slice);
+                        let tensors = [part(0), part(1), part(2)];
+                        widen_to_bf16(coded, [stored.rows, stored.cols], stored.dtype, tensors, &mut widened);
+                        (DType::Bf16, &widened)
+                    }
+                    _ => (stored.dtype, &parts[0]),
+                };
+                affine_pack(affine.bits, affine.group, dtype, values, [q, scales, biases]);
             }
         }
     });
@@ -77,11 +91,8 @@ pub fn pack(
         None => "as they were".to_owned(),
     };
     let convert = converting.as_ref().map(|converting| converting as &Convert);
-    Ok(packer::pack(
-        &Job { checkpoint: source.checkpoint, layout: source.layout, experts, layers, convert },
-        out,
-        progress,
-    )?)
+    let Source { checkpoint, layout, row_tensors, .. } = *source;
+    Ok(packer::pack(&Job { checkpoint, layout, experts, row_tensors, layers, convert }, out, progress)?)
 }
 
 /// The parts of one expert as they are packed.
@@ -110,11 +121,15 @@ fn specs(name: &str, shape: &ExpertShape, requantise: Option<Affine>) -> Result<
 /// How a matrix is stored when it is requantised.
 fn requantised(name: &str, stored: &StoredMatrix, affine: Affine) -> Result<StoredMatrix, ModelError> {
     let Affine { bits, group } = affine;
-    if !stored.format.is_plain() {
+    let dtype = match stored.format {
+        Format::Coded(coded) if coded.bits() == 8 => Some(DType::Bf16),
+        format => format.is_plain().then_some(stored.dtype),
+    };
+    let Some(dtype) = dtype else {
         return Err(ModelError::Tensor(format!(
             "tensor {name} is stored in {stored} already, and is not quantised twice; leave --experts out, or give the release"
         )));
-    }
+    };
     if stored.transposed {
         return Err(ModelError::Tensor(format!(
             "tensor {name} is stored transposed, and is packed as it is only; leave --experts out, or give an MLX export"
@@ -122,7 +137,7 @@ fn requantised(name: &str, stored: &StoredMatrix, affine: Affine) -> Result<Stor
     }
     let format = Format::affine(bits, group).filter(|_| stored.cols.is_multiple_of(group));
     match format {
-        Some(format) => Ok(StoredMatrix { format, ..*stored }),
+        Some(format) => Ok(StoredMatrix { format, dtype, scheme: None, ..*stored }),
         None => Err(ModelError::Tensor(format!(
             "tensor {name} has rows of {} weights, which are no whole groups of {group} of {bits} bits; give another --group",
             stored.cols

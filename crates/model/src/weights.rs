@@ -145,6 +145,8 @@ pub struct Measured {
     pub trunk: TrunkNeeds,
     /// Bytes of tables of which single rows are read, in the files.
     pub table_bytes: u64,
+    /// File and first byte of the tensors of which single rows are read, always or where memory is short.
+    pub row_tensors: Vec<(usize, u64)>,
     /// Bytes of its largest tensor, rounding to alignment included: what [`Weights::fold`] needs at least.
     pub largest_tensor_bytes: usize,
     /// The trunk's matrices, by the names that the family asked for.
@@ -491,12 +493,14 @@ impl<'a> Weights<'a> {
         };
         let (shapes, extents) = experts.into_iter().map(of_layer).unzip();
         let files = self.checkpoint.map_or(&[][..], Checkpoint::files);
+        let row_tensors = self.rows.iter().chain(&self.row_tables).flat_map(RowSource::tensors).collect();
         let rows = self.rows.map_or(0, |rows| rows.window_bytes().next_multiple_of(TRUNK_ALIGN));
         let tables: usize = self.row_tables.iter().map(RowSource::window_bytes).sum();
         let tables = tables.next_multiple_of(TRUNK_ALIGN);
         Measured {
             trunk: TrunkNeeds { rows, tables, ..self.places.needs(layers) },
             table_bytes: self.row_tables.iter().map(RowSource::bytes).sum(),
+            row_tensors,
             largest_tensor_bytes: self.reads.iter().map(|read| read.bytes).max().unwrap_or(0),
             matrices: self.matrices,
             layout: ExpertLayout::new(extents, files),

@@ -4,14 +4,15 @@ pub mod gguf;
 pub mod safetensors;
 mod source;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 
-use crate::checksums::checksum;
+use crate::checksums::{Checksums, checksum};
 use crate::pack::{MANIFEST, Manifest};
 use crate::read::whole::{WholeFile, read_whole};
 use crate::{Result, StoreError};
@@ -96,6 +97,8 @@ pub struct Checkpoint {
     gguf: Option<Gguf>,
     files: Vec<Arc<SourceFile>>,
     tensors: HashMap<String, TensorInfo>,
+    /// Whether nothing is read from this folder any more: see [`SourceFile::is_left_alone`].
+    left_alone: Arc<AtomicBool>,
 }
 
 /// What GGUF files say beside their tensors.
@@ -118,7 +121,8 @@ impl Checkpoint {
     /// [`Checkpoint::open`] of a model that lies in the folders `mirrors` too, on other drives.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`] of every folder; and when a mirror's config, files, sizes or headers are others.
+    /// As [`Checkpoint::open`] of every folder; and when a mirror's config, files, sizes, headers or weights are others: packs are
+    /// compared by their checksums, other files by samples.
     pub fn open_mirrored(path: &Path, mirrors: &[PathBuf]) -> Result<Checkpoint> {
         let mirrors = mirrors.iter().map(|mirror| Checkpoint::open(mirror)).collect::<Result<Vec<_>>>()?;
         if !path.join("config.json").exists()
@@ -141,10 +145,11 @@ impl Checkpoint {
             return Err(StoreError::Malformed { path: config, problem: problem.into() });
         }
         let config = read_json(&config)?;
-        let mut checkpoint = Checkpoint { dir, config, pack, gguf: None, files: Vec::new(), tensors: HashMap::new() };
+        let (files, tensors, left_alone) = (Vec::new(), HashMap::new(), Arc::default());
+        let mut checkpoint = Checkpoint { dir, config, pack, gguf: None, files, tensors, left_alone };
         match checkpoint.pack.take() {
-            Some(pack) => {
-                checkpoint.add_packed(&pack, &mirrors)?;
+            Some(mut pack) => {
+                checkpoint.add_packed(&mut pack, &mirrors)?;
                 checkpoint.pack = Some(pack);
             }
             None => checkpoint.add_safetensors(&mirrors)?,
@@ -170,11 +175,18 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn add_packed(&mut self, pack: &Manifest, mirrors: &[Checkpoint]) -> Result<()> {
-        for packed in pack.files.iter().filter(|packed| !packed.tensors.is_empty()) {
+    fn add_packed(&mut self, pack: &mut Manifest, mirrors: &[Checkpoint]) -> Result<()> {
+        for packed in pack.files.iter_mut().filter(|packed| !packed.tensors.is_empty()) {
             let path = self.dir.join(&packed.name);
             let file = self.files.len();
-            let source = SourceFile::open_with(&path, Some(packed.checksums()), copies(mirrors, &packed.name)?)?;
+            let source = SourceFile::open_among(
+                &path,
+                Some(packed.checksums()),
+                copies(mirrors, &packed.name)?,
+                &self.left_alone,
+            )?;
+            // From here on they are with the file, as numbers.
+            packed.xxh3 = String::new();
             if source.bytes() != packed.bytes {
                 let problem = format!(
                     "has {} bytes, and {MANIFEST} says {}; it is truncated or another pack's: pack the model again",
@@ -222,10 +234,28 @@ impl Checkpoint {
         } else if self.dir.canonicalize().ok() == model.dir.canonicalize().ok() {
             "it is the same folder"
         } else {
-            return Ok(());
+            return self.check_contents_of(model);
         };
         let problem = format!("is no mirror of {}: {problem}; give a copy on another drive", model.dir.display());
         Err(StoreError::Malformed { path: self.dir.clone(), problem })
+    }
+
+    /// Refuses a mirror whose files have the model's headers and other weights: packs by their checksums, others by samples.
+    fn check_contents_of(&self, model: &Checkpoint) -> Result<()> {
+        for (number, (own, theirs)) in self.files.iter().zip(&model.files).enumerate() {
+            let same = match (own.checksums(), theirs.checksums()) {
+                (Some(own), Some(theirs)) => own == theirs,
+                _ => self.samples(number)? == model.samples(number)?,
+            };
+            if !same {
+                let problem = format!(
+                    "holds other weights than {}: it is of another model, or damaged; copy the file again, or leave this --mirror out",
+                    theirs.path().display()
+                );
+                return Err(StoreError::Malformed { path: own.path().to_owned(), problem });
+            }
+        }
+        Ok(())
     }
 
     /// The folder.
@@ -238,7 +268,7 @@ impl Checkpoint {
         &self.config
     }
 
-    /// The manifest, of a pack.
+    /// The manifest, of a pack; the checksums of its weights are with their files.
     pub fn pack(&self) -> Option<&Manifest> {
         self.pack.as_ref()
     }
@@ -300,20 +330,41 @@ impl Checkpoint {
     /// # Errors
     /// When a file cannot be read.
     pub fn fingerprint(&self) -> Result<u64> {
-        const SAMPLES: u64 = 16;
-        const SAMPLE_BYTES: u64 = 4096;
         let mut content = self.config().to_string().into_bytes();
-        for file in &self.files {
+        for (number, file) in self.files.iter().enumerate() {
             let modified = file.modified().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
             content.extend(modified.map_or(0, |time| time.as_nanos()).to_le_bytes());
             content.extend(file.bytes().to_le_bytes());
-            let whole = WholeFile::open(file.path())?;
-            for sample in 0..SAMPLES {
-                let at = (whole.bytes().saturating_sub(SAMPLE_BYTES) / SAMPLES) * (sample + 1);
-                content.extend(whole.read_at(at, SAMPLE_BYTES.min(whole.bytes() - at) as usize)?);
-            }
+            content.extend(self.samples(number)?);
         }
         Ok(checksum(&content))
+    }
+
+    /// Bytes out of a weight file: at places all over it, and from the middle of a tensor of each type and shape, so that a
+    /// model whose experts alone, or whose attention alone, was trained further differs in some.
+    fn samples(&self, file: usize) -> Result<Vec<u8>> {
+        const SAMPLES: u64 = 16;
+        const SAMPLE_BYTES: u64 = 4096;
+        let whole = WholeFile::open(self.files[file].path())?;
+        let even = (1..=SAMPLES).map(|sample| whole.bytes().saturating_sub(SAMPLE_BYTES) / SAMPLES * sample);
+        let mut kinds = BTreeMap::new();
+        for info in self.tensors.values().filter(|info| info.file == file) {
+            let middle = info.offset + info.bytes / 2;
+            let kind = kinds.entry((info.dtype.to_string(), &info.shape)).or_insert(middle);
+            *kind = middle.min(*kind);
+        }
+        let mut samples = Vec::new();
+        for at in even.chain(kinds.values().copied()) {
+            let at = at.min(whole.bytes());
+            samples.extend(whole.read_at(at, SAMPLE_BYTES.min(whole.bytes() - at) as usize)?);
+        }
+        Ok(samples)
+    }
+
+    /// Memory that the checksums of its files and of their mirrors take.
+    pub fn checksum_bytes(&self) -> usize {
+        let files = self.files.iter().flat_map(|file| std::iter::once(file).chain(file.copies()));
+        files.filter_map(|file| file.checksums()).map(Checksums::bytes).sum()
     }
 
     /// An error about a file of this checkpoint.

@@ -23,6 +23,10 @@ pub mod verify;
 pub mod write;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// Is told what went wrong and does no harm, such as a drive that is left alone: the program sets it, and shows it to people.
+pub static NOTICE: OnceLock<fn(&str)> = OnceLock::new();
 
 /// What can be wrong with a user's files or machine. Each is one line that says what to do.
 #[derive(Debug, thiserror::Error)]

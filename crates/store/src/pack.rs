@@ -28,7 +28,8 @@
 //!
 //! Records are checksummed with XXH3 (64 bits, seed 0): `xxh3` in the manifest holds 16 hexadecimal digits for each, in
 //! order. The records of a file of experts are its experts, zeros included; those of `trunk.weights` are its tensors, of any
-//! other file all of it, cut every 4 MiB.
+//! other file all of it, cut every 4 MiB; but a tensor of which single rows are read, such as the embedding, is cut as its `cut`
+//! in the manifest says, so that a row is checked without much around it.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -38,7 +39,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::safetensors::{FILE_BYTES_MAX, stored_type};
 use crate::checkpoint::{TensorInfo, read_json};
-use crate::checksums::Checksums;
+use crate::checksums::{Area, Checksums};
 use crate::write::ALIGN;
 use crate::{Result, StoreError};
 
@@ -49,7 +50,9 @@ pub const UNFINISHED: &str = "outpour-pack.unfinished.json";
 /// What parts of an expert are aligned to within its record: a line of the processor's cache.
 pub const PART_ALIGN: usize = 64;
 /// Records are cut to this size, unless they are experts.
-const CUT_BYTES: u64 = 4 << 20;
+pub(crate) const CUT_BYTES: u64 = 4 << 20;
+/// Records of a tensor of which single rows are read, at most: their checksums are 2 MiB, and what is read around a row is little.
+const ROW_RECORDS_MAX: u64 = 1 << 18;
 /// Digits of a checksum.
 const DIGITS: usize = 16;
 /// The version of the layout.
@@ -107,6 +110,15 @@ pub struct PackTensor {
     pub shape: Vec<usize>,
     /// First byte in the file; in a file of experts, in each record.
     pub offset: u64,
+    /// Bytes of its records, where single rows of it are read: a power of two, from 4096 up to 4 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<u64>,
+}
+
+/// How a tensor of so many bytes is cut into records, of which single rows are read.
+pub(crate) fn row_cut(bytes: u64) -> u64 {
+    let cuts = std::iter::successors(Some(ALIGN as u64), |cut| Some(2 * cut));
+    cuts.take_while(|&cut| cut < CUT_BYTES).find(|cut| bytes.div_ceil(*cut) <= ROW_RECORDS_MAX).unwrap_or(CUT_BYTES)
 }
 
 impl Manifest {
@@ -178,34 +190,35 @@ impl PackFile {
         !self.xxh3.is_empty()
     }
 
-    /// Where its records lie.
-    pub fn records(&self) -> Vec<Range<u64>> {
-        let whole = (0, self.bytes);
-        let areas: Vec<(u64, u64)> = match self.record_bytes {
-            None if !self.tensors.is_empty() => {
-                self.tensors.iter().map(|tensor| (tensor.offset, tensor.bytes().unwrap_or(0))).collect()
-            }
-            _ => vec![whole],
+    /// What its records lie in.
+    fn areas(&self) -> impl Iterator<Item = Area> {
+        let by_tensor = self.record_bytes.is_none();
+        let of_tensor = |tensor: &PackTensor| Area {
+            offset: tensor.offset,
+            bytes: tensor.bytes().unwrap_or(0),
+            step: tensor.cut.unwrap_or(CUT_BYTES),
         };
-        let step = self.record_bytes.unwrap_or(CUT_BYTES);
-        let cut = |(start, bytes): (u64, u64)| {
-            let pieces = (0..bytes.div_ceil(step)).map(move |i| start + i * step);
-            pieces.map(move |from| from..(from + step).min(start + bytes))
-        };
-        areas.into_iter().flat_map(cut).collect()
+        let whole = Area { offset: 0, bytes: self.bytes, step: self.record_bytes.unwrap_or(CUT_BYTES) };
+        let whole = (!by_tensor || self.tensors.is_empty()).then_some(whole);
+        self.tensors.iter().filter(move |_| by_tensor).map(of_tensor).chain(whole)
     }
 
-    /// The checksums of its records.
-    pub(crate) fn sums(&self) -> impl Iterator<Item = u64> {
-        let digits = |i: usize| self.xxh3.get(i * DIGITS..(i + 1) * DIGITS);
-        (0..self.xxh3.len() / DIGITS).map(move |i| {
-            digits(i).and_then(|text| u64::from_str_radix(text, 16).ok()).expect("invariant: checked when it was read")
-        })
+    /// What of it is read and written at a time: an expert, or at most 4 MiB, which are whole records.
+    pub(crate) fn pieces(&self) -> Vec<Area> {
+        let pieces = |area: Area| {
+            let cut = Area { step: self.record_bytes.unwrap_or(CUT_BYTES), ..area };
+            cut.records().map(move |piece| Area { offset: piece.start, bytes: piece.end - piece.start, ..area })
+        };
+        self.areas().flat_map(pieces).collect()
     }
 
     /// What its bytes must be.
     pub(crate) fn checksums(&self) -> Checksums {
-        Checksums::new(self.records().into_iter().zip(self.sums()))
+        let digits = |i: usize| self.xxh3.get(i * DIGITS..(i + 1) * DIGITS);
+        let sum = |i: usize| {
+            digits(i).and_then(|text| u64::from_str_radix(text, 16).ok()).expect("invariant: checked when it was read")
+        };
+        Checksums::new(self.areas(), (0..self.xxh3.len() / DIGITS).map(sum).collect())
     }
 
     /// Notes the checksums of its records.
@@ -242,12 +255,7 @@ impl PackFile {
         if self.xxh3.is_empty() && !whole {
             return Ok(());
         }
-        let records = match (self.record_bytes, &self.tensors) {
-            (None, tensors) if !tensors.is_empty() => {
-                ranges.iter().map(|range| (range.end - range.start).div_ceil(CUT_BYTES)).sum()
-            }
-            _ => self.bytes.div_ceil(self.record_bytes.unwrap_or(CUT_BYTES)),
-        };
+        let records: u64 = self.areas().map(|area| area.count()).sum();
         let digits = self.xxh3.bytes().all(|digit| digit.is_ascii_hexdigit());
         match digits && self.xxh3.len() as u64 == DIGITS as u64 * records {
             true => Ok(()),
@@ -257,7 +265,10 @@ impl PackFile {
 
     /// Where a tensor lies, in the file or in each record.
     fn check_tensor(&self, tensor: &PackTensor) -> Result<Range<u64>, String> {
-        let PackTensor { name, dtype, shape, offset } = tensor;
+        let PackTensor { name, dtype, shape, offset, cut } = tensor;
+        if cut.is_some_and(|cut| !cut.is_power_of_two() || !(ALIGN as u64..=CUT_BYTES).contains(&cut)) {
+            return Err(format!("tensor {name} is cut into records of {} bytes", cut.unwrap_or(0)));
+        }
         let Some(bytes) = tensor.bytes().filter(|_| *offset <= FILE_BYTES_MAX) else {
             return Err(format!("tensor {name} of {dtype} {shape:?} at byte {offset} is of no known type or size"));
         };

@@ -3,16 +3,17 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::bytes::Bytes;
 use crate::checkpoint::safetensors::stored_type;
 use crate::checkpoint::{Checkpoint, SourceFile};
-use crate::checksums::checksum;
+use crate::checksums::{Area, Mismatch, checksum};
 use crate::layout::{ExpertId, ExpertLayout};
-use crate::pack::{MANIFEST, Manifest, Origin, PART_ALIGN, PackFile, PackTensor, UNFINISHED};
+use crate::pack::{CUT_BYTES, MANIFEST, Manifest, Origin, PART_ALIGN, PackFile, PackTensor, UNFINISHED, row_cut};
 use crate::read::whole::read_whole;
 use crate::write::{ALIGN, Aligned, NewFile, free_bytes};
 use crate::{Result, StoreError, parallel};
@@ -55,6 +56,8 @@ pub struct Job<'a> {
     pub layout: &'a ExpertLayout,
     /// How they will be stored, in words.
     pub experts: String,
+    /// File and first byte of the tensors of which single rows are read where memory is short.
+    pub row_tensors: &'a [(usize, u64)],
     /// By layer, the parts of an expert in the order in which they are packed; none where a layer has no experts.
     pub layers: Vec<Vec<PartSpec>>,
     /// How to make them; without, they are what is stored.
@@ -74,7 +77,7 @@ pub struct Packed {
 
 /// Where the bytes of a file come from.
 enum Content {
-    /// Each record from these bytes of a source file.
+    /// Each piece from these bytes of a source file.
     Trunk(Vec<Piece>),
     /// The experts of this layer.
     Experts(usize),
@@ -106,6 +109,9 @@ struct Memory {
 /// same job goes on from there.
 pub fn pack(job: &Job, out: &Path, progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<Packed> {
     let (plan, contents) = job.plan()?;
+    if lies_in(out, job.checkpoint.dir()) {
+        return Err(about(out, "it lies in the model's own folder; name one outside"));
+    }
     let io = |action| move |source| StoreError::Io { path: out.to_owned(), action, source };
     fs::create_dir_all(out).map_err(io("make the folder"))?;
     let folder = File::open(out).map_err(io("open"))?;
@@ -154,7 +160,7 @@ fn begun(out: &Path, plan: &Manifest) -> Result<Manifest> {
         }
         let there = Manifest::read(&path, name == MANIFEST)?;
         if there.plan() != *plan {
-            let other = "it holds a pack of another model, of files that changed since, or with other flags; name a new folder, or remove this one";
+            let other = "it holds a pack of another model, of files that changed since, with other flags, or of an earlier outpour; name a new folder, or remove this one";
             return Err(about(out, other));
         }
         return Ok(there);
@@ -169,6 +175,13 @@ fn begun(out: &Path, plan: &Manifest) -> Result<Manifest> {
         }
         None => Ok(plan.clone()),
     }
+}
+
+/// Whether `out`, which need not be there yet, is `dir` or lies in it.
+fn lies_in(out: &Path, dir: &Path) -> bool {
+    let out = std::path::absolute(out).unwrap_or_else(|_| out.to_owned());
+    let there = out.ancestors().find_map(|ancestor| ancestor.canonicalize().ok());
+    there.zip(dir.canonicalize().ok()).is_some_and(|(there, dir)| there.starts_with(dir))
 }
 
 fn about(out: &Path, problem: &str) -> StoreError {
@@ -198,8 +211,9 @@ fn full(error: StoreError, out: &Path, left: u64) -> StoreError {
 const GOES_ON: &str = "run the same again, and it goes on where it was";
 
 fn no_room(out: &Path, needed: u64, free: u64) -> StoreError {
-    let (needed, free) = (Bytes(needed + MARGIN_BYTES), Bytes(free));
-    about(out, &format!("the drive is full: {needed} more are needed, and {free} are free; free some; {GOES_ON}"))
+    let (needed, margin, free) = (Bytes(needed), Bytes(MARGIN_BYTES), Bytes(free));
+    let sizes = format!("{needed} more are needed and {margin} beside them, and {free} are free");
+    about(out, &format!("the drive is full: {sizes}; free some; {GOES_ON}"))
 }
 
 impl Job<'_> {
@@ -248,13 +262,14 @@ impl Job<'_> {
         for ((name, info), _) in tensors.iter().zip(of_experts).filter(|((_, info), of)| !of && info.stride.is_none()) {
             let dtype = info.dtype.to_string();
             stored_type(&dtype).1.ok_or_else(|| unknown_type(name, &dtype))?;
-            packed.push(PackTensor { name: (*name).to_owned(), dtype, shape: info.shape.clone(), offset: at });
-            let one = PackFile { bytes: info.bytes, ..empty("") };
-            pieces.extend(one.records().into_iter().map(|record| Piece {
+            let cut = self.row_tensors.contains(&(info.file, info.offset)).then(|| row_cut(info.bytes));
+            packed.push(PackTensor { name: (*name).to_owned(), dtype, shape: info.shape.clone(), offset: at, cut });
+            let stored = Area { offset: info.offset, bytes: info.bytes, step: CUT_BYTES };
+            pieces.extend(stored.records().map(|piece| Piece {
                 tensor: (*name).to_owned(),
                 file: info.file,
-                offset: info.offset + record.start,
-                bytes: (record.end - record.start) as usize,
+                offset: piece.start,
+                bytes: (piece.end - piece.start) as usize,
             }));
             at += info.bytes.next_multiple_of(ALIGN as u64);
         }
@@ -266,7 +281,8 @@ impl Job<'_> {
         let (mut tensors, mut at) = (Vec::new(), 0);
         for part in parts {
             let shape = [&[experts], &part.shape[..]].concat();
-            tensors.push(PackTensor { name: part.name.clone(), dtype: part.dtype.clone(), shape, offset: at });
+            let (name, dtype) = (part.name.clone(), part.dtype.clone());
+            tensors.push(PackTensor { name, dtype, shape, offset: at, cut: None });
             at = (at + part.bytes()?).next_multiple_of(PART_ALIGN as u64);
         }
         let record = at.next_multiple_of(ALIGN as u64);
@@ -355,17 +371,17 @@ impl Packing<'_> {
         if let Content::Copy(source) = content {
             return self.copy(file, source, &path).map(Some);
         }
-        let records = file.records();
-        let sums: Vec<AtomicU64> = records.iter().map(|_| AtomicU64::new(0)).collect();
+        let pieces = file.pieces();
+        let sums: Vec<OnceLock<Vec<u64>>> = pieces.iter().map(|_| OnceLock::new()).collect();
         let new = NewFile::create(&path, file.bytes).map_err(|source| failed(&path, source))?;
         let align = self.job.checkpoint.files().iter().map(|file| file.align()).max().unwrap_or(ALIGN);
         let memory =
             || Memory { source: Aligned::new(align), parts: Vec::new(), made: Vec::new(), record: Aligned::new(ALIGN) };
         let work = |number: usize, memory: &mut Memory| {
-            let record = &records[number];
-            let bytes = (record.end - record.start) as usize;
+            let piece = &pieces[number];
+            let bytes = piece.bytes as usize;
             match content {
-                Content::Trunk(pieces) => self.fill_piece(&pieces[number], memory)?,
+                Content::Trunk(sources) => self.fill_piece(&sources[number], memory)?,
                 Content::Experts(layer) => {
                     let id = ExpertId { layer: *layer as u32, expert: number as u32 };
                     self.fill_expert(id, file, bytes, memory)?;
@@ -373,17 +389,20 @@ impl Packing<'_> {
                 Content::Copy(_) => unreachable!("invariant: copies have returned"),
             }
             let whole = memory.record.bytes(bytes.next_multiple_of(ALIGN));
-            new.write_at(record.start, whole).map_err(|source| failed(&path, source))?;
-            sums[number].store(checksum(&whole[..bytes]), Ordering::Relaxed);
+            new.write_at(piece.offset, whole).map_err(|source| failed(&path, source))?;
+            let sum = |record: Range<u64>| {
+                checksum(&whole[(record.start - piece.offset) as usize..(record.end - piece.offset) as usize])
+            };
+            sums[number].set(piece.records().map(sum).collect()).expect("invariant: a piece is written once");
             self.written.fetch_add(whole.len() as u64, Ordering::Relaxed);
             Ok(())
         };
-        let flow = parallel::each(records.len(), memory, work, &mut || tick(self.written.load(Ordering::Relaxed)))?;
+        let flow = parallel::each(pieces.len(), memory, work, &mut || tick(self.written.load(Ordering::Relaxed)))?;
         if flow.is_break() {
             return Ok(None);
         }
         new.finish().map_err(|source| failed(&path, source))?;
-        Ok(Some(sums.into_iter().map(AtomicU64::into_inner).collect()))
+        Ok(Some(sums.into_iter().flat_map(|sums| sums.into_inner().unwrap_or_default()).collect()))
     }
 
     fn copy(&self, file: &PackFile, source: &Path, path: &Path) -> Result<Vec<u64>> {
@@ -392,6 +411,16 @@ impl Packing<'_> {
             let change = format!("{} bytes became {}", file.bytes, bytes.len());
             return Err(StoreError::Changed { path: source.to_owned(), change });
         }
+        let packed =
+            self.job.checkpoint.pack().and_then(|pack| pack.files.iter().find(|known| known.name == file.name));
+        if let Some(packed) = packed {
+            let whole = if packed.bytes == file.bytes { Ok(()) } else { Err(Mismatch { offset: 0 }) };
+            let checked = whole.and_then(|()| packed.checksums().check(0, &bytes));
+            checked.map_err(|damage| StoreError::Malformed {
+                path: source.to_owned(),
+                problem: io::Error::from(damage).to_string(),
+            })?;
+        }
         let write = || {
             let mut new = File::create(path)?;
             new.write_all(&bytes)?;
@@ -399,7 +428,9 @@ impl Packing<'_> {
         };
         write().map_err(|source| failed(path, source))?;
         self.written.fetch_add(file.bytes, Ordering::Relaxed);
-        Ok(file.records().iter().map(|range| checksum(&bytes[range.start as usize..range.end as usize])).collect())
+        let records =
+            file.pieces().into_iter().map(|piece| piece.offset as usize..(piece.offset + piece.bytes) as usize);
+        Ok(records.map(|record| checksum(&bytes[record])).collect())
     }
 
     fn fill_piece(&self, piece: &Piece, memory: &mut Memory) -> Result<()> {
@@ -414,12 +445,17 @@ impl Packing<'_> {
     fn fill_expert(&self, id: ExpertId, file: &PackFile, bytes: usize, memory: &mut Memory) -> Result<()> {
         let extents = self.job.layout.extents(id);
         memory.parts.resize_with(extents.len(), Vec::new);
-        for (extent, part) in extents.iter().zip(&mut memory.parts) {
+        // Whole, as when it is used: then the checksum of a packed one can be compared.
+        let place = self.job.layout.place(id, self.job.checkpoint.files());
+        for run in place.runs() {
             let what = format!("expert {} of layer {}", id.expert, id.layer);
-            let (number, length) = (extent.file as usize, extent.bytes as usize);
-            let source = self.read(number, extent.offset, length, &what, &mut memory.source)?;
-            part.clear();
-            part.extend_from_slice(source);
+            let source = self.read(run.file, run.offset, run.needed, &what, &mut memory.source)?;
+            for ((part, at), extent) in memory.parts.iter_mut().zip(place.parts()).zip(extents) {
+                if (run.at..run.at + run.bytes).contains(at) {
+                    part.clear();
+                    part.extend_from_slice(&source[at - run.at..][..extent.bytes as usize]);
+                }
+            }
         }
         let parts = match self.job.convert {
             Some(convert) => {
@@ -449,12 +485,16 @@ impl Packing<'_> {
         memory: &'m mut Aligned,
     ) -> Result<&'m [u8]> {
         let file = &self.job.checkpoint.files()[number];
-        file.read(offset, bytes, memory).map_err(|why| StoreError::Read {
-            path: file.path().to_owned(),
-            what: what.to_owned(),
-            offset,
-            bytes,
-            why: why.to_string(),
+        file.read(offset, bytes, memory).map_err(|why| {
+            // That the file was cut short says more than that a read of it came back short.
+            let changed = file.check_unchanged().err();
+            changed.unwrap_or_else(|| StoreError::Read {
+                path: file.path().to_owned(),
+                what: what.to_owned(),
+                offset,
+                bytes,
+                why: why.to_string(),
+            })
         })
     }
 }

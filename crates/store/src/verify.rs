@@ -12,7 +12,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::SourceFile;
-use crate::checksums::checksum;
+use crate::checksums::Mismatch;
 use crate::pack::{Manifest, PackFile};
 use crate::write::Aligned;
 use crate::{Result, parallel};
@@ -70,25 +70,25 @@ pub fn pack(
                 continue;
             }
         };
-        let records: Vec<_> = packed.records().into_iter().zip(packed.sums()).collect();
+        let (pieces, checksums) = (packed.pieces(), packed.checksums());
         let (read, found) = (AtomicU64::new(verified.bytes), Mutex::new(Vec::new()));
         let work = |number: usize, memory: &mut Aligned| {
-            let (record, sum) = &records[number];
-            let bytes = (record.end - record.start) as usize;
-            let what = match source.read(record.start, bytes, memory) {
-                Ok(found) if checksum(found) == *sum => None,
-                Ok(_) => Some("not what was written, as its checksum tells".to_owned()),
-                Err(error) => Some(format!("cannot be read: {error}")),
+            let piece = &pieces[number];
+            let note = |offset: u64, what: &str| {
+                let what = format!("{}: {what}", name_of(packed, offset));
+                found.lock().unwrap_or_else(PoisonError::into_inner).push(damage(offset, what));
             };
-            if let Some(what) = what {
-                let what = format!("{}: {what}", name_of(packed, number, record.start));
-                found.lock().unwrap_or_else(PoisonError::into_inner).push(damage(record.start, what));
+            match source.read(piece.offset, piece.bytes as usize, memory) {
+                Ok(bytes) => checksums
+                    .mismatches(piece.offset, bytes)
+                    .for_each(|Mismatch { offset }| note(offset, "not what was written, as its checksum tells")),
+                Err(error) => note(piece.offset, &format!("cannot be read: {error}")),
             }
-            read.fetch_add(bytes as u64, Ordering::Relaxed);
+            read.fetch_add(piece.bytes, Ordering::Relaxed);
             Ok(())
         };
         let mut tick = || progress(read.load(Ordering::Relaxed), total);
-        let flow = parallel::each(records.len(), || Aligned::new(source.align()), work, &mut tick)?;
+        let flow = parallel::each(pieces.len(), || Aligned::new(source.align()), work, &mut tick)?;
         verified.bytes = read.into_inner();
         let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         found.sort();
@@ -102,9 +102,9 @@ pub fn pack(
 }
 
 /// What a record of a pack's file holds, for people.
-fn name_of(file: &PackFile, record: usize, offset: u64) -> String {
+fn name_of(file: &PackFile, offset: u64) -> String {
     match file.record_bytes {
-        Some(_) => format!("expert {record}"),
+        Some(bytes) => format!("expert {}", offset / bytes),
         None => match file.tensors.iter().rev().find(|tensor| tensor.offset <= offset) {
             Some(tensor) => format!("tensor {}", tensor.name),
             None => "bytes".to_owned(),

@@ -48,7 +48,7 @@ pub struct PackArgs {
     pub model: PathBuf,
     /// The folder to pack it into: new, or of the same pack that was broken off
     pub out: PathBuf,
-    /// Lossy: requantise experts that are BF16, F16 or F32, as mlx-lm would
+    /// Lossy: requantise experts that are BF16, F16, F32, FP8 or int8, as mlx-lm would
     #[arg(long, value_enum)]
     pub experts: Option<AffineArg>,
     /// Weights that share a scale: 32, 64 or 128

@@ -276,6 +276,24 @@ pub(crate) struct Rows<'a> {
     pub step: usize,
 }
 
+/// Appends what a matrix `[rows, cols]` of codes is worth, rounded to bfloat16, little-endian, row by row: as releases hold
+/// it that were not quantised. Its tensors' bytes are those of [`Coded::shapes`]; scales are of type `scale_type`, and what
+/// is second is empty where there is none.
+pub fn widen_to_bf16(
+    coded: Coded,
+    [rows, cols]: [usize; 2],
+    scale_type: DType,
+    [data, scales, second]: [&[u8]; 3],
+    values: &mut Vec<u8>,
+) {
+    let matrix = Rows { coded, data, scales, scale_type, second, shape: [rows, cols], first: 0, step: 1 };
+    let mut row_values = vec![0.0; cols];
+    for row in 0..rows {
+        matrix.dequantise(row, &mut row_values, widen_e4m3);
+        values.extend(row_values.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()));
+    }
+}
+
 impl Rows<'_> {
     /// The same from row `row` on.
     pub fn from(self, row: usize) -> Self {

@@ -2,7 +2,7 @@
 //! n-grams, which no memory holds, a few (`blocks/ngrams.rs`).
 //!
 //! Rows pass through a window of [`RowStream::ROWS`] places, and stay there until their place is needed, so that common words
-//! are seldom read twice.
+//! are seldom read twice. Of a pack whole records are read, with what they hold around a row, so that each is checked.
 
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ pub(super) struct RowSource {
 }
 
 struct Part {
-    /// By the first row: the file, and where that row begins in it. A large table lies in several tensors.
-    shards: Vec<(u32, usize, u64)>,
+    /// By the first row: a large table lies in several tensors.
+    shards: Vec<Shard>,
     row_bytes: usize,
     /// What reads of these files are multiples of.
     align: usize,
@@ -38,6 +38,29 @@ struct Part {
     dtype: DType,
     /// First byte in a place.
     at: usize,
+    /// Bytes in a place.
+    room: usize,
+}
+
+/// A tensor of rows.
+struct Shard {
+    first_row: u32,
+    file: usize,
+    /// Where the tensor lies in the file.
+    start: u64,
+    end: u64,
+    /// Bytes of its records that have checksums; 1 where there are none.
+    record: u64,
+}
+
+/// A row in a file.
+struct Span {
+    file: usize,
+    /// First byte of the row.
+    start: u64,
+    /// What is read for it, from a multiple of the alignment on.
+    from: u64,
+    to: u64,
 }
 
 impl RowSource {
@@ -47,7 +70,7 @@ impl RowSource {
         if row.parts() != stored.parts() {
             return None;
         }
-        let (mut parts, mut slot_bytes) = (Vec::new(), 0usize);
+        let mut parts = Vec::new();
         for ((view, all), &(file, offset)) in row.views().zip(stored.part_bytes()).zip(tensors) {
             let (dims, dtype) = view;
             let row_bytes = dims[0] * dims[1] * dtype.bytes();
@@ -55,13 +78,25 @@ impl RowSource {
                 return None;
             }
             let align = files.iter().map(|file| file.align()).max()?;
-            let at = slot_bytes.next_multiple_of(align);
-            // A row lies across one border more than its length has.
-            slot_bytes = at + row_bytes.next_multiple_of(align) + align;
-            parts.push(Part { shards: vec![(0, file, offset)], row_bytes, align, dims, dtype, at });
+            let record = files[file].checksums().and_then(|sums| sums.record_bytes(offset)).unwrap_or(1);
+            let shard = Shard { first_row: 0, file, start: offset, end: offset + all as u64, record };
+            let room = shard.room(row_bytes, align);
+            parts.push(Part { shards: vec![shard], row_bytes, align, dims, dtype, at: 0, room });
         }
-        let align = parts.iter().map(|part| part.align).max()?;
-        Some(RowSource { stored: row, rows: stored.rows, parts, slot_bytes: slot_bytes.next_multiple_of(align) })
+        let mut source = RowSource { stored: row, rows: stored.rows, parts, slot_bytes: 0 };
+        source.lay_out();
+        Some(source)
+    }
+
+    /// Gives each part its place.
+    fn lay_out(&mut self) {
+        let mut end = 0usize;
+        for part in &mut self.parts {
+            part.at = end.next_multiple_of(part.align);
+            end = part.at + part.room;
+        }
+        let align = self.parts.iter().map(|part| part.align).max().unwrap_or(1);
+        self.slot_bytes = end.next_multiple_of(align);
     }
 
     /// Adds the rows of another matrix behind these; `None` where they are stored otherwise.
@@ -71,10 +106,18 @@ impl RowSource {
         }
         let rows = self.rows as u32;
         self.rows += more.rows;
-        let behind =
-            |part: Part| part.shards.into_iter().map(move |(first, file, offset)| (rows + first, file, offset));
-        self.parts.iter_mut().zip(more.parts).for_each(|(part, more)| part.shards.extend(behind(more)));
+        for (part, more) in self.parts.iter_mut().zip(more.parts) {
+            let behind = |shard: Shard| Shard { first_row: rows + shard.first_row, ..shard };
+            part.shards.extend(more.shards.into_iter().map(behind));
+            part.room = part.room.max(more.room);
+        }
+        self.lay_out();
         Some(self)
+    }
+
+    /// File and first byte of its tensors.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (usize, u64)> {
+        self.parts.iter().flat_map(|part| &part.shards).map(|shard| (shard.file, shard.start))
     }
 
     /// Bytes of all rows in files.
@@ -185,14 +228,13 @@ impl RowStream {
 
     fn push_reads(&self, slot: usize, row: u32, files: &[Arc<SourceFile>], reads: &mut Vec<Read>) {
         for (i, part) in self.source.parts.iter().enumerate() {
-            let (file, start, end) = part.span(row);
-            let first = start / part.align as u64 * part.align as u64;
+            let Span { file, from, to, .. } = part.span(row);
             reads.push(Read {
                 tag: self.tag | (slot as u64) << 8 | i as u64,
                 file: files[file].clone(),
-                offset: first,
-                bytes: (end - first).next_multiple_of(part.align as u64) as usize,
-                needed: (end - first) as usize,
+                offset: from,
+                bytes: (to - from).next_multiple_of(part.align as u64) as usize,
+                needed: (to - from) as usize,
                 region: self.region.clone(),
                 at: self.first + slot * self.source.slot_bytes + part.at,
             });
@@ -220,7 +262,7 @@ impl RowStream {
         slot.reads_left -= 1;
         result.or_else(|why| {
             let row = slot.row.take().unwrap_or(0);
-            let (file, start, _) = part.span(row);
+            let Span { file, start, .. } = part.span(row);
             let file = &files[file];
             file.check_unchanged()?;
             Err(StoreError::Read {
@@ -243,8 +285,8 @@ impl RowStream {
         let slot = self.find(row)?;
         let mut tensors = [None, None, None];
         for (tensor, part) in tensors.iter_mut().zip(&self.source.parts) {
-            let within = part.span(row).1 as usize % part.align;
-            let at = self.first + slot * self.source.slot_bytes + part.at + within;
+            let Span { start, from, .. } = part.span(row);
+            let at = self.first + slot * self.source.slot_bytes + part.at + (start - from) as usize;
             *tensor = Some(Tensor::new(self.buffer.clone(), at, part.dims, part.dtype));
         }
         Some(self.source.stored.matrix(tensors))
@@ -252,11 +294,59 @@ impl RowStream {
 }
 
 impl Part {
-    /// A row's file, its first byte there, and the one behind its last.
-    fn span(&self, row: u32) -> (usize, u64, u64) {
-        let shard = self.shards.partition_point(|&(first, ..)| first <= row) - 1;
-        let (first, file, offset) = self.shards[shard];
-        let start = offset + u64::from(row - first) * self.row_bytes as u64;
-        (file, start, start + self.row_bytes as u64)
+    /// Where a row lies, and the records around it.
+    fn span(&self, row: u32) -> Span {
+        let shard = &self.shards[self.shards.partition_point(|shard| shard.first_row <= row) - 1];
+        let within = u64::from(row - shard.first_row) * self.row_bytes as u64;
+        let from = shard.start + within / shard.record * shard.record;
+        let to = shard.start + (within + self.row_bytes as u64).next_multiple_of(shard.record);
+        let align = self.align as u64;
+        Span { file: shard.file, start: shard.start + within, from: from / align * align, to: to.min(shard.end) }
+    }
+}
+
+impl Shard {
+    /// Bytes that are read for a row at most.
+    fn room(&self, row_bytes: usize, align: usize) -> usize {
+        let record = self.record as usize;
+        // A row lies across one border more than its length has: of records, and of what reads are multiples of.
+        let records = ((row_bytes - 1).div_ceil(record) + 1) * record;
+        let aligned = self.start.is_multiple_of(align as u64) && record.is_multiple_of(align);
+        records.next_multiple_of(align) + if aligned { 0 } else { align }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the sizes: what is read for a row is whole records, holds the row, and has room in its place.
+    #[test]
+    fn a_row_is_read_with_the_records_around_it() {
+        for (row_bytes, rows, start, record, align) in [
+            (4096usize, 50u32, 0u64, 4096u64, 4096usize),
+            (4096, 50, 8192, 4096, 16384),
+            (5000, 77, 4096, 8192, 4096),
+            (16384, 9, 12288, 8192, 16384),
+            (320, 1000, 4096, 4096, 4096),
+            (320, 12, 4096, 3840, 4096),
+            (4096, 33, 1234, 1, 512),
+            (4096, 33, 1024, 1, 512),
+        ] {
+            let end = start + row_bytes as u64 * u64::from(rows);
+            let shard = Shard { first_row: 0, file: 0, start, end, record };
+            let room = shard.room(row_bytes, align);
+            let part =
+                Part { shards: vec![shard], row_bytes, align, dims: [1, row_bytes], dtype: DType::U8, at: 0, room };
+            for row in 0..rows {
+                let Span { start: at, from, to, .. } = part.span(row);
+                assert_eq!(at, start + row_bytes as u64 * u64::from(row));
+                assert!(from <= at && at + row_bytes as u64 <= to && to <= end && from.is_multiple_of(align as u64));
+                let behind = (at - start) / record * record;
+                assert!(from <= start + behind && (to == end || (to - start).is_multiple_of(record)));
+                let bytes = (to - from).next_multiple_of(align as u64) as usize;
+                assert!(bytes <= room, "row {row} of {row_bytes} bytes takes {bytes} of {room}");
+            }
+        }
     }
 }

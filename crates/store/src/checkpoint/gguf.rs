@@ -153,7 +153,9 @@ impl Checkpoint {
     pub(super) fn open_gguf(paths: &[PathBuf], mirrors: &[Checkpoint]) -> Result<Checkpoint> {
         let dir = paths[0].parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         let (files, tensors) = (Vec::new(), HashMap::new());
-        let mut checkpoint = Checkpoint { dir, config: Value::Null, pack: None, gguf: None, files, tensors };
+        let left_alone = std::sync::Arc::default();
+        let mut checkpoint =
+            Checkpoint { dir, config: Value::Null, pack: None, gguf: None, files, tensors, left_alone };
         let mut claimed = None;
         for (part, path) in paths.iter().enumerate() {
             let Header { metadata, tensors, .. } = read_header(path)?;

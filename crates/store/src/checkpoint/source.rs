@@ -6,11 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::checksums::Checksums;
 use crate::read::direct;
 use crate::write::{self, Aligned};
-use crate::{Result, StoreError};
+use crate::{NOTICE, Result, StoreError};
 
 /// An open weight file: for direct I/O where the file system allows it, else buffered.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct SourceFile {
     stamp: Stamp,
     checksums: Option<Checksums>,
     copies: Vec<Arc<SourceFile>>,
+    /// Whether nothing is read from its folder any more: all files there share this.
+    left_alone: Arc<AtomicBool>,
 }
 
 /// What must not change while the file is open.
@@ -44,7 +47,7 @@ impl SourceFile {
     /// # Errors
     /// When the file is missing or unreadable.
     pub fn open(path: &Path) -> Result<Arc<SourceFile>> {
-        SourceFile::opened(path, direct::open(path), None, Vec::new())
+        SourceFile::opened(path, direct::open(path), (None, Vec::new()), Arc::default())
     }
 
     /// Opens `path` with what its bytes must be, where that is known, and the same file on other drives.
@@ -56,7 +59,17 @@ impl SourceFile {
         checksums: Option<Checksums>,
         copies: Vec<Arc<SourceFile>>,
     ) -> Result<Arc<SourceFile>> {
-        let file = SourceFile::opened(path, direct::open(path), checksums, copies)?;
+        SourceFile::open_among(path, checksums, copies, &Arc::default())
+    }
+
+    /// [`SourceFile::open_with`] of a file of a folder whose files share `left_alone`.
+    pub(super) fn open_among(
+        path: &Path,
+        checksums: Option<Checksums>,
+        copies: Vec<Arc<SourceFile>>,
+        left_alone: &Arc<AtomicBool>,
+    ) -> Result<Arc<SourceFile>> {
+        let file = SourceFile::opened(path, direct::open(path), (checksums, copies), left_alone.clone())?;
         let malformed = |copy: &SourceFile, problem: String| StoreError::Malformed { path: copy.path.clone(), problem };
         for copy in &file.copies {
             if copy.bytes() != file.bytes() {
@@ -74,14 +87,14 @@ impl SourceFile {
     /// # Errors
     /// When the file is missing or unreadable.
     pub fn open_buffered(path: &Path) -> Result<Arc<SourceFile>> {
-        SourceFile::opened(path, direct::open_buffered(path), None, Vec::new())
+        SourceFile::opened(path, direct::open_buffered(path), (None, Vec::new()), Arc::default())
     }
 
     fn opened(
         path: &Path,
         opened: io::Result<direct::Opened>,
-        checksums: Option<Checksums>,
-        copies: Vec<Arc<SourceFile>>,
+        (checksums, copies): (Option<Checksums>, Vec<Arc<SourceFile>>),
+        left_alone: Arc<AtomicBool>,
     ) -> Result<Arc<SourceFile>> {
         let io = |source| StoreError::Io { path: path.to_owned(), action: "open", source };
         let direct::Opened { file, align, direct } = opened.map_err(io)?;
@@ -89,7 +102,8 @@ impl SourceFile {
         let records = if checksums.is_some() { write::ALIGN } else { align };
         let align = copies.iter().map(|copy| copy.align).fold(align.max(records), usize::max);
         let stamp = Stamp::of(&file).map_err(io)?;
-        Ok(Arc::new(SourceFile { path: path.to_owned(), file, align, direct, stamp, checksums, copies }))
+        let path = path.to_owned();
+        Ok(Arc::new(SourceFile { path, file, align, direct, stamp, checksums, copies, left_alone }))
     }
 
     /// Where it lies.
@@ -140,54 +154,81 @@ impl SourceFile {
     }
 
     /// Reads `bytes` bytes from `offset` on, at once and on this thread, into `memory`, which is grown as needed and
-    /// aligned to [`Self::align`].
+    /// aligned to [`Self::align`]. Records that lie wholly among what is read, rounding to that alignment included, are
+    /// checked.
     ///
     /// # Errors
-    /// What the system answers; `UnexpectedEof` when the file ends before.
+    /// What the system answers; `UnexpectedEof` when the file ends before; `InvalidData` for a record that is another than
+    /// was written.
     pub fn read<'m>(&self, offset: u64, bytes: usize, memory: &'m mut Aligned) -> io::Result<&'m [u8]> {
         let align = self.align as u64;
         let first = offset / align * align;
         let end = (offset + bytes as u64).next_multiple_of(align);
         let (from, needed) = ((offset - first) as usize, (offset - first) as usize + bytes);
         let room = memory.bytes((end - first) as usize);
-        let mut arrived = 0;
-        while arrived < needed {
-            match self.file.read_at(&mut room[arrived..], first + arrived as u64) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                // A direct read goes on at a multiple of the alignment.
-                Ok(more) if arrived + more < needed && self.direct => {
-                    let whole = (arrived + more) / self.align * self.align;
-                    if whole == arrived {
-                        return Err(io::ErrorKind::UnexpectedEof.into());
+        let (mut begun, mut arrived) = (0, 0);
+        while arrived < room.len() {
+            match self.file.read_at(&mut room[begun..], first + begun as u64) {
+                Ok(more) => {
+                    arrived = begun + more;
+                    // A direct read goes on at a multiple of the alignment.
+                    let next = if self.direct { arrived / self.align * self.align } else { arrived };
+                    if next == begun || first + arrived as u64 >= self.bytes() {
+                        break;
                     }
-                    arrived = whole;
+                    begun = next;
                 }
-                Ok(more) => arrived += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+        if arrived < needed {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if let Some(checksums) = &self.checksums {
+            checksums.check(first, &room[..arrived])?;
+        }
         Ok(&room[from..needed])
     }
 
+    /// Whether nothing is read from its folder any more, because a file there was changed.
+    pub fn is_left_alone(&self) -> bool {
+        self.left_alone.load(Ordering::Relaxed)
+    }
+
     /// Checks that the file, and every copy of it, is still the one that was opened. Of a drive that does not answer any
-    /// more nothing new is read: what came from it before stands, as long as another copy can be asked.
+    /// more nothing new is read: what came from it before stands, as long as another copy can be asked. A drive whose copy
+    /// has changed is left alone from then on where every record was checked when it came, and another copy is as it was.
     ///
     /// # Errors
     /// When its size or time of modification is another.
     pub fn check_unchanged(&self) -> Result<()> {
-        let mut silent = None;
-        let mut answered = false;
-        for file in std::iter::once(self).chain(self.copies.iter().map(|copy| &**copy)) {
+        let (mut silent, mut changed, mut answered) = (None, Vec::new(), false);
+        let files = std::iter::once(self).chain(self.copies.iter().map(|copy| &**copy));
+        for file in files.filter(|file| !file.is_left_alone()) {
             match file.check_own() {
                 Ok(()) => answered = true,
                 Err(error @ StoreError::Io { .. }) => silent = Some(error),
+                Err(error) if self.checksums.is_some() => changed.push((file, error)),
                 Err(error) => return Err(error),
             }
         }
-        match silent {
-            Some(error) if !answered => Err(error),
-            _ => Ok(()),
+        if !answered {
+            let changed = changed.into_iter().map(|(_, error)| error).next();
+            return changed.or(silent).map_or(Ok(()), Err);
+        }
+        changed.into_iter().for_each(|(file, _)| file.leave_alone());
+        Ok(())
+    }
+
+    fn leave_alone(&self) {
+        if !self.left_alone.swap(true, Ordering::Relaxed)
+            && let Some(notice) = NOTICE.get()
+        {
+            notice(&format!(
+                "{}: the file changed while it was in use. Its folder is left alone from now on; the copies on other drives go on.",
+                self.path.display()
+            ));
         }
     }
 

@@ -56,7 +56,7 @@ struct Chunk {
     from: usize,
     to: usize,
     drive: usize,
-    /// Drives that failed, one bit each.
+    /// Drives that failed, or are left alone, one bit each.
     failed: u64,
 }
 
@@ -127,13 +127,14 @@ impl Mirror {
     /// Takes a read on and cuts it; `drive` to have it read by one drive as a whole.
     fn admit(&mut self, read: &Read, drive: Option<usize>) {
         let whole = self.reads.add(Whole { read: read.clone(), chunks_left: 0, arrived: 0, error: None });
+        let failed = left_alone(read);
         let (mut from, now) = (0, Instant::now());
         loop {
             let left = read.bytes - from;
             let to = from + if drive.is_some() || left <= CHUNK_BYTES / 2 * 3 { left } else { CHUNK_BYTES };
-            let number = self.chunks.add(Chunk { whole, from, to, drive: 0, failed: 0 });
+            let number = self.chunks.add(Chunk { whole, from, to, drive: 0, failed });
             self.reads.get(whole).chunks_left += 1;
-            let drive = drive.or_else(|| self.soonest(to - from, 0, now)).unwrap_or(0);
+            let drive = drive.or_else(|| self.soonest(to - from, failed, now)).unwrap_or(0);
             self.assign(number, drive);
             if to == read.bytes {
                 return;
@@ -258,6 +259,12 @@ impl Mirror {
     }
 }
 
+/// Drives that are not asked for a read any more, a bit each.
+fn left_alone(read: &Read) -> u64 {
+    let files = std::iter::once(&read.file).chain(read.file.copies());
+    files.enumerate().filter(|(_, file)| file.is_left_alone()).fold(0, |bits, (drive, _)| bits | 1 << drive)
+}
+
 /// Values by number; a number is used again when its value is gone.
 struct Slots<T> {
     places: Vec<Option<T>>,
@@ -321,7 +328,10 @@ impl Reader for Mirror {
 
     fn submit_again(&mut self, read: &Read, attempt: usize) -> io::Result<()> {
         check(read)?;
-        self.admit(read, Some(attempt % (read.file.copies().len() + 1).min(self.drives.len())));
+        let (drives, left_alone) = ((read.file.copies().len() + 1).min(self.drives.len()), left_alone(read));
+        let asked = (0..drives).filter(|drive| left_alone & (1 << drive) == 0);
+        let drive = asked.clone().nth(attempt % asked.count().max(1));
+        self.admit(read, Some(drive.unwrap_or(attempt % drives)));
         self.send();
         Ok(())
     }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::{Completion, Read, Reader, ReaderCounts, Region};
-use crate::checksums::Mismatch;
 
 /// How long to wait before each retry of a read: a link that resets or a network file system that stutters is back by
 /// then, and a drive that is gone is reported within a quarter of a second.
@@ -104,18 +103,18 @@ impl Retrying {
 fn checked(read: &Read, bytes: usize) -> io::Result<usize> {
     let Some(checksums) = read.file.checksums() else { return Ok(bytes) };
     let bytes = bytes.min(read.bytes);
+    // What came short of the end of a record could not be checked.
+    if (bytes as u64) < (read.bytes as u64).min(read.file.bytes().saturating_sub(read.offset)) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     // SAFETY: the read was checked to lie inside its region, whose memory stays valid while `read` holds it. It has
     // completed, and until its caller is told so nothing else writes to where it went.
     let arrived = unsafe {
         let first = read.region.address().as_ptr().add(read.at);
         std::slice::from_raw_parts(first, bytes)
     };
-    checksums.check(read.offset, arrived).map(|()| bytes).map_err(|Mismatch { offset }| {
-        let problem = format!(
-            "the record at byte {offset} is not what was written, as its checksum tells; `outpour verify` finds all such records"
-        );
-        io::Error::new(io::ErrorKind::InvalidData, problem)
-    })
+    checksums.check(read.offset, arrived)?;
+    Ok(bytes)
 }
 
 /// Whether another try may give another result. A wrong address, argument or file stays wrong.
