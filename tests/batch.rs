@@ -277,24 +277,42 @@ fn refused_lines_stay_refused() {
     }
 }
 
+/// Bytes read for each token generated, as `batch` tells it, of lines that go to a model whose experts do not fit.
+fn read_per_token(model: &Path, lines: &[Value]) -> f64 {
+    let batch = Batch::of(&lines.iter().map(Value::to_string).collect::<Vec<_>>());
+    let began = Instant::now();
+    let ran = batch.run(model, &["--ram", "160M", "--ctx", "512", "--threads", "2"]);
+    assert!(ran.status.success() && began.elapsed() < Duration::from_secs(60), "{ran:?}");
+    let said = ran.stderr.split_once("with prompts, ").and_then(|(_, said)| said.split_once(" read for each"));
+    let (number, unit) = said.and_then(|(said, _)| said.split_once(' ')).expect("a number of bytes");
+    println!("{} together: {number} {unit} read for each token", lines.len());
+    let units = [("B", 1.0), ("KiB", 1024.0), ("MiB", 1024.0 * 1024.0)];
+    let unit = units.into_iter().find(|(name, _)| *name == unit).expect("a unit").1;
+    let read = number.parse::<f64>().expect("a number") * unit;
+    assert!(read > 0.0, "this model lies where no reads are counted: {}", model.display());
+    read
+}
+
+/// A model on the drive that holds the build, for the folder of temporary files may be in memory.
+fn model_on_drive() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let model = random_model(dir.path());
+    (dir, model)
+}
+
 #[test]
 fn one_read_of_an_expert_serves_all() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let model = random_model(dir.path());
-    let read_per_token = |lines: usize| {
-        let line = |i: usize| json!({"prompt": format!("{i} fox owl "), "max_tokens": 24, "seed": i, "temperature": 1, "ignore_eos": true});
-        let batch = Batch::of(&(0..lines).map(|i| line(i).to_string()).collect::<Vec<_>>());
-        let began = Instant::now();
-        let ran = batch.run(&model, &["--ram", "160M", "--ctx", "512", "--threads", "2"]);
-        assert!(ran.status.success() && began.elapsed() < Duration::from_secs(60), "{ran:?}");
-        let said = ran.stderr.split_once("with prompts, ").and_then(|(_, said)| said.split_once(" read for each"));
-        let (number, unit) = said.and_then(|(said, _)| said.split_once(' ')).unwrap_or(("0", "B"));
-        println!("{lines} together: {number} {unit} read for each token");
-        let unit = [("B", 1.0), ("KiB", 1024.0), ("MiB", 1024.0 * 1024.0)].into_iter().find(|(name, _)| *name == unit);
-        number.parse::<f64>().expect("a number") * unit.expect("a unit").1
-    };
-    let (alone, together) = (read_per_token(1), read_per_token(32));
-    if alone > 0.0 {
-        assert!(together < 0.7 * alone, "{together} bytes for each token together, {alone} alone");
-    }
+    let (_dir, model) = model_on_drive();
+    let line = |i: usize| json!({"prompt": format!("{i} fox owl "), "max_tokens": 24, "seed": i, "temperature": 1, "ignore_eos": true});
+    let [alone, together] = [1, 32].map(|lines| read_per_token(&model, &(0..lines).map(line).collect::<Vec<_>>()));
+    assert!(together < 0.7 * alone, "{together} bytes for each token together, {alone} alone");
+}
+
+#[test]
+fn one_sweep_serves_all_prompts() {
+    let (_dir, model) = model_on_drive();
+    let line = |i: usize| json!({"prompt": format!("{i} fox owl river ").repeat(9), "max_tokens": 1, "temperature": 0});
+    let [alone, together] = [1, 8].map(|lines| read_per_token(&model, &(0..lines).map(line).collect::<Vec<_>>()));
+    let together = 8.0 * together;
+    assert!(together < 3.0 * alone, "8 prompts read {together} bytes, one {alone}");
 }

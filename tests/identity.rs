@@ -585,6 +585,79 @@ fn steps_of_many_share_the_reads_of_experts() {
     assert!(eight < 6 * one, "8 sequences read {eight} bytes, one reads {one}");
 }
 
+/// Prompts that end within a chunk share it: one sweep over the experts serves them all, and each says what it says alone. A prompt
+/// that is longer than a chunk leaves them room, so that they are not behind it.
+#[test]
+fn prompts_of_many_share_the_reads_of_experts() {
+    let dir = tempfile::tempdir().expect("a folder");
+    streamed_model(dir.path());
+    let options = Options { prefill_chunk: Some(352), ctx: Some(512), threads: Some(2), ..roomy() };
+    let options = Options { ram: minimum_ram(dir.path(), &options) + (1 << 20), ..options };
+    let mut engine = engine(dir.path(), &options, ReaderKind::Auto);
+    let prompts: Vec<Vec<u32>> =
+        (0..8u32).map(|i| (0..40 + i).map(|at| (at * at * 31 + 7 * at + 3 + i) % 300).collect()).collect();
+    let mut read = |prompts: &[Vec<u32>]| {
+        engine.drop_experts();
+        let before = engine.stats().stream.read_bytes;
+        let timelines: Vec<Timeline> = prompts.iter().map(|prompt| Timeline::open(&mut engine, prompt, 0)).collect();
+        while engine.tick(&mut ()).expect("it computes") {}
+        let logits = |timeline: &Timeline| engine.logits(timeline.id).expect("all is computed").to_vec();
+        let logits: Vec<Vec<f32>> = timelines.iter().map(logits).collect();
+        timelines.iter().for_each(|timeline| engine.close_sequence(timeline.id));
+        (logits, engine.stats().stream.read_bytes - before)
+    };
+    let alone: Vec<_> = prompts.iter().map(|prompt| read(std::slice::from_ref(prompt))).collect();
+    let (together, bytes) = read(&prompts);
+    assert!(together.iter().zip(&alone).all(|(together, (alone, _))| *together == alone[0]), "other logits");
+    let each: u64 = alone.iter().map(|(_, bytes)| bytes).sum::<u64>() / 8;
+    println!("bytes read for 8 prompts {bytes}, for one of them {each}");
+    assert!(bytes < 2 * each, "8 prompts read {bytes} bytes, one reads {each}");
+
+    let long = Timeline::open(&mut engine, &ids(300).repeat(5), 0);
+    let short = Timeline::open(&mut engine, &prompts[0], 0);
+    for _ in 0..engine.facts().layers {
+        engine.tick(&mut ()).expect("it computes");
+    }
+    assert!(engine.logits(long.id).is_none() && engine.logits(short.id) == Some(&alone[0].0[0][..]));
+    while engine.tick(&mut ()).expect("it computes") {}
+    assert!(engine.logits(long.id).is_some());
+}
+
+/// Of prompts that share a chunk one can be closed, or go back, between any two layers: the others never see it.
+#[test]
+fn prompts_that_share_a_chunk_can_be_closed_one_by_one() {
+    for name in ["qwen3_moe", "qwen3_next", "glm_moe_dsa", "deepseek_v4"] {
+        let options = Options { prefill_chunk: Some(256), ctx: Some(512), ..roomy() };
+        let mut engine = engine(&fixture(name), &options, ReaderKind::Auto);
+        let vocab = engine.facts().vocab as u32;
+        let prompts: Vec<Vec<u32>> = (0..3).map(|i| ids(vocab)[i..40 + 9 * i].to_vec()).collect();
+        let all = |engine: &mut Engine| while engine.tick(&mut ()).expect("it computes") {};
+        let expected: Vec<Vec<f32>> = prompts
+            .iter()
+            .map(|prompt| {
+                let timeline = Timeline::open(&mut engine, prompt, 0);
+                all(&mut engine);
+                let logits = engine.logits(timeline.id).expect("all is computed").to_vec();
+                engine.close_sequence(timeline.id);
+                logits
+            })
+            .collect();
+        for (gone, layers) in [(0, 1), (1, 1), (2, 1), (1, engine.facts().layers - 1)] {
+            engine.drop_experts();
+            let timelines: Vec<Timeline> =
+                prompts.iter().map(|prompt| Timeline::open(&mut engine, prompt, 0)).collect();
+            (0..layers).for_each(|_| assert!(engine.tick(&mut ()).expect("it computes")));
+            assert_eq!(engine.truncate(timelines[gone].id, 0), 0);
+            engine.enqueue(timelines[gone].id, &prompts[gone], Work::Prompt).expect("it fits");
+            all(&mut engine);
+            for (timeline, expected) in timelines.iter().zip(&expected) {
+                assert_eq!(engine.logits(timeline.id), Some(&expected[..]), "{name}, without {gone} after {layers}");
+                engine.close_sequence(timeline.id);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_prompt_under_way_can_be_closed_and_others_go_on() {
     for name in ["qwen3_moe", "qwen3_next"] {

@@ -466,7 +466,7 @@ impl Engine {
             timeline.layer(layer, batch_tokens, began);
         }
         let experts = self.experts.stats().since(&stream_before);
-        let prompt = batch.spans.len() == 1 && batch_tokens > 1;
+        let prompt = batch_tokens > 1 && (batch.spans.len() == 1 || !self.lookahead.is_step());
         let cost = LayerCost { layer, batch_tokens, prompt, time: began.elapsed(), stream: experts };
         self.lookahead.learn(self.choices.chosen(), &cost);
         if layer + 1 < layers && !self.read_known(layer + 1, batch)? {
@@ -476,22 +476,23 @@ impl Engine {
             }
         }
         observer.layer(&cost);
-        let first = batch.spans[0].state;
-        let tokens_done = self.states[first].tokens();
-        let sequence = self.sequences[first].as_ref().expect("invariant: a sequence of a batch is open");
-        let progress = Progress {
-            sequence: SequenceId(first),
-            tokens_done,
-            tokens_total: tokens_done + sequence.pending.len() - sequence.done,
-            batch_tokens,
-            layers_done: layer + 1,
-            layers,
-        };
         // A recurrent state cannot go back, so a single token is finished first; and what several sequences share is not
         // broken off for one of them.
         let may_stop = batch.spans.len() == 1 && (batch_tokens > 1 || self.model.state_layout().recurrent_bytes == 0);
-        if observer.progress(progress).is_break() && may_stop {
-            return Err(EngineError::Cancelled);
+        for span in &batch.spans {
+            let tokens_done = self.states[span.state].tokens();
+            let sequence = self.sequences[span.state].as_ref().expect("invariant: a sequence of a batch is open");
+            let progress = Progress {
+                sequence: SequenceId(span.state),
+                tokens_done,
+                tokens_total: tokens_done + sequence.pending.len() - sequence.done,
+                batch_tokens: span.rows.len(),
+                layers_done: layer + 1,
+                layers,
+            };
+            if observer.progress(progress).is_break() && may_stop {
+                return Err(EngineError::Cancelled);
+            }
         }
         Ok(())
     }

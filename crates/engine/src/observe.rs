@@ -10,16 +10,16 @@ use outpour_model::experts::StreamStats;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SequenceId(pub(crate) usize);
 
-/// How far a batch is.
+/// How far a sequence of a batch is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The sequence; the first one of a batch of several.
+    /// The sequence.
     pub sequence: SequenceId,
     /// Tokens of the sequence that are computed, those of this batch not counted.
     pub tokens_done: usize,
     /// Tokens of the sequence.
     pub tokens_total: usize,
-    /// Tokens of this batch.
+    /// Tokens of it in this batch.
     pub batch_tokens: usize,
     /// Layers of this batch that are computed.
     pub layers_done: usize,
@@ -34,7 +34,7 @@ pub struct LayerCost {
     pub layer: usize,
     /// Tokens of the batch.
     pub batch_tokens: usize,
-    /// Whether they are of one prompt, and not steps of answers.
+    /// Whether they are of prompts, and not steps of answers.
     pub prompt: bool,
     /// The whole layer.
     pub time: Duration,
@@ -63,7 +63,7 @@ pub trait Observer {
     /// that layer's [`Self::routes`], and is empty for a layer without a router.
     fn guess(&mut self, _layer: usize, _positions: &[u32], _choice: &[i32]) {}
 
-    /// Told after every layer; [`ControlFlow::Break`] stops the batch, and its tokens stay pending.
+    /// Told of each sequence after every layer; [`ControlFlow::Break`] stops a batch of that sequence alone, and its tokens stay pending.
     fn progress(&mut self, _progress: Progress) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }

@@ -1,8 +1,9 @@
 //! Which tokens are computed next.
 //!
-//! Short work, such as the next token of every answer, is computed together: one read of an expert serves all. A long
-//! prompt is computed in chunks, layer by layer, one prompt at a time in turn; between two of its layers come the steps
-//! of all others, and take no more than half of the time. Which tokens share a batch never shows in a result.
+//! Short work, such as the next token of every answer, is computed together: one read of an expert serves all. Prompts are
+//! computed in chunks, layer by layer, in turn; those that end within a chunk share it while experts are missing, and a longer one
+//! leaves them half of its own. Between two layers come the steps of all others, and take no more than half of the time. Which
+//! tokens share a batch never shows in a result.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::scratch::STEP_ROWS;
 pub(crate) struct Scheduler {
     /// Short work of several sequences; empty between two calls of [`Engine::tick`].
     steps: Batch,
-    /// A chunk of one prompt; empty when none is under way.
+    /// A chunk of prompts; empty when none is under way.
     prefill: Prefill,
     /// The sequences that the last error struck.
     struck: Vec<usize>,
@@ -27,7 +28,7 @@ pub(crate) struct Scheduler {
     next_prefill: usize,
 }
 
-/// A chunk of a prompt on its way through the layers.
+/// A chunk of one prompt or several on its way through the layers.
 #[derive(Default)]
 struct Prefill {
     batch: Batch,
@@ -61,22 +62,20 @@ impl Engine {
 
     /// Whether a chunk of this sequence's prompt is between two layers.
     pub(crate) fn under_way(&self, index: usize) -> bool {
-        self.scheduler.prefill.batch.spans.first().is_some_and(|span| span.state == index)
+        self.scheduler.prefill.batch.spans.iter().any(|span| span.state == index)
     }
 
-    /// Undoes what of a sequence's prompt is under way.
+    /// Undoes what of a sequence's prompt is under way; prompts that share its chunk go on.
     pub(crate) fn break_off(&mut self, id: SequenceId) {
-        if self.under_way(id.0) {
-            let batch = std::mem::take(&mut self.scheduler.prefill.batch);
-            self.abandon(&batch);
-            self.keep_prefill(batch);
+        let batch = &mut self.scheduler.prefill.batch;
+        let Some(span) = batch.spans.iter().position(|span| span.state == id.0) else { return };
+        let rows = batch.remove(span);
+        let (stream, layout) = (&self.scratch.prompt, self.model.state_layout());
+        stream.close_up(rows, batch.len(), &*self.ops);
+        if batch.is_empty() {
+            self.experts.abandon();
         }
-    }
-
-    /// Keeps the memory of a batch that is through.
-    fn keep_prefill(&mut self, mut batch: Batch) {
-        batch.clear();
-        self.scheduler.prefill.batch = batch;
+        self.states[id.0].abandon(layout);
     }
 
     fn step_rows(&self) -> usize {
@@ -150,7 +149,7 @@ impl Engine {
         self.end_batch(batch, &stream, began.elapsed(), observer)
     }
 
-    /// Computes a layer of a prompt, and more of them until `share` is over. Returns whether there was a prompt.
+    /// Computes a layer of a chunk of prompts, and more of them until `share` is over. Returns whether there was one.
     fn prefill(&mut self, share: Duration, observer: &mut dyn Observer) -> Result<bool, EngineError> {
         let mut prefill = std::mem::take(&mut self.scheduler.prefill);
         let computed = self.fill_prefill(&mut prefill).and_then(|()| match prefill.batch.is_empty() {
@@ -167,21 +166,43 @@ impl Engine {
         computed
     }
 
-    /// Begins the next chunk of a prompt where none is under way.
+    /// Begins the next chunk where none is under way: of the prompt whose turn it is, and, where experts have to be read, of those
+    /// that end within a chunk too. They come first the next time where there was no room for them.
     fn fill_prefill(&mut self, prefill: &mut Prefill) -> Result<(), EngineError> {
-        let sequences = self.sequences.len();
         if !prefill.batch.is_empty() {
             return Ok(());
         }
+        let (chunk, rows, sequences) = (self.plan.chunk, self.step_rows(), self.sequences.len());
         let turns = (0..sequences).map(|turn| (self.scheduler.next_prefill + turn) % sequences);
-        let long = |index: usize| self.left(index).filter(|&left| left > self.step_rows()).map(|left| (index, left));
-        let Some((index, left)) = turns.into_iter().find_map(long) else { return Ok(()) };
-        self.scheduler.next_prefill = index + 1;
-        let tokens = left.min(self.plan.chunk);
-        self.reserve(index, tokens).inspect_err(|_| self.scheduler.struck.push(index))?;
-        self.push(&mut prefill.batch, index, tokens);
+        // Steps were computed just now: whoever has more than one token left waits with a prompt.
+        let mut waiting: Vec<(usize, usize)> =
+            turns.filter_map(|index| Some((index, self.left(index).filter(|&left| left > 1)?))).collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let (first, left) = waiting.remove(0);
+        waiting.retain(|&(_, left)| left <= chunk && !self.experts.all_resident());
+        let theirs: usize = waiting.iter().map(|(_, left)| left).sum();
+        let tokens = if left > chunk { chunk - theirs.min(chunk / 2) } else { left };
+        self.scheduler.next_prefill = first + 1;
+        self.reserve(first, tokens).inspect_err(|_| self.scheduler.struck.push(first))?;
+        self.push(&mut prefill.batch, first, tokens);
+        for (index, left) in waiting {
+            let room = chunk - prefill.batch.len();
+            // What a cut leaves is worth a place in the next chunk.
+            let tokens = if left <= room { left } else { room.min(left.saturating_sub(rows + 1)) };
+            if tokens == 0 || self.reserve(index, tokens).is_err() {
+                self.scheduler.next_prefill = index;
+                break;
+            }
+            self.push(&mut prefill.batch, index, tokens);
+            if tokens < left {
+                self.scheduler.next_prefill = index;
+                break;
+            }
+        }
         (prefill.layers_done, prefill.time) = (0, Duration::ZERO);
-        let stream = self.scratch.prompt.first(tokens);
+        let stream = self.scratch.prompt.first(prefill.batch.len());
         self.embed(&prefill.batch.tokens, &stream.x)
     }
 

@@ -1,5 +1,7 @@
 //! Buffers for activations, allocated once.
 
+use std::ops::Range;
+
 use outpour_kernels::{DType, Ops, OpsError, Tensor};
 use outpour_model::{Facts, Model, Workspace};
 
@@ -48,6 +50,16 @@ impl Stream {
     /// That of the first `n` tokens.
     pub fn first(&self, n: usize) -> Stream {
         Stream { x: self.x.rows(0..n), carried: self.carried.rows(0..n) }
+    }
+
+    /// Forgets `rows`: those behind them take their place, so that `left` stay.
+    pub fn close_up(&self, rows: Range<usize>, left: usize, ops: &dyn Ops) {
+        for to in rows.start..left {
+            let from = to + rows.len();
+            for part in [&self.x, &self.carried].into_iter().filter(|part| part.dim(1) > 0) {
+                ops.copy(&part.rows(from..from + 1), &part.rows(to..to + 1));
+            }
+        }
     }
 }
 

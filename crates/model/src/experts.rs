@@ -235,6 +235,11 @@ impl ExpertStream {
         self.residency.is_resident(layer)
     }
 
+    /// Whether all routed experts of the model are.
+    pub fn all_resident(&self) -> bool {
+        (0..self.layout.layers()).all(|layer| self.residency.is_resident(layer))
+    }
+
     /// Bytes of each of a layer's experts, as stored; 0 where there are none.
     pub fn expert_bytes(&self, layer: usize) -> u64 {
         let first = ExpertId { layer: layer as u32, expert: 0 };

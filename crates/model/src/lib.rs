@@ -75,6 +75,17 @@ impl Batch {
         self.positions.extend((start..start + tokens.len()).map(|position| position as u32));
         self.spans.push(Span { state, rows: first..self.tokens.len(), start });
     }
+
+    /// Takes out a sequence, by the number of its span, and returns the rows that it had; those behind them move up.
+    pub fn remove(&mut self, span: usize) -> Range<usize> {
+        let Span { rows, .. } = self.spans.remove(span);
+        self.tokens.drain(rows.clone());
+        self.positions.drain(rows.clone());
+        for later in &mut self.spans[span..] {
+            later.rows = later.rows.start - rows.len()..later.rows.end - rows.len();
+        }
+        rows
+    }
 }
 
 /// What a layer computes with.
