@@ -623,6 +623,40 @@ fn prompts_of_many_share_the_reads_of_experts() {
     assert!(engine.logits(long.id).is_some());
 }
 
+/// What is left of a prompt behind a chunk goes through each layer with it: it costs no second sweep, and changes no bit.
+#[test]
+fn a_tail_finds_the_experts_of_its_chunk() {
+    let dir = tempfile::tempdir().expect("a folder");
+    streamed_model(dir.path());
+    let text = ids(300).repeat(2);
+    let base = Options { prefill_chunk: Some(64), ..roomy() };
+    let ram = minimum_ram(dir.path(), &base) + (5 << 20);
+    let read = |tokens: usize, chunk: usize| {
+        let options = Options { ram, prefill_chunk: Some(chunk), ..base };
+        let mut engine = engine(dir.path(), &options, ReaderKind::Auto);
+        assert!(engine.expert_slots() < 100, "not everything fits");
+        let timeline = Timeline::open(&mut engine, &text[..tokens], 0);
+        while engine.tick(&mut ()).expect("it computes") {}
+        (engine.logits(timeline.id).expect("all is computed").to_vec(), engine.stats().stream.read_bytes)
+    };
+    for tail in [1, 7, 16] {
+        let (whole, with, apart) = (read(64, 64), read(64 + tail, 64), read(64 + tail, 16));
+        println!("64 tokens read {} bytes, {tail} more {}, in chunks of 16 {}", whole.1, with.1, apart.1);
+        assert!(with.0 == apart.0, "other logits with a tail of {tail}");
+        assert!(with.1 as f64 <= 1.02 * whole.1 as f64, "a tail of {tail} reads {} bytes, beside {}", with.1, whole.1);
+    }
+    for name in ["qwen3_next", "glm_moe_dsa", "deepseek_v4", "glm5_next", "llama4", "mimo_v2_flash", "longcat_flash"] {
+        let logits = |chunk| {
+            let mut engine = engine(&fixture(name), &Options { prefill_chunk: Some(chunk), ..base }, ReaderKind::Auto);
+            let tokens = ids(engine.facts().vocab as u32);
+            let timeline = Timeline::open(&mut engine, &tokens[..75], 0);
+            while engine.tick(&mut ()).expect("it computes") {}
+            engine.logits(timeline.id).expect("all is computed").to_vec()
+        };
+        assert!(logits(64) == logits(75), "{name}");
+    }
+}
+
 /// Of prompts that share a chunk one can be closed, or go back, between any two layers: the others never see it.
 #[test]
 fn prompts_that_share_a_chunk_can_be_closed_one_by_one() {

@@ -25,7 +25,7 @@ use crate::inspection::{Inspection, Options, PROBE_EXPERTS};
 use crate::lookahead::{Lookahead, LookaheadMode, LookaheadStats};
 use crate::observe::{LayerCost, Observer, Progress, Routes, SequenceId};
 use crate::scheduler::Scheduler;
-use crate::scratch::{HEAD_ROWS, Scratch, Stream};
+use crate::scratch::{HEAD_ROWS, Scratch, Stream, rows_max};
 use crate::timeline::Timeline;
 
 /// What tokens are enqueued for.
@@ -323,7 +323,8 @@ impl Engine {
 
     /// Bytes of the slab that the state of so many tokens takes.
     pub fn state_bytes(&self, tokens: usize) -> usize {
-        self.model.state_layout().slots(tokens, self.plan.chunk).into_iter().map(|(bytes, count)| bytes * count).sum()
+        let rows = rows_max(self.plan.chunk);
+        self.model.state_layout().slots(tokens, rows).into_iter().map(|(bytes, count)| bytes * count).sum()
     }
 
     /// Bytes of the memory that experts and states share.
@@ -440,28 +441,32 @@ impl Engine {
         Ok(self.experts.rows(RowTable::Embedding, tokens, &mut embed)?)
     }
 
-    /// One layer of a batch; `Err(Cancelled)` when the observer stops it.
+    /// One layer of a batch, and of the tail that may follow it: experts that it leaves in memory are there for the tail.
+    /// `Err(Cancelled)` when the observer stops it.
     pub(crate) fn layer(
         &mut self,
         layer: usize,
-        batch: &Batch,
-        stream: &Stream,
+        parts: &[(&Batch, Stream)],
         observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
         let layers = self.model.facts().layers;
+        let (batch, stream) = &parts[0];
         let (began, stream_before) = (Instant::now(), self.experts.stats());
         self.experts.enter_layer(layer)?;
-        let mut run = Run {
-            ops: &*self.ops,
-            workspace: &mut self.scratch.workspace,
-            experts: &mut self.experts,
-            choices: &mut self.choices,
-            carried: stream.carried.clone(),
-            routes: &mut Routes(observer),
-        };
-        self.model.layer(layer, batch, &mut self.states, &stream.x, &mut run)?;
+        for (i, (batch, stream)) in parts.iter().enumerate() {
+            self.experts.come_again(i + 1 < parts.len());
+            let mut run = Run {
+                ops: &*self.ops,
+                workspace: &mut self.scratch.workspace,
+                experts: &mut self.experts,
+                choices: &mut self.choices,
+                carried: stream.carried.clone(),
+                routes: &mut Routes(observer),
+            };
+            self.model.layer(layer, batch, &mut self.states, &stream.x, &mut run)?;
+        }
         self.experts.leave_layer(layer)?;
-        let batch_tokens = batch.len();
+        let batch_tokens = parts.iter().map(|(batch, _)| batch.len()).sum();
         if let Some(timeline) = &self.timeline {
             timeline.layer(layer, batch_tokens, began);
         }
@@ -486,7 +491,7 @@ impl Engine {
                 sequence: SequenceId(span.state),
                 tokens_done,
                 tokens_total: tokens_done + sequence.pending.len() - sequence.done,
-                batch_tokens: span.rows.len(),
+                batch_tokens: if parts.len() > 1 { batch_tokens } else { span.rows.len() },
                 layers_done: layer + 1,
                 layers,
             };

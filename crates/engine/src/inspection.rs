@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use crate::error::EngineError;
 use crate::lookahead::LookaheadMode;
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, rows_max};
 
 /// Which implementation of the operations runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -278,7 +278,7 @@ impl Inspection {
     /// When the memory is too small.
     pub fn plan(&self, options: &Options) -> Result<Plan, EngineError> {
         let scratch = |chunk| Scratch::bytes(&*self.model, chunk);
-        let sequence = |ctx, chunk| self.model.state_layout().slots(ctx, chunk);
+        let sequence = |ctx, chunk| self.model.state_layout().slots(ctx, rows_max(chunk));
         let ask = Ask { ram: options.ram, ctx: options.ctx, chunk: options.prefill_chunk };
         Ok(Plan::new(&self.needs(options, self.trunk.clone(), &scratch, &sequence), ask)?)
     }

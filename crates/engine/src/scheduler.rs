@@ -2,9 +2,9 @@
 //!
 //! Short work, such as the next token of every answer, is computed together: one read of an expert serves all. Prompts are
 //! computed in chunks, layer by layer, in turn; those that end within a chunk share it while experts are missing, and a longer one
-//! leaves them half of its own. Between two layers come the steps of all others, and take no more than half of the time. Which
 //! tokens share a batch never shows in a result.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use outpour_model::Batch;
@@ -12,7 +12,7 @@ use outpour_model::Batch;
 use crate::engine::{Engine, Sequence};
 use crate::error::EngineError;
 use crate::observe::{Observer, SequenceId};
-use crate::scratch::STEP_ROWS;
+use crate::scratch::{STEP_ROWS, Stream, rows_max};
 
 /// What is under way, and whose turn it is.
 #[derive(Default)]
@@ -32,6 +32,8 @@ pub(crate) struct Scheduler {
 #[derive(Default)]
 struct Prefill {
     batch: Batch,
+    /// What follows of the one prompt that it is of, to its end.
+    tail: Batch,
     layers_done: usize,
     /// Time that it took so far.
     time: Duration,
@@ -73,6 +75,7 @@ impl Engine {
         let (stream, layout) = (&self.scratch.prompt, self.model.state_layout());
         stream.close_up(rows, batch.len(), &*self.ops);
         if batch.is_empty() {
+            self.scheduler.prefill.tail.clear();
             self.experts.abandon();
         }
         self.states[id.0].abandon(layout);
@@ -114,7 +117,7 @@ impl Engine {
             let full = batch.len() + left > rows;
             let reserved = if full { Ok(()) } else { self.reserve(index, left) };
             match reserved {
-                Ok(()) if !full => self.push(batch, index, left),
+                Ok(()) if !full => self.push(batch, index, 0..left),
                 Err(error) if batch.is_empty() => {
                     self.scheduler.next_step = index + 1;
                     self.scheduler.struck.push(index);
@@ -130,9 +133,10 @@ impl Engine {
         Ok(())
     }
 
-    fn push(&self, batch: &mut Batch, index: usize, tokens: usize) {
+    /// Adds some of the tokens that a sequence has to be computed.
+    fn push(&self, batch: &mut Batch, index: usize, tokens: Range<usize>) {
         let sequence = self.sequences[index].as_ref().expect("invariant: the sequence has work");
-        batch.push(index, self.states[index].tokens(), &sequence.pending[sequence.done..][..tokens]);
+        batch.push(index, self.states[index].tokens() + tokens.start, &sequence.pending[sequence.done..][tokens]);
     }
 
     fn compute_steps(&mut self, batch: &Batch, observer: &mut dyn Observer) -> Result<(), EngineError> {
@@ -143,7 +147,7 @@ impl Engine {
         self.read_known(0, batch)?;
         self.embed(&batch.tokens, &stream.x)?;
         for layer in 0..self.facts().layers {
-            self.layer(layer, batch, &stream, observer)?;
+            self.layer(layer, &[(batch, stream.first(batch.len()))], observer)?;
         }
         self.lookahead.end_step(&self.experts.stats().since(&stream_before));
         self.end_batch(batch, &stream, began.elapsed(), observer)
@@ -161,6 +165,7 @@ impl Engine {
         }
         if computed.is_err() || prefill.layers_done == self.facts().layers {
             prefill.batch.clear();
+            prefill.tail.clear();
         }
         self.scheduler.prefill = prefill;
         computed
@@ -184,9 +189,13 @@ impl Engine {
         waiting.retain(|&(_, left)| left <= chunk && !self.experts.all_resident());
         let theirs: usize = waiting.iter().map(|(_, left)| left).sum();
         let tokens = if left > chunk { chunk - theirs.min(chunk / 2) } else { left };
+        let tail = if waiting.is_empty() && left <= rows_max(chunk) { left - tokens } else { 0 };
         self.scheduler.next_prefill = first + 1;
-        self.reserve(first, tokens).inspect_err(|_| self.scheduler.struck.push(first))?;
-        self.push(&mut prefill.batch, first, tokens);
+        self.reserve(first, tokens + tail).inspect_err(|_| self.scheduler.struck.push(first))?;
+        self.push(&mut prefill.batch, first, 0..tokens);
+        if tail > 0 {
+            self.push(&mut prefill.tail, first, tokens..left);
+        }
         for (index, left) in waiting {
             let room = chunk - prefill.batch.len();
             // What a cut leaves is worth a place in the next chunk.
@@ -195,15 +204,24 @@ impl Engine {
                 self.scheduler.next_prefill = index;
                 break;
             }
-            self.push(&mut prefill.batch, index, tokens);
+            self.push(&mut prefill.batch, index, 0..tokens);
             if tokens < left {
                 self.scheduler.next_prefill = index;
                 break;
             }
         }
         (prefill.layers_done, prefill.time) = (0, Duration::ZERO);
-        let stream = self.scratch.prompt.first(prefill.batch.len());
-        self.embed(&prefill.batch.tokens, &stream.x)
+        for (batch, stream) in self.parts(&prefill.batch, &prefill.tail) {
+            self.embed(&batch.tokens, &stream.x)?;
+        }
+        Ok(())
+    }
+
+    /// A chunk, and its tail if it has one, each with its rows of the stream.
+    fn parts<'b>(&self, batch: &'b Batch, tail: &'b Batch) -> Vec<(&'b Batch, Stream)> {
+        let streams =
+            [0..batch.len(), batch.len()..batch.len() + tail.len()].map(|rows| self.scratch.prompt.rows(rows));
+        [batch, tail].into_iter().zip(streams).filter(|(batch, _)| !batch.is_empty()).collect()
     }
 
     fn compute_prefill(
@@ -213,20 +231,25 @@ impl Engine {
         observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
         let (began, layers) = (Instant::now(), self.facts().layers);
-        let stream = self.scratch.prompt.first(prefill.batch.len());
+        let Prefill { batch, tail, layers_done, time } = prefill;
+        let parts = self.parts(batch, tail);
         self.lookahead.begin(false);
-        if prefill.layers_done == 0 {
-            self.read_known(0, &prefill.batch)?;
-            self.experts.sweep_first(prefill.batch.len())?;
+        if *layers_done == 0 {
+            self.read_known(0, batch)?;
+            self.experts.sweep_first(batch.len())?;
         }
         loop {
-            self.layer(prefill.layers_done, &prefill.batch, &stream, observer)?;
-            prefill.layers_done += 1;
-            if prefill.layers_done == layers {
-                return self.end_batch(&prefill.batch, &stream, prefill.time + began.elapsed(), observer);
+            self.layer(*layers_done, &parts, observer)?;
+            *layers_done += 1;
+            if *layers_done == layers {
+                let row = (*time + began.elapsed()).div_f64((batch.len() + tail.len()) as f64);
+                let mut parts = parts.iter();
+                return parts.try_for_each(|(batch, stream)| {
+                    self.end_batch(batch, stream, row.mul_f64(batch.len() as f64), observer)
+                });
             }
             if began.elapsed() >= share {
-                prefill.time += began.elapsed();
+                *time += began.elapsed();
                 return Ok(());
             }
         }

@@ -9,12 +9,19 @@ use outpour_model::{Facts, Model, Workspace};
 pub(crate) const HEAD_ROWS: usize = 8;
 /// Rows of a batch of steps at most: tokens of several sequences that are computed together.
 pub(crate) const STEP_ROWS: usize = 32;
+/// A prompt that ends within so small a part of a chunk behind one is computed with it.
+const TAIL_SHARE: usize = 4;
 /// Rows of activations that a backend rounds at a time, and then forgets.
 const ROUNDED_ROWS_MAX: usize = 512;
 
+/// Rows that are on their way through the layers at one time, at most, where so many are computed together: a chunk, and a tail.
+pub(crate) fn rows_max(chunk: usize) -> usize {
+    chunk + chunk / TAIL_SHARE
+}
+
 /// Buffers for activations, allocated once.
 pub(crate) struct Scratch {
-    /// Of a prompt.
+    /// Of a prompt, [`rows_max`].
     pub prompt: Stream,
     /// Of steps, which are computed between the layers of a prompt.
     pub steps: Stream,
@@ -49,7 +56,12 @@ impl Stream {
 
     /// That of the first `n` tokens.
     pub fn first(&self, n: usize) -> Stream {
-        Stream { x: self.x.rows(0..n), carried: self.carried.rows(0..n) }
+        self.rows(0..n)
+    }
+
+    /// That of some tokens.
+    pub fn rows(&self, rows: Range<usize>) -> Stream {
+        Stream { x: self.x.rows(rows.clone()), carried: self.carried.rows(rows) }
     }
 
     /// Forgets `rows`: those behind them take their place, so that `left` stay.
@@ -68,7 +80,7 @@ impl Scratch {
         let (facts, f32s) = (model.facts(), Workspace::f32_bytes);
         let head_x = f32s(HEAD_ROWS * facts.stream());
         let workspace = model.workspace_bytes(chunk).max(head_x);
-        let [prompt, steps] = [chunk, chunk.min(STEP_ROWS)].map(|n| Stream::bytes(facts, n));
+        let [prompt, steps] = [rows_max(chunk), chunk.min(STEP_ROWS)].map(|n| Stream::bytes(facts, n));
         [prompt, steps, head_x, f32s(HEAD_ROWS * facts.vocab), workspace]
     }
 
@@ -87,7 +99,7 @@ impl Scratch {
         let [_, _, head_x, logits, workspace] = Self::parts(model, chunk);
         let tensor = |bytes, shape: [usize; 2]| Ok::<_, OpsError>(Tensor::new(ops.alloc(bytes)?, 0, shape, DType::F32));
         Ok(Scratch {
-            prompt: Stream::new(facts, chunk, ops)?,
+            prompt: Stream::new(facts, rows_max(chunk), ops)?,
             steps: Stream::new(facts, chunk.min(STEP_ROWS), ops)?,
             head_x: tensor(head_x, [HEAD_ROWS, facts.stream()])?,
             logits: tensor(logits, [HEAD_ROWS, facts.vocab])?,

@@ -101,6 +101,9 @@ pub struct ExpertStream {
     sweeps_on: bool,
     /// The fewest tokens of a chunk that used nearly all experts of the first layer that has any, since one of as many did not.
     sweeping_tokens: Option<usize>,
+    /// Whether another part of the same layer comes next; and tokens and experts used of the one before it.
+    comes_again: bool,
+    part_before: (usize, usize),
     /// Slots that stay set aside for them.
     spares_max: usize,
     /// Tag of the next expert's first read.
@@ -185,6 +188,8 @@ impl ExpertStream {
             early: Vec::with_capacity(wants_max),
             sweeps_on: true,
             sweeping_tokens: None,
+            comes_again: false,
+            part_before: (0, 0),
             spares_max: 0,
             next_tag: 0,
             reads: Vec::with_capacity(reads_max),
@@ -255,6 +260,12 @@ impl ExpertStream {
     /// Experts of a layer that could be asked for now.
     pub fn available(&self, layer: usize) -> usize {
         self.residency.available(layer)
+    }
+
+    /// Tells whether another part of the prompt goes through the same layer after the one that comes now: what it uses then stays, and the
+    /// sweep goes on behind the last part.
+    pub fn come_again(&mut self, comes: bool) {
+        self.comes_again = comes;
     }
 
     /// Has the weights of a layer outside its experts in memory, waiting for them where they are not.
@@ -480,7 +491,7 @@ impl ExpertStream {
         if let Some(want) = found {
             want.stage = Stage::Released;
             self.residency.unpin(want.slot);
-            if !kept {
+            if !kept && !self.comes_again {
                 self.residency.demote(want.slot);
             }
         }
@@ -637,6 +648,7 @@ impl ExpertStream {
             return;
         }
         self.trunk.abandon();
+        self.part_before = (0, 0);
         self.stop_clock();
         self.stop_layer_clock();
         for early in self.early.drain(..) {

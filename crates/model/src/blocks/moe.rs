@@ -396,7 +396,7 @@ impl Moe {
             if early {
                 run.experts.request(self.layer, &choices.experts[next.clone()], passing)?;
             }
-            if next.is_empty() && n > 1 {
+            if next.is_empty() {
                 run.experts.sweep_on(self.layer, n, choices.experts.len())?;
             }
             let first_row = choices.starts[wave.start];

@@ -48,6 +48,15 @@ impl ExpertStream {
     /// # Errors
     /// When the reader refuses the reads.
     pub fn sweep_on(&mut self, layer: usize, tokens: usize, used: usize) -> Result<()> {
+        if self.comes_again {
+            self.part_before = (tokens, used);
+            return Ok(());
+        }
+        let before = std::mem::take(&mut self.part_before);
+        let (tokens, used) = (tokens.max(before.0), used.max(before.1));
+        if tokens < 2 {
+            return Ok(());
+        }
         let nearly_all = used as f64 >= SWEEP_SHARE * self.layout.experts(layer) as f64;
         if self.first_with_experts() == Some(layer) {
             let known = self.sweeping_tokens;
