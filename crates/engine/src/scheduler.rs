@@ -1,7 +1,9 @@
 //! Which tokens are computed next.
 //!
 //! Short work, such as the next token of every answer, is computed together: one read of an expert serves all. Prompts are
-//! computed in chunks, layer by layer, in turn; those that end within a chunk share it while experts are missing, and a longer one
+//! computed in chunks, layer by layer, in turn; those that end within a chunk share it while experts are missing, and a longer
+//! one leaves them half of its own. What little is left of a prompt behind a chunk goes through each layer behind it, and finds
+//! the layer's experts there. Between two layers come the steps of all others, and take no more than half of the time. Which
 //! tokens share a batch never shows in a result.
 
 use std::ops::Range;
