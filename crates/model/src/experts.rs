@@ -262,12 +262,6 @@ impl ExpertStream {
         self.residency.available(layer)
     }
 
-    /// Tells whether another part of the prompt goes through the same layer after the one that comes now: what it uses then stays, and the
-    /// sweep goes on behind the last part.
-    pub fn come_again(&mut self, comes: bool) {
-        self.comes_again = comes;
-    }
-
     /// Has the weights of a layer outside its experts in memory, waiting for them where they are not.
     ///
     /// # Errors

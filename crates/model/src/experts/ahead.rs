@@ -42,6 +42,12 @@ impl ExpertStream {
         self.send("experts ahead of their use")
     }
 
+    /// Tells whether another part of the prompt goes through the same layer after the one that comes now: what it uses then stays, and the
+    /// sweep goes on behind the last part.
+    pub fn come_again(&mut self, comes: bool) {
+        self.comes_again = comes;
+    }
+
     /// Goes on to the next layer as a sweep does, where so many experts of this one are `used` by a chunk of so many `tokens`
     /// that nearly all of the next one's will be: its first experts are read while the last ones of this layer are computed.
     ///
