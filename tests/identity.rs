@@ -1,4 +1,6 @@
 //! The same bytes always: whatever the memory, the reader, the threads, the cut of the prompt.
+//!
+//! This file is long because all its tests compute the same tokens in other ways, with the same few models and helpers.
 
 mod common;
 
