@@ -79,7 +79,6 @@ pub struct Residency {
     map: Arc<ResidencyMap>,
 }
 
-#[derive(Clone, Default)]
 struct Spares {
     free: Vec<SlotId>,
     /// Those in use.
@@ -107,7 +106,8 @@ impl Residency {
             resident: vec![0; layout.layers()],
             slots: vec![Slot { holds: Holds::Nothing, pins: 0, class: 0, worth: 0 }; slab.slots_max()],
             keep,
-            spares: vec![Spares::default(); classes.len()],
+            // A slot is set aside in the middle of a token, where nothing may be allocated.
+            spares: classes.iter().map(|_| Spares { free: Vec::with_capacity(slab.slots_max()), used: 0 }).collect(),
             classes,
             map: Arc::new(ResidencyMap::new((0..layout.layers()).map(|layer| layout.experts(layer)).collect())),
             slab,
