@@ -89,6 +89,7 @@ fn what_is_not_supported_is_refused_by_the_tensors_name() {
         refused("qwen3_moe_fp8", &said("weight_block_size", sizes), &["q_proj", "weight_block_size", "[128, 128]"]);
     }
     refused("qwen3_moe_fp8", &said("quant_method", json!("hqq")), &["hqq", "quant_method", "compressed-tensors"]);
+    refused("qwen3_moe_gptq", &said("desc_act", json!("true")), &["q_proj", "desc_act false"]);
     refused("qwen3_moe_gptq", &said("quant_method", json!("quip")), &["q_proj", "quip", "gptq"]);
     refused("qwen3_moe_gptq", &said("checkpoint_format", json!("marlin")), &["q_proj", "marlin", "gptq_v2"]);
     refused("qwen3_moe_gptq", &said("bits", json!(3)), &["q_proj", "bits 3"]);
@@ -213,5 +214,44 @@ fn an_unknown_type_is_named_with_what_is_supported() {
     let error = Inspection::open(dir.path(), false).map(|_| ()).expect_err("it is refused").to_string();
     for what in ["self_attn", "F8_E5M2", "config.json says fp8", "FP8 E4M3", "GPTQ"] {
         assert!(error.contains(what), "{error}\ndoes not say {what:?}");
+    }
+}
+
+/// Columns in another order are seen by the tensors, whatever config.json says.
+#[test]
+fn gptqs_columns_in_another_order_are_refused() {
+    let swapped = copy(
+        "qwen3_moe_gptq",
+        |_| {},
+        |header, data| {
+            each(header, data, "q_proj.g_idx").into_iter().for_each(|groups| {
+                let last = groups.len() - 4;
+                let (first, last) = groups.split_at_mut(last);
+                first[..4].swap_with_slice(last);
+            });
+        },
+    );
+    let problem = Inspection::open(swapped.path(), false).map(|_| ()).expect_err("refused").to_string();
+    assert!(problem.contains("q_proj.g_idx") && problem.contains("another order"), "{problem}");
+}
+
+/// Factors of activations are not dropped.
+#[test]
+fn factors_of_activations_are_refused() {
+    for factor in ["pre_quant_scale", "smooth_scale"] {
+        let model = copy("qwen3_moe_nvfp4", |_| {}, |_, _| {});
+        let file = model.path().join("model.safetensors");
+        let bytes = fs::read(&file).expect("the weights");
+        let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+        let mut header: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("a header");
+        let data = &bytes[8 + length..];
+        let scaled = "model.layers.0.mlp.experts.0.down_proj";
+        let name = format!("{scaled}.{factor}");
+        header[&name] = json!({"dtype": "F32", "shape": [2], "data_offsets": [data.len(), data.len() + 8]});
+        let header = header.to_string();
+        let file_bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data, &[0; 8]].concat();
+        fs::write(&file, file_bytes).expect("written");
+        let problem = Inspection::open(model.path(), false).map(|_| ()).expect_err("refused").to_string();
+        assert!(problem.contains(&name), "{problem}");
     }
 }

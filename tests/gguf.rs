@@ -301,3 +301,23 @@ fn what_makes_no_sense_of_an_architecture_is_refused() {
     let problem = Inspection::open(&path, false).map(|_| ()).expect_err("refused").to_string();
     assert!(problem.contains("factors") && problem.contains("above 0"), "{problem}");
 }
+
+/// A bias that no part of the model reads would change what it says.
+#[test]
+fn a_bias_that_is_not_read_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let known = "blk.0.attn_norm.weight";
+    let of = |name: &str| [&(name.len() as u64).to_le_bytes()[..], name.as_bytes()].concat();
+    // As long as keeps the data aligned.
+    let unknown = format!("blk.0.{}.bias", "x".repeat(21));
+    let bytes = std::fs::read(fixture("qwen3moe_gguf").join("model.gguf")).expect("the fixture");
+    let at = bytes.windows(8 + known.len()).position(|window| window == of(known)).expect("a tensor");
+    let rest = 4 + 8 + 4 + 8;
+    let entry = &bytes[at + 8 + known.len()..][..rest];
+    let count = u64::from_le_bytes(bytes[8..16].try_into().expect("8 bytes")) + 1;
+    let more = [&bytes[..8], &count.to_le_bytes(), &bytes[16..at], &of(&unknown), entry, &bytes[at..]].concat();
+    let file = dir.path().join("model.gguf");
+    std::fs::write(&file, more).expect("written");
+    let problem = Inspection::open(&file, false).map(|_| ()).expect_err("refused").to_string();
+    assert!(problem.contains(&unknown) && problem.contains("model.gguf"), "{problem}");
+}

@@ -171,7 +171,7 @@ impl Inspection {
         }
         let Measured { trunk, table_bytes, row_tensors, largest_tensor_bytes, matrices, layout, shapes } =
             weights.measured(facts.layers);
-        Ok(Inspection {
+        let inspection = Inspection {
             checkpoint,
             config,
             top_k_own,
@@ -185,7 +185,25 @@ impl Inspection {
             shapes,
             model,
             kv,
-        })
+        };
+        inspection.check_all_read()?;
+        Ok(inspection)
+    }
+
+    /// Refuses a GGUF file with a bias, a scale or an adapter that would change what the model says, and is not read.
+    fn check_all_read(&self) -> Result<(), EngineError> {
+        let mut weights = Weights::declare();
+        registry::family(&Config(&self.config))?.model(&Config(&self.config), &mut weights, self.kv)?;
+        let unread = gguf::unread(&self.checkpoint, weights.declared());
+        let Some((name, info)) =
+            unread.filter(|(name, _)| self.left_unread(name).is_none()).min_by_key(|(name, _)| *name)
+        else {
+            return Ok(());
+        };
+        Err(EngineError::Model(ModelError::Tensor(format!(
+            "{}: tensor {name} is none that a model of this architecture is computed with here; take another conversion of it",
+            self.checkpoint.files()[info.file].path().display(),
+        ))))
     }
 
     /// Packs the model into the folder `out`: see [`packing::pack`].

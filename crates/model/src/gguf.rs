@@ -16,11 +16,13 @@ mod config;
 mod names;
 mod said;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use outpour_store::checkpoint::Checkpoint;
+use outpour_store::checkpoint::{Checkpoint, TensorInfo};
 
 use crate::config::ModelError;
+use crate::weights::Declared;
 pub(crate) use config::{in_words_of, metadata};
 pub use names::on_disk;
 
@@ -37,6 +39,23 @@ pub fn open(path: &Path, mirrors: &[PathBuf]) -> Result<Checkpoint, ModelError> 
         checkpoint.describe(config, generation);
     }
     Ok(checkpoint)
+}
+
+/// A bias, a scale or an adapter in a GGUF file, which changes what is computed, that is none of the tensors `declared`.
+pub fn unread<'c>(
+    checkpoint: &'c Checkpoint,
+    declared: &[Declared],
+) -> impl Iterator<Item = (&'c str, &'c TensorInfo)> {
+    let known: HashSet<String> = declared.iter().flat_map(|declared| on_disk(&declared.name)).collect();
+    // Experts are declared together, their biases with them: gpt-oss alone has some.
+    let of_experts = checkpoint.config()["model_type"] == "gpt_oss";
+    let matters = |name: &str| [".bias", ".scale", ".lora_a", ".lora_b"].iter().any(|suffix| name.ends_with(suffix));
+    checkpoint.tensors().filter(move |(name, _)| {
+        checkpoint.gguf().is_some()
+            && matters(name)
+            && !known.contains(*name)
+            && !(of_experts && name.ends_with("_exps.bias"))
+    })
 }
 
 /// Whether a tensor has the shape expected, but for dimensions of 1, which the converter drops.

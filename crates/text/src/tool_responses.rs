@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 /// Whether a template reads results in this way only.
 pub(crate) fn wanted(source: &str) -> bool {
-    source.contains("tool_responses") && !source.contains("tool_call_id")
+    let reads = ["'tool_responses'", "\"tool_responses\"", ".tool_responses"];
+    reads.iter().any(|read| source.contains(read)) && !source.contains("tool_call_id")
 }
 
 /// The messages, with results in those with their calls. What is said behind results belongs to the same message.
@@ -42,4 +43,16 @@ fn name(result: &Value, calls: &Value) -> Value {
     let call = calls["tool_calls"].as_array().into_iter().flatten().find(called);
     let given = result.get("name").or(result.get("tool_name")).filter(|name| name.is_string());
     given.or(call.map(|call| &call["function"]["name"])).cloned().unwrap_or_else(|| "unknown".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hunyuan 3's template writes such a tag, and reads results from their own messages.
+    #[test]
+    fn a_tag_of_that_name_is_no_field() {
+        assert!(!wanted("{%- set end = '</tool_responses{}>'.format(T) %}{{ message['content'] }}"));
+        assert!(wanted("{%- if message['tool_responses'] %}") && wanted("{{ message.tool_responses }}"));
+    }
 }

@@ -3,6 +3,7 @@
 use outpour_kernels::quant::coded::WHOLE;
 use outpour_kernels::{Code, Coded, Format, Second};
 use outpour_store::checkpoint::Checkpoint;
+use outpour_store::write::Aligned;
 use serde_json::Value;
 
 use super::resolve;
@@ -55,13 +56,22 @@ pub fn check(checkpoint: &Checkpoint, name: &str, on_disk: &str, stored: &Stored
     if beside("weight_g_idx") {
         return refused("columns in another order (weight_g_idx)".into(), "actorder null or \"static\"");
     }
+    for factor in ["pre_quant_scale", "smooth_scale"] {
+        if beside(factor) {
+            let what = format!("weights for activations that are multiplied first ({module}.{factor})");
+            return refused(what, "none such; take another release");
+        }
+    }
+    if coded.code == Code::Gptq && !in_order(checkpoint, &format!("{module}.g_idx"), coded.block[1])? {
+        return refused(format!("columns in another order ({module}.g_idx)"), "desc_act false");
+    }
     if beside("weight_zero_point") && coded.second == Second::None {
         let what = format!("{coded} with zero points (weight_zero_point)");
         return refused(what, "zero points beside int4 in weight_packed");
     }
     let gptq_or_awq = matches!(coded.code, Code::Gptq | Code::Awq);
     match coded.code {
-        Code::Gptq if config["desc_act"] == true => {
+        Code::Gptq if !matches!(config["desc_act"], Value::Null | Value::Bool(false)) => {
             return refused("columns in another order (desc_act true)".into(), "desc_act false");
         }
         Code::Gptq if said("checkpoint_format").is_some_and(|format| !["gptq", "gptq_v2"].contains(&format)) => {
@@ -100,6 +110,19 @@ pub fn check(checkpoint: &Checkpoint, name: &str, on_disk: &str, stored: &Stored
             check_mlx(checkpoint, on_disk, mode)
         }
     }
+}
+
+/// Whether each column's group, where a tensor says which it is, is the one that it lies in.
+fn in_order(checkpoint: &Checkpoint, name: &str, group: u32) -> Result<bool, ModelError> {
+    let Some((_, info)) = resolve(checkpoint, name) else { return Ok(true) };
+    let file = &checkpoint.files()[info.file];
+    let mut memory = Aligned::new(file.align());
+    let read = file.read(info.offset, info.bytes as usize, &mut memory);
+    let groups = read.map_err(|error| {
+        ModelError::Tensor(format!("{}: cannot read tensor {name}: {error}", file.path().display()))
+    })?;
+    let groups = groups.chunks_exact(4).map(|four| u32::from_le_bytes([four[0], four[1], four[2], four[3]]));
+    Ok(groups.enumerate().all(|(column, of)| of as usize == column / group as usize))
 }
 
 fn contradicts<T>(checkpoint: &Checkpoint, on_disk: &str, stored: &str, said: &str) -> Result<T, ModelError> {
