@@ -136,7 +136,7 @@ fn malformed_files_are_named_with_what_is_wrong() {
         (with(&|file| file.entries.push(File::good().entries.remove(5))), "a.u32 is there twice"),
         (with(&|file| file.entries.push(entry("x", 13, &[]))), "x is of kind 13"),
         (with(&|file| file.entries.push(list("x", 9, 1, &[0; 12]))), "x is a list of kind 9"),
-        (with(&|file| file.entries.push(list("x", 4, 1 << 60, &[]))), "1152921504606846976 of x"),
+        (with(&|file| file.entries.push(list("x", 4, 1 << 60, &[]))), "1152921504606846976 values of x"),
         (with(&|file| file.entries.push(list("x", 8, 1 << 50, &[]))), "of x, more than it can hold"),
         (with(&|file| file.entries.push(entry("x", 8, &u64::MAX.to_le_bytes()))), "ends within x"),
         (with(&|file| file.entries.push(entry("x", 8, &[1, 0, 0, 0, 0, 0, 0, 0, 0xff]))), "x is not UTF-8"),
@@ -184,7 +184,7 @@ fn a_type_that_is_not_known_is_left_to_those_who_need_it() {
     let mut file = File::good();
     file.tensors.push(tensor("x", &[4], 99, 0));
     let header = gguf::read_header(&written(dir.path(), &file.bytes())).expect("a header");
-    assert_eq!(header.tensors[2].1.dtype, StoredType::Other("ggml type 99".into()));
+    assert_eq!(header.tensors[2].1.dtype, StoredType::Other("number 99 of ggml, which is not known".into()));
 }
 
 #[test]
