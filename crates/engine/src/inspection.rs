@@ -169,6 +169,7 @@ impl Inspection {
         if let Some(width) = widths.into_iter().find(|width| kv == DType::Q8 && !width.is_multiple_of(Q8_BLOCK)) {
             return Err(EngineError::Q8Width { width });
         }
+        let unread: Vec<String> = gguf::unread(&checkpoint, weights.declared()).map(str::to_owned).collect();
         let Measured { trunk, table_bytes, row_tensors, largest_tensor_bytes, matrices, layout, shapes } =
             weights.measured(facts.layers);
         let inspection = Inspection {
@@ -186,24 +187,19 @@ impl Inspection {
             model,
             kv,
         };
-        inspection.check_all_read()?;
+        inspection.refuse_unread(&unread)?;
         Ok(inspection)
     }
 
     /// Refuses a GGUF file with a bias, a scale or an adapter that would change what the model says, and is not read.
-    fn check_all_read(&self) -> Result<(), EngineError> {
-        let mut weights = Weights::declare();
-        registry::family(&Config(&self.config))?.model(&Config(&self.config), &mut weights, self.kv)?;
-        let unread = gguf::unread(&self.checkpoint, weights.declared());
-        let Some((name, info)) =
-            unread.filter(|(name, _)| self.left_unread(name).is_none()).min_by_key(|(name, _)| *name)
-        else {
-            return Ok(());
-        };
-        Err(EngineError::Model(ModelError::Tensor(format!(
-            "{}: tensor {name} is none that a model of this architecture is computed with here; take another conversion of it",
-            self.checkpoint.files()[info.file].path().display(),
-        ))))
+    fn refuse_unread(&self, names: &[String]) -> Result<(), EngineError> {
+        match names.iter().filter(|name| self.left_unread(name).is_none()).min() {
+            None => Ok(()),
+            Some(name) => Err(EngineError::Model(ModelError::Tensor(format!(
+                "{}: tensor {name} is none that a model of this architecture is computed with here; take another conversion of it",
+                self.checkpoint.gguf().map_or(self.checkpoint.dir(), |metadata| metadata.path()).display(),
+            )))),
+        }
     }
 
     /// Packs the model into the folder `out`: see [`packing::pack`].

@@ -19,7 +19,7 @@ mod said;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use outpour_store::checkpoint::{Checkpoint, TensorInfo};
+use outpour_store::checkpoint::Checkpoint;
 
 use crate::config::ModelError;
 use crate::weights::Declared;
@@ -42,15 +42,12 @@ pub fn open(path: &Path, mirrors: &[PathBuf]) -> Result<Checkpoint, ModelError> 
 }
 
 /// A bias, a scale or an adapter in a GGUF file, which changes what is computed, that is none of the tensors `declared`.
-pub fn unread<'c>(
-    checkpoint: &'c Checkpoint,
-    declared: &[Declared],
-) -> impl Iterator<Item = (&'c str, &'c TensorInfo)> {
+pub fn unread<'c>(checkpoint: &'c Checkpoint, declared: &[Declared]) -> impl Iterator<Item = &'c str> {
     let known: HashSet<String> = declared.iter().flat_map(|declared| on_disk(&declared.name)).collect();
     // Experts are declared together, their biases with them: gpt-oss alone has some.
     let of_experts = checkpoint.config()["model_type"] == "gpt_oss";
     let matters = |name: &str| [".bias", ".scale", ".lora_a", ".lora_b"].iter().any(|suffix| name.ends_with(suffix));
-    checkpoint.tensors().filter(move |(name, _)| {
+    checkpoint.tensors().map(|(name, _)| name).filter(move |name| {
         checkpoint.gguf().is_some()
             && matters(name)
             && !known.contains(*name)
