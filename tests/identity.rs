@@ -587,14 +587,14 @@ fn steps_of_many_share_the_reads_of_experts() {
     assert!(eight < 6 * one, "8 sequences read {eight} bytes, one reads {one}");
 }
 
-/// Prompts that end within a chunk share it: one sweep over the experts serves them all, and each says what it says alone. A prompt
-/// that is longer than a chunk leaves them room, so that they are not behind it.
+/// Prompts that end within a sweep share it: one read of each expert serves them all, and each says what it says alone. A prompt
+/// that is longer than a sweep leaves them room, so that they are not behind it.
 #[test]
 fn prompts_of_many_share_the_reads_of_experts() {
     let dir = tempfile::tempdir().expect("a folder");
     streamed_model(dir.path());
-    let options = Options { prefill_chunk: Some(352), ctx: Some(512), threads: Some(2), ..roomy() };
-    let options = Options { ram: minimum_ram(dir.path(), &options) + (1 << 20), ..options };
+    let options = Options { prefill_chunk: Some(96), ctx: Some(512), threads: Some(2), ..roomy() };
+    let options = Options { ram: minimum_ram(dir.path(), &options) + (4 << 20), ..options };
     let mut engine = engine(dir.path(), &options, ReaderKind::Auto);
     let prompts: Vec<Vec<u32>> =
         (0..8u32).map(|i| (0..40 + i).map(|at| (at * at * 31 + 7 * at + 3 + i) % 300).collect()).collect();
@@ -617,22 +617,22 @@ fn prompts_of_many_share_the_reads_of_experts() {
 
     let long = Timeline::open(&mut engine, &ids(300).repeat(5), 0);
     let short = Timeline::open(&mut engine, &prompts[0], 0);
-    for _ in 0..engine.facts().layers {
-        engine.tick(&mut ()).expect("it computes");
+    while engine.logits(short.id).is_none() {
+        assert!(engine.tick(&mut ()).expect("it computes"));
     }
     assert!(engine.logits(long.id).is_none() && engine.logits(short.id) == Some(&alone[0].0[0][..]));
     while engine.tick(&mut ()).expect("it computes") {}
     assert!(engine.logits(long.id).is_some());
 }
 
-/// What is left of a prompt behind a chunk goes through each layer with it: it costs no second sweep, and changes no bit.
+/// Chunks of a prompt go through each layer one behind the other: those behind the first cost no reads, and change no bit.
 #[test]
-fn a_tail_finds_the_experts_of_its_chunk() {
+fn a_chunk_finds_the_experts_of_the_one_before() {
     let dir = tempfile::tempdir().expect("a folder");
     streamed_model(dir.path());
-    let text = ids(300).repeat(2);
-    let base = Options { prefill_chunk: Some(64), ..roomy() };
-    let ram = minimum_ram(dir.path(), &base) + (5 << 20);
+    let text = ids(300).repeat(3);
+    let base = Options { prefill_chunk: Some(256), ..roomy() };
+    let ram = minimum_ram(dir.path(), &base) + (2 << 20);
     let read = |tokens: usize, chunk: usize| {
         let options = Options { ram, prefill_chunk: Some(chunk), ..base };
         let mut engine = engine(dir.path(), &options, ReaderKind::Auto);
@@ -641,11 +641,11 @@ fn a_tail_finds_the_experts_of_its_chunk() {
         while engine.tick(&mut ()).expect("it computes") {}
         (engine.logits(timeline.id).expect("all is computed").to_vec(), engine.stats().stream.read_bytes)
     };
-    for tail in [1, 7, 16] {
-        let (whole, with, apart) = (read(64, 64), read(64 + tail, 64), read(64 + tail, 16));
-        println!("64 tokens read {} bytes, {tail} more {}, in chunks of 16 {}", whole.1, with.1, apart.1);
-        assert!(with.0 == apart.0, "other logits with a tail of {tail}");
-        assert!(with.1 as f64 <= 1.02 * whole.1 as f64, "a tail of {tail} reads {} bytes, beside {}", with.1, whole.1);
+    for more in [1, 16, 65, 192] {
+        let (whole, with, apart) = (read(64 + more, 256), read(64 + more, 64), read(64 + more, 16));
+        println!("{} tokens at once read {} bytes, in chunks of 64 {}, of 16 {}", 64 + more, whole.1, with.1, apart.1);
+        assert!(with.0 == whole.0 && apart.0 == whole.0, "other logits of {more} more");
+        assert!(with.1 as f64 <= 1.02 * whole.1 as f64, "{more} more read {} bytes, at once {}", with.1, whole.1);
     }
     for name in ["qwen3_next", "glm_moe_dsa", "deepseek_v4", "glm5_next", "llama4", "mimo_v2_flash", "longcat_flash"] {
         let logits = |chunk| {
@@ -655,15 +655,16 @@ fn a_tail_finds_the_experts_of_its_chunk() {
             while engine.tick(&mut ()).expect("it computes") {}
             engine.logits(timeline.id).expect("all is computed").to_vec()
         };
-        assert!(logits(64) == logits(75), "{name}");
+        assert!(logits(64) == logits(75) && logits(20) == logits(75), "{name}");
     }
 }
 
-/// Of prompts that share a chunk one can be closed, or go back, between any two layers: the others never see it.
+/// Of prompts that share a sweep one can be closed, or go back, between any two chunks: the others never see it.
 #[test]
-fn prompts_that_share_a_chunk_can_be_closed_one_by_one() {
+fn prompts_that_share_a_sweep_can_be_closed_one_by_one() {
     for name in ["qwen3_moe", "qwen3_next", "glm_moe_dsa", "deepseek_v4"] {
-        let options = Options { prefill_chunk: Some(256), ctx: Some(512), ..roomy() };
+        // Only where experts are missing do prompts share.
+        let options = Options { prefill_chunk: Some(45), ctx: Some(512), ..roomy() };
         let mut engine = engine(&fixture(name), &options, ReaderKind::Auto);
         let vocab = engine.facts().vocab as u32;
         let prompts: Vec<Vec<u32>> = (0..3).map(|i| ids(vocab)[i..40 + 9 * i].to_vec()).collect();
@@ -678,16 +679,17 @@ fn prompts_that_share_a_chunk_can_be_closed_one_by_one() {
                 logits
             })
             .collect();
-        for (gone, layers) in [(0, 1), (1, 1), (2, 1), (1, engine.facts().layers - 1)] {
+        // In chunks of 45 the three, of 40, 48 and 56 tokens, go through a layer in four.
+        for (gone, chunks) in (0..3).flat_map(|gone| (1..8).map(move |chunks| (gone, chunks))) {
             engine.drop_experts();
             let timelines: Vec<Timeline> =
                 prompts.iter().map(|prompt| Timeline::open(&mut engine, prompt, 0)).collect();
-            (0..layers).for_each(|_| assert!(engine.tick(&mut ()).expect("it computes")));
+            (0..chunks).for_each(|_| assert!(engine.tick(&mut ()).expect("it computes")));
             assert_eq!(engine.truncate(timelines[gone].id, 0), 0);
             engine.enqueue(timelines[gone].id, &prompts[gone], Work::Prompt).expect("it fits");
             all(&mut engine);
             for (timeline, expected) in timelines.iter().zip(&expected) {
-                assert_eq!(engine.logits(timeline.id), Some(&expected[..]), "{name}, without {gone} after {layers}");
+                assert_eq!(engine.logits(timeline.id), Some(&expected[..]), "{name}, without {gone} after {chunks}");
                 engine.close_sequence(timeline.id);
             }
         }

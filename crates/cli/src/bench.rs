@@ -97,7 +97,7 @@ pub fn bench(args: &BenchArgs) -> Result<ExitCode> {
     let mut load = args.load.clone();
     load.ctx = load.ctx.or(tests.iter().map(|test| test.context()).max());
     let options = load.options(inspection.probe_bytes())?;
-    let mut subject = Subject::new(&args.model, &inspection, args.cold, args.load.prefill_chunk)?;
+    let mut subject = Subject::new(&args.model, &inspection, args.cold)?;
     term::catch_interrupt()?;
     let probe_bytes = inspection.probe_bytes();
     subject.measure_memory(&options)?;

@@ -59,8 +59,8 @@ pub fn plan(args: &PlanArgs, headers_only: bool) -> Result<ExitCode> {
     let experts = inspection.layout.experts_total();
     let layout = inspection.model().state_layout();
     let state_bytes = [layout.fixed_bytes(), layout.bytes_per_token()];
-    let shown =
-        Shown { args, state_bytes, plan: &plan, experts, forecast, drive, drive_from, estimated: outline.is_some() };
+    let (sweep_tokens, estimated) = (inspection.sweep_tokens(&plan), outline.is_some());
+    let shown = Shown { args, state_bytes, plan: &plan, sweep_tokens, experts, forecast, drive, drive_from, estimated };
     term::show(&if args.json { format!("{:#}\n", shown.report()) } else { shown.describe() })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -108,6 +108,8 @@ struct Shown<'a> {
     /// Of a state: bytes however short it is, and for each token.
     state_bytes: [usize; 2],
     plan: &'a Plan,
+    /// Tokens of a prompt for which each expert is read once.
+    sweep_tokens: usize,
     experts: usize,
     forecast: Forecast,
     drive: DriveRate,
@@ -130,6 +132,7 @@ impl Shown<'_> {
             "ctx": plan.ctx,
             "context_bytes": plan.context_bytes,
             "prefill_chunk": plan.chunk,
+            "prefill_sweep": self.sweep_tokens,
             "state_fixed_bytes": self.state_bytes[0],
             "state_bytes_per_token": self.state_bytes[1],
             "state_dir_bytes_max": self.args.states.state_dir.as_ref().map(|_| self.args.states.state_size.0),
@@ -189,10 +192,12 @@ impl Shown<'_> {
             show(plan.piece_bytes)
         );
         text += &format!(
-            "A context of {} tokens takes {} of it as it fills; prompts are computed {} tokens at a time.\n",
+            "A context of {} tokens takes {} of it as it fills; prompts are computed {} tokens at a time, up to {} of them for one \
+             read of each expert.\n",
             plan.ctx,
             show(plan.context_bytes),
-            plan.chunk
+            plan.chunk,
+            self.sweep_tokens,
         );
         if let Some(dir) = &self.args.states.state_dir {
             let [fixed, per_token] = self.state_bytes;

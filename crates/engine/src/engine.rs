@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{Matrix, Ops, Tensor};
 use outpour_model::blocks::moe::Choices;
-use outpour_model::experts::{EarlyLimits, StreamStats};
+use outpour_model::experts::{EarlyLimits, PartOf, StreamStats};
 use outpour_model::state::BlockPool;
 use outpour_model::weights::{RowTable, Weights, allocate_region};
 use outpour_model::{Batch, ExpertStream, Facts, Model, Run, State};
@@ -25,7 +25,7 @@ use crate::inspection::{Inspection, Options, PROBE_EXPERTS};
 use crate::lookahead::{Lookahead, LookaheadMode, LookaheadStats};
 use crate::observe::{LayerCost, Observer, Progress, Routes, SequenceId};
 use crate::scheduler::Scheduler;
-use crate::scratch::{HEAD_ROWS, Scratch, Stream, rows_max};
+use crate::scratch::{HEAD_ROWS, Scratch, Stream, sweep_rows};
 use crate::timeline::Timeline;
 
 /// What tokens are enqueued for.
@@ -321,9 +321,14 @@ impl Engine {
         self.sequences[id.0].as_mut().expect("invariant: a SequenceId is used between open and close only")
     }
 
+    /// Tokens of prompts that one sweep over the layers, and one read of each expert, serves.
+    pub fn sweep_tokens(&self) -> usize {
+        sweep_rows(&*self.model, self.plan.chunk)
+    }
+
     /// Bytes of the slab that the state of so many tokens takes.
     pub fn state_bytes(&self, tokens: usize) -> usize {
-        let rows = rows_max(self.plan.chunk);
+        let rows = self.sweep_tokens();
         self.model.state_layout().slots(tokens, rows).into_iter().map(|(bytes, count)| bytes * count).sum()
     }
 
@@ -441,49 +446,72 @@ impl Engine {
         Ok(self.experts.rows(RowTable::Embedding, tokens, &mut embed)?)
     }
 
-    /// One layer of a batch, and of the tail that may follow it: experts that it leaves in memory are there for the tail.
-    /// `Err(Cancelled)` when the observer stops it.
+    /// One layer of a batch, or of a part of one: experts that it leaves in memory are there for the parts that follow. Adds what it
+    /// cost to `cost`.
     pub(crate) fn layer(
         &mut self,
-        layer: usize,
-        parts: &[(&Batch, Stream)],
+        batch: &Batch,
+        stream: &Stream,
+        part: PartOf,
+        cost: &mut LayerCost,
         observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
-        let layers = self.model.facts().layers;
-        let (batch, stream) = &parts[0];
-        let (began, stream_before) = (Instant::now(), self.experts.stats());
+        let (began, stream_before, layer) = (Instant::now(), self.experts.stats(), cost.layer);
         self.experts.enter_layer(layer)?;
-        for (i, (batch, stream)) in parts.iter().enumerate() {
-            self.experts.come_again(i + 1 < parts.len());
-            let mut run = Run {
-                ops: &*self.ops,
-                workspace: &mut self.scratch.workspace,
-                experts: &mut self.experts,
-                choices: &mut self.choices,
-                carried: stream.carried.clone(),
-                routes: &mut Routes(observer),
-            };
+        self.experts.come(part);
+        let mut run = Run {
+            ops: &*self.ops,
+            workspace: &mut self.scratch.workspace,
+            experts: &mut self.experts,
+            choices: &mut self.choices,
+            carried: stream.carried.clone(),
+            routes: &mut Routes(observer),
+        };
+        // All rows that were to come may have been taken out.
+        if !batch.is_empty() {
             self.model.layer(layer, batch, &mut self.states, &stream.x, &mut run)?;
         }
-        self.experts.leave_layer(layer)?;
-        let batch_tokens = parts.iter().map(|(batch, _)| batch.len()).sum();
-        if let Some(timeline) = &self.timeline {
-            timeline.layer(layer, batch_tokens, began);
+        if part.last {
+            self.experts.leave_layer(layer)?;
         }
-        let experts = self.experts.stats().since(&stream_before);
-        let prompt = batch_tokens > 1 && (batch.spans.len() == 1 || !self.lookahead.is_step());
-        let cost = LayerCost { layer, batch_tokens, prompt, time: began.elapsed(), stream: experts };
-        self.lookahead.learn(self.choices.chosen(), &cost);
-        if layer + 1 < layers && !self.read_known(layer + 1, batch)? {
-            let helps = self.lookahead.is_on() && !self.experts.is_resident(layer + 1);
+        if let Some(timeline) = &self.timeline {
+            timeline.layer(layer, batch.len(), began);
+        }
+        cost.stream += self.experts.stats().since(&stream_before);
+        cost.time += began.elapsed();
+        Ok(())
+    }
+
+    /// Ends a layer that all of a batch went through: learns from it, and begins to read for the next one, where `next` comes
+    /// first.
+    pub(crate) fn end_layer(
+        &mut self,
+        cost: &LayerCost,
+        (next, stream): (&Batch, &Stream),
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
+        let layer = cost.layer + 1;
+        self.lookahead.learn(self.choices.chosen(), cost);
+        if layer < self.facts().layers && !self.read_known(layer, next)? {
+            let helps = self.lookahead.is_on() && !self.experts.is_resident(layer);
             if helps || observer.wants_guesses() {
-                self.look_ahead(layer + 1, batch, &stream.x, observer)?;
+                self.look_ahead(layer, next, &stream.x, observer)?;
             }
         }
-        observer.layer(&cost);
+        observer.layer(cost);
+        Ok(())
+    }
+
+    /// Tells the observer how far a batch is; `Err(Cancelled)` when it stops it.
+    pub(crate) fn progress(
+        &self,
+        batch: &Batch,
+        layers_done: usize,
+        observer: &mut dyn Observer,
+    ) -> Result<(), EngineError> {
         // A recurrent state cannot go back, so a single token is finished first; and what several sequences share is not
         // broken off for one of them.
-        let may_stop = batch.spans.len() == 1 && (batch_tokens > 1 || self.model.state_layout().recurrent_bytes == 0);
+        let may_stop = batch.spans.len() == 1 && (batch.len() > 1 || self.model.state_layout().recurrent_bytes == 0);
         for span in &batch.spans {
             let tokens_done = self.states[span.state].tokens();
             let sequence = self.sequences[span.state].as_ref().expect("invariant: a sequence of a batch is open");
@@ -491,9 +519,9 @@ impl Engine {
                 sequence: SequenceId(span.state),
                 tokens_done,
                 tokens_total: tokens_done + sequence.pending.len() - sequence.done,
-                batch_tokens: if parts.len() > 1 { batch_tokens } else { span.rows.len() },
-                layers_done: layer + 1,
-                layers,
+                batch_tokens: span.rows.len(),
+                layers_done,
+                layers: self.facts().layers,
             };
             if observer.progress(progress).is_break() && may_stop {
                 return Err(EngineError::Cancelled);
@@ -603,7 +631,7 @@ impl Engine {
     /// Logits of the rows in `wanted`; `false` if any of them is not a number.
     fn head(&mut self, batch: &Batch, x: &Tensor, observer: &mut dyn Observer) -> bool {
         let (vocab, mut numbers) = (self.model.facts().vocab, true);
-        for some in self.wanted.chunks(HEAD_ROWS) {
+        for some in self.wanted.chunks(HEAD_ROWS.min(self.plan.chunk)) {
             let head_x = self.scratch.head_x.rows(0..some.len());
             let logits = self.scratch.logits.rows(0..some.len());
             self.ops.gather(x, some, &head_x);

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use crate::error::EngineError;
 use crate::lookahead::LookaheadMode;
-use crate::scratch::{Scratch, rows_max};
+use crate::scratch::{Scratch, sweep_rows};
 
 /// Which implementation of the operations runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -292,9 +292,14 @@ impl Inspection {
     /// When the memory is too small.
     pub fn plan(&self, options: &Options) -> Result<Plan, EngineError> {
         let scratch = |chunk| Scratch::bytes(&*self.model, chunk);
-        let sequence = |ctx, chunk| self.model.state_layout().slots(ctx, rows_max(chunk));
+        let sequence = |ctx, chunk| self.model.state_layout().slots(ctx, sweep_rows(&*self.model, chunk));
         let ask = Ask { ram: options.ram, ctx: options.ctx, chunk: options.prefill_chunk };
         Ok(Plan::new(&self.needs(options, self.trunk.clone(), &scratch, &sequence), ask)?)
+    }
+
+    /// Tokens of prompts that one sweep over the layers, and one read of each expert, serves under a plan.
+    pub fn sweep_tokens(&self, plan: &Plan) -> usize {
+        sweep_rows(&*self.model, plan.chunk)
     }
 
     /// What the model needs, with such a trunk; see [`Needs`] for `scratch` and `sequence`.

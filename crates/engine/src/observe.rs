@@ -28,7 +28,7 @@ pub struct Progress {
 }
 
 /// What a layer of a batch cost.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct LayerCost {
     /// The layer.
     pub layer: usize,
@@ -63,7 +63,7 @@ pub trait Observer {
     /// that layer's [`Self::routes`], and is empty for a layer without a router.
     fn guess(&mut self, _layer: usize, _positions: &[u32], _choice: &[i32]) {}
 
-    /// Told of each sequence after every layer; [`ControlFlow::Break`] stops a batch of that sequence alone, and its tokens stay pending.
+    /// Told of each sequence after every layer, and every chunk of a prompt within it; [`ControlFlow::Break`] stops a batch of that sequence alone, and its tokens stay pending.
     fn progress(&mut self, _progress: Progress) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }

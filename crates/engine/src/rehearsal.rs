@@ -25,7 +25,7 @@ use outpour_store::slab::Slab;
 use crate::error::EngineError;
 use crate::inspection::{Inspection, Options};
 use crate::sample::{Sampler, Sampling};
-use crate::scratch::{Scratch, Stream, rows_max};
+use crate::scratch::{Scratch, Stream, sweep_rows};
 
 /// What is timed.
 #[derive(Clone, Copy, Debug)]
@@ -260,7 +260,7 @@ fn slab_plan(
     context: usize,
 ) -> Result<Plan, EngineError> {
     let scratch = |chunk| Scratch::bytes(model, chunk);
-    let sequence = |ctx, chunk| model.state_layout().slots(ctx, rows_max(chunk));
+    let sequence = |ctx, chunk| model.state_layout().slots(ctx, sweep_rows(model, chunk));
     let folded = TrunkNeeds { fixed: trunk, ..TrunkNeeds::default() };
     let needs = inspection.needs(options, folded, &scratch, &sequence);
     let experts: usize = needs

@@ -1,48 +1,73 @@
 //! Which tokens are computed next.
 //!
-//! Short work, such as the next token of every answer, is computed together: one read of an expert serves all. Prompts are
-//! computed in chunks, layer by layer, in turn; those that end within a chunk share it while experts are missing, and a longer
-//! one leaves them half of its own. What little is left of a prompt behind a chunk goes through each layer behind it, and finds
-//! the layer's experts there. Between two layers come the steps of all others, and take no more than half of the time. Which
-//! tokens share a batch never shows in a result.
+//! Short work, such as the next token of every answer, is computed together: one read of an expert serves all. Prompts take turns
+//! by the sweep over the layers. While experts are missing, a sweep is several chunks long, which go through each layer one behind
+//! the other and find its experts there; prompts that end within one share it, and a longer one leaves them half of its own.
+//! Between two chunks come the steps of all others, and take no more than half of the time. Which tokens share a batch never
+//! shows in a result.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use outpour_model::Batch;
+use outpour_model::experts::{PartOf, StreamStats};
 
 use crate::engine::{Engine, Sequence};
 use crate::error::EngineError;
-use crate::observe::{Observer, SequenceId};
-use crate::scratch::{STEP_ROWS, Stream, rows_max};
+use crate::observe::{LayerCost, Observer, SequenceId};
+use crate::scratch::STEP_ROWS;
 
 /// What is under way, and whose turn it is.
 #[derive(Default)]
 pub(crate) struct Scheduler {
     /// Short work of several sequences; empty between two calls of [`Engine::tick`].
     steps: Batch,
-    /// A chunk of prompts; empty when none is under way.
+    /// A sweep of prompts; empty when none is under way.
     prefill: Prefill,
     /// The sequences that the last error struck.
     struck: Vec<usize>,
-    /// Sequences whose turn it is, for a step and for a chunk of a prompt.
+    /// Sequences whose turn it is, for a step and for a sweep.
     next_step: usize,
     next_prefill: usize,
 }
 
-/// A chunk of one prompt or several on its way through the layers.
+/// Tokens of one prompt or several on their way through the layers.
 #[derive(Default)]
 struct Prefill {
     batch: Batch,
-    /// What follows of the one prompt that it is of, to its end.
-    tail: Batch,
-    layers_done: usize,
-    /// Time that it took so far.
+    /// Those that come next to the layer: a chunk of them.
+    part: Batch,
+    /// How many come before these.
+    rows_done: usize,
+    /// The layer, and what it cost so far.
+    cost: LayerCost,
+    /// Time that all took so far.
     time: Duration,
 }
 
+impl Prefill {
+    fn clear(&mut self) {
+        self.batch.clear();
+        self.part.clear();
+    }
+
+    /// Takes the chunk that comes next.
+    fn take_part(&mut self, chunk: usize) {
+        let end = self.batch.len().min(self.rows_done + chunk);
+        self.batch.part(self.rows_done..end, &mut self.part);
+    }
+
+    /// Takes the rows of a sequence out, and returns them.
+    fn remove(&mut self, span: usize, chunk: usize) -> Range<usize> {
+        let rows = self.batch.remove(span);
+        self.rows_done -= rows.len().min(self.rows_done.saturating_sub(rows.start));
+        self.take_part(chunk);
+        rows
+    }
+}
+
 impl Engine {
-    /// Computes the next tokens of all sequences that have a few, and then a layer or more of a chunk of a long prompt. Returns
+    /// Computes the next tokens of all sequences that have a few, and then a chunk or more of long prompts by a layer. Returns
     /// whether there was anything to do.
     ///
     /// # Errors
@@ -64,20 +89,19 @@ impl Engine {
         self.scheduler.struck.iter().map(|&index| SequenceId(index))
     }
 
-    /// Whether a chunk of this sequence's prompt is between two layers.
+    /// Whether some of this sequence's prompt is between two layers.
     pub(crate) fn under_way(&self, index: usize) -> bool {
         self.scheduler.prefill.batch.spans.iter().any(|span| span.state == index)
     }
 
-    /// Undoes what of a sequence's prompt is under way; prompts that share its chunk go on.
+    /// Undoes what of a sequence's prompt is under way; prompts that share its sweep go on.
     pub(crate) fn break_off(&mut self, id: SequenceId) {
-        let batch = &mut self.scheduler.prefill.batch;
-        let Some(span) = batch.spans.iter().position(|span| span.state == id.0) else { return };
-        let rows = batch.remove(span);
+        let prefill = &mut self.scheduler.prefill;
+        let Some(span) = prefill.batch.spans.iter().position(|span| span.state == id.0) else { return };
+        let rows = prefill.remove(span, self.plan.chunk);
         let (stream, layout) = (&self.scratch.prompt, self.model.state_layout());
-        stream.close_up(rows, batch.len(), &*self.ops);
-        if batch.is_empty() {
-            self.scheduler.prefill.tail.clear();
+        stream.close_up(rows, prefill.batch.len(), &*self.ops);
+        if prefill.batch.is_empty() {
             self.experts.abandon();
         }
         self.states[id.0].abandon(layout);
@@ -149,13 +173,22 @@ impl Engine {
         self.read_known(0, batch)?;
         self.embed(&batch.tokens, &stream.x)?;
         for layer in 0..self.facts().layers {
-            self.layer(layer, &[(batch, stream.first(batch.len()))], observer)?;
+            let several = batch.spans.len() > 1;
+            let mut cost = LayerCost {
+                layer,
+                batch_tokens: batch.len(),
+                prompt: batch.len() > 1 && !several,
+                ..LayerCost::default()
+            };
+            self.layer(batch, &stream, PartOf::WHOLE, &mut cost, observer)?;
+            self.end_layer(&cost, (batch, &stream), observer)?;
+            self.progress(batch, layer + 1, observer)?;
         }
         self.lookahead.end_step(&self.experts.stats().since(&stream_before));
         self.end_batch(batch, &stream, began.elapsed(), observer)
     }
 
-    /// Computes a layer of a chunk of prompts, and more of them until `share` is over. Returns whether there was one.
+    /// Computes a chunk of prompts by a layer, and more of them until `share` is over. Returns whether there was one.
     fn prefill(&mut self, share: Duration, observer: &mut dyn Observer) -> Result<bool, EngineError> {
         let mut prefill = std::mem::take(&mut self.scheduler.prefill);
         let computed = self.fill_prefill(&mut prefill).and_then(|()| match prefill.batch.is_empty() {
@@ -165,16 +198,15 @@ impl Engine {
         if computed.is_err() {
             self.strike(&prefill.batch);
         }
-        if computed.is_err() || prefill.layers_done == self.facts().layers {
-            prefill.batch.clear();
-            prefill.tail.clear();
+        if computed.is_err() || prefill.cost.layer == self.facts().layers {
+            prefill.clear();
         }
         self.scheduler.prefill = prefill;
         computed
     }
 
-    /// Begins the next chunk where none is under way: of the prompt whose turn it is, and, where experts have to be read, of those
-    /// that end within a chunk too. They come first the next time where there was no room for them.
+    /// Begins the next sweep where none is under way: of the prompt whose turn it is, and, where experts have to be read, of those
+    /// that end within a sweep too. They come first the next time where there was no room for them.
     fn fill_prefill(&mut self, prefill: &mut Prefill) -> Result<(), EngineError> {
         if !prefill.batch.is_empty() {
             return Ok(());
@@ -187,20 +219,19 @@ impl Engine {
         if waiting.is_empty() {
             return Ok(());
         }
+        // Nothing is read twice where all is there.
+        let resident = self.experts.all_resident();
+        let sweep = if resident { chunk } else { self.sweep_tokens() };
         let (first, left) = waiting.remove(0);
-        waiting.retain(|&(_, left)| left <= chunk && !self.experts.all_resident());
+        waiting.retain(|&(_, left)| left <= sweep && !resident);
         let theirs: usize = waiting.iter().map(|(_, left)| left).sum();
-        let tokens = if left > chunk { chunk - theirs.min(chunk / 2) } else { left };
-        let tail = if waiting.is_empty() && left <= rows_max(chunk) { left - tokens } else { 0 };
+        let tokens = if left > sweep { sweep - theirs.min(sweep / 2) } else { left };
         self.scheduler.next_prefill = first + 1;
-        self.reserve(first, tokens + tail).inspect_err(|_| self.scheduler.struck.push(first))?;
+        self.reserve(first, tokens).inspect_err(|_| self.scheduler.struck.push(first))?;
         self.push(&mut prefill.batch, first, 0..tokens);
-        if tail > 0 {
-            self.push(&mut prefill.tail, first, tokens..left);
-        }
         for (index, left) in waiting {
-            let room = chunk - prefill.batch.len();
-            // What a cut leaves is worth a place in the next chunk.
+            let room = sweep - prefill.batch.len();
+            // What a cut leaves is worth a place in the next sweep.
             let tokens = if left <= room { left } else { room.min(left.saturating_sub(rows + 1)) };
             if tokens == 0 || self.reserve(index, tokens).is_err() {
                 self.scheduler.next_prefill = index;
@@ -212,18 +243,11 @@ impl Engine {
                 break;
             }
         }
-        (prefill.layers_done, prefill.time) = (0, Duration::ZERO);
-        for (batch, stream) in self.parts(&prefill.batch, &prefill.tail) {
-            self.embed(&batch.tokens, &stream.x)?;
-        }
-        Ok(())
-    }
-
-    /// A chunk, and its tail if it has one, each with its rows of the stream.
-    fn parts<'b>(&self, batch: &'b Batch, tail: &'b Batch) -> Vec<(&'b Batch, Stream)> {
-        let streams =
-            [0..batch.len(), batch.len()..batch.len() + tail.len()].map(|rows| self.scratch.prompt.rows(rows));
-        [batch, tail].into_iter().zip(streams).filter(|(batch, _)| !batch.is_empty()).collect()
+        (prefill.rows_done, prefill.time) = (0, Duration::ZERO);
+        prefill.cost = LayerCost { batch_tokens: prefill.batch.len(), prompt: true, ..LayerCost::default() };
+        prefill.take_part(chunk);
+        let x = self.scratch.prompt.first(prefill.batch.len()).x;
+        self.embed(&prefill.batch.tokens, &x)
     }
 
     fn compute_prefill(
@@ -232,26 +256,34 @@ impl Engine {
         share: Duration,
         observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
-        let (began, layers) = (Instant::now(), self.facts().layers);
-        let Prefill { batch, tail, layers_done, time } = prefill;
-        let parts = self.parts(batch, tail);
+        let (began, layers, chunk) = (Instant::now(), self.facts().layers, self.plan.chunk);
+        let stream = self.scratch.prompt.first(prefill.batch.len());
         self.lookahead.begin(false);
-        if *layers_done == 0 {
-            self.read_known(0, batch)?;
-            self.experts.sweep_first(batch.len())?;
+        if prefill.cost.layer == 0 && prefill.rows_done == 0 {
+            self.read_known(0, &prefill.part)?;
+            self.experts.sweep_first(prefill.batch.len())?;
         }
         loop {
-            self.layer(*layers_done, &parts, observer)?;
-            *layers_done += 1;
-            if *layers_done == layers {
-                let row = (*time + began.elapsed()).div_f64((batch.len() + tail.len()) as f64);
-                let mut parts = parts.iter();
-                return parts.try_for_each(|(batch, stream)| {
-                    self.end_batch(batch, stream, row.mul_f64(batch.len() as f64), observer)
-                });
+            let rows = prefill.rows_done..prefill.rows_done + prefill.part.len();
+            let part = PartOf { first: rows.start == 0, last: rows.end == prefill.batch.len() };
+            self.layer(&prefill.part, &stream.rows(rows.clone()), part, &mut prefill.cost, observer)?;
+            prefill.rows_done = if part.last { 0 } else { rows.end };
+            prefill.take_part(chunk);
+            if part.last {
+                self.end_layer(&prefill.cost, (&prefill.part, &stream.first(prefill.part.len())), observer)?;
+                prefill.cost = LayerCost {
+                    layer: prefill.cost.layer + 1,
+                    time: Duration::ZERO,
+                    stream: StreamStats::default(),
+                    ..prefill.cost
+                };
+            }
+            self.progress(&prefill.batch, prefill.cost.layer, observer)?;
+            if prefill.cost.layer == layers {
+                return self.end_batch(&prefill.batch, &stream, prefill.time + began.elapsed(), observer);
             }
             if began.elapsed() >= share {
-                *time += began.elapsed();
+                prefill.time += began.elapsed();
                 return Ok(());
             }
         }

@@ -9,19 +9,21 @@ use outpour_model::{Facts, Model, Workspace};
 pub(crate) const HEAD_ROWS: usize = 8;
 /// Rows of a batch of steps at most: tokens of several sequences that are computed together.
 pub(crate) const STEP_ROWS: usize = 32;
-/// A prompt that ends within so small a part of a chunk behind one is computed with it.
-const TAIL_SHARE: usize = 4;
+/// Chunks of prompts that go through each layer one behind the other, at most.
+const SWEEP_CHUNKS: usize = 4;
 /// Rows of activations that a backend rounds at a time, and then forgets.
 const ROUNDED_ROWS_MAX: usize = 512;
 
-/// Rows that are on their way through the layers at one time, at most, where so many are computed together: a chunk, and a tail.
-pub(crate) fn rows_max(chunk: usize) -> usize {
-    chunk + chunk / TAIL_SHARE
+/// Tokens of prompts that one sweep over the layers serves, where `chunk` of them are computed together: what each costs while it
+/// waits between two layers is a small part of what it costs while it is computed, and together they take no more than a chunk does.
+pub(crate) fn sweep_rows(model: &dyn Model, chunk: usize) -> usize {
+    let waiting = Stream::bytes(model.facts(), 1) + model.state_layout().window_bytes_per_token();
+    (model.workspace_bytes(chunk) / waiting).clamp(chunk, SWEEP_CHUNKS * chunk)
 }
 
 /// Buffers for activations, allocated once.
 pub(crate) struct Scratch {
-    /// Of a prompt, [`rows_max`].
+    /// Of prompts, [`sweep_rows`].
     pub prompt: Stream,
     /// Of steps, which are computed between the layers of a prompt.
     pub steps: Stream,
@@ -80,7 +82,7 @@ impl Scratch {
         let (facts, f32s) = (model.facts(), Workspace::f32_bytes);
         let head_x = f32s(HEAD_ROWS * facts.stream());
         let workspace = model.workspace_bytes(chunk).max(head_x);
-        let [prompt, steps] = [rows_max(chunk), chunk.min(STEP_ROWS)].map(|n| Stream::bytes(facts, n));
+        let [prompt, steps] = [sweep_rows(model, chunk), chunk.min(STEP_ROWS)].map(|n| Stream::bytes(facts, n));
         [prompt, steps, head_x, f32s(HEAD_ROWS * facts.vocab), workspace]
     }
 
@@ -99,7 +101,7 @@ impl Scratch {
         let [_, _, head_x, logits, workspace] = Self::parts(model, chunk);
         let tensor = |bytes, shape: [usize; 2]| Ok::<_, OpsError>(Tensor::new(ops.alloc(bytes)?, 0, shape, DType::F32));
         Ok(Scratch {
-            prompt: Stream::new(facts, rows_max(chunk), ops)?,
+            prompt: Stream::new(facts, sweep_rows(model, chunk), ops)?,
             steps: Stream::new(facts, chunk.min(STEP_ROWS), ops)?,
             head_x: tensor(head_x, [HEAD_ROWS, facts.stream()])?,
             logits: tensor(logits, [HEAD_ROWS, facts.vocab])?,

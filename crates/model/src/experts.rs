@@ -9,6 +9,7 @@
 mod ahead;
 
 use std::io;
+use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,20 @@ pub struct StreamStats {
     pub computing: Duration,
 }
 
+impl AddAssign for StreamStats {
+    fn add_assign(&mut self, more: StreamStats) {
+        self.hits += more.hits;
+        self.misses += more.misses;
+        self.needed_bytes += more.needed_bytes;
+        self.read_bytes += more.read_bytes;
+        self.early += more.early;
+        self.early_used += more.early_used;
+        self.blocked += more.blocked;
+        self.reading += more.reading;
+        self.computing += more.computing;
+    }
+}
+
 impl StreamStats {
     /// What was done since `earlier`.
     pub fn since(&self, earlier: &StreamStats) -> StreamStats {
@@ -101,9 +116,9 @@ pub struct ExpertStream {
     sweeps_on: bool,
     /// The fewest tokens of a chunk that used nearly all experts of the first layer that has any, since one of as many did not.
     sweeping_tokens: Option<usize>,
-    /// Whether another part of the same layer comes next; and tokens and experts used of the one before it.
-    comes_again: bool,
-    part_before: (usize, usize),
+    /// Which part of a prompt goes through the present layer; and the most tokens and experts of those before it.
+    part: PartOf,
+    parts_before: (usize, usize),
     /// Slots that stay set aside for them.
     spares_max: usize,
     /// Tag of the next expert's first read.
@@ -144,6 +159,20 @@ struct Early {
     reads_left: usize,
     /// Whether it is of no use: nobody asked for it, or it could not be read.
     dropped: bool,
+}
+
+/// Which part of a batch goes through a layer, where it goes in several, one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartOf {
+    /// Nothing of it went before.
+    pub first: bool,
+    /// Nothing of it follows.
+    pub last: bool,
+}
+
+impl PartOf {
+    /// All of it at once.
+    pub const WHOLE: PartOf = PartOf { first: true, last: true };
 }
 
 /// Which experts to read early, at most.
@@ -188,8 +217,8 @@ impl ExpertStream {
             early: Vec::with_capacity(wants_max),
             sweeps_on: true,
             sweeping_tokens: None,
-            comes_again: false,
-            part_before: (0, 0),
+            part: PartOf::WHOLE,
+            parts_before: (0, 0),
             spares_max: 0,
             next_tag: 0,
             reads: Vec::with_capacity(reads_max),
@@ -485,7 +514,7 @@ impl ExpertStream {
         if let Some(want) = found {
             want.stage = Stage::Released;
             self.residency.unpin(want.slot);
-            if !kept && !self.comes_again {
+            if !kept && self.part.last {
                 self.residency.demote(want.slot);
             }
         }
@@ -642,7 +671,7 @@ impl ExpertStream {
             return;
         }
         self.trunk.abandon();
-        self.part_before = (0, 0);
+        self.parts_before = (0, 0);
         self.stop_clock();
         self.stop_layer_clock();
         for early in self.early.drain(..) {

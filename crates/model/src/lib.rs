@@ -76,6 +76,17 @@ impl Batch {
         self.spans.push(Span { state, rows: first..self.tokens.len(), start });
     }
 
+    /// Makes `part` those of the rows that are in `rows`.
+    pub fn part(&self, rows: Range<usize>, part: &mut Batch) {
+        part.clear();
+        for span in &self.spans {
+            let shared = span.rows.start.max(rows.start)..span.rows.end.min(rows.end);
+            if !shared.is_empty() {
+                part.push(span.state, span.start + shared.start - span.rows.start, &self.tokens[shared]);
+            }
+        }
+    }
+
     /// Takes out a sequence, by the number of its span, and returns the rows that it had; those behind them move up.
     pub fn remove(&mut self, span: usize) -> Range<usize> {
         let Span { rows, .. } = self.spans.remove(span);

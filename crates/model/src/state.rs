@@ -203,6 +203,13 @@ impl StateLayout {
         unbounded.map(|(kv, pool)| kv.bytes() / kv.block_tokens / pool.every).sum()
     }
 
+    /// Bytes that each token costs of so many that a sequence grows by at once, beside those that stay: keys and values that windows
+    /// drop afterwards.
+    pub fn window_bytes_per_token(&self) -> usize {
+        let windowed = self.caches().filter(|(_, pool)| pool.window.is_some());
+        windowed.map(|(kv, pool)| kv.bytes() / kv.block_tokens / pool.every).sum()
+    }
+
     /// Slots of a sequence of `ctx` tokens that grows by `chunk` of them at a time: size, and how many of them.
     pub fn slots(&self, ctx: usize, chunk: usize) -> Vec<(usize, usize)> {
         let blocks = self.pools.iter().map(|pool| pool.blocks(ctx, chunk));

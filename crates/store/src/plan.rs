@@ -5,7 +5,7 @@ use crate::slab::{PIECE_BYTES_MAX, SLOT_BYTES_MAX};
 use crate::{Result, StoreError};
 
 /// Prompt tokens computed together at least, and at most.
-const CHUNK: std::ops::RangeInclusive<usize> = 16..=8192;
+const CHUNK: std::ops::RangeInclusive<usize> = 16..=4096;
 /// Context that must fit when the user names none.
 const CONTEXT_MIN: usize = 512;
 /// Context offered at most when the user names none.

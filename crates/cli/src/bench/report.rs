@@ -23,8 +23,8 @@ pub struct Subject {
     /// Bytes of weights that a token needs: the trunk's, and its experts'.
     token_bytes: [u64; 2],
     cold: bool,
-    /// Tokens of a prompt's chunks, where they were asked for.
-    chunk: Option<u32>,
+    /// Tokens of a prompt that one sweep over the experts serves.
+    sweep: usize,
     ram: u64,
     backend: String,
     threads: usize,
@@ -37,7 +37,7 @@ impl Subject {
     ///
     /// # Errors
     /// As [`Inspection::parameters`].
-    pub fn new(path: &Path, inspection: &Inspection, cold: bool, chunk: Option<u32>) -> Result<Subject> {
+    pub fn new(path: &Path, inspection: &Inspection, cold: bool) -> Result<Subject> {
         let (parameters, bytes) = inspection.parameters()?;
         let name = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
         Ok(Subject {
@@ -46,7 +46,7 @@ impl Subject {
             parameters,
             token_bytes: inspection.token_bytes(),
             cold,
-            chunk,
+            sweep: usize::MAX,
             ram: 0,
             backend: String::new(),
             threads: 0,
@@ -69,6 +69,7 @@ impl Subject {
     /// The engine's part.
     pub fn describe_engine(&mut self, engine: &Engine) {
         self.ram = engine.plan().ram as u64;
+        self.sweep = engine.sweep_tokens();
         self.backend = engine.describe();
         self.threads = engine.threads();
     }
@@ -284,13 +285,13 @@ impl Row {
             let (speed, each) = (speed / 1e9, milliseconds(seconds));
             format!("; the weights used, once through memory at {speed:.1} GB/s, take {each:.1} ms a token")
         });
-        let chunks = match (subject.chunk, self.test) {
-            (Some(chunk), Test::Prompt(_)) => format!(", in chunks of {chunk} as asked: each reads its experts"),
+        let sweeps = match (self.test.tokens().div_ceil(subject.sweep), self.test) {
+            (sweeps @ 2.., Test::Prompt(_)) => format!(" in {sweeps} sweeps over the experts"),
             _ => String::new(),
         };
         let reached = match self.percent_of_bound {
             Some(percent) => format!(
-                "{percent:.0} % of what this drive, this RAM and these routes allow{chunks}; bound by {}{}{}",
+                "{percent:.0} % of what this drive, this RAM and these routes allow{sweeps}; bound by {}{}{}",
                 self.bound_by.phrase(),
                 if self.percent_by_sum >= 100.5 {
                     format!(
@@ -361,7 +362,7 @@ mod tests {
             parameters: 0,
             token_bytes: [0, 0],
             cold: false,
-            chunk: None,
+            sweep: usize::MAX,
             ram: 0,
             backend: String::new(),
             threads: 1,

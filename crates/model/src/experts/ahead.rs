@@ -4,7 +4,7 @@ use outpour_store::Result;
 use outpour_store::layout::ExpertId;
 use outpour_store::residency::Place;
 
-use super::{EARLY_SHARE, Early, EarlyLimits, ExpertStream, SWEEP_SHARE};
+use super::{EARLY_SHARE, Early, EarlyLimits, ExpertStream, PartOf, SWEEP_SHARE};
 
 impl ExpertStream {
     /// Sends out the reads of experts of a layer to come, those first that are likeliest to be asked for. Those that are
@@ -42,10 +42,10 @@ impl ExpertStream {
         self.send("experts ahead of their use")
     }
 
-    /// Tells whether another part of the prompt goes through the same layer after the one that comes now: what it uses then stays, and the
-    /// sweep goes on behind the last part.
-    pub fn come_again(&mut self, comes: bool) {
-        self.comes_again = comes;
+    /// Tells which part of a batch comes to the next layer that is computed: what a part uses stays for those that follow, and a sweep
+    /// goes on behind the last.
+    pub fn come(&mut self, part: PartOf) {
+        self.part = part;
     }
 
     /// Goes on to the next layer as a sweep does, where so many experts of this one are `used` by a chunk of so many `tokens`
@@ -54,12 +54,12 @@ impl ExpertStream {
     /// # Errors
     /// When the reader refuses the reads.
     pub fn sweep_on(&mut self, layer: usize, tokens: usize, used: usize) -> Result<()> {
-        if self.comes_again {
-            self.part_before = (tokens, used);
+        let before = if self.part.first { (0, 0) } else { self.parts_before };
+        let (tokens, used) = (tokens.max(before.0), used.max(before.1));
+        if !self.part.last {
+            self.parts_before = (tokens, used);
             return Ok(());
         }
-        let before = std::mem::take(&mut self.part_before);
-        let (tokens, used) = (tokens.max(before.0), used.max(before.1));
         if tokens < 2 {
             return Ok(());
         }
