@@ -90,6 +90,8 @@ fn token_ids() {
 #[test]
 fn memory_below_the_minimum() {
     let model = copy_with_text("qwen3_moe");
+    let refused = outpour("run", model.path(), &["hi", "--raw", "-n", "2", "--ram", "90000G"]);
+    assert_refused(&refused, "more than any machine has", &["--ram", "more than", "leave --ram out"]);
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("x.npy");
     let out = out.to_str().expect("UTF-8");

@@ -118,7 +118,7 @@ await run({
     await answers(page).locator(".stats:not(:empty)").waitFor();
     await ended(page);
     const lengths = await page.evaluate(() => [...window.lengths]);
-    assert.ok(lengths.length >= 3, `it was shown as it came: ${lengths}`);
+    assert.ok(lengths.filter((length) => length > 0).length >= 2, `a part was shown before the whole: ${lengths}`);
     assert.match(await content(answers(page)).innerText(), /fox|Fox/);
     assert.match(await answers(page).locator(".stats").innerText(), /^\d+ tokens at [\d.,]+ a second · prompt of \d+/);
     assert.equal(await answers(page).locator(".thoughts:visible").count(), 0, "it was not to think");

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use outpour_store::machine::cache_dir;
-use outpour_store::slab::page_out;
+use outpour_store::slab::drop_program_pages;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
@@ -59,7 +59,7 @@ fn lay_out(dir: &Path) -> Result<()> {
             )
         })?;
         // The copy inside the program is not needed again, and would count as memory in use.
-        page_out(bytes);
+        drop_program_pages(bytes);
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use outpour_model::experts::StreamStats;
 use outpour_store::machine::Machine;
 use outpour_text::{Detokenizer, Stop, StopStrings, Tokenizer};
 
+use crate::floors::{Chosen, Floors};
 use crate::term::{Interruptible, PromptProgress, stopped};
 use crate::watch::{Routes, Watch};
 
@@ -98,6 +99,8 @@ pub struct Done {
     pub stream: StreamStats,
     /// What the prompt, and the answer, could have taken. `None` of a model without experts.
     pub bounds: Option<[Running; 2]>,
+    /// What other choices of what to keep would have read, where memory was empty before.
+    pub floors: Option<Floors>,
 }
 
 impl Generation {
@@ -114,15 +117,19 @@ impl Generation {
         let (before, stats_before) = (drive(), engine.stats());
         let layers = engine.facts().layers;
         let mut of_prompt = Running::new(drive_limit.unwrap_or(DriveLimit::measured(f64::INFINITY)), layers);
+        let mut chosen = drive_limit.and_then(|_| Chosen::new(engine));
         let began = Instant::now();
-        let prefilled = self.prefill(engine, session, &mut of_prompt, listener);
+        let prefilled = self.prefill(engine, session, (&mut of_prompt, chosen.as_mut()), listener);
         of_prompt.step(began.elapsed());
         let mut of_answer = Running::new(of_prompt.limit(), layers);
         let prefill = engine.stats().since(&stats_before).stream;
         let between = drive();
+        chosen.iter_mut().for_each(Chosen::begin_answer);
         let mut generated = 0;
         let end = match prefilled {
-            Ok(()) => self.decode(engine, session, tokenizer, &mut generated, &mut of_answer, listener),
+            Ok(()) => {
+                self.decode(engine, session, tokenizer, &mut generated, (&mut of_answer, chosen.as_mut()), listener)
+            }
             Err(EngineError::Cancelled) => End::Interrupted,
             Err(error) => End::Failed(error),
         };
@@ -131,7 +138,9 @@ impl Generation {
         // Where the kernel does not count, the reader does.
         let counted = |from: Option<u64>, to: Option<u64>, ours: u64| from.zip(to).map_or(ours, |(from, to)| to - from);
         let read_bytes = [counted(before, between, prefill.read_bytes), counted(between, drive(), stream.read_bytes)];
-        Done { generated, end, read_bytes, stats, stream, bounds: drive_limit.map(|_| [of_prompt, of_answer]) }
+        let floors = chosen.and_then(|chosen| chosen.floors(engine.expert_slots()));
+        let bounds = drive_limit.map(|_| [of_prompt, of_answer]);
+        Done { generated, end, read_bytes, stats, stream, bounds, floors }
     }
 
     /// The answer's tokens, without the one that ended it, of the session in which it was made.
@@ -144,12 +153,13 @@ impl Generation {
         &self,
         engine: &mut Engine,
         session: &mut Session,
-        bound: &mut Running,
+        (bound, mut chosen): (&mut Running, Option<&mut Chosen>),
         listener: &mut dyn Listener,
     ) -> Result<(), EngineError> {
         let mut progress = PromptProgress::start();
         let mut sync = |engine: &mut Engine, session: &mut Session, upto: usize, listener: &mut dyn Listener| {
-            let mut watch = Watch { inner: &mut progress, bound: &mut *bound, routes: listener.routes() };
+            let chosen = chosen.as_deref_mut();
+            let mut watch = Watch { inner: &mut progress, bound: &mut *bound, routes: listener.routes(), chosen };
             session.sync(engine, &self.tokens[..upto], &mut watch)
         };
         let mark = self.mark.filter(|&mark| mark > session.tokens().len());
@@ -169,7 +179,7 @@ impl Generation {
         session: &mut Session,
         tokenizer: &Tokenizer,
         generated: &mut usize,
-        bound: &mut Running,
+        (bound, mut chosen): (&mut Running, Option<&mut Chosen>),
         listener: &mut dyn Listener,
     ) -> End {
         let mut sampler = Sampler::new(self.sampling.clone(), engine.facts().vocab);
@@ -184,11 +194,17 @@ impl Generation {
                 break End::Interrupted;
             }
             let began = Instant::now();
-            let mut watch = Watch { inner: &mut Interruptible, bound: &mut *bound, routes: listener.routes() };
+            let mut watch = Watch {
+                inner: &mut Interruptible,
+                bound: &mut *bound,
+                routes: listener.routes(),
+                chosen: chosen.as_deref_mut(),
+            };
             let stepped = session.step(engine, &mut watch, &mut choose);
             if *generated > 0 {
                 // The first token came with the prompt.
                 bound.step(began.elapsed());
+                chosen.iter_mut().for_each(|chosen| chosen.end_token());
             }
             let token = match stepped {
                 Ok(token) => token,

@@ -12,6 +12,7 @@ mod config;
 mod demo;
 mod doctor;
 mod eval;
+mod floors;
 mod generation;
 mod gguf_text;
 mod inspect;

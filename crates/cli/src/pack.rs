@@ -10,6 +10,7 @@ use outpour_kernels::reference::Reference;
 use outpour_model::packing::Affine;
 use outpour_model::weights::allocate_region;
 use outpour_store::bytes::Bytes;
+use outpour_store::machine::Machine;
 use outpour_store::probe::{self, Flow, ReadSpeed};
 use outpour_store::read::{ReaderKind, Region};
 
@@ -93,7 +94,12 @@ fn gain(in_place: &Inspection, packed: &Inspection) -> Result<String> {
         "Read at random, {ROUNDS} times in turn: {before:.0} experts a second in place ({slow:.2} GB/s), {after:.0} packed ({fast:.2} GB/s): {:+.1} %.\n",
         100.0 * gain
     );
-    if gain < GAIN_MIN {
+    let drive = |model: &Inspection| Machine::here().drive(model.checkpoint().dir()).map(|drive| drive.name);
+    if let (Some(from), Some(to)) = (drive(in_place), drive(packed))
+        && from != to
+    {
+        text += &format!("These are two drives, {from} and {to}: that says nothing of what the pack gains.\n");
+    } else if gain < GAIN_MIN {
         text += &format!(
             "That is less than {:.0} %: on this drive the model may as well be read in place, and the pack be removed. What it still has are checksums.\n",
             100.0 * GAIN_MIN

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use outpour_engine::{Engine, Inspection, Options, Snapshots};
+use outpour_model::state::BLOCK_TOKENS;
 use outpour_serve::{Access, Loader, Model, States, serve_bytes};
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::Machine;
@@ -34,6 +35,15 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
     };
     if let Some(what) = inspection.lossy() {
         term::note(&format!("Lossy, as asked: {what}."));
+    }
+    let layout = inspection.model().state_layout();
+    let state = layout.fixed_bytes() + BLOCK_TOKENS * layout.bytes_per_token();
+    if args.states.state_dir.is_some() && args.states.state_size.0 < state as u64 {
+        term::note(&format!(
+            "--state-size {}: no state of this model fits, which takes {} or more, so none is kept.",
+            args.states.state_size,
+            Bytes(state as u64)
+        ));
     }
     drop(inspection);
     let listener = TcpListener::bind((args.host.as_str(), args.port))
@@ -97,6 +107,7 @@ pub fn loader(path: std::path::PathBuf, flags: LoadArgs, options: Options) -> Lo
             let inspection = model::open(&path, &flags)?;
             // What parsing left on the heap, or an engine before, goes back before the buffers fill.
             slab::trim_heap();
+            model::check_ram(options.ram)?;
             let reader = model::open_reader(flags.reader(), inspection.checkpoint().copies())?;
             let mut engine = Engine::load(inspection, &options, reader, go_on)?;
             engine.govern(Machine::here());

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use outpour_engine::{Engine, EngineError, Session};
 use outpour_store::read::whole::read_whole;
-use outpour_store::sealed::{SealedReader, SealedWriter};
+use outpour_store::sealed::{SealedReader, SealedWriter, remove_unfinished};
 use outpour_text::{Answer, ChatRequest, ChatTemplate, Dialect, Stop, StopStrings, Tokenizer, ends_thinking};
 use serde_json::{Value, json};
 
@@ -78,6 +78,9 @@ pub fn message_of(answer: &Answer) -> Value {
 /// When it cannot be read, or holds no conversation.
 pub fn read(path: &Path) -> Result<Vec<Value>> {
     let what = || format!("{}: holds no conversation; name another file", path.display());
+    if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        bail!("{}: is a folder, device or pipe; name a file for the conversation", path.display());
+    }
     let content: Value = serde_json::from_slice(&read_whole(path, FILE_BYTES_MAX)?).with_context(what)?;
     let messages =
         content["messages"].as_array().filter(|messages| messages.iter().all(|message| message["role"].is_string()));
@@ -198,7 +201,10 @@ impl StateFile {
         }
         let kept = match self.out.take() {
             Some(out) => Ok(out),
-            None => SealedWriter::create(&self.path),
+            None => {
+                remove_unfinished(&self.path);
+                SealedWriter::create(&self.path)
+            }
         };
         let kept = kept.and_then(|mut out| {
             out.write_all(&[1])?;

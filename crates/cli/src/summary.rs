@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use outpour_engine::Engine;
+use outpour_engine::profile::Profile;
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::Machine;
 
@@ -44,7 +45,10 @@ pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<Strin
     let guesses = stats.lookahead;
     if guesses.guessed > 0 {
         let right = 100.0 * guesses.right as f64 / guesses.guessed as f64;
-        let gain = guesses.gain.map_or(String::new(), |gain| format!("; {gain:.2} times less waiting in a trial"));
+        let gain = guesses.gain.map_or(String::new(), |gain| match gain {
+            gain if gain < 1.0 => format!("; {:.2} times more waiting in a trial", 1.0 / gain.max(0.01)),
+            gain => format!("; {gain:.2} times less waiting in a trial"),
+        });
         let ahead = format!("{} of {} read ahead of their use", stream.early_used, stream.misses);
         line("", format!("the next layer's guessed right {right:.0} %, {ahead}{gain}"));
     }
@@ -52,6 +56,40 @@ pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<Strin
     let needed = stream.needed_bytes / stats.decode_tokens.max(1) as u64;
     let of = if needed > 0 { format!(", whose experts are {}", Bytes(needed)) } else { String::new() };
     line("read", format!("{} for the prompt, {} per generated token{of}", Bytes(done.read_bytes[0]), Bytes(per_token)));
+    if let Some(floors) = &done.floors {
+        let each = |misses: f64| Bytes((misses * stream.needed_bytes as f64 / experts.max(1) as f64) as u64);
+        let of = if floors.tokens < stats.decode_tokens {
+            format!(", of the first {} tokens", floors.tokens)
+        } else {
+            String::new()
+        };
+        line(
+            "",
+            format!(
+                "{} if the least recently used made room, {} with a known future{of}",
+                each(floors.lru),
+                each(floors.belady)
+            ),
+        );
+    }
+    // Only where `doctor` measured memory.
+    if let (Ok(Some(profile)), true) = (Profile::load(), stats.decode_tokens > 0) {
+        let (speed, bytes) = (profile.memory_read_bytes_per_second, engine.trunk_token_bytes() + needed);
+        let milliseconds = 1e3 * bytes as f64 / speed;
+        line(
+            "",
+            format!("all that is used, once through memory at {:.1} GB/s, takes {milliseconds:.1} ms", speed / 1e9),
+        );
+    }
+    if stats.reads_repeated > 0 {
+        let repeated = stats.reads_repeated;
+        line(
+            "",
+            format!(
+                "{repeated} reads failed or came damaged and were taken again: see to the drive, and `outpour verify`"
+            ),
+        );
+    }
     if let Some(bounds) = &done.bounds {
         let limit = bounds[1].limit().bytes_per_second() / 1e9;
         match stream.reading.as_secs_f64() {
@@ -63,8 +101,9 @@ pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<Strin
         }
         // What of this was the machine, and what was not.
         let mut first = "possible";
-        let parts = [("prompt", stats.prefill_tokens), ("answer", stats.decode_tokens)];
-        for ((what, tokens), bound) in parts.into_iter().zip(bounds) {
+        let parts =
+            [("prompt", stats.prefill_tokens, stats.prefill_time), ("answer", stats.decode_tokens, stats.decode_time)];
+        for ((what, tokens, time), bound) in parts.into_iter().zip(bounds) {
             if let Some(share) = bound.share().filter(|_| tokens > 0) {
                 let total = bound.total();
                 let by = total.by.phrase();
@@ -80,9 +119,10 @@ pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<Strin
                         "each token: trunk {:.1} ms, experts {:.1}, reading {:.1} at the drive's limit, waited {:.1}; at most {:.1} tok/s",
                         each(total.trunk_seconds),
                         each(total.expert_seconds),
-                        each(total.read_seconds),
+                        // What was done was possible.
+                        each(total.read_seconds.min(time.as_secs_f64())),
                         each(total.blocked_seconds),
-                        tokens as f64 / total.seconds.max(1e-9)
+                        speed(tokens, time) / share.clamp(1e-9, 1.0)
                     ),
                 );
             }

@@ -12,6 +12,7 @@ use outpour_store::layout::ExpertLayout;
 use outpour_store::trace::file::{Shape, push_line};
 use outpour_store::trace::routed;
 
+use crate::floors::Chosen;
 use crate::model;
 use crate::npy::WholeOrNothing;
 
@@ -23,6 +24,8 @@ pub struct Watch<'a> {
     pub bound: &'a mut Running,
     /// Is told every choice of experts.
     pub routes: Option<&'a mut Routes>,
+    /// Keeps them, to be replayed.
+    pub chosen: Option<&'a mut Chosen>,
 }
 
 impl Observer for Watch<'_> {
@@ -30,6 +33,9 @@ impl Observer for Watch<'_> {
         self.inner.routes(layer, positions, choice, weights);
         if let Some(routes) = &mut self.routes {
             routes.push(layer, choice);
+        }
+        if let Some(chosen) = &mut self.chosen {
+            chosen.push(layer, choice);
         }
     }
 

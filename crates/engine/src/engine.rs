@@ -60,6 +60,8 @@ pub(crate) struct Sequence {
 pub struct Stats {
     /// Streaming of experts.
     pub stream: StreamStats,
+    /// Reads that failed, or brought other bytes than were packed, and were taken again.
+    pub reads_repeated: u64,
     /// Time of prompts.
     pub prefill_time: Duration,
     /// Their tokens.
@@ -79,6 +81,7 @@ impl Stats {
     pub fn since(&self, earlier: &Stats) -> Stats {
         Stats {
             stream: self.stream.since(&earlier.stream),
+            reads_repeated: self.reads_repeated - earlier.reads_repeated,
             prefill_time: self.prefill_time - earlier.prefill_time,
             prefill_tokens: self.prefill_tokens - earlier.prefill_tokens,
             decode_time: self.decode_time - earlier.decode_time,
@@ -102,6 +105,7 @@ pub struct Engine {
     pub(crate) model: Box<dyn Model>,
     checkpoint: Arc<Checkpoint>,
     pub(crate) plan: Plan,
+    trunk_token_bytes: u64,
     pub(crate) experts: ExpertStream,
     pub(crate) blocks: BlockPool,
     pub(crate) scratch: Scratch,
@@ -134,6 +138,7 @@ impl Engine {
         let ops = options.open_backend()?;
         let identity = inspection.identity(options, &*ops)?;
 
+        let [trunk_token_bytes, _] = inspection.token_bytes();
         let mut weights = Weights::load(&inspection.checkpoint, &inspection.trunk, &plan.trunk, &*ops)?;
         let model = inspection.build(&mut weights)?;
         let tables = weights.take_tables();
@@ -169,6 +174,7 @@ impl Engine {
             stats: Stats::default(),
             plan,
             identity,
+            trunk_token_bytes,
             timeline: None,
             governor: None,
         })
@@ -212,7 +218,14 @@ impl Engine {
     /// What was done so far.
     pub fn stats(&self) -> Stats {
         let governor = self.governor.as_ref().map_or(GovernorStats::default(), Governor::stats);
-        Stats { stream: self.experts.stats(), lookahead: self.lookahead.stats(), governor, ..self.stats }
+        let reads_repeated = self.experts.reader_counts().retries;
+        Stats {
+            stream: self.experts.stats(),
+            reads_repeated,
+            lookahead: self.lookahead.stats(),
+            governor,
+            ..self.stats
+        }
     }
 
     /// Experts that memory has room for now, beside the contexts.
@@ -233,6 +246,11 @@ impl Engine {
     /// Bytes of the plan's scratch that are no buffers of the backend's: see [`Plan::buffers`].
     pub fn scratch_beside_buffers(&self) -> usize {
         Scratch::beside_buffers(&*self.model, self.plan.chunk)
+    }
+
+    /// Bytes of the weights outside the experts that every token needs.
+    pub fn trunk_token_bytes(&self) -> u64 {
+        self.trunk_token_bytes
     }
 
     /// Threads that compute.

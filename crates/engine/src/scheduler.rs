@@ -17,6 +17,9 @@ use crate::error::EngineError;
 use crate::observe::{LayerCost, Observer, SequenceId};
 use crate::scratch::STEP_ROWS;
 
+/// Rows of a prompt that go through a layer at one time while steps wait.
+const STEPPED_ROWS: usize = 512;
+
 /// What is under way, and whose turn it is.
 #[derive(Default)]
 pub(crate) struct Scheduler {
@@ -29,6 +32,8 @@ pub(crate) struct Scheduler {
     /// Sequences whose turn it is, for a step and for a sweep.
     next_step: usize,
     next_prefill: usize,
+    /// Time that prompts took beyond that of the steps before: the next steps' turn.
+    owed: Duration,
 }
 
 /// Tokens of one prompt or several on their way through the layers.
@@ -80,7 +85,13 @@ impl Engine {
         let began = Instant::now();
         let stepped = self.steps(observer)?;
         let share = if stepped { began.elapsed() } else { Duration::ZERO };
+        self.scheduler.owed = self.scheduler.owed.saturating_sub(share);
+        if stepped && !self.scheduler.owed.is_zero() {
+            return Ok(true);
+        }
+        let began = Instant::now();
         let prefilled = self.prefill(share, observer)?;
+        self.scheduler.owed = if stepped { began.elapsed().saturating_sub(share) } else { Duration::ZERO };
         Ok(stepped || prefilled)
     }
 
@@ -109,6 +120,14 @@ impl Engine {
 
     fn step_rows(&self) -> usize {
         STEP_ROWS.min(self.plan.chunk)
+    }
+
+    /// Rows of a prompt that go through a layer together. Where steps wait meanwhile they are few, if the experts stay for the rest.
+    fn part_rows(&self, layer: usize, steps_wait: bool) -> usize {
+        match steps_wait && layer < self.facts().layers && self.experts.holds(layer) {
+            true => self.plan.chunk.min(STEPPED_ROWS),
+            false => self.plan.chunk,
+        }
     }
 
     /// Tokens that a sequence has to be computed, if it has any and none of them is under way.
@@ -191,10 +210,11 @@ impl Engine {
     /// Computes a chunk of prompts by a layer, and more of them until `share` is over. Returns whether there was one.
     fn prefill(&mut self, share: Duration, observer: &mut dyn Observer) -> Result<bool, EngineError> {
         let mut prefill = std::mem::take(&mut self.scheduler.prefill);
-        let computed = self.fill_prefill(&mut prefill).and_then(|()| match prefill.batch.is_empty() {
-            true => Ok(false),
-            false => self.compute_prefill(&mut prefill, share, observer).map(|()| true),
-        });
+        let computed =
+            self.fill_prefill(&mut prefill, !share.is_zero()).and_then(|()| match prefill.batch.is_empty() {
+                true => Ok(false),
+                false => self.compute_prefill(&mut prefill, share, observer).map(|()| true),
+            });
         if computed.is_err() {
             self.strike(&prefill.batch);
         }
@@ -207,11 +227,11 @@ impl Engine {
 
     /// Begins the next sweep where none is under way: of the prompt whose turn it is, and, where experts have to be read, of those
     /// that end within a sweep too. They come first the next time where there was no room for them.
-    fn fill_prefill(&mut self, prefill: &mut Prefill) -> Result<(), EngineError> {
+    fn fill_prefill(&mut self, prefill: &mut Prefill, steps_wait: bool) -> Result<(), EngineError> {
         if !prefill.batch.is_empty() {
             return Ok(());
         }
-        let (chunk, rows, sequences) = (self.plan.chunk, self.step_rows(), self.sequences.len());
+        let (rows, sequences) = (self.step_rows(), self.sequences.len());
         let turns = (0..sequences).map(|turn| (self.scheduler.next_prefill + turn) % sequences);
         // Steps were computed just now: whoever has more than one token left waits with a prompt.
         let mut waiting: Vec<(usize, usize)> =
@@ -221,7 +241,7 @@ impl Engine {
         }
         // Nothing is read twice where all is there.
         let resident = self.experts.all_resident();
-        let sweep = if resident { chunk } else { self.sweep_tokens() };
+        let sweep = if resident { self.plan.chunk } else { self.sweep_tokens() };
         let (first, left) = waiting.remove(0);
         waiting.retain(|&(_, left)| left <= sweep && !resident);
         let theirs: usize = waiting.iter().map(|(_, left)| left).sum();
@@ -245,7 +265,7 @@ impl Engine {
         }
         (prefill.rows_done, prefill.time) = (0, Duration::ZERO);
         prefill.cost = LayerCost { batch_tokens: prefill.batch.len(), prompt: true, ..LayerCost::default() };
-        prefill.take_part(chunk);
+        prefill.take_part(self.part_rows(0, steps_wait));
         let x = self.scratch.prompt.first(prefill.batch.len()).x;
         self.embed(&prefill.batch.tokens, &x)
     }
@@ -256,7 +276,7 @@ impl Engine {
         share: Duration,
         observer: &mut dyn Observer,
     ) -> Result<(), EngineError> {
-        let (began, layers, chunk) = (Instant::now(), self.facts().layers, self.plan.chunk);
+        let (began, layers) = (Instant::now(), self.facts().layers);
         let stream = self.scratch.prompt.first(prefill.batch.len());
         self.lookahead.begin(false);
         if prefill.cost.layer == 0 && prefill.rows_done == 0 {
@@ -268,7 +288,7 @@ impl Engine {
             let part = PartOf { first: rows.start == 0, last: rows.end == prefill.batch.len() };
             self.layer(&prefill.part, &stream.rows(rows.clone()), part, &mut prefill.cost, observer)?;
             prefill.rows_done = if part.last { 0 } else { rows.end };
-            prefill.take_part(chunk);
+            prefill.take_part(self.part_rows(prefill.cost.layer + usize::from(part.last), !share.is_zero()));
             if part.last {
                 self.end_layer(&prefill.cost, (&prefill.part, &stream.first(prefill.part.len())), observer)?;
                 prefill.cost = LayerCost {

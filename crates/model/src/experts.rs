@@ -7,9 +7,9 @@
 //! combined in the order of expert numbers (`blocks::moe`).
 
 mod ahead;
+mod stats;
 
 use std::io;
-use std::ops::AddAssign;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,12 @@ use outpour_kernels::{Buffer, Matrix, Mlp, Tensor};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout, PARTS_MAX, Placement};
 use outpour_store::probe::{self, Flow, ReadSpeed};
-use outpour_store::read::{Completion, Read, Reader, Region};
+use outpour_store::read::{Completion, Read, Reader, ReaderCounts, Region};
 use outpour_store::residency::{Place, Residency};
 use outpour_store::slab::SlotId;
 use outpour_store::{Result, StoreError};
+
+pub use stats::StreamStats;
 
 use crate::weights::{BackendRegion, ExpertShape, GateUp, RowStream, RowTable, TrunkPlace, TrunkStream};
 
@@ -33,60 +35,6 @@ pub trait RouteSink {
 /// Wants to know nothing.
 impl RouteSink for () {
     fn chosen(&mut self, _: usize, _: &[u32], _: &[i32], _: &[f32]) {}
-}
-
-/// What streaming has cost so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct StreamStats {
-    /// Experts found in memory.
-    pub hits: u64,
-    /// Experts read.
-    pub misses: u64,
-    /// Bytes of the experts used, as stored.
-    pub needed_bytes: u64,
-    /// Bytes read from the drive, rounding to its alignment included.
-    pub read_bytes: u64,
-    /// Experts read before they were asked for.
-    pub early: u64,
-    /// Those of them that were asked for then; they count among `misses`.
-    pub early_used: u64,
-    /// Time in which nothing could be computed because reads were awaited.
-    pub blocked: Duration,
-    /// Time in which reads were in flight.
-    pub reading: Duration,
-    /// Time of computing experts, the shared one included: from the first request of a layer to its end, less `blocked`.
-    pub computing: Duration,
-}
-
-impl AddAssign for StreamStats {
-    fn add_assign(&mut self, more: StreamStats) {
-        self.hits += more.hits;
-        self.misses += more.misses;
-        self.needed_bytes += more.needed_bytes;
-        self.read_bytes += more.read_bytes;
-        self.early += more.early;
-        self.early_used += more.early_used;
-        self.blocked += more.blocked;
-        self.reading += more.reading;
-        self.computing += more.computing;
-    }
-}
-
-impl StreamStats {
-    /// What was done since `earlier`.
-    pub fn since(&self, earlier: &StreamStats) -> StreamStats {
-        StreamStats {
-            hits: self.hits - earlier.hits,
-            misses: self.misses - earlier.misses,
-            needed_bytes: self.needed_bytes - earlier.needed_bytes,
-            read_bytes: self.read_bytes - earlier.read_bytes,
-            early: self.early - earlier.early,
-            early_used: self.early_used - earlier.early_used,
-            blocked: self.blocked - earlier.blocked,
-            reading: self.reading - earlier.reading,
-            computing: self.computing - earlier.computing,
-        }
-    }
 }
 
 /// Share of a layer's experts from which on its neighbour is taken to use all of its own.
@@ -254,6 +202,11 @@ impl ExpertStream {
         self.residency.restore_piece(region);
     }
 
+    /// What the reader has done.
+    pub fn reader_counts(&self) -> ReaderCounts {
+        self.reader.counts()
+    }
+
     /// The reader, for people.
     pub fn describe_reader(&self) -> String {
         self.reader.describe()
@@ -267,6 +220,11 @@ impl ExpertStream {
     /// Whether all routed experts of a layer are in memory.
     pub fn is_resident(&self, layer: usize) -> bool {
         self.residency.is_resident(layer)
+    }
+
+    /// Whether there is room for all routed experts of a layer.
+    pub fn holds(&self, layer: usize) -> bool {
+        self.residency.slots(layer) >= self.layout.experts(layer)
     }
 
     /// Whether all routed experts of the model are.
@@ -302,9 +260,7 @@ impl ExpertStream {
                 TrunkPlace::Here => return Ok(()),
                 TrunkPlace::Elsewhere => self.read_trunk(layer)?,
                 TrunkPlace::Awaited => {
-                    let blocked = Instant::now();
                     self.collect(true)?;
-                    self.stats.blocked += blocked.elapsed();
                 }
             }
         }
@@ -328,11 +284,9 @@ impl ExpertStream {
             let table = self.trunk.rows(of).expect("invariant: the family asked for this table");
             let count = table.begin(&rows[done..], self.checkpoint.files(), &mut self.reads);
             self.send("rows of a table")?;
-            let blocked = Instant::now();
             while self.trunk.rows(of).is_some_and(|table| table.awaited()) {
                 self.collect(true)?;
             }
-            self.stats.blocked += blocked.elapsed();
             let table = self.trunk.rows(of).expect("invariant: it was here before");
             for (i, &row) in rows.iter().enumerate().skip(done).take(count) {
                 each(i, &table.row(row).expect("invariant: its row was read"));
@@ -480,9 +434,7 @@ impl ExpertStream {
             if !waiting || !wait {
                 return Ok(None);
             }
-            let blocked = Instant::now();
             self.collect(true)?;
-            self.stats.blocked += blocked.elapsed();
         }
     }
 
@@ -544,12 +496,16 @@ impl ExpertStream {
         probe::expert_reads(&self.checkpoint, &self.layout, &mut *self.reader, memory, flow, budget, seed)
     }
 
-    /// Takes in what the reader has finished.
+    /// Takes in what the reader has finished; with `wait` at least something.
     fn collect(&mut self, wait: bool) -> Result<()> {
         if self.reader.in_flight() == 0 {
             return Ok(());
         }
+        let began = Instant::now();
         let collected = self.reader.collect(wait, &mut self.done);
+        if wait {
+            self.stats.blocked += began.elapsed();
+        }
         let mut failure = collected.err().map(|why| {
             if why.kind() == io::ErrorKind::TimedOut {
                 self.unanswered = Some(why.to_string());

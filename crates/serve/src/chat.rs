@@ -149,7 +149,7 @@ impl Model {
         let bytes_max = 4 * self.ctx.saturating_mul(self.tokenizer.token_bytes_max());
         if text.len() > bytes_max {
             return Err(ApiError::bad(format!(
-                "the prompt has {} bytes and cannot fit the context of {} tokens: shorten it, or start the server with a larger --ctx",
+                "the prompt has {} bytes and cannot fit the context of {} tokens: shorten it, or give a larger --ctx",
                 text.len(),
                 self.ctx
             )));
@@ -174,7 +174,7 @@ impl Model {
         if tokens >= self.ctx {
             let ctx = self.ctx;
             return Err(ApiError::bad(format!(
-                "the prompt has {tokens} tokens and does not fit the context of {ctx} with room for an answer: shorten it, or start the server with a larger --ctx"
+                "the prompt has {tokens} tokens and does not fit the context of {ctx} with room for an answer: shorten it, or give a larger --ctx"
             )));
         }
         Ok(())

@@ -189,7 +189,7 @@ impl Checkpoint {
             packed.xxh3 = String::new();
             if source.bytes() != packed.bytes {
                 let problem = format!(
-                    "has {} bytes, and {MANIFEST} says {}; it is truncated or another pack's: pack the model again",
+                    "has {} bytes, and {MANIFEST} says {}; it is truncated or another pack's: remove the pack, and pack the model again",
                     source.bytes(),
                     packed.bytes
                 );

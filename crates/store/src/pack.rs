@@ -149,7 +149,10 @@ impl Manifest {
             path: path.to_owned(),
             problem: format!("{problem}; pack the model again, into a new folder"),
         };
-        let value = read_json(path)?;
+        let value = read_json(path).map_err(|error| match error {
+            StoreError::Malformed { .. } => malformed("is no manifest of a pack: it is damaged".into()),
+            other => other,
+        })?;
         if value["version"].as_u64().is_some_and(|version| version != u64::from(VERSION)) {
             return Err(malformed(format!("is of version {}, and this outpour reads {VERSION}", value["version"])));
         }

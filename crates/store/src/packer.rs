@@ -121,6 +121,13 @@ pub fn pack(job: &Job, out: &Path, progress: &mut dyn FnMut(u64, u64) -> Control
     let mut manifest = begun(out, &plan)?;
     let bytes = manifest.files.iter().map(|file| file.bytes).sum();
     if out.join(MANIFEST).exists() {
+        let whole = |file: &&PackFile| fs::metadata(out.join(&file.name)).is_ok_and(|found| found.len() == file.bytes);
+        if let Some(damaged) = manifest.files.iter().find(|file| !whole(file)) {
+            return Err(about(
+                out,
+                &format!("its {} is missing or cut short; remove this folder, and pack again", damaged.name),
+            ));
+        }
         return Ok(Packed { bytes, written: 0, flow: ControlFlow::Continue(()) });
     }
     let packing = Packing { job, out, folder, written: AtomicU64::new(0) };

@@ -16,6 +16,7 @@ pub mod whole;
 
 use std::any::Any;
 use std::io;
+use std::path::PathBuf;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,6 +147,11 @@ pub trait Reader: Send {
 
     /// What was done so far.
     fn counts(&self) -> ReaderCounts;
+
+    /// A file of those whose reads are in flight, where the reader knows several drives.
+    fn awaited(&mut self) -> Option<PathBuf> {
+        None
+    }
 }
 
 /// Page cache that the reads in flight of any reader hold at most, where files are not open for direct I/O.

@@ -42,7 +42,7 @@ impl SealedWriter {
     /// When the folder cannot be written to.
     pub fn create(path: &Path) -> io::Result<SealedWriter> {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let file = tempfile::Builder::new().prefix(UNDER_WAY).tempfile_in(dir)?;
+        let file = tempfile::Builder::new().prefix(&under_way(path)).tempfile_in(dir)?;
         let mut writer = SealedWriter { file, path: path.to_owned(), sum: XxHash3_64::with_seed(0), unsettled: 0 };
         writer.write_all(MAGIC)?;
         Ok(writer)
@@ -75,6 +75,21 @@ impl Write for SealedWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+/// What the names begin with of a file under way that will be `path`.
+fn under_way(path: &Path) -> String {
+    format!("{UNDER_WAY}{}-", path.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Removes what was under way to be `path` and was never finished; to be called only where nobody else writes it now.
+pub fn remove_unfinished(path: &Path) {
+    let (dir, begin) = (path.parent().filter(|dir| !dir.as_os_str().is_empty()), under_way(path));
+    let entries = std::fs::read_dir(dir.unwrap_or(Path::new("."))).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&begin)) {
+        // It costs room, and no more.
+        let _ = std::fs::remove_file(entry.path());
     }
 }
 
@@ -174,7 +189,12 @@ mod tests {
         }
         let mut writer = SealedWriter::create(&path).expect("created");
         writer.write_all(&content).expect("written");
-        drop(writer);
+        // As if it was killed: the file stays. One that another file is to be is none of ours.
+        let kept = writer.file.keep().expect("kept").1;
+        let others = SealedWriter::create(&dir.path().join("file2")).expect("created");
+        remove_unfinished(&path);
+        assert!(!kept.exists() && others.file.path().exists());
+        drop(others);
         assert_eq!(read(&path).expect("the one before"), [0; 0], "what is not finished replaces nothing");
         assert_eq!(std::fs::read_dir(dir.path()).expect("the folder").count(), 1, "and leaves nothing");
 

@@ -182,25 +182,46 @@ impl SlotId {
     }
 }
 
-/// Tells the system that these bytes are not needed soon, so that it may take their pages now; they stay as they are.
+/// Has pages of the program's own file that hold these bytes leave this process; they come back when they are read.
 ///
-/// Where the system cannot, nothing happens.
-pub fn page_out(bytes: &[u8]) {
+/// Where they lie elsewhere than in a file that is mapped to be read only, nothing happens.
+pub fn drop_program_pages(bytes: &'static [u8]) {
     #[cfg(target_os = "linux")]
     {
         let page = rustix::param::page_size();
         let skipped = bytes.as_ptr().align_offset(page).min(bytes.len());
         let whole = &bytes[skipped..];
-        let length = whole.len() / page * page;
-        // SAFETY: the range lies inside of a slice that is borrowed for this call, and MADV_PAGEOUT changes no byte of it:
-        // a page is written back or, if a file has it, dropped, and comes back when it is read.
+        let (first, length) = (whole.as_ptr() as usize, whole.len() / page * page);
+        if length == 0
+            || !std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| is_of_a_file(&maps, first, length))
+        {
+            return;
+        }
+        // SAFETY: the range lies in a private mapping that nobody can write to, and plain bytes are as the file has them: what is
+        // dropped is read from there again.
         let advised =
-            unsafe { rustix::mm::madvise(whole.as_ptr().cast_mut().cast(), length, rustix::mm::Advice::LinuxPageOut) };
-        // Kernels before 5.4 know no such advice.
+            unsafe { rustix::mm::madvise(whole.as_ptr().cast_mut().cast(), length, rustix::mm::Advice::LinuxDontNeed) };
+        // It saves memory, and no more.
         let _ = advised;
     }
     #[cfg(not(target_os = "linux"))]
     let _ = bytes;
+}
+
+/// Whether `/proc/self/maps` says of all these bytes that they are a file's, mapped to be read only.
+#[cfg(target_os = "linux")]
+fn is_of_a_file(maps: &str, first: usize, length: usize) -> bool {
+    maps.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let number = |digits: &str| usize::from_str_radix(digits, 16).ok();
+        let range = fields.next().and_then(|range| range.split_once('-'));
+        let range = range.and_then(|(from, to)| Some(number(from)?..number(to)?));
+        let read_only = matches!(fields.next(), Some("r--p" | "r-xp"));
+        let inode = fields.nth(2);
+        read_only
+            && inode.is_some_and(|inode| inode != "0")
+            && range.is_some_and(|range| range.start <= first && first + length <= range.end)
+    })
 }
 
 /// Gives what the heap holds free back to the system, where its allocator can.

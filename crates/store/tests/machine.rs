@@ -283,3 +283,18 @@ fn this_machine_says_something() {
         assert!(resident.anonymous_bytes > 0 && resident.total_bytes() < memory.total_bytes);
     }
 }
+
+/// Larger than what else this process may take or give back meanwhile.
+static OF_THE_PROGRAM: &[u8] = include_bytes!("../../../demo/model/model.safetensors");
+
+#[test]
+#[cfg(target_os = "linux")]
+fn pages_of_the_program_leave_and_come_back() {
+    let sum = || OF_THE_PROGRAM.iter().map(|&byte| u64::from(byte)).sum::<u64>();
+    let held = || Machine::here().resident().expect("Linux tells").file_bytes;
+    let (before, read) = (sum(), held());
+    outpour_store::slab::drop_program_pages(OF_THE_PROGRAM);
+    let left = held();
+    assert!(left + OF_THE_PROGRAM.len() as u64 / 2 < read, "{read} bytes of files are held, and {left} afterwards");
+    assert_eq!(sum(), before);
+}

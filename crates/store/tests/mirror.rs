@@ -266,6 +266,24 @@ fn a_drive_that_fails_is_left_alone() {
 }
 
 #[test]
+fn the_drive_that_does_not_answer_is_named() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = copies(dir.path(), 2, |file| file.set_len(24 << 20).expect("a hole"));
+    let region = Memory::region(24 << 20);
+    let (timed, _) = Timed::new(&[2e9, 1.0], None);
+    let mut mirror = Mirror::new(timed, 2);
+    let (bytes, needed) = (24 << 20, 24 << 20);
+    mirror.submit(&[Read { tag: 0, file, offset: 0, bytes, needed, region, at: 0 }]).expect("taken on");
+    let (began, mut done) = (Instant::now(), Vec::new());
+    while !mirror.awaited().is_some_and(|path| path.starts_with(dir.path().join("drive-1"))) {
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?} is waited for", mirror.awaited());
+        mirror.collect(false, &mut done).expect("collected");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(done.is_empty(), "it is whole only when both drives gave their part");
+}
+
+#[test]
 fn a_mirrored_reader_may_be_dropped_with_reads_in_flight() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = copies(dir.path(), 2, |file| file.set_len(8 << 20).expect("a hole"));

@@ -1,6 +1,7 @@
 //! A reader whose reads are recorded.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -95,6 +96,10 @@ impl Reader for TimedReader {
 
     fn in_flight(&self) -> usize {
         self.inner.in_flight()
+    }
+
+    fn awaited(&mut self) -> Option<PathBuf> {
+        self.inner.awaited()
     }
 
     fn counts(&self) -> ReaderCounts {

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -362,6 +363,14 @@ impl Reader for Mirror {
 
     fn in_flight(&self) -> usize {
         self.reads.len() + self.done.len()
+    }
+
+    fn awaited(&mut self) -> Option<PathBuf> {
+        let drive = self.drives.iter().position(|drive| drive.flying > 0)?;
+        let chunk = self.chunks.places.iter().flatten().find(|chunk| chunk.drive == drive)?;
+        let whole = chunk.whole;
+        let file = &self.reads.get(whole).read.file;
+        Some(if drive == 0 { file } else { &file.copies()[drive - 1] }.path().to_owned())
     }
 
     fn counts(&self) -> ReaderCounts {

@@ -178,8 +178,9 @@ impl Reader for Pumped {
                 break;
             }
             if state.hangs() {
+                let of = state.inner.awaited().map_or(String::new(), |path| format!(" of {}", path.display()));
                 let problem = format!(
-                    "the drive has not answered for {} s: see whether it is still connected and mounted, then try again",
+                    "the drive{of} has not answered for {} s: see whether it is still connected and mounted, then try again",
                     state.patience.as_secs()
                 );
                 return Err(io::Error::new(io::ErrorKind::TimedOut, problem));

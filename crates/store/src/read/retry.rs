@@ -1,6 +1,7 @@
 //! A reader around a reader, that tries reads again that failed, and those that brought other bytes than were written.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -182,6 +183,10 @@ impl Reader for Retrying {
 
     fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    fn awaited(&mut self) -> Option<PathBuf> {
+        self.inner.awaited()
     }
 
     fn counts(&self) -> ReaderCounts {
