@@ -151,6 +151,14 @@ fn requantised_experts_are_near_the_release() {
         assert_eq!(stored.shape, [16, 96, 128 * bits / 32]);
     }
     assert!(before < 1e-4, "8 bits are {before} of the logits' variance apart");
+    // Whoever runs it is told.
+    let told = |model: &Path| {
+        let to = dir.path().join("logits.npy");
+        let ran = outpour("logits", model, &["--ids", "1,2,3", "--out", to.to_str().expect("UTF-8")]);
+        assert!(ran.status.success(), "{ran:?}");
+        ran.stderr.contains("Lossy: experts requantised to affine8 in groups of 32")
+    };
+    assert!(told(&dir.path().join("affine8")) && !told(&model));
 }
 
 fn mean_square(values: impl ExactSizeIterator<Item = f64>) -> f64 {
@@ -170,6 +178,7 @@ fn what_cannot_be_packed_is_refused() {
     };
     refused("qwen3_5_moe_mlx4", &out, &["--experts", "affine8"], &["model.layers.0.mlp.experts.gate_proj", "4 bits"]);
     refused("qwen3_moe_gptq", &out, &["--experts", "affine8"], &["model.layers.0.mlp.experts.gate_proj", "GPTQ"]);
+    refused("qwen3moe_gguf", &out, &[], &["is of GGUF files", "in place"]);
     refused("qwen3_moe_odd", &out, &["--experts", "affine4"], &["gate_proj", "whole groups of 64"]);
     refused("qwen3_moe", &out, &["--experts", "affine7"], &["affine7"]);
     refused("qwen3_moe", &out, &["--group", "32"], &["--experts"]);
@@ -345,6 +354,21 @@ fn killed_at_any_point_it_goes_on() {
     assert_eq!(content(&out), expected, "at the end");
     println!("{kills} kills at {} states of the folder, {finished} packs finished between", points.len());
     assert!(points.len() >= 5 && finished >= 1, "the kills hit few points: {points:?}");
+}
+
+#[test]
+fn a_file_that_may_not_grow_is_an_error() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [model, out] = ["model", "out"].map(|name| dir.path().join(name));
+    streamed_model(&model);
+    // 1 MiB, of 1.1 that a layer's experts take.
+    let limited = "ulimit -f 1024 2>/dev/null && exec \"$0\" \"$@\"";
+    let mut command = Command::new("bash");
+    command.args(["-c", limited, env!("CARGO_BIN_EXE_outpour"), "pack"]).args([&model, &out]).arg("--no-check");
+    let limited = run(command);
+    assert_refused(&limited, "ulimit -f", &["layer-000.experts", "File too large", "ulimit -f"]);
+    let whole = outpour("pack", &model, &[out.to_str().expect("UTF-8"), "--no-check"]);
+    assert!(whole.status.success() && outpour("verify", &out, &[]).status.success(), "{whole:?}");
 }
 
 #[test]

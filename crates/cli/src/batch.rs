@@ -49,7 +49,7 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode> {
     let plan = inspection.plan(&options)?;
     let served = serve::served(&inspection, &plan, None)?;
     if let Some(what) = inspection.lossy() {
-        term::note(&format!("Lossy, as asked: {what}."));
+        term::note(&format!("Lossy: {what}."));
     }
     drop(inspection);
     let mut input = Input::open(&args.file, args.seed, identity)?;

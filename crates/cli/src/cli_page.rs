@@ -87,7 +87,10 @@ fn title(group: &str) -> String {
 fn section(name: &str, verb: &Command, shared: &[String]) -> String {
     let about = verb.get_about().map(ToString::to_string).unwrap_or_default();
     let positional = verb.get_positionals().map(|arg| format!(" {}", shown(arg))).collect::<String>();
-    let mut text = format!("\n## {name}\n\n{}.\n\n```text\noutpour {name}{positional} [FLAGS]\n```\n", escaped(&about));
+    let required =
+        verb.get_opts().filter(|arg| arg.is_required_set()).map(|arg| format!(" {}", shown(arg))).collect::<String>();
+    let call = format!("outpour {name}{positional}{required} [FLAGS]");
+    let mut text = format!("\n## {name}\n\n{}.\n\n```text\n{call}\n```\n", escaped(&about));
     let taken: Vec<&String> = shared.iter().filter(|group| members(verb, group).next().is_some()).collect();
     let elsewhere = |arg: &&Arg| taken.iter().any(|group| members(verb, group).any(|one| one.get_id() == arg.get_id()));
     let own: Vec<&Arg> = verb.get_arguments().filter(|arg| !elsewhere(arg)).collect();

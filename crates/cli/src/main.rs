@@ -47,6 +47,7 @@ use outpour_hub::HubError;
 use outpour_store::StoreError;
 
 fn main() -> ExitCode {
+    term::survive_size_limits();
     let (command, flaw) = config::configured(Cli::command());
     let named = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     config::unknown_variables(&command, named)

@@ -108,25 +108,6 @@ pub fn load(inspection: Inspection, options: &Options, reader: ReaderKind) -> Re
     Ok(engine)
 }
 
-/// Refuses memory that this machine, or the control group that this process is in, does not have: it would be killed.
-///
-/// # Errors
-/// Then: says how much there is.
-pub fn check_ram(ram: usize) -> Result<()> {
-    let machine = Machine::here();
-    let own = machine.memory().map(|memory| (memory.total_bytes, "this machine has"));
-    let group = machine.cgroup().memory_limit_bytes.map(|limit| (limit, "this container or control group may hold"));
-    match own.into_iter().chain(group).min() {
-        Some((has, whose)) if ram as u64 > has => bail!(
-            "--ram {} is more than the {} that {whose}: give less, or leave --ram out{}",
-            Bytes(ram as u64),
-            Bytes(has),
-            if whose.ends_with("hold") { ", or raise its limit" } else { "" }
-        ),
-        _ => Ok(()),
-    }
-}
-
 /// The same, recording everything from the first read on; all of the memory is kept.
 ///
 /// # Errors
@@ -139,7 +120,7 @@ pub fn load_recorded(
 ) -> Result<Engine> {
     if let Some(what) = inspection.lossy() {
         term::note(&format!(
-            "Lossy, as asked: {what}. This is not the model's own output; `outpour eval --against` measures the cost."
+            "Lossy: {what}. This is not the model's own output; `outpour eval --against` measures the cost."
         ));
     }
     check_ram(options.ram)?;
@@ -166,6 +147,25 @@ pub fn load_recorded(
         engine.record(timeline);
     }
     Ok(engine)
+}
+
+/// Refuses memory that this machine, or the control group that this process is in, does not have: it would be killed.
+///
+/// # Errors
+/// Then: says how much there is.
+pub fn check_ram(ram: usize) -> Result<()> {
+    let machine = Machine::here();
+    let own = machine.memory().map(|memory| (memory.total_bytes, "this machine has"));
+    let group = machine.cgroup().memory_limit_bytes.map(|limit| (limit, "this container or control group may hold"));
+    match own.into_iter().chain(group).min() {
+        Some((has, whose)) if ram as u64 > has => bail!(
+            "--ram {} is more than the {} that {whose}: give less, or leave --ram out{}",
+            Bytes(ram as u64),
+            Bytes(has),
+            if whose.ends_with("hold") { ", or raise its limit" } else { "" }
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// Files that are the model's, and are not written over: its weights on all drives, and, where it is a folder, all that is in it.

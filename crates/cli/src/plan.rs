@@ -60,7 +60,10 @@ pub fn plan(args: &PlanArgs, headers_only: bool) -> Result<ExitCode> {
     let layout = inspection.model().state_layout();
     let state_bytes = [layout.fixed_bytes(), layout.bytes_per_token()];
     let (sweep_tokens, estimated) = (inspection.sweep_tokens(&plan), outline.is_some());
-    let shown = Shown { args, state_bytes, plan: &plan, sweep_tokens, experts, forecast, drive, drive_from, estimated };
+    let serve_bytes = outpour_serve::serve_bytes(inspection.facts().vocab);
+    let plan = &plan;
+    let shown =
+        Shown { args, state_bytes, serve_bytes, plan, sweep_tokens, experts, forecast, drive, drive_from, estimated };
     term::show(&if args.json { format!("{:#}\n", shown.report()) } else { shown.describe() })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -107,6 +110,8 @@ struct Shown<'a> {
     args: &'a PlanArgs,
     /// Of a state: bytes however short it is, and for each token.
     state_bytes: [usize; 2],
+    /// What `serve` and `batch` take for themselves.
+    serve_bytes: usize,
     plan: &'a Plan,
     /// Tokens of a prompt for which each expert is read once.
     sweep_tokens: usize,
@@ -125,6 +130,7 @@ impl Shown<'_> {
         json!({
             "ram_bytes": plan.ram,
             "minimum_ram_bytes": plan.minimum_ram,
+            "serve_bytes": self.serve_bytes,
             "total_bytes": plan.total(),
             "buffers": buffers,
             "expert_slots": plan.expert_slots,
@@ -184,6 +190,8 @@ impl Shown<'_> {
             show(plan.ram),
             show(plan.minimum_ram)
         );
+        text +=
+            &format!("For `serve` and `batch` the process takes {} more, and the slab less.\n", show(self.serve_bytes));
         let share = 100.0 * plan.expert_slots as f64 / (*experts).max(1) as f64;
         text += &format!(
             "The slab holds {} of {experts} experts ({share:.0} %), in {} pieces of {}.\n",

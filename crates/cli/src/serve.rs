@@ -34,7 +34,7 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
         origins: args.cors.clone(),
     };
     if let Some(what) = inspection.lossy() {
-        term::note(&format!("Lossy, as asked: {what}."));
+        term::note(&format!("Lossy: {what}."));
     }
     let layout = inspection.model().state_layout();
     let state = layout.fixed_bytes() + BLOCK_TOKENS * layout.bytes_per_token();

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::ffi::c_int;
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use outpour_engine::{Observer, Progress};
 use outpour_store::bytes::Bytes;
 use outpour_store::machine::Machine;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use markdown::in_rows;
@@ -39,6 +40,12 @@ pub fn catch_signals(mut on: impl FnMut(c_int) + Send + 'static) -> anyhow::Resu
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signals cannot be caught")?;
     std::thread::spawn(move || signals.forever().for_each(&mut on));
     Ok(())
+}
+
+/// A file that may grow no further (`ulimit -f`) is an error of the write like others, and does not kill the process.
+pub fn survive_size_limits() {
+    // A signal that is handled makes the write fail; where it cannot be, the system kills as ever.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::default());
 }
 
 /// Whether Ctrl-C is handled elsewhere.

@@ -17,6 +17,7 @@ use outpour_model::weights::{DeclaredKind, ExpertShape, Measured, StoredMatrix, 
 use outpour_model::{Facts, Model, ModelError, gguf, packing, registry};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::{ExpertId, ExpertLayout};
+use outpour_store::pack::Manifest;
 use outpour_store::packer::Packed;
 use outpour_store::plan::{Ask, ClassNeeds, Needs, Plan, TrunkNeeds};
 use outpour_store::read::{self, PATIENCE};
@@ -372,6 +373,9 @@ impl Inspection {
         }
         if self.kv == DType::Q8 {
             what.push(format!("keys and values rounded to 8 bits in blocks of {Q8_BLOCK}"));
+        }
+        if let Some(experts) = self.checkpoint.pack().and_then(Manifest::requantised) {
+            what.push(format!("experts requantised to {experts} when they were packed"));
         }
         (!what.is_empty()).then(|| what.join(", and "))
     }

@@ -8,6 +8,7 @@ use outpour_kernels::quant::coded::widen_to_bf16;
 use outpour_kernels::{DType, Format};
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::layout::ExpertLayout;
+use outpour_store::pack::AS_THEY_WERE;
 use outpour_store::packer::{self, Convert, Job, Packed, PartSpec};
 
 use crate::config::ModelError;
@@ -52,7 +53,7 @@ pub fn pack(
     progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>,
 ) -> Result<Packed, ModelError> {
     if source.checkpoint.gguf().is_some() {
-        return Err(ModelError::Config(format!(
+        return Err(ModelError::Tensor(format!(
             "{}: is of GGUF files, which are not packed yet; they are read in place, or pack the model's safetensors",
             source.checkpoint.dir().display()
         )));
@@ -88,7 +89,7 @@ pub fn pack(
     });
     let experts = match requantise {
         Some(Affine { bits, group }) => format!("affine{bits} in groups of {group}"),
-        None => "as they were".to_owned(),
+        None => AS_THEY_WERE.to_owned(),
     };
     let convert = converting.as_ref().map(|converting| converting as &Convert);
     let Source { checkpoint, layout, row_tensors, .. } = *source;

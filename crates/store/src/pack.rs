@@ -53,6 +53,8 @@ pub const PART_ALIGN: usize = 64;
 pub(crate) const CUT_BYTES: u64 = 4 << 20;
 /// Records of a tensor of which single rows are read, at most: their checksums are 2 MiB, and what is read around a row is little.
 const ROW_RECORDS_MAX: u64 = 1 << 18;
+/// [`Manifest::experts`] of a pack that requantised nothing.
+pub const AS_THEY_WERE: &str = "as they were";
 /// Digits of a checksum.
 const DIGITS: usize = 16;
 /// The version of the layout.
@@ -122,6 +124,11 @@ pub(crate) fn row_cut(bytes: u64) -> u64 {
 }
 
 impl Manifest {
+    /// How experts are stored, where that is not as they were.
+    pub fn requantised(&self) -> Option<&str> {
+        (self.experts != AS_THEY_WERE).then_some(&self.experts)
+    }
+
     /// A manifest of files that are still to be written.
     pub(crate) fn new(experts: String, made_from: Vec<Origin>, files: Vec<PackFile>) -> Manifest {
         Manifest { version: VERSION, experts, made_from, files }

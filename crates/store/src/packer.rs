@@ -211,6 +211,12 @@ fn full(error: StoreError, out: &Path, left: u64) -> StoreError {
             }
             about(out, &format!("the drive takes no more ({source}): free some, or its quota; {GOES_ON}"))
         }
+        StoreError::Io { path, source, .. } if source.kind() == io::ErrorKind::FileTooLarge => about(
+            &path,
+            &format!(
+                "may not grow further ({source}): raise the limit (`ulimit -f`), or name a folder on another file system; {GOES_ON}"
+            ),
+        ),
         error => error,
     }
 }

@@ -44,7 +44,7 @@ pub struct SynthArgs {
 /// `pack`.
 #[derive(Args)]
 pub struct PackArgs {
-    /// The model: a folder or file, ORG/REPO[:QUANT], or demo
+    /// The model, of safetensors: a folder, ORG/REPO, or demo
     pub model: PathBuf,
     /// The folder to pack it into: new, or of the same pack that was broken off
     pub out: PathBuf,
