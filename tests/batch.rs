@@ -194,6 +194,19 @@ fn what_changed_is_answered_anew() {
     assert_refused(&batch.run(&demo(), &["--ram", "200M"]), "no input", &["in.jsonl", "cannot open"]);
 }
 
+#[test]
+fn lines_that_are_alike_are_told_apart() {
+    let batch = Batch::of(&vec![json!({"prompt": "the fox", "max_tokens": 3}).to_string(); 4]);
+    assert!(batch.run(&demo(), &["--ram", "200M"]).status.success());
+    let out = batch.path("out.jsonl");
+    let text = fs::read_to_string(&out).expect("the answers");
+    let third = text.lines().find(|line| line.starts_with(r#"{"id":"batch_req_3""#) || line.contains(r#""line":3"#));
+    fs::write(&out, format!("{}\n", third.expect("the third's"))).expect("written");
+    let ran = batch.run(&demo(), &["--ram", "200M"]);
+    assert!(ran.stderr.contains("3 answered") && ran.stderr.contains("1 were answered before"), "{}", ran.stderr);
+    assert_eq!(batch.answers().into_keys().collect::<std::collections::BTreeSet<_>>(), (1..=4).collect());
+}
+
 /// The demo's answers to so many lines that are all the same.
 fn same_lines(count: usize, more: &Value, flags: &[&str]) -> Vec<String> {
     let mut line = json!({"prompt": "Once upon a time", "max_tokens": 24, "temperature": 1});

@@ -659,6 +659,23 @@ fn a_chunk_finds_the_experts_of_the_one_before() {
     }
 }
 
+#[test]
+fn chunks_share_a_sweep_where_memory_holds_a_layer() {
+    let dir = tempfile::tempdir().expect("a folder");
+    streamed_model(dir.path());
+    let inspection = Inspection::open(dir.path(), false).unwrap_or_else(|error| panic!("{error}"));
+    let base = Options { prefill_chunk: Some(64), ..roomy() };
+    let sweep = |more: usize| {
+        let options = Options { ram: minimum_ram(dir.path(), &base) + more, ..base };
+        let plan = inspection.plan(&options).unwrap_or_else(|error| panic!("{error}"));
+        (plan.expert_slots, inspection.sweep_tokens(&plan))
+    };
+    let [(few, alone), (many, together)] = [0, 2 << 20].map(sweep);
+    let layer = inspection.layout.experts(0);
+    assert!(few < layer && layer <= many, "{few} and {many} of a layer's {layer}");
+    assert_eq!((alone, together), (64, 256));
+}
+
 /// Of prompts that share a sweep one can be closed, or go back, between any two chunks: the others never see it.
 #[test]
 fn prompts_that_share_a_sweep_can_be_closed_one_by_one() {

@@ -43,16 +43,17 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode> {
         numerics.kv,
         numerics.top_k
     );
+    let mut input = Input::open(&args.file, args.seed, identity)?;
     let mut output = Output::open(&args.out)?;
     let beside = model::tokenizer_bytes(inspection.checkpoint()) + serve_bytes(inspection.facts().vocab);
     let options = args.load.options(beside + DONE_BYTES * (output.done.len() + output.refused_before.len()))?;
+    model::check_ram(options.ram)?;
     let plan = inspection.plan(&options)?;
     let served = serve::served(&inspection, &plan, None)?;
     if let Some(what) = inspection.lossy() {
         term::note(&format!("Lossy: {what}."));
     }
     drop(inspection);
-    let mut input = Input::open(&args.file, args.seed, identity)?;
     term::catch_interrupt()?;
     let progress = TaskProgress::start(&args.file.to_string_lossy(), input.lines()?);
     let (began, read_before) = (Instant::now(), Machine::here().drive_read_bytes());
@@ -220,8 +221,10 @@ impl Input {
         } else {
             question(parsed, number, seed)
         };
+        // A line without a name of its own is known by its number.
+        let place = (seed, custom_id.is_null().then_some(number));
         let hash =
-            checksum(&[self.identity.as_bytes(), &[0], line.trim_ascii(), format!("{seed:?}").as_bytes()].concat());
+            checksum(&[self.identity.as_bytes(), &[0], line.trim_ascii(), format!("{place:?}").as_bytes()].concat());
         Ok(Some(Line { number, hash, custom_id, question }))
     }
 }

@@ -139,7 +139,8 @@ impl Generation {
         let counted = |from: Option<u64>, to: Option<u64>, ours: u64| from.zip(to).map_or(ours, |(from, to)| to - from);
         let read_bytes = [counted(before, between, prefill.read_bytes), counted(between, drive(), stream.read_bytes)];
         let floors = chosen.and_then(|chosen| chosen.floors(engine.expert_slots()));
-        let bounds = drive_limit.map(|_| [of_prompt, of_answer]);
+        // How long a step took that failed is not known.
+        let bounds = drive_limit.filter(|_| !matches!(end, End::Failed(_))).map(|_| [of_prompt, of_answer]);
         Done { generated, end, read_bytes, stats, stream, bounds, floors }
     }
 

@@ -26,6 +26,7 @@ pub fn serve(args: &ServeArgs) -> Result<ExitCode> {
         + serve_bytes(inspection.facts().vocab)
         + model::states_bytes(&args.states, &inspection);
     let options = args.load.options(own_bytes)?;
+    model::check_ram(options.ram)?;
     let plan = inspection.plan(&options)?;
     let served = served(&inspection, &plan, args.name.clone())?;
     let access = Access {

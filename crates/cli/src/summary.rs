@@ -38,7 +38,7 @@ pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<Strin
     }
     let experts = stream.hits + stream.misses;
     if experts > 0 {
-        let waited = 100.0 * stream.blocked.as_secs_f64() / stats.decode_time.as_secs_f64().max(1e-9);
+        let waited = 100.0 * (stream.blocked.as_secs_f64() / stats.decode_time.as_secs_f64().max(1e-9)).min(1.0);
         let hits = 100.0 * stream.hits as f64 / experts as f64;
         line("experts", format!("{hits:.0} % of experts hit, {waited:.0} % of decoding waited for the drive"));
     }

@@ -66,7 +66,6 @@ pub fn forecast(inspection: &Inspection, plan: &Plan, rehearsal: &Rehearsal, dri
     let fits = plan.expert_slots >= inspection.layout.experts_total();
     let cold = hits.cold(ask.answer_tokens);
     let rows = ask.prompt_tokens.min(inspection.sweep_tokens(plan)).max(1);
-    let chunks = rows.div_ceil(plan.chunk);
     // A sweep finds what the one before left, where there is room beside what it passes through: a layer, and what is read early
     // of the next.
     let layer = (0..inspection.layout.layers()).map(|layer| inspection.layout.experts(layer)).max().unwrap_or(0) as f64;
@@ -80,8 +79,8 @@ pub fn forecast(inspection: &Inspection, plan: &Plan, rehearsal: &Rehearsal, dri
     Forecast {
         decode: model.answer(&[hits.warm()]),
         decode_cold: model.answer(&cold),
-        prefill: model.prompt([rows, chunks], swept, [slots, early]),
-        prefill_cold: model.prompt([rows, chunks], 0.0, [slots, early]),
+        prefill: model.prompt(rows, swept, early),
+        prefill_cold: model.prompt(rows, 0.0, early),
     }
 }
 
@@ -264,9 +263,8 @@ impl Arithmetic<'_> {
         time.speed(tokens, hit_rates.iter().sum::<f64>() / tokens)
     }
 
-    /// A sweep of so many tokens in so many chunks, where memory has room for so many experts, and for so many of the next layer
-    /// that are read early.
-    fn prompt(&self, [rows, chunks]: [usize; 2], hit_rate: f64, [slots, early]: [f64; 2]) -> Speed {
+    /// A sweep of so many tokens, which may read so many experts of the next layer early.
+    fn prompt(&self, rows: usize, hit_rate: f64, early: f64) -> Speed {
         let pass = &self.rehearsal.prompt;
         let top_k = self.inspection.facts().top_k as f64;
         let longer = rows as f64 / pass.rows as f64;
@@ -281,8 +279,7 @@ impl Arithmetic<'_> {
             }
             // Experts that at least one row chose, if rows choose independently.
             let used = experts * (1.0 - (1.0 - top_k / experts).powi(rows as i32));
-            let again = (chunks - 1) as f64 * (used - slots).max(0.0);
-            let missing_bytes = (used * (1.0 - hit_rate) + again) * bytes;
+            let missing_bytes = used * (1.0 - hit_rate) * bytes;
             let computing = longer * seconds.experts + missing_bytes * self.drive.cpu_seconds_per_byte;
             let read = missing_bytes / self.drive.steady;
             let hidden = if sweeps { trunk.min(early * bytes / self.drive.steady).min(read) } else { 0.0 };

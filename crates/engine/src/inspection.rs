@@ -298,9 +298,15 @@ impl Inspection {
         Ok(Plan::new(&self.needs(options, self.trunk.clone(), &scratch, &sequence), ask)?)
     }
 
-    /// Tokens of prompts that one sweep over the layers, and one read of each expert, serves under a plan.
+    /// Tokens of prompts that one sweep over the layers, and one read of each expert, serves under a plan: a chunk's where memory has
+    /// no room for a layer's experts.
     pub fn sweep_tokens(&self, plan: &Plan) -> usize {
-        sweep_rows(&*self.model, plan.chunk)
+        let slots = |class: usize| plan.class_pieces[class] * (plan.piece_bytes / self.layout.classes()[class]);
+        let mut sparse = (0..self.layout.layers()).filter(|&layer| self.layout.experts(layer) > 0);
+        match sparse.all(|layer| slots(self.layout.class(layer)) >= self.layout.experts(layer)) {
+            true => sweep_rows(&*self.model, plan.chunk),
+            false => plan.chunk,
+        }
     }
 
     /// What the model needs, with such a trunk; see [`Needs`] for `scratch` and `sequence`.

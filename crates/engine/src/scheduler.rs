@@ -241,7 +241,8 @@ impl Engine {
         }
         // Nothing is read twice where all is there.
         let resident = self.experts.all_resident();
-        let sweep = if resident { self.plan.chunk } else { self.sweep_tokens() };
+        let stays = !resident && (0..self.facts().layers).all(|layer| self.experts.holds(layer));
+        let sweep = if stays { self.sweep_tokens() } else { self.plan.chunk };
         let (first, left) = waiting.remove(0);
         waiting.retain(|&(_, left)| left <= sweep && !resident);
         let theirs: usize = waiting.iter().map(|(_, left)| left).sum();

@@ -11,6 +11,9 @@ pub(crate) const HEAD_ROWS: usize = 8;
 pub(crate) const STEP_ROWS: usize = 32;
 /// Chunks of prompts that go through each layer one behind the other, at most.
 const SWEEP_CHUNKS: usize = 4;
+/// Tokens of prompts in a sweep at most: computing them takes longer than reading a model, and a prompt that comes meanwhile waits
+/// for all of them.
+const SWEEP_ROWS_MAX: usize = 4096;
 /// Rows of activations that a backend rounds at a time, and then forgets.
 const ROUNDED_ROWS_MAX: usize = 512;
 
@@ -18,7 +21,7 @@ const ROUNDED_ROWS_MAX: usize = 512;
 /// waits between two layers is a small part of what it costs while it is computed, and together they take no more than a chunk does.
 pub(crate) fn sweep_rows(model: &dyn Model, chunk: usize) -> usize {
     let waiting = Stream::bytes(model.facts(), 1) + model.state_layout().window_bytes_per_token();
-    (model.workspace_bytes(chunk) / waiting).clamp(chunk, SWEEP_CHUNKS * chunk)
+    (model.workspace_bytes(chunk) / waiting).clamp(chunk, (SWEEP_CHUNKS * chunk).min(SWEEP_ROWS_MAX).max(chunk))
 }
 
 /// Buffers for activations, allocated once.

@@ -9,19 +9,24 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::checksums::{Checksums, checksum};
 use crate::pack::{MANIFEST, Manifest};
 use crate::read::whole::{WholeFile, read_whole};
-use crate::{Result, StoreError};
+use crate::{NOTICE, Result, StoreError};
 pub use gguf::Metadata;
 use safetensors::Entry;
 pub use source::SourceFile;
 
 /// Largest JSON file of a checkpoint that is read (the largest seen index, of 1T models, has 20 MB).
 const JSON_BYTES_MAX: u64 = 256 << 20;
+/// After which opening is said to take long.
+const SLOW: Duration = Duration::from_secs(10);
 
 /// How a tensor's elements are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +130,10 @@ impl Checkpoint {
     /// compared by their checksums, other files by samples.
     pub fn open_mirrored(path: &Path, mirrors: &[PathBuf]) -> Result<Checkpoint> {
         let mirrors = mirrors.iter().map(|mirror| Checkpoint::open(mirror)).collect::<Result<Vec<_>>>()?;
+        told_if_slow(path, || Checkpoint::open_beside(path, mirrors))
+    }
+
+    fn open_beside(path: &Path, mirrors: Vec<Checkpoint>) -> Result<Checkpoint> {
         if !path.join("config.json").exists()
             && let Some(files) = gguf::find(path)?
         {
@@ -410,6 +419,28 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let value: Value =
         parse_json(&bytes).map_err(|error| malformed(format!("is not valid JSON: {error}; download it again")))?;
     if value.is_object() { Ok(value) } else { Err(malformed("is not a JSON object; download it again".into())) }
+}
+
+/// Says so where opening takes long: a drive that does not answer holds whoever reads from it.
+fn told_if_slow<T>(path: &Path, open: impl FnOnce() -> T) -> T {
+    let (opened, waits) = mpsc::channel::<()>();
+    let path = path.to_owned();
+    let watch = thread::spawn(move || {
+        if waits.recv_timeout(SLOW) == Err(RecvTimeoutError::Timeout)
+            && let Some(notice) = NOTICE.get()
+        {
+            let seconds = SLOW.as_secs();
+            notice(&format!(
+                "{}: is not opened after {seconds} s, and waited for; see whether its drive is still connected and mounted",
+                path.display()
+            ));
+        }
+    });
+    let result = open();
+    drop(opened);
+    // It ends now, and had nothing to say.
+    let _ = watch.join();
+    result
 }
 
 /// A `config.json`. Python writes infinity as a word that JSON lacks (`time_step_limit` of Nemotron); it is read as that text.
