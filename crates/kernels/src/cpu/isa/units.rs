@@ -258,8 +258,8 @@ unsafe fn arrange_lanes<const DWORDS: usize>(x: *mut u8) {
     unsafe {
         let rows = std::array::from_fn(|group| x.cast_const().wrapping_add(4 * DWORDS * group));
         let columns = <__m512i as Ints>::transposed(&rows, DWORDS);
-        for i in 0..DWORDS {
-            _mm512_storeu_si512(x.add(64 * i).cast(), columns[i]);
+        for (i, column) in columns[..DWORDS].iter().enumerate() {
+            _mm512_storeu_si512(x.add(64 * i).cast(), *column);
         }
     }
 }

@@ -47,19 +47,19 @@ struct LookedUp<T> {
     stride: usize,
     /// The first weight of those whose entries are here.
     k: usize,
-    entries: Entry,
+    entries: Kept,
     of: PhantomData<T>,
 }
 
 #[repr(align(64))]
-struct Entry(MaybeUninit<[u64; GROUPS_MAX * BLOCK / WEIGHTS]>);
+struct Kept(MaybeUninit<[u64; GROUPS_MAX * BLOCK / WEIGHTS]>);
 
 #[repr(align(64))]
 struct Indices(MaybeUninit<[u16; GROUPS_MAX * BLOCK / WEIGHTS]>);
 
 impl<T: Entries> LookedUp<T> {
     fn new(d: &Dots) -> Self {
-        LookedUp { w: d.w, stride: d.w_stride, k: 0, entries: Entry(MaybeUninit::uninit()), of: PhantomData }
+        LookedUp { w: d.w, stride: d.w_stride, k: 0, entries: Kept(MaybeUninit::uninit()), of: PhantomData }
     }
 
     #[inline(always)]

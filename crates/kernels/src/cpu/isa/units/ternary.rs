@@ -1,6 +1,9 @@
 //! TQ1_0 and TQ2_0. A group is a lane: words are moved to the lanes of their groups, of which each takes two bits of every byte
 //! where they lie, so that sums are multiplied with 1, 4, 16 or 64, and nothing is left to add across lanes.
 
+// Blocks are indexed by number; iterators would hide which.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use super::blocks::{Unit, only};
