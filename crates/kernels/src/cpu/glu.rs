@@ -44,23 +44,43 @@ struct Part {
 impl Loop for Part {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
-        // SAFETY: the promise of `glu_at`, for i < n.
-        let (gate, up) = (|i: usize| unsafe { *self.gate.add(i) }, |i: usize| unsafe { *self.up.add(i) });
-        // SAFETY: the same.
-        let to = |i: usize, value: f32| unsafe { *self.out.add(i) = value };
         match self.activation {
-            Activation::SwiGlu => (0..self.n).for_each(|i| to(i, silu(gate(i)) * up(i))),
-            Activation::SwiGluClamped { alpha, limit } => (0..self.n).for_each(|i| {
-                let (gate, up) = (gate(i).min(limit), up(i).clamp(-limit, limit));
-                to(i, (up + 1.0) * (gate / (1.0 + exp(-alpha * gate))));
+            Activation::SwiGlu => self.each(|gate, up| silu(gate) * up),
+            Activation::SwiGluClamped { alpha, limit } => self.each(|gate, up| {
+                let (gate, up) = (gate.min(limit), up.clamp(-limit, limit));
+                (up + 1.0) * (gate / (1.0 + exp(-alpha * gate)))
             }),
             Activation::SwiGluLimited { limit } => {
-                (0..self.n).for_each(|i| to(i, silu(gate(i).min(limit)) * up(i).clamp(-limit, limit)));
+                self.each(|gate, up| silu(gate.min(limit)) * up.clamp(-limit, limit));
             }
-            Activation::Silu => (0..self.n).for_each(|i| to(i, silu(gate(i)))),
-            Activation::Relu2 => (0..self.n).for_each(|i| to(i, gate(i).max(0.0) * gate(i).max(0.0))),
-            Activation::GeGlu => (0..self.n).for_each(|i| to(i, gelu(gate(i)) * up(i))),
-            Activation::Product => (0..self.n).for_each(|i| to(i, gate(i) * up(i))),
+            Activation::Silu => self.each(|gate, _| silu(gate)),
+            Activation::Relu2 => self.each(|gate, _| gate.max(0.0) * gate.max(0.0)),
+            Activation::GeGlu => self.each(|gate, up| gelu(gate) * up),
+            Activation::Product => self.each(|gate, up| gate * up),
+        }
+    }
+}
+
+impl Part {
+    /// By copies of some elements: compilers make no vectors of a loop whose output may be its input.
+    #[inline(always)]
+    fn each(&self, of: impl Fn(f32, f32) -> f32) {
+        const AT_ONCE: usize = 32;
+        let mut i = 0;
+        while i < self.n {
+            let n = AT_ONCE.min(self.n - i);
+            let (mut gate, mut up) = ([0f32; AT_ONCE], [0f32; AT_ONCE]);
+            // SAFETY: the promise of `glu_at`: n more elements are there.
+            unsafe {
+                gate.as_mut_ptr().copy_from_nonoverlapping(self.gate.add(i), n);
+                up.as_mut_ptr().copy_from_nonoverlapping(self.up.add(i), n);
+            }
+            for at in 0..AT_ONCE {
+                gate[at] = of(gate[at], up[at]);
+            }
+            // SAFETY: as above.
+            unsafe { self.out.add(i).copy_from_nonoverlapping(gate.as_ptr(), n) };
+            i += n;
         }
     }
 }

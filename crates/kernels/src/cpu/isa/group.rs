@@ -44,7 +44,8 @@ unsafe fn round_in<const SHARE: usize>(x: &[f32], group: usize, to: *mut u8) {
     let k = x.len();
     let (scales, sums) = (to.wrapping_add(k), to.wrapping_add(k + 4 * (k / BLOCK)));
     let (blocks, _) = x.as_chunks::<BLOCK>();
-    let mut sum = 0.0;
+    // Of a group: its number, the sum of its blocks, and how many are still to come.
+    let (mut g, mut sum, mut more) = (0, 0.0, group / BLOCK);
     for (b, block) in blocks.iter().enumerate() {
         // Sizes in the order of their bits, in which a NaN is the largest.
         let mut max = 0;
@@ -57,12 +58,16 @@ unsafe fn round_in<const SHARE: usize>(x: &[f32], group: usize, to: *mut u8) {
             1e-36..f32::INFINITY => (max / 127.0, 127.0 / max),
             _ => (f32::NAN, 0.0),
         };
-        let (mut x8, mut totals) = ([0u8; BLOCK], [0; 2]);
+        let mut whole = [0; BLOCK];
         for i in 0..BLOCK {
-            let whole = (block[i] * per_step + ROUND).to_bits().wrapping_sub(ROUND.to_bits());
-            totals[2 * i / BLOCK] += whole.cast_signed();
-            x8[i] = whole as u8;
+            whole[i] = (block[i] * per_step + ROUND).to_bits().wrapping_sub(ROUND.to_bits());
         }
+        // Each half by itself, and the bytes after them: together, compilers make no vectors of these.
+        let mut totals = [0; 2];
+        for (total, whole) in totals.iter_mut().zip(whole.as_chunks::<{ BLOCK / 2 }>().0) {
+            *total = whole.iter().fold(0i32, |total, whole| total.wrapping_add(whole.cast_signed()));
+        }
+        let x8 = whole.map(|whole| whole as u8);
         sum += scale * (totals[0] + totals[1]) as f32;
         // SAFETY: block b of the row, its scale, and its group's sum.
         unsafe {
@@ -71,9 +76,12 @@ unsafe fn round_in<const SHARE: usize>(x: &[f32], group: usize, to: *mut u8) {
             if group < BLOCK {
                 let halves = totals.map(|total| scale * total as f32);
                 sums.cast::<[f32; 2]>().add(b).write_unaligned(halves);
-            } else if ((b + 1) * BLOCK).is_multiple_of(group) {
-                sums.cast::<f32>().add(b * BLOCK / group).write_unaligned(sum);
-                sum = 0.0;
+                continue;
+            }
+            more -= 1;
+            if more == 0 {
+                sums.cast::<f32>().add(g).write_unaligned(sum);
+                (g, sum, more) = (g + 1, 0.0, group / BLOCK);
             }
         }
     }

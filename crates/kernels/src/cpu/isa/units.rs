@@ -10,6 +10,8 @@ mod codebooks;
 mod codes;
 pub(super) mod e4m3;
 mod k_quants;
+mod looked_up;
+mod ternary;
 mod transposed;
 
 use std::arch::asm;
@@ -71,7 +73,7 @@ unsafe fn of_blocks<T: blocks::Unit>(d: &Dots) -> bool {
     let fits = T::KNOWN && d.k >= GROUPS * T::GROUP;
     if fits {
         // SAFETY: the caller's promise.
-        unsafe { rows(d, blocks::Blocks::<T>::new(d)) };
+        unsafe { T::multiply(d) };
     }
     fits
 }
@@ -249,6 +251,19 @@ const fn four_times(table: [u8; 16]) -> [u8; 64] {
     four
 }
 
+/// Four bytes of each group of `4 · DWORDS` activations to a lane: vector i has the i-th four.
+#[inline(always)]
+unsafe fn arrange_lanes<const DWORDS: usize>(x: *mut u8) {
+    // SAFETY: AVX-512, and sixteen groups at `x`.
+    unsafe {
+        let rows = std::array::from_fn(|group| x.cast_const().wrapping_add(4 * DWORDS * group));
+        let columns = <__m512i as Ints>::transposed(&rows, DWORDS);
+        for (i, column) in columns[..DWORDS].iter().enumerate() {
+            _mm512_storeu_si512(x.add(64 * i).cast(), *column);
+        }
+    }
+}
+
 /// Puts lane `4j + i` to place `4i + j`.
 #[inline(always)]
 unsafe fn across(v: __m512i) -> __m512i {
@@ -366,6 +381,13 @@ unsafe fn fields(starts: i64, of: __m512i) -> __m512i {
 unsafe fn two_fields(first: i64, second: i64, of: __m128i) -> __m128i {
     // SAFETY: AVX512-VBMI and VL.
     unsafe { _mm_multishift_epi64_epi8(_mm_set_epi64x(second, first), of) }
+}
+
+/// Twice a number and 1.
+#[inline(always)]
+unsafe fn odd(of: __m512i) -> __m512 {
+    // SAFETY: AVX-512.
+    unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_add_epi32(of, of), _mm512_set1_epi32(1))) }
 }
 
 /// Sixteen times four bits, the lowest first, a byte to each.

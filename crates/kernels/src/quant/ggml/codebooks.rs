@@ -55,7 +55,7 @@ static IQ2_XS: [u64; 512] = entries(&IQ2_XS_CODES);
 static IQ2_S: [u64; 1024] = entries(&IQ2_S_CODES);
 static IQ3_XXS: [u64; 256] = entries(&IQ3_XXS_CODES);
 static IQ3_S: [u64; 512] = entries(&IQ3_S_CODES);
-static IQ1: [u64; 2048] = entries(&IQ1_CODES);
+pub(crate) static IQ1: [u64; 2048] = entries(&IQ1_CODES);
 
 /// For each byte of signs, 0xff in the bytes of those that are set.
 static SIGNS: [u64; 256] = {

@@ -8,12 +8,12 @@ use std::marker::PhantomData;
 
 use super::k_quants::six_bits;
 use super::{
-    GROUPS, Source, dot, four_times, halves, load, look_up, low_bits, product, quarters, starts, two_f16, two_fields,
-    upper,
+    GROUPS, Source, dot, four_times, halves, load, look_up, low_bits, product, quarters, rows, starts, two_f16,
+    two_fields, upper,
 };
 use crate::cpu::isa::Dots;
 use crate::quant::coded::e2m1_table;
-use crate::quant::ggml::types::{Iq4Nl, Iq4Xs, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Tq1_0, Tq2_0};
+use crate::quant::ggml::types::{Iq4Nl, Iq4Xs, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 use crate::quant::ggml::{Block, IQ4_VALUES};
 
 /// Sixteen groups of a type's blocks: see [`Source`].
@@ -32,6 +32,14 @@ pub(super) trait Unit: Block {
     /// The scales and, if there are any, the mins.
     unsafe fn scales(_w: *const u8) -> [__m512; 2] {
         unreachable!("no units of such blocks")
+    }
+    /// Computes a product with one activation row of whole units.
+    unsafe fn multiply(d: &Dots)
+    where
+        Self: Sized,
+    {
+        // SAFETY: the caller's promise.
+        unsafe { rows(d, Blocks::<Self>::new(d)) }
     }
 }
 
@@ -68,11 +76,23 @@ impl<T: Unit> Source for Blocks<T> {
     #[inline(always)]
     unsafe fn scales(&self, row: usize, k: usize) -> [__m512; 2] {
         // SAFETY: as above.
-        unsafe {
-            let [scale, min] = T::scales(self.at(row, k));
-            let bias = _mm512_mul_ps(scale, _mm512_set1_ps(f32::from(-i16::from(T::OFFSET))));
-            [scale, if T::MINS { _mm512_sub_ps(bias, min) } else { bias }]
-        }
+        unsafe { scales_and_biases::<T>(self.at(row, k)) }
+    }
+}
+
+/// The scales and the biases.
+#[inline(always)]
+pub(super) unsafe fn scales_and_biases<T: Unit>(w: *const u8) -> [__m512; 2] {
+    // SAFETY: AVX-512, and the blocks at `w`.
+    unsafe {
+        let [scale, min] = T::scales(w);
+        let bias = _mm512_mul_ps(scale, _mm512_set1_ps(f32::from(-i16::from(T::OFFSET))));
+        let bias = match (T::MINS, T::OFFSET) {
+            (true, 0) => negative(min),
+            (true, _) => _mm512_sub_ps(bias, min),
+            (false, _) => bias,
+        };
+        [scale, bias]
     }
 }
 
@@ -275,6 +295,3 @@ impl Unit for Iq4Xs {
         }
     }
 }
-
-impl Unit for Tq1_0 {}
-impl Unit for Tq2_0 {}

@@ -1,4 +1,4 @@
-//! The IQ1, IQ2 and IQ3 types. Their codebooks are looked up in registers: an entry is 16 bits, of which each two or four say a
+//! The IQ2 and IQ3 types. Their codebooks are looked up in registers: an entry is 16 bits, of which each two or four say a
 //! size. Entries are taken in the order in which lanes are groups, so that nothing is left to add across them.
 
 // Vectors are indexed by number; iterators would hide which.
@@ -7,12 +7,12 @@
 use std::arch::x86_64::*;
 
 use super::blocks::{Unit, only};
-use super::{dot, either, f16, fields, load, look_up, neighbours, nibbles, starts, two_f16, two_fields, unsigned};
-use crate::cpu::isa::affine::Ints;
-use crate::quant::ggml::codebooks::{
-    IQ1_CODES, IQ2_S_CODES, IQ2_XS_CODES, IQ2_XXS_CODES, IQ3_S_CODES, IQ3_XXS_CODES, even_signs,
+use super::{
+    arrange_lanes, dot, either, f16, fields, load, look_up, neighbours, nibbles, odd, starts, two_f16, unsigned,
 };
-use crate::quant::ggml::types::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs};
+use crate::cpu::isa::affine::Ints;
+use crate::quant::ggml::codebooks::{IQ2_S_CODES, IQ2_XS_CODES, IQ2_XXS_CODES, IQ3_S_CODES, IQ3_XXS_CODES, even_signs};
+use crate::quant::ggml::types::{Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs};
 
 /// What codes of some bits stand for, with a sign bit above them that adds or takes from 128.
 const fn with_signs(values: &[u8], codes: usize) -> [u8; 64] {
@@ -30,18 +30,6 @@ const fn with_signs(values: &[u8], codes: usize) -> [u8; 64] {
 static IQ2_TABLE: [u8; 64] = with_signs(&IQ2_XXS_CODES.values, 4);
 static IQ3_XXS_TABLE: [u8; 64] = with_signs(&IQ3_XXS_CODES.values, 8);
 static IQ3_S_TABLE: [u8; 64] = with_signs(&IQ3_S_CODES.values, 8);
-
-/// Eight times -1, 0 or 1, and 1 more, or less where the third bit is set; plus 128.
-static IQ1_TABLE: [u8; 64] = {
-    let (mut table, mut i) = ([128; 64], 0);
-    while i < 64 {
-        if i % 4 < 3 {
-            table[i] = IQ1_CODES.values[i % 4] + 1 - 2 * (i / 4 % 2) as u8;
-        }
-        i += 1;
-    }
-    table
-};
 
 /// Eight signs for seven of which the eighth makes the number even.
 static EVEN_SIGNS: [u8; 128] = {
@@ -98,16 +86,6 @@ unsafe fn of_1024(table: *const u8, at: __m512i, [ninth, tenth]: [u32; 2]) -> __
     unsafe { _mm512_mask_mov_epi16(of_512(table, at, ninth), tenth, of_512(table.add(1024), at, ninth)) }
 }
 
-/// The same of 2048.
-#[inline(always)]
-unsafe fn of_2048(table: *const u8, at: __m512i, [ninth, tenth, last]: [u32; 3]) -> __m512i {
-    // SAFETY: as above.
-    unsafe {
-        let (low, high) = (of_1024(table, at, [ninth, tenth]), of_1024(table.add(2048), at, [ninth, tenth]));
-        _mm512_mask_mov_epi16(low, last, high)
-    }
-}
-
 /// Half `half` of the weights of the entries in word `word` of each lane, whose signs begin at bit `sign` of it: four to a lane.
 #[inline(always)]
 unsafe fn eights(entries: __m512i, word: i32, half: i32, signs: __m512i, sign: i32, table: &[u8; 64]) -> __m512i {
@@ -119,19 +97,6 @@ unsafe fn eights(entries: __m512i, word: i32, half: i32, signs: __m512i, sign: i
         let sign = sign + 4 * half - 2;
         let signs = fields(starts([sign, 32 + sign], 1), signs);
         look_up(either(codes, signs, _mm512_set1_epi8(3)), table)
-    }
-}
-
-/// Four bytes of each group of `4 · DWORDS` activations to a lane: vector i has the i-th four.
-#[inline(always)]
-unsafe fn arrange_lanes<const DWORDS: usize>(x: *mut u8) {
-    // SAFETY: AVX-512, and sixteen groups at `x`.
-    unsafe {
-        let rows = std::array::from_fn(|group| x.cast_const().wrapping_add(4 * DWORDS * group));
-        let columns = <__m512i as Ints>::transposed(&rows, DWORDS);
-        for i in 0..DWORDS {
-            _mm512_storeu_si512(x.add(64 * i).cast(), columns[i]);
-        }
     }
 }
 
@@ -402,105 +367,3 @@ impl Unit for Iq3S {
         }
     }
 }
-
-/// Twice a number and 1.
-#[inline(always)]
-unsafe fn odd(of: __m512i) -> __m512 {
-    // SAFETY: AVX-512.
-    unsafe { _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_add_epi32(of, of), _mm512_set1_epi32(1))) }
-}
-
-/// The upper three bits of entries' places and a scale and a sign, of eight groups of two blocks.
-#[inline(always)]
-unsafe fn upper_bits(w: *const u8) -> __m512i {
-    // SAFETY: AVX-512, and the blocks at `w`.
-    unsafe {
-        let (a, b) = (_mm_loadu_si128(w.add(34).cast()), _mm_loadu_si128(w.add(84).cast()));
-        _mm512_cvtepu16_epi32(_mm256_set_m128i(b, a))
-    }
-}
-
-impl Unit for Iq1S {
-    const KNOWN: bool = true;
-    #[inline(always)]
-    unsafe fn arrange(x: *mut u8) {
-        // SAFETY: the caller's promise, here and below.
-        unsafe { arrange_lanes::<8>(x) }
-    }
-    #[inline(always)]
-    unsafe fn dots(w: *const u8, x: *const u8) -> __m512i {
-        // SAFETY: as above.
-        unsafe {
-            let (q, high) = (of_both([w.add(2), w.add(52)]), upper_bits(w));
-            let twice = _mm512_or_si512(high, _mm512_slli_epi32::<16>(high));
-            let mut entries = [_mm512_setzero_si512(); 2];
-            for i in 0..2 {
-                let mut bits = [0; 3];
-                for bit in 0..3 {
-                    // Of entry i in the lower words, and of entry i + 2 in the upper.
-                    let both = _mm512_set1_epi32(1 << (3 * i + bit) | 1 << (16 + 3 * (i + 2) + bit));
-                    bits[bit] = _mm512_test_epi16_mask(twice, both);
-                }
-                let at = if i == 0 { q } else { _mm512_srli_epi16::<8>(q) };
-                entries[i] = of_2048(IQ1_CODES.packed(), at, bits);
-            }
-            let less = _mm512_srai_epi32::<31>(_mm512_slli_epi32::<16>(high));
-            of_four_entries(entries, less, &IQ1_TABLE, x)
-        }
-    }
-    #[inline(always)]
-    unsafe fn scales(w: *const u8) -> [__m512; 2] {
-        // SAFETY: as above.
-        unsafe {
-            let scales = _mm512_and_si512(_mm512_srli_epi32::<12>(upper_bits(w)), _mm512_set1_epi32(7));
-            only(_mm512_mul_ps(_mm512_mul_ps(two_f16([w, w.add(50)]), odd(scales)), _mm512_set1_ps(0.125)))
-        }
-    }
-}
-
-impl Unit for Iq1M {
-    const KNOWN: bool = true;
-    #[inline(always)]
-    unsafe fn arrange(x: *mut u8) {
-        // SAFETY: the caller's promise, here and below.
-        unsafe { arrange_lanes::<4>(x) }
-    }
-    #[inline(always)]
-    unsafe fn dots(w: *const u8, x: *const u8) -> __m512i {
-        // SAFETY: as above.
-        unsafe {
-            let q = _mm512_cvtepu8_epi16(_mm256_loadu_si256(w.cast()));
-            // Four bits for each word: of each four words, in the lowest.
-            let high = _mm512_cvtepu16_epi64(_mm_loadu_si128(w.add(32).cast()));
-            let each = fields(WORDS_OF_FOUR_BITS, high);
-            let entries = of_2048(IQ1_CODES.packed(), q, [has(each, 0), has(each, 1), has(each, 2)]);
-            let mut sums = [_mm512_setzero_si512(); 2];
-            for entry in 0..2 {
-                // Whether 1 less is to be bit 2.
-                let less = fields(starts([4 * entry + 1, 4 * entry + 9], 0), high);
-                for half in 0..2 {
-                    let code = 16 * entry + 8 * half;
-                    let codes = fields(starts([code, 32 + code], 2), entries);
-                    let weights = look_up(either(codes, less, _mm512_set1_epi8(3)), &IQ1_TABLE);
-                    sums[half as usize] = dot(sums[half as usize], weights, x, (2 * entry + half) as usize);
-                }
-            }
-            _mm512_add_epi32(sums[0], sums[1])
-        }
-    }
-    #[inline(always)]
-    unsafe fn scales(w: *const u8) -> [__m512; 2] {
-        // SAFETY: as above.
-        unsafe {
-            let words = w.add(48).cast::<u64>().read_unaligned();
-            let d = (0..4).fold(0, |d, i| d | (words >> (16 * i + 12) & 15) << (4 * i)) as i16;
-            let d = _mm512_cvtph_ps(_mm256_set1_epi16(d));
-            let scales = two_fields(starts([0, 16], 3), starts([32, 48], 3), _mm_set1_epi64x(words as i64));
-            let scales = odd(_mm512_cvtepu8_epi32(_mm_and_si128(scales, _mm_set1_epi8(7))));
-            only(_mm512_mul_ps(_mm512_mul_ps(d, scales), _mm512_set1_ps(0.125)))
-        }
-    }
-}
-
-/// Bit 4i to the lower byte of word i.
-const WORDS_OF_FOUR_BITS: i64 = starts([0, 8], 2);

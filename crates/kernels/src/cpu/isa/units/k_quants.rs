@@ -6,8 +6,10 @@
 use std::arch::x86_64::*;
 
 use super::blocks::Unit;
+use super::ternary::{Crumbs, places};
 use super::{
-    either, f16, load, low_bits, product, quarters, signed, small_pairs, starts, twice, two_fields, unsigned, upper,
+    arrange_lanes, dot, either, f16, load, low_bits, product, quarters, signed, small_pairs, starts, twice, two_fields,
+    unsigned, upper,
 };
 use crate::quant::ggml::types::{Q2K, Q3K, Q4K, Q5K, Q6K};
 
@@ -38,26 +40,38 @@ unsafe fn crumbs(q: *const u8, i: usize) -> __m512i {
     }
 }
 
+/// A group is a lane: of each half of 32 bytes, two of each two bits.
+static Q2_CRUMBS: Crumbs = Crumbs::of([0, 0, 1, 1, 2, 2, 3, 3, 0, 0, 1, 1, 2, 2, 3, 3]);
+static Q2_WORDS: [u32; 16] = [0, 4, 0, 4, 0, 4, 0, 4, 8, 12, 8, 12, 8, 12, 8, 12];
+
 impl Unit for Q2K {
     const KNOWN: bool = true;
     #[inline(always)]
-    unsafe fn dots(w: *const u8, x: *const u8) -> __m512i {
+    unsafe fn arrange(x: *mut u8) {
         // SAFETY: the caller's promise, here and below.
+        unsafe { arrange_lanes::<4>(x) }
+    }
+    #[inline(always)]
+    unsafe fn dots(w: *const u8, x: *const u8) -> __m512i {
+        // SAFETY: as above.
         unsafe {
-            let mut sums = [_mm512_setzero_si512(); 4];
+            let (q, mut sums) = (load(w.add(16)), _mm512_setzero_si512());
             for i in 0..4 {
-                sums[i] = product(low_bits(crumbs(w.add(16), i), 2), x, i);
+                let words = _mm512_permutexvar_epi32(places(&Q2_WORDS, i), q);
+                sums = dot(sums, Q2_CRUMBS.of_words(words), x, i);
             }
-            quarters::<14>(sums)
+            Q2_CRUMBS.shifted(sums)
         }
     }
     #[inline(always)]
     unsafe fn scales(w: *const u8) -> [__m512; 2] {
         // SAFETY: as above.
         unsafe {
-            let (packed, four) = (_mm_loadu_si128(w.cast()), _mm_set1_epi8(15));
-            let (low, high) = (_mm_and_si128(packed, four), _mm_and_si128(_mm_srli_epi16::<4>(packed), four));
-            [_mm512_mul_ps(f16(w.add(80)), unsigned(low)), _mm512_mul_ps(f16(w.add(82)), unsigned(high))]
+            let both = _mm512_cvtepu8_epi32(_mm_loadu_si128(w.cast()));
+            // All multiples of d and dmin that there are: permutations see four bits of their places.
+            let numbers = _mm512_cvtepi32_ps(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+            let (scales, mins) = (_mm512_mul_ps(f16(w.add(80)), numbers), _mm512_mul_ps(f16(w.add(82)), numbers));
+            [_mm512_permutexvar_ps(both, scales), _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(both), mins)]
         }
     }
 }
