@@ -154,8 +154,16 @@ impl Checkpoint {
         let dir = paths[0].parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         let (files, tensors) = (Vec::new(), HashMap::new());
         let left_alone = std::sync::Arc::default();
-        let mut checkpoint =
-            Checkpoint { dir, config: Value::Null, pack: None, gguf: None, files, tensors, left_alone };
+        let mut checkpoint = Checkpoint {
+            dir,
+            config: Value::Null,
+            quantization: None,
+            pack: None,
+            gguf: None,
+            files,
+            tensors,
+            left_alone,
+        };
         let mut claimed = None;
         for (part, path) in paths.iter().enumerate() {
             let Header { metadata, tensors, .. } = read_header(path)?;
