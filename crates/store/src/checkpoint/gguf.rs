@@ -175,6 +175,9 @@ impl Checkpoint {
                     format!("says it is part {said} of {of}, which its name does not; download the parts again");
                 return Err(StoreError::Malformed { path: path.clone(), problem });
             }
+            if let Some(first) = &checkpoint.gguf {
+                check_part(&first.metadata, &metadata)?;
+            }
             claimed = claimed.or(number("split.tensors.count"));
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             checkpoint.files.push(SourceFile::open_with(path, None, copies(mirrors, &name)?)?);
@@ -191,6 +194,22 @@ impl Checkpoint {
                 Err(StoreError::Malformed { path: paths[0].clone(), problem })
             }
             None => Ok(checkpoint),
+        }
+    }
+}
+
+/// Refuses a part that says something else than the first one: it is another model's, of other weights or in another quantisation.
+fn check_part(first: &Metadata, part: &Metadata) -> Result<()> {
+    let both = |key: &str, value: &Value| first.get(key).filter(|&own| own != value && key != "split.no").cloned();
+    let other = part.values().find_map(|(key, value)| Some((key, value, both(key, value)?)));
+    match other {
+        None => Ok(()),
+        Some((key, value, own)) => {
+            let problem = format!(
+                "says {key} {value}, and the first part, {}, says {own}: it is of another model, download the parts again",
+                first.path().display()
+            );
+            Err(StoreError::Malformed { path: part.path().to_owned(), problem })
         }
     }
 }
