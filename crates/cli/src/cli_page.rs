@@ -101,7 +101,11 @@ fn section(name: &str, verb: &Command, shared: &[String]) -> String {
         text += &format!("\nIt takes the {} as well.\n", links.join(" and the "));
     }
     if let Some(after) = verb.get_after_help() {
-        text += &format!("\n{}\n", escaped(&after.to_string()));
+        text += &match after.to_string() {
+            // A table of its own.
+            after if after.contains('\n') => format!("\n```text\n{after}\n```\n"),
+            after => format!("\n{}\n", escaped(&after)),
+        };
     }
     text
 }
