@@ -102,8 +102,10 @@ fn section(name: &str, verb: &Command, shared: &[String]) -> String {
     }
     if let Some(after) = verb.get_after_help() {
         text += &match after.to_string() {
-            // A table of its own.
-            after if after.contains('\n') => format!("\n```text\n{after}\n```\n"),
+            // A list: a title, and what is indented below it.
+            after if after.contains('\n') && after.lines().skip(1).all(|line| line.starts_with("  ")) => {
+                format!("\n```text\n{after}\n```\n")
+            }
             after => format!("\n{}\n", escaped(&after)),
         };
     }
