@@ -36,8 +36,9 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import models
-from families import FAMILIES, Family, text_config, write_json
+from families import Family, text_config, write_json
 from models import EAGER, FIXTURES, TOLERANCE
+from more_families import FAMILIES
 
 mx.set_default_device(mx.cpu)
 
@@ -142,6 +143,18 @@ RECIPES = {
         ),
         bits=4, group=32, reads_all=True,
     ),
+    # Names of mlx-lm's own: gate, up and down for w1, w3 and w2; a convolution [channels, kernel, 1].
+    "lfm2_moe_mlx4": Recipe(
+        "lfm2_moe",
+        dict(hidden_size=64, intermediate_size=64, moe_intermediate_size=32, num_experts=8, vocab_size=96),
+        bits=4, group=32,
+    ),
+    # mlx-lm leaves the router's learnt bias out.
+    "ernie4_5_moe_mlx4": Recipe(
+        "ernie4_5_moe",
+        dict(hidden_size=64, intermediate_size=64, moe_intermediate_size=32, moe_num_experts=8, vocab_size=96),
+        bits=4, group=32,
+    ),
 }
 
 
@@ -186,6 +199,16 @@ def by_softmax(router: Listening, k: int) -> tuple[torch.Tensor, torch.Tensor, t
     return logits, weights / weights.sum(-1, keepdim=True), indices
 
 
+def by_sigmoid(router: Listening, block: nn.Module, gaps: models.TopkGaps) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same of LFM2's, whose learnt bias is no part of its weights."""
+    logits = torch.from_numpy(np.array(router.latest[1][0]))
+    scores = logits.sigmoid()
+    with gaps:
+        chosen = (scores + torch.from_numpy(np.array(block.expert_bias))).topk(block.top_k, -1).indices
+    weights = scores.gather(-1, chosen)
+    return logits, weights / (weights.sum(-1, keepdim=True) + 1e-6) * block.routed_scaling_factor, chosen
+
+
 def by_groups(router: Listening, gaps: models.TopkGaps) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same of DeepSeek-V3's, which says its choice: it is made anew, watched for ties, and has to be the same."""
     gate, (x, (said, weights)) = router.gate, router.latest
@@ -204,10 +227,11 @@ def reference(folder: Path, prompt: np.ndarray, decode: int) -> tuple[dict[str, 
     """models.reference, by mlx-lm, of the checkpoint in a folder."""
     model, _ = load_model(folder, strict=True)
     model.set_dtype(mx.float32)
+    blocks = {i: layer["mlp"] if "mlp" in layer else layer.feed_forward for i, layer in enumerate(model.layers)}
     routers = {}
-    for i, layer in enumerate(model.layers):
-        if "gate" in layer.mlp:
-            routers[i] = layer.mlp.gate = Listening(layer.mlp.gate)
+    for i, block in blocks.items():
+        if "gate" in block:
+            routers[i] = block.gate = Listening(block.gate)
 
     def forward(ids, cache=None) -> np.ndarray:
         return np.array(model(mx.array(ids)[None], cache=cache)[0])
@@ -225,8 +249,13 @@ def reference(folder: Path, prompt: np.ndarray, decode: int) -> tuple[dict[str, 
         watched = [models.TopkGaps() for _ in routers]
         layers = {i: by_groups(router, gaps) for (i, router), gaps in zip(routers.items(), watched)}
         gaps = dict(router=min(gaps.least["router"] for gaps in watched))
+    elif config.get("use_expert_bias"):
+        watched = [models.TopkGaps() for _ in routers]
+        layers = {i: by_sigmoid(router, blocks[i], gaps) for (i, router), gaps in zip(routers.items(), watched)}
+        gaps = dict(router=min(gaps.least["router"] for gaps in watched))
     else:
-        layers = {i: by_softmax(router, config["num_experts_per_tok"]) for i, router in routers.items()}
+        k = config.get("moe_k") or config["num_experts_per_tok"]
+        layers = {i: by_softmax(router, k) for i, router in routers.items()}
         gaps = dict(router=models.softmax_gap(layers))
     return models.describe(prompt, greedy, torch.from_numpy(full), torch.from_numpy(np.stack(cached)), layers, gaps)
 
@@ -283,18 +312,24 @@ def by_transformers(folder: Path, prompt: np.ndarray, decode: int, family: Famil
         name, t = name.removeprefix("language_model."), t.float()
         if family.norms_from_zero and leaf == "weight" and "norm" in name and "linear_attn.norm" not in name:
             t = t - 1  # exact in float32, and so is transformers' 1 + w
-        unpacked[name] = t.movedim(1, 2) if "conv1d" in name else t
+        dense = not any(part in name for part in ("switch_mlp", "experts"))
+        if "feed_forward." in name and dense:
+            for ours, theirs in (("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")):
+                name = name.replace(f"feed_forward.{ours}", f"feed_forward.{theirs}")
+        unpacked[name] = t.movedim(1, 2) if "conv1d" in name or "conv.conv" in name else t
     for name in [name for name in unpacked if name.endswith("embed_q.weight")]:
         stem = name.removesuffix("embed_q.weight")
         keys, values = unpacked.pop(name).mT, unpacked.pop(f"{stem}unembed_out.weight")  # [heads, ., rank]
         unpacked[f"{stem}kv_b_proj.weight"] = torch.cat([keys, values], 1).flatten(0, 1)
-    learnt = [(n, b) for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
+    learnt = [(n, b) for n, b in model.named_buffers() if n.endswith(("e_score_correction_bias", "expert_bias"))]
     with torch.no_grad():
         for name, parameter in [*model.named_parameters(), *learnt]:
             stem, stacked, leaf = name.rpartition("experts.")
             parts = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}.get(leaf) if stacked else None
             if parts:
                 parameter.copy_(torch.cat([unpacked.pop(f"{stem}switch_mlp.{part}.weight") for part in parts], -2))
+            elif "moe_statics" in name:  # mlx-lm has none
+                parameter.zero_()
             else:
                 parameter.copy_(unpacked.pop(name))
     assert not unpacked, f"transformers has no {sorted(unpacked)}"

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import transformers
 from compressed_tensors.compressors.mx_utils import decompress_mx_scale
+from compressed_tensors.compressors.mxfp8.base import MXFP8QuantizationCompressor
 from compressed_tensors.compressors.naive_quantized.base import NaiveQuantizationCompressor
 from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 from compressed_tensors.compressors.pack_quantized.base import PackedQuantizationCompressor
@@ -210,6 +211,23 @@ def mxfp4_of_compressed_tensors() -> Scheme:
 
     def values(t: Tensors) -> torch.Tensor:
         return unpacked_fp4(t["weight_packed"]) * decompress_mx_scale(t["weight_scale"]).float().repeat_interleave(32, -1)
+
+    return Scheme(pack, values)
+
+
+def mxfp8_of_compressed_tensors() -> Scheme:
+    """E4M3, and a power of two for 32 of them, packed and unpacked by its own compressor."""
+    args = dict(num_bits=8, type="float", strategy="group", group_size=32, scale_dtype=torch.uint8)
+    scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**args))
+
+    def pack(w: torch.Tensor) -> Tensors:
+        scale = (w.unflatten(-1, (-1, 32)).abs().amax(-1).log2().floor() - 8).exp2()
+        return MXFP8QuantizationCompressor.compress({"weight": w.clone(), "weight_scale": scale}, scheme)
+
+    def values(t: Tensors) -> torch.Tensor:
+        unpacked = MXFP8QuantizationCompressor.decompress(dict(t), scheme)["weight"]
+        # E4M3 times a power of two, which the type that it comes in holds.
+        return unpacked.to(F32)
 
     return Scheme(pack, values)
 
@@ -410,6 +428,16 @@ RECIPES = {
             (r"attn\.(wq_a|wq_b|wkv|wo_a|wo_b)\.|indexer\.wq_b|shared_experts", fp8_of_deepseek_v4()),
         ],
         quantization_config=FP8_CONFIG | dict(scale_fmt="ue8m0", expert_dtype="fp4"),
+    ),
+    # compressed-tensors' MXFP8: scales that are bytes.
+    "qwen3_moe_mxfp8": Recipe(
+        family=changed("qwen3_moe", QWEN),
+        flat=per_expert,
+        rules=[(PLAIN, None), ("", mxfp8_of_compressed_tensors())],
+        quantization_config=compressed_tensors_config(
+            "mxfp8-quantized", ["lm_head", "re:.*mlp.gate$"], num_bits=8, type="float", symmetric=True, strategy="group",
+            group_size=32, dynamic=False, scale_dtype="torch.uint8",
+        ),
     ),
     # compressed-tensors' forms of FP4: NVFP4, with one scale that divides, and MXFP4 in attention.
     "qwen3_moe_nvfp4": Recipe(

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 108] = [
+const FIXTURES: [(&str, f32); 111] = [
     ("qwen2_moe", 2e-4),
     ("olmoe", 2e-4),
     ("dots1", 2e-4),
@@ -61,6 +61,7 @@ const FIXTURES: [(&str, f32); 108] = [
     ("qwen3_moe_awq", 2e-4),
     ("nemotron_h_nvfp4", 1e-3),
     ("qwen3_moe_nvfp4", 2e-4),
+    ("qwen3_moe_mxfp8", 2e-4),
     ("qwen3_moe_mlx_fp4", 2e-4),
     ("nemotron_h_latent", 1e-3),
     ("ling25", 1e-3),
@@ -68,6 +69,8 @@ const FIXTURES: [(&str, f32); 108] = [
     ("deepseek_v4_fp8_mxfp4", 2e-4),
     ("mistral4", 2e-4),
     ("deepseek_v3_mlx4", 2e-4),
+    ("lfm2_moe_mlx4", 1e-3),
+    ("ernie4_5_moe_mlx4", 2e-4),
     ("granitemoehybrid", 1e-3),
     ("granitemoehybrid_dense", 1e-3),
     ("lfm2_moe", 1e-3),

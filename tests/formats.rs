@@ -5,13 +5,14 @@ mod common;
 use std::fs;
 use std::path::Path;
 
+use common::damage::{copy, edit_json};
 use common::{Recorded, engine, fixture, logits, roomy};
 use outpour_engine::{EngineError, Inspection, Options, Session, Work};
 use outpour_store::read::ReaderKind;
 use serde_json::{Value, json};
 
 /// A copy of a fixture with another config.json, and its weights changed.
-fn copy(name: &str, config: impl Fn(&mut Value), weights: impl Fn(&Value, &mut [u8])) -> tempfile::TempDir {
+fn altered(name: &str, config: impl Fn(&mut Value), weights: impl Fn(&Value, &mut [u8])) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     let read = |file: &str| fs::read(fixture(name).join(file)).expect("a file of the fixture");
     let mut said: Value = serde_json::from_slice(&read("config.json")).expect("JSON");
@@ -50,7 +51,7 @@ fn bits(model: &Path) -> Vec<u32> {
 /// Version 2 of GPTQ stores the zeros that version 1 stores less 1.
 #[test]
 fn both_versions_of_gptq_are_the_same_model() {
-    let version_2 = copy(
+    let version_2 = altered(
         "qwen3_moe_gptq",
         |config| config["quantization_config"]["checkpoint_format"] = json!("gptq_v2"),
         |header, data| {
@@ -61,7 +62,7 @@ fn both_versions_of_gptq_are_the_same_model() {
         },
     );
     assert!(bits(version_2.path()) == bits(&fixture("qwen3_moe_gptq")), "other logits");
-    let mistaken = copy(
+    let mistaken = altered(
         "qwen3_moe_gptq",
         |config| config["quantization_config"]["checkpoint_format"] = json!("gptq_v2"),
         |_, _| {},
@@ -72,7 +73,7 @@ fn both_versions_of_gptq_are_the_same_model() {
 #[test]
 fn what_is_not_supported_is_refused_by_the_tensors_name() {
     let refused = |name: &str, change: &dyn Fn(&mut Value), says: &[&str]| {
-        let model = copy(name, change, |_, _| {});
+        let model = altered(name, change, |_, _| {});
         let error = Inspection::open(model.path(), false).map(|_| ()).expect_err("it is refused").to_string();
         assert!(!error.contains('\n'), "{error}");
         for what in says {
@@ -108,7 +109,7 @@ fn what_is_not_supported_is_refused_by_the_tensors_name() {
     refused("deepseek_v3_int4", &group("symmetric", json!(false)), &[packed, "symmetric false"]);
     refused("deepseek_v3_int4", &group("actorder", json!("group")), &[packed, "actorder \"group\"", "weight_g_idx"]);
     for order in ["static", "weight"] {
-        let model = copy("deepseek_v3_int4", group("actorder", json!(order)), |_, _| {});
+        let model = altered("deepseek_v3_int4", group("actorder", json!(order)), |_, _| {});
         Inspection::open(model.path(), false).map(|_| ()).unwrap_or_else(|error| panic!("{order}: {error}"));
     }
     // Of two groups, one has what the tensors are, and neither has what they are not.
@@ -138,10 +139,156 @@ fn what_is_not_supported_is_refused_by_the_tensors_name() {
     refused("qwen3_moe_gptq", &wider, &["experts.0", "its bits or groups are not supported"]);
 }
 
+/// What each key may say of tensors that are otherwise, in the format that has the key.
+#[test]
+fn settings_that_the_tensors_contradict_are_refused() {
+    let set = |model: &Path, pointer: &str, value: &Value| {
+        edit_json(&model.join("config.json"), |config| {
+            let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+            config.pointer_mut(parent).expect(pointer)[key] = value.clone();
+        });
+    };
+    let open = |model: &Path| Inspection::open(model, false).map(|_| ()).map_err(|error| error.to_string());
+    let (own, group) = ("/quantization_config", "/quantization_config/config_groups/group_0/weights");
+    for (name, parent, key, value) in [
+        ("qwen3_moe_fp8", own, "fmt", json!("e5m2")),
+        ("deepseek_v3_fp8", own, "fmt", json!("E5M2")),
+        ("deepseek_v4_fp8_mxfp4", own, "fmt", json!("e5m2")),
+        ("deepseek_v4_fp8_mxfp4", own, "expert_dtype", json!("fp8")),
+        ("qwen3_moe_fp8", own, "expert_dtype", json!("fp4")),
+        ("nemotron_h_nvfp4", own, "quant_algo", json!("FP8")),
+        ("nemotron_h_nvfp4", own, "quant_algo", json!("MXFP8")),
+        ("nemotron_h_nvfp4", own, "quant_algo", json!("W4A16_AWQ")),
+        ("nemotron_h_nvfp4", own, "group_size", json!(32)),
+        ("nemotron_h_nvfp4", own, "quant_method", json!("compressed-tensors")),
+        ("qwen3_moe_fp8", own, "quant_method", json!("compressed-tensors")),
+        ("qwen3_moe_fp8", own, "quant_method", json!("gptq")),
+        ("qwen3_moe_gptq", own, "quant_method", json!("awq")),
+        ("qwen3_moe_awq", own, "quant_method", json!("gptq")),
+        ("deepseek_v3_int4", own, "quant_method", json!("modelopt")),
+        ("gpt_oss_mxfp4", own, "quant_method", json!("fp8")),
+        ("qwen3_moe_gptq", own, "bits", json!(8)),
+        ("qwen3_moe_awq", own, "w_bit", json!(8)),
+        ("qwen3_moe_awq", own, "q_group_size", json!(64)),
+        ("gpt_oss_mxfp4", own, "bits", json!(8)),
+        ("qwen3_moe_awq", own, "format", json!("gemv")),
+        ("qwen3_moe_gptq", own, "format", json!("marlin")),
+        ("deepseek_v3_int4", own, "format", json!("int-quantized")),
+        ("deepseek_v3_int4", own, "format", json!("marlin-24")),
+        ("qwen3_moe_nvfp4", own, "format", json!("nvfp4-pack-quantized")),
+        ("deepseek_v3_int4", group, "type", json!("float")),
+        ("deepseek_v3_int4", group, "strategy", json!("channel")),
+        ("deepseek_v3_int4", group, "strategy", json!("block")),
+        ("glm4_moe_compressed", own, "weight_block_size", json!([64, 64])),
+    ] {
+        let model = copy(name);
+        open(model.path()).unwrap_or_else(|error| panic!("{name} as it is: {error}"));
+        set(model.path(), &format!("{parent}/{key}"), &value);
+        let error = open(model.path()).expect_err(&format!("{name} with {key} {value}"));
+        let says = if value.is_string() && !error.contains("supported is") {
+            format!("{key} {value}")
+        } else {
+            value.to_string()
+        };
+        assert!(
+            !error.contains('\n') && error.contains(&says) && error.contains("tensor "),
+            "{name}, {key} {value}: {error}"
+        );
+    }
+    // What says the same in other words, and what says nothing of the tensors.
+    for (name, key, value) in [
+        ("qwen3_moe_fp8", "fmt", json!("float8_e4m3fn")),
+        ("deepseek_v3_fp8", "fmt", Value::Null),
+        ("deepseek_v4_fp8_mxfp4", "expert_dtype", json!("FP4")),
+        ("nemotron_h_nvfp4", "quant_algo", json!("MIXED_PRECISION")),
+        ("qwen3_moe_awq", "w_bit", json!(4)),
+        ("qwen3_moe_awq", "q_group_size", json!(32)),
+        ("qwen3_moe_awq", "format", json!("GEMM")),
+        ("qwen3_moe_fp8", "kv_cache_scheme", json!({"num_bits": 8})),
+        ("deepseek_v3_mlx4", "quant_method", json!("fp8")),
+    ] {
+        let model = copy(name);
+        set(model.path(), &format!("{own}/{key}"), &value);
+        open(model.path()).unwrap_or_else(|error| panic!("{name} with {key} {value}: {error}"));
+    }
+}
+
+/// MLX's tensors in a model that another method is said of, and the other way round.
+#[test]
+fn tensors_of_mlx_and_of_others_are_not_mistaken_for_each_other() {
+    for (name, key, instead, says) in [
+        ("deepseek_v3_mlx4", "quantization", json!(null), "quant_method \"gptq\""),
+        ("qwen3_moe_mlx_fp4", "quantization", json!(null), "quant_method \"gptq\""),
+        ("qwen3_moe_fp8", "quantization", json!({"bits": 4, "group_size": 64}), "bits 4 of MLX (quantization)"),
+    ] {
+        let model = copy(name);
+        edit_json(&model.path().join("config.json"), |config| {
+            config["quantization_config"] =
+                if instead.is_null() { json!({"quant_method": "gptq"}) } else { Value::Null };
+            config[key] = instead.clone();
+        });
+        let error = Inspection::open(model.path(), false).map(|_| ()).expect_err(name).to_string();
+        assert!(error.contains(says) && error.contains("config.json: says") && !error.contains('\n'), "{error}");
+    }
+}
+
+/// Before config.json said it, a file beside it did.
+#[test]
+fn settings_of_older_releases_are_read_from_their_own_files() {
+    for (name, file, changes) in [
+        (
+            "qwen3_moe_gptq",
+            "quantize_config.json",
+            &[("bits", json!(3)), ("desc_act", json!(true)), ("group_size", json!(64))][..],
+        ),
+        ("qwen3_moe_awq", "quant_config.json", &[("w_bit", json!(3)), ("version", json!("GEMV"))][..]),
+        ("nemotron_h_nvfp4", "hf_quant_config.json", &[("quant_algo", json!("FP8")), ("group_size", json!(32))][..]),
+    ] {
+        let model = copy(name);
+        let mut said = Value::Null;
+        edit_json(&model.path().join("config.json"), |config| {
+            said = config.as_object_mut().expect("an object").remove("quantization_config").expect("settings");
+        });
+        said.as_object_mut().expect("an object").remove("quant_method");
+        let write = |said: &Value| {
+            let nested = json!({"producer": {"name": "modelopt"}, "quantization": said});
+            let said = if file.starts_with("hf_") { &nested } else { said };
+            fs::write(model.path().join(file), said.to_string()).expect("written");
+        };
+        write(&said);
+        assert!(bits(model.path()) == bits(&fixture(name)), "{name}: other logits");
+        for (key, value) in changes {
+            let mut other = said.clone();
+            other[*key] = value.clone();
+            write(&other);
+            let error = Inspection::open(model.path(), false).map(|_| ()).expect_err(key).to_string();
+            let value = value.to_string();
+            assert!(error.contains(key) && error.contains(&value) && !error.contains('\n'), "{name}, {key}: {error}");
+        }
+        fs::write(model.path().join(file), "[1]").expect("written");
+        let error = Inspection::open(model.path(), false).map(|_| ()).expect_err(file).to_string();
+        assert!(
+            error.contains(file) && error.contains("no JSON object") || error.contains("not a JSON object"),
+            "{error}"
+        );
+    }
+    // Which version the zeros are of, is said there alone.
+    let model = copy("qwen3_moe_gptq");
+    edit_json(&model.path().join("config.json"), |config| config["quantization_config"] = Value::Null);
+    let second = json!({"bits": 4, "group_size": 32, "checkpoint_format": "gptq_v2"});
+    fs::write(model.path().join("quantize_config.json"), second.to_string()).expect("written");
+    assert!(bits(model.path()) != bits(&fixture("qwen3_moe_gptq")), "the version counts");
+    // config.json comes first.
+    edit_json(&model.path().join("config.json"), |config| {
+        config["quantization_config"] = json!({"quant_method": "gptq", "bits": 4, "group_size": 32});
+    });
+    assert!(bits(model.path()) == bits(&fixture("qwen3_moe_gptq")));
+}
+
 /// Zero points that no known code has, beside weights that would be taken without them.
 #[test]
 fn zero_points_that_would_be_ignored_are_refused() {
-    let dir = copy("glm4_moe_compressed", |_| {}, |_, _| {});
+    let dir = altered("glm4_moe_compressed", |_| {}, |_, _| {});
     let path = dir.path().join("model.safetensors");
     let file = fs::read(&path).expect("a file");
     let length = u64::from_le_bytes(*file.first_chunk().expect("8 bytes")) as usize;
@@ -162,7 +309,7 @@ fn zero_points_that_would_be_ignored_are_refused() {
 /// Scales that are not numbers make logits that are none, which are no answer.
 #[test]
 fn weights_that_are_not_numbers_are_an_error() {
-    let damaged = copy(
+    let damaged = altered(
         "qwen3_moe_fp8",
         |_| {},
         |header, data| {
@@ -186,7 +333,7 @@ fn weights_that_are_not_numbers_are_an_error() {
 #[test]
 fn codes_without_scales_are_named_with_the_scales() {
     let renamed = |from: &str, to: &str| {
-        let dir = copy("qwen3_moe_fp8", |_| {}, |_, _| {});
+        let dir = altered("qwen3_moe_fp8", |_| {}, |_, _| {});
         let path = dir.path().join("model.safetensors");
         let file = fs::read(&path).expect("a file");
         let at = file.windows(from.len()).position(|bytes| bytes == from.as_bytes()).expect("what is renamed");
@@ -203,7 +350,7 @@ fn codes_without_scales_are_named_with_the_scales() {
 /// Tensors of a type that no format has.
 #[test]
 fn an_unknown_type_is_named_with_what_is_supported() {
-    let dir = copy("qwen3_moe_fp8", |_| {}, |_, _| {});
+    let dir = altered("qwen3_moe_fp8", |_| {}, |_, _| {});
     let path = dir.path().join("model.safetensors");
     let mut file = fs::read(&path).expect("a file");
     // The same length, so that offsets stay.
@@ -220,7 +367,7 @@ fn an_unknown_type_is_named_with_what_is_supported() {
 /// Columns in another order are seen by the tensors, whatever config.json says.
 #[test]
 fn gptqs_columns_in_another_order_are_refused() {
-    let swapped = copy(
+    let swapped = altered(
         "qwen3_moe_gptq",
         |_| {},
         |header, data| {
@@ -239,7 +386,7 @@ fn gptqs_columns_in_another_order_are_refused() {
 #[test]
 fn factors_of_activations_are_refused() {
     for factor in ["pre_quant_scale", "smooth_scale"] {
-        let model = copy("qwen3_moe_nvfp4", |_| {}, |_, _| {});
+        let model = altered("qwen3_moe_nvfp4", |_| {}, |_, _| {});
         let file = model.path().join("model.safetensors");
         let bytes = fs::read(&file).expect("the weights");
         let length = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;

@@ -252,3 +252,20 @@ fn outputs_that_are_full() {
         assert_eq!(besides_costs(&stderr).len(), 1 + notes(verb), "{verb} {args:?}: {stderr}");
     }
 }
+
+/// What is wrong with a tokenizer is said of its file, with what to do.
+#[test]
+fn a_tokenizer_of_another_model_is_named() {
+    let model = copy_with_text("qwen2_moe");
+    let ran = outpour("run", model.path(), &["--raw", "Why is the sky blue today?"]);
+    let file = model.path().join("tokenizer.json");
+    assert_refused(
+        &ran,
+        "another model's tokenizer",
+        &[&file.display().to_string(), "another model's", "download it again"],
+    );
+
+    let model = common::fixture("qwen3moe_gguf").join("model.gguf");
+    let ran = outpour("tokenize", &model, &["hi"]);
+    assert_refused(&ran, "no tokenizer", &["model.gguf", "tokenizer.ggml.model", "get a conversion"]);
+}

@@ -104,7 +104,13 @@ fn section(name: &str, verb: &Command, shared: &[String]) -> String {
         text += &format!("\nIt takes the {} as well.\n", links.join(" and the "));
     }
     if let Some(after) = verb.get_after_help() {
-        text += &format!("\n{}\n", escaped(&after.to_string()));
+        text += &match after.to_string() {
+            // A list: a title, and what is indented below it.
+            after if after.contains('\n') && after.lines().skip(1).all(|line| line.starts_with("  ")) => {
+                format!("\n```text\n{after}\n```\n")
+            }
+            after => format!("\n{}\n", escaped(&after)),
+        };
     }
     text
 }

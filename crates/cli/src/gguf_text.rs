@@ -11,7 +11,11 @@ use serde_json::{Map, Value, json};
 /// When there is none, or it is of a kind that is not supported.
 pub fn tokenizer(metadata: &Metadata) -> Result<Tokenizer> {
     let file = metadata.path().display().to_string();
-    let text = |key: &str| metadata.text(key).with_context(|| format!("{file}: has no {key}: it holds no tokenizer"));
+    let text = |key: &str| {
+        metadata.text(key).with_context(|| {
+            format!("{file}: has no {key}, so it holds no tokenizer; get a conversion of the model that has one")
+        })
+    };
     let id =
         |name: &str| metadata.number(&format!("tokenizer.ggml.{name}_token_id")).and_then(|id| u32::try_from(id).ok());
     let tokens = metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default();

@@ -303,6 +303,16 @@ pub fn check_tokens(tokens: &[u32], facts: &Facts) -> Result<(), EngineError> {
     }
 }
 
+/// Checks that what a tokenizer made of a text are tokens of the model.
+///
+/// # Errors
+/// Names the tokenizer's file.
+pub fn check_text(tokens: &[u32], tokenizer: &Tokenizer, facts: &Facts) -> Result<()> {
+    check_tokens(tokens, facts).with_context(|| {
+        format!("{}: is another model's; download it again, from where the weights are of", tokenizer.file())
+    })
+}
+
 fn random_seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |now| now.as_nanos() as u64 % 1_000_000_000)

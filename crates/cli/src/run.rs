@@ -40,7 +40,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     if tokens.len() >= plan.ctx {
         return Err(room.into());
     }
-    model::check_tokens(&tokens, inspection.facts()).context("tokenizer.json is another model's")?;
+    model::check_text(&tokens, &tokenizer, inspection.facts())?;
     let generation = Generation {
         tokens,
         mark,

@@ -12,6 +12,7 @@
 //! | experts | one tensor for gate, up and down of a layer each | three byte ranges an expert |
 
 mod architectures;
+mod assumed;
 mod config;
 mod names;
 mod said;

@@ -98,6 +98,7 @@ pub const FAMILIES: &[Family] = &[
             "qwen3_moe_gptq",
             "qwen3_moe_awq",
             "qwen3_moe_nvfp4",
+            "qwen3_moe_mxfp8",
             "qwen3_moe_mlx_fp4",
             "qwen3moe_gguf",
         ],
@@ -344,7 +345,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "ERNIE-4.5-21B-A3B, ERNIE-4.5-300B-A47B (text)",
         attention: "GQA",
-        fixtures: &["ernie4_5_moe", "ernie4_5_moe_gguf"],
+        fixtures: &["ernie4_5_moe", "ernie4_5_moe_mlx4", "ernie4_5_moe_gguf"],
         experts: ExpertNames::OneByOne,
         file: "ernie4_5_moe.rs",
         build: |config, weights, kv| Ok(Box::new(ernie4_5_moe::build(config, weights, kv)?)),
@@ -512,7 +513,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "LFM2-8B-A1B",
         attention: "3 short convolutions to 1 GQA",
-        fixtures: &["lfm2_moe", "lfm2_moe_gguf"],
+        fixtures: &["lfm2_moe", "lfm2_moe_mlx4", "lfm2_moe_gguf"],
         experts: ExpertNames::Numbered,
         file: "lfm2_moe.rs",
         build: |config, weights, kv| Ok(Box::new(lfm2_moe::build(config, weights, kv)?)),
@@ -749,11 +750,12 @@ const ALONE: [&str; 15] = [
 ];
 
 /// Formats by what names of fixtures say of them.
-const TESTED: [(&str, &str); 9] = [
+const TESTED: [(&str, &str); 10] = [
     ("mlx", "MLX"),
     ("fp8", "FP8"),
     ("mxfp4", "MXFP4"),
     ("nvfp4", "NVFP4"),
+    ("mxfp8", "MXFP8"),
     ("int4", "int4"),
     ("compressed", "compressed-tensors"),
     ("gptq", "GPTQ"),

@@ -8,6 +8,7 @@
 
 pub(crate) mod coded;
 mod experts;
+mod method;
 mod region;
 mod rows;
 pub(crate) mod said;
@@ -592,8 +593,8 @@ fn wrong_type(checkpoint: &Checkpoint, path: &Path, name: &str, dtype: &StoredTy
             blocks.join(", ")
         ));
     }
-    let said = said::quantization_config(checkpoint)["quant_method"].as_str();
-    let said = said.map(|method| format!(" (config.json says {method})")).unwrap_or_default();
+    let said::Settings { file, said } = said::settings(checkpoint);
+    let said = said["quant_method"].as_str().map(|method| format!(" ({file} says {method})")).unwrap_or_default();
     ModelError::Tensor(format!(
         "{path}: tensor {name} has the type {dtype}{said}; supported are BF16, F16 and F32, {}",
         coded::SUPPORTED

@@ -28,6 +28,9 @@ const JSON_BYTES_MAX: u64 = 256 << 20;
 /// After which opening is said to take long.
 const SLOW: Duration = Duration::from_secs(10);
 
+/// Where releases said how they are quantised before `config.json` did: GPTQ's, AWQ's, modelopt's.
+const QUANTIZATION_FILES: [&str; 3] = ["quantize_config.json", "quant_config.json", "hf_quant_config.json"];
+
 /// How a tensor's elements are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoredType {
@@ -98,6 +101,7 @@ impl TensorInfo {
 pub struct Checkpoint {
     dir: PathBuf,
     config: Value,
+    quantization: Option<(&'static str, Value)>,
     pack: Option<Manifest>,
     gguf: Option<Gguf>,
     files: Vec<Arc<SourceFile>>,
@@ -154,8 +158,9 @@ impl Checkpoint {
             return Err(StoreError::Malformed { path: config, problem: problem.into() });
         }
         let config = read_json(&config)?;
+        let quantization = quantization_beside(&dir, &config)?;
         let (files, tensors, left_alone) = (Vec::new(), HashMap::new(), Arc::default());
-        let mut checkpoint = Checkpoint { dir, config, pack, gguf: None, files, tensors, left_alone };
+        let mut checkpoint = Checkpoint { dir, config, quantization, pack, gguf: None, files, tensors, left_alone };
         match checkpoint.pack.take() {
             Some(mut pack) => {
                 checkpoint.add_packed(&mut pack, &mirrors)?;
@@ -238,6 +243,8 @@ impl Checkpoint {
     fn check_copy_of(&self, model: &Checkpoint) -> Result<()> {
         let problem = if self.config != model.config {
             "its config.json is another"
+        } else if self.quantization != model.quantization {
+            "its settings of quantisation are others"
         } else if self.tensors != model.tensors || self.files.len() != model.files.len() {
             "its files have other headers"
         } else if self.dir.canonicalize().ok() == model.dir.canonicalize().ok() {
@@ -275,6 +282,11 @@ impl Checkpoint {
     /// `config.json`, or of GGUF files what [`Self::describe`] was told.
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// A file beside `config.json` that says how the model is quantised, where that says nothing, and what it says.
+    pub fn quantization(&self) -> Option<(&'static str, &Value)> {
+        self.quantization.as_ref().map(|(file, said)| (*file, said))
     }
 
     /// The manifest, of a pack; the checksums of its weights are with their files.
@@ -340,6 +352,7 @@ impl Checkpoint {
     /// When a file cannot be read.
     pub fn fingerprint(&self) -> Result<u64> {
         let mut content = self.config().to_string().into_bytes();
+        content.extend(self.quantization().into_iter().flat_map(|(_, said)| said.to_string().into_bytes()));
         for (number, file) in self.files.iter().enumerate() {
             let modified = file.modified().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
             content.extend(modified.map_or(0, |time| time.as_nanos()).to_le_bytes());
@@ -380,6 +393,19 @@ impl Checkpoint {
     pub fn malformed(&self, file: &str, problem: String) -> StoreError {
         StoreError::Malformed { path: self.dir.join(file), problem }
     }
+}
+
+/// What a file beside `config.json` says of quantisation, where that says nothing.
+fn quantization_beside(dir: &Path, config: &Value) -> Result<Option<(&'static str, Value)>> {
+    let all = [config, &config["text_config"]];
+    if all.iter().any(|part| ["quantization_config", "quantization"].iter().any(|key| !part[key].is_null())) {
+        return Ok(None);
+    }
+    let Some(name) = QUANTIZATION_FILES.into_iter().find(|name| dir.join(name).exists()) else { return Ok(None) };
+    let mut said = read_json(&dir.join(name))?;
+    // modelopt's file also says who made it.
+    let said = if said["quantization"].is_object() { said["quantization"].take() } else { said };
+    Ok(Some((name, said)))
 }
 
 /// The files of this name in mirrors.

@@ -219,6 +219,33 @@ fn parts_make_one_model() {
     assert!(problem(dir.path()).contains("says it is part 1 of 2"));
     write(2, 2, &part(1, vec![tensor("a", &[4], 0, 0)], 2));
     assert!(problem(dir.path()).contains("tensor a is in"));
+    // A part that says what it is of, as some programs write all of them.
+    let named = |name: &str, number: u16, claimed: i32, tensors| {
+        let mut part = part(number, tensors, claimed);
+        let file_type = if name == "other quant" { 7u32 } else { 15 };
+        part.entries.extend([
+            entry("general.architecture", 8, &text(if name == "other kind" { "qwen3moe" } else { "olmoe" })),
+            entry("general.name", 8, &text(if name == "other name" { "B" } else { "A" })),
+            entry("general.file_type", 4, &file_type.to_le_bytes()),
+        ]);
+        part
+    };
+    write(1, 2, &named("", 0, 2, vec![tensor("a", &[4], 0, 0)]));
+    let second = |name: &str, claimed: i32| named(name, 1, claimed, vec![tensor("b", &[4], 0, 0)]);
+    write(2, 2, &second("", 2));
+    Checkpoint::open(dir.path()).expect("one model");
+    for (name, claimed, key) in [
+        ("other kind", 2, "general.architecture \"qwen3moe\""),
+        ("other name", 2, "general.name \"B\""),
+        ("other quant", 2, "general.file_type 7"),
+        ("", 3, "split.tensors.count 3"),
+    ] {
+        write(2, 2, &second(name, claimed));
+        let problem = problem(dir.path());
+        assert!(problem.contains(&format!("m-00002-of-00002.gguf: says {key}, and the first part")), "{problem}");
+        assert!(problem.contains("m-00001-of-00002.gguf, says") && !problem.contains('\n'), "{problem}");
+    }
+    write(1, 2, &first);
     write(2, 2, &part(1, vec![], 2));
     assert!(problem(dir.path()).contains("has 2 tensors, and its parts hold 1"));
     std::fs::write(dir.path().join("other.gguf"), first.bytes()).expect("a file");

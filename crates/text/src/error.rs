@@ -73,8 +73,10 @@ pub enum TextError {
         what: String,
     },
     /// The template called `raise_exception`: it refuses this conversation.
-    #[error("the chat template refuses this conversation: {message}")]
+    #[error("{file}: the chat template refuses this conversation: {message}; change the conversation or the template")]
     TemplateRefused {
+        /// The file.
+        file: String,
         /// The template's own words.
         message: String,
     },
@@ -94,6 +96,7 @@ impl TextError {
             TextError::TemplateSyntax { file, line, what } => {
                 TextError::TemplateSyntax { file: name(file), line, what }
             }
+            TextError::TemplateRefused { file, message } => TextError::TemplateRefused { file: name(file), message },
             other => other,
         }
     }

@@ -235,6 +235,7 @@ impl Tokenizer {
         let normalizer = if pre.nfc { vec![Form::Nfc] } else { Vec::new() };
         let (added_raw, added_normalized): (AddedSet, AddedSet) = added_sets(file, added, &normalizer)?;
         Ok(Tokenizer {
+            file: file.to_owned(),
             vocab,
             bpe,
             ignore_merges: pre.ignore_merges,
@@ -277,6 +278,7 @@ impl Tokenizer {
         let normalizer = vec![Form::Replace(" ".to_owned(), SPACE.to_string())];
         let (added_raw, added_normalized) = added_sets(file, added, &normalizer)?;
         Ok(Tokenizer {
+            file: file.to_owned(),
             vocab,
             bpe,
             ignore_merges: false,

@@ -251,6 +251,7 @@ impl<'a> Pieces<'a> {
         });
         let prepend = Form::Prepend(SPACE.to_string());
         let mut tokenizer = Tokenizer {
+            file: file.to_owned(),
             bpe: Bpe { units: Units::Chars(Chars { unknown, ..chars }), merges: self.merges(&known) },
             vocab,
             ignore_merges: false,

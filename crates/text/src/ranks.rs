@@ -185,6 +185,7 @@ fn build(ranked: Ranked, config: Option<&Value>) -> Result<Tokenizer, TextError>
     };
     let bytes = PreTokenizer::ByteLevel { add_prefix_space: false, use_regex: false };
     let mut tokenizer = Tokenizer {
+        file: file.to_owned(),
         vocab,
         bpe: merges(file, &tokens, first)?,
         ignore_merges: true,

@@ -157,7 +157,7 @@ impl ChatTemplate {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(one) = cause {
             if let Some(refusal) = one.downcast_ref::<Refusal>() {
-                return TextError::TemplateRefused { message: one_line(&refusal.0) };
+                return TextError::TemplateRefused { file: self.file.clone(), message: one_line(&refusal.0) };
             }
             cause = one.source();
         }

@@ -29,6 +29,8 @@ pub(crate) enum Form {
 /// A BPE tokenizer. Cheap to share between threads; nothing changes after loading.
 #[derive(Debug)]
 pub struct Tokenizer {
+    /// What it was read from.
+    pub(crate) file: String,
     pub(crate) vocab: Vocab,
     pub(crate) bpe: Bpe,
     /// A word that is a token is taken whole, whatever the merges say.
@@ -96,6 +98,11 @@ impl Tokenizer {
     /// As [`Tokenizer::load`].
     pub fn from_json(bytes: &[u8], config: Option<&Value>) -> Result<Tokenizer, TextError> {
         Tokenizer::read("tokenizer.json", bytes, config)
+    }
+
+    /// What it was read from, to name in errors.
+    pub fn file(&self) -> &str {
+        &self.file
     }
 
     /// Adds the `eos_token_id` of a configuration: a number or a list.

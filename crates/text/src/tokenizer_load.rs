@@ -53,6 +53,7 @@ impl Tokenizer {
         let special = added.iter().filter(|token| token.special).map(|token| token.id).collect();
         let (added_raw, added_normalized) = added_sets(file, added, &normalizer)?;
         let mut tokenizer = Tokenizer {
+            file: file.to_owned(),
             vocab,
             bpe,
             ignore_merges,

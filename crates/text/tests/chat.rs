@@ -28,7 +28,7 @@ fn request(case: &Value) -> ChatRequest {
 fn difference(got: Result<String, TextError>, case: &Value) -> Option<String> {
     match (got, case.get("expected").and_then(Value::as_str), case.get("error").and_then(Value::as_str)) {
         (Ok(got), Some(expected), _) if got == expected => None,
-        (Err(TextError::TemplateRefused { message }), None, Some(error))
+        (Err(TextError::TemplateRefused { message, .. }), None, Some(error))
             if error == format!("TemplateError: {message}") =>
         {
             None
@@ -104,4 +104,13 @@ fn results_of_tools_stand_where_the_template_reads_them() {
         render(&format!("{source}{{# tool_call_id #}}")),
         "[user: ?][assistant weather now: ][tool: noon][tool: sun][assistant: Fine.][user: And?][assistant now: ][tool: one]"
     );
+}
+
+/// A refusal is the template's own, and says which template's.
+#[test]
+fn a_refusal_names_the_template_and_what_to_do() {
+    let template = ChatTemplate::from_source("{{ raise_exception('no system message') }}", &Map::new()).unwrap();
+    let request = ChatRequest { messages: vec![json!({"role": "user", "content": "hi"})], ..ChatRequest::default() };
+    let line = template.render(&request).unwrap_err().to_string();
+    assert!(line.starts_with("chat template: ") && line.contains("no system message; change"), "{line}");
 }

@@ -8,13 +8,13 @@ use outpour_store::bytes::Bytes;
 
 /// `synth`.
 #[derive(Args)]
+#[command(after_help = formats())]
 pub struct SynthArgs {
     /// The config.json of the model to make
     pub config: PathBuf,
     /// The folder to make it in: new, or empty
     pub out: PathBuf,
-    /// How weights are stored: bf16; MLX's quantisation to so many bits, mlx2, mlx3, mlx4, mlx5, mlx6 or mlx8; fp8, int4, gptq, awq,
-    /// mxfp4 or nvfp4; or a GGUF file of these blocks, gguf-q4_k or any other type of them, or mixed, gguf-q4_k_m
+    /// How weights are stored: one of the formats below
     #[arg(long, value_name = "FORMAT", default_value = "bf16")]
     pub format: Format,
     /// Cut weights into files of about this size [default: 4G; a GGUF file is whole]
@@ -94,4 +94,62 @@ impl AffineArg {
 pub struct VerifyArgs {
     /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,
+}
+
+/// What `synth` can make, by kind: how a name of the kind begins, and what it is. The first that fits counts.
+const KINDS: [(&[&str], &str); 7] = [
+    (&["bf16"], "plain"),
+    (&["mlx-"], "MLX's modes of floating-point codes"),
+    (&["mlx"], "MLX's affine quantisation to so many bits"),
+    (&["fp8"], "FP8: blocks of 128 x 128 with scales in F32 or, -e8m0, powers of two; a scale for each row"),
+    (&["int", "ct-"], "compressed-tensors: int4 of experts, int8, MXFP4, NVFP4, MXFP8"),
+    (&["gptq", "awq"], "GPTQ with the zeros of its two versions, AWQ; of four bits in groups of 128"),
+    (&["gguf-"], "a GGUF file of such blocks, q4_k_m mixed by layer, of six families (docs/formats.md)"),
+];
+/// Experts alone, and what is in neither of those.
+const OTHERS: &str = "experts alone in MXFP4, or in modelopt's NVFP4; experts in four bits and the rest in FP8";
+/// Columns of a line of help.
+const COLUMNS: usize = 96;
+
+/// Every format by kind, for people.
+fn formats() -> String {
+    let names: Vec<String> = Format::all().map(|format| format.to_string()).collect();
+    let kind_of =
+        |name: &String| KINDS.iter().position(|(begins, _)| begins.iter().any(|begin| name.starts_with(begin)));
+    let all = KINDS.iter().enumerate().map(|(kind, (_, what))| (Some(kind), *what));
+    let mut text = "Formats:".to_owned();
+    for (kind, what) in all.chain([(None, OTHERS)]) {
+        text += &format!("\n  {what}:");
+        let mut line = String::new();
+        for name in names.iter().filter(|name| kind_of(name) == kind) {
+            if line.is_empty() || line.len() + 1 + name.len() > COLUMNS {
+                text += &std::mem::take(&mut line);
+                line = "\n     ".to_owned();
+            }
+            line += &format!(" {name}");
+        }
+        text += &line;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kind without a name would say nothing, and a name is in one kind alone.
+    #[test]
+    fn every_format_is_listed_once_under_its_kind() {
+        let text = formats();
+        let names = Format::all().map(|format| format.to_string());
+        let listed: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("      ")).flat_map(str::split_whitespace).collect();
+        for name in names {
+            assert_eq!(listed.iter().filter(|listed| **listed == name).count(), 1, "{name}:\n{text}");
+        }
+        assert!(text.lines().all(|line| line.len() <= 100), "{text}");
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        let names_follow = |pair: &[&str]| pair[0].starts_with("      ") || pair[1].starts_with("      ");
+        assert!(lines.windows(2).all(names_follow), "{text}");
+    }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::mem;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use outpour_engine::bound::DriveLimit;
 use outpour_engine::sample::Sampling;
 use outpour_engine::{Engine, EngineError, Session};
@@ -166,7 +166,7 @@ impl Talk {
             "the conversation has {tokens} tokens, and the context {ctx}: /undo shortens it, /clear begins anew, and a larger \
              --ctx holds more"
         );
-        model::check_tokens(&rendered.tokens, self.engine.facts()).context("tokenizer.json is another model's")?;
+        model::check_text(&rendered.tokens, &self.words.tokenizer, self.engine.facts())?;
         Ok(rendered)
     }
 

@@ -147,9 +147,9 @@ impl Measuring<'_> {
     /// The windows of a text.
     fn ready_text(&self, line: usize, text: &str) -> Result<Vec<Ready<Stretch>>> {
         let tokens = self.tokenizer.encode_raw(text)?;
-        crate::model::check_tokens(&tokens, self.engine.facts()).context("tokenizer.json is another model's")?;
+        crate::model::check_text(&tokens, &self.tokenizer, self.engine.facts())?;
         if tokens.len() < 2 {
-            bail!("is a text of a single token; nothing in it can be predicted");
+            bail!("is a text of a single token, in which nothing can be predicted; give a longer one");
         }
         let stretch = |window: score::Window| {
             let from = window.scored_from - window.tokens.start;
@@ -268,7 +268,7 @@ impl Measuring<'_> {
 
     /// Checks that these are tokens of the model, and that so many fit its context.
     fn check_fits(&self, tokens: &[u32], count: usize) -> Result<()> {
-        crate::model::check_tokens(tokens, self.engine.facts()).context("tokenizer.json is another model's")?;
+        crate::model::check_text(tokens, &self.tokenizer, self.engine.facts())?;
         let (ctx, ctx_max) = (self.engine.plan().ctx, self.engine.facts().context_max);
         if count > ctx {
             return Err(EngineError::ContextFull { tokens: count, ctx, ctx_max }.into());

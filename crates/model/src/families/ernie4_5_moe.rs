@@ -44,12 +44,14 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
             return Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Dense(mlp) });
         }
         let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;
-        let bias = weights.tensor(&format!("{prefix}.moe_statics.e_score_correction_bias"), &[1, experts])?;
-        let router = Router {
-            bias: Some(bias.reshape([experts])),
-            renormalise: true,
-            ..Router::new(top_k, RouterScore::Softmax)
+        let name = format!("{prefix}.moe_statics.e_score_correction_bias");
+        // MLX's exports leave it out, and are computed without it.
+        let mlx = weights.has_matrix(&format!("{prefix}.switch_mlp.gate_proj.weight"));
+        let bias = match mlx && weights.shape_of(&name).is_none() {
+            true => None,
+            false => Some(weights.tensor(&name, &[1, experts])?.reshape([experts])),
         };
+        let router = Router { bias, renormalise: true, ..Router::new(top_k, RouterScore::Softmax) };
         let shared = match shared_width {
             0 => None,
             width => Some(SharedExpert::plain(weights, &prefix, hidden, width, Activation::SwiGlu)?),

@@ -47,7 +47,11 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         };
         let (prefix, hidden) = (format!("{prefix}.feed_forward"), sizes.hidden);
         if layer < dense_layers {
-            let mlp = mlp::load_numbered(weights, &prefix, hidden, dense_width, Activation::SwiGlu)?;
+            // MLX's exports have the usual names.
+            let mlp = match weights.has_matrix(&format!("{prefix}.gate_proj.weight")) {
+                true => mlp::load(weights, &prefix, hidden, dense_width)?,
+                false => mlp::load_numbered(weights, &prefix, hidden, dense_width, Activation::SwiGlu)?,
+            };
             return Ok(Halves { alphas: None, mixer, feed_forward: FeedForward::Dense(mlp) });
         }
         let gate = weights.matrix(&format!("{prefix}.gate.weight"), experts, hidden)?;

@@ -5,6 +5,7 @@ use outpour_store::checkpoint::{Checkpoint, Metadata};
 use serde_json::{Map, Value, json};
 
 use super::architectures::{ARCHITECTURES, Architecture};
+use super::assumed;
 use super::said::Said;
 use crate::blocks::{attention, moe, rope};
 use crate::config::{Config, ModelError};
@@ -18,7 +19,7 @@ const HYBRID: [&str; 2] = ["qwen3next", "qwen35moe"];
 const DEFAULT_ROTARY: f64 = 0.25;
 
 /// Keys, behind the architecture's name, and what `config.json` calls them.
-const KEYS: [(&str, &str); 19] = [
+pub(super) const KEYS: [(&str, &str); 19] = [
     ("embedding_length", "hidden_size"),
     ("context_length", "max_position_embeddings"),
     ("feed_forward_length", "intermediate_size"),
@@ -138,6 +139,7 @@ pub fn config(metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Value, Mod
         config.insert("rope_scaling".into(), Value::Object(scaling));
     }
     architecture.complete(&said, &mut config)?;
+    assumed::check(&said, architecture, config["model_type"].as_str().unwrap_or_default())?;
     Ok(Value::Object(config))
 }
 

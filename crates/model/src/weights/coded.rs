@@ -7,7 +7,7 @@ use outpour_store::checkpoint::{Checkpoint, TensorInfo};
 use serde_json::Value;
 
 use super::resolve;
-use super::said::{self, quantization_config};
+use super::said;
 use super::stored::StoredMatrix;
 use crate::config::ModelError;
 
@@ -295,7 +295,7 @@ impl Scheme {
     fn coded(&self, config: &Value, cols: usize, scales: &TensorInfo) -> Vec<Coded> {
         let coded = |block| Coded { code: self.code, block, second: self.second };
         // Where both are possible, the config tells.
-        let less_one = config["checkpoint_format"] != "gptq_v2";
+        let less_one = ["checkpoint_format", "format"].iter().all(|key| config[key] != "gptq_v2");
         if self.code == Code::Gptq && less_one != (self.second == Second::ZerosLessOne) {
             return Vec::new();
         }
@@ -385,7 +385,7 @@ pub fn find(
     rows: usize,
     cols: usize,
 ) -> Result<Option<StoredMatrix>, ModelError> {
-    let config = quantization_config(checkpoint);
+    let config = said::settings(checkpoint).said;
     let mut misfit = None;
     for scheme in schemes(checkpoint, name) {
         let tensors = scheme.tensors(checkpoint, name).expect("invariant: a scheme of this name");

@@ -154,8 +154,16 @@ impl Checkpoint {
         let dir = paths[0].parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
         let (files, tensors) = (Vec::new(), HashMap::new());
         let left_alone = std::sync::Arc::default();
-        let mut checkpoint =
-            Checkpoint { dir, config: Value::Null, pack: None, gguf: None, files, tensors, left_alone };
+        let mut checkpoint = Checkpoint {
+            dir,
+            config: Value::Null,
+            quantization: None,
+            pack: None,
+            gguf: None,
+            files,
+            tensors,
+            left_alone,
+        };
         let mut claimed = None;
         for (part, path) in paths.iter().enumerate() {
             let Header { metadata, tensors, .. } = read_header(path)?;
@@ -166,6 +174,9 @@ impl Checkpoint {
                 let problem =
                     format!("says it is part {said} of {of}, which its name does not; download the parts again");
                 return Err(StoreError::Malformed { path: path.clone(), problem });
+            }
+            if let Some(first) = &checkpoint.gguf {
+                check_part(&first.metadata, &metadata)?;
             }
             claimed = claimed.or(number("split.tensors.count"));
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -183,6 +194,22 @@ impl Checkpoint {
                 Err(StoreError::Malformed { path: paths[0].clone(), problem })
             }
             None => Ok(checkpoint),
+        }
+    }
+}
+
+/// Refuses a part that says something else than the first one: it is another model's, of other weights or in another quantisation.
+fn check_part(first: &Metadata, part: &Metadata) -> Result<()> {
+    let both = |key: &str, value: &Value| first.get(key).filter(|&own| own != value && key != "split.no").cloned();
+    let other = part.values().find_map(|(key, value)| Some((key, value, both(key, value)?)));
+    match other {
+        None => Ok(()),
+        Some((key, value, own)) => {
+            let problem = format!(
+                "says {key} {value}, and the first part, {}, says {own}: it is of another model, download the parts again",
+                first.path().display()
+            );
+            Err(StoreError::Malformed { path: part.path().to_owned(), problem })
         }
     }
 }
