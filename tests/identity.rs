@@ -659,6 +659,24 @@ fn a_chunk_finds_the_experts_of_the_one_before() {
     }
 }
 
+/// Where there is room for all experts beside a context, none goes as one grows.
+#[test]
+fn a_context_takes_what_is_free_first() {
+    let dir = tempfile::tempdir().expect("a folder");
+    streamed_model(dir.path());
+    let mut engine = engine(dir.path(), &Options { ctx: Some(512), ..roomy() }, ReaderKind::Auto);
+    let text = ids(300).repeat(5);
+    for round in 0..4 {
+        let before = engine.stats().stream.misses;
+        let timeline = Timeline::open(&mut engine, &text[..150 + 100 * round], 0);
+        while engine.tick(&mut ()).expect("it computes") {}
+        let misses = engine.stats().stream.misses - before;
+        assert!(round == 0 || misses == 0, "round {round} read {misses} experts again");
+        engine.close_sequence(timeline.id);
+        assert!(engine.read_experts().expect("they are read"), "there is room for all");
+    }
+}
+
 #[test]
 fn chunks_share_a_sweep_where_memory_holds_a_layer() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -13,6 +13,7 @@ pub(crate) mod ranking;
 use crate::layout::{ExpertId, ExpertLayout};
 use crate::read::Region;
 use crate::slab::{Slab, SlotId};
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 pub use map::{Cell, ResidencyMap, Seen};
@@ -423,7 +424,7 @@ impl Residency {
         (0..self.classes.len()).max_by_key(|&class| self.layout.experts_of_class(class)).unwrap_or(0)
     }
 
-    /// The piece of the largest class with nothing pinned that has the expert worth least.
+    /// The piece of the largest class with nothing pinned that has the fewest experts, or where all are full the expert worth least.
     fn emptiest_piece(&self) -> Option<usize> {
         if self.classes.is_empty() {
             return None;
@@ -433,8 +434,12 @@ impl Residency {
             return None;
         }
         let unpinned = |piece: usize| self.slab.slots_of(piece).all(|slot| self.slots[slot.index()].pins == 0);
+        let experts = |piece: usize| {
+            self.slab.slots_of(piece).filter(|slot| self.slots[slot.index()].holds != Holds::Nothing).count()
+        };
+        let roomy = self.slab.free_slots(class).map(|slot| self.slab.piece_of(slot));
         if let Some(piece) =
-            self.slab.free_slots(class).map(|slot| self.slab.piece_of(slot)).find(|&piece| unpinned(piece))
+            roomy.filter(|&piece| unpinned(piece)).min_by_key(|&piece| (experts(piece), Reverse(piece)))
         {
             return Some(piece);
         }

@@ -1,6 +1,8 @@
 //! The memory for experts and for sequences: pieces of at most 256 MiB, or of one larger slot, each cut into slots of one size class. A piece
 //! can pass from one class to another, or be given back to the system, only as a whole and only while it is empty.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use crate::Result;
@@ -12,7 +14,7 @@ pub const PIECE_BYTES_MAX: usize = 256 << 20;
 pub const SLOT_BYTES_MAX: usize = 1 << 30;
 
 /// A slot of the slab.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotId(u32);
 
 /// Pieces of memory, cut into slots.
@@ -21,8 +23,8 @@ pub struct Slab {
     piece_bytes: usize,
     /// Slot size of each class.
     classes: Vec<usize>,
-    /// Free slots of each class.
-    free: Vec<Vec<SlotId>>,
+    /// Free slots of each class. The first is taken first, so that the last pieces stay empty as long as they can.
+    free: Vec<BinaryHeap<Reverse<SlotId>>>,
     /// Pieces of no class.
     unassigned: Vec<usize>,
     /// Pieces whose memory the system has.
@@ -55,7 +57,7 @@ impl Slab {
             pieces: regions.into_iter().map(|region| Piece { region: Some(region), class: None }).collect(),
             piece_bytes,
             classes: classes.to_vec(),
-            free: classes.iter().map(|class| Vec::with_capacity(pieces * (piece_bytes / class))).collect(),
+            free: classes.iter().map(|class| BinaryHeap::with_capacity(pieces * (piece_bytes / class))).collect(),
             unassigned: (0..pieces).rev().collect(),
             withdrawn: Vec::with_capacity(pieces),
             stride,
@@ -89,19 +91,19 @@ impl Slab {
 
     /// A free slot of a class, if there is one.
     pub fn acquire(&mut self, class: usize) -> Option<SlotId> {
-        self.free[class].pop()
+        self.free[class].pop().map(|Reverse(slot)| slot)
     }
 
     /// Gives a slot back.
     pub fn release(&mut self, slot: SlotId) {
         if let Some(class) = self.pieces[self.piece_of(slot)].class {
-            self.free[class].push(slot);
+            self.free[class].push(Reverse(slot));
         }
     }
 
     /// The free slots of a class.
     pub fn free_slots(&self, class: usize) -> impl Iterator<Item = SlotId> + '_ {
-        self.free[class].iter().copied()
+        self.free[class].iter().map(|&Reverse(slot)| slot)
     }
 
     /// Cuts an unassigned piece for a class. `false` where none is left.
@@ -109,7 +111,7 @@ impl Slab {
         let Some(piece) = self.unassigned.pop() else { return false };
         self.pieces[piece].class = Some(class);
         let slots = self.slots_per_piece(class);
-        self.free[class].extend((0..slots).rev().map(|i| SlotId((piece * self.stride + i) as u32)));
+        self.free[class].extend((0..slots).map(|i| Reverse(SlotId((piece * self.stride + i) as u32))));
         true
     }
 
@@ -118,7 +120,7 @@ impl Slab {
         if let Some(class) = self.pieces[piece].class.take() {
             let stride = self.stride;
             let before = self.free[class].len();
-            self.free[class].retain(|slot| slot.0 as usize / stride != piece);
+            self.free[class].retain(|Reverse(slot)| slot.0 as usize / stride != piece);
             assert_eq!(before - self.free[class].len(), self.slots_per_piece(class), "the piece is not empty");
             self.unassigned.push(piece);
         }
