@@ -3,11 +3,13 @@
 mod common;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use common::damage::{copy, edit_json};
 use common::{Recorded, engine, fixture, logits, roomy};
 use outpour_engine::{EngineError, Inspection, Options, Session, Work};
+use outpour_model::synth::{Format, Routing, Synth};
 use outpour_store::read::ReaderKind;
 use serde_json::{Value, json};
 
@@ -46,6 +48,63 @@ fn bits(model: &Path) -> Vec<u32> {
     let mut engine = engine(model, &Options { precise: true, ..roomy() }, ReaderKind::Auto);
     let ids: Vec<u32> = (0..40).map(|i| (i * i * 31 + 7) % 60).collect();
     logits(&mut engine, &ids, 30).logits.iter().map(|logit| logit.to_bits()).collect()
+}
+
+/// The model of `dir` with one FP8 scale for each matrix, in the shape `shape`, or as often as there are blocks.
+fn with_one_scale(dir: &Path, shape: Option<&[usize]>) -> tempfile::TempDir {
+    let out = tempfile::tempdir().expect("a folder");
+    let name = "model-00001-of-00001.safetensors";
+    for file in ["config.json", "model.safetensors.index.json"] {
+        fs::copy(dir.join(file), out.path().join(file)).expect("copied");
+    }
+    let file = fs::read(dir.join(name)).expect("the weights");
+    let length = u64::from_le_bytes(file[..8].try_into().expect("8 bytes")) as usize;
+    let (header, data) = file[8..].split_at(length);
+    let mut header: Value = serde_json::from_slice(header).expect("a header");
+    let mut whole = Vec::new();
+    for (name, entry) in header.as_object_mut().expect("tensors").iter_mut().filter(|(name, _)| *name != "__metadata__")
+    {
+        let [begin, end] = [0, 1].map(|i| entry["data_offsets"][i].as_u64().expect("an offset") as usize);
+        let at = whole.len();
+        match name.ends_with(".weight_scale_inv") {
+            true => {
+                let times = if shape.is_some() { 1 } else { (end - begin) / 4 };
+                whole.extend(data[begin..begin + 4].repeat(times));
+                shape.iter().for_each(|&shape| entry["shape"] = json!(shape));
+            }
+            false => whole.extend(&data[begin..end]),
+        }
+        entry["data_offsets"] = json!([at, whole.len()]);
+    }
+    let header = header.to_string();
+    fs::write(out.path().join(name), [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &whole].concat())
+        .expect("written");
+    edit_json(&out.path().join("config.json"), |config| {
+        config["quantization_config"]["weight_block_size"] = Value::Null
+    });
+    out
+}
+
+/// As transformers writes Mistral Small 4.
+#[test]
+fn fp8_may_have_one_scale_for_a_matrix() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = json!({
+        "model_type": "qwen3_moe", "hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 64, "moe_intermediate_size": 192,
+        "num_experts": 8, "num_experts_per_tok": 2, "norm_topk_prob": true, "vocab_size": 100,
+        "max_position_embeddings": 512,
+    });
+    let format: Format = "fp8".parse().expect("a format");
+    let made = Synth::new(&config, format, Vec::new(), Routing::default(), 3).expect("it can be made");
+    made.write(dir.path(), &mut |_, _| ControlFlow::Continue(()))
+        .expect("the model is written")
+        .continue_value()
+        .expect("whole");
+    let blocks = bits(with_one_scale(dir.path(), None).path());
+    for shape in [&[][..], &[1], &[1, 1]] {
+        assert!(bits(with_one_scale(dir.path(), Some(shape)).path()) == blocks, "{shape:?}");
+    }
 }
 
 /// Version 2 of GPTQ stores the zeros that version 1 stores less 1.

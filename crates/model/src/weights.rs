@@ -570,7 +570,8 @@ fn missing(checkpoint: &Checkpoint, name: &str) -> ModelError {
             suspects(checkpoint, name, &[])
         ),
         Some(metadata) => format!(
-            "{}: has no tensor {}; the download is incomplete, or the file was made for another program",
+            "{}: has no tensor {}; the download is incomplete, or it was converted with --fuse-qkv, by a llama.cpp that kept experts \
+             apart, or for another program: convert the model again",
             metadata.path().display(),
             gguf::on_disk(name).next().as_deref().unwrap_or(name)
         ),

@@ -76,7 +76,7 @@ const DIGITS_BY_ONE: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 const KNOWN: &[Pre] = &[
-    Pre { names: &["gpt-2"], patterns: &[], nfc: false, ignore_merges: false },
+    Pre { names: &["gpt-2", "olmo"], patterns: &[], nfc: false, ignore_merges: false },
     Pre { names: &["refact", "starcoder", "smollm"], patterns: &[r"\p{N}", GPT2], nfc: false, ignore_merges: false },
     Pre { names: &["qwen2", "hunyuan"], patterns: &[DIGITS_BY_ONE], nfc: true, ignore_merges: false },
     Pre { names: &["solar-open"], patterns: &[DIGITS_BY_ONE], nfc: false, ignore_merges: false },

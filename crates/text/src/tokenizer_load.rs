@@ -14,7 +14,7 @@ use std::collections::{HashMap, HashSet};
 impl Tokenizer {
     pub(crate) fn read(file: &str, bytes: &[u8], config: Option<&Value>) -> Result<Tokenizer, TextError> {
         let mut document: Document =
-            serde_json::from_slice(bytes).map_err(|source| TextError::Json { file: file.to_owned(), source })?;
+            serde_json::from_slice(bytes).map_err(|source| other_model(file, bytes, source))?;
         check_model(file, &document)?;
         let decoded = Decoded::of(file, document.decoder.as_ref())?;
         let before = document.pre_tokenizer.as_ref();
@@ -79,6 +79,15 @@ impl Tokenizer {
         let named = |key| config.and_then(|config| config.get(key)).and_then(files::token_text);
         self.bos = named("bos_token").and_then(|text| self.token_id(text));
         self.eos = named("eos_token").and_then(|text| self.token_id(text)).into_iter().collect();
+    }
+}
+
+/// What is wrong with a file that is no [`Document`]: those of other kinds of tokenizers have other keys.
+fn other_model(file: &str, bytes: &[u8], source: serde_json::Error) -> TextError {
+    let found: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    match found["model"]["type"].as_str().filter(|&kind| kind != "BPE") {
+        Some(kind) => TextError::unsupported(file, format!("the tokenizer model {kind:?}")),
+        None => TextError::Json { file: file.to_owned(), source },
     }
 }
 

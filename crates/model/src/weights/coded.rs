@@ -67,7 +67,7 @@ impl Made {
 enum Blocks {
     /// One of these, by the scales' shape.
     Of(&'static [[u32; 2]]),
-    /// Those that config.json says, or 128×128.
+    /// Those that config.json says, or where it says none 128×128, or all of a matrix.
     Config,
     /// A row's, so many as the number of scales says.
     Groups,
@@ -309,7 +309,10 @@ impl Scheme {
             Blocks::Config => {
                 let sizes = &config["weight_block_size"];
                 let size = |i: usize| sizes[i].as_u64().and_then(|size| u32::try_from(size).ok()).unwrap_or(0);
-                vec![coded(if sizes.is_null() { [128, 128] } else { [size(0), size(1)] })]
+                match sizes.is_null() {
+                    true => vec![coded([128, 128]), coded([WHOLE, WHOLE])],
+                    false => vec![coded([size(0), size(1)])],
+                }
             }
             Blocks::Groups => {
                 let across =

@@ -68,7 +68,7 @@ unsafe fn round_in<const SHARE: usize>(x: &[f32], group: usize, to: *mut u8) {
             *total = whole.iter().fold(0i32, |total, whole| total.wrapping_add(whole.cast_signed()));
         }
         let x8 = whole.map(|whole| whole as u8);
-        sum += scale * (totals[0] + totals[1]) as f32;
+        sum += scale * totals[0].wrapping_add(totals[1]) as f32;
         // SAFETY: block b of the row, its scale, and its group's sum.
         unsafe {
             to.add(b * BLOCK).cast::<[u8; BLOCK]>().write_unaligned(dealt::<SHARE>(&x8));
