@@ -199,13 +199,15 @@ impl Shown<'_> {
             plan.pieces,
             show(plan.piece_bytes)
         );
+        let read = match self.sweep_tokens > plan.chunk {
+            true => format!("up to {} of them for one read of each expert", self.sweep_tokens),
+            false => "with one read of each expert".to_owned(),
+        };
         text += &format!(
-            "A context of {} tokens takes {} of it as it fills; prompts are computed {} tokens at a time, up to {} of them for one \
-             read of each expert.\n",
+            "A context of {} tokens takes {} of it as it fills; prompts are computed {} tokens at a time, {read}.\n",
             plan.ctx,
             show(plan.context_bytes),
             plan.chunk,
-            self.sweep_tokens,
         );
         if let Some(dir) = &self.args.states.state_dir {
             let [fixed, per_token] = self.state_bytes;
