@@ -317,9 +317,11 @@ impl Inspection {
         scratch: &'a dyn Fn(usize) -> usize,
         sequence: &'a dyn Fn(usize, usize) -> Vec<(usize, usize)>,
     ) -> Needs<'a> {
+        let of_class = |class| (0..self.layout.layers()).filter(move |&layer| self.layout.class(layer) == class);
         let class = |(class, &slot_bytes): (usize, &usize)| ClassNeeds {
             slot_bytes,
             experts: self.layout.experts_of_class(class),
+            of_layer: of_class(class).map(|layer| self.layout.experts(layer)).max().unwrap_or(0),
             at_once: self.facts.top_k,
         };
         Needs {
@@ -456,5 +458,5 @@ const THREAD_BYTES: usize = 256 << 10;
 const READING_THREADS: usize = 1;
 /// A tensor's name, shape and place, with its share of the hash table (measured on 18,867 tensors).
 const TENSOR_ENTRY_BYTES: usize = 320;
-/// An expert's extents, slot, list entries and cell of the residency's map.
-const EXPERT_ENTRY_BYTES: usize = 164;
+/// An expert's extents, slot, places in three queues and cell of the residency's map.
+const EXPERT_ENTRY_BYTES: usize = 184;

@@ -121,6 +121,8 @@ pub struct ClassNeeds {
     pub slot_bytes: usize,
     /// Experts of this size.
     pub experts: usize,
+    /// The most that one layer has.
+    pub of_layer: usize,
     /// Experts that one token needs at once: the router's k.
     pub at_once: usize,
 }
@@ -226,25 +228,37 @@ impl Plan {
         // prompt reads its rest anew, and chunks come first.
         let fits = ask.ram >= least + whole.bytes();
         let beside_trunk = ask.ram - needs.process - if fits { whole.bytes() } else { all_streamed.bytes() };
+        let layer = needs.classes.iter().map(|class| class.slot_bytes * class.of_layer).max().unwrap_or(0);
+        let holds_layer = |chunk: usize| beside_trunk >= (needs.scratch)(chunk) + layer + slab_min;
         let affordable = |chunk: usize| {
             let scratch = (needs.scratch)(chunk);
             match fits {
+                // Where a layer's experts stay, several chunks share one read of them.
+                true if holds_layer(chunk_min) => scratch <= beside_trunk / 4 && holds_layer(chunk),
                 true => scratch <= beside_trunk / 4 && beside_trunk - scratch >= slab_min,
                 false => scratch <= (beside_trunk - slab_min) / 2,
             }
         };
-        let chunk = ask.chunk.map(|_| chunk_min).unwrap_or_else(|| {
-            let mut chunk = chunk_min;
-            while chunk * 2 <= *CHUNK.end() && chunk < needs.context_max && affordable(chunk * 2) {
+        let largest = |from: usize, most: usize, affordable: &dyn Fn(usize) -> bool| {
+            let mut chunk = from;
+            while ask.chunk.is_none() && chunk * 2 <= most && chunk < needs.context_max && affordable(chunk * 2) {
                 chunk *= 2;
             }
             chunk
-        });
-        let scratch = (needs.scratch)(chunk);
-        let trunk =
-            if fits { whole } else { needs.trunk.pinned_within(ask.ram - needs.process - scratch - slab_min, by_row) };
-        let slab = ask.ram - needs.process - trunk.bytes() - scratch;
-        let ctx = ask.ctx.unwrap_or_else(|| needs.default_context(slab, ctx_min, chunk));
+        };
+        let mut chunk = largest(chunk_min, *CHUNK.end(), &affordable);
+        let pinned = |scratch| needs.trunk.pinned_within(ask.ram - needs.process - scratch - slab_min, by_row);
+        let trunk = if fits { whole } else { pinned((needs.scratch)(chunk)) };
+        let slab = |chunk: usize| ask.ram - needs.process - trunk.bytes() - (needs.scratch)(chunk);
+        let ctx = ask.ctx.unwrap_or_else(|| needs.default_context(slab(chunk), ctx_min, chunk));
+        if fits && !holds_layer(chunk) {
+            // Each chunk reads a layer's experts anew, and answers find next to none in memory.
+            chunk = largest(chunk, ctx.min(*CHUNK.end()), &|chunk| {
+                (needs.scratch)(chunk) <= beside_trunk / 2
+                    && slab(chunk) >= needs.pieces_min(piece_min, ctx, chunk) * piece_min
+            });
+        }
+        let (scratch, slab) = ((needs.scratch)(chunk), slab(chunk));
         needs.divide(ask.ram, minimum_ram, (ctx, chunk), scratch, trunk, slab)
     }
 
@@ -394,8 +408,8 @@ mod tests {
             trunk: TrunkNeeds { fixed: 20 * MIB, layers: vec![8 * MIB; 10], ..TrunkNeeds::default() },
             scratch,
             classes: vec![
-                ClassNeeds { slot_bytes: 2 * MIB, experts: 1000, at_once: 8 },
-                ClassNeeds { slot_bytes: 3 * MIB, experts: 100, at_once: 8 },
+                ClassNeeds { slot_bytes: 2 * MIB, experts: 1000, of_layer: 100, at_once: 8 },
+                ClassNeeds { slot_bytes: 3 * MIB, experts: 100, of_layer: 100, at_once: 8 },
             ],
             sequence: &|ctx, _| vec![(MIB, ctx.div_ceil(64))],
             context_max: 40_960,
@@ -436,7 +450,7 @@ mod tests {
     fn an_expert_may_be_larger_than_a_piece_of_several() {
         let scratch = |chunk| chunk * 20_000;
         let of = |slot_bytes| {
-            let classes = vec![ClassNeeds { slot_bytes, experts: 256, at_once: 8 }];
+            let classes = vec![ClassNeeds { slot_bytes, experts: 256, of_layer: 8, at_once: 8 }];
             Plan::new(&Needs { classes, ..needs(&scratch) }, Ask { ram: 24_000 * MIB, ctx: None, chunk: None })
         };
         let plan = of(336 * MIB).expect("it fits");
@@ -444,6 +458,22 @@ mod tests {
         assert!(plan.expert_slots > 60, "{} slots", plan.expert_slots);
         let refused = of(SLOT_BYTES_MAX + MIB).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(refused.contains("fewer bits"), "{refused}");
+    }
+
+    #[test]
+    fn chunks_are_larger_where_memory_holds_no_layer() {
+        // The trunk takes 100 MiB, the process 16, a layer of the larger experts 300.
+        let scratch = |ram: usize| {
+            let plan = plan(ram, Some(4096)).expect("it fits");
+            plan.buffers.iter().find(|line| line.name == "scratch").map_or(0, |line| line.bytes)
+        };
+        assert!(scratch(320 * MIB) > (320 - 116) * MIB / 4);
+        assert!(scratch(600 * MIB) <= (600 - 116) * MIB / 4);
+        // Nor are they longer than a context.
+        assert_eq!(
+            plan(320 * MIB, Some(1024)).expect("it fits").chunk,
+            plan(400 * MIB, Some(1024)).expect("it fits").chunk
+        );
     }
 
     #[test]

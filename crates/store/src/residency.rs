@@ -8,6 +8,7 @@
 //! that was asked for: it becomes resident when it is ([`Residency::adopt`]), or leaves again ([`Residency::drop_early`]).
 
 mod map;
+mod queue;
 pub(crate) mod ranking;
 
 use crate::layout::{ExpertId, ExpertLayout};
@@ -17,6 +18,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 pub use map::{Cell, ResidencyMap, Seen};
+use queue::Queue;
 use ranking::Ranking;
 
 /// Where an expert's weights are.
@@ -57,6 +59,8 @@ struct Slot {
 /// Experts of one size.
 struct Class {
     ranking: Ranking,
+    /// Experts that could leave.
+    leaving: Queue,
     /// Slots that hold an expert and are not pinned, or are free.
     available: usize,
 }
@@ -93,7 +97,11 @@ impl Residency {
     /// `keep` experts of each class, those of one token, always find room beside the states.
     pub fn new(mut slab: Slab, layout: Arc<ExpertLayout>, class_pieces: &[usize], keep: usize) -> Residency {
         let experts = layout.experts_total();
-        let class = |_| Class { ranking: Ranking::new(experts, slab.slots_max()), available: 0 };
+        let class = |class| Class {
+            ranking: Ranking::new(experts, slab.slots_max()),
+            leaving: Queue::new(experts, layout.experts_of_class(class)),
+            available: 0,
+        };
         let mut classes: Vec<Class> = (0..layout.classes().len()).map(class).collect();
         for (class, &pieces) in class_pieces.iter().enumerate() {
             for _ in 0..pieces {
@@ -164,17 +172,33 @@ impl Residency {
         if self.classes[class].ranking.used(index as u32, slots, passing) {
             self.rank_anew(class);
         }
-        if let Some(slot) = self.slots.get_mut(self.slot_of[index] as usize) {
-            slot.worth = self.classes[class].ranking.of(index as u32);
+        let slot = self.slot_of[index];
+        if let Some(state) = self.slots.get_mut(slot as usize) {
+            state.worth = self.classes[class].ranking.of(index as u32);
+            self.queue(SlotId::from_index(slot));
         }
     }
 
     /// Says anew what a class's experts are worth, but for those that leave next.
     fn rank_anew(&mut self, class: usize) {
-        for slot in self.slots.iter_mut().filter(|slot| slot.class as usize == class && slot.worth > 0) {
-            if let Holds::Expert(id) | Holds::Filling(id) = slot.holds {
+        for index in 0..self.slots.len() {
+            let slot = &mut self.slots[index];
+            if let Holds::Expert(id) | Holds::Filling(id) = slot.holds
+                && slot.class as usize == class
+                && slot.worth > 0
+            {
                 slot.worth = self.classes[class].ranking.of(self.layout.index(id) as u32);
+                self.queue(SlotId::from_index(index as u32));
             }
+        }
+    }
+
+    /// Has the expert of a slot among those that could leave, with its worth, or not, as it is.
+    fn queue(&mut self, slot: SlotId) {
+        let Slot { holds, pins, class, worth } = self.slots[slot.index()];
+        if let Holds::Expert(id) = holds {
+            let (leaving, expert) = (&mut self.classes[class as usize].leaving, self.layout.index(id) as u32);
+            if pins == 0 { leaving.set(expert, worth) } else { leaving.remove(expert) }
         }
     }
 
@@ -184,6 +208,7 @@ impl Residency {
         state.pins += 1;
         if state.pins == 1 {
             self.classes[state.class as usize].available -= 1;
+            self.queue(slot);
         }
     }
 
@@ -204,6 +229,7 @@ impl Residency {
     /// Marks a resident expert as the next one to be evicted.
     pub fn demote(&mut self, slot: SlotId) {
         self.slots[slot.index()].worth = 0;
+        self.queue(slot);
     }
 
     /// Takes one pin back.
@@ -212,6 +238,7 @@ impl Residency {
         state.pins -= 1;
         if state.pins == 0 {
             self.classes[state.class as usize].available += 1;
+            self.queue(slot);
         }
     }
 
@@ -332,16 +359,8 @@ impl Residency {
         }
     }
 
-    /// Slots of a class whose expert could leave, and what it is worth.
-    fn evictable(&self, class: usize) -> impl Iterator<Item = (SlotId, u64)> {
-        let leaves =
-            move |slot: &Slot| slot.pins == 0 && slot.class as usize == class && matches!(slot.holds, Holds::Expert(_));
-        let slots = self.slots.iter().enumerate().filter(move |(_, slot)| leaves(slot));
-        slots.map(|(index, slot)| (SlotId::from_index(index as u32), slot.worth))
-    }
-
     fn evict(&mut self, class: usize) -> Option<SlotId> {
-        let (victim, _) = self.evictable(class).min_by_key(|&(_, worth)| worth)?;
+        let victim = SlotId::from_index(self.slot_of[self.classes[class].leaving.first()? as usize]);
         self.forget(victim);
         Some(victim)
     }
@@ -350,6 +369,8 @@ impl Residency {
     fn forget(&mut self, slot: SlotId) {
         if let Holds::Expert(id) = self.slots[slot.index()].holds {
             self.resident[id.layer as usize] -= 1;
+            let class = self.slots[slot.index()].class as usize;
+            self.classes[class].leaving.remove(self.layout.index(id) as u32);
         }
         if let Holds::Expert(id) | Holds::Filling(id) = self.slots[slot.index()].holds {
             self.slot_of[self.layout.index(id)] = NONE;
@@ -443,11 +464,9 @@ impl Residency {
         {
             return Some(piece);
         }
-        let piece_of = |slot: SlotId| self.slab.piece_of(slot);
-        self.evictable(class)
-            .filter(|&(slot, _)| unpinned(piece_of(slot)))
-            .min_by_key(|&(_, worth)| worth)
-            .map(|(slot, _)| piece_of(slot))
+        let piece_of = |expert: u32| self.slab.piece_of(SlotId::from_index(self.slot_of[expert as usize]));
+        let leaving = self.classes[class].leaving.iter().map(|(worth, expert)| (worth, piece_of(expert)));
+        leaving.filter(|&(_, piece)| unpinned(piece)).min().map(|(_, piece)| piece)
     }
 
     /// Evicts a piece's experts and takes it from its class.

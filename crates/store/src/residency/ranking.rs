@@ -5,6 +5,8 @@
 //! large, experts stay that are used often. Which of the two reads less depends on the model, the text and the memory: so
 //! for each a cache of names follows the uses, and whichever missed less of late decides.
 
+use super::queue::Queue;
+
 /// Uses after which one counts half: so few that the last one outweighs all before.
 pub(crate) const RECENCY: f64 = 1.0 / 64.0;
 /// The same for those used often, for each expert that memory holds. Of 1 to 32, 3 to 6 missed least.
@@ -42,18 +44,13 @@ impl Worth {
     }
 }
 
-/// Place of an expert that is not held.
-const NOT_HELD: u32 = u32::MAX;
-
 /// A cache of names under one measure.
 struct Contender {
     /// Uses after which one counts half, for so many slots.
     half_life: fn(f64) -> f64,
     worth: Worth,
-    /// Experts in it, and what they are worth.
-    held: Vec<(u64, u32)>,
-    /// Where an expert is among them.
-    place: Vec<u32>,
+    /// Experts in it.
+    held: Queue,
     /// Of late, while it was full.
     misses: f64,
 }
@@ -65,30 +62,20 @@ impl Contender {
         if !passing {
             self.misses *= 1.0 - 1.0 / (MEMORY_OF_MISSES * slots as f64);
         }
-        if let Some(held) = self.held.get_mut(self.place[expert as usize] as usize) {
-            held.0 = worth;
+        if self.held.contains(expert) {
+            self.held.set(expert, worth);
             return;
         }
         if passing {
             return;
         }
         self.misses += f64::from(self.held.len() >= slots);
-        while self.held.len() >= slots {
-            self.evict();
+        while self.held.len() >= slots
+            && let Some(least) = self.held.first()
+        {
+            self.held.remove(least);
         }
-        self.place[expert as usize] = self.held.len() as u32;
-        self.held.push((worth, expert));
-    }
-
-    fn evict(&mut self) {
-        let least = self.held.iter().enumerate().min_by_key(|(_, held)| **held);
-        if let Some((place, &(_, expert))) = least {
-            self.place[expert as usize] = NOT_HELD;
-            self.held.swap_remove(place);
-            if let Some(&(_, moved)) = self.held.get(place) {
-                self.place[moved as usize] = place as u32;
-            }
-        }
+        self.held.set(expert, worth);
     }
 }
 
@@ -104,8 +91,7 @@ impl Ranking {
         let contender = |half_life| Contender {
             half_life,
             worth: Worth::new(experts),
-            held: Vec::with_capacity(slots_max.min(experts)),
-            place: vec![NOT_HELD; experts],
+            held: Queue::new(experts, slots_max),
             misses: 0.0,
         };
         Ranking { contenders: [contender(|_| RECENCY), contender(|slots| FREQUENCY * slots)], leader: 0 }
@@ -173,7 +159,7 @@ mod tests {
     fn a_sweep_says_nothing_of_the_measures() {
         let mut ranking = Ranking::new(1000, 20);
         (0..100_000).for_each(|i| assert!(!ranking.used(i % 1000, 20, true)));
-        assert!(ranking.contenders.iter().all(|contender| contender.misses == 0.0 && contender.held.is_empty()));
+        assert!(ranking.contenders.iter().all(|contender| contender.misses == 0.0 && contender.held.len() == 0));
         assert!(ranking.of(999) > ranking.of(998));
     }
 }
