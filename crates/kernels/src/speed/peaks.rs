@@ -87,12 +87,28 @@ fn loops(isa: Isa) -> Option<Loops> {
     // SAFETY: the machine has the instructions of `isa`, here and below.
     let avx512 = || unsafe { x86::avx512_f32() };
     match isa {
-        Isa::Amx | Isa::Avx512Bf16 => Some(Loops {
+        Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512VnniBf16 => Some(Loops {
             // SAFETY: as above.
             int8: if isa == Isa::Amx { || unsafe { x86::amx_int8() } } else { || unsafe { x86::avx512_int8() } },
             // SAFETY: as above.
             bf16: Some(|| unsafe { x86::avx512_bf16() }),
             f32: avx512,
+        }),
+        // SAFETY: as above.
+        Isa::Avx512Vbmi | Isa::Avx512Vnni => {
+            Some(Loops { int8: || unsafe { x86::avx512_int8() }, bf16: None, f32: avx512 })
+        }
+        Isa::AvxVnni => Some(Loops {
+            int8: if std::arch::is_x86_feature_detected!("avxvnni") {
+                // SAFETY: as above.
+                || unsafe { x86::avx_vnni_int8() }
+            } else {
+                // SAFETY: as above; without AVX-VNNI there is AVX-512's.
+                || unsafe { x86::avx512_int8_of_256() }
+            },
+            bf16: None,
+            // SAFETY: as above.
+            f32: || unsafe { x86::avx2_f32() },
         }),
         // SAFETY: as above.
         Isa::Avx512 => Some(Loops { int8: || unsafe { x86::avx512_int8_pairs() }, bf16: None, f32: avx512 }),
@@ -158,6 +174,12 @@ mod x86 {
     });
     peak_loop!(avx512_int8, "avx512f,avx512bw,avx512vnni", 12 chains of 128, _mm512_set1_epi32(0), |sum| {
         _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(3), _mm512_set1_epi8(5))
+    });
+    peak_loop!(avx512_int8_of_256, "avx512f,avx512vl,avx512vnni", 12 chains of 64, _mm256_set1_epi32(0), |sum| {
+        _mm256_dpbusd_epi32(sum, _mm256_set1_epi8(3), _mm256_set1_epi8(5))
+    });
+    peak_loop!(avx_vnni_int8, "avx2,avxvnni", 12 chains of 64, _mm256_set1_epi32(0), |sum| {
+        _mm256_dpbusd_avx_epi32(sum, _mm256_set1_epi8(3), _mm256_set1_epi8(5))
     });
     peak_loop!(avx512_bf16, "avx512f,avx512bw,avx512bf16", 12 chains of 64, _mm512_set1_ps(0.0), |sum| {
         // SAFETY: vectors of the same size, of any bits.

@@ -9,11 +9,13 @@ use std::hint::black_box;
 use super::affine::{Bytes, Ints};
 use super::many::NoTiles;
 use super::tile::{Lanes, kernels_of};
+use super::{Dots, UnpackedDots, ymm};
+use crate::quant::coded::Rows;
 
 /// Two vectors side by side: two chains of multiply-adds for an output, so that a single row is read as fast as the
 /// memory gives it.
 #[derive(Clone, Copy)]
-struct Avx2(__m256, __m256);
+pub(super) struct Avx2(pub(super) __m256, pub(super) __m256);
 
 impl Lanes for Avx2 {
     const N: usize = 16;
@@ -95,7 +97,7 @@ impl Lanes for Avx2 {
 
 /// Sixteen integers in two vectors.
 #[derive(Clone, Copy)]
-struct Words(__m256i, __m256i);
+pub(super) struct Words(pub(super) __m256i, pub(super) __m256i);
 
 impl Ints for Words {
     type F = Avx2;
@@ -251,7 +253,7 @@ unsafe fn of_four(rows: &[*const u8], mask: __m256i) -> [__m256i; 4] {
 /// `vpmaddubsw` multiplies bytes and adds pairs in 16 bits. They hold eight pairs of products with weights of four bits,
 /// four with five, two with six. Eight bits are multiplied as q - 128, its size unsigned and its sign moved to the
 /// activation: 2 · 128 · 127 just fits.
-struct InPairs;
+pub(super) struct InPairs;
 
 impl Bytes for InPairs {
     type I = Words;
@@ -300,6 +302,16 @@ impl Bytes for InPairs {
     unsafe fn halves<const BITS: usize>(w: *const u8, x: *const u8) -> [Words; 2] {
         // SAFETY: as above.
         unsafe { [in_turn(eight_of_bytes::<BITS>(w, x)), in_turn(eight_of_bytes::<BITS>(w.add(256), x.add(256)))] }
+    }
+    #[inline(always)]
+    unsafe fn units(d: &UnpackedDots) -> bool {
+        // SAFETY: AVX2, FMA and F16C, and the rest is the caller's promise.
+        unsafe { ymm::dots::<ymm::Pairs>(d) }
+    }
+    #[inline(always)]
+    unsafe fn e4m3(d: &Dots, rows: &Rows) -> bool {
+        // SAFETY: as above.
+        unsafe { ymm::e4m3::dots(d, rows) }
     }
     #[inline(always)]
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
@@ -389,7 +401,7 @@ unsafe fn unzip(v: Words) -> (__m256i, __m256i) {
 
 /// The lanes of two vectors, one of each in turn.
 #[inline(always)]
-unsafe fn in_turn([first, second]: [__m256i; 2]) -> Words {
+pub(super) unsafe fn in_turn([first, second]: [__m256i; 2]) -> Words {
     // SAFETY: AVX2.
     unsafe {
         let (low, high) = (_mm256_unpacklo_epi32(first, second), _mm256_unpackhi_epi32(first, second));
@@ -398,8 +410,11 @@ unsafe fn in_turn([first, second]: [__m256i; 2]) -> Words {
 }
 
 /// Two blocks of activations: what the lower nibbles of a vector of weights are multiplied with, and what the upper.
+///
+/// # Safety
+/// The machine has AVX2, and the blocks are at `x`.
 #[inline(always)]
-unsafe fn nibble_planes(x: *mut u8) {
+pub(super) unsafe fn nibble_planes(x: *mut u8) {
     // SAFETY: AVX2, and 64 bytes at `x`.
     unsafe {
         let (first, second) = (_mm256_loadu_si256(x.cast()), _mm256_loadu_si256(x.add(32).cast()));
@@ -524,7 +539,7 @@ unsafe fn eight_of_crumbs(w: *const u8, x: *const u8) -> __m256i {
 /// A block of 3, 5 or 6 bits, each weight in a byte of its own. Two neighbours lie in two bytes: these are moved to 16 bits,
 /// and by a multiplication to the top of them.
 #[inline(always)]
-unsafe fn spread<const BITS: usize>(row: *const u8) -> __m256i {
+pub(super) unsafe fn spread<const BITS: usize>(row: *const u8) -> __m256i {
     // SAFETY: AVX2, and 4 · BITS bytes at `row`, of which nothing behind them is read.
     unsafe {
         let halves = if BITS == 3 {
@@ -574,7 +589,7 @@ impl Fields {
 
 /// The sums of the four integers in the lower halves of eight vectors, and of those in the upper.
 #[inline(always)]
-unsafe fn sums_of_eight(v: [__m256i; 8]) -> [__m256i; 2] {
+pub(super) unsafe fn sums_of_eight(v: [__m256i; 8]) -> [__m256i; 2] {
     // SAFETY: AVX2.
     unsafe {
         let mut fours = [_mm256_setzero_si256(); 2];
