@@ -23,6 +23,8 @@ mod lone;
 mod many;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dot;
 mod panel;
 mod portable;
 mod strips;
@@ -65,6 +67,11 @@ pub enum Isa {
     Avx512,
     /// AVX2 with FMA and F16C.
     Avx2,
+    /// Advanced SIMD of 64-bit Arm, with products of bytes for four rows at once (i8mm): most processors since Armv8.6, Apple's
+    /// since the M2.
+    NeonI8mm,
+    /// With products of bytes (dotprod): most since Armv8.2.
+    NeonDotprod,
     /// Advanced SIMD of 64-bit Arm.
     Neon,
     /// What the compiler makes of plain Rust.
@@ -73,7 +80,7 @@ pub enum Isa {
 
 impl Isa {
     /// All of them, best first.
-    const ALL: [Isa; 10] = [
+    const ALL: [Isa; 12] = [
         Isa::Amx,
         Isa::Avx512Bf16,
         Isa::Avx512Vbmi,
@@ -82,6 +89,8 @@ impl Isa {
         Isa::AvxVnni,
         Isa::Avx512,
         Isa::Avx2,
+        Isa::NeonI8mm,
+        Isa::NeonDotprod,
         Isa::Neon,
         Isa::Portable,
     ];
@@ -106,6 +115,8 @@ impl Isa {
             Isa::Avx512Vbmi => has.avx512_vbmi && Isa::Avx512Vnni.runs_with(has),
             Isa::Avx512Bf16 => has.avx512_bf16 && Isa::Avx512Vbmi.runs_with(has),
             Isa::Amx => has.amx && Isa::Avx512Bf16.runs_with(has),
+            Isa::NeonI8mm => has.i8mm && Isa::NeonDotprod.runs_with(has),
+            Isa::NeonDotprod => has.dotprod && Isa::Neon.runs_with(has),
             Isa::Neon => has.neon,
             Isa::Portable => true,
         }
@@ -134,6 +145,10 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(avx2::kernels()),
             #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => Some(neon_dot::with_i8mm()),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => Some(neon_dot::with_dotprod()),
+            #[cfg(target_arch = "aarch64")]
             Isa::Neon => Some(neon::kernels()),
             Isa::Portable => Some(portable::kernels()),
             #[allow(unreachable_patterns)]
@@ -152,6 +167,8 @@ impl Isa {
             Isa::AvxVnni => "avx-vnni",
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
+            Isa::NeonI8mm => "neon-i8mm",
+            Isa::NeonDotprod => "neon-dotprod",
             Isa::Neon => "neon",
             Isa::Portable => "portable",
         }
@@ -172,6 +189,8 @@ struct Features {
     /// Tiles of bytes, and the system's leave to use them.
     amx: bool,
     neon: bool,
+    dotprod: bool,
+    i8mm: bool,
 }
 
 impl Features {
@@ -186,13 +205,19 @@ impl Features {
             avx512_vbmi: has!("avx512vbmi"),
             avx512_bf16: has!("avx512bf16"),
             amx: amx::is_permitted(),
-            neon: false,
+            ..Features::default()
         }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
     fn here() -> Features {
-        Features { neon: cfg!(target_arch = "aarch64"), ..Features::default() }
+        use std::arch::is_aarch64_feature_detected as has;
+        Features { neon: true, dotprod: has!("dotprod"), i8mm: has!("i8mm"), ..Features::default() }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    fn here() -> Features {
+        Features::default()
     }
 }
 
@@ -445,7 +470,13 @@ mod tests {
         let zen4 = Features { avx512_bf16: true, ..ice_lake };
         let zen5 = Features { avx_vnni: true, ..zen4 };
         let sapphire_rapids = Features { amx: true, ..zen5 };
+        let cortex_a53 = Features { neon: true, ..Features::default() };
+        let apple_m1 = Features { dotprod: true, ..cortex_a53 };
+        let apple_m2 = Features { i8mm: true, ..apple_m1 };
         for (has, isa) in [
+            (cortex_a53, Isa::Neon),
+            (apple_m1, Isa::NeonDotprod),
+            (apple_m2, Isa::NeonI8mm),
             (Features::default(), Isa::Portable),
             (haswell, Isa::Avx2),
             (alder_lake, Isa::AvxVnni),

@@ -23,7 +23,7 @@ impl Cpu {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             Isa::AvxVnni | Isa::Avx2 => unsafe { avx2(work) },
-            Isa::Neon => work.run::<true>(),
+            Isa::NeonI8mm | Isa::NeonDotprod | Isa::Neon => work.run::<true>(),
             _ => work.run::<false>(),
         }
     }

@@ -119,7 +119,7 @@ fn loops(isa: Isa) -> Option<Loops> {
             // SAFETY: as above.
             f32: || unsafe { x86::avx2_f32() },
         }),
-        Isa::Neon | Isa::Portable => None,
+        Isa::NeonI8mm | Isa::NeonDotprod | Isa::Neon | Isa::Portable => None,
     }
 }
 
@@ -203,17 +203,21 @@ mod x86 {
 #[cfg(target_arch = "aarch64")]
 fn loops(isa: Isa) -> Option<Loops> {
     use std::arch::is_aarch64_feature_detected as has;
-    if isa != Isa::Neon {
+    if isa == Isa::Portable || !Isa::available().any(|here| here == isa) {
         return None;
     }
-    // SAFETY: every 64-bit Arm processor has these instructions.
-    let widening: Loop = || unsafe { arm::widening() };
-    // SAFETY: the processor was asked.
-    let sdot: Loop = || unsafe { arm::sdot() };
+    let int8: Loop = match isa {
+        // SAFETY: the machine has the instructions of `isa`, here and below.
+        Isa::NeonI8mm => || unsafe { arm::smmla() },
+        // SAFETY: as above.
+        Isa::NeonDotprod => || unsafe { arm::sdot() },
+        // SAFETY: as above.
+        _ => || unsafe { arm::widening() },
+    };
     // SAFETY: the processor was asked.
     let bfdot: Loop = || unsafe { arm::bfdot() };
     Some(Loops {
-        int8: if has!("dotprod") { sdot } else { widening },
+        int8,
         bf16: has!("bf16").then_some(bfdot),
         // SAFETY: every 64-bit Arm processor has these instructions.
         f32: || unsafe { arm::f32() },
@@ -240,6 +244,14 @@ mod arm {
         // SAFETY: the function enables the instruction, which touches its registers only.
         unsafe {
             asm!("sdot {s:v}.4s, {x:v}.16b, {x:v}.16b", s = inout(vreg) sum, x = in(vreg) x, options(pure, nomem, nostack));
+        }
+        sum
+    });
+    peak_loop!(smmla, "neon,i8mm", 16 chains of 64, vdupq_n_s32(0), |mut sum: int32x4_t| {
+        let x = vdupq_n_s8(3);
+        // SAFETY: the function enables the instruction, which touches its registers only.
+        unsafe {
+            asm!("smmla {s:v}.4s, {x:v}.16b, {x:v}.16b", s = inout(vreg) sum, x = in(vreg) x, options(pure, nomem, nostack));
         }
         sum
     });

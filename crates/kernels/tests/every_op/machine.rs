@@ -63,7 +63,8 @@ pub fn backends_of_one_order(eight_bits: bool) -> Vec<&'static Backend> {
     let isas: &[Isa] = if eight_bits { &[] } else { &[Isa::Avx512, Isa::Avx2] };
     const WITH_VNNI: [Isa; 6] =
         [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512Vbmi, Isa::Avx512VnniBf16, Isa::Avx512Vnni, Isa::AvxVnni];
-    let alike = |isa: Isa| isas.contains(&isa) || WITH_VNNI.contains(&isa);
+    const OF_ARM: [Isa; 3] = [Isa::NeonI8mm, Isa::NeonDotprod, Isa::Neon];
+    let alike = |isa: Isa| isas.contains(&isa) || WITH_VNNI.contains(&isa) || OF_ARM.contains(&isa);
     backends_of_two_threads().filter(|backend| !backend.precise && alike(backend.isa)).collect()
 }
 

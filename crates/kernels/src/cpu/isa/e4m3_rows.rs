@@ -27,10 +27,6 @@ pub(super) trait Widen {
     type L: Lanes;
     /// What scales are multiplied with, a power of two: values come out as many times too small.
     const FACTOR: f32;
-    /// Whether [`Widen::add`] would widen a NaN wrongly.
-    unsafe fn has_nan(_w: *const u8) -> bool {
-        false
-    }
     /// Adds the products of so many weights, two scales to them, with activations, sixteen at a time.
     unsafe fn add(sum: Self::L, w: *const u8, x: *const u8, scales: [f32; 2]) -> Self::L;
 }
@@ -111,11 +107,8 @@ unsafe fn some_rows<W: Widen, const R: usize>(d: &Dots, codes: &Rows, row: usize
                     // Rows side by side are not foreseen: the next ones are asked for.
                     prefetch(w.wrapping_add(R * codes.step * codes.shape[1]));
                     let two = [scales[i].of[at / GROUP], scales[i].of[at / GROUP + 1]];
-                    if !scales[i].multiplied || W::has_nan(w) {
-                        sums[i] = one_by_one(sums[i], w, x, two, scales[i].multiplied.then_some(W::FACTOR));
-                    } else {
-                        sums[i] = W::add(sums[i], w, x, two);
-                    }
+                    sums[i] =
+                        if scales[i].multiplied { W::add(sums[i], w, x, two) } else { one_by_one(sums[i], w, x, two) };
                 }
             }
         }
@@ -126,16 +119,15 @@ unsafe fn some_rows<W: Widen, const R: usize>(d: &Dots, codes: &Rows, row: usize
     }
 }
 
-/// [`Widen::add`] of any numbers.
+/// [`Widen::add`] with scales as they are.
 #[inline(always)]
-unsafe fn one_by_one<L: Lanes>(mut sum: L, w: *const u8, x: *const u8, scales: [f32; 2], factor: Option<f32>) -> L {
+unsafe fn one_by_one<L: Lanes>(mut sum: L, w: *const u8, x: *const u8, scales: [f32; 2]) -> L {
     // SAFETY: the caller's promise; a vector has sixteen lanes.
     unsafe {
         for i in 0..STEP / L::N {
             let mut values = [0f32; 16];
             let bytes = std::slice::from_raw_parts(w.add(L::N * i), L::N);
-            let scale = scales[L::N * i / GROUP];
-            widen_e4m3(bytes, factor.map_or(scale, |factor| scale / factor), &mut values);
+            widen_e4m3(bytes, scales[L::N * i / GROUP], &mut values);
             sum = sum.fma(L::load_f32(values.as_ptr().cast()), L::load_f32(x.add(4 * L::N * i)));
         }
         sum
