@@ -3,6 +3,7 @@
 // Lines are indexed by number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
@@ -68,9 +69,9 @@ impl<const GROUP: usize> Kind for Floats<GROUP> {
             if GROUP == 32 {
                 return of_lines::<M>(w, &E2M1_TABLE, x);
             }
-            let mut sums = [_mm256_setzero_si256(); 4];
+            let (lines, mut sums) = (four_lines(w), [_mm256_setzero_si256(); 4]);
             for i in 0..4 {
-                sums[i] = of_table::<M>(load(w.add(32 * i)), &E2M1_TABLE, x, i);
+                sums[i] = of_table::<M>(lines[i], &E2M1_TABLE, x, i);
             }
             neighbours(sums)
         }
@@ -100,10 +101,12 @@ impl<const SIGN: bool> Kind for Bytes<SIGN> {
         // SAFETY: the caller's promise.
         unsafe {
             let mut sums = [[_mm256_setzero_si256(); 8]; 2];
-            for i in 0..GROUPS {
-                let w = load(w.add(32 * i));
-                let w = if SIGN { of_signed::<M>(w) } else { of_unsigned::<M>(w) };
-                sums[i / 8][i % 8] = M::eight_bits(w, super::at(x, i));
+            for four in 0..GROUPS / 4 {
+                let lines = four_lines(w.add(128 * four));
+                for i in 0..4 {
+                    let w = if SIGN { of_signed::<M>(lines[i]) } else { of_unsigned::<M>(lines[i]) };
+                    sums[four / 2][4 * (four % 2) + i] = M::eight_bits(w, super::at(x, 4 * four + i));
+                }
             }
             Words(wholes::<17>(sums[0]), wholes::<17>(sums[1]))
         }
@@ -127,14 +130,40 @@ unsafe fn deal(x: *mut u8, count: usize) {
     }
 }
 
+/// Four lines of weights, read in ascending order: see the same of [`units`](crate::cpu::isa::units).
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn four_lines(w: *const u8) -> [__m256i; 4] {
+    let (a, b, c, d): (__m256i, __m256i, __m256i, __m256i);
+    // SAFETY: AVX, and 128 bytes there.
+    unsafe {
+        asm!(
+            "vmovdqu {a}, [{w}]",
+            "vmovdqu {b}, [{w} + 32]",
+            "vmovdqu {c}, [{w} + 64]",
+            "vmovdqu {d}, [{w} + 96]",
+            w = in(reg) w,
+            a = out(ymm_reg) a,
+            b = out(ymm_reg) b,
+            c = out(ymm_reg) c,
+            d = out(ymm_reg) d,
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+    [a, b, c, d]
+}
+
 /// Of groups of 32: two to a line, a half each.
 #[inline(always)]
 unsafe fn of_lines<M: Multiply>(w: *const u8, table: &[u8; 16], x: *const u8) -> Words {
     // SAFETY: the instructions, 256 bytes at `w` and their activations at `x`.
     unsafe {
         let mut sums = [_mm256_setzero_si256(); 8];
-        for i in 0..8 {
-            sums[i] = of_table::<M>(load(w.add(32 * i)), table, x, i);
+        for half in 0..2 {
+            let lines = four_lines(w.add(128 * half));
+            for i in 0..4 {
+                sums[4 * half + i] = of_table::<M>(lines[i], table, x, 4 * half + i);
+            }
         }
         halves::<15>(sums)
     }
