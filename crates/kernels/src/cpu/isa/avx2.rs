@@ -219,8 +219,7 @@ impl Ints for Words {
 unsafe fn transposed(rows: &[*const u8], words: usize) -> [__m256i; 8] {
     // SAFETY: AVX2; where there are fewer words than 8, the others are masked and not read.
     unsafe {
-        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(words as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        let (a, b) = (of_four(&rows[..4], mask), of_four(&rows[4..], mask));
+        let (a, b) = (of_four(&rows[..4], words), of_four(&rows[4..], words));
         let mut columns = [_mm256_setzero_si256(); 8];
         for i in 0..4 {
             columns[i] = _mm256_permute2x128_si256::<0x20>(a[i], b[i]);
@@ -230,15 +229,26 @@ unsafe fn transposed(rows: &[*const u8], words: usize) -> [__m256i; 8] {
     }
 }
 
-/// Four rows' words that the mask selects: their words 4i + j lie in half i of vector j.
+/// The first words at an address, of eight.
 #[inline(always)]
-unsafe fn of_four(rows: &[*const u8], mask: __m256i) -> [__m256i; 4] {
-    // SAFETY: AVX2, and the words of the mask at each address.
+pub(super) unsafe fn some_words(from: *const u8, words: usize) -> __m256i {
+    // SAFETY: AVX2, and as many words there: others are masked and not read.
     unsafe {
-        let a = _mm256_maskload_epi32(rows[0].cast(), mask);
-        let b = _mm256_maskload_epi32(rows[1].cast(), mask);
-        let c = _mm256_maskload_epi32(rows[2].cast(), mask);
-        let d = _mm256_maskload_epi32(rows[3].cast(), mask);
+        if words == 8 {
+            return _mm256_loadu_si256(from.cast());
+        }
+        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(words as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        _mm256_maskload_epi32(from.cast(), mask)
+    }
+}
+
+/// Four rows' first words: their words 4i + j lie in half i of vector j.
+#[inline(always)]
+unsafe fn of_four(rows: &[*const u8], words: usize) -> [__m256i; 4] {
+    // SAFETY: AVX2, and as many words at each address.
+    unsafe {
+        let (a, b) = (some_words(rows[0], words), some_words(rows[1], words));
+        let (c, d) = (some_words(rows[2], words), some_words(rows[3], words));
         let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
         let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
         [
@@ -543,7 +553,10 @@ pub(super) unsafe fn spread<const BITS: usize>(row: *const u8) -> __m256i {
     // SAFETY: AVX2, and 4 · BITS bytes at `row`, of which nothing behind them is read.
     unsafe {
         let halves = if BITS == 3 {
-            _mm256_broadcastsi128_si256(_mm_maskload_epi32(row.cast(), _mm_setr_epi32(-1, -1, -1, 0)))
+            _mm256_broadcastsi128_si256(_mm_insert_epi32::<2>(
+                _mm_loadl_epi64(row.cast()),
+                row.add(8).cast::<i32>().read_unaligned(),
+            ))
         } else {
             _mm256_loadu2_m128i(row.add(4 * BITS - 16).cast(), row.cast())
         };

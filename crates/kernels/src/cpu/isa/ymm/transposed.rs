@@ -95,8 +95,6 @@ impl<M: Multiply> Order for Awq<M> {
             // SAFETY: the rows' words are inside the weights, and others are not read; what is asked for ahead need not exist.
             unsafe {
                 let x = Group::new(d, g);
-                let number = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-                let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32((some / 8) as i32), number);
                 let (mut low, mut high) = ([_mm256_setzero_si256(); 4], [_mm256_setzero_si256(); 4]);
                 for four in 0..8 {
                     let words = codes.data.as_ptr().wrapping_add((BLOCK * g + 4 * four) * stride + (row + at) / 2);
@@ -104,7 +102,7 @@ impl<M: Multiply> Order for Awq<M> {
                     for i in 0..4 {
                         let words = words.wrapping_add(i * stride);
                         avx2::Words::prefetch(words.wrapping_add(BLOCK * stride));
-                        columns[i] = _mm256_maskload_epi32(words.cast(), mask);
+                        columns[i] = avx2::some_words(words, some / 8);
                     }
                     let x = _mm256_set1_epi32(x.q.add(4 * four).cast::<i32>().read_unaligned());
                     let bytes = interleaved(columns);
