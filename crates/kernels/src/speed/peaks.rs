@@ -96,6 +96,7 @@ fn loops(isa: Isa) -> Option<Loops> {
         }),
         // SAFETY: as above.
         Isa::Avx512Vbmi | Isa::Avx512Vnni => {
+            // SAFETY: as above.
             Some(Loops { int8: || unsafe { x86::avx512_int8() }, bf16: None, f32: avx512 })
         }
         Isa::AvxVnni => Some(Loops {
