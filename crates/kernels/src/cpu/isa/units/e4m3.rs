@@ -1,4 +1,4 @@
-//! E4M3 with a lone row of f32 activations: see [`e4m3_rows`](crate::cpu::isa::e4m3_rows).
+//! E4M3 with a lone row of f32 activations: see [`e4m3_rows`].
 
 // Vectors are indexed by number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]

@@ -1,4 +1,4 @@
-//! GPTQ's and AWQ's codes: see [`by_word`](crate::cpu::isa::by_word).
+//! GPTQ's and AWQ's codes: see [`by_word`].
 
 // Vectors are indexed by number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
