@@ -1,6 +1,7 @@
 //! What the `cpu` backend makes of this machine, each figure beside the limit that was measured with it:
 //! `cargo run --release -p outpour-kernels --example speed -- [WORD…]`. A word is an instruction set, as in `describe`, or one of
-//! several that are measured in turn, a number of threads, `precise`, `ops` for attention and the recurrence, or a part of the names of the formats that are wanted.
+//! several that are measured in turn, a number of threads, `precise`, `ops` for attention, the recurrence and what is between products, `table` for medians over
+//! rounds in which the instruction sets take turns, or a part of the names of the formats that are wanted.
 
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use outpour_kernels::{Code, Coded, Format, GgmlType, Ops, OpsError, Second};
 /// For each figure.
 const BUDGET: Duration = Duration::from_millis(150);
 const ROWS: [usize; 4] = [16, 32, 128, 512];
+/// Of [`table`].
+const TABLE_ROWS: usize = 128;
+const ROUNDS: usize = 5;
 /// Hidden and width of experts: of a 30B model, and of a 397B one.
 const EXPERTS: [(usize, usize); 2] = [(2048, 768), (4096, 1024)];
 /// Rows and positions.
@@ -41,7 +45,9 @@ fn main() -> Result<(), OpsError> {
     let has = |what: &str| words.iter().any(|word| word == what);
     let wanted = |name: &str| {
         let mut parts = words.iter().filter(|word| {
-            word.parse::<usize>().is_err() && !["precise", "ops"].contains(&word.as_str()) && named(word).is_none()
+            word.parse::<usize>().is_err()
+                && !["precise", "ops", "table"].contains(&word.as_str())
+                && named(word).is_none()
         });
         let first = parts.next();
         first.is_none() && !has("ops") || first.into_iter().chain(parts).any(|part| name.contains(part.as_str()))
@@ -49,6 +55,9 @@ fn main() -> Result<(), OpsError> {
     let formats: Vec<(String, Format)> = all().into_iter().filter(|(name, _)| wanted(name)).collect();
     if formats.is_empty() && !has("ops") {
         println!("no format is called so, and this machine has no such instructions: {}", words.join(" "));
+    }
+    if has("table") {
+        return threads.into_iter().try_for_each(|threads| table(&isas, threads, &formats));
     }
     for (threads, isa) in threads.into_iter().flat_map(|threads| isas.iter().map(move |&isa| (threads, isa))) {
         let cpu = Cpu::new(CpuOptions { threads, precise: has("precise"), isa })?;
@@ -61,6 +70,55 @@ fn main() -> Result<(), OpsError> {
         }
     }
     Ok(())
+}
+
+/// One row and [`TABLE_ROWS`] of every format on every instruction set in turn, beside what memory and instructions gave in the
+/// same round.
+fn table(isas: &[Option<Isa>], threads: usize, formats: &[(String, Format)]) -> Result<(), OpsError> {
+    let of = |&isa: &Option<Isa>| Cpu::new(CpuOptions { threads, precise: false, isa });
+    let cpus: Vec<Cpu> = isas.iter().map(of).collect::<Result<_, _>>()?;
+    let Some(first) = cpus.first() else { return Ok(()) };
+    let weights = Weights::new(first, 2 * speed::weights_bytes())?;
+    let peaks: Vec<Option<Peaks>> = cpus.iter().map(|cpu| speed::peaks(cpu.isa(), threads, 4 * BUDGET)).collect();
+    for (cpu, &peaks) in cpus.iter().zip(&peaks) {
+        println!("{}; {}", cpu.describe(), crate::of(peaks));
+    }
+    for (name, format) in formats {
+        print!("| {name} |");
+        let mut rounds = vec![[const { Vec::new() }; 4]; cpus.len()];
+        for _ in 0..ROUNDS {
+            for (of_isa, (cpu, &peaks)) in rounds.iter_mut().zip(cpus.iter().zip(&peaks)) {
+                let weights = weights.with(cpu);
+                let reading = weights.read_bytes_per_second(threads, BUDGET / 4);
+                let row = weights.product(*format, 1, BUDGET / 4)?.weight_bytes_per_second;
+                let many = weights.product(*format, TABLE_ROWS, BUDGET / 3)?.ops_per_second;
+                let most = peaks.map_or(f64::NAN, |peaks| peak(*format, peaks, false));
+                let figures = [row / 1e9, 100.0 * row / reading, many / 1e9, 100.0 * many / most];
+                of_isa.iter_mut().zip(figures).for_each(|(all, figure)| all.push(figure));
+            }
+        }
+        for [row, share, many, share_of_peak] in rounds.into_iter().map(|figures| figures.map(median)) {
+            print!(" {row:.1} ({share:.0} %), {many:.0} ({share_of_peak:.0} %) |");
+        }
+        println!();
+    }
+    Ok(())
+}
+
+fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
+}
+
+/// What bounds products of many rows.
+fn peak(format: Format, peaks: Peaks, precise: bool) -> f64 {
+    match format {
+        Format::F32 | Format::F16 => peaks.f32_flops_per_second,
+        Format::Bf16 if !precise => peaks.bf16_flops_per_second,
+        Format::Coded(Coded { code: Code::E4m3, .. }) => peaks.f32_flops_per_second,
+        _ if precise => peaks.f32_flops_per_second,
+        _ => peaks.int8_ops_per_second,
+    }
 }
 
 /// Every format, and what it is called.
@@ -95,13 +153,7 @@ fn products(
         let reading = (before + weights.read_bytes_per_second(threads, BUDGET)) / 2.0;
         let share = 100.0 * row / reading;
         print!("{name:>12}: one row {:5.1} GB/s of {:4.1} ({share:3.0} %); rows", row / 1e9, reading / 1e9);
-        let peak = peaks.map(|peaks| match format {
-            Format::F32 | Format::F16 => peaks.f32_flops_per_second,
-            Format::Bf16 if !precise => peaks.bf16_flops_per_second,
-            Format::Coded(Coded { code: Code::E4m3, .. }) => peaks.f32_flops_per_second,
-            _ if precise => peaks.f32_flops_per_second,
-            _ => peaks.int8_ops_per_second,
-        });
+        let peak = peaks.map(|peaks| peak(*format, peaks, precise));
         for rows in ROWS {
             let ops = weights.product(*format, rows, BUDGET)?.ops_per_second;
             let share = peak.map(|peak| format!(" ({:2.0} %)", 100.0 * ops / peak)).unwrap_or_default();
@@ -124,6 +176,14 @@ fn operations(weights: &Weights) -> Result<(), OpsError> {
         println!("attention, {rows} rows at {positions}: {flops:.0} Gflop/s, keys and values once at {kv:.1} GB/s");
     }
     println!("a small operation: {:.1} µs", 1e6 * speed::small_op_seconds(weights.ops())?);
+    for rows in [1, 512] {
+        let between = speed::between(weights.ops(), rows, BUDGET)?;
+        let [route, norm, rope] =
+            [between.route_seconds, between.norm_seconds, between.rope_seconds].map(|seconds| 1e6 * seconds);
+        println!(
+            "router of 128 experts, norm of 2048 and RoPE of 32 heads, {rows} rows: {route:.1}, {norm:.1} and {rope:.1} µs"
+        );
+    }
     // The weights are states from here on.
     for rows in [1, 512] {
         println!("gated delta, {rows} rows: {:.1} GB/s of state", weights.delta(rows, BUDGET)? / 1e9);

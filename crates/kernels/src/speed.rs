@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 pub use peaks::{Peaks, peaks};
 pub use weights::{FORMATS, Weights, weights_bytes};
 
-use crate::{Attend, DType, Format, GatedDelta, KvLayout, Mlp, MlpScratch, Ops, OpsError, RmsNorm, Tensor};
+use crate::{
+    Attend, DType, Format, GatedDelta, KvLayout, Mlp, MlpScratch, Ops, OpsError, RmsNorm, Rope, RopePairs, Router,
+    RouterScore, Tensor,
+};
 
 /// Rows and columns of the matrices of [`Weights::product`].
 pub const PRODUCT_DIM: usize = 2048;
@@ -168,6 +171,43 @@ impl Weights<'_> {
     }
 }
 
+/// What is between a layer's products, in seconds a call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BetweenSpeed {
+    /// [`Ops::route`] of logits of 128 experts to 8 of them.
+    pub route_seconds: f64,
+    /// [`Ops::rms_norm`] of rows of 2048.
+    pub norm_seconds: f64,
+    /// [`Ops::rope`] of 32 heads 128 wide.
+    pub rope_seconds: f64,
+}
+
+/// Router, norm and RoPE of so many rows, which are small enough to stay in a cache.
+///
+/// # Errors
+/// When there is no memory for them.
+pub fn between(ops: &dyn Ops, rows: usize, budget: Duration) -> Result<BetweenSpeed, OpsError> {
+    const EXPERTS: usize = 128;
+    const TOP_K: usize = 8;
+    const HEADS: usize = 32;
+    const HEAD_DIM: usize = 128;
+    let small = Weights::new(ops, 1 << 20)?;
+    let (logits, weights) = (small.activations(rows, EXPERTS)?, small.activations(rows, TOP_K)?);
+    let choice = Tensor::new(ops.alloc(rows * TOP_K * DType::I32.bytes())?, 0, [rows, TOP_K], DType::I32);
+    let router = Router::new(TOP_K, RouterScore::Softmax);
+    let route_seconds = typical_seconds(budget, |_| ops.route(&logits, &router, &choice, &weights));
+    let (x, out) = (small.activations(rows, PRODUCT_DIM)?, small.activations(rows, PRODUCT_DIM)?);
+    let weight = small.activations(1, PRODUCT_DIM)?.reshape([PRODUCT_DIM]);
+    let norm = RmsNorm { weight: Some(weight), plus_one: false, eps: 1e-6 };
+    let norm_seconds = typical_seconds(budget, |_| ops.rms_norm(&x, &norm, &out));
+    let heads: Tensor = small.activations(rows, HEADS * HEAD_DIM)?.reshape([rows, HEADS, HEAD_DIM]);
+    let positions: Vec<u32> = (1000..1000 + rows as u32).collect();
+    let inv_freq = (0..HEAD_DIM / 2).map(|i| 1e6f32.powf(-2.0 * i as f32 / HEAD_DIM as f32)).collect();
+    let rope = Rope { inv_freq, first: 0, pairs: RopePairs::Half, scale: 1.0, stretch: None };
+    let rope_seconds = typical_seconds(budget, |_| ops.rope(&heads, &positions, &rope));
+    Ok(BetweenSpeed { route_seconds, norm_seconds, rope_seconds })
+}
+
 /// What an operation costs that has hardly any work: a norm of one row of 2048, in seconds.
 ///
 /// # Errors
@@ -257,6 +297,8 @@ mod tests {
         finite(weights.read_bytes_per_second(2, QUICK));
         finite(small_op_seconds(&cpu).unwrap());
         finite(weights.delta(2, QUICK).unwrap());
+        let BetweenSpeed { route_seconds, norm_seconds, rope_seconds } = between(&cpu, 2, QUICK).unwrap();
+        [route_seconds, norm_seconds, rope_seconds].into_iter().for_each(finite);
         assert!(Weights::new(&cpu, 1 << 20).unwrap().product(Format::F32, 1, QUICK).is_err(), "none fits");
     }
 

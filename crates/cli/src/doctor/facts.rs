@@ -129,11 +129,12 @@ fn missing(isa: Isa) -> Vec<&'static str> {
     let kin: &[Isa] = if isa == Isa::Amx {
         &[]
     } else if cfg!(target_arch = "x86_64") {
-        &[Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2]
+        &[Isa::Avx512Bf16, Isa::Avx512Vbmi, Isa::Avx512Vnni, Isa::AvxVnni, Isa::Avx512, Isa::Avx2]
     } else if cfg!(target_arch = "aarch64") {
         &[Isa::Neon]
     } else {
         &[]
     };
-    kin.iter().take_while(|&&other| other != isa).map(|other| other.name()).collect()
+    let better = |other: &&Isa| Isa::available().all(|here| here != **other);
+    kin.iter().take_while(better).map(|other| other.name()).collect()
 }

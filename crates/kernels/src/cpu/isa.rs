@@ -1,7 +1,7 @@
 //! The inner loops, one set for each instruction set, chosen when the backend is made.
 //!
-//! [`tile`] holds the loops, written once over a vector type, and `affine` those of quantised weights; `avx2`, `avx512`
-//! (with `vnni` and `amx`), `neon` and `portable` hold the vectors and instantiate the loops with their instructions enabled. What
+//! [`tile`] holds the loops, written once over a vector type, and `affine` those of quantised weights; `avx2` (with `avx_vnni`),
+//! `avx512` (with `vnni` and `amx`), `neon` (with `neon_dot`) and `portable` hold the vectors and instantiate the loops with their instructions enabled. What
 //! every set keeps to: an output element has one accumulator vector, filled in the order of the reduced dimension and
 //! summed in one fixed order, whatever the tile it is computed in.
 
@@ -12,20 +12,32 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni;
+#[cfg(target_arch = "x86_64")]
+mod by_word;
+#[cfg(target_arch = "x86_64")]
+mod e4m3_rows;
 pub(super) mod group;
 mod lone;
 mod many;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dot;
 mod panel;
 mod portable;
 mod strips;
 mod tile;
 #[cfg(target_arch = "x86_64")]
+mod unit_rows;
+#[cfg(target_arch = "x86_64")]
 mod units;
 mod unpacked;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
+#[cfg(target_arch = "x86_64")]
+mod ymm;
 
 use std::ops::Range;
 
@@ -40,13 +52,26 @@ pub enum Isa {
     /// AVX-512 as below, and tiles of bytes (AMX-INT8) where the system lets a process have them: for products of sixteen and
     /// more activation rows with quantised weights, with the same bits.
     Amx,
-    /// AVX-512 (F, BW, DQ, VL) with products of bfloat16 pairs and of bytes (VNNI), and moves of bits and bytes (VBMI):
-    /// every processor but Intel's Cooper Lake that has the first has all.
+    /// AVX-512 (F, BW, DQ, VL) with products of bytes (VNNI), moves of bits and bytes (VBMI), and products of bfloat16 pairs:
+    /// Sapphire Rapids, Zen 4 and later ones.
     Avx512Bf16,
-    /// AVX-512 (F, BW, DQ, VL).
+    /// The same without the last: Ice Lake, Tiger Lake, Rocket Lake.
+    Avx512Vbmi,
+    /// AVX-512 with products of bytes and of bfloat16 pairs, but without VBMI: Cooper Lake.
+    Avx512VnniBf16,
+    /// AVX-512 with products of bytes alone: Cascade Lake.
+    Avx512Vnni,
+    /// AVX2 as below, with products of bytes in vectors of 256 bits: AVX-VNNI (Alder Lake and later ones, Zen 5), or AVX-512's.
+    AvxVnni,
+    /// AVX-512 (F, BW, DQ, VL): Skylake's servers.
     Avx512,
     /// AVX2 with FMA and F16C.
     Avx2,
+    /// Advanced SIMD of 64-bit Arm, with products of bytes for four rows at once (i8mm): most processors since Armv8.6, Apple's
+    /// since the M2.
+    NeonI8mm,
+    /// With products of bytes (dotprod): most since Armv8.2.
+    NeonDotprod,
     /// Advanced SIMD of 64-bit Arm.
     Neon,
     /// What the compiler makes of plain Rust.
@@ -55,36 +80,44 @@ pub enum Isa {
 
 impl Isa {
     /// All of them, best first.
-    const ALL: [Isa; 6] = [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable];
+    const ALL: [Isa; 12] = [
+        Isa::Amx,
+        Isa::Avx512Bf16,
+        Isa::Avx512Vbmi,
+        Isa::Avx512VnniBf16,
+        Isa::Avx512Vnni,
+        Isa::AvxVnni,
+        Isa::Avx512,
+        Isa::Avx2,
+        Isa::NeonI8mm,
+        Isa::NeonDotprod,
+        Isa::Neon,
+        Isa::Portable,
+    ];
 
     /// What this machine can run, best first.
     pub fn available() -> impl Iterator<Item = Isa> {
         Isa::ALL.into_iter().filter(|isa| isa.runs_here())
     }
 
-    #[cfg(target_arch = "x86_64")]
     fn runs_here(self) -> bool {
-        use std::arch::is_x86_feature_detected as has;
-        match self {
-            Isa::Avx2 => has!("avx2") && has!("fma") && has!("f16c"),
-            Isa::Avx512 => {
-                let foundation = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
-                foundation && Isa::Avx2.runs_here()
-            }
-            Isa::Avx512Bf16 => {
-                has!("avx512bf16") && has!("avx512vnni") && has!("avx512vbmi") && Isa::Avx512.runs_here()
-            }
-            Isa::Amx => Isa::Avx512Bf16.runs_here() && amx::is_permitted(),
-            Isa::Neon => false,
-            Isa::Portable => true,
-        }
+        self.runs_with(&Features::here())
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
-    fn runs_here(self) -> bool {
+    /// Whether a processor with these can run its kernels.
+    fn runs_with(self, has: &Features) -> bool {
         match self {
-            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 | Isa::Avx2 => false,
-            Isa::Neon => cfg!(target_arch = "aarch64"),
+            Isa::Avx2 => has.avx2,
+            Isa::AvxVnni => Isa::Avx2.runs_with(has) && (has.avx_vnni || Isa::Avx512Vnni.runs_with(has)),
+            Isa::Avx512 => has.avx512 && Isa::Avx2.runs_with(has),
+            Isa::Avx512Vnni => has.avx512_vnni && Isa::Avx512.runs_with(has),
+            Isa::Avx512VnniBf16 => has.avx512_bf16 && Isa::Avx512Vnni.runs_with(has),
+            Isa::Avx512Vbmi => has.avx512_vbmi && Isa::Avx512Vnni.runs_with(has),
+            Isa::Avx512Bf16 => has.avx512_bf16 && Isa::Avx512Vbmi.runs_with(has),
+            Isa::Amx => has.amx && Isa::Avx512Bf16.runs_with(has),
+            Isa::NeonI8mm => has.i8mm && Isa::NeonDotprod.runs_with(has),
+            Isa::NeonDotprod => has.dotprod && Isa::Neon.runs_with(has),
+            Isa::Neon => has.neon,
             Isa::Portable => true,
         }
     }
@@ -100,9 +133,21 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => Some(avx512::with_bf16()),
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vbmi => Some(avx512::with_vbmi()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512VnniBf16 => Some(avx512::with_vnni_and_bf16()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Some(avx512::with_vnni()),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Some(avx_vnni::kernels()),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Some(avx512::kernels()),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(avx2::kernels()),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonI8mm => Some(neon_dot::with_i8mm()),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDotprod => Some(neon_dot::with_dotprod()),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Some(neon::kernels()),
             Isa::Portable => Some(portable::kernels()),
@@ -116,11 +161,63 @@ impl Isa {
         match self {
             Isa::Amx => "amx",
             Isa::Avx512Bf16 => "avx512-bf16",
+            Isa::Avx512Vbmi => "avx512-vbmi",
+            Isa::Avx512VnniBf16 => "avx512-vnni-bf16",
+            Isa::Avx512Vnni => "avx512-vnni",
+            Isa::AvxVnni => "avx-vnni",
             Isa::Avx512 => "avx512",
             Isa::Avx2 => "avx2",
+            Isa::NeonI8mm => "neon-i8mm",
+            Isa::NeonDotprod => "neon-dotprod",
             Isa::Neon => "neon",
             Isa::Portable => "portable",
         }
+    }
+}
+
+/// What a processor has, of what instruction sets are told apart by.
+#[derive(Clone, Copy, Debug, Default)]
+struct Features {
+    /// With FMA and F16C.
+    avx2: bool,
+    avx_vnni: bool,
+    /// F, BW, DQ and VL.
+    avx512: bool,
+    avx512_vnni: bool,
+    avx512_vbmi: bool,
+    avx512_bf16: bool,
+    /// Tiles of bytes, and the system's leave to use them.
+    amx: bool,
+    neon: bool,
+    dotprod: bool,
+    i8mm: bool,
+}
+
+impl Features {
+    #[cfg(target_arch = "x86_64")]
+    fn here() -> Features {
+        use std::arch::is_x86_feature_detected as has;
+        Features {
+            avx2: has!("avx2") && has!("fma") && has!("f16c"),
+            avx_vnni: has!("avxvnni"),
+            avx512: has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl"),
+            avx512_vnni: has!("avx512vnni"),
+            avx512_vbmi: has!("avx512vbmi"),
+            avx512_bf16: has!("avx512bf16"),
+            amx: amx::is_permitted(),
+            ..Features::default()
+        }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    fn here() -> Features {
+        use std::arch::is_aarch64_feature_detected as has;
+        Features { neon: true, dotprod: has!("dotprod"), i8mm: has!("i8mm"), ..Features::default() }
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    fn here() -> Features {
+        Features::default()
     }
 }
 
@@ -352,4 +449,48 @@ pub(super) struct QuantisedKernels {
     pub round: Group,
     /// In f32: see [`group::sum`].
     pub sum: Group,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn best(has: Features) -> Isa {
+        Isa::ALL.into_iter().find(|isa| isa.runs_with(&has)).expect("plain Rust runs everywhere")
+    }
+
+    #[test]
+    fn each_generation_gets_the_best_that_it_can_run() {
+        let haswell = Features { avx2: true, ..Features::default() };
+        let alder_lake = Features { avx_vnni: true, ..haswell };
+        let skylake_server = Features { avx512: true, ..haswell };
+        let cascade_lake = Features { avx512_vnni: true, ..skylake_server };
+        let cooper_lake = Features { avx512_bf16: true, ..cascade_lake };
+        let ice_lake = Features { avx512_vbmi: true, ..cascade_lake };
+        let zen4 = Features { avx512_bf16: true, ..ice_lake };
+        let zen5 = Features { avx_vnni: true, ..zen4 };
+        let sapphire_rapids = Features { amx: true, ..zen5 };
+        let cortex_a53 = Features { neon: true, ..Features::default() };
+        let apple_m1 = Features { dotprod: true, ..cortex_a53 };
+        let apple_m2 = Features { i8mm: true, ..apple_m1 };
+        for (has, isa) in [
+            (cortex_a53, Isa::Neon),
+            (apple_m1, Isa::NeonDotprod),
+            (apple_m2, Isa::NeonI8mm),
+            (Features::default(), Isa::Portable),
+            (haswell, Isa::Avx2),
+            (alder_lake, Isa::AvxVnni),
+            (skylake_server, Isa::Avx512),
+            (cascade_lake, Isa::Avx512Vnni),
+            (cooper_lake, Isa::Avx512VnniBf16),
+            (ice_lake, Isa::Avx512Vbmi),
+            (zen4, Isa::Avx512Bf16),
+            (zen5, Isa::Avx512Bf16),
+            (sapphire_rapids, Isa::Amx),
+        ] {
+            assert_eq!(best(has), isa, "{has:?}");
+        }
+        // Cannon Lake has VBMI without VNNI, and none of its kernels' products.
+        assert_eq!(best(Features { avx512_vbmi: true, ..skylake_server }), Isa::Avx512);
+    }
 }

@@ -17,11 +17,13 @@ impl Cpu {
         match self.isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: a backend is only made with an instruction set that the machine has, here and below.
-            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512 => unsafe { avx512(work) },
+            Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512Vbmi | Isa::Avx512VnniBf16 | Isa::Avx512Vnni | Isa::Avx512 => unsafe {
+                avx512(work)
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Isa::Avx2 => unsafe { avx2(work) },
-            Isa::Neon => work.run::<true>(),
+            Isa::AvxVnni | Isa::Avx2 => unsafe { avx2(work) },
+            Isa::NeonI8mm | Isa::NeonDotprod | Isa::Neon => work.run::<true>(),
             _ => work.run::<false>(),
         }
     }

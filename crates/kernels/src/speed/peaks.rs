@@ -87,12 +87,29 @@ fn loops(isa: Isa) -> Option<Loops> {
     // SAFETY: the machine has the instructions of `isa`, here and below.
     let avx512 = || unsafe { x86::avx512_f32() };
     match isa {
-        Isa::Amx | Isa::Avx512Bf16 => Some(Loops {
+        Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512VnniBf16 => Some(Loops {
             // SAFETY: as above.
             int8: if isa == Isa::Amx { || unsafe { x86::amx_int8() } } else { || unsafe { x86::avx512_int8() } },
             // SAFETY: as above.
             bf16: Some(|| unsafe { x86::avx512_bf16() }),
             f32: avx512,
+        }),
+        // SAFETY: as above.
+        Isa::Avx512Vbmi | Isa::Avx512Vnni => {
+            // SAFETY: as above.
+            Some(Loops { int8: || unsafe { x86::avx512_int8() }, bf16: None, f32: avx512 })
+        }
+        Isa::AvxVnni => Some(Loops {
+            int8: if std::arch::is_x86_feature_detected!("avxvnni") {
+                // SAFETY: as above.
+                || unsafe { x86::avx_vnni_int8() }
+            } else {
+                // SAFETY: as above; without AVX-VNNI there is AVX-512's.
+                || unsafe { x86::avx512_int8_of_256() }
+            },
+            bf16: None,
+            // SAFETY: as above.
+            f32: || unsafe { x86::avx2_f32() },
         }),
         // SAFETY: as above.
         Isa::Avx512 => Some(Loops { int8: || unsafe { x86::avx512_int8_pairs() }, bf16: None, f32: avx512 }),
@@ -103,7 +120,7 @@ fn loops(isa: Isa) -> Option<Loops> {
             // SAFETY: as above.
             f32: || unsafe { x86::avx2_f32() },
         }),
-        Isa::Neon | Isa::Portable => None,
+        Isa::NeonI8mm | Isa::NeonDotprod | Isa::Neon | Isa::Portable => None,
     }
 }
 
@@ -159,39 +176,48 @@ mod x86 {
     peak_loop!(avx512_int8, "avx512f,avx512bw,avx512vnni", 12 chains of 128, _mm512_set1_epi32(0), |sum| {
         _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(3), _mm512_set1_epi8(5))
     });
+    peak_loop!(avx512_int8_of_256, "avx512f,avx512vl,avx512vnni", 12 chains of 64, _mm256_set1_epi32(0), |sum| {
+        _mm256_dpbusd_epi32(sum, _mm256_set1_epi8(3), _mm256_set1_epi8(5))
+    });
+    peak_loop!(avx_vnni_int8, "avx2,avxvnni", 12 chains of 64, _mm256_set1_epi32(0), |sum| {
+        _mm256_dpbusd_avx_epi32(sum, _mm256_set1_epi8(3), _mm256_set1_epi8(5))
+    });
     peak_loop!(avx512_bf16, "avx512f,avx512bw,avx512bf16", 12 chains of 64, _mm512_set1_ps(0.0), |sum| {
         // SAFETY: vectors of the same size, of any bits.
         let x: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi16(0x3f00)) };
         _mm512_dpbf16_ps(sum, x, x)
     });
-    // The sum is a factor too, or the products would be computed once, before the loop.
+    // The sum is a factor too, or the products would be computed once, before the loop. With weights of few bits, sums stay in 16
+    // bits over several products.
     peak_loop!(avx512_int8_pairs, "avx512f,avx512bw", 12 chains of 128, _mm512_set1_epi32(0), |sum| {
-        let pairs = _mm512_maddubs_epi16(sum, _mm512_set1_epi8(5));
-        _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        _mm512_add_epi16(sum, _mm512_maddubs_epi16(sum, _mm512_set1_epi8(5)))
     });
     peak_loop!(avx2_f32, "avx2,fma", 10 chains of 16, _mm256_set1_ps(0.0), |sum| {
         _mm256_fmadd_ps(_mm256_set1_ps(0.5), sum, _mm256_set1_ps(1.0))
     });
     peak_loop!(avx2_int8, "avx2", 12 chains of 64, _mm256_set1_epi32(0), |sum| {
-        let pairs = _mm256_maddubs_epi16(sum, _mm256_set1_epi8(5));
-        _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        _mm256_add_epi16(sum, _mm256_maddubs_epi16(sum, _mm256_set1_epi8(5)))
     });
 }
 
 #[cfg(target_arch = "aarch64")]
 fn loops(isa: Isa) -> Option<Loops> {
     use std::arch::is_aarch64_feature_detected as has;
-    if isa != Isa::Neon {
+    if isa == Isa::Portable || !Isa::available().any(|here| here == isa) {
         return None;
     }
-    // SAFETY: every 64-bit Arm processor has these instructions.
-    let widening: Loop = || unsafe { arm::widening() };
-    // SAFETY: the processor was asked.
-    let sdot: Loop = || unsafe { arm::sdot() };
+    let int8: Loop = match isa {
+        // SAFETY: the machine has the instructions of `isa`, here and below.
+        Isa::NeonI8mm => || unsafe { arm::smmla() },
+        // SAFETY: as above.
+        Isa::NeonDotprod => || unsafe { arm::sdot() },
+        // SAFETY: as above.
+        _ => || unsafe { arm::widening() },
+    };
     // SAFETY: the processor was asked.
     let bfdot: Loop = || unsafe { arm::bfdot() };
     Some(Loops {
-        int8: if has!("dotprod") { sdot } else { widening },
+        int8,
         bf16: has!("bf16").then_some(bfdot),
         // SAFETY: every 64-bit Arm processor has these instructions.
         f32: || unsafe { arm::f32() },
@@ -218,6 +244,14 @@ mod arm {
         // SAFETY: the function enables the instruction, which touches its registers only.
         unsafe {
             asm!("sdot {s:v}.4s, {x:v}.16b, {x:v}.16b", s = inout(vreg) sum, x = in(vreg) x, options(pure, nomem, nostack));
+        }
+        sum
+    });
+    peak_loop!(smmla, "neon,i8mm", 16 chains of 64, vdupq_n_s32(0), |mut sum: int32x4_t| {
+        let x = vdupq_n_s8(3);
+        // SAFETY: the function enables the instruction, which touches its registers only.
+        unsafe {
+            asm!("smmla {s:v}.4s, {x:v}.16b, {x:v}.16b", s = inout(vreg) sum, x = in(vreg) x, options(pure, nomem, nostack));
         }
         sum
     });

@@ -48,6 +48,11 @@ impl<'a> Weights<'a> {
         Ok(Weights { ops, buffer })
     }
 
+    /// The same bytes, computed with by another backend on the host's memory.
+    pub fn with<'b>(&self, ops: &'b dyn Ops) -> Weights<'b> {
+        Weights { ops, buffer: self.buffer.clone() }
+    }
+
     /// The backend.
     pub fn ops(&self) -> &'a dyn Ops {
         self.ops

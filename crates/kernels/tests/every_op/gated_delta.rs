@@ -191,7 +191,7 @@ proptest! {
 /// By every number of threads, at once, in two calls and position by position.
 fn assert_same_in_pieces(case: &Case, cut: usize) {
     let made = case.make();
-    for backends in backends().chunks_exact(3) {
+    for backends in backends_alike() {
         let (whole, after) = made.run(&backends[0].ops, &[case.n]);
         for backend in backends {
             for lengths in [vec![case.n], vec![cut, case.n - cut], vec![1; case.n]] {

@@ -21,18 +21,23 @@ pub struct Backend {
 impl Backend {
     /// Whether activations are rounded to bf16 for products with this format.
     pub fn rounds(&self, format: Format) -> bool {
-        matches!(self.isa, Isa::Amx | Isa::Avx512Bf16) && !self.precise && format == Format::Bf16
+        matches!(self.isa, Isa::Amx | Isa::Avx512Bf16 | Isa::Avx512VnniBf16) && !self.precise && format == Format::Bf16
     }
 }
 
-/// Every instruction set of this machine, with 1, 2 and 3 threads, precise and not.
+/// Every instruction set of this machine, with 1, 2 and 3 threads, precise and not; with two threads and not precise where its
+/// kernels are all another's.
 pub fn backends() -> &'static [Backend] {
     static BACKENDS: OnceLock<Vec<Backend>> = OnceLock::new();
     BACKENDS.get_or_init(|| {
         let mut backends = Vec::new();
         for isa in Isa::available() {
+            let mixed = matches!(isa, Isa::Avx512Vbmi | Isa::Avx512VnniBf16);
             for precise in [false, true] {
                 for threads in [1, 2, 3] {
+                    if mixed && (precise || threads != 2) {
+                        continue;
+                    }
                     let ops = Cpu::new(CpuOptions { threads, precise, isa: Some(isa) }).expect("it is available");
                     backends.push(Backend { ops, isa, threads, precise });
                 }
@@ -42,7 +47,12 @@ pub fn backends() -> &'static [Backend] {
     })
 }
 
-/// The same with two threads only: for tests where threads are not the point.
+/// Those that have to give the same bits, together: an instruction set with several numbers of threads.
+pub fn backends_alike() -> impl Iterator<Item = &'static [Backend]> {
+    backends().chunk_by(|a, b| (a.isa, a.precise) == (b.isa, b.precise))
+}
+
+/// Every instruction set with two threads only: for tests where threads are not the point.
 pub fn backends_of_two_threads() -> impl Iterator<Item = &'static Backend> {
     backends().iter().filter(|backend| backend.threads == 2)
 }
@@ -51,7 +61,10 @@ pub fn backends_of_two_threads() -> impl Iterator<Item = &'static Backend> {
 /// multiplied as bytes without a sign, or with it, they differ.
 pub fn backends_of_one_order(eight_bits: bool) -> Vec<&'static Backend> {
     let isas: &[Isa] = if eight_bits { &[] } else { &[Isa::Avx512, Isa::Avx2] };
-    let alike = |isa: Isa| isas.contains(&isa) || matches!(isa, Isa::Amx | Isa::Avx512Bf16);
+    const WITH_VNNI: [Isa; 6] =
+        [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512Vbmi, Isa::Avx512VnniBf16, Isa::Avx512Vnni, Isa::AvxVnni];
+    const OF_ARM: [Isa; 3] = [Isa::NeonI8mm, Isa::NeonDotprod, Isa::Neon];
+    let alike = |isa: Isa| isas.contains(&isa) || WITH_VNNI.contains(&isa) || OF_ARM.contains(&isa);
     backends_of_two_threads().filter(|backend| !backend.precise && alike(backend.isa)).collect()
 }
 

@@ -115,7 +115,7 @@ proptest! {
         let (q, weights) = (random.tensor([n, 6, 32]), random.tensor([n, 6]));
         let search = Search { cache, q, weights, start, every: 1, top_k: 33 };
         let reference = chosen(&search.run(&Reference, 0..n));
-        for backends in backends().chunks_exact(3) {
+        for backends in backends_alike() {
             let all = chosen(&search.run(&backends[0].ops, 0..n));
             let same = all.iter().filter(|entry| reference.contains(entry)).count();
             prop_assert!(same * 50 >= all.len() * 49, "{same} of {} as the reference has them", all.len());
@@ -159,7 +159,7 @@ proptest! {
             prop_assert!(row.windows(2).all(|pair| pair[0] < pair[1] || pair[1] == -1));
         }
         let cut = cut.min(n);
-        for backends in backends().chunks_exact(3) {
+        for backends in backends_alike() {
             let all = run(&backends[0].ops, 0..n);
             if dtype != DType::Q8 {
                 prop_assert_eq!(chosen(&all), chosen(&expected));
@@ -240,7 +240,7 @@ proptest! {
             out
         };
         let expected = run(&Reference, 0..n);
-        for backends in backends().chunks_exact(3) {
+        for backends in backends_alike() {
             let whole = run(&backends[0].ops, 0..n);
             assert_near(&backends[0], &whole, &expected, |_| 2e-5);
             for backend in backends {

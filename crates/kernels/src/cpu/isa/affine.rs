@@ -523,22 +523,15 @@ unsafe fn some<L: Lanes, E: Element>(d: &AffineDots, from: *const u8, index: usi
     }
 }
 
-/// Makes the products of one instruction set with quantised weights: `$bytes` multiplies, so many
-/// activation rows at once, rounded or precise, in functions that enable the instructions given.
-macro_rules! quantised_kernels_of {
-    ($bytes:ty, rounded: $rounded:literal, precise: $precise:literal $(, $features:literal)?) => {{
-        use $crate::cpu::isa::{AffineDots, Dots, QuantisedKernels, UnpackedDots, affine, group, panel, strips, unpacked};
-        use $crate::quant::coded;
+/// The products of one instruction set with activations of int8: `rounded` and `unpacked` of [`QuantisedKernels`](super::QuantisedKernels).
+macro_rules! rounded_kernels_of {
+    ($bytes:ty, $rounded:literal $(, $features:literal)?) => {{
+        use $crate::cpu::isa::{AffineDots, UnpackedDots, affine, panel, strips, unpacked};
 
         $(#[target_feature(enable = $features)])?
         unsafe fn rounded(d: &AffineDots) {
             // SAFETY: the caller's promise, here and below.
             unsafe { affine::dots::<$bytes, $rounded, false>(d) }
-        }
-        $(#[target_feature(enable = $features)])?
-        unsafe fn precise(d: &AffineDots) {
-            // SAFETY: as above.
-            unsafe { affine::dots::<$bytes, $precise, true>(d) }
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn unpacked(d: &UnpackedDots) {
@@ -554,6 +547,25 @@ macro_rules! quantised_kernels_of {
         unsafe fn strip(d: &UnpackedDots, at: panel::Place, base: u8, panel: &mut unpacked::Panel) -> bool {
             // SAFETY: as above.
             unsafe { strips::fill::<<$bytes as affine::Bytes>::I>(d, at, base, panel) }
+        }
+        (rounded as unsafe fn(&AffineDots), unpacked as unsafe fn(&UnpackedDots))
+    }};
+}
+pub(super) use rounded_kernels_of;
+
+/// Makes the products of one instruction set with quantised weights: `$bytes` multiplies, so many
+/// activation rows at once, rounded or precise, in functions that enable the instructions given.
+macro_rules! quantised_kernels_of {
+    ($bytes:ty, rounded: $rounded:literal, precise: $precise:literal $(, $features:literal)?) => {{
+        use $crate::cpu::isa::affine::rounded_kernels_of;
+        use $crate::cpu::isa::{AffineDots, Dots, QuantisedKernels, affine, group};
+        use $crate::quant::coded;
+
+        let (rounded, unpacked) = rounded_kernels_of!($bytes, $rounded $(, $features)?);
+        $(#[target_feature(enable = $features)])?
+        unsafe fn precise(d: &AffineDots) {
+            // SAFETY: as above.
+            unsafe { affine::dots::<$bytes, $precise, true>(d) }
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn e4m3(d: &Dots, rows: &coded::Rows) -> bool {

@@ -9,11 +9,13 @@ use std::hint::black_box;
 use super::affine::{Bytes, Ints};
 use super::many::NoTiles;
 use super::tile::{Lanes, kernels_of};
+use super::{Dots, UnpackedDots, ymm};
+use crate::quant::coded::Rows;
 
 /// Two vectors side by side: two chains of multiply-adds for an output, so that a single row is read as fast as the
 /// memory gives it.
 #[derive(Clone, Copy)]
-struct Avx2(__m256, __m256);
+pub(super) struct Avx2(pub(super) __m256, pub(super) __m256);
 
 impl Lanes for Avx2 {
     const N: usize = 16;
@@ -95,7 +97,7 @@ impl Lanes for Avx2 {
 
 /// Sixteen integers in two vectors.
 #[derive(Clone, Copy)]
-struct Words(__m256i, __m256i);
+pub(super) struct Words(pub(super) __m256i, pub(super) __m256i);
 
 impl Ints for Words {
     type F = Avx2;
@@ -217,8 +219,7 @@ impl Ints for Words {
 unsafe fn transposed(rows: &[*const u8], words: usize) -> [__m256i; 8] {
     // SAFETY: AVX2; where there are fewer words than 8, the others are masked and not read.
     unsafe {
-        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(words as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        let (a, b) = (of_four(&rows[..4], mask), of_four(&rows[4..], mask));
+        let (a, b) = (of_four(&rows[..4], words), of_four(&rows[4..], words));
         let mut columns = [_mm256_setzero_si256(); 8];
         for i in 0..4 {
             columns[i] = _mm256_permute2x128_si256::<0x20>(a[i], b[i]);
@@ -228,15 +229,26 @@ unsafe fn transposed(rows: &[*const u8], words: usize) -> [__m256i; 8] {
     }
 }
 
-/// Four rows' words that the mask selects: their words 4i + j lie in half i of vector j.
+/// The first words at an address, of eight.
 #[inline(always)]
-unsafe fn of_four(rows: &[*const u8], mask: __m256i) -> [__m256i; 4] {
-    // SAFETY: AVX2, and the words of the mask at each address.
+pub(super) unsafe fn some_words(from: *const u8, words: usize) -> __m256i {
+    // SAFETY: AVX2, and as many words there: others are masked and not read.
     unsafe {
-        let a = _mm256_maskload_epi32(rows[0].cast(), mask);
-        let b = _mm256_maskload_epi32(rows[1].cast(), mask);
-        let c = _mm256_maskload_epi32(rows[2].cast(), mask);
-        let d = _mm256_maskload_epi32(rows[3].cast(), mask);
+        if words == 8 {
+            return _mm256_loadu_si256(from.cast());
+        }
+        let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(words as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        _mm256_maskload_epi32(from.cast(), mask)
+    }
+}
+
+/// Four rows' first words: their words 4i + j lie in half i of vector j.
+#[inline(always)]
+unsafe fn of_four(rows: &[*const u8], words: usize) -> [__m256i; 4] {
+    // SAFETY: AVX2, and as many words at each address.
+    unsafe {
+        let (a, b) = (some_words(rows[0], words), some_words(rows[1], words));
+        let (c, d) = (some_words(rows[2], words), some_words(rows[3], words));
         let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
         let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
         [
@@ -251,7 +263,7 @@ unsafe fn of_four(rows: &[*const u8], mask: __m256i) -> [__m256i; 4] {
 /// `vpmaddubsw` multiplies bytes and adds pairs in 16 bits. They hold eight pairs of products with weights of four bits,
 /// four with five, two with six. Eight bits are multiplied as q - 128, its size unsigned and its sign moved to the
 /// activation: 2 · 128 · 127 just fits.
-struct InPairs;
+pub(super) struct InPairs;
 
 impl Bytes for InPairs {
     type I = Words;
@@ -300,6 +312,16 @@ impl Bytes for InPairs {
     unsafe fn halves<const BITS: usize>(w: *const u8, x: *const u8) -> [Words; 2] {
         // SAFETY: as above.
         unsafe { [in_turn(eight_of_bytes::<BITS>(w, x)), in_turn(eight_of_bytes::<BITS>(w.add(256), x.add(256)))] }
+    }
+    #[inline(always)]
+    unsafe fn units(d: &UnpackedDots) -> bool {
+        // SAFETY: AVX2, FMA and F16C, and the rest is the caller's promise.
+        unsafe { ymm::dots::<ymm::Pairs>(d) }
+    }
+    #[inline(always)]
+    unsafe fn e4m3(d: &Dots, rows: &Rows) -> bool {
+        // SAFETY: as above.
+        unsafe { ymm::e4m3::dots(d, rows) }
     }
     #[inline(always)]
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
@@ -389,7 +411,7 @@ unsafe fn unzip(v: Words) -> (__m256i, __m256i) {
 
 /// The lanes of two vectors, one of each in turn.
 #[inline(always)]
-unsafe fn in_turn([first, second]: [__m256i; 2]) -> Words {
+pub(super) unsafe fn in_turn([first, second]: [__m256i; 2]) -> Words {
     // SAFETY: AVX2.
     unsafe {
         let (low, high) = (_mm256_unpacklo_epi32(first, second), _mm256_unpackhi_epi32(first, second));
@@ -398,8 +420,11 @@ unsafe fn in_turn([first, second]: [__m256i; 2]) -> Words {
 }
 
 /// Two blocks of activations: what the lower nibbles of a vector of weights are multiplied with, and what the upper.
+///
+/// # Safety
+/// The machine has AVX2, and the blocks are at `x`.
 #[inline(always)]
-unsafe fn nibble_planes(x: *mut u8) {
+pub(super) unsafe fn nibble_planes(x: *mut u8) {
     // SAFETY: AVX2, and 64 bytes at `x`.
     unsafe {
         let (first, second) = (_mm256_loadu_si256(x.cast()), _mm256_loadu_si256(x.add(32).cast()));
@@ -524,11 +549,14 @@ unsafe fn eight_of_crumbs(w: *const u8, x: *const u8) -> __m256i {
 /// A block of 3, 5 or 6 bits, each weight in a byte of its own. Two neighbours lie in two bytes: these are moved to 16 bits,
 /// and by a multiplication to the top of them.
 #[inline(always)]
-unsafe fn spread<const BITS: usize>(row: *const u8) -> __m256i {
+pub(super) unsafe fn spread<const BITS: usize>(row: *const u8) -> __m256i {
     // SAFETY: AVX2, and 4 · BITS bytes at `row`, of which nothing behind them is read.
     unsafe {
         let halves = if BITS == 3 {
-            _mm256_broadcastsi128_si256(_mm_maskload_epi32(row.cast(), _mm_setr_epi32(-1, -1, -1, 0)))
+            _mm256_broadcastsi128_si256(_mm_insert_epi32::<2>(
+                _mm_loadl_epi64(row.cast()),
+                row.add(8).cast::<i32>().read_unaligned(),
+            ))
         } else {
             _mm256_loadu2_m128i(row.add(4 * BITS - 16).cast(), row.cast())
         };
@@ -574,7 +602,7 @@ impl Fields {
 
 /// The sums of the four integers in the lower halves of eight vectors, and of those in the upper.
 #[inline(always)]
-unsafe fn sums_of_eight(v: [__m256i; 8]) -> [__m256i; 2] {
+pub(super) unsafe fn sums_of_eight(v: [__m256i; 8]) -> [__m256i; 2] {
     // SAFETY: AVX2.
     unsafe {
         let mut fours = [_mm256_setzero_si256(); 2];

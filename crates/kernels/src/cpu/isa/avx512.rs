@@ -7,12 +7,13 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::affine::{Bytes, Ints, quantised_kernels_of};
+use super::affine::{Bytes, Ints, quantised_kernels_of, rounded_kernels_of};
 use super::amx::Amx;
-use super::avx2::sums_of_four;
+use super::avx2::{self, Words, sums_of_four};
 use super::many::{NoTiles, Tiles};
 use super::tile::{self, Lanes, Product, kernels_of};
-use super::{Bf16Kernels, Dots, Kernels, QuantisedKernels, UnpackedDots, units, vnni};
+use super::ymm::{self, Evex};
+use super::{Bf16Kernels, Dots, Kernels, QuantisedKernels, UnpackedDots, avx_vnni, units, vnni};
 use crate::quant::coded::Rows;
 
 #[derive(Clone, Copy)]
@@ -228,6 +229,43 @@ impl Bytes for InPairs {
         hidden(value)
     }
     #[inline(always)]
+    fn knows_rows(_bits: usize) -> bool {
+        true
+    }
+    #[inline(always)]
+    unsafe fn arrange<const BITS: usize>(x: *mut u8) {
+        // SAFETY: the caller's promise, here and below.
+        unsafe { avx2::InPairs::arrange::<BITS>(x) }
+    }
+    #[inline(always)]
+    unsafe fn row<const BITS: usize, const HALF: bool>(w: *const u8, x: *const u8) -> __m512i {
+        // SAFETY: as above. Half as wide, weights are taken apart in fewer instructions: bytes are not moved across quarters.
+        unsafe { both(avx2::InPairs::row::<BITS, HALF>(w, x)) }
+    }
+    #[inline(always)]
+    unsafe fn bytes<const BITS: usize>(w: *const u8, x: *const u8) -> __m512i {
+        // SAFETY: as above.
+        unsafe { both(avx2::InPairs::bytes::<BITS>(w, x)) }
+    }
+    #[inline(always)]
+    unsafe fn halves<const BITS: usize>(w: *const u8, x: *const u8) -> [__m512i; 2] {
+        // SAFETY: as above.
+        unsafe {
+            let [first, second] = avx2::InPairs::halves::<BITS>(w, x);
+            [both(first), both(second)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn units(d: &UnpackedDots) -> bool {
+        // SAFETY: as above.
+        unsafe { ymm::dots::<ymm::Pairs>(d) }
+    }
+    #[inline(always)]
+    unsafe fn e4m3(d: &Dots, rows: &Rows) -> bool {
+        // SAFETY: as above.
+        unsafe { ymm::e4m3::dots(d, rows) }
+    }
+    #[inline(always)]
     unsafe fn words<const BITS: usize, const WORDS: usize, const C: usize>(
         w: *const u8,
         x: *const u8,
@@ -270,10 +308,17 @@ impl Bytes for InPairs {
     }
 }
 
-/// Products of bytes with VNNI: `vpdpbusd` adds four in 32 bits. With many activation rows, by `T`.
-struct Vnni<T>(PhantomData<T>);
+/// Two halves of a vector.
+#[inline(always)]
+unsafe fn both(Words(low, high): Words) -> __m512i {
+    // SAFETY: AVX-512.
+    unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high) }
+}
 
-impl<T: Tiles> Bytes for Vnni<T> {
+/// Products of bytes with VNNI: `vpdpbusd` adds four in 32 bits. With many activation rows, by `T`. With VBMI or without it.
+struct Vnni<T, const VBMI: bool>(PhantomData<T>);
+
+impl<T: Tiles, const VBMI: bool> Bytes for Vnni<T, VBMI> {
     type I = __m512i;
     type Tiles = T;
     const SIGNED: bool = false;
@@ -288,8 +333,17 @@ impl<T: Tiles> Bytes for Vnni<T> {
     }
     #[inline(always)]
     unsafe fn row<const BITS: usize, const HALF: bool>(w: *const u8, x: *const u8) -> __m512i {
-        // SAFETY: AVX-512 with VNNI and VBMI, and sixteen blocks at each address.
-        unsafe { vnni::row::<BITS, HALF>(w, x) }
+        // SAFETY: AVX-512 with VNNI, and VBMI if it is said so, and sixteen blocks at each address.
+        unsafe {
+            if VBMI || matches!(BITS, 2 | 4 | 8) {
+                return vnni::row::<BITS, HALF>(w, x);
+            }
+            let low = avx_vnni::eight::<Evex, BITS>(w, x);
+            if HALF {
+                return both(Words(low, _mm256_setzero_si256()));
+            }
+            both(Words(low, avx_vnni::eight::<Evex, BITS>(w.add(32 * BITS), x.add(256))))
+        }
     }
     #[inline(always)]
     unsafe fn bytes<const BITS: usize>(w: *const u8, x: *const u8) -> __m512i {
@@ -303,13 +357,13 @@ impl<T: Tiles> Bytes for Vnni<T> {
     }
     #[inline(always)]
     unsafe fn units(d: &UnpackedDots) -> bool {
-        // SAFETY: AVX-512 with VNNI and VBMI, and the rest is the caller's promise.
-        unsafe { units::dots(d) }
+        // SAFETY: AVX-512 with VNNI, and VBMI if it is said so, and the rest is the caller's promise.
+        unsafe { if VBMI { units::dots(d) } else { ymm::dots::<Evex>(d) } }
     }
     #[inline(always)]
     unsafe fn e4m3(d: &Dots, rows: &Rows) -> bool {
         // SAFETY: as above.
-        unsafe { units::e4m3::dots(d, rows) }
+        unsafe { if VBMI { units::e4m3::dots(d, rows) } else { ymm::e4m3::dots(d, rows) } }
     }
     #[inline(always)]
     fn hidden(value: usize) -> usize {
@@ -384,23 +438,44 @@ impl Product for Pairs {
 // 4 × 6 accumulators, six activations and a weight fill 31 of the 32 registers.
 kernels_of!(Avx512, dots: 4 by 6, by_one: 1, mix: 4, affine: InPairs, 8, 8, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
 
-/// With products of bf16 pairs and VNNI.
+/// With VNNI, VBMI and products of bf16 pairs.
 pub(super) fn with_bf16() -> Kernels {
+    Kernels { bf16: Some(bf16()), ..with_vbmi() }
+}
+
+/// With VNNI and VBMI.
+pub(super) fn with_vbmi() -> Kernels {
+    let quantised = quantised_kernels_of!(Vnni<NoTiles, true>, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
+    Kernels { quantised, ..kernels() }
+}
+
+/// With VNNI.
+pub(super) fn with_vnni() -> Kernels {
+    let (rounded, unpacked) =
+        rounded_kernels_of!(Vnni<NoTiles, false>, 12, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
+    let others = kernels();
+    Kernels { quantised: QuantisedKernels { rounded, unpacked, ..others.quantised }, ..others }
+}
+
+/// With VNNI and products of bf16 pairs.
+pub(super) fn with_vnni_and_bf16() -> Kernels {
+    Kernels { bf16: Some(bf16()), ..with_vnni() }
+}
+
+fn bf16() -> Bf16Kernels {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
     unsafe fn dots(d: &Dots) {
         // SAFETY: the caller's promise.
         unsafe { tile::dots::<Pairs, 4, 6, 1>(d) }
     }
-    let quantised = quantised_kernels_of!(Vnni<NoTiles>, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
-    Kernels { bf16: Some(Bf16Kernels { dots, round }), quantised, ..kernels() }
+    Bf16Kernels { dots, round }
 }
 
-/// The same, with tiles for many rows of rounded activations.
+/// As with all of these, with tiles for many rows of rounded activations.
 pub(super) fn with_tiles() -> Kernels {
-    let tiled = quantised_kernels_of!(Vnni<Amx>, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
+    let (rounded, unpacked) = rounded_kernels_of!(Vnni<Amx, true>, 12, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
     let others = with_bf16();
-    let quantised = QuantisedKernels { rounded: tiled.rounded, unpacked: tiled.unpacked, ..others.quantised };
-    Kernels { quantised, ..others }
+    Kernels { quantised: QuantisedKernels { rounded, unpacked, ..others.quantised }, ..others }
 }
 
 /// Rounds `n` f32 to bf16, to nearest even.

@@ -11,7 +11,7 @@ use super::tile::{Lanes, kernels_of};
 
 /// Two vectors side by side.
 #[derive(Clone, Copy)]
-struct Neon(float32x4_t, float32x4_t);
+pub(super) struct Neon(float32x4_t, float32x4_t);
 
 impl Lanes for Neon {
     const N: usize = 8;
@@ -89,7 +89,7 @@ impl Lanes for Neon {
 
 /// Eight integers in two vectors.
 #[derive(Clone, Copy)]
-struct Words(uint32x4_t, uint32x4_t);
+pub(super) struct Words(pub(super) uint32x4_t, pub(super) uint32x4_t);
 
 impl Ints for Words {
     type F = Neon;
@@ -274,7 +274,7 @@ impl Bytes for Widening {
 
 /// Bytes as they are multiplied.
 #[inline(always)]
-unsafe fn signed<const BITS: usize>(w: uint8x16_t) -> int8x16_t {
+pub(super) unsafe fn signed<const BITS: usize>(w: uint8x16_t) -> int8x16_t {
     // SAFETY: every 64-bit Arm processor has these instructions.
     unsafe { vreinterpretq_s8_u8(if BITS == 8 { veorq_u8(w, vdupq_n_u8(128)) } else { w }) }
 }

@@ -9,49 +9,18 @@ mod blocks;
 mod codebooks;
 mod codes;
 pub(super) mod e4m3;
-mod k_quants;
+pub(super) mod k_quants;
 mod looked_up;
 mod ternary;
 mod transposed;
 
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::mem::MaybeUninit;
 
 use super::affine::Ints;
-use super::avx512::Avx512;
-use super::lone::Terms;
-use super::panel::{BLOCK, Place};
-use super::tile::Lanes;
-use super::unpacked::term;
+use super::unit_rows::{self, GROUPS, Source};
 use super::{Dots, Packed, UnpackedDots};
 use crate::quant::ggml::of_type;
-
-/// Groups of a unit: lanes of a vector.
-const GROUPS: usize = 16;
-
-/// Groups of a row whose terms are kept until they are added: rows are read from end to end where they have no more.
-const GROUPS_MAX: usize = 256;
-
-/// Places for a row's terms: no power of two, so that rows do not fall on each other in a cache.
-const TERMS: usize = GROUPS_MAX + GROUPS;
-
-/// Weights that units are taken from.
-///
-/// # Safety
-/// All functions: the machine has the instructions; unit `k` of row `row` is inside the weights, and nothing else is read.
-trait Source {
-    /// Weights that share a scale: 16 or 32.
-    const GROUP: usize;
-    /// Puts the activations of a unit into the order in which `dots` takes them.
-    unsafe fn arrange(_x: *mut u8) {}
-    /// Says that units of weights `k..k + len` of a row come next.
-    unsafe fn begin(&mut self, _row: usize, _k: usize, _len: usize) {}
-    /// The dot product of each group of the unit from weight `k` on, with activations at `x`.
-    unsafe fn dots(&self, row: usize, k: usize, x: *const u8) -> __m512i;
-    /// The scale and the bias of each.
-    unsafe fn scales(&self, row: usize, k: usize) -> [__m512; 2];
-}
 
 /// Computes a product with one activation row, or says that it cannot.
 ///
@@ -78,89 +47,11 @@ unsafe fn of_blocks<T: blocks::Unit>(d: &Dots) -> bool {
     fits
 }
 
-/// All rows, from the first byte of each to its last. The last unit of a row ends with it: where it meets the one before, some
-/// groups are computed twice.
+/// Runs [`unit_rows::rows`] with the instructions.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
-unsafe fn rows<S: Source>(d: &Dots, mut source: S) {
-    let (unit, mut terms, mut k) = (GROUPS * S::GROUP, Terms::<TERMS>::new(), 0);
-    let mut x = Activations::new();
-    while k < d.k {
-        let len = part(d.k - k, unit);
-        // SAFETY: the caller's promise; the part is a unit at least.
-        unsafe {
-            x.fill::<S>(d, k, len);
-            for row in (0..d.rows).step_by(GROUPS) {
-                let rows = GROUPS.min(d.rows - row);
-                for lane in 0..rows {
-                    source.begin(row + lane, k, len);
-                    for i in 0..len.div_ceil(unit) {
-                        let first = (i * unit).min(len - unit);
-                        let dots = source.dots(row + lane, k + first, x.q.as_ptr().cast::<u8>().add(i * unit)).to_f32();
-                        let [scale, bias] = source.scales(row + lane, k + first);
-                        let (scale, bias, g) = (Avx512(scale), Avx512(bias), first / S::GROUP);
-                        let (x_scale, x_sum) = (numbers(&x.scales, g), numbers(&x.sums, g));
-                        terms.set(lane, g, term(dots, x_scale, scale, bias, x_sum));
-                    }
-                }
-                terms.add::<__m512i>(d, Place { row, rows, k, len }, len / S::GROUP);
-            }
-        }
-        k += len;
-    }
-}
-
-/// The weights of a row that come next, of so many that are left: none are left behind that are fewer than a unit.
-fn part(left: usize, unit: usize) -> usize {
-    let most = GROUPS_MAX / GROUPS * unit;
-    match left {
-        _ if left <= most => left,
-        _ if left - most < unit => most - unit,
-        _ => most,
-    }
-}
-
-/// Activations `x[k..k + len]` as they are taken; written before they are read.
-#[repr(align(64))]
-struct Activations {
-    /// Unit by unit, arranged.
-    q: MaybeUninit<[u8; GROUPS_MAX * BLOCK]>,
-    /// The scale of each group's, and their sum.
-    scales: MaybeUninit<[f32; GROUPS_MAX]>,
-    sums: MaybeUninit<[f32; GROUPS_MAX]>,
-}
-
-impl Activations {
-    fn new() -> Self {
-        Activations { q: MaybeUninit::uninit(), scales: MaybeUninit::uninit(), sums: MaybeUninit::uninit() }
-    }
-
-    #[inline(always)]
-    unsafe fn fill<S: Source>(&mut self, d: &Dots, k: usize, len: usize) {
-        let unit = GROUPS * S::GROUP;
-        // SAFETY: the caller's row is what `round` makes for groups of so many weights; a part has at most `GROUPS_MAX`.
-        unsafe {
-            for i in 0..len.div_ceil(unit) {
-                let from = d.x.add(k + (i * unit).min(len - unit));
-                let to = self.q.as_mut_ptr().cast::<u8>().add(i * unit);
-                std::ptr::copy_nonoverlapping(from, to, unit);
-                S::arrange(to);
-            }
-            let scales = d.x.add(d.k).cast::<f32>();
-            let sums = scales.add(d.k / BLOCK).add(k / S::GROUP);
-            let (to_scales, to_sums) = (self.scales.as_mut_ptr().cast::<f32>(), self.sums.as_mut_ptr().cast::<f32>());
-            for g in 0..len / S::GROUP {
-                to_scales.add(g).write(scales.add((k + g * S::GROUP) / BLOCK).read_unaligned());
-                to_sums.add(g).write(sums.add(g).read_unaligned());
-            }
-        }
-    }
-}
-
-/// Those of a unit's groups, from group `first` on, which are filled.
-#[inline(always)]
-unsafe fn numbers(of: &MaybeUninit<[f32; GROUPS_MAX]>, first: usize) -> Avx512 {
-    // SAFETY: the caller has the instructions; a vector is inside.
-    unsafe { Avx512::load_f32(of.as_ptr().cast::<f32>().add(first).cast()) }
+unsafe fn rows<S: Source<I = __m512i>>(d: &Dots, source: S) {
+    // SAFETY: the caller's promise.
+    unsafe { unit_rows::rows(d, source) }
 }
 
 #[inline(always)]

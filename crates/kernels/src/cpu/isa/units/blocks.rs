@@ -12,6 +12,7 @@ use super::{
     two_fields, upper,
 };
 use crate::cpu::isa::Dots;
+use crate::cpu::isa::avx512::Avx512;
 use crate::quant::coded::e2m1_table;
 use crate::quant::ggml::types::{Iq4Nl, Iq4Xs, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 use crate::quant::ggml::{Block, IQ4_VALUES};
@@ -62,6 +63,7 @@ impl<T: Block> Blocks<T> {
 }
 
 impl<T: Unit> Source for Blocks<T> {
+    type I = __m512i;
     const GROUP: usize = T::GROUP;
     #[inline(always)]
     unsafe fn arrange(x: *mut u8) {
@@ -74,7 +76,7 @@ impl<T: Unit> Source for Blocks<T> {
         unsafe { T::dots(self.at(row, k), x) }
     }
     #[inline(always)]
-    unsafe fn scales(&self, row: usize, k: usize) -> [__m512; 2] {
+    unsafe fn scales(&self, row: usize, k: usize) -> [Avx512; 2] {
         // SAFETY: as above.
         unsafe { scales_and_biases::<T>(self.at(row, k)) }
     }
@@ -82,7 +84,7 @@ impl<T: Unit> Source for Blocks<T> {
 
 /// The scales and the biases.
 #[inline(always)]
-pub(super) unsafe fn scales_and_biases<T: Unit>(w: *const u8) -> [__m512; 2] {
+pub(super) unsafe fn scales_and_biases<T: Unit>(w: *const u8) -> [Avx512; 2] {
     // SAFETY: AVX-512, and the blocks at `w`.
     unsafe {
         let [scale, min] = T::scales(w);
@@ -92,7 +94,7 @@ pub(super) unsafe fn scales_and_biases<T: Unit>(w: *const u8) -> [__m512; 2] {
             (true, _) => _mm512_sub_ps(bias, min),
             (false, _) => bias,
         };
-        [scale, bias]
+        [Avx512(scale), Avx512(bias)]
     }
 }
 

@@ -7,12 +7,12 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::blocks::{E2M1_TABLE, of_table};
-use super::{
-    GROUPS, GROUPS_MAX, Source, four_lines, four_times, halves, load, neighbours, product, quarters, rows, transposed,
-};
+use super::{GROUPS, Source, four_lines, four_times, halves, load, neighbours, product, quarters, rows, transposed};
 use crate::cpu::isa::Dots;
 use crate::cpu::isa::avx512::Avx512;
 use crate::cpu::isa::strips::codes::scales_and_biases;
+use crate::cpu::isa::tile::Lanes;
+use crate::cpu::isa::unit_rows::GROUPS_MAX;
 use crate::quant::Code;
 use crate::quant::coded::Rows;
 
@@ -166,6 +166,7 @@ impl<'a, K: Kind> Codes<'a, K> {
 }
 
 impl<K: Kind> Source for Codes<'_, K> {
+    type I = __m512i;
     const GROUP: usize = K::GROUP;
     #[inline(always)]
     unsafe fn arrange(x: *mut u8) {
@@ -187,10 +188,10 @@ impl<K: Kind> Source for Codes<'_, K> {
         unsafe { K::dots(self.rows.data.as_ptr().add(at), x) }
     }
     #[inline(always)]
-    unsafe fn scales(&self, _row: usize, k: usize) -> [__m512; 2] {
+    unsafe fn scales(&self, _row: usize, k: usize) -> [Avx512; 2] {
         let g = (k - self.first) / K::GROUP;
         let (scales, biases) = (&self.scales[g..g + GROUPS], &self.biases[g..g + GROUPS]);
         // SAFETY: AVX-512; both are vectors.
-        unsafe { [_mm512_loadu_ps(scales.as_ptr()), _mm512_loadu_ps(biases.as_ptr())] }
+        unsafe { [Avx512::load_f32(scales.as_ptr().cast()), Avx512::load_f32(biases.as_ptr().cast())] }
     }
 }

@@ -1,5 +1,4 @@
-//! E4M3 with a lone row of f32 activations, widened in registers: the values, and the order in which an output adds its products,
-//! are those of a row that is widened to f32 first.
+//! E4M3 with a lone row of f32 activations: see [`e4m3_rows`].
 
 // Vectors are indexed by number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
@@ -8,19 +7,10 @@ use std::arch::x86_64::*;
 
 use super::load;
 use crate::cpu::isa::Dots;
-use crate::cpu::isa::affine::Ints;
 use crate::cpu::isa::avx512::Avx512;
+use crate::cpu::isa::e4m3_rows::{self, Widen};
 use crate::cpu::isa::tile::Lanes;
-use crate::quant::coded::{Rows, WHOLE};
-
-/// Weights that are widened at once.
-const STEP: usize = 64;
-/// Columns that share a scale at least.
-const GROUP: usize = 32;
-/// Rows at once: one chain of sums for each.
-const ROWS: usize = 4;
-/// Scales of a row that are looked up at once.
-const SCALES: usize = 256;
+use crate::quant::coded::Rows;
 
 /// Computes the product of rows of E4M3 with one row of f32 activations, or says that it cannot.
 ///
@@ -28,85 +18,35 @@ const SCALES: usize = 256;
 /// The machine has AVX-512 with VBMI; the addresses hold what `Dots` says, but for the weights, which are the rows'.
 #[inline(always)]
 pub(in crate::cpu::isa) unsafe fn dots(d: &Dots, codes: &Rows) -> bool {
-    let across = codes.coded.block[1];
-    let fits =
-        d.columns == 1 && d.k.is_multiple_of(STEP) && (across == WHOLE || (across as usize).is_multiple_of(GROUP));
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
+    unsafe fn rows(d: &Dots, codes: &Rows) {
+        // SAFETY: the caller's promise, here and below.
+        unsafe { e4m3_rows::rows::<ByTables>(d, codes) }
+    }
+    let fits = e4m3_rows::fit(d, codes);
     if fits {
-        // SAFETY: the caller's promise.
+        // SAFETY: as above.
         unsafe { rows(d, codes) };
     }
     fits
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c")]
-unsafe fn rows(d: &Dots, codes: &Rows) {
-    let mut scales = [const { Scales::new() }; ROWS];
-    let mut row = 0;
-    // SAFETY: the caller's promise.
-    unsafe {
-        while row + ROWS <= d.rows {
-            some_rows::<ROWS>(d, codes, row, &mut scales);
-            row += ROWS;
-        }
-        while row < d.rows {
-            some_rows::<1>(d, codes, row, &mut scales);
-            row += 1;
-        }
-    }
-}
+/// By tables of their upper halves.
+struct ByTables;
 
-/// A row's scales from some column on, one for each [`GROUP`]; those of the row of blocks that was asked for last.
-struct Scales {
-    of: [f32; SCALES],
-    from: Option<(usize, usize)>,
-}
-
-impl Scales {
-    const fn new() -> Self {
-        Scales { of: [0.0; SCALES], from: None }
-    }
-
+impl Widen for ByTables {
+    type L = Avx512;
+    const FACTOR: f32 = 1.0;
     #[inline(always)]
-    fn look_up(&mut self, codes: &Rows, row: usize, k: usize, len: usize) {
-        let from = Some(((codes.first + codes.step * row) / codes.coded.block[0] as usize, k));
-        if self.from != from {
-            codes.blocks(row, k, len, |columns, scale, _| {
-                self.of[columns.start / GROUP..columns.end.div_ceil(GROUP)].fill(scale);
-            });
-            self.from = from;
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn some_rows<const R: usize>(d: &Dots, codes: &Rows, row: usize, scales: &mut [Scales; ROWS]) {
-    // SAFETY: the caller's rows, each of whole steps, and as many activations.
-    unsafe {
-        let mut sums = [Avx512::zero(); R];
-        let w = |i: usize| codes.data.as_ptr().wrapping_add((codes.first + codes.step * (row + i)) * codes.shape[1]);
-        for k in (0..d.k).step_by(SCALES * GROUP) {
-            let len = (SCALES * GROUP).min(d.k - k);
-            for i in 0..R {
-                scales[i].look_up(codes, row + i, k, len);
+    unsafe fn add(mut sum: Avx512, w: *const u8, x: *const u8, scales: [f32; 2]) -> Avx512 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let values = widened(load(w));
+            for j in 0..4 {
+                sum = sum.fma(Avx512::splat(scales[j / 2]).mul(Avx512(values[j])), Avx512::load_f32(x.add(64 * j)));
             }
-            for at in (0..len).step_by(STEP) {
-                let x = d.x.add(4 * (k + at));
-                for i in 0..R {
-                    let w = w(i).wrapping_add(k + at);
-                    // Rows side by side are not foreseen: the next ones are asked for.
-                    __m512i::prefetch(w.wrapping_add(R * codes.step * codes.shape[1]));
-                    let values = widened(load(w));
-                    for j in 0..4 {
-                        let scale = Avx512::splat(scales[i].of[at / GROUP + j / 2]);
-                        sums[i] = sums[i].fma(scale.mul(Avx512(values[j])), Avx512::load_f32(x.add(64 * j)));
-                    }
-                }
-            }
+            sum
         }
-        let mut four = [Avx512::zero(); 4];
-        four[..R].copy_from_slice(&sums);
-        let totals = Avx512::sums(four);
-        d.out.add(row).cast::<u8>().copy_from_nonoverlapping(totals.as_ptr().cast(), 4 * R);
     }
 }
 

@@ -177,12 +177,14 @@ unsafe fn of_two_blocks(a: __m512i, b: __m512i) -> __m512i {
     }
 }
 
-/// Scales and mins of six bits of two blocks, times d and dmin.
+/// Scales and mins of six bits of two blocks, the first sixteen bytes of which are the halves of `both`: a byte to each.
+///
+/// # Safety
+/// The machine has AVX2.
 #[inline(always)]
-unsafe fn scales_and_mins(a: *const u8, b: *const u8) -> [__m512; 2] {
-    // SAFETY: AVX-512, and sixteen bytes at each address.
+pub(in crate::cpu::isa) unsafe fn packed_scales_and_mins(both: __m256i) -> [__m128i; 2] {
+    // SAFETY: AVX2.
     unsafe {
-        let both = _mm256_set_m128i(_mm_loadu_si128(b.cast()), _mm_loadu_si128(a.cast()));
         // Scales 0 to 3, 4 to 7, mins 0 to 3, 4 to 7: their lower bits, or all.
         let low = _mm256_shuffle_epi8(
             both,
@@ -198,9 +200,19 @@ unsafe fn scales_and_mins(a: *const u8, b: *const u8) -> [__m512; 2] {
         let high = _mm256_srli_epi32::<2>(_mm256_shuffle_epi8(both, _mm256_broadcastsi128_si256(high)));
         let all = _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8(0x30)));
         let all = _mm256_permute4x64_epi64::<0b11_01_10_00>(all);
+        [_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all)]
+    }
+}
+
+/// The same times d and dmin.
+#[inline(always)]
+unsafe fn scales_and_mins(a: *const u8, b: *const u8) -> [__m512; 2] {
+    // SAFETY: AVX-512, and sixteen bytes at each address.
+    unsafe {
+        let both = _mm256_set_m128i(_mm_loadu_si128(b.cast()), _mm_loadu_si128(a.cast()));
+        let [scales, mins] = packed_scales_and_mins(both);
         let d = _mm512_cvtph_ps(_mm256_shuffle_epi8(both, _mm256_set1_epi16(0x0100)));
         let dmin = _mm512_cvtph_ps(_mm256_shuffle_epi8(both, _mm256_set1_epi16(0x0302)));
-        let (scales, mins) = (_mm256_castsi256_si128(all), _mm256_extracti128_si256::<1>(all));
         [_mm512_mul_ps(d, unsigned(scales)), _mm512_mul_ps(dmin, unsigned(mins))]
     }
 }

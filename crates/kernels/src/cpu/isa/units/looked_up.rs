@@ -10,8 +10,11 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use super::blocks::{Unit, only, scales_and_biases};
-use super::{BLOCK, GROUPS_MAX, Source, dot, f16, fields, load, neighbours, odd, rows, starts, two_f16, two_fields};
+use super::{Source, dot, f16, fields, load, neighbours, odd, rows, starts, two_f16, two_fields};
 use crate::cpu::isa::Dots;
+use crate::cpu::isa::avx512::Avx512;
+use crate::cpu::isa::panel::BLOCK;
+use crate::cpu::isa::unit_rows::GROUPS_MAX;
 use crate::quant::ggml::codebooks::IQ1;
 use crate::quant::ggml::types::{Iq1M, Iq1S};
 
@@ -69,6 +72,7 @@ impl<T: Entries> LookedUp<T> {
 }
 
 impl<T: Entries> Source for LookedUp<T> {
+    type I = __m512i;
     const GROUP: usize = T::GROUP;
     #[inline(always)]
     unsafe fn arrange(x: *mut u8) {
@@ -103,7 +107,7 @@ impl<T: Entries> Source for LookedUp<T> {
         unsafe { T::of_entries(self.at(row, k), self.entries.0.as_ptr().cast::<u8>().add(k - self.k), x) }
     }
     #[inline(always)]
-    unsafe fn scales(&self, row: usize, k: usize) -> [__m512; 2] {
+    unsafe fn scales(&self, row: usize, k: usize) -> [Avx512; 2] {
         // SAFETY: as above.
         unsafe { scales_and_biases::<T>(self.at(row, k)) }
     }
