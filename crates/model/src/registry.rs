@@ -99,6 +99,9 @@ pub const FAMILIES: &[Family] = &[
             "qwen3_moe_awq",
             "qwen3_moe_nvfp4",
             "qwen3_moe_mxfp8",
+            "qwen3_moe_w4a8",
+            "qwen3_moe_auto_round",
+            "qwen3_moe_quark",
             "qwen3_moe_mlx_fp4",
             "qwen3moe_gguf",
         ],
@@ -750,7 +753,7 @@ const ALONE: [&str; 15] = [
 ];
 
 /// Formats by what names of fixtures say of them.
-const TESTED: [(&str, &str); 10] = [
+const TESTED: [(&str, &str); 13] = [
     ("mlx", "MLX"),
     ("fp8", "FP8"),
     ("mxfp4", "MXFP4"),
@@ -758,8 +761,11 @@ const TESTED: [(&str, &str); 10] = [
     ("mxfp8", "MXFP8"),
     ("int4", "int4"),
     ("compressed", "compressed-tensors"),
+    ("w4a8", "int4 in bytes"),
     ("gptq", "GPTQ"),
     ("awq", "AWQ"),
+    ("auto_round", "auto-round"),
+    ("quark", "Quark"),
     ("gguf", "GGUF"),
 ];
 
