@@ -249,7 +249,6 @@ fn settings_that_the_tensors_contradict_are_refused() {
         ("qwen3_moe_auto_round", own, "bits", json!(2)),
         ("qwen3_moe_auto_round", own, "group_size", json!(64)),
         ("qwen3_moe_auto_round", own, "quant_method", json!("quark")),
-        ("qwen3_moe_quark", own, "quant_method", json!("auto-round")),
         ("qwen3_moe_quark", quark_group, "group_size", json!(16)),
         ("qwen3_moe_quark", quark_group, "dtype", json!("int4")),
         ("qwen3_moe_quark", "/quantization_config/export", "pack_method", json!("order")),

@@ -782,6 +782,9 @@ operations; of most of them `tests/identity.rs` asserts the same bits over memor
 What `transformers` computes was compared with a second implementation, of `mlx-lm`, of an older `transformers` or of the publisher,
 but for families marked ¹: these lean on `transformers` alone.
 
+GGUF files are read of the families that *tested* says so of. llama.cpp has architectures for Qwen4-Exp, Hunyuan 4, GLM-5.3, Ling 3 and MiniMax-Text-01 as well, whose files are
+refused by name; for LongCat-Flash, Ling 2.5 and Mistral Large 4 it has none, so there are no such files.
+
 Last are the file of `crates/model/src/families` that implements it, and its lines; families that differ in a few keys share one.
 
 | `model_type` | released models | attention | tested | fixtures | lines |

@@ -81,12 +81,11 @@ fn of_quark(said: &Value, matrix: &Matrix) -> Option<(String, String)> {
     let others = by.into_iter().flatten().flat_map(|settings| settings.values());
     let all = [&said["global_quant_config"]].into_iter().chain(others).map(|setting| &setting["weight"]);
     let problems = all.filter(|weight| !weight.is_null()).map(|weight| quark_weight(said, weight, matrix));
-    let problems: Option<Vec<_>> = problems.collect();
-    let names = || QUARK.map(|(name, _)| name).join(", ");
-    Some((
-        problems?.into_iter().next()?,
-        format!("Quark's {} as the tensors are, uint4 in pack_method \"reorder\"", names()),
-    ))
+    let mut problems = problems.collect::<Option<Vec<_>>>().filter(|problems| !problems.is_empty())?;
+    problems.dedup();
+    let names = QUARK.map(|(name, _)| name).join(", ");
+    let instead = format!("what the tensors are, in one of {names}; uint4 with the pack_method \"reorder\"");
+    Some((format!("Quark's {}", problems.join(", ")), instead))
 }
 
 /// What a setting of Quark says that the matrix is not.
@@ -96,17 +95,14 @@ fn quark_weight(said: &Value, weight: &Value, matrix: &Matrix) -> Option<String>
         .and_then(|dtype| QUARK.iter().find(|(name, _)| name.eq_ignore_ascii_case(dtype)).map(|(_, code)| *code));
     if known != Some(matrix.coded.code) {
         return Some(match weight.is_array() {
-            true => "Quark's scales that are scaled themselves (two settings of weight)".into(),
-            false => format!("Quark's dtype {}", weight["dtype"]),
+            true => "scales that are scaled themselves (two settings of weight)".into(),
+            false => format!("dtype {}", weight["dtype"]),
         });
     }
     let packs = [&said["pack_method"], &said["export"]["pack_method"]];
     let ordered = packs.into_iter().find(|pack| pack.is_string()).is_some_and(|pack| pack != "reorder");
     if matrix.coded.code == Code::Awq && ordered {
-        return Some("Quark's pack_method \"order\"".into());
+        return Some("pack_method \"order\"".into());
     }
-    (weight["qscheme"] == "per_group")
-        .then(|| matrix.of_group_size(weight))
-        .flatten()
-        .map(|said| format!("Quark's {said}"))
+    (weight["qscheme"] == "per_group").then(|| matrix.of_group_size(weight)).flatten()
 }
