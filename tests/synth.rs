@@ -1,4 +1,5 @@
 //! Models with random weights: written, read back, run; and how they choose their experts.
+//! This file is long because every format, block type and knob is made and computed with here.
 
 mod common;
 
