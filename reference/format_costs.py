@@ -14,13 +14,13 @@ import tempfile
 from pathlib import Path
 
 from requantise import FORMATS, MLX
-from requantise_gguf import BY_LLAMA_QUANTIZE, TYPES
+from requantise_gguf import BY_PROGRAM, TYPES
 
 
 def row(outpour: str, llama_quantize: str, model: str, texts: str, format: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "made")
-        program = [llama_quantize] if format in BY_LLAMA_QUANTIZE else []
+        program = [llama_quantize] if format in BY_PROGRAM else []
         make = [sys.executable, str(Path(__file__).with_name("requantise.py")), model, out, format, *program]
         made = subprocess.run(make, check=True, capture_output=True, text=True).stdout
         bits = made.strip().splitlines()[-1].split()[1]

@@ -439,6 +439,16 @@ RECIPES = {
             group_size=32, dynamic=False, scale_dtype="torch.uint8",
         ),
     ),
+    # compressed-tensors' int4 beside activations in eight bits: a value is a byte.
+    "qwen3_moe_w4a8": Recipe(
+        family=changed("qwen3_moe", QWEN),
+        flat=per_expert,
+        rules=[(PLAIN, None), ("", by_compressed_tensors(
+            NaiveQuantizationCompressor, symmetric(torch.bfloat16), num_bits=4, type="int", strategy="group", group_size=32))],
+        quantization_config=compressed_tensors_config(
+            "int-quantized", ["lm_head", "re:.*mlp.gate$"], num_bits=4, type="int", symmetric=True, strategy="group", group_size=32,
+        ),
+    ),
     # compressed-tensors' forms of FP4: NVFP4, with one scale that divides, and MXFP4 in attention.
     "qwen3_moe_nvfp4": Recipe(
         family=changed("qwen3_moe", QWEN),

@@ -7,7 +7,7 @@ MODEL is a folder as transformers has it (stacked or single experts, one safeten
 and what decides decays and gates stay as they are, and layers that predict further tokens stay or are left out. FORMAT is
 
 - a scheme of quantised_models.py: OUT gets a tensor for each expert and matrix;
-- one of mlx-lm's, `mlx2` to `mlx8` for its affine one in groups of 64: OUT is what mlx-lm's conversion writes;
+- one of mlx-lm's, `mlx2` to `mlx8` for its affine one in groups of 64, `mlx4-32`, `mlx4-128`: OUT is what mlx-lm's conversion writes;
 - a type of GGUF, of Qwen3.5-MoE only: OUT gets a GGUF file by requantise_gguf.py. What gguf-py cannot make comes from llama.cpp's
   `llama-quantize`, whose path is a fourth argument.
 
@@ -31,7 +31,8 @@ import requantise_gguf
 from families import F32, FAMILIES, Tensors, text_config, write_json
 from quantised_models import (
     CT_INT4, E8M0, FP8_CONFIG, Recipe, awq, by_compressed_tensors, compressed_tensors_config, fp8_blocks, gptq, int_pack,
-    mxfp4_of_compressed_tensors, nvfp4_of_compressed_tensors, nvfp4_of_modelopt, per_expert, store, symmetric,
+    mxfp4_of_compressed_tensors, mxfp8_of_compressed_tensors, nvfp4_of_compressed_tensors, nvfp4_of_modelopt, per_expert, store,
+    symmetric, with_zeros,
 )  # fmt: skip
 
 PLAIN = r"embed_tokens|lm_head|norm|conv1d|in_proj_[ab]\.|mlp\.gate\.|shared_expert_gate|^mtp"
@@ -46,6 +47,15 @@ FORMATS = {
     ),
     "int8": (int_pack(**ROW), compressed_tensors_config("pack-quantized", [], type="int", symmetric=True, **ROW)),
     "int4": (int_pack(num_bits=4, strategy="group", group_size=32), compressed_tensors_config("pack-quantized", [], **CT_INT4)),
+    "int4-zeros": (
+        int_pack(with_zeros, num_bits=4, strategy="group", group_size=32, symmetric=False),
+        compressed_tensors_config("pack-quantized", [], **CT_INT4 | dict(symmetric=False)),
+    ),
+    "mxfp8-ct": (
+        mxfp8_of_compressed_tensors(),
+        compressed_tensors_config("mxfp8-quantized", [], num_bits=8, type="float", symmetric=True, strategy="group", group_size=32),
+    ),
+    "gptq_v2": (gptq(64, 0), dict(quant_method="gptq", bits=4, group_size=64, desc_act=False, checkpoint_format="gptq_v2")),
     "gptq": (gptq(64, 1), dict(quant_method="gptq", bits=4, group_size=64, desc_act=False, checkpoint_format="gptq")),
     "awq": (awq(64), dict(quant_method="awq", bits=4, group_size=64, zero_point=True, version="gemm")),
     "mxfp4": (mxfp4_of_compressed_tensors(), compressed_tensors_config("mxfp4-pack-quantized", [], group_size=32, **FP4)),
@@ -53,6 +63,7 @@ FORMATS = {
     "nvfp4-ct": (nvfp4_of_compressed_tensors(), compressed_tensors_config("nvfp4-pack-quantized", [], group_size=16, **FP4)),
 }  # fmt: skip
 MLX = {f"mlx{bits}": dict(q_mode="affine", q_bits=bits, q_group_size=64) for bits in (2, 3, 4, 5, 6, 8)}
+MLX |= {"mlx4-32": dict(q_mode="affine", q_bits=4, q_group_size=32), "mlx4-128": dict(q_mode="affine", q_bits=4, q_group_size=128)}
 MLX |= {f"mlx-{mode}": dict(q_mode=mode) for mode in ("mxfp4", "nvfp4", "mxfp8")}
 
 
@@ -95,7 +106,7 @@ def bits_per_weight(out: Path, files: Tensors) -> float:
 
 def main() -> None:
     known = [*FORMATS, *MLX, *requantise_gguf.TYPES]
-    if len(sys.argv) < 4 or sys.argv[3] not in known or len(sys.argv) != 4 + (sys.argv[3] in requantise_gguf.BY_LLAMA_QUANTIZE):
+    if len(sys.argv) < 4 or sys.argv[3] not in known or len(sys.argv) != 4 + (sys.argv[3] in requantise_gguf.BY_PROGRAM):
         sys.exit(__doc__ + f"\n    FORMATS: {', '.join(known)}")
     source, out, format = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     files = load_file(source / "model.safetensors")

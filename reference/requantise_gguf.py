@@ -30,7 +30,11 @@ BY_LLAMA_QUANTIZE = {
 WITH_IMPORTANCE = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
 # What widening alone costs.
 WIDE = "BF16-wide"
-TYPES = [*BY_GGUF_PY, WIDE, *BY_LLAMA_QUANTIZE]
+# Files of two types, as llama.cpp mixes them by layer: most matrices, and the values of attention and the last of each MLP in the
+# first and last eighth of the layers and every third between.
+MIXED = {"Q4_K_M": ("Q4_K", "Q6_K"), "Q2_K_mixed": ("Q2_K", "Q4_K")}
+BY_PROGRAM = (*BY_LLAMA_QUANTIZE, *MIXED)
+TYPES = [*BY_GGUF_PY, WIDE, *BY_LLAMA_QUANTIZE, *MIXED]
 
 # ------------------------------------------------------------------------------------------------------------ widening
 # Sizes of the config that are the length of rows.
@@ -104,6 +108,17 @@ def by_llama_quantize(kind: str, matrices: list[np.ndarray], program: str) -> li
         return [np.array(tensors[name].data).reshape(*x.shape[:-1], -1) for name, x in zip(names, matrices)]
 
 
+def of_layers(kinds: tuple[str, str], names: list[str], layers: int) -> list[str]:
+    """The type of each matrix of a file of two."""
+
+    def of(name: str) -> str:
+        layer, eighth = int(name.split(".")[1]), layers // 8
+        more = layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+        return kinds[more and bool(re.search(r"attn_v|attn_qkv|ffn_down", name))]
+
+    return [of(name) for name in names]
+
+
 def blocks(kind: str, matrices: list[np.ndarray], program: str | None) -> list[np.ndarray]:
     if kind in BY_LLAMA_QUANTIZE:
         return by_llama_quantize(kind, matrices, program)
@@ -138,7 +153,7 @@ def write_tokenizer(writer: GGUFWriter, document: dict) -> None:
 def write(out: Path, tensors: Tensors, config: dict, tokenizer: dict, kind: str, plain: str, program: str | None) -> float:
     """Writes OUT/model.gguf; matrices whose names match `plain` stay BF16, and F32 what files have so. Returns the bits that a weight
     of the others takes."""
-    wide = kind == WIDE or GGML_QUANT_SIZES[GGMLQuantizationType[kind]][0] == 256
+    wide = kind in (WIDE, *MIXED) or GGML_QUANT_SIZES[GGMLQuantizationType[kind]][0] == 256
     kind = kind.removesuffix("-wide")
     config = with_sections(widened_config(config) if wide else config)
     eos = dict(eos_token_id=config["eos_token_id"])
@@ -155,17 +170,21 @@ def write(out: Path, tensors: Tensors, config: dict, tokenizer: dict, kind: str,
             else:
                 names.append(name)
                 matrices.append(x)
-    packed = blocks(kind, matrices, program)
+    types = of_layers(MIXED[kind], names, config["num_hidden_layers"]) if kind in MIXED else [kind] * len(names)
+    packed = dict.fromkeys(names)
+    for each in dict.fromkeys(types):
+        of_type = [(name, x) for name, x, its in zip(names, matrices, types) if its == each]
+        packed |= zip((name for name, _ in of_type), blocks(each, [x for _, x in of_type], program))
     writer = GGUFWriter(out / "model.gguf", recipe.arch)
     write_keys(writer, recipe)
     write_tokenizer(writer, tokenizer)
-    for name, (data, of) in (kept | {name: (data, kind) for name, data in zip(names, packed)}).items():
+    for name, (data, of) in (kept | {name: (packed[name], its) for name, its in zip(names, types)}).items():
         writer.add_tensor(name, data, raw_dtype=GGMLQuantizationType[of])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return 8 * sum(data.nbytes for data in packed) / sum(x.size for x in matrices)
+    return 8 * sum(data.nbytes for data in packed.values()) / sum(x.size for x in matrices)
 
 
 def with_sections(config: dict) -> dict:

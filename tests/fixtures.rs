@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 111] = [
+const FIXTURES: [(&str, f32); 114] = [
     ("qwen2_moe", 2e-4),
     ("olmoe", 2e-4),
     ("dots1", 2e-4),
@@ -62,6 +62,9 @@ const FIXTURES: [(&str, f32); 111] = [
     ("nemotron_h_nvfp4", 1e-3),
     ("qwen3_moe_nvfp4", 2e-4),
     ("qwen3_moe_mxfp8", 2e-4),
+    ("qwen3_moe_w4a8", 2e-4),
+    ("qwen3_moe_auto_round", 2e-4),
+    ("qwen3_moe_quark", 2e-4),
     ("qwen3_moe_mlx_fp4", 2e-4),
     ("nemotron_h_latent", 1e-3),
     ("ling25", 1e-3),

@@ -209,6 +209,7 @@ fn settings_that_the_tensors_contradict_are_refused() {
     };
     let open = |model: &Path| Inspection::open(model, false).map(|_| ()).map_err(|error| error.to_string());
     let (own, group) = ("/quantization_config", "/quantization_config/config_groups/group_0/weights");
+    let quark_group = "/quantization_config/layer_quant_config/*down_proj/weight";
     for (name, parent, key, value) in [
         ("qwen3_moe_fp8", own, "fmt", json!("e5m2")),
         ("deepseek_v3_fp8", own, "fmt", json!("E5M2")),
@@ -239,6 +240,18 @@ fn settings_that_the_tensors_contradict_are_refused() {
         ("deepseek_v3_int4", group, "strategy", json!("channel")),
         ("deepseek_v3_int4", group, "strategy", json!("block")),
         ("glm4_moe_compressed", own, "weight_block_size", json!([64, 64])),
+        ("qwen3_moe_w4a8", group, "num_bits", json!(16)),
+        ("qwen3_moe_w4a8", group, "type", json!("float")),
+        ("qwen3_moe_w4a8", own, "format", json!("pack-quantized")),
+        ("qwen3_moe_auto_round", own, "packing_format", json!("auto_round:auto_awq")),
+        ("qwen3_moe_auto_round", own, "packing_format", json!("auto_round:llm_compressor")),
+        ("qwen3_moe_auto_round", own, "packing_format", json!("auto_round:marlin")),
+        ("qwen3_moe_auto_round", own, "bits", json!(2)),
+        ("qwen3_moe_auto_round", own, "group_size", json!(64)),
+        ("qwen3_moe_auto_round", own, "quant_method", json!("quark")),
+        ("qwen3_moe_quark", quark_group, "group_size", json!(16)),
+        ("qwen3_moe_quark", quark_group, "dtype", json!("int4")),
+        ("qwen3_moe_quark", "/quantization_config/export", "pack_method", json!("order")),
     ] {
         let model = copy(name);
         open(model.path()).unwrap_or_else(|error| panic!("{name} as it is: {error}"));
@@ -265,11 +278,40 @@ fn settings_that_the_tensors_contradict_are_refused() {
         ("qwen3_moe_awq", "format", json!("GEMM")),
         ("qwen3_moe_fp8", "kv_cache_scheme", json!({"num_bits": 8})),
         ("deepseek_v3_mlx4", "quant_method", json!("fp8")),
+        ("qwen3_moe_fp8", "quant_method", json!("FP8")),
+        ("qwen3_moe_gptq", "quant_method", json!("GPTQ")),
+        ("qwen3_moe_w4a8", "quant_method", json!("Compressed-Tensors")),
+        ("qwen3_moe_auto_round", "packing_format", json!("auto_round:gptq")),
+        ("qwen3_moe_auto_round", "packing_format", Value::Null),
+        // Other numbers for some modules.
+        ("qwen3_moe_auto_round", "extra_config", json!({"lm_head": {"bits": 8}})),
+        ("qwen3_moe_quark", "pack_method", json!("reorder")),
     ] {
         let model = copy(name);
         set(model.path(), &format!("{own}/{key}"), &value);
         open(model.path()).unwrap_or_else(|error| panic!("{name} with {key} {value}: {error}"));
     }
+}
+
+/// auto-round writes GPTQ's and AWQ's tensors under settings of its own.
+#[test]
+fn packings_of_auto_round_are_those_of_gptq_and_awq() {
+    let as_auto_round = |name: &str, packing: &str| {
+        let model = copy(name);
+        edit_json(&model.path().join("config.json"), |config| {
+            config["quantization_config"] = json!({
+                "quant_method": "auto-round", "packing_format": packing, "bits": 4, "group_size": 32, "sym": false,
+            });
+        });
+        bits(model.path())
+    };
+    assert!(as_auto_round("qwen3_moe_gptq", "auto_round:auto_gptq") == bits(&fixture("qwen3_moe_gptq")));
+    assert!(as_auto_round("qwen3_moe_awq", "auto_round:auto_awq") == bits(&fixture("qwen3_moe_awq")));
+    let second = copy("qwen3_moe_gptq");
+    edit_json(&second.path().join("config.json"), |config| {
+        config["quantization_config"]["checkpoint_format"] = json!("gptq_v2");
+    });
+    assert!(as_auto_round("qwen3_moe_gptq", "auto_round:gptqmodel") == bits(second.path()));
 }
 
 /// MLX's tensors in a model that another method is said of, and the other way round.
@@ -360,7 +402,7 @@ fn zero_points_that_would_be_ignored_are_refused() {
     fs::write(&path, [&(header.len() as u64).to_le_bytes(), &header[..], &file[8 + length..]].concat())
         .expect("a file");
     let error = Inspection::open(dir.path(), false).map(|_| ()).expect_err("it is refused").to_string();
-    for what in [module, "int8", "weight_zero_point", "int4 in weight_packed"] {
+    for what in [module, "int8", "weight_zero_point", "int4 in weight_packed", "such as are 0"] {
         assert!(error.contains(what), "{error}\ndoes not say {what:?}");
     }
 }

@@ -16,6 +16,7 @@ mod assumed;
 mod config;
 mod names;
 mod said;
+mod told;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

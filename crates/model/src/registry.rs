@@ -99,6 +99,9 @@ pub const FAMILIES: &[Family] = &[
             "qwen3_moe_awq",
             "qwen3_moe_nvfp4",
             "qwen3_moe_mxfp8",
+            "qwen3_moe_w4a8",
+            "qwen3_moe_auto_round",
+            "qwen3_moe_quark",
             "qwen3_moe_mlx_fp4",
             "qwen3moe_gguf",
         ],
@@ -750,7 +753,7 @@ const ALONE: [&str; 15] = [
 ];
 
 /// Formats by what names of fixtures say of them.
-const TESTED: [(&str, &str); 10] = [
+const TESTED: [(&str, &str); 13] = [
     ("mlx", "MLX"),
     ("fp8", "FP8"),
     ("mxfp4", "MXFP4"),
@@ -758,8 +761,11 @@ const TESTED: [(&str, &str); 10] = [
     ("mxfp8", "MXFP8"),
     ("int4", "int4"),
     ("compressed", "compressed-tensors"),
+    ("w4a8", "int4 in bytes"),
     ("gptq", "GPTQ"),
     ("awq", "AWQ"),
+    ("auto_round", "auto-round"),
+    ("quark", "Quark"),
     ("gguf", "GGUF"),
 ];
 
@@ -775,6 +781,9 @@ forward pass, of a prompt in chunks and of single steps, the experts chosen and 
 operations; of most of them `tests/identity.rs` asserts the same bits over memory sizes, readers, threads and chunks. No test runs released weights.
 What `transformers` computes was compared with a second implementation, of `mlx-lm`, of an older `transformers` or of the publisher,
 but for families marked ¹: these lean on `transformers` alone.
+
+GGUF files are read of the families that *tested* says so of. llama.cpp has architectures for Qwen4-Exp, Hunyuan 4, GLM-5.3, Ling 3 and MiniMax-Text-01 as well, whose files are
+refused by name; for LongCat-Flash, Ling 2.5 and Mistral Large 4 it has none, so there are no such files.
 
 Last are the file of `crates/model/src/families` that implements it, and its lines; families that differ in a few keys share one.
 

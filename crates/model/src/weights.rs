@@ -14,6 +14,7 @@ mod rows;
 pub(crate) mod said;
 mod stored;
 mod trunk;
+mod vendor;
 
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -104,7 +104,7 @@ const KINDS: [(&[&str], &str); 7] = [
     (&["fp8"], "FP8: blocks of 128 x 128 with scales in F32 or, -e8m0, powers of two; a scale for each row"),
     (&["int", "ct-"], "compressed-tensors: int4 of experts, int8, MXFP4, NVFP4, MXFP8"),
     (&["gptq", "awq"], "GPTQ with the zeros of its two versions, AWQ; of four bits in groups of 128"),
-    (&["gguf-"], "a GGUF file of such blocks, q4_k_m mixed by layer, of six families (docs/formats.md)"),
+    (&["gguf-"], "a GGUF file of such blocks, q4_k_m mixed by layer, of sixteen families (docs/formats.md)"),
 ];
 /// Experts alone, and what is in neither of those.
 const OTHERS: &str = "experts alone in MXFP4, or in modelopt's NVFP4; experts in four bits and the rest in FP8";

@@ -57,7 +57,7 @@ pub fn build(
 }
 
 /// What each takes for keys that its config lacks: of experts, and `rms_norm_eps`.
-fn defaults(family: &str) -> (Defaults, f64) {
+pub fn defaults(family: &str) -> (Defaults, f64) {
     match family {
         "deepseek_v2" => (Defaults { dense_layers: 0, shared_experts: 2, renormalise: false, ..Defaults::GLM }, 1e-6),
         "glm4_moe_lite" => (Defaults { scale: 1.8, ..Defaults::GLM }, 1e-5),

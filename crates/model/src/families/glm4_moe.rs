@@ -24,19 +24,23 @@ pub enum Family {
     Hunyuan3,
 }
 
+/// What each takes for keys of experts that its config lacks.
+pub fn defaults(family: Family) -> Defaults {
+    match family {
+        Family::Glm4 => Defaults::GLM,
+        Family::SolarOpen => Defaults { dense_layers: 0, ..Defaults::GLM },
+        Family::Dots => Defaults { dense_layers: 0, shared_experts: 0, renormalise: false, ..Defaults::GLM },
+        Family::Hunyuan3 => Defaults { scale: 2.826, ..Defaults::GLM },
+    }
+}
+
 /// Builds the model from its config, asking `weights` for every tensor.
 ///
 /// # Errors
 /// When a key or a tensor is missing, or they do not fit each other.
 pub fn build(family: Family, config: &Config, weights: &mut Weights, kv: DType) -> Result<Decoder, ModelError> {
     let sizes = Sizes::read(config)?;
-    let defaults = match family {
-        Family::Glm4 => Defaults::GLM,
-        Family::SolarOpen => Defaults { dense_layers: 0, ..Defaults::GLM },
-        Family::Dots => Defaults { dense_layers: 0, shared_experts: 0, renormalise: false, ..Defaults::GLM },
-        Family::Hunyuan3 => Defaults { scale: 2.826, ..Defaults::GLM },
-    };
-    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased, defaults)?;
+    let mut experts = DeepSeekMoe::read(config, Choice::SigmoidBiased, defaults(family))?;
     // Its name, the part of a head that turns, the base frequency, and whether queries and keys are normalised.
     let (name, turned, theta, normed) = match family {
         Family::Glm4 => ("glm4_moe", 0.5, 10_000.0, config.flag_or("use_qk_norm", false)?),

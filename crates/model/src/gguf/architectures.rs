@@ -83,7 +83,7 @@ const NEMOTRON: [(&str, &str); 11] = [
     ("ssm.time_step_rank", "mamba_num_heads"),
 ];
 
-/// Every architecture; the first six can be made too.
+/// Every architecture.
 pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "qwen3moe", family: "qwen3_moe", keys: &[], more: shares },
     Architecture { name: "qwen3next", family: "qwen3_next", keys: &[], more: shares },

@@ -4,14 +4,34 @@ use outpour_store::StoreError;
 use outpour_store::checkpoint::{Checkpoint, Metadata};
 use serde_json::{Map, Value, json};
 
-use super::architectures::{ARCHITECTURES, Architecture};
+use super::architectures::ARCHITECTURES;
 use super::assumed;
 use super::said::Said;
+use super::told;
 use crate::blocks::{attention, moe, rope};
 use crate::config::{Config, ModelError};
 
-/// Of [`ARCHITECTURES`] those that can be made.
-const MADE: &[Architecture] = ARCHITECTURES.split_at(6).0;
+/// Families of which files can be made, and their architectures.
+const MADE: [(&str, &str); 16] = [
+    ("qwen3_moe", "qwen3moe"),
+    ("qwen3_next", "qwen3next"),
+    ("qwen3_5_moe", "qwen35moe"),
+    ("qwen2_moe", "qwen2moe"),
+    ("olmoe", "olmoe"),
+    ("qwen3", "qwen3"),
+    ("mixtral", "llama"),
+    ("llama", "llama"),
+    ("minimax_m2", "minimax-m2"),
+    ("glm4_moe", "glm4moe"),
+    ("solar_open", "glm4moe"),
+    ("dots1", "dots1"),
+    ("hy_v3", "hy_v3"),
+    ("deepseek_v2", "deepseek2"),
+    ("deepseek_v3", "deepseek2"),
+    ("kimi_k2", "deepseek2"),
+];
+/// Of these, the ones without experts.
+const DENSE: [&str; 2] = ["qwen3", "llama"];
 /// Those of them whose layers are of two kinds.
 const HYBRID: [&str; 2] = ["qwen3next", "qwen35moe"];
 
@@ -149,32 +169,45 @@ pub fn config(metadata: &Metadata, checkpoint: &Checkpoint) -> Result<Value, Mod
 /// When there are no GGUF files of its family, or they cannot tell what it says.
 pub fn metadata(config: &Config) -> Result<(&'static str, Map<String, Value>), ModelError> {
     let (model_type, text) = (config.model_type()?, config.text());
-    let stem = |family: &str| family.trim_end_matches("_text").to_owned();
-    let Some(architecture) = MADE.iter().find(|made| stem(made.family) == stem(model_type)) else {
-        let known = MADE.iter().map(|made| stem(made.family)).collect::<Vec<_>>().join(", ");
+    let stem = model_type.trim_end_matches("_text");
+    let Some(&(_, name)) = MADE.iter().find(|(family, _)| *family == stem) else {
+        let known = MADE.map(|(family, _)| family).join(", ");
         return Err(ModelError::Config(format!(
             "GGUF files of {model_type} cannot be made, only those of {known}; give another --format"
         )));
     };
+    let architecture = ARCHITECTURES.iter().find(|known| known.name == name);
+    let architecture = architecture.expect("invariant: MADE names architectures that are read");
     let untold =
         |what: &str| ModelError::Config(format!("{what}, which GGUF files cannot tell; give another --format"));
-    let (layers, sizes) = (text.size("num_hidden_layers")?, attention::Sizes::read(&text)?);
-    let architecture = architecture.name;
-    let (dense, hybrid) = (architecture == "qwen3", HYBRID.contains(&architecture));
+    let layers = text.size("num_hidden_layers")?;
+    let (keys, architecture) = (architecture.keys, architecture.name);
+    let (dense, hybrid) = (DENSE.contains(&stem), HYBRID.contains(&architecture));
     let is_sparse = moe::sparse_layers(&text)?;
     if !dense && !(0..layers).all(is_sparse) {
         return Err(untold("has layers without experts"));
     }
     let mut all = Map::new();
-    for (key, ours) in KEYS {
+    for (key, ours) in KEYS.iter().chain(keys) {
         if let Some(value) = text.0.get(ours).filter(|value| !value.is_null()) {
-            all.insert(key.into(), value.clone());
+            all.insert((*key).into(), value.clone());
         }
     }
     all.insert("block_count".into(), json!(layers));
-    all.insert("attention.head_count_kv".into(), json!(sizes.kv_heads));
-    for key in ["attention.key_length", "attention.value_length"] {
-        all.insert(key.into(), json!(sizes.head_dim));
+    let latent = architecture == "deepseek2";
+    let head_dim = if latent {
+        told::latent(&text, &mut all)?;
+        0
+    } else {
+        let sizes = attention::Sizes::read(&text)?;
+        all.insert("attention.head_count_kv".into(), json!(sizes.kv_heads));
+        for key in ["attention.key_length", "attention.value_length"] {
+            all.insert(key.into(), json!(sizes.head_dim));
+        }
+        sizes.head_dim
+    };
+    if let Some(defaults) = told::experts_of(stem) {
+        told::deepseek_experts(&text, defaults, &mut all)?;
     }
     all.insert("attention.layer_norm_rms_epsilon".into(), json!(text.positive_or("rms_norm_eps", 1e-6)?));
     if !all.contains_key("feed_forward_length") {
@@ -190,6 +223,18 @@ pub fn metadata(config: &Config) -> Result<(&'static str, Map<String, Value>), M
             if let Some(original) = settings.size_or_none("original_max_position_embeddings")? {
                 all.insert("rope.scaling.original_context_length".into(), json!(original));
             }
+            for (key, ours) in [("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")] {
+                if settings.has(ours) {
+                    all.insert(format!("rope.scaling.{key}"), json!(settings.positive_or(ours, 1.0)?));
+                }
+            }
+            let all_dim = settings.float_or("mscale_all_dim", 0.0)?;
+            if latent && settings.float_or("mscale", all_dim)? != all_dim {
+                return Err(untold("has RoPE of which mscale is not mscale_all_dim"));
+            }
+            if latent && all_dim > 0.0 {
+                all.insert("rope.scaling.yarn_log_multiplier".into(), json!(all_dim / 10.0));
+            }
         }
         kind => return Err(untold(&format!("has RoPE of the type {kind:?}"))),
     }
@@ -204,11 +249,15 @@ pub fn metadata(config: &Config) -> Result<(&'static str, Map<String, Value>), M
         all.insert("ssm.inner_size".into(), json!(inner));
         let factor =
             settings.float_or("partial_rotary_factor", text.float_or("partial_rotary_factor", DEFAULT_ROTARY)?)?;
-        let rotary = rope::rotary_dim(sizes.head_dim, factor)?;
+        let rotary = rope::rotary_dim(head_dim, factor)?;
         all.insert("rope.dimension_count".into(), json!(rotary));
         let pairs = rotary / 2;
         let sections = json!([pairs - 2 * (pairs / 3), pairs / 3, pairs / 3, 0]);
         all.insert("rope.dimension_sections".into(), sections);
+    }
+    if ["glm4_moe"].contains(&stem) {
+        let factor = settings.float_or("partial_rotary_factor", text.float_or("partial_rotary_factor", 0.5)?)?;
+        all.insert("rope.dimension_count".into(), json!(rope::rotary_dim(head_dim, factor)?));
     }
     let of_architecture = all.into_iter().map(|(key, value)| (format!("{architecture}.{key}"), value));
     Ok((

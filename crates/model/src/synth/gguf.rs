@@ -120,7 +120,9 @@ pub(super) fn store(
         // The norm before the experts is called in two ways, of which the hybrid models have the first.
         let mut names = on_disk(name);
         let hybrid = model_type.starts_with("qwen3_next") || model_type.starts_with("qwen3_5");
-        let found = if hybrid { names.next() } else { names.last() };
+        // What ends otherwise stands for no tensor that files have.
+        let is_tensor = |name: &String| [".weight", ".bias"].iter().any(|suffix| name.ends_with(suffix));
+        let found = if hybrid { names.next() } else { names.filter(is_tensor).last() };
         found.expect("invariant: gguf::metadata refuses families whose names are not known")
     };
     let matrix = |name: &str, shape: &[usize], deviation: f32| {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::resolve;
 use super::said;
 use super::stored::StoredMatrix;
+use super::vendor;
 use crate::config::ModelError;
 
 /// One way to hold a matrix.
@@ -88,7 +89,7 @@ pub const KNOWN: [(&str, Code, u32, DType); 3] = [
 ];
 
 /// What is supported, for people.
-pub const SUPPORTED: &str = "MLX's quantisations, FP8 E4M3 with scales, MXFP4, NVFP4, compressed-tensors' int4 and int8, GPTQ and AWQ of four bits";
+pub const SUPPORTED: &str = "MLX's quantisations, FP8 E4M3 with scales, MXFP4, NVFP4, compressed-tensors' int4 and int8, GPTQ, AWQ and Quark's uint4 of four bits";
 
 /// All of them; the first whose tensors are there and of its types is taken.
 static SCHEMES: &[Scheme] = &[
@@ -114,6 +115,13 @@ static SCHEMES: &[Scheme] = &[
         scales: POWERS,
         blocks: Blocks::Of(&[[1, 32]]),
         made: &[Made::all("ct-mxfp4", 32, DType::F8E8m0), Made::experts("mxfp4", 32, DType::F8E8m0)],
+        ..Scheme::of("U8", Code::E2m1)
+    },
+    // Quark's MXFP4.
+    Scheme {
+        parts: [".weight", ".weight_scale", ""],
+        scales: POWERS,
+        blocks: Blocks::Of(&[[1, 32]]),
         ..Scheme::of("U8", Code::E2m1)
     },
     // modelopt's NVFP4.
@@ -152,11 +160,15 @@ static SCHEMES: &[Scheme] = &[
         ..Scheme::of("I32", Code::Int4)
     },
     Scheme { parts: [".weight_packed", ".weight_scale", ""], ..Scheme::of("I32", Code::Int8) },
-    // Its `int-quantized`.
+    // Its `int-quantized`: a value of any number of bits is a byte.
     Scheme {
         parts: [".weight", ".weight_scale", ""],
-        blocks: Blocks::Of(&[[1, WHOLE], [WHOLE, WHOLE]]),
         made: &[Made::all("int8", WHOLE, DType::Bf16)],
+        ..Scheme::of("I8", Code::Signed8)
+    },
+    Scheme {
+        parts: [".weight", ".weight_scale", ""],
+        blocks: Blocks::Of(&[[WHOLE, WHOLE]]),
         ..Scheme::of("I8", Code::Signed8)
     },
     Scheme {
@@ -178,6 +190,12 @@ static SCHEMES: &[Scheme] = &[
         scales: HALVES,
         second: Second::Zeros,
         made: &[Made::all("awq", 128, DType::F16)],
+        ..Scheme::of("I32", Code::Awq)
+    },
+    // Quark's uint4 in groups: AWQ's words under other names.
+    Scheme {
+        parts: [".weight", ".weight_scale", ".weight_zero_point"],
+        second: Second::Zeros,
         ..Scheme::of("I32", Code::Awq)
     },
     // gpt-oss.
@@ -295,7 +313,7 @@ impl Scheme {
     fn coded(&self, config: &Value, cols: usize, scales: &TensorInfo) -> Vec<Coded> {
         let coded = |block| Coded { code: self.code, block, second: self.second };
         // Where both are possible, the config tells.
-        let less_one = ["checkpoint_format", "format"].iter().all(|key| config[key] != "gptq_v2");
+        let less_one = !vendor::zeros_as_they_are(config);
         if self.code == Code::Gptq && less_one != (self.second == Second::ZerosLessOne) {
             return Vec::new();
         }
@@ -315,8 +333,12 @@ impl Scheme {
                 }
             }
             Blocks::Groups => {
-                let across =
-                    if coded([1, 1]).is_transposed() { scales.shape.iter().nth_back(1) } else { scales.shape.last() };
+                // One of each row may be a list of rows.
+                let across = match (coded([1, 1]).is_transposed(), scales.shape.len()) {
+                    (true, _) => scales.shape.iter().nth_back(1),
+                    (false, 1) => None,
+                    (false, _) => scales.shape.last(),
+                };
                 let across = across.copied().unwrap_or(1).max(1);
                 let group = if across == 1 { WHOLE } else { u32::try_from(cols / across).unwrap_or(0) };
                 vec![coded([1, group])]

@@ -11,7 +11,7 @@ use super::coded::Scheme;
 type Named = (&'static str, fn(&Scheme, Coded) -> bool);
 
 /// `quant_method`.
-const METHODS: [Named; 6] = [
+const METHODS: [Named; 8] = [
     ("fp8", |scheme, coded| is_fp8(scheme, coded) || scheme.parts[1] == ".scale"),
     ("compressed-tensors", |scheme, _| scheme.parts[1] == ".weight_scale" && scheme.parts[2] != ".weight_scale_2"),
     ("modelopt", |scheme, coded| {
@@ -20,6 +20,10 @@ const METHODS: [Named; 6] = [
     ("gptq", |_, coded| coded.code == Code::Gptq),
     ("awq", |_, coded| coded.code == Code::Awq),
     ("mxfp4", |_, coded| (coded.code, coded.block) == (Code::E2m1, [1, 32])),
+    ("auto-round", |scheme, _| {
+        [".qzeros", ".weight_global_scale"].contains(&scheme.parts[2]) || scheme.parts[1] == ".weight_scale"
+    }),
+    ("quark", |scheme, _| scheme.parts[..2] == [".weight", ".weight_scale"]),
 ];
 
 /// `quant_algo` of modelopt.
@@ -57,8 +61,14 @@ fn is_nvfp4(_: &Scheme, coded: Coded) -> bool {
 }
 
 /// Names of ways to quantise whose tensors are known.
-pub fn methods() -> [&'static str; 6] {
+pub fn methods() -> [&'static str; 8] {
     METHODS.map(|(name, _)| name)
+}
+
+/// Which of them `quant_method` names, in letters of any case.
+pub fn method(said: &Value) -> Option<&'static str> {
+    let said = said["quant_method"].as_str()?;
+    methods().into_iter().find(|name| name.eq_ignore_ascii_case(said))
 }
 
 /// A matrix, and how it is stored.
@@ -86,17 +96,18 @@ impl Matrix<'_> {
             (!fits).then(|| format!("{key} {value:?}"))
         };
         let gptq_or_awq = matches!(self.coded.code, Code::Gptq | Code::Awq);
+        // Other numbers for some modules: of GPTQModel, of auto-round.
+        let of_some = ["dynamic", "extra_config"].iter().any(|key| !said[key].is_null());
         named("quant_method", &METHODS)
             .or_else(|| named("quant_algo", &ALGORITHMS))
             .or_else(|| self.of_float(said, experts))
-            // `dynamic` has other numbers for some modules.
-            .or_else(|| (said["dynamic"].is_null() && !self.is_mlx()).then(|| self.of_bits(said)).flatten())
+            .or_else(|| (!of_some && !self.is_mlx()).then(|| self.of_bits(said)).flatten())
             .or_else(|| self.of_block(said, "weight_block_size"))
             .or_else(|| self.of_groups(said))
             .or_else(|| {
-                let modelopt = said["quant_method"] == "modelopt" || said["quant_algo"].is_string();
+                let modelopt = method(said) == Some("modelopt") || said["quant_algo"].is_string();
                 let nvfp4 = modelopt && self.coded.code == Code::E2m1;
-                let grouped = gptq_or_awq && said["dynamic"].is_null() || nvfp4;
+                let grouped = gptq_or_awq && !of_some || nvfp4;
                 grouped.then(|| self.of_group_size(said)).flatten()
             })
     }
@@ -139,7 +150,7 @@ impl Matrix<'_> {
     }
 
     /// What the weights' group says, where that is another than the scales'.
-    fn of_group_size(&self, said: &Value) -> Option<String> {
+    pub(super) fn of_group_size(&self, said: &Value) -> Option<String> {
         let (across, cols) = (self.coded.block[1], self.cols as u64);
         let is_it = |size: i64| match u64::try_from(size) {
             Ok(size @ 1..) => size == u64::from(across) || across == WHOLE && size >= cols,
@@ -151,7 +162,7 @@ impl Matrix<'_> {
 
     /// What contradicts in every group of compressed-tensors' `config_groups`: of several groups one is the matrix's own.
     fn of_groups(&self, said: &Value) -> Option<String> {
-        let format = if said["quant_method"] == "compressed-tensors" { &said["format"] } else { &Value::Null };
+        let format = if method(said) == Some("compressed-tensors") { &said["format"] } else { &Value::Null };
         let groups = said["config_groups"].as_object().filter(|groups| !groups.is_empty());
         let Some(groups) = groups else { return self.of_format(format) };
         let own = |group: &Value| match group["format"].is_string() {
@@ -172,7 +183,9 @@ impl Matrix<'_> {
     fn of_weights(&self, weights: &Value) -> Option<String> {
         let Coded { code, block, second } = self.coded;
         let (zeros, said) = (second == Second::Zeros, |key: &str| weights[key].as_str());
-        if weights["num_bits"].as_u64().is_some_and(|bits| bits != self.coded.bits() as u64) {
+        // A byte for each value holds one of fewer bits as it is.
+        let bits = |bits| bits == self.coded.bits() as u64 || self.scheme.data == "I8" && (2..8).contains(&bits);
+        if weights["num_bits"].as_u64().is_some_and(|said| !bits(said)) {
             return Some(format!("num_bits {}", weights["num_bits"]));
         }
         let float = matches!(code, Code::E4m3 | Code::E2m1);

@@ -7,9 +7,10 @@ use outpour_store::checkpoint::Checkpoint;
 use outpour_store::write::Aligned;
 use serde_json::Value;
 
-use super::method::{Matrix, methods};
+use super::method::{Matrix, method, methods};
 use super::resolve;
 use super::stored::StoredMatrix;
+use super::vendor;
 use crate::config::{Config, ModelError};
 
 /// What is said of quantisation, and where.
@@ -60,21 +61,19 @@ pub fn check(checkpoint: &Checkpoint, name: &str, on_disk: &str, stored: &Stored
         Err(ModelError::Tensor(format!("{dir}: tensor {name} is of {what}; supported is {instead}")))
     };
     let said = |key: &str| config[key].as_str();
-    if let Some(method) = said("quant_method").filter(|method| !methods().contains(method)) {
-        return refused(format!("the quantisation {method:?} (quant_method in {file})"), &methods().join(", "));
+    if let Some(other) = said("quant_method").filter(|_| method(config).is_none()) {
+        return refused(format!("the quantisation {other:?} (quant_method in {file})"), &methods().join(", "));
     }
-    if config["transform_config"].as_object().is_some_and(|transforms| !transforms.is_empty()) {
-        return refused(
-            "weights for transformed activations (transform_config)".into(),
-            "none such; take another release",
-        );
+    let full = |key: &&str| config[key].as_object().is_some_and(|transforms| !transforms.is_empty());
+    if let Some(key) = ["transform_config", "rotation_config"].into_iter().find(|key| full(key)) {
+        return refused(format!("weights for transformed activations ({key})"), "none such; take another release");
     }
     let module = name.strip_suffix(".weight").unwrap_or(name);
     let beside = |part: &str| resolve(checkpoint, &format!("{module}.{part}")).is_some();
     if beside("weight_g_idx") {
         return refused("columns in another order (weight_g_idx)".into(), "actorder null or \"static\"");
     }
-    for factor in ["pre_quant_scale", "smooth_scale"] {
+    for factor in ["pre_quant_scale", "smooth_scale", "input_rotation"] {
         if beside(factor) {
             let what = format!("weights for activations that are multiplied first ({module}.{factor})");
             return refused(what, "none such; take another release");
@@ -83,15 +82,17 @@ pub fn check(checkpoint: &Checkpoint, name: &str, on_disk: &str, stored: &Stored
     if coded.code == Code::Gptq && !in_order(checkpoint, &format!("{module}.g_idx"), coded.block[1])? {
         return refused(format!("columns in another order ({module}.g_idx)"), "desc_act false");
     }
-    if beside("weight_zero_point") && coded.second == Second::None {
-        let what = format!("{coded} with zero points (weight_zero_point)");
-        return refused(what, "zero points beside int4 in weight_packed");
+    for zeros in ["weight_zero_point", "weight_zp"] {
+        if coded.second == Second::None && !are_zero(checkpoint, &format!("{module}.{zeros}"))? {
+            let what = format!("{coded} with zero points ({zeros})");
+            return refused(what, "zero points beside int4 in weight_packed, or such as are 0");
+        }
     }
     match coded.code {
         Code::Gptq if !matches!(config["desc_act"], Value::Null | Value::Bool(false)) => {
             return refused("columns in another order (desc_act true)".into(), "desc_act false");
         }
-        Code::Gptq => {
+        Code::Gptq if !vendor::is_auto_round(config) => {
             let other = ["checkpoint_format", "format"].into_iter().filter_map(|key| Some((key, said(key)?)));
             if let Some((key, format)) = other.into_iter().find(|(_, format)| !["gptq", "gptq_v2"].contains(format)) {
                 return refused(format!("GPTQ's {key} {format:?}"), "\"gptq\" and \"gptq_v2\"");
@@ -100,7 +101,7 @@ pub fn check(checkpoint: &Checkpoint, name: &str, on_disk: &str, stored: &Stored
         Code::Awq if config["zero_point"] == false => {
             return refused("AWQ without zero points (zero_point false), and has qzeros".into(), "zero_point true");
         }
-        Code::Awq => {
+        Code::Awq if method(config) == Some("awq") || method(config).is_none() => {
             let other = ["version", "format"].into_iter().filter_map(|key| Some((key, said(key)?)));
             if let Some((key, order)) = other.into_iter().find(|(_, order)| !order.eq_ignore_ascii_case("gemm")) {
                 return refused(format!("AWQ's {key} {order:?}"), "\"gemm\"");
@@ -109,6 +110,9 @@ pub fn check(checkpoint: &Checkpoint, name: &str, on_disk: &str, stored: &Stored
         _ => {}
     }
     let matrix = Matrix { name, rows: stored.rows, cols: stored.cols, scheme, coded };
+    if let Some((what, instead)) = vendor::unsupported(config, &matrix) {
+        return refused(what, &instead);
+    }
     let beside = &Config(checkpoint.config()).text().0["expert_dtype"];
     match matrix.contradiction(config, beside) {
         Some(said) => contradicts(checkpoint, file, on_disk, &stored.to_string(), &said),
@@ -131,15 +135,26 @@ pub fn check(checkpoint: &Checkpoint, name: &str, on_disk: &str, stored: &Stored
 
 /// Whether each column's group, where a tensor says which it is, is the one that it lies in.
 fn in_order(checkpoint: &Checkpoint, name: &str, group: u32) -> Result<bool, ModelError> {
+    let fits = |bytes: &[u8]| {
+        let groups = bytes.as_chunks().0.iter().map(|four| u32::from_le_bytes(*four));
+        groups.enumerate().all(|(column, of)| of as usize == column / group as usize)
+    };
+    holds(checkpoint, name, fits)
+}
+
+/// Whether all bytes of a tensor, where it is there, are 0.
+fn are_zero(checkpoint: &Checkpoint, name: &str) -> Result<bool, ModelError> {
+    holds(checkpoint, name, |bytes| bytes.iter().all(|&byte| byte == 0))
+}
+
+/// Whether the bytes of a small tensor, where it is there, are as they should be.
+fn holds(checkpoint: &Checkpoint, name: &str, are: impl Fn(&[u8]) -> bool) -> Result<bool, ModelError> {
     let Some((_, info)) = resolve(checkpoint, name) else { return Ok(true) };
     let file = &checkpoint.files()[info.file];
     let mut memory = Aligned::new(file.align());
     let read = file.read(info.offset, info.bytes as usize, &mut memory);
-    let groups = read.map_err(|error| {
-        ModelError::Tensor(format!("{}: cannot read tensor {name}: {error}", file.path().display()))
-    })?;
-    let groups = groups.chunks_exact(4).map(|four| u32::from_le_bytes([four[0], four[1], four[2], four[3]]));
-    Ok(groups.enumerate().all(|(column, of)| of as usize == column / group as usize))
+    read.map(are)
+        .map_err(|error| ModelError::Tensor(format!("{}: cannot read tensor {name}: {error}", file.path().display())))
 }
 
 fn contradicts<T>(
