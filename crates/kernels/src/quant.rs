@@ -427,6 +427,17 @@ pub fn q8_unpack(from: &[u8], values: &mut [f32]) {
     }
 }
 
+/// All of some plain values, as [`element`] gives each.
+fn plain(format: Format, bytes: &[u8], values: &mut [f32]) {
+    match format {
+        Format::Bf16 => {
+            let pairs = bytes.as_chunks::<2>().0.iter().zip(values);
+            pairs.for_each(|(&bytes, value)| *value = half::bf16::from_le_bytes(bytes).to_f32());
+        }
+        _ => values.iter_mut().enumerate().for_each(|(i, value)| *value = element(format, bytes, i)),
+    }
+}
+
 /// Row `row` of a matrix in f32. Of a quantised one, `scale · q + bias`, rounded after the product and after the sum.
 pub(crate) fn dequantise(w: &Matrix, row: usize, values: &mut [f32]) {
     assert!(row < w.rows && values.len() == w.cols, "a row of {} weights, below {}", w.cols, w.rows);
@@ -443,7 +454,7 @@ pub(crate) fn dequantise(w: &Matrix, row: usize, values: &mut [f32]) {
         return blocks.dequantise(bytes, values);
     }
     let (Format::Affine { bits, group }, [Some(scales), Some(biases)]) = (w.format, &w.scales) else {
-        return values.iter_mut().enumerate().for_each(|(i, value)| *value = element(w.format, bytes, i));
+        return plain(w.format, bytes, values);
     };
     let (bits, group) = (usize::from(bits), usize::from(group));
     let format = Format::of(scales.dtype()).expect("scales are plain numbers");
