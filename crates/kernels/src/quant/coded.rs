@@ -439,7 +439,7 @@ impl Rows<'_> {
     /// by side and have no zeros of their own; `false` where [`Self::blocks`] has to be asked. A loop for each type of scale, of
     /// which the compiler makes vectors.
     #[inline(always)]
-    fn scales_in_line(&self, row: usize, k: usize, group: usize, scales: &mut [f32]) -> bool {
+    pub fn scales_in_line(&self, row: usize, k: usize, group: usize, scales: &mut [f32]) -> bool {
         if self.coded.block[1] != group as u32 {
             return false;
         }

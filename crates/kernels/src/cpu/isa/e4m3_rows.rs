@@ -77,10 +77,12 @@ impl Scales {
         if self.from == from {
             return;
         }
-        codes.blocks(row, k, len, |columns, scale, _| {
-            self.of[columns.start / GROUP..columns.end.div_ceil(GROUP)].fill(scale);
-        });
         let scales = &mut self.of[..len.div_ceil(GROUP)];
+        if !codes.scales_in_line(row, k, GROUP, scales) {
+            codes.blocks(row, k, len, |columns, scale, _| {
+                scales[columns.start / GROUP..columns.end.div_ceil(GROUP)].fill(scale);
+            });
+        }
         self.multiplied = scales.iter().all(|scale| (scale * W::FACTOR).is_finite());
         if self.multiplied {
             scales.iter_mut().for_each(|scale| *scale *= W::FACTOR);
