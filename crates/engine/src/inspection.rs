@@ -295,7 +295,8 @@ impl Inspection {
         let scratch = |chunk| Scratch::bytes(&*self.model, chunk);
         let sequence = |ctx, chunk| self.model.state_layout().slots(ctx, sweep_rows(&*self.model, chunk));
         let ask = Ask { ram: options.ram, ctx: options.ctx, chunk: options.prefill_chunk };
-        Ok(Plan::new(&self.needs(options, self.trunk.clone(), &scratch, &sequence), ask)?)
+        let sweep = |chunk| sweep_rows(&*self.model, chunk);
+        Ok(Plan::new(&self.needs(options, self.trunk.clone(), &scratch, &sweep, &sequence), ask)?)
     }
 
     /// Tokens of prompts that one sweep over the layers, and one read of each expert, serves under a plan: a chunk's where memory has
@@ -309,19 +310,22 @@ impl Inspection {
         }
     }
 
-    /// What the model needs, with such a trunk; see [`Needs`] for `scratch` and `sequence`.
+    /// What the model needs, with such a trunk; see [`Needs`] for `scratch`, `sweep` and `sequence`.
     pub(crate) fn needs<'a>(
         &self,
         options: &Options,
         trunk: TrunkNeeds,
         scratch: &'a dyn Fn(usize) -> usize,
+        sweep: &'a dyn Fn(usize) -> usize,
         sequence: &'a dyn Fn(usize, usize) -> Vec<(usize, usize)>,
     ) -> Needs<'a> {
-        let of_class = |class| (0..self.layout.layers()).filter(move |&layer| self.layout.class(layer) == class);
+        let has = |layer: usize, class| self.layout.experts(layer) > 0 && self.layout.class(layer) == class;
+        let of_class = |class| (0..self.layout.layers()).filter(move |&layer| has(layer, class));
         let class = |(class, &slot_bytes): (usize, &usize)| ClassNeeds {
             slot_bytes,
             experts: self.layout.experts_of_class(class),
             of_layer: of_class(class).map(|layer| self.layout.experts(layer)).max().unwrap_or(0),
+            layers: of_class(class).count(),
             at_once: self.facts.top_k,
         };
         Needs {
@@ -332,6 +336,7 @@ impl Inspection {
                 + (options.threads.unwrap_or(1) + READING_THREADS) * THREAD_BYTES,
             trunk,
             scratch,
+            sweep,
             classes: self.layout.classes().iter().enumerate().map(class).collect(),
             sequence,
             context_max: self.facts.context_max,

@@ -262,7 +262,8 @@ fn slab_plan(
     let scratch = |chunk| Scratch::bytes(model, chunk);
     let sequence = |ctx, chunk| model.state_layout().slots(ctx, sweep_rows(model, chunk));
     let folded = TrunkNeeds { fixed: trunk, ..TrunkNeeds::default() };
-    let needs = inspection.needs(options, folded, &scratch, &sequence);
+    let sweep = |chunk| sweep_rows(model, chunk);
+    let needs = inspection.needs(options, folded, &scratch, &sweep, &sequence);
     let experts: usize = needs
         .classes
         .iter()

@@ -21,6 +21,8 @@ pub struct Needs<'a> {
     pub trunk: TrunkNeeds,
     /// Activations for a chunk of so many tokens.
     pub scratch: &'a dyn Fn(usize) -> usize,
+    /// Tokens that one read of a layer's experts serves by chunks of so many, where memory holds them all.
+    pub sweep: &'a dyn Fn(usize) -> usize,
     /// Experts by slot size.
     pub classes: Vec<ClassNeeds>,
     /// Slots of a sequence of so many tokens, given how many it grows by at a time: their sizes, and how many of each.
@@ -123,6 +125,8 @@ pub struct ClassNeeds {
     pub experts: usize,
     /// The most that one layer has.
     pub of_layer: usize,
+    /// Layers that have such.
+    pub layers: usize,
     /// Experts that one token needs at once: the router's k.
     pub at_once: usize,
 }
@@ -228,36 +232,21 @@ impl Plan {
         // prompt reads its rest anew, and chunks come first.
         let fits = ask.ram >= least + whole.bytes();
         let beside_trunk = ask.ram - needs.process - if fits { whole.bytes() } else { all_streamed.bytes() };
-        let layer = needs.classes.iter().map(|class| class.slot_bytes * class.of_layer).max().unwrap_or(0);
-        let holds_layer = |chunk: usize| beside_trunk >= (needs.scratch)(chunk) + layer + slab_min;
-        let affordable = |chunk: usize| {
+        let affordable = |&chunk: &usize| {
             let scratch = (needs.scratch)(chunk);
             match fits {
-                // Where a layer's experts stay, several chunks share one read of them.
-                true if holds_layer(chunk_min) => scratch <= beside_trunk / 4 && holds_layer(chunk),
                 true => scratch <= beside_trunk / 4 && beside_trunk - scratch >= slab_min,
                 false => scratch <= (beside_trunk - slab_min) / 2,
             }
         };
-        let largest = |from: usize, most: usize, affordable: &dyn Fn(usize) -> bool| {
-            let mut chunk = from;
-            while ask.chunk.is_none() && chunk * 2 <= most && chunk < needs.context_max && affordable(chunk * 2) {
-                chunk *= 2;
-            }
-            chunk
-        };
-        let mut chunk = largest(chunk_min, *CHUNK.end(), &affordable);
+        let chunk_max = if ask.chunk.is_some() { chunk_min } else { (*CHUNK.end()).min(2 * needs.context_max - 1) };
+        let chunks = || (0..16).map(|i| chunk_min << i).take_while(|&chunk| chunk <= chunk_max);
+        let largest = chunks().filter(affordable).last().unwrap_or(chunk_min);
         let pinned = |scratch| needs.trunk.pinned_within(ask.ram - needs.process - scratch - slab_min, by_row);
-        let trunk = if fits { whole } else { pinned((needs.scratch)(chunk)) };
+        let trunk = if fits { whole } else { pinned((needs.scratch)(largest)) };
         let slab = |chunk: usize| ask.ram - needs.process - trunk.bytes() - (needs.scratch)(chunk);
-        let ctx = ask.ctx.unwrap_or_else(|| needs.default_context(slab(chunk), ctx_min, chunk));
-        if fits && !holds_layer(chunk) {
-            // Each chunk reads a layer's experts anew, and answers find next to none in memory.
-            chunk = largest(chunk, ctx.min(*CHUNK.end()), &|chunk| {
-                (needs.scratch)(chunk) <= beside_trunk / 2
-                    && slab(chunk) >= needs.pieces_min(piece_min, ctx, chunk) * piece_min
-            });
-        }
+        let ctx = ask.ctx.unwrap_or_else(|| needs.default_context(slab(largest), ctx_min, largest));
+        let chunk = if fits { needs.best_chunk(chunks(), beside_trunk, piece_min, ctx, largest) } else { largest };
         let (scratch, slab) = ((needs.scratch)(chunk), slab(chunk));
         needs.divide(ask.ram, minimum_ram, (ctx, chunk), scratch, trunk, slab)
     }
@@ -269,6 +258,33 @@ impl Plan {
 }
 
 impl Needs<'_> {
+    /// Of those that memory has room for beside a context, the chunk by which one read of a layer's experts serves the most tokens: a
+    /// sweep's where memory holds a layer's, else its own.
+    fn best_chunk(
+        &self,
+        chunks: impl Iterator<Item = usize>,
+        beside_trunk: usize,
+        piece_min: usize,
+        ctx: usize,
+        largest: usize,
+    ) -> usize {
+        let layer = self.classes.iter().map(|class| class.slot_bytes * class.of_layer).max().unwrap_or(0);
+        let token: usize = self.classes.iter().map(|class| class.slot_bytes * class.layers * class.at_once).sum();
+        // What holds no more than one token's experts is of no use to the next one.
+        let within = (beside_trunk / 4).max((beside_trunk / 2).min(token * 2 / 3));
+        let room = |chunk: usize| beside_trunk.saturating_sub((self.scratch)(chunk));
+        let state = |chunk: usize| self.pieces_min(piece_min, ctx, chunk) * piece_min;
+        let allowed = chunks.filter(|&chunk| {
+            chunk <= ctx.max(largest) && (self.scratch)(chunk) <= within && room(chunk) >= state(chunk)
+        });
+        let worth = |chunk: usize| {
+            // Pieces hold whole experts, and leave some of the memory over.
+            let holds = room(chunk) - room(chunk) / 32 >= layer + state(chunk);
+            (if holds { (self.sweep)(chunk) } else { chunk }, holds, chunk)
+        };
+        allowed.max_by_key(|&chunk| worth(chunk)).unwrap_or(largest)
+    }
+
     /// The smallest piece that holds any one slot.
     fn piece_min(&self) -> usize {
         self.classes
@@ -407,9 +423,10 @@ mod tests {
             process: 16 * MIB,
             trunk: TrunkNeeds { fixed: 20 * MIB, layers: vec![8 * MIB; 10], ..TrunkNeeds::default() },
             scratch,
+            sweep: &|chunk| (4 * chunk).min(4096).max(chunk),
             classes: vec![
-                ClassNeeds { slot_bytes: 2 * MIB, experts: 1000, of_layer: 100, at_once: 8 },
-                ClassNeeds { slot_bytes: 3 * MIB, experts: 100, of_layer: 100, at_once: 8 },
+                ClassNeeds { slot_bytes: 2 * MIB, experts: 1000, of_layer: 100, layers: 10, at_once: 8 },
+                ClassNeeds { slot_bytes: 3 * MIB, experts: 100, of_layer: 100, layers: 1, at_once: 8 },
             ],
             sequence: &|ctx, _| vec![(MIB, ctx.div_ceil(64))],
             context_max: 40_960,
@@ -450,7 +467,7 @@ mod tests {
     fn an_expert_may_be_larger_than_a_piece_of_several() {
         let scratch = |chunk| chunk * 20_000;
         let of = |slot_bytes| {
-            let classes = vec![ClassNeeds { slot_bytes, experts: 256, of_layer: 8, at_once: 8 }];
+            let classes = vec![ClassNeeds { slot_bytes, experts: 256, of_layer: 8, layers: 32, at_once: 8 }];
             Plan::new(&Needs { classes, ..needs(&scratch) }, Ask { ram: 24_000 * MIB, ctx: None, chunk: None })
         };
         let plan = of(336 * MIB).expect("it fits");
@@ -460,20 +477,30 @@ mod tests {
         assert!(refused.contains("fewer bits"), "{refused}");
     }
 
+    /// Of a whole model: a layer's experts are more than a token's by little.
     #[test]
-    fn chunks_are_larger_where_memory_holds_no_layer() {
-        // The trunk takes 100 MiB, the process 16, a layer of the larger experts 300.
-        let scratch = |ram: usize| {
-            let plan = plan(ram, Some(4096)).expect("it fits");
-            plan.buffers.iter().find(|line| line.name == "scratch").map_or(0, |line| line.bytes)
-        };
-        assert!(scratch(320 * MIB) > (320 - 116) * MIB / 4);
-        assert!(scratch(600 * MIB) <= (600 - 116) * MIB / 4);
-        // Nor are they longer than a context.
-        assert_eq!(
-            plan(320 * MIB, Some(1024)).expect("it fits").chunk,
-            plan(400 * MIB, Some(1024)).expect("it fits").chunk
-        );
+    fn more_memory_never_has_a_prompt_read_much_more() {
+        let scratch = |chunk| chunk * 60_000 + MIB;
+        let (layer, trunk) = (128 * 2 * MIB, TrunkNeeds { fixed: 250 * MIB, ..TrunkNeeds::default() });
+        let classes = vec![ClassNeeds { slot_bytes: 2 * MIB, experts: 1280, of_layer: 128, layers: 10, at_once: 8 }];
+        let needs = Needs { classes, trunk, ..needs(&scratch) };
+        let (mut before, mut most) = (0, 0);
+        for ram in (330..4000).step_by(3) {
+            let ask = Ask { ram: ram * MIB, ctx: Some(2048), chunk: None };
+            let Ok(plan) = Plan::new(&needs, ask) else { continue };
+            let room = plan.class_pieces[0] * plan.piece_bytes - plan.context_bytes;
+            let serves = if room >= layer { (needs.sweep)(plan.chunk) } else { plan.chunk };
+            // At the border of a layer it is pieces that decide.
+            assert!(2 * serves >= before, "{ram}: {serves} after {before}");
+            (before, most) = (serves.max(before), plan.chunk.max(most));
+        }
+        assert!(before == 4096 && most >= 2048, "{before}, {most}");
+        // Where memory holds no more than a token's experts, half of it is scratch.
+        let plan = Plan::new(&needs, Ask { ram: 440 * MIB, ctx: Some(2048), chunk: None }).expect("it fits");
+        assert!((needs.scratch)(plan.chunk) > (440 - 266) * MIB / 4, "{}", plan.chunk);
+        // Nor are chunks longer than a context.
+        let plan = Plan::new(&needs, Ask { ram: 440 * MIB, ctx: Some(256), chunk: None }).expect("it fits");
+        assert!(plan.chunk <= 512, "{}", plan.chunk);
     }
 
     #[test]

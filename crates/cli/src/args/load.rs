@@ -43,7 +43,7 @@ pub struct LoadArgs {
     /// Whether experts that are probably needed next are read before they are asked for
     #[arg(long, value_enum, default_value_t = LookaheadArg::Auto)]
     pub lookahead: LookaheadArg,
-    /// Prompt tokens computed together [default: as many as a quarter of the memory beside the trunk holds, half of it where that has no room for a layer's experts, at most 4096; up to four times as many, and 4096 at most, share one read of each expert where memory holds a layer's]
+    /// Prompt tokens computed together [default: by what one read of each expert serves the most: as many as a quarter of the memory beside the trunk holds, half where it holds no more than one token's experts, at most 4096; up to four times as many share one read, 4096 at most, where memory holds a layer's experts]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub prefill_chunk: Option<u32>,
 }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::{Completion, Read, Reader, ReaderCounts, Region};
 
-/// How long to wait before each retry of a read: a link that resets or a network file system that stutters is back by
+/// How long to wait before each retry of a read, but for wrong bytes of which there are copies: a link that resets or a network file system that stutters is back by
 /// then, and a drive that is gone is reported within a quarter of a second.
 const BACKOFF: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(160)];
 
@@ -83,7 +83,9 @@ impl Retrying {
         let hopeless = wrong && attempt.mismatches > self.inner.copies();
         match result {
             Err(error) if can_heal(&error) && retries < BACKOFF.len() && !hopeless => {
-                self.waiting.push((Instant::now() + BACKOFF[retries], slot));
+                // Another copy need not be waited for.
+                let pause = if wrong && self.inner.copies() > 1 { Duration::ZERO } else { BACKOFF[retries] };
+                self.waiting.push((Instant::now() + pause, slot));
             }
             result => self.finish(slot, result, done),
         }
