@@ -458,10 +458,10 @@ impl Residency {
         let experts = |piece: usize| {
             self.slab.slots_of(piece).filter(|slot| self.slots[slot.index()].holds != Holds::Nothing).count()
         };
-        let roomy = self.slab.free_slots(class).map(|slot| self.slab.piece_of(slot));
-        if let Some(piece) =
-            roomy.filter(|&piece| unpinned(piece)).min_by_key(|&piece| (experts(piece), Reverse(piece)))
-        {
+        let roomy = self.slab.pieces_of(class).map(|piece| (experts(piece), Reverse(piece)));
+        let roomy =
+            roomy.filter(|&(experts, Reverse(piece))| experts < self.slab.slots_per_piece(class) && unpinned(piece));
+        if let Some((_, Reverse(piece))) = roomy.min() {
             return Some(piece);
         }
         let piece_of = |expert: u32| self.slab.piece_of(SlotId::from_index(self.slot_of[expert as usize]));

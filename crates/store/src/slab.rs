@@ -101,9 +101,9 @@ impl Slab {
         }
     }
 
-    /// The free slots of a class.
-    pub fn free_slots(&self, class: usize) -> impl Iterator<Item = SlotId> + '_ {
-        self.free[class].iter().map(|&Reverse(slot)| slot)
+    /// The pieces of a class.
+    pub fn pieces_of(&self, class: usize) -> impl Iterator<Item = usize> + '_ {
+        (0..self.pieces.len()).filter(move |&piece| self.pieces[piece].class == Some(class))
     }
 
     /// Cuts an unassigned piece for a class. `false` where none is left.
