@@ -239,7 +239,8 @@ impl Plan {
                 false => scratch <= (beside_trunk - slab_min) / 2,
             }
         };
-        let chunk_max = if ask.chunk.is_some() { chunk_min } else { (*CHUNK.end()).min(2 * needs.context_max - 1) };
+        let chunk_max =
+            if ask.chunk.is_some() { chunk_min } else { (*CHUNK.end()).min((2 * needs.context_max).saturating_sub(1)) };
         let chunks = || (0..16).map(|i| chunk_min << i).take_while(|&chunk| chunk <= chunk_max);
         let largest = chunks().filter(affordable).last().unwrap_or(chunk_min);
         let pinned = |scratch| needs.trunk.pinned_within(ask.ram - needs.process - scratch - slab_min, by_row);

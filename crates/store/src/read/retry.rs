@@ -9,8 +9,8 @@ use rustix::io::Errno;
 
 use super::{Completion, Read, Reader, ReaderCounts, Region};
 
-/// How long to wait before each retry of a read, but for wrong bytes of which there are copies: a link that resets or a network file system that stutters is back by
-/// then, and a drive that is gone is reported within a quarter of a second.
+/// How long to wait before each retry of a read, but for wrong bytes of which there are copies: a link that resets or a network
+/// file system that stutters is back by then, and a drive that is gone is reported within a quarter of a second.
 const BACKOFF: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(160)];
 
 /// Reads that the tables hold without growing.
