@@ -189,6 +189,8 @@ fn what_changed_is_answered_anew() {
     fs::write(batch.path("out.jsonl"), "my notes\n").expect("written");
     assert_refused(&batch.run(&demo(), &["--ram", "200M"]), "notes", &["out.jsonl line 1", "name another file"]);
     assert_eq!(fs::read_to_string(batch.path("out.jsonl")).expect("it"), "my notes\n");
+    fs::write(batch.path("in.jsonl"), "\n").expect("written");
+    assert_refused(&batch.run(&demo(), &["--ram", "200M"]), "no line", &["in.jsonl", "holds no prompt"]);
     fs::remove_file(batch.path("in.jsonl")).expect("removed");
     fs::remove_file(batch.path("out.jsonl")).expect("removed");
     assert_refused(&batch.run(&demo(), &["--ram", "200M"]), "no input", &["in.jsonl", "cannot open"]);

@@ -246,7 +246,13 @@ fn every_flipped_bit_is_found() {
     }
     assert!(outpour("verify", &out, &[]).status.success());
     fs::remove_file(out.join("layer-001.experts")).expect("removed");
-    assert_eq!(outpour("verify", &out, &[]).status.code(), Some(1));
+    // What is missing comes first, though a file before it is damaged.
+    flip(&out.join("layer-000.experts"), |bytes| (0..16).map(|e| bytes / 16 * e + 1000).collect());
+    let found = outpour("verify", &out, &[]);
+    let said = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert_eq!(found.status.code(), Some(1));
+    let first = said.lines().next().unwrap_or_default();
+    assert!(first.matches("layer-001.experts").count() == 1 && first.contains("cannot open"), "{said}");
     assert_refused(&outpour("inspect", &out, &[]), "a file that is missing", &["layer-001.experts"]);
 }
 
@@ -453,6 +459,16 @@ fn a_mirror_gives_the_same_bits_and_must_be_one() {
         let file = if model == packed { "layer-000.experts" } else { "model-00002-of-00003.safetensors" };
         let damaged = copies[1].path().join(file);
         let good = fs::read(&damaged).expect("the file");
+        if model == packed {
+            let wrong: Vec<u8> = good.iter().map(|byte| !byte).collect();
+            fs::write(&damaged, wrong).expect("written");
+            let ran = logits(&model, &[copies[1].path()]);
+            let named =
+                [damaged.to_string_lossy().into_owned(), format!("outpour verify {}", copies[1].path().display())];
+            assert!(ran.status.success() && fs::read(&npy).expect("logits") == expected, "{ran:?}");
+            assert!(named.iter().all(|name| ran.stderr.contains(name)), "{}", ran.stderr);
+            assert!(!ran.stderr.contains(&*model.join(file).to_string_lossy()), "{}", ran.stderr);
+        }
         fs::write(&damaged, &good[..good.len() - 1]).expect("written");
         assert_refused(&logits(&model, &[copies[1].path()]), "a shorter file", &[file]);
         fs::remove_file(&damaged).expect("removed");

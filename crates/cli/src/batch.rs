@@ -44,6 +44,10 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode> {
         numerics.top_k
     );
     let mut input = Input::open(&args.file, args.seed, identity)?;
+    let lines = input.lines()?;
+    if lines == Some(0) {
+        bail!("{}: holds no prompt; give a file with a JSON object a line", args.file.display());
+    }
     let mut output = Output::open(&args.out)?;
     let beside = model::tokenizer_bytes(inspection.checkpoint()) + serve_bytes(inspection.facts().vocab);
     let options = args.load.options(beside + DONE_BYTES * (output.done.len() + output.refused_before.len()))?;
@@ -55,7 +59,7 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode> {
     }
     drop(inspection);
     term::catch_interrupt()?;
-    let progress = TaskProgress::start(&args.file.to_string_lossy(), input.lines()?);
+    let progress = TaskProgress::start(&args.file.to_string_lossy(), lines);
     let (began, read_before) = (Instant::now(), Machine::here().drive_read_bytes());
     let load = serve::loader(args.model.clone(), args.load.clone(), options);
     let run = Run { input: &mut input, output: &mut output, progress, asked: HashMap::new(), failed: None };

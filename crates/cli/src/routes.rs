@@ -64,7 +64,7 @@ impl Row {
     }
 }
 
-/// Slots of the caches asked for.
+/// Slots of the caches asked for: at least one, and no more than there are experts.
 fn sizes(args: &ReplayArgs, shape: &Shape) -> Result<Vec<usize>> {
     if args.ram.is_empty() {
         let share = |percent: &f64| (shape.experts as f64 * percent / 100.0).round() as usize;
@@ -73,7 +73,11 @@ fn sizes(args: &ReplayArgs, shape: &Shape) -> Result<Vec<usize>> {
     if shape.expert_bytes == 0 {
         bail!("{}: does not tell how large an expert is: give --share instead of --ram", args.routes.display());
     }
-    Ok(args.ram.iter().map(|&Bytes(ram)| (ram / shape.expert_bytes) as usize).collect())
+    let slots = |&Bytes(ram): &Bytes| match (ram / shape.expert_bytes) as usize {
+        0 => bail!("--ram {}: does not hold one expert of {}", Bytes(ram), Bytes(shape.expert_bytes)),
+        slots => Ok(slots.min(shape.experts)),
+    };
+    args.ram.iter().map(slots).collect()
 }
 
 fn markdown(shape: &Shape, trace: &Trace, from: usize, sizes: &[usize], rows: &[Row]) -> String {

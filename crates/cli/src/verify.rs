@@ -8,7 +8,7 @@ use outpour_engine::EngineError;
 use outpour_store::bytes::Bytes;
 use outpour_store::checkpoint::Checkpoint;
 use outpour_store::pack::Manifest;
-use outpour_store::verify::{self, Verified};
+use outpour_store::verify::{self, Damage, Verified};
 
 use crate::args::VerifyArgs;
 use crate::term;
@@ -58,8 +58,12 @@ fn measured(run: impl FnOnce(Progress) -> outpour_store::Result<Verified>) -> Re
 
 fn report(verified: &Verified, seconds: f64, whole: &str, weights: &[PathBuf]) -> Result<ExitCode> {
     let mut text = String::new();
-    for damage in verified.damages.iter().take(SHOWN_MAX) {
-        text += &format!("{} at byte {}: {}\n", damage.path.display(), damage.offset, damage.what);
+    // Files that are missing first: they are not to be hidden behind many records of another one.
+    let mut damages: Vec<&Damage> = verified.damages.iter().collect();
+    damages.sort_by_key(|damage| damage.offset.is_some());
+    for Damage { path, offset, what } in damages.iter().take(SHOWN_MAX) {
+        let place = offset.map_or(String::new(), |offset| format!(" at byte {offset}"));
+        text += &format!("{}{place}: {what}\n", path.display());
     }
     if verified.damages.len() > SHOWN_MAX {
         text += &format!("and {} more\n", verified.damages.len() - SHOWN_MAX);

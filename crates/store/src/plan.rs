@@ -243,12 +243,21 @@ impl Plan {
             if ask.chunk.is_some() { chunk_min } else { (*CHUNK.end()).min((2 * needs.context_max).saturating_sub(1)) };
         let chunks = || (0..16).map(|i| chunk_min << i).take_while(|&chunk| chunk <= chunk_max);
         let largest = chunks().filter(affordable).last().unwrap_or(chunk_min);
-        let pinned = |scratch| needs.trunk.pinned_within(ask.ram - needs.process - scratch - slab_min, by_row);
-        let trunk = if fits { whole } else { pinned((needs.scratch)(largest)) };
-        let slab = |chunk: usize| ask.ram - needs.process - trunk.bytes() - (needs.scratch)(chunk);
+        let trunk = |chunk: usize| match fits {
+            true => whole.clone(),
+            false => {
+                let bytes = ask.ram - needs.process - (needs.scratch)(chunk) - slab_min;
+                needs.trunk.pinned_within(bytes, by_row)
+            }
+        };
+        let slab = |chunk: usize| ask.ram - needs.process - trunk(chunk).bytes() - (needs.scratch)(chunk);
         let ctx = ask.ctx.unwrap_or_else(|| needs.default_context(slab(largest), ctx_min, largest));
-        let chunk = if fits { needs.best_chunk(chunks(), beside_trunk, piece_min, ctx, largest) } else { largest };
-        let (scratch, slab) = ((needs.scratch)(chunk), slab(chunk));
+        let chunk = match fits {
+            true => needs.best_chunk(chunks(), beside_trunk, piece_min, ctx, largest),
+            // None that is longer than a context is of use.
+            false => chunks().find(|&chunk| chunk >= ctx.min(largest)).unwrap_or(largest),
+        };
+        let (scratch, trunk, slab) = ((needs.scratch)(chunk), trunk(chunk), slab(chunk));
         needs.divide(ask.ram, minimum_ram, (ctx, chunk), scratch, trunk, slab)
     }
 
@@ -502,6 +511,20 @@ mod tests {
         // Nor are chunks longer than a context.
         let plan = Plan::new(&needs, Ask { ram: 440 * MIB, ctx: Some(256), chunk: None }).expect("it fits");
         assert!(plan.chunk <= 512, "{}", plan.chunk);
+    }
+
+    #[test]
+    fn where_the_trunk_does_not_fit_chunks_are_as_long_as_a_context() {
+        let scratch = |chunk| chunk * 20_000 + MIB;
+        let trunk = TrunkNeeds { fixed: 20 * MIB, layers: vec![100 * MIB; 10], ..TrunkNeeds::default() };
+        let needs = Needs { trunk, ..needs(&scratch) };
+        let plan = |ctx| Plan::new(&needs, Ask { ram: 700 * MIB, ctx, chunk: None }).expect("it fits");
+        assert!(!plan(None).trunk.streamed.is_empty());
+        let Plan { ctx, chunk, .. } = plan(None);
+        assert!(ctx < 2000 && (ctx..2 * ctx).contains(&chunk), "{ctx}, {chunk}");
+        assert_eq!(plan(Some(2000)).chunk, 2048);
+        // What longer chunks would take has room for layers.
+        assert!(plan(None).trunk.streamed.len() < plan(Some(4096)).trunk.streamed.len());
     }
 
     #[test]

@@ -133,6 +133,12 @@ pub trait Reader: Send {
         self.submit(std::slice::from_ref(read))
     }
 
+    /// The copy that [`Self::submit_again`] asks at such an attempt.
+    fn asked<'r>(&self, read: &'r Read, attempt: usize) -> &'r SourceFile {
+        let _ = attempt;
+        &read.file
+    }
+
     /// How many copies of each file it reads from.
     fn copies(&self) -> usize {
         1

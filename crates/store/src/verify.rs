@@ -15,7 +15,7 @@ use crate::checkpoint::SourceFile;
 use crate::checksums::Mismatch;
 use crate::pack::{Manifest, PackFile};
 use crate::write::Aligned;
-use crate::{Result, parallel};
+use crate::{Result, StoreError, parallel};
 
 /// Bytes read at a time.
 const BLOCK_BYTES: usize = 4 << 20;
@@ -25,8 +25,8 @@ const BLOCK_BYTES: usize = 4 << 20;
 pub struct Damage {
     /// The file.
     pub path: PathBuf,
-    /// First byte of what is damaged.
-    pub offset: u64,
+    /// First byte of what is damaged; `None` for a file as a whole.
+    pub offset: Option<u64>,
     /// The expert or tensor, and what is wrong.
     pub what: String,
 }
@@ -62,11 +62,11 @@ pub fn pack(
             Ok(source) if source.bytes() == packed.bytes => source,
             Ok(source) => {
                 let what = format!("{} bytes long, and the manifest says {}", source.bytes(), packed.bytes);
-                verified.damages.push(damage(0, what));
+                verified.damages.push(damage(None, what));
                 continue;
             }
             Err(error) => {
-                verified.damages.push(damage(0, error.to_string()));
+                verified.damages.push(damage(None, opened_badly(&error)));
                 continue;
             }
         };
@@ -76,7 +76,7 @@ pub fn pack(
             let piece = &pieces[number];
             let note = |offset: u64, what: &str| {
                 let what = format!("{}: {what}", name_of(packed, offset));
-                found.lock().unwrap_or_else(PoisonError::into_inner).push(damage(offset, what));
+                found.lock().unwrap_or_else(PoisonError::into_inner).push(damage(Some(offset), what));
             };
             match source.read(piece.offset, piece.bytes as usize, memory) {
                 Ok(bytes) => checksums
@@ -99,6 +99,14 @@ pub fn pack(
         }
     }
     Ok(verified)
+}
+
+/// Why a file could not be opened, without its path.
+fn opened_badly(error: &StoreError) -> String {
+    match error {
+        StoreError::Io { action, source, .. } => format!("cannot {action}: {source}"),
+        other => other.to_string(),
+    }
 }
 
 /// What a record of a pack's file holds, for people.
@@ -215,7 +223,7 @@ type Tick<'a> = &'a dyn Fn(u64) -> ControlFlow<()>;
 /// # Errors
 /// When the folder cannot be listed.
 pub fn download(dir: &Path, progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()>) -> Result<Verified> {
-    let io = |source| crate::StoreError::Io { path: dir.to_owned(), action: "list", source };
+    let io = |source| StoreError::Io { path: dir.to_owned(), action: "list", source };
     let entries = fs::read_dir(dir).map_err(io)?.collect::<Result<Vec<_>, _>>().map_err(io)?;
     let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
     paths.sort();
@@ -241,9 +249,9 @@ pub fn download(dir: &Path, progress: &mut dyn FnMut(u64, u64) -> ControlFlow<()
             Ok(Err(_)) if stop.load(Ordering::Relaxed) => return Ok(()),
             Ok(Ok(false)) => "not what the hub has, as its hash tells; download it again".to_owned(),
             Ok(Err(error)) => format!("cannot be read: {error}"),
-            Err(error) => error.to_string(),
+            Err(error) => opened_badly(&error),
         };
-        let damage = Damage { path: path.clone(), offset: 0, what };
+        let damage = Damage { path: path.clone(), offset: None, what };
         found.lock().unwrap_or_else(PoisonError::into_inner).push(damage);
         Ok(())
     };

@@ -10,6 +10,9 @@ use super::LoadArgs;
 
 /// `bench`.
 #[derive(Args)]
+#[command(
+    after_help = "Without --ctx the context is as long as the longest test, which leaves more memory to experts than a run's longer one: give the run's to measure its plan."
+)]
 pub struct BenchArgs {
     /// The model: a folder or file, ORG/REPO[:QUANT], or demo
     pub model: PathBuf,

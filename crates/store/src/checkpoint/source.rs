@@ -25,6 +25,8 @@ pub struct SourceFile {
     copies: Vec<Arc<SourceFile>>,
     /// Whether nothing is read from its folder any more: all files there share this.
     left_alone: Arc<AtomicBool>,
+    /// Whether it was told that a record of it came with wrong bytes.
+    told_damaged: AtomicBool,
 }
 
 /// What must not change while the file is open.
@@ -103,7 +105,8 @@ impl SourceFile {
         let align = copies.iter().map(|copy| copy.align).fold(align.max(records), usize::max);
         let stamp = Stamp::of(&file).map_err(io)?;
         let path = path.to_owned();
-        Ok(Arc::new(SourceFile { path, file, align, direct, stamp, checksums, copies, left_alone }))
+        let told_damaged = AtomicBool::new(false);
+        Ok(Arc::new(SourceFile { path, file, align, direct, stamp, checksums, copies, left_alone, told_damaged }))
     }
 
     /// Where it lies.
@@ -219,6 +222,20 @@ impl SourceFile {
         }
         changed.into_iter().for_each(|(file, _)| file.leave_alone());
         Ok(())
+    }
+
+    /// Says once that a record from `offset` on came with other bytes than were written, and that another copy had them.
+    pub(crate) fn tell_damaged(&self, offset: u64) {
+        if !self.told_damaged.swap(true, Ordering::Relaxed)
+            && let Some(notice) = NOTICE.get()
+        {
+            let folder = self.path.parent().unwrap_or(Path::new("."));
+            notice(&format!(
+                "{}: what was read at byte {offset} is not what was written; another copy had it. `outpour verify {}` tells what is damaged.",
+                self.path.display(),
+                folder.display()
+            ));
+        }
     }
 
     fn leave_alone(&self) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::parts::{PART_BYTES, check};
-use super::{Completion, Read, Reader, ReaderCounts, Region};
+use super::{Completion, Read, Reader, ReaderCounts, Region, SourceFile};
 
 /// Reads are cut into chunks of this size, so that drives end together: a few experts are all that a layer may want. The last
 /// may be larger by half.
@@ -156,6 +156,14 @@ impl Mirror {
         };
         let costs = candidates.map(|(number, drive)| (cost(drive), number));
         costs.min_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))).map(|(_, number)| number)
+    }
+
+    /// The drive whose turn it is at such an attempt.
+    fn drive_asked(&self, read: &Read, attempt: usize) -> usize {
+        let (drives, left_alone) = ((read.file.copies().len() + 1).min(self.drives.len()), left_alone(read));
+        let asked = (0..drives).filter(|drive| left_alone & (1 << drive) == 0);
+        let drive = asked.clone().nth(attempt % asked.count().max(1));
+        drive.unwrap_or(attempt % drives)
     }
 
     fn assign(&mut self, number: usize, drive: usize) {
@@ -329,12 +337,17 @@ impl Reader for Mirror {
 
     fn submit_again(&mut self, read: &Read, attempt: usize) -> io::Result<()> {
         check(read)?;
-        let (drives, left_alone) = ((read.file.copies().len() + 1).min(self.drives.len()), left_alone(read));
-        let asked = (0..drives).filter(|drive| left_alone & (1 << drive) == 0);
-        let drive = asked.clone().nth(attempt % asked.count().max(1));
-        self.admit(read, Some(drive.unwrap_or(attempt % drives)));
+        let drive = self.drive_asked(read, attempt);
+        self.admit(read, Some(drive));
         self.send();
         Ok(())
+    }
+
+    fn asked<'r>(&self, read: &'r Read, attempt: usize) -> &'r SourceFile {
+        match self.drive_asked(read, attempt) {
+            0 => &read.file,
+            drive => &read.file.copies()[drive - 1],
+        }
     }
 
     fn copies(&self) -> usize {

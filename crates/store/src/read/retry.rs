@@ -78,9 +78,12 @@ impl Retrying {
         let result = completion.result.and_then(|bytes| checked(&attempt.read, bytes));
         let wrong = matches!(&result, Err(error) if error.kind() == io::ErrorKind::InvalidData);
         attempt.mismatches += usize::from(wrong);
-        let retries = attempt.retries;
+        let (retries, mismatches) = (attempt.retries, attempt.mismatches);
+        if mismatches > 0 && retries > 0 && self.inner.copies() > 1 {
+            self.blame(slot, wrong, result.is_ok());
+        }
         // Bytes that are wrong twice are wrong on the drive; each copy gets its chance.
-        let hopeless = wrong && attempt.mismatches > self.inner.copies();
+        let hopeless = wrong && mismatches > self.inner.copies();
         match result {
             Err(error) if can_heal(&error) && retries < BACKOFF.len() && !hopeless => {
                 // Another copy need not be waited for.
@@ -88,6 +91,18 @@ impl Retrying {
                 self.waiting.push((Instant::now() + pause, slot));
             }
             result => self.finish(slot, result, done),
+        }
+    }
+
+    /// Names the copy that is damaged, once it is known: the one that was asked alone, or the other of two where it was right.
+    fn blame(&self, slot: usize, wrong: bool, right: bool) {
+        let Attempt { read, retries, .. } = self.slots[slot].as_ref().expect("a completed read was in flight");
+        let (asked, copies) = (self.inner.asked(read, *retries), read.file.copies());
+        let copies = std::iter::once(&read.file).chain(copies);
+        if wrong {
+            asked.tell_damaged(read.offset);
+        } else if right && copies.clone().count() == 2 {
+            copies.filter(|copy| copy.path() != asked.path()).for_each(|copy| copy.tell_damaged(read.offset));
         }
     }
 
