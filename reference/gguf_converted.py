@@ -34,7 +34,10 @@ NAMES: dict[str, dict] = {
     "granitemoehybrid": {}, "granitemoehybrid_dense": {}, "mimo_v2_flash": {}, "minimax_m3": dict(swiglu_limit=7.0),
     "hunyuan_v1_moe": dict(hidden_size=128, num_attention_heads=1, head_dim=128, max_position_embeddings=32768),
     "nemotron_h": dict(mamba_head_dim=16, hybrid_override_pattern="MEM*E", num_hidden_layers=5),
-    "nemotron_h_latent": dict(mamba_head_dim=16),
+    "nemotron_h_latent": dict(mamba_head_dim=16), "hy_v4": {}, "glm5_next": {}, "qwen4_exp": dict(ple_layer_ids=[1], full_attention_interval=3), "ling3": dict(num_hidden_layers=3),
+    "minimax": dict(
+        num_hidden_layers=8, layer_types=["linear_attention"] * 7 + ["full_attention"], num_local_experts=4, hidden_size=32,
+    ),
     "granite": dict(layer_types=["attention"] * 3, position_embedding_type="rope", tie_word_embeddings=False),
     "granitemoe": dict(layer_types=["attention"] * 3, position_embedding_type="rope", tie_word_embeddings=False),
     "nemotron_h_dense": dict(mamba_head_dim=16, hybrid_override_pattern="M-*-", num_hidden_layers=4),
@@ -49,7 +52,7 @@ NAMES: dict[str, dict] = {
 # Those that compute something else then.
 CHANGED = (
     "olmoe", "llama4", "gemma3", "lfm2_moe", "minimax_m3", "hunyuan_v1_moe", "nemotron_h", "nemotron_h_latent", "phimoe",
-    "granite", "granitemoe", "nemotron_h_dense", "deepseek_v4",
+    "granite", "granitemoe", "nemotron_h_dense", "deepseek_v4", "minimax", "ling3", "qwen4_exp",
 )  # fmt: skip
 # What they are variants of, where that is no fixture of the same name.
 BASES = {"granite": "granitemoehybrid_dense", "granitemoe": "granitemoehybrid", "nemotron_h_dense": "nemotron_h"}
@@ -70,7 +73,8 @@ def converted(source: Path, out: Path, kind: str) -> None:
     # Of Mistral's wrapper, what converts the model in it.
     base = base.Mistral4Model if source.joinpath("config.json").read_text().find('"mistral4"') >= 0 else base
     # The made-up weights for multi-token prediction in some fixtures have no shape that it knows.
-    fields = dict(model_arch=base.model_arch, set_vocab=lambda _self: None) | (dict(no_mtp=True) if base.supports_mtp_export else {})
+    fields = dict(model_arch=base.model_arch, set_vocab=lambda _self: None, _get_suppress_tokens=lambda _self: None)
+    fields |= dict(no_mtp=True) if base.supports_mtp_export else {}
     ftype = {"BF16": "MOSTLY_BF16", "F16": "MOSTLY_F16", "F32": "ALL_F32", "Q8_0": "MOSTLY_Q8_0"}[kind]
     with torch.inference_mode():
         type(base.__name__, (base,), fields)(source, gguf.LlamaFileType[ftype], out).write()
@@ -176,6 +180,37 @@ def nemotron_without_experts(folder: Path, config: dict) -> None:
     write_json(folder / "config.json", kept | dict(model_type="dense"))
 
 
+def minimax_as_released(folder: Path, config: dict) -> None:
+    """The release's class and keys, without the decays that transformers saves."""
+    from safetensors.torch import load_file, save_file
+
+    kept = {n: t for n, t in load_file(folder / "model.safetensors").items() if not n.endswith(("slope_rate", "_decay"))}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    of = {"full_attention": "full_attn", "linear_attention": "linear_attn", "mlp": "mlp"}
+    scales = {f"layernorm_{ours}_{s}": config[f"{theirs}_{s}_factor"] for ours, theirs in of.items() for s in ("alpha", "beta")}
+    named = dict(architectures=["MiniMaxText01ForCausalLM"], model_type="minimax_text_01", rotary_dim=config["head_dim"])
+    write_json(folder / "config.json", config | scales | named)
+
+
+def ling3_as_released(folder: Path, config: dict) -> None:
+    """The maker's class, and what it says that transformers' takes for granted."""
+    named = dict(architectures=["BailingMoeV3ForCausalLM"], model_type="bailing_moe_v3")
+    named |= dict(gated_attention_proj_granularity_type="head_wise", no_kda_lora=True)
+    shared = dict(moe_shared_expert_intermediate_size=config["num_shared_experts"] * config["moe_intermediate_size"])
+    write_json(folder / "config.json", config | named | shared)
+
+
+def glm5_next_as_released(folder: Path, config: dict) -> None:
+    """The release's keys of delta attention and of layers without experts."""
+    text = config["text_config"]
+    linear = dict(
+        num_heads=text["linear_num_heads"], head_dim=text["linear_head_dim"],
+        short_conv_kernel_size=text["linear_conv_kernel_dim"], gate_lower_bound=text["linear_lower_bound"],
+    )  # fmt: skip
+    more = dict(linear_attn_config=linear, mla_use_nope=True, first_k_dense_replace=text["mlp_layer_types"].count("dense"))
+    write_json(folder / "config.json", config | dict(text_config=text | more | dict(scoring_func="sigmoid")))
+
+
 def mxfp4(x: np.ndarray) -> np.ndarray:
     """The values that MXFP4 has for x."""
     import gguf
@@ -202,6 +237,7 @@ def packed_experts(folder: Path, _config: dict) -> None:
 # What the converter has to find, which is in the release and not in the fixture.
 PREPARED = {
     "gemma3": with_vocabulary, "gemma4": with_vocabulary, "mimo_v2_flash": mimo_as_released, "minimax_m3": minimax_m3_as_released,
+    "minimax": minimax_as_released, "ling3": ling3_as_released, "glm5_next": glm5_next_as_released,
     "mistral4": in_a_wrapper, "nemotron_h_dense": nemotron_without_experts, "deepseek_v4": packed_experts,
 }  # fmt: skip
 

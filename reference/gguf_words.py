@@ -90,6 +90,14 @@ WAYS = {
         False,
         False,
     ),
+    "bailingmoe2": (
+        [
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+            r"|\s*[\r\n]|\s+(?!\S)|\s+"
+        ],
+        False,
+        False,
+    ),
     "lfm2": ([simple(r"\p{N}{1,3}")], False, True),
     "dbrx": ([simple(r"\p{N}{1,3}")], False, False),
     "tekken": ([cased("", r"\p{N}", r"[\r\n/]*")], False, True),

@@ -108,6 +108,11 @@ const MISPLACED_FILES: &[Damage] = &[
         },
         &[SHARDS[0], "missing"],
     ),
+    (
+        "a shard of another conversion of the same shapes",
+        |m| edit_header(&m.join(SHARDS[1]), |header| header["__metadata__"]["format"] = json!("mlx")),
+        &["\"mlx\"", "\"pt\"", "of another conversion", SHARDS[1]],
+    ),
     ("the index is a pipe", |m| make_pipe(&m.join(INDEX)), &[INDEX, "not a regular file"]),
     (
         "no weights at all",

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// Fixtures, and by how much of the logits' deviation they may differ: transformers' own chunked and recurrent forms of the
 /// delta rule differ by up to 9e-5.
-const FIXTURES: [(&str, f32); 114] = [
+const FIXTURES: [(&str, f32); 119] = [
     ("qwen2_moe", 2e-4),
     ("olmoe", 2e-4),
     ("dots1", 2e-4),
@@ -127,6 +127,11 @@ const FIXTURES: [(&str, f32); 114] = [
     ("nemotron_h_dense_gguf", 1e-3),
     ("deepseek_v4_gguf", 2e-4),
     ("mistral4_gguf", 2e-4),
+    ("hy_v4_gguf", 2e-4),
+    ("glm5_next_gguf", 1e-3),
+    ("ling3_gguf", 1e-3),
+    ("minimax_gguf", 1e-3),
+    ("qwen4_exp_gguf", 1e-3),
 ];
 
 /// Where the arrays of a fixture lie: those of a file that llama.cpp's converter made are what it was made of.

@@ -283,6 +283,14 @@ fn what_makes_no_sense_of_an_architecture_is_refused() {
     missing("kimi_linear_gguf", "kimi-linear.kda.head_dim", "kimi-linear.kda.head_dim");
     missing("phimoe_gguf", "phimoe.rope.scaling.attn_factor", "short_mscale");
     missing("deepseek_v4_gguf", "blk.0.ffn_gate_tid2eid.weight", "tid2eid");
+    missing("hy_v4_gguf", "blk.0.hc_attn_fn.weight", "hc_attn_fn");
+    missing("hy_v4_gguf", "output_hc_fn.weight", "output_hc_fn");
+    missing("ling3_gguf", "blk.0.ssm_f_a.weight", "ssm_f_a");
+    missing("glm5_next_gguf", "blk.1.indexer_compressor_ape.weight", "indexer_compressor_ape");
+    missing("minimax_gguf", "blk.0.attn_norm_2.weight", "attn_norm_2");
+    missing("qwen4_exp_gguf", "per_layer_token_embd.weight", "per_layer_token_embd");
+    missing("qwen4_exp_gguf", "qwen4exp.attention.compress_ratios", "qwen4exp.attention.compress_ratios");
+    missing("qwen4_exp_gguf", "qwen4exp.ple.head_offsets", "qwen4exp.ple.head_offsets");
     let layers = |key: &str, n: u32| number(&format!("{key}.block_count"), n);
     refused("jamba_gguf", &layers("jamba", 4), &layers("jamba", 4_000_000_000), "4000000000 layers");
     // Key-value heads of its one layer of attention, of which another layer has more.

@@ -337,7 +337,7 @@ pub struct GatedDelta {
     pub per_channel: bool,
     /// `[v_heads]` of F32, F16 or BF16.
     pub a_log: Tensor,
-    /// Whether `a_log` is stored as `−exp(a_log)`, as in GGUF files.
+    /// Whether `a_log` is stored as `−exp(a_log)`, as in GGUF files, or as `exp(a_log)`, as in those of Ling 3.
     pub exponentiated: bool,
     /// `[v_heads]`, or `[v_heads · k_dim]`, of F32, F16 or BF16.
     pub dt_bias: Tensor,
@@ -362,9 +362,9 @@ impl GatedDelta {
     }
 }
 
-/// The rate of a decay, of which its logarithm is stored, or, where it is `exponentiated`, minus the rate.
+/// The rate of a decay, of which its logarithm is stored, or, where it is `exponentiated`, the rate itself, with either sign.
 pub(crate) fn decay_rate(a_log: f32, exponentiated: bool) -> f32 {
-    if exponentiated { -a_log } else { a_log.exp() }
+    if exponentiated { a_log.abs() } else { a_log.exp() }
 }
 
 /// How a linear attention forgets.

@@ -3,12 +3,14 @@
 //!
 //! | tensor | in the file | used |
 //! |---|---|---|
-//! | norms of Qwen3-Next, Qwen3.5, Gemma 3, MiniMax-M3 | the 1 is added | `Norms::plus_one` is off |
-//! | `ssm_a` | −exp(A_log) | `exponentiated` of `GatedDelta`, `Decay`, `SelectiveScan` |
-//! | value heads of Qwen3.5's DeltaNet | tiled over the key heads, in every tensor that has them | `GatedDelta::tiled` |
+//! | norms of Qwen3-Next, Qwen3.5, Qwen4-Exp, Gemma 3, MiniMax-M3 | the 1 is added | `Norms::plus_one` is off |
+//! | `ssm_a` | −exp(A_log), of Ling 3 exp(A_log) | `exponentiated` of `GatedDelta`, `Decay`, `SelectiveScan` |
+//! | value heads of the DeltaNet of Qwen3.5 and Qwen4-Exp | tiled over the key heads, in every tensor that has them | `GatedDelta::tiled` |
 //! | convolutions, the gate of the shared expert | without dimensions of 1 | see [`same_shape`] |
 //! | queries and keys of Llama, Mixtral and Granite | permuted | RoPE turns neighbours: `rope_interleave` |
 //! | `kv_b_proj` of latent attention | in two, that of the keys transposed | as MLX's exports have it |
+//! | small queries and keys of Qwen4-Exp | in two | as they are |
+//! | tables of n-grams, and what their hashes are made of | one tensor; numbers among the metadata | `Hashes::read` |
 //! | experts | one tensor for gate, up and down of a layer each | three byte ranges an expert |
 
 mod architectures;

@@ -144,7 +144,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "Qwen4-Exp (Qwen3.8-Flash-Next)",
         attention: "3 Gated DeltaNet to 1 gated GQA over chosen blocks (QSA)",
-        fixtures: &["qwen4_exp"],
+        fixtures: &["qwen4_exp", "qwen4_exp_gguf"],
         experts: ExpertNames::Joined,
         file: "qwen4_exp.rs",
         build: |config, weights, kv| Ok(Box::new(qwen4_exp::build(config, weights, kv)?)),
@@ -154,7 +154,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "the same without a wrapper",
         attention: "3 Gated DeltaNet to 1 gated GQA over chosen blocks (QSA)",
-        fixtures: &["qwen4_exp"],
+        fixtures: &["qwen4_exp", "qwen4_exp_gguf"],
         experts: ExpertNames::Joined,
         file: "qwen4_exp.rs",
         build: |config, weights, kv| Ok(Box::new(qwen4_exp::build(config, weights, kv)?)),
@@ -449,7 +449,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "MiniMax-Text-01",
         attention: "7 Lightning Attention to 1 GQA",
-        fixtures: &["minimax"],
+        fixtures: &["minimax", "minimax_gguf"],
         experts: ExpertNames::Numbered,
         file: "minimax.rs",
         build: |config, weights, kv| Ok(Box::new(minimax::build(config, weights, kv)?)),
@@ -536,7 +536,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: Some("BailingHybridForCausalLM"),
         models: "Ling-3.0-Flash",
         attention: "5 Kimi Delta Attention to 1 MLA, gated by head",
-        fixtures: &["ling3"],
+        fixtures: &["ling3", "ling3_gguf"],
         experts: ExpertNames::OneByOne,
         file: "ling3.rs",
         build: |config, weights, kv| Ok(Box::new(ling3::build(config, weights, kv)?)),
@@ -556,7 +556,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "Hy4-preview",
         attention: "MLA, gated, with sinks, to positions that an indexer, or the layer before, chooses (DSA)",
-        fixtures: &["hy_v4"],
+        fixtures: &["hy_v4", "hy_v4_gguf"],
         experts: ExpertNames::Joined,
         file: "hy_v4.rs",
         build: |config, weights, kv| Ok(Box::new(hy_v4::build(config, weights, kv)?)),
@@ -566,7 +566,7 @@ pub const FAMILIES: &[Family] = &[
         architecture: None,
         models: "GLM-5.3-Flash (text)",
         attention: "3 Kimi Delta Attention to 1 MLA without positions, to what an indexer chooses by keys of several positions",
-        fixtures: &["glm5_next"],
+        fixtures: &["glm5_next", "glm5_next_gguf"],
         experts: ExpertNames::OneByOne,
         file: "glm5_next.rs",
         build: |config, weights, kv| Ok(Box::new(glm5_next::build(config, weights, kv)?)),
@@ -782,8 +782,8 @@ operations; of most of them `tests/identity.rs` asserts the same bits over memor
 What `transformers` computes was compared with a second implementation, of `mlx-lm`, of an older `transformers` or of the publisher,
 but for families marked ¹: these lean on `transformers` alone.
 
-GGUF files are read of the families that *tested* says so of. llama.cpp has architectures for Qwen4-Exp, Hunyuan 4, GLM-5.3, Ling 3 and MiniMax-Text-01 as well, whose files are
-refused by name; for LongCat-Flash, Ling 2.5 and Mistral Large 4 it has none, so there are no such files.
+GGUF files are read of the families that *tested* says so of: all that llama.cpp has an architecture for. For LongCat-Flash, Ling 2.5 and Mistral Large 4 it has
+none, so there are no such files.
 
 Last are the file of `crates/model/src/families` that implements it, and its lines; families that differ in a few keys share one.
 

@@ -174,10 +174,14 @@ impl Checkpoint {
 
     fn add_safetensors(&mut self, mirrors: &[Checkpoint]) -> Result<()> {
         let (names, listed) = weight_files(&self.dir)?;
+        let mut formats: Vec<(&String, String)> = Vec::new();
         for name in &names {
             let path = self.dir.join(name);
-            self.add_file(&path, safetensors::read_header(&path)?, copies(mirrors, name)?)?;
+            let safetensors::Header { tensors, format } = safetensors::read_header(&path)?;
+            self.add_file(&path, tensors, copies(mirrors, name)?)?;
+            formats.extend(format.map(|format| (name, format)));
         }
+        check_formats(&formats).map_err(|(file, problem)| self.malformed(file, problem))?;
         for (tensor, shard) in listed {
             if !self.tensors.contains_key(&tensor) {
                 return Err(self.malformed(
@@ -550,6 +554,25 @@ pub fn shards(index_path: &Path) -> Result<(Vec<String>, Listed)> {
     names.sort();
     names.dedup();
     Ok((names, listed))
+}
+
+/// Refuses shards of one series, `STEM-00001-of-00003`, that say they are of different programs: what these make of a model has the same
+/// names and shapes, and not always the same values.
+fn check_formats<'n>(formats: &[(&'n String, String)]) -> Result<(), (&'n str, String)> {
+    fn series(name: &str) -> Option<(&str, &str)> {
+        let (part, count) = name.rsplit_once("-of-")?;
+        Some((part.rsplit_once('-')?.0, count))
+    }
+    for (name, format) in formats {
+        let others = |(other, theirs): &&(&String, String)| theirs != format && series(other) == series(name);
+        if let Some((first, other)) = formats.iter().find(others).filter(|_| series(name).is_some()) {
+            let problem = format!(
+                "says it is of the format {format:?}, and {first} of {other:?}: one of the two is of another conversion of the model, download the shards again"
+            );
+            return Err((name, problem));
+        }
+    }
+    Ok(())
 }
 
 fn check_overlap(entries: &[(String, safetensors::Entry)]) -> Result<(), String> {

@@ -79,7 +79,12 @@ const KNOWN: &[Pre] = &[
     Pre { names: &["gpt-2", "olmo"], patterns: &[], nfc: false, ignore_merges: false },
     Pre { names: &["refact", "starcoder", "smollm"], patterns: &[r"\p{N}", GPT2], nfc: false, ignore_merges: false },
     Pre { names: &["qwen2", "hunyuan"], patterns: &[DIGITS_BY_ONE], nfc: true, ignore_merges: false },
-    Pre { names: &["solar-open"], patterns: &[DIGITS_BY_ONE], nfc: false, ignore_merges: false },
+    Pre {
+        names: &["solar-open", "bailingmoe", "bailingmoe2"],
+        patterns: &[DIGITS_BY_ONE],
+        nfc: false,
+        ignore_merges: false,
+    },
     Pre {
         names: &["exaone-moe"],
         patterns: &[
@@ -118,7 +123,7 @@ const KNOWN: &[Pre] = &[
     Pre { names: &["chatglm-bpe", "dbrx"], patterns: &[DIGITS_BY_THREE], nfc: false, ignore_merges: false },
     Pre { names: &["glm4", "glm5"], patterns: &[DIGITS_BY_THREE], nfc: false, ignore_merges: true },
     Pre {
-        names: &["deepseek-v3", "joyai-llm", "hunyuan-dense"],
+        names: &["deepseek-v3", "joyai-llm", "hunyuan-dense", "hy_v4"],
         patterns: &[
             r"\p{N}{1,3}",
             "[一-龥぀-ゟ゠-ヿ]+",

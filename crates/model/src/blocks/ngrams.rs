@@ -92,17 +92,45 @@ impl Sizes {
 }
 
 /// How the last tokens name rows.
-struct Hashes {
+pub struct Hashes {
     /// By tokens ago.
     factors: Vec<u64>,
-    /// By hash: the number of its rows, which is prime, and its first one.
+    /// By hash: the number of its rows, a prime, and its first one.
     rows: Vec<[u64; 2]>,
     heads: usize,
     end: u32,
 }
 
 impl Hashes {
-    /// Those of the `number`-th layer that has any.
+    /// Those of the `number`-th layer that has any: as GGUF files say them, by `ple_layer_multipliers`, `ple_head_vocab_sizes` and
+    /// `ple_head_offsets`, or made of the config's seed.
+    ///
+    /// # Errors
+    /// When they are said and are not as many as there have to be, or name more rows than a table has.
+    pub fn read(config: &Config, sizes: &Sizes, number: usize) -> Result<Hashes, ModelError> {
+        const FACTORS: &str = "ple_layer_multipliers";
+        if !config.has(FACTORS) {
+            return Ok(Hashes::new(sizes, number));
+        }
+        let factors = config.layers(FACTORS)?;
+        let (counts, firsts) = (config.layers("ple_head_vocab_sizes")?, config.layers("ple_head_offsets")?);
+        let hashes = sizes.hashes();
+        let ends = counts.iter().zip(&firsts).map(|(count, first)| count.saturating_add(*first));
+        let fits = counts.len() == hashes && firsts.len() == hashes && factors.len() == sizes.tokens;
+        match fits && counts.iter().all(|count| *count > 0) && ends.max().unwrap_or(0) as u64 <= SIZE_MAX {
+            true => Ok(Hashes {
+                factors: factors.into_iter().map(|factor| factor as u64).collect(),
+                rows: counts.into_iter().zip(firsts).map(|(count, first)| [count as u64, first as u64]).collect(),
+                heads: sizes.heads,
+                end: sizes.end,
+            }),
+            false => Err(ModelError::Config(format!(
+                "{FACTORS}, ple_head_vocab_sizes and ple_head_offsets are not those of {hashes} hashes of {} tokens; download it again",
+                sizes.tokens
+            ))),
+        }
+    }
+
     fn new(sizes: &Sizes, number: usize) -> Hashes {
         let hashes = sizes.hashes();
         let mut primes = (sizes.rows as u64..).filter(|&number| is_prime(number)).skip(number * hashes);
@@ -125,7 +153,7 @@ impl Hashes {
 
     /// Rows of all hashes.
     fn rows(&self) -> u64 {
-        self.rows.last().map_or(0, |[rows, first]| first + rows)
+        self.rows.iter().map(|[rows, first]| first + rows).max().unwrap_or(0)
     }
 
     /// The rows of a token, given what was before it, the last token last.
@@ -171,7 +199,7 @@ pub struct Ngrams {
 }
 
 impl Ngrams {
-    /// Loads `{prefix}.*` of the `number`-th layer that has n-grams.
+    /// Loads `{prefix}.*` of a layer that has n-grams.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape.
@@ -179,17 +207,21 @@ impl Ngrams {
         weights: &mut Weights,
         prefix: &str,
         sizes: Sizes,
-        number: usize,
+        hashes: Hashes,
         norms: Norms,
     ) -> Result<Self, ModelError> {
         let Sizes { streams, width, kernel, .. } = sizes;
         let all = streams.count * streams.hidden;
-        let hashes = Hashes::new(&sizes, number);
-        let rows = hashes.rows().next_multiple_of(sizes.multiple as u64) as usize;
+        let table = format!("{prefix}.ple_embedding.ngram_embedding");
+        let mut rows = hashes.rows().next_multiple_of(sizes.multiple as u64) as usize;
+        if weights.are_gguf() {
+            // Of what it is a multiple is in no file.
+            let all = weights.shape_of(&format!("{table}.shard_0.weight")).and_then(|shape| shape.first());
+            rows = all.copied().unwrap_or(0).max(hashes.rows() as usize);
+        }
         let name = |part: &str| format!("{prefix}.{part}.weight");
         let mut norm = |part: &str| norms.load(weights, &name(part), all);
         let norms = [norm("norm_key")?, norm("norm_query")?, norm("norm_conv")?];
-        let table = format!("{prefix}.ple_embedding.ngram_embedding");
         Ok(Ngrams {
             sizes,
             norms,

@@ -62,10 +62,16 @@ impl Sizes {
     }
 }
 
+/// What makes small queries and keys.
+enum Projections {
+    Joined(Matrix),     // [(heads + 1) · head_dim, hidden]
+    Apart([Matrix; 2]), // [heads · head_dim, hidden], [head_dim, hidden]
+}
+
 /// The weights of one index.
 pub struct PooledIndex {
     sizes: Sizes,
-    qk: Matrix, // [(heads + 1) · head_dim, hidden]
+    projections: Projections,
     norms: [RmsNorm; 2],
     rope: Arc<Rope>,
     /// What each head counts in a score.
@@ -73,7 +79,7 @@ pub struct PooledIndex {
 }
 
 impl PooledIndex {
-    /// Loads `{prefix}.{index_qk_proj,q_layernorm,k_layernorm}`.
+    /// Loads `{prefix}.{index_qk_proj,q_layernorm,k_layernorm}`; of GGUF files `{q,k}_proj` for the first.
     ///
     /// # Errors
     /// When a tensor is missing or has another shape, or `rope` turns more than a small query has.
@@ -92,9 +98,16 @@ impl PooledIndex {
             )));
         }
         let name = |part: &str| format!("{prefix}.{part}.weight");
+        let projections = match weights.are_gguf() {
+            false => Projections::Joined(weights.matrix(&name("index_qk_proj"), (heads + 1) * head_dim, hidden)?),
+            true => Projections::Apart([
+                weights.matrix(&name("q_proj"), heads * head_dim, hidden)?,
+                weights.matrix(&name("k_proj"), head_dim, hidden)?,
+            ]),
+        };
         Ok(PooledIndex {
             sizes,
-            qk: weights.matrix(&name("index_qk_proj"), (heads + 1) * head_dim, hidden)?,
+            projections,
             norms: [
                 norms.load(weights, &name("q_layernorm"), head_dim)?,
                 norms.load(weights, &name("k_layernorm"), head_dim)?,
@@ -164,9 +177,14 @@ impl Index for PooledIndex {
         let both = run.workspace.f32([n, width + head_dim]);
         let small = run.workspace.f32([n, heads, head_dim]);
         let keys = run.workspace.f32([n, head_dim]);
-        ops.linear(x, &self.qk, &both);
-        ops.copy_columns(&both, &[ColumnRun { from: 0, to: 0, len: width }], &small.reshape([n, width]));
-        ops.copy_columns(&both, &[ColumnRun { from: width, to: 0, len: head_dim }], &keys);
+        match &self.projections {
+            Projections::Joined(qk) => {
+                ops.linear(x, qk, &both);
+                ops.copy_columns(&both, &[ColumnRun { from: 0, to: 0, len: width }], &small.reshape([n, width]));
+                ops.copy_columns(&both, &[ColumnRun { from: width, to: 0, len: head_dim }], &keys);
+            }
+            Projections::Apart([q, k]) => ops.linears(x, &[(q, &small.reshape([n, width])), (k, &keys)]),
+        }
         ops.rms_norm(&small, &self.norms[0], &small);
         ops.rope(&small, &at.batch.positions, &self.rope);
         self.keep(at, &keys, run);

@@ -13,7 +13,7 @@ use crate::blocks::delta_net::{self, DeltaNet};
 use crate::blocks::gated_residual::{self, GatedResidual};
 use crate::blocks::hyper::Mix;
 use crate::blocks::mixer::Mixer;
-use crate::blocks::ngrams::{self, Ngrams};
+use crate::blocks::ngrams::{self, Hashes, Ngrams};
 use crate::blocks::norm::Norm;
 use crate::blocks::pooled_index::{self, PooledIndex};
 use crate::blocks::rope;
@@ -45,7 +45,7 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
     let rope = rope::partial(config, sizes.head_dim, 0.25, 10_000_000.0)?;
     let kind = Kind { qk_norm: QkNorm::PerHead, gated: true, ..Kind::plain(rope.clone()) };
     let rope = Arc::new(rope);
-    let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: true };
+    let norms = Norms { eps: config.positive_or("rms_norm_eps", 1e-6)? as f32, plus_one: !weights.are_gguf() };
     let streams = gated_residual::Sizes::read(config)?;
     let index = is_full.contains(&true).then(|| pooled_index::Sizes::read(config)).transpose()?;
     // Counted from 1; a layer beyond the last is one that was cut off.
@@ -76,7 +76,10 @@ pub fn build(config: &Config, weights: &mut Weights, kv: DType) -> Result<Decode
         };
         let number = with_ngrams.iter().position(|&with| with == layer + 1);
         let ngrams = match grams.zip(number) {
-            Some((sizes, number)) => Some(Ngrams::load(weights, &format!("{prefix}.ple"), sizes, number, norms)?),
+            Some((sizes, number)) => {
+                let hashes = Hashes::read(config, &sizes, number)?;
+                Some(Ngrams::load(weights, &format!("{prefix}.ple"), sizes, hashes, norms)?)
+            }
             None => None,
         };
         let feed_forward = experts.load(weights, layer, format!("{prefix}.mlp"))?;

@@ -10,8 +10,10 @@ use serde_json::{Map, Value, json};
 use super::said::Said;
 use crate::config::ModelError;
 use attention::{exaone_moe, gemma3, gemma4, gpt_oss, llama, llama4, mimo2, minimax_m3, phimoe};
-use experts::{deepseek_experts, deepseek2, deepseek4, glm_dsa, glm4moe, latent, mistral4};
-use hybrid::{granite, granite_hybrid, jamba, kimi_linear, lfm2moe, nemotron_h};
+use experts::{deepseek_experts, deepseek2, deepseek4, glm_dsa, glm4moe, hy_v4, latent, mistral4};
+use hybrid::{
+    bailingmoe3, glm5_next, granite, granite_hybrid, jamba, kimi_linear, lfm2moe, minimax_01, nemotron_h, qwen4exp,
+};
 
 /// An architecture, and how its metadata become a config.
 pub struct Architecture {
@@ -48,6 +50,21 @@ const LATENT_SPARSE: [(&str, &str); 8] = [
     ("attention.indexer.head_count", "index_n_heads"),
     ("attention.indexer.key_length", "index_head_dim"),
     ("attention.indexer.top_k", "index_topk"),
+];
+
+/// Those and the keys of several residual streams.
+const LATENT_STREAMS: [(&str, &str); 11] = [
+    LATENT_SPARSE[0],
+    LATENT_SPARSE[1],
+    LATENT_SPARSE[2],
+    LATENT_SPARSE[3],
+    LATENT_SPARSE[4],
+    LATENT_SPARSE[5],
+    LATENT_SPARSE[6],
+    LATENT_SPARSE[7],
+    ("hyper_connection.count", "hc_mult"),
+    ("hyper_connection.epsilon", "hc_eps"),
+    ("hyper_connection.magnitude", "hc_magnitude"),
 ];
 
 const GEMMA: [(&str, &str); 5] = [
@@ -88,6 +105,26 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "qwen3moe", family: "qwen3_moe", keys: &[], more: shares },
     Architecture { name: "qwen3next", family: "qwen3_next", keys: &[], more: shares },
     Architecture { name: "qwen35moe", family: "qwen3_5_moe_text", keys: &[], more: shares },
+    Architecture {
+        name: "qwen4exp",
+        family: "qwen4_exp_text",
+        keys: &[
+            ("hyper_connection.count", "hc_count"),
+            ("hyper_connection.low_rank", "hc_lowrank"),
+            ("attention.indexer.head_count", "indexer_n_heads"),
+            ("attention.indexer.key_length", "indexer_head_dim"),
+            ("attention.indexer.top_k", "indexer_budget"),
+            ("embedding_length_per_layer_input", "ple_row_dim"),
+            ("ple.ngram_size", "ngram_size"),
+            ("ple.heads_per_ngram", "heads_per_ngram"),
+            ("ple.conv_kernel", "ple_conv_kernel_size"),
+            ("ple.eos_token_id", "eos_token_id"),
+            ("ple.layer_multipliers", "ple_layer_multipliers"),
+            ("ple.head_offsets", "ple_head_offsets"),
+            ("ple.head_vocab_sizes", "ple_head_vocab_sizes"),
+        ],
+        more: qwen4exp,
+    },
     Architecture { name: "qwen2moe", family: "qwen2_moe", keys: &[], more: nothing },
     Architecture { name: "olmoe", family: "olmoe", keys: &[], more: nothing },
     Architecture { name: "qwen3", family: "qwen3", keys: &[], more: nothing },
@@ -134,6 +171,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "glm4moe", family: "glm4_moe", keys: &DEEPSEEK_EXPERTS, more: glm4moe },
     Architecture { name: "dots1", family: "dots1", keys: &DEEPSEEK_EXPERTS, more: deepseek_experts },
     Architecture { name: "hy_v3", family: "hy_v3", keys: &DEEPSEEK_EXPERTS, more: deepseek_experts },
+    Architecture { name: "hy_v4", family: "hy_v4", keys: &LATENT_STREAMS, more: hy_v4 },
     Architecture { name: "exaone-moe", family: "exaone_moe", keys: &DEEPSEEK_EXPERTS, more: exaone_moe },
     Architecture {
         name: "ernie4_5-moe",
@@ -145,6 +183,18 @@ pub const ARCHITECTURES: &[Architecture] = &[
             ("expert_shared_count", "moe_num_shared_experts"),
         ],
         more: nothing,
+    },
+    Architecture {
+        name: "minimax-01",
+        family: "minimax",
+        keys: &[
+            ("expert_count", "num_local_experts"),
+            ("rope.dimension_count", "rotary_dim"),
+            ("residual_scale", "full_attn_alpha_factor"),
+            ("residual_scale", "linear_attn_alpha_factor"),
+            ("residual_scale", "mlp_alpha_factor"),
+        ],
+        more: minimax_01,
     },
     Architecture {
         name: "minimax-m2",
@@ -216,6 +266,42 @@ pub const ARCHITECTURES: &[Architecture] = &[
         more: jamba,
     },
     Architecture { name: "kimi-linear", family: "kimi_linear", keys: &LATENT, more: kimi_linear },
+    Architecture {
+        name: "bailingmoe3",
+        family: "bailing_hybrid",
+        keys: &[
+            DEEPSEEK_EXPERTS[0],
+            DEEPSEEK_EXPERTS[1],
+            DEEPSEEK_EXPERTS[2],
+            LATENT[3],
+            LATENT[4],
+            ("kda.head_dim", "linear_head_dim"),
+            ("kda.safe_gate", "kda_safe_gate"),
+            ("kda.gate_lower_bound", "kda_lower_bound"),
+        ],
+        more: bailingmoe3,
+    },
+    Architecture {
+        name: "glm5-next",
+        family: "glm5_next",
+        keys: &[
+            LATENT[0],
+            LATENT[1],
+            LATENT[2],
+            LATENT[3],
+            LATENT[4],
+            LATENT_SPARSE[5],
+            LATENT_SPARSE[6],
+            LATENT_SPARSE[7],
+            LATENT_STREAMS[8],
+            LATENT_STREAMS[9],
+            ("hyper_connection.sinkhorn_iterations", "hc_sinkhorn_iters"),
+            ("attention.indexer.kpool", "index_kpool"),
+            ("attention.indexer.kpool_select_tail", "index_kpool_always_select_tail"),
+            ("kda.head_dim", "linear_head_dim"),
+        ],
+        more: glm5_next,
+    },
     Architecture { name: "nemotron_h", family: "nemotron_h", keys: &NEMOTRON, more: nemotron_h },
     Architecture { name: "nemotron_h_moe", family: "nemotron_h", keys: &NEMOTRON, more: nemotron_h },
     Architecture {
@@ -246,7 +332,7 @@ fn nothing(_: &Said, _: &mut Map<String, Value>) -> Result<(), ModelError> {
 }
 
 /// llama.cpp makes the weights of these families' experts sum to 1 without being told.
-fn shares(_: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
+pub(super) fn shares(_: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
     config.entry("norm_topk_prob").or_insert(json!(true));
     Ok(())
 }

@@ -39,16 +39,31 @@ use Needs::{Any, Gating, HeadScale, HeadWidth, Norm, Same, Window};
 use Of::{All, But, Only};
 
 /// Latent attention.
-const LATENT: &[&str] = &["deepseek2", "deepseek32", "mistral4", "glm-dsa", "kimi-linear"];
-const NO_SHARED: &[&str] =
-    &["qwen3moe", "olmoe", "llama", "gpt-oss", "lfm2moe", "phimoe", "minimax-m2", "gemma4", "jamba", "mimo2"];
+const LATENT: &[&str] =
+    &["deepseek2", "deepseek32", "mistral4", "glm-dsa", "kimi-linear", "hy_v4", "glm5-next", "bailingmoe3"];
+const NO_SHARED: &[&str] = &[
+    "qwen3moe",
+    "olmoe",
+    "llama",
+    "gpt-oss",
+    "lfm2moe",
+    "phimoe",
+    "minimax-m2",
+    "gemma4",
+    "jamba",
+    "mimo2",
+    "minimax-01",
+];
 /// Layers that see a window beside layers that do not, under keys of which the family reads the common ones.
 const WINDOWED: &[&str] = &["gemma3", "gpt-oss", "exaone-moe", "phimoe"];
+/// Heads of which RoPE turns a part.
+const PARTLY_TURNED: &[&str] =
+    &["qwen3next", "qwen35moe", "qwen4exp", "glm4moe", "mimo2", "jamba", "nemotron_h", "nemotron_h_moe"];
 const OFF: Needs = Any(&[0.0]);
 const ONE: Needs = Any(&[1.0, 0.0]);
 
 /// Keys, whose they are, and what they need to be. An architecture that has the key among its own is left out.
-const RULES: [(&str, Of, Needs); 48] = [
+const RULES: [(&str, Of, Needs); 49] = [
     ("expert_gating_func", All, Gating),
     ("expert_weights_norm", All, Norm),
     ("expert_weights_scale", All, ONE),
@@ -68,9 +83,9 @@ const RULES: [(&str, Of, Needs); 48] = [
     ("residual_scale", All, ONE),
     ("embedding_scale", All, ONE),
     ("activation_sparsity_scale", All, OFF),
-    ("swiglu_clamp_exp", But(&["deepseek4"]), OFF),
-    ("swiglu_clamp_shexp", But(&["deepseek4"]), OFF),
-    ("swiglu_clamp_shexp", Only(&["deepseek4"]), Same("swiglu_clamp_exp")),
+    ("swiglu_clamp_exp", But(&["deepseek4", "hy_v4", "glm5-next"]), OFF),
+    ("swiglu_clamp_shexp", But(&["deepseek4", "glm5-next"]), OFF),
+    ("swiglu_clamp_shexp", Only(&["deepseek4", "glm5-next"]), Same("swiglu_clamp_exp")),
     ("use_parallel_residual", All, OFF),
     ("rescale_every_n_layers", All, OFF),
     ("embedding_length_per_layer_input", All, OFF),
@@ -91,26 +106,11 @@ const RULES: [(&str, Of, Needs); 48] = [
     ("attention.key_length_swa", Only(&["mimo2"]), Same("attention.key_length")),
     ("attention.value_length_swa", Only(WINDOWED), Same("attention.value_length")),
     ("attention.value_length_swa", Only(&["gemma4"]), Same("attention.key_length_swa")),
-    ("attention.layer_norm_epsilon", All, Same("attention.layer_norm_rms_epsilon")),
+    ("attention.layer_norm_epsilon", But(&["glm5-next"]), Same("attention.layer_norm_rms_epsilon")),
+    // Of its indexer's keys.
+    ("attention.layer_norm_epsilon", Only(&["glm5-next"]), Any(&[1e-6])),
     ("rope.freq_base_swa", Only(WINDOWED), Same("rope.freq_base")),
-    (
-        "rope.dimension_count",
-        But(&[
-            "qwen3next",
-            "qwen35moe",
-            "glm4moe",
-            "mimo2",
-            "jamba",
-            "nemotron_h",
-            "nemotron_h_moe",
-            "deepseek2",
-            "deepseek32",
-            "mistral4",
-            "glm-dsa",
-            "kimi-linear",
-        ]),
-        HeadWidth,
-    ),
+    ("rope.dimension_count", But(PARTLY_TURNED), HeadWidth),
     ("rope.dimension_count_swa", Only(&["gemma4"]), Same("attention.key_length_swa")),
     ("rope.scaling.alpha", All, ONE),
     ("ssm.dt_b_c_rms", But(&["jamba"]), OFF),
@@ -169,7 +169,7 @@ fn pattern(said: &Said) -> Result<(), ModelError> {
     let every = |period: usize| (0..layers).map(|layer| (layer + 1) % period != 0).collect::<Vec<_>>();
     let (key, period) = match said.architecture {
         "gemma3" => ("attention.sliding_window_pattern", 6),
-        "qwen3next" | "qwen35moe" => {
+        "qwen3next" | "qwen35moe" | "qwen4exp" => {
             let interval = said.number("full_attention_interval").unwrap_or(4).max(1);
             ("attention.recurrent_layers", interval as usize)
         }
@@ -192,9 +192,10 @@ fn reads_norm(architecture: &str) -> bool {
 }
 
 const NEVER_NORM: [&str; 3] = ["llama4", "phimoe", "jamba"];
-const ALWAYS_NORM: [&str; 10] = [
+const ALWAYS_NORM: [&str; 11] = [
     "llama",
     "gemma4",
+    "minimax-01",
     "minimax-m2",
     "minimax-m3",
     "ernie4_5-moe",
@@ -222,6 +223,8 @@ impl Needs {
             Same(other) => number(other).into_iter().collect(),
             Window => vec![0.0],
             HeadScale => head().into_iter().map(|width| width.sqrt().recip()).chain([0.0]).collect(),
+            // Of latent attention a part is turned, whose width is its own.
+            HeadWidth if LATENT.contains(&said.architecture) => Vec::new(),
             HeadWidth => head(),
         }
     }
@@ -233,8 +236,8 @@ fn gating(architecture: &str, family: &str) -> &'static [f64] {
     match architecture {
         "deepseek2" if family == "deepseek_v2" => &[1.0, 0.0],
         "llama" | "gpt-oss" | "granitehybrid" | "granitemoe" | "granite" | "hunyuan-moe" | "gemma4" => &[1.0, 3.0, 0.0],
-        "qwen3moe" | "qwen3next" | "qwen35moe" | "qwen2moe" | "olmoe" | "mistral4" | "ernie4_5-moe" | "phimoe"
-        | "jamba" => &[1.0, 0.0],
+        "qwen3moe" | "qwen3next" | "qwen35moe" | "qwen4exp" | "qwen2moe" | "olmoe" | "mistral4" | "ernie4_5-moe"
+        | "phimoe" | "jamba" | "minimax-01" => &[1.0, 0.0],
         "deepseek4" => &[4.0, 0.0],
         _ => &[2.0, 0.0],
     }

@@ -1,7 +1,7 @@
 //! From the names that families ask for to those in GGUF files (`gguf-py/gguf/constants.py`, `tensor_mapping.py`).
 
 /// What a layer's tensors are called, by what stands between `model.layers.N.` and `.weight` or `.bias`.
-const OF_LAYER: [(&str, &str); 105] = [
+const OF_LAYER: [(&str, &str); 129] = [
     ("input_layernorm", "attn_norm"),
     ("operator_norm", "attn_norm"),
     ("attn_norm", "attn_norm"),
@@ -21,6 +21,11 @@ const OF_LAYER: [(&str, &str); 105] = [
     ("self_attn.v_proj", "attn_v"),
     ("self_attn.o_proj", "attn_output"),
     ("self_attn.out_proj", "attn_output"),
+    ("self_attn.dense", "attn_output"),
+    ("self_attn.qkv_proj", "attn_qkv"),
+    ("self_attn.norm", "attn_norm_2"),
+    ("self_attn.output_gate", "attn_gate"),
+    ("self_attn.linear_gate", "attn_gate"),
     ("self_attn.q_norm", "attn_q_norm"),
     ("self_attn.q_layernorm", "attn_q_norm"),
     ("self_attn.query_layernorm", "attn_q_norm"),
@@ -42,12 +47,32 @@ const OF_LAYER: [(&str, &str); 105] = [
     ("self_attn.indexer.q_proj", "indexer.q_proj"),
     ("self_attn.indexer.k_proj", "indexer.k_proj"),
     ("self_attn.indexer.q_norm", "indexer.q_norm"),
+    ("self_attn.indexer.q_layernorm", "indexer.q_norm"),
+    ("self_attn.indexer.k_layernorm", "indexer.k_norm"),
+    ("attn_hyper_connection.hc_norm", "hc_attn_norm"),
+    ("attn_hyper_connection.input_mix_weight_down", "hc_attn_down"),
+    ("attn_hyper_connection.input_mix_weight_up", "hc_attn_up"),
+    ("attn_hyper_connection.block_inject_weight", "hc_attn_inject"),
+    ("mlp_hyper_connection.hc_norm", "hc_ffn_norm"),
+    ("mlp_hyper_connection.input_mix_weight_down", "hc_ffn_down"),
+    ("mlp_hyper_connection.input_mix_weight_up", "hc_ffn_up"),
+    ("mlp_hyper_connection.block_inject_weight", "hc_ffn_inject"),
+    ("ple.key_proj", "ple_key"),
+    ("ple.value_proj", "ple_value"),
+    ("ple.norm_key", "ple_norm_key"),
+    ("ple.norm_query", "ple_norm_query"),
+    ("ple.norm_conv", "ple_norm_conv"),
+    ("ple.conv1d", "ple_conv1d"),
     ("self_attn.q_conv1d", "ssm_conv1d_q"),
     ("self_attn.k_conv1d", "ssm_conv1d_k"),
     ("self_attn.v_conv1d", "ssm_conv1d_v"),
     ("self_attn.f_a_proj", "ssm_f_a"),
     ("self_attn.f_b_proj", "ssm_f_b"),
     ("self_attn.b_proj", "ssm_beta"),
+    ("self_attn.f_proj", "ssm_f_a"),
+    // Of Ling 3, in layers of delta attention and of latent attention.
+    ("self_attn.g_proj", "ssm_g_a"),
+    ("self_attn.g_proj", "attn_gate"),
     ("self_attn.g_a_proj", "ssm_g_a"),
     ("self_attn.g_b_proj", "ssm_g_b"),
     ("self_attn.o_norm", "ssm_norm"),
@@ -111,13 +136,17 @@ const OF_LAYER: [(&str, &str); 105] = [
 ];
 
 /// Tensors whose suffixes change too.
-const WHOLE: [(&str, &str); 21] = [
+const WHOLE: [(&str, &str); 25] = [
     ("self_attn.sinks", "attn_sinks.weight"),
     ("self_attn.attention_sink_bias", "attn_sinks.weight"),
     ("attn.attn_sink", "attn_sinks.weight"),
+    ("self_attn.learnable_sink_param", "attn_sinks.weight"),
     ("attn.compressor.ape", "attn_compressor_ape.weight"),
     ("attn.indexer.compressor.ape", "indexer_compressor_ape.weight"),
+    ("self_attn.indexer.index_kpool_compress_ape", "indexer_compressor_ape.weight"),
+    ("self_attn.indexer.index_kpool_compress_gate", "indexer_compressor_gate.weight"),
     ("mlp.gate.bias", "exp_probs_b.bias"),
+    ("mlp.gate.expert_bias", "exp_probs_b.bias"),
     ("mlp.gate.tid2eid", "ffn_gate_tid2eid.weight"),
     ("self_attn.A_log", "ssm_a"),
     ("self_attn.dt_bias", "ssm_dt.bias"),
@@ -136,24 +165,41 @@ const WHOLE: [(&str, &str); 21] = [
 ];
 
 /// Tensors outside layers, by what stands before `.weight` or `.bias`.
-const OUTSIDE: [(&str, &str); 10] = [
+const OUTSIDE: [(&str, &str); 14] = [
     ("model.embed_tokens", "token_embd"),
+    ("model.word_embeddings", "token_embd"),
     ("backbone.embeddings", "token_embd"),
     ("model.norm", "output_norm"),
     ("model.final_layernorm", "output_norm"),
     ("backbone.norm_f", "output_norm"),
     ("model.embedding_norm", "token_embd_norm"),
+    ("model.hyper_connection_mixer.hc_norm", "output_hc_norm"),
+    ("model.hyper_connection_mixer.input_mix_weight_down", "output_hc_down"),
+    ("model.hyper_connection_mixer.input_mix_weight_up", "output_hc_up"),
     ("lm_head", "output"),
     ("embed", "token_embd"),
     ("norm", "output_norm"),
     ("head", "output"),
 ];
 
+/// Of a layer's streams: what Hunyuan 4 and what others call the weights that mix them, but for their last part.
+const MIXES: [(&str, &str); 4] = [
+    ("hc_attn_layer.hc_pre.hc_", "hc_attn_"),
+    ("hc_mlp_layer.hc_pre.hc_", "hc_ffn_"),
+    ("hc_attn_", "hc_attn_"),
+    ("hc_ffn_", "hc_ffn_"),
+];
+
+/// Of a layer and in no layer: the rows of n-grams, which are one tensor.
+const NGRAMS: &str = ".ple.ple_embedding.ngram_embedding.shard_0.weight";
+
 /// What families call the module of a layer's MLP or experts, and that of shared experts in it.
 const MODULES: [&str; 4] = ["mlp.", "block_sparse_moe.", "feed_forward.", "ffn."];
 const SHARED: [&str; 3] = ["shared_expert.", "shared_experts.", "shared_mlp."];
-/// What they call a module that is none of these: Mamba, whatever a layer of Nemotron is, and Gemma's experts beside an MLP.
-const OTHERS: [(&str, &[&str]); 3] = [
+/// What they call a module that is none of these: Ling's attention, Mamba, whatever a layer of Nemotron is, and Gemma's experts
+/// beside an MLP.
+const OTHERS: [(&str, &[&str]); 4] = [
+    ("attention.", &["self_attn."]),
     ("mamba.", &["linear_attn."]),
     ("mixer.", &["linear_attn.", "self_attn.", "mlp."]),
     ("experts.", &["mlp.experts."]),
@@ -167,17 +213,20 @@ pub fn on_disk(name: &str) -> impl Iterator<Item = String> {
         same.map(|(_, theirs)| format!("{theirs}.{suffix}")).collect::<Vec<_>>()
     };
     let mut outside = renamed(&OUTSIDE, name);
-    outside.extend(name.strip_prefix("hc_head_").map(|part| format!("output_hc_{part}.weight")));
+    let head = ["hc_head_", "model.hc_head.hc_head_"].into_iter().find_map(|head| name.strip_prefix(head));
+    outside.extend(name.ends_with(NGRAMS).then(|| "per_layer_token_embd.weight".to_owned()));
+    outside.extend(head.map(|part| format!("output_hc_{part}.weight")));
     let in_layers =
         ["model.layers.", "backbone.layers.", "layers."].into_iter().find_map(|layers| name.strip_prefix(layers));
     let of_layer = in_layers.and_then(|rest| rest.split_once('.'));
     let of_layer = of_layer.into_iter().flat_map(move |(layer, rest)| {
         let usual = in_usual_modules(rest).into_iter().flat_map(|rest| {
             let whole = WHOLE.iter().filter(|(ours, _)| *ours == rest).map(|(_, theirs)| theirs.to_string());
-            // Of DeepSeek-V4's mixed streams.
-            let mixes = ["hc_attn_", "hc_ffn_"].iter().any(|mix| rest.starts_with(mix));
-            let mixes = mixes.then(|| format!("{rest}.weight"));
-            whole.chain(mixes).chain(renamed(&OF_LAYER, &rest)).collect::<Vec<_>>()
+            let mixes = MIXES.iter().find_map(|(ours, theirs)| Some((theirs, rest.strip_prefix(ours)?)));
+            whole
+                .chain(mixes.map(|(half, part)| format!("{half}{part}.weight")))
+                .chain(renamed(&OF_LAYER, &rest))
+                .collect::<Vec<_>>()
         });
         usual.map(|theirs| format!("blk.{layer}.{theirs}")).collect::<Vec<_>>()
     });

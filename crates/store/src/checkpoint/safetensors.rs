@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{Error, MapAccess, Visitor};
+use serde_json::Value;
 
 use super::{StoredType, check_overlap};
 use crate::read::whole::WholeFile;
@@ -31,6 +32,15 @@ pub struct Entry {
     pub bytes: u64,
 }
 
+/// What a header says.
+#[derive(Debug)]
+pub struct Header {
+    /// Its tensors, in the order of the file.
+    pub tensors: Vec<(String, Entry)>,
+    /// `format` of its `__metadata__`: what wrote it, and whose tensors they are (`pt`, `mlx`).
+    pub format: Option<String>,
+}
+
 #[derive(Deserialize)]
 #[serde(expecting = "an object of dtype, shape and data_offsets")]
 struct RawEntry {
@@ -44,7 +54,7 @@ struct RawEntry {
 /// # Errors
 /// A truncated or overlong header, invalid JSON, a tensor whose range leaves the file, overlaps another, or does not
 /// fit its shape: one line that names file and tensor.
-pub fn read_header(path: &Path) -> Result<Vec<(String, Entry)>> {
+pub fn read_header(path: &Path) -> Result<Header> {
     let malformed = |problem: String| StoreError::Malformed { path: path.to_owned(), problem };
     let file = WholeFile::open(path)?;
     if file.bytes() < 8 {
@@ -67,19 +77,19 @@ pub fn read_header(path: &Path) -> Result<Vec<(String, Entry)>> {
         return Err(malformed(problem));
     }
     let header = file.read_at(8, header_bytes as usize)?;
-    let Header(raw) = serde_json::from_slice(&header)
+    let Raw { entries, format } = serde_json::from_slice(&header)
         .map_err(|error| malformed(format!("its header is not valid: {error}; download it again")))?;
     let data_start = 8 + header_bytes;
     let data_bytes = file.bytes() - data_start;
-    let entries: Vec<(String, Entry)> = raw
+    let tensors: Vec<(String, Entry)> = entries
         .into_iter()
         .map(|(name, raw)| {
             let entry = check(&name, raw, data_start, data_bytes).map_err(malformed)?;
             Ok((name, entry))
         })
         .collect::<Result<_>>()?;
-    check_overlap(&entries).map_err(malformed)?;
-    Ok(entries)
+    check_overlap(&tensors).map_err(malformed)?;
+    Ok(Header { tensors, format })
 }
 
 fn check(name: &str, raw: RawEntry, data_start: u64, data_bytes: u64) -> Result<Entry, String> {
@@ -128,21 +138,25 @@ pub(crate) fn stored_type(name: &str) -> (StoredType, Option<u64>) {
 }
 
 /// The header in file order, refusing a name that comes twice.
-struct Header(Vec<(String, RawEntry)>);
+struct Raw {
+    entries: Vec<(String, RawEntry)>,
+    format: Option<String>,
+}
 
-impl<'de> Deserialize<'de> for Header {
+impl<'de> Deserialize<'de> for Raw {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Entries;
         impl<'de> Visitor<'de> for Entries {
-            type Value = Header;
+            type Value = Raw;
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("an object of tensors")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let (mut entries, mut seen) = (Vec::new(), HashSet::new());
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+                let (mut entries, mut seen, mut format) = (Vec::new(), HashSet::new(), None);
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        map.next_value::<serde::de::IgnoredAny>()?;
+                        // Whatever else it is, is nobody's business here.
+                        format = map.next_value::<Value>()?["format"].as_str().map(str::to_owned);
                         continue;
                     }
                     let problem = |what: fmt::Arguments| A::Error::custom(format_args!("tensor {name}: {what}"));
@@ -152,7 +166,7 @@ impl<'de> Deserialize<'de> for Header {
                     let entry = map.next_value().map_err(|error| problem(format_args!("{error}")))?;
                     entries.push((name, entry));
                 }
-                Ok(Header(entries))
+                Ok(Raw { entries, format })
             }
         }
         deserializer.deserialize_map(Entries)

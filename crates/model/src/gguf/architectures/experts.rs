@@ -73,16 +73,29 @@ pub fn mistral4(said: &Said, config: &mut Map<String, Value>) -> Result<(), Mode
     Ok(())
 }
 
-/// DeepSeek-V4, whose experts' activations are limited, in all layers alike.
+/// DeepSeek-V4.
 pub fn deepseek4(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
+    limited(said, config)
+}
+
+/// Experts whose activations are limited, in all layers alike.
+pub fn limited(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
     const LIMIT: &str = "swiglu_clamp_exp";
-    let limits = if said.get(LIMIT).is_some() { said.by_layer(LIMIT, Value::as_f64)? } else { Vec::new() };
+    let limits = if said.get(LIMIT).is_some() { said.by_layer(LIMIT, Value::as_f64)? } else { vec![0.0] };
     match limits.iter().find(|limit| **limit != limits[0]) {
         Some(other) => return Err(said.malformed(format!("limits activations to {} and to {other}", limits[0]))),
-        None if limits.is_empty() => {}
-        None => drop(config.insert("swiglu_limit".into(), json!(limits[0]))),
-    }
+        // Without a limit the family's own would stand; none is as large as this one.
+        None => {
+            config.insert("swiglu_limit".into(), json!(if limits[0] > 0.0 { limits[0] } else { f64::from(f32::MAX) }))
+        }
+    };
     Ok(())
+}
+
+/// Hunyuan 4.
+pub fn hy_v4(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
+    glm_dsa(said, config)?;
+    limited(said, config)
 }
 
 /// GLM-5.

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::super::said::{Said, kinds};
-use super::experts::latent;
+use super::experts::{glm_dsa, latent, limited};
+use super::shares;
 use crate::config::ModelError;
 
 /// Which layers have attention, and how many key-value heads.
@@ -91,6 +92,66 @@ pub fn kimi_linear(said: &Said, config: &mut Map<String, Value>) -> Result<(), M
         "full_attn_layers": full,
     });
     config.insert("linear_attn_config".into(), linear);
+    Ok(())
+}
+
+/// Ling 3, whose `model_type` is also Ling 2.5's.
+pub fn bailingmoe3(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
+    let full = attention_layers(said, config)?;
+    latent(said, config)?;
+    config.insert("architectures".into(), json!(["BailingHybridForCausalLM"]));
+    config.insert("layer_types".into(), kinds(&full, ["linear_attention", "full_attention"]));
+    config.insert("linear_num_heads".into(), json!(said.needed("attention.head_count")?));
+    Ok(())
+}
+
+/// GLM-5.3-Flash. A file without a bound of its decays has none.
+pub fn glm5_next(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
+    let full = attention_layers(said, config)?;
+    glm_dsa(said, config)?;
+    limited(said, config)?;
+    config.insert("layer_types".into(), kinds(&full, ["linear_attention", "indexed_attention"]));
+    config.insert("linear_num_heads".into(), json!(said.needed("attention.head_count")?));
+    config.insert("linear_lower_bound".into(), json!(said.get("kda.gate_lower_bound")));
+    Ok(())
+}
+
+/// Qwen4-Exp, of which one layer has n-grams, whose hashes are said number by number. Gates are sigmoids always.
+pub fn qwen4exp(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
+    const RATIOS: &str = "attention.compress_ratios";
+    shares(said, config)?;
+    config.insert("output_gate_type".into(), json!("sigmoid"));
+    let indexed = said.marked(RATIOS)?;
+    config.insert("indexer_compress_ratio".into(), json!(said.common(RATIOS, &indexed)?));
+    let numbers = |key: &str| said.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let counted = |layer: &Value| layer.as_u64().map(|layer| layer.saturating_add(1));
+    // Counted from 1 in a config.
+    let layers: Option<Vec<u64>> = numbers("ple.layers").iter().map(counted).collect();
+    let layers = layers.ok_or_else(|| said.malformed("has no layers' numbers as qwen4exp.ple.layers".into()))?;
+    if layers.len() > 1 {
+        let problem = format!("has n-grams in {} layers (qwen4exp.ple.layers), and the hashes of one", layers.len());
+        return Err(said.malformed(problem));
+    }
+    if !layers.is_empty() {
+        let hashes = numbers("ple.head_vocab_sizes");
+        let width = said.needed("embedding_length_per_layer_input")?.saturating_mul(hashes.len() as u64);
+        config.insert("ple_embed_dim".into(), json!(width));
+        config.insert("split_ngram_parts".into(), json!(1));
+        config.insert("ngram_vocab_size_base".into(), json!(hashes.iter().filter_map(Value::as_u64).max()));
+    }
+    config.insert("ple_layer_ids".into(), json!(layers));
+    Ok(())
+}
+
+/// MiniMax-Text-01, of which every eighth layer has full attention, unless a file says which.
+pub fn minimax_01(said: &Said, config: &mut Map<String, Value>) -> Result<(), ModelError> {
+    const RECURRENT: &str = "attention.recurrent_layers";
+    let interval = said.number("full_attention_interval").unwrap_or(8).max(1);
+    let linear = match said.get(RECURRENT) {
+        Some(_) => said.marked(RECURRENT)?,
+        None => (1..=said.layers()?).map(|layer| !layer.is_multiple_of(interval)).collect(),
+    };
+    config.insert("layer_types".into(), kinds(&linear, ["full_attention", "linear_attention"]));
     Ok(())
 }
 
