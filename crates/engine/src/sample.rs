@@ -238,6 +238,9 @@ fn highest(numbers: &[f32]) -> f32 {
     lanes(numbers, f32::NEG_INFINITY, higher).into_iter().fold(f32::NEG_INFINITY, higher)
 }
 
+/// Numbers of which the highest is looked at first: most of a large vocabulary's stretches have none that is high enough.
+const LOOKED_AT: usize = 256;
+
 /// Highest first; of equals, the first in the vocabulary.
 fn by_likelihood(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
@@ -247,13 +250,18 @@ fn by_likelihood(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
 fn most_likely(logits: &[f32], k: usize, candidates: &mut Vec<(f32, u32)>) {
     // The k-th of those that were seen: of the others none is wanted that is not higher.
     let mut floor = f32::NEG_INFINITY;
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit > floor {
-            candidates.push((logit, token as u32));
-            if candidates.len() == 2 * k {
-                candidates.select_nth_unstable_by(k - 1, by_likelihood);
-                candidates.truncate(k);
-                floor = candidates[k - 1].0;
+    for (first, stretch) in (0..).step_by(LOOKED_AT).zip(logits.chunks(LOOKED_AT)) {
+        if highest(stretch) <= floor {
+            continue;
+        }
+        for (token, &logit) in (first..).zip(stretch) {
+            if logit > floor {
+                candidates.push((logit, token));
+                if candidates.len() == 2 * k {
+                    candidates.select_nth_unstable_by(k - 1, by_likelihood);
+                    candidates.truncate(k);
+                    floor = candidates[k - 1].0;
+                }
             }
         }
     }
@@ -266,8 +274,11 @@ fn nucleus(weights: &[f32], wanted: f32, candidates: &mut Vec<(f32, u32)>) {
     // Of a large vocabulary few are likely, so that few are sorted.
     for least in [1.0 / 16.0, 1.0 / 256.0, 1.0 / 4096.0, f32::MIN_POSITIVE] {
         candidates.clear();
-        candidates
-            .extend(weights.iter().zip(0..).filter(|(weight, _)| **weight >= least).map(|(&w, token)| (w, token)));
+        for (first, stretch) in (0..).step_by(LOOKED_AT).zip(weights.chunks(LOOKED_AT)) {
+            if highest(stretch) >= least {
+                candidates.extend(stretch.iter().copied().zip(first..).filter(|(weight, _)| *weight >= least));
+            }
+        }
         if candidates.iter().map(|candidate| candidate.0).sum::<f32>() >= wanted {
             break;
         }

@@ -4,6 +4,7 @@
 //! Everything here is inlined into functions that enable the instructions: those of [`Multiply::run`].
 
 mod blocks;
+mod codebooks;
 mod codes;
 pub(super) mod e4m3;
 mod k_quants;
@@ -23,7 +24,7 @@ use crate::quant::ggml::of_type;
 ///
 /// # Safety
 /// All functions: the machine has the instructions.
-pub(super) trait Multiply {
+pub(super) trait Multiply: Sized {
     /// Whether weights of eight bits are multiplied as q - 128, because the sums of the instruction's products hold no larger
     /// ones.
     const SIGNED: bool;
@@ -32,8 +33,17 @@ pub(super) trait Multiply {
     unsafe fn add(sums: __m256i, w: __m256i, x: __m256i) -> __m256i;
     /// See above.
     unsafe fn total(sums: __m256i) -> __m256i;
-    /// Products of weights of eight bits, with a sign if that is how they are multiplied, by fours.
-    unsafe fn eight_bits(w: __m256i, x: __m256i) -> __m256i;
+    /// The same of weights of eight bits, with a sign if that is how they are multiplied. Where sizes have six bits at most, two
+    /// may be added.
+    unsafe fn add_eight_bits(sums: __m256i, w: __m256i, x: __m256i) -> __m256i;
+    /// The same of sizes, and bytes that have their signs: none is 0.
+    unsafe fn add_signed(sums: __m256i, sizes: __m256i, signs: __m256i, x: __m256i) -> __m256i;
+    /// Products of weights of eight bits by fours.
+    #[inline(always)]
+    unsafe fn eight_bits(w: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { Self::total(Self::add_eight_bits(_mm256_setzero_si256(), w, x)) }
+    }
     /// Does some work with the instructions.
     unsafe fn run(work: impl Work);
 }
@@ -66,9 +76,14 @@ impl Multiply for Pairs {
         unsafe { _mm256_madd_epi16(sums, _mm256_set1_epi16(1)) }
     }
     #[inline(always)]
-    unsafe fn eight_bits(w: __m256i, x: __m256i) -> __m256i {
+    unsafe fn add_eight_bits(sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
         // SAFETY: as above. The size of -128 is 128 without a sign.
-        unsafe { Self::total(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))) }
+        unsafe { Self::add(sums, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) }
+    }
+    #[inline(always)]
+    unsafe fn add_signed(sums: __m256i, sizes: __m256i, signs: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: as above.
+        unsafe { Self::add(sums, sizes, _mm256_sign_epi8(x, signs)) }
     }
     #[inline(always)]
     unsafe fn run(work: impl Work) {
@@ -96,9 +111,14 @@ macro_rules! vnni {
                 sums
             }
             #[inline(always)]
-            unsafe fn eight_bits(w: __m256i, x: __m256i) -> __m256i {
+            unsafe fn add_eight_bits(sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
                 // SAFETY: as above.
-                unsafe { $dpbusd(_mm256_setzero_si256(), w, x) }
+                unsafe { Self::add(sums, w, x) }
+            }
+            #[inline(always)]
+            unsafe fn add_signed(sums: __m256i, sizes: __m256i, signs: __m256i, x: __m256i) -> __m256i {
+                // SAFETY: as above.
+                unsafe { Self::add(sums, of_signed::<Self>(_mm256_sign_epi8(sizes, signs)), x) }
             }
             #[inline(always)]
             unsafe fn run(work: impl Work) {

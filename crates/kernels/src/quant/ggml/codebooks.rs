@@ -50,11 +50,11 @@ const fn entries<const N: usize, const VALUES: usize>(codes: &Codebook<VALUES>) 
     entries
 }
 
-static IQ2_XXS: [u64; 256] = entries(&IQ2_XXS_CODES);
-static IQ2_XS: [u64; 512] = entries(&IQ2_XS_CODES);
-static IQ2_S: [u64; 1024] = entries(&IQ2_S_CODES);
-static IQ3_XXS: [u64; 256] = entries(&IQ3_XXS_CODES);
-static IQ3_S: [u64; 512] = entries(&IQ3_S_CODES);
+pub(crate) static IQ2_XXS: [u64; 256] = entries(&IQ2_XXS_CODES);
+pub(crate) static IQ2_XS: [u64; 512] = entries(&IQ2_XS_CODES);
+pub(crate) static IQ2_S: [u64; 1024] = entries(&IQ2_S_CODES);
+pub(crate) static IQ3_XXS: [u64; 256] = entries(&IQ3_XXS_CODES);
+pub(crate) static IQ3_S: [u64; 512] = entries(&IQ3_S_CODES);
 pub(crate) static IQ1: [u64; 2048] = entries(&IQ1_CODES);
 
 /// For each byte of signs, 0xff in the bytes of those that are set.

@@ -13,9 +13,7 @@ use crate::cpu::isa::avx2::{Avx2, Words, nibble_planes};
 use crate::cpu::isa::tile::Lanes;
 use crate::cpu::isa::unit_rows::{GROUPS, Source};
 use crate::quant::coded::e2m1_table;
-use crate::quant::ggml::types::{
-    Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Iq4Nl, Iq4Xs, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0,
-};
+use crate::quant::ggml::types::{Iq4Nl, Iq4Xs, Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 use crate::quant::ggml::{Block, IQ4_VALUES};
 
 /// Sixteen groups of a type's blocks: see [`Source`].
@@ -310,11 +308,3 @@ unsafe fn iq4_xs_scales(w: *const u8) -> __m256 {
         _mm256_mul_ps(super::f16(w), scales)
     }
 }
-
-impl Unit for Iq1S {}
-impl Unit for Iq1M {}
-impl Unit for Iq2Xxs {}
-impl Unit for Iq2Xs {}
-impl Unit for Iq2S {}
-impl Unit for Iq3Xxs {}
-impl Unit for Iq3S {}

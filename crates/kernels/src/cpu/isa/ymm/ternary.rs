@@ -88,21 +88,25 @@ unsafe fn digits(w: *const u8) -> [__m256i; 8] {
     }
 }
 
+/// The sums of a block's groups.
+#[inline(always)]
+unsafe fn tq1_0<M: Multiply>(w: *const u8, x: *const u8) -> __m256i {
+    // SAFETY: the instructions, the block at `w` and its activations at `x`.
+    unsafe {
+        let mut sums = digits(w);
+        for group in 0..8 {
+            sums[group] = product::<M>(sums[group], x, group);
+        }
+        wholes::<11>(sums)
+    }
+}
+
 impl Unit for Tq1_0 {
     const KNOWN: bool = true;
     #[inline(always)]
     unsafe fn dots<M: Multiply>(w: *const u8, x: *const u8) -> Words {
         // SAFETY: the caller's promise, here and below.
-        unsafe {
-            let mut sums = [[_mm256_setzero_si256(); 8]; 2];
-            for b in 0..2 {
-                let digits = digits(w.add(54 * b));
-                for group in 0..8 {
-                    sums[b][group] = product::<M>(digits[group], x, 8 * b + group);
-                }
-            }
-            Words(wholes::<11>(sums[0]), wholes::<11>(sums[1]))
-        }
+        unsafe { Words(tq1_0::<M>(w, x), tq1_0::<M>(w.add(54), x.add(256))) }
     }
     #[inline(always)]
     unsafe fn scales(w: *const u8) -> [Avx2; 2] {
