@@ -200,6 +200,12 @@ def ling3_as_released(folder: Path, config: dict) -> None:
     write_json(folder / "config.json", config | named | shared)
 
 
+def qwen4_exp_as_released(folder: Path, config: dict) -> None:
+    """By another name, so that transformers does not rename kinds of layers, by which the converter finds those that choose blocks."""
+    text = config["text_config"] | dict(model_type="q4_exp_text")
+    write_json(folder / "config.json", config | dict(model_type="q4_exp", text_config=text))
+
+
 def glm5_next_as_released(folder: Path, config: dict) -> None:
     """The release's keys of delta attention and of layers without experts."""
     text = config["text_config"]
@@ -237,7 +243,7 @@ def packed_experts(folder: Path, _config: dict) -> None:
 # What the converter has to find, which is in the release and not in the fixture.
 PREPARED = {
     "gemma3": with_vocabulary, "gemma4": with_vocabulary, "mimo_v2_flash": mimo_as_released, "minimax_m3": minimax_m3_as_released,
-    "minimax": minimax_as_released, "ling3": ling3_as_released, "glm5_next": glm5_next_as_released,
+    "minimax": minimax_as_released, "ling3": ling3_as_released, "glm5_next": glm5_next_as_released, "qwen4_exp": qwen4_exp_as_released,
     "mistral4": in_a_wrapper, "nemotron_h_dense": nemotron_without_experts, "deepseek_v4": packed_experts,
 }  # fmt: skip
 

@@ -137,7 +137,7 @@ const REFUSED: &[Refused] = {
             "minimax-01",
             &[("expert_gating_func", U32(2), "1"), ("expert_weights_norm", Switch(false), "true")],
         ),
-        ("qwen4_exp_gguf", "qwen4exp", &[("attention.recurrent_layers", Switches(&[true; 3]), "one of 3")]),
+        ("qwen4_exp_gguf", "qwen4exp", &[("expert_group_count", U32(4), "1")]),
     ]
 };
 

@@ -122,6 +122,12 @@ pub fn qwen4exp(said: &Said, config: &mut Map<String, Value>) -> Result<(), Mode
     shares(said, config)?;
     config.insert("output_gate_type".into(), json!("sigmoid"));
     let indexed = said.marked(RATIOS)?;
+    if !indexed.contains(&true) {
+        let problem = format!(
+            "says of no layer that it chooses blocks (qwen4exp.{RATIOS}), as every released model does; convert it again"
+        );
+        return Err(said.malformed(problem));
+    }
     config.insert("indexer_compress_ratio".into(), json!(said.common(RATIOS, &indexed)?));
     let numbers = |key: &str| said.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let counted = |layer: &Value| layer.as_u64().map(|layer| layer.saturating_add(1));
