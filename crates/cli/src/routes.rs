@@ -64,7 +64,7 @@ impl Row {
     }
 }
 
-/// Slots of the caches asked for: at least one, and no more than there are experts.
+/// Slots of the caches asked for; of memory at least one, and no more than there are experts.
 fn sizes(args: &ReplayArgs, shape: &Shape) -> Result<Vec<usize>> {
     if args.ram.is_empty() {
         let share = |percent: &f64| (shape.experts as f64 * percent / 100.0).round() as usize;
