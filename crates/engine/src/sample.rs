@@ -157,20 +157,29 @@ impl Sampler {
 
     /// The same, with memory that it is lent.
     pub fn choose_in(&mut self, scratch: &mut Scratch, logits: &[f32], position: usize) -> u32 {
-        let Scratch { adjusted, candidates } = scratch;
-        adjusted.clear();
-        adjusted.extend_from_slice(logits);
-        self.adjust(adjusted);
-        let token = if self.sampling.temperature == 0.0 {
-            argmax(adjusted)
+        let greedy = self.sampling.temperature == 0.0;
+        let token = if greedy && !self.adjusts() {
+            argmax(logits)
         } else {
-            self.draw(adjusted, candidates, uniform(self.sampling.seed, position as u64))
+            let Scratch { adjusted, candidates } = scratch;
+            adjusted.clear();
+            adjusted.extend_from_slice(logits);
+            self.adjust(adjusted);
+            match greedy {
+                true => argmax(adjusted),
+                false => self.draw(adjusted, candidates, uniform(self.sampling.seed, position as u64)),
+            }
         };
         self.see(&[token]);
         if let Some(count) = self.generated.get_mut(token as usize) {
             *count += 1;
         }
         token
+    }
+
+    /// Whether penalties or bias change any logit.
+    fn adjusts(&self) -> bool {
+        !(self.seen.is_empty() && self.generated.is_empty() && self.sampling.logit_bias.is_empty())
     }
 
     fn adjust(&self, adjusted: &mut [f32]) {
@@ -329,8 +338,15 @@ fn draw_of(weights: &[f32], uniform: f32) -> usize {
 
 /// The most likely token; of equals, the first.
 pub fn argmax(logits: &[f32]) -> u32 {
-    let highest = highest(logits);
-    logits.iter().position(|&logit| logit == highest).unwrap_or(0) as u32
+    let (mut best, mut first) = (f32::NEG_INFINITY, 0);
+    for (i, stretch) in logits.chunks(LOOKED_AT).enumerate() {
+        let highest = highest(stretch);
+        if highest > best {
+            (best, first) = (highest, i * LOOKED_AT);
+        }
+    }
+    let stretch = &logits[first..logits.len().min(first + LOOKED_AT)];
+    (first + stretch.iter().position(|&logit| logit == best).unwrap_or(0)) as u32
 }
 
 /// A number in [0, 1) that depends on seed and position alone (two rounds of SplitMix64's mixer).
@@ -375,6 +391,11 @@ mod tests {
     fn greedy_takes_the_first_of_equals() {
         assert_eq!(choose(Sampling::default(), &LOGITS, 0), 1);
         assert_eq!(argmax(&[f32::NEG_INFINITY, -3.0]), 1);
+        let mut many = vec![-1.0; 1000];
+        for highest in [999, 700, 257, 256, 255, 3] {
+            many[highest] = 2.0;
+            assert_eq!(argmax(&many), highest as u32);
+        }
     }
 
     #[test]

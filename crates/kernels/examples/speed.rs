@@ -22,13 +22,14 @@ const EXPERTS: [(usize, usize); 2] = [(2048, 768), (4096, 1024)];
 const ATTENTION: [(usize, usize); 3] = [(1, 4096), (1, 32768), (512, 4096)];
 
 /// How safetensors files hold weights beside MLX's ways.
-const CODED: [(&str, Coded); 6] = [
+const CODED: [(&str, Coded); 7] = [
     ("FP8", Coded { code: Code::E4m3, block: [128, 128], second: Second::None }),
     ("MXFP4", Coded { code: Code::E2m1, block: [1, 32], second: Second::None }),
     ("NVFP4", Coded { code: Code::E2m1, block: [1, 16], second: Second::Times }),
     ("int4", Coded { code: Code::Int4, block: [1, 32], second: Second::None }),
     ("int8", Coded { code: Code::Int8, block: [1, WHOLE], second: Second::None }),
     ("GPTQ", Coded { code: Code::Gptq, block: [1, 128], second: Second::ZerosLessOne }),
+    ("AWQ", Coded { code: Code::Awq, block: [1, 128], second: Second::Zeros }),
 ];
 
 fn main() -> Result<(), OpsError> {

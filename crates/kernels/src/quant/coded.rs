@@ -249,13 +249,13 @@ pub(crate) fn e2m1(nibble: u8) -> u8 {
 }
 
 /// Which of a word's nibbles holds row `row` of eight, in AWQ's order.
-const fn awq_nibble(row: usize) -> usize {
+pub(crate) const fn awq_nibble(row: usize) -> usize {
     if row.is_multiple_of(2) { row / 2 } else { 4 + row / 2 }
 }
 
 /// A little-endian word.
 #[inline(always)]
-fn word(bytes: &[u8], index: usize) -> u32 {
+pub(crate) fn word(bytes: &[u8], index: usize) -> u32 {
     let bytes = bytes[4 * index..].first_chunk().expect("a matrix holds whole words");
     u32::from_le_bytes(*bytes)
 }

@@ -9,7 +9,7 @@ use crate::cpu::isa::panel::{BLOCK, LANES_MAX, Place, rows_at, spread, transpose
 use crate::cpu::isa::tile::{Bf16, F16, F32, Lanes, convert};
 use crate::cpu::isa::unpacked::{K_MAX, Panel};
 use crate::quant::Code;
-use crate::quant::coded::{Rows, e8m0, widen_e4m3};
+use crate::quant::coded::{Rows, awq_nibble, e8m0, widen_e4m3, word};
 use crate::quant::ggml::GROUP_MIN;
 use crate::tensor::DType;
 
@@ -29,6 +29,7 @@ pub(super) unsafe fn fill<I: Ints>(w: &Rows, group: usize, at: Place, base: u8, 
             Code::Int4 => of_nibbles::<I, false>(&rows, at.len, &mut out),
             Code::E2m1 => of_nibbles::<I, true>(&rows, at.len, &mut out),
             Code::Gptq if w.step == 1 => of_columns(w, at, &mut out),
+            Code::Awq if w.step == 1 && (w.first + at.row).is_multiple_of(8) => of_eight_rows(w, at, &mut out),
             Code::Gptq | Code::Awq | Code::E4m3 => return false,
         }
         put_scales_of_codes::<I>(w, group, at, base, panel);
@@ -98,6 +99,38 @@ unsafe fn of_columns<I: Ints>(w: &Rows, at: Place, to: &mut Out<I>) {
             to.put(2 * i + 1, spread::<I, 4>(&[word], 16));
         }
     }
+}
+
+/// Words of eight rows of a column, those of neighbouring columns a line of words apart.
+#[inline(always)]
+unsafe fn of_eight_rows<I: Ints>(w: &Rows, at: Place, to: &mut Out<I>) {
+    let (line, first) = (w.shape[0] / 8, (w.first + at.row) / 8);
+    for i in 0..at.len / 4 {
+        let mut lanes = [0u32; LANES_MAX];
+        for (eight, lanes) in lanes.chunks_exact_mut(8).enumerate().take(at.rows.div_ceil(8)) {
+            let columns = std::array::from_fn(|j| word(w.data, (at.k + 4 * i + j) * line + first + eight));
+            let bytes = bytes_side_by_side(columns);
+            for (row, lane) in lanes.iter_mut().enumerate() {
+                let nibble = awq_nibble(row);
+                *lane = bytes[nibble / 2] >> (4 * (nibble % 2)) & 0x0f0f_0f0f;
+            }
+        }
+        // SAFETY: as above; a vector has no more lanes than these.
+        unsafe { to.put(i, I::load(lanes.as_ptr().cast())) };
+    }
+}
+
+/// The lowest bytes of four words, the second ones, and so on.
+#[inline(always)]
+fn bytes_side_by_side([a, b, c, d]: [u32; 4]) -> [u32; 4] {
+    let pairs = |a: u32, b: u32| {
+        let (even, odd) = (0x00ff_00ff, 0xff00_ff00);
+        [a & even | (b & even) << 8, (a & odd) >> 8 | b & odd]
+    };
+    let ([ab, ab_odd], [cd, cd_odd]) = (pairs(a, b), pairs(c, d));
+    let fours = |ab: u32, cd: u32| [ab & 0xffff | cd << 16, ab >> 16 | cd & 0xffff_0000];
+    let ([first, third], [second, last]) = (fours(ab, cd), fours(ab_odd, cd_odd));
+    [first, second, third, last]
 }
 
 #[inline(always)]
