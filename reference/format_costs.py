@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """What each format costs a model: a row of EXPERIMENTS.md's table for each.
 
-    python reference/format_costs.py OUTPOUR LLAMA_QUANTIZE MODEL TEXTS [FORMAT ...]      all that requantise.py knows when none is named
+    python reference/format_costs.py OUTPOUR LLAMA_QUANTIZE MODEL TEXTS [FORMAT ...]
+
+Where none is named, all that requantise.py knows and that fit the model's rows.
 
 MODEL is requantised by requantise.py into a folder that is removed again, and OUTPOUR's `eval --against MODEL` compares both over
 TEXTS (lines of JSON that have a `text`).
@@ -13,7 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from requantise import FORMATS, MLX
+from safetensors.torch import load_file
+
+from requantise import FORMATS, MLX, fits
 from requantise_gguf import BY_PROGRAM, TYPES
 
 
@@ -34,7 +38,8 @@ def row(outpour: str, llama_quantize: str, model: str, texts: str, format: str) 
 def main() -> None:
     if len(sys.argv) < 5:
         sys.exit(__doc__)
-    for format in sys.argv[5:] or [*FORMATS, *MLX, *TYPES]:
+    files = load_file(Path(sys.argv[3]) / "model.safetensors")
+    for format in sys.argv[5:] or [each for each in (*FORMATS, *MLX, *TYPES) if fits(each, files)]:
         print(row(*sys.argv[1:5], format), flush=True)
 
 

@@ -71,6 +71,12 @@ def is_quantised(name: str, t: torch.Tensor) -> bool:
     return t.dim() >= 2 and not re.search(PLAIN, name)
 
 
+def fits(format: str, files: Tensors) -> bool:
+    """Whether every row is whole groups; mlx-lm leaves a matrix of others as it is, and says nothing."""
+    group = MLX.get(format, {}).get("q_group_size", 1)
+    return all(t.shape[-1] % group == 0 for name, t in files.items() if is_quantised(name, t))
+
+
 def by_scheme(source: Path, out: Path, format: str, files: Tensors) -> None:
     scheme, config = FORMATS[format]
     # What stays as it is keeps its type.
@@ -110,6 +116,8 @@ def main() -> None:
         sys.exit(__doc__ + f"\n    FORMATS: {', '.join(known)}")
     source, out, format = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
     files = load_file(source / "model.safetensors")
+    if not fits(format, files):
+        sys.exit(f"{format}: {source} has matrices whose rows are no multiple of {MLX[format]['q_group_size']}; choose smaller groups")
     if format in requantise_gguf.TYPES:
         out.mkdir(parents=True)
         config, tokenizer = (json.loads((source / f"{name}.json").read_text()) for name in ("config", "tokenizer"))
