@@ -13,26 +13,25 @@ import json
 import subprocess
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from safetensors.torch import load_file
 
-from requantise import FORMATS, MLX, fits
-from requantise_gguf import BY_PROGRAM, TYPES
+from requantise import FORMATS, MLX, fits, make
+from requantise_gguf import TYPES
 
 
 def row(outpour: str, llama_quantize: str, model: str, texts: str, format: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        out = str(Path(folder) / "made")
-        program = [llama_quantize] if format in BY_PROGRAM else []
-        make = [sys.executable, str(Path(__file__).with_name("requantise.py")), model, out, format, *program]
-        made = subprocess.run(make, check=True, capture_output=True, text=True).stdout
-        bits = made.strip().splitlines()[-1].split()[1]
+        out = Path(folder) / "made"
+        with redirect_stdout(sys.stderr):  # what mlx-lm says
+            bits = make(Path(model), out, format, llama_quantize)
         measure = [outpour, "eval", out, "--generate", texts, "--against", model, "--json"]
         found = json.loads(subprocess.run(measure, check=True, stdout=subprocess.PIPE).stdout)
     apart = found["divergence"]
     perplexity = next(s for s in found["tasks"][0]["scores"] if s["name"] == "perplexity")["this"]["value"]
-    return f"| {format} | {bits} | {apart['kl_mean']:.1e} | {apart['top1_agreement']:.1%} | {perplexity:.4f} |"
+    return f"| {format} | {bits:.2f} | {apart['kl_mean']:.1e} | {apart['top1_agreement']:.1%} | {perplexity:.4f} |"
 
 
 def main() -> None:
