@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """What each format costs a model: a row of EXPERIMENTS.md's table for each.
 
-    python reference/format_costs.py OUTPOUR LLAMA_QUANTIZE MODEL TEXTS [FORMAT ...]      all that requantise.py knows when none is named
+    python reference/format_costs.py OUTPOUR LLAMA_QUANTIZE MODEL TEXTS [FORMAT ...]
+
+Where none is named, all that requantise.py knows and that fit the model's rows.
 
 MODEL is requantised by requantise.py into a folder that is removed again, and OUTPOUR's `eval --against MODEL` compares both over
 TEXTS (lines of JSON that have a `text`).
@@ -11,30 +13,32 @@ import json
 import subprocess
 import sys
 import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
 
-from requantise import FORMATS, MLX
-from requantise_gguf import BY_PROGRAM, TYPES
+from safetensors.torch import load_file
+
+from requantise import FORMATS, MLX, fits, make
+from requantise_gguf import TYPES
 
 
 def row(outpour: str, llama_quantize: str, model: str, texts: str, format: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        out = str(Path(folder) / "made")
-        program = [llama_quantize] if format in BY_PROGRAM else []
-        make = [sys.executable, str(Path(__file__).with_name("requantise.py")), model, out, format, *program]
-        made = subprocess.run(make, check=True, capture_output=True, text=True).stdout
-        bits = made.strip().splitlines()[-1].split()[1]
+        out = Path(folder) / "made"
+        with redirect_stdout(sys.stderr):  # what mlx-lm says
+            bits = make(Path(model), out, format, llama_quantize)
         measure = [outpour, "eval", out, "--generate", texts, "--against", model, "--json"]
         found = json.loads(subprocess.run(measure, check=True, stdout=subprocess.PIPE).stdout)
     apart = found["divergence"]
     perplexity = next(s for s in found["tasks"][0]["scores"] if s["name"] == "perplexity")["this"]["value"]
-    return f"| {format} | {bits} | {apart['kl_mean']:.1e} | {apart['top1_agreement']:.1%} | {perplexity:.4f} |"
+    return f"| {format} | {bits:.2f} | {apart['kl_mean']:.1e} | {apart['top1_agreement']:.1%} | {perplexity:.4f} |"
 
 
 def main() -> None:
     if len(sys.argv) < 5:
         sys.exit(__doc__)
-    for format in sys.argv[5:] or [*FORMATS, *MLX, *TYPES]:
+    files = load_file(Path(sys.argv[3]) / "model.safetensors")
+    for format in sys.argv[5:] or [each for each in (*FORMATS, *MLX, *TYPES) if fits(each, files)]:
         print(row(*sys.argv[1:5], format), flush=True)
 
 

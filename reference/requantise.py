@@ -71,6 +71,12 @@ def is_quantised(name: str, t: torch.Tensor) -> bool:
     return t.dim() >= 2 and not re.search(PLAIN, name)
 
 
+def fits(format: str, files: Tensors) -> bool:
+    """Whether every row is whole groups; mlx-lm leaves a matrix of others as it is, and says nothing."""
+    group = MLX.get(format, {}).get("q_group_size", 1)
+    return all(t.shape[-1] % group == 0 for name, t in files.items() if is_quantised(name, t))
+
+
 def by_scheme(source: Path, out: Path, format: str, files: Tensors) -> None:
     scheme, config = FORMATS[format]
     # What stays as it is keeps its type.
@@ -104,26 +110,31 @@ def bits_per_weight(out: Path, files: Tensors) -> float:
     return 8 * taken / weights
 
 
-def main() -> None:
-    known = [*FORMATS, *MLX, *requantise_gguf.TYPES]
-    if len(sys.argv) < 4 or sys.argv[3] not in known or len(sys.argv) != 4 + (sys.argv[3] in requantise_gguf.BY_PROGRAM):
-        sys.exit(__doc__ + f"\n    FORMATS: {', '.join(known)}")
-    source, out, format = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+def make(source: Path, out: Path, format: str, program: str | None) -> float:
+    """Writes OUT; returns the bits that a quantised weight takes."""
     files = load_file(source / "model.safetensors")
+    if not fits(format, files):
+        sys.exit(f"{format}: {source} has matrices whose rows are no multiple of {MLX[format]['q_group_size']}; choose smaller groups")
     if format in requantise_gguf.TYPES:
         out.mkdir(parents=True)
         config, tokenizer = (json.loads((source / f"{name}.json").read_text()) for name in ("config", "tokenizer"))
         tensors = {name: t for name, t in files.items() if not name.startswith("mtp.")}
-        bits = requantise_gguf.write(out, tensors, text_config(config), tokenizer, format, PLAIN, *(sys.argv[4:] or [None]))
+        return requantise_gguf.write(out, tensors, text_config(config), tokenizer, format, PLAIN, program)
+    if format in MLX:
+        by_mlx(source, out, format)
     else:
-        if format in MLX:
-            by_mlx(source, out, format)
-        else:
-            by_scheme(source, out, format, files)
-        for text in [*source.glob("tokenizer*"), *source.glob("chat_template*"), *source.glob("generation_config.json")]:
-            shutil.copy(text, out)
-        bits = bits_per_weight(out, files)
-    print(f"{format}: {bits:.2f} bits a weight")
+        by_scheme(source, out, format, files)
+    for text in [*source.glob("tokenizer*"), *source.glob("chat_template*"), *source.glob("generation_config.json")]:
+        shutil.copy(text, out)
+    return bits_per_weight(out, files)
+
+
+def main() -> None:
+    known = [*FORMATS, *MLX, *requantise_gguf.TYPES]
+    if len(sys.argv) < 4 or sys.argv[3] not in known or len(sys.argv) != 4 + (sys.argv[3] in requantise_gguf.BY_PROGRAM):
+        sys.exit(__doc__ + f"\n    FORMATS: {', '.join(known)}")
+    bits = make(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], *(sys.argv[4:] or [None]))
+    print(f"{sys.argv[3]}: {bits:.2f} bits a weight")
 
 
 if __name__ == "__main__":
