@@ -129,6 +129,22 @@ fn both_versions_of_gptq_are_the_same_model() {
     assert!(bits(mistaken.path()) != bits(&fixture("qwen3_moe_gptq")), "the version counts");
 }
 
+/// Columns are in order where `g_idx` says so, whatever `desc_act` does; without it, `desc_act` counts.
+#[test]
+fn gptq_of_columns_in_order_is_read_with_desc_act_too() {
+    let model = altered("qwen3_moe_gptq", |config| config["quantization_config"]["desc_act"] = json!(true), |_, _| {});
+    assert!(bits(model.path()) == bits(&fixture("qwen3_moe_gptq")), "other logits");
+    let weights = model.path().join("model.safetensors");
+    let mut file = fs::read(&weights).expect("a file");
+    let name = b".g_idx\"";
+    let places: Vec<usize> = (0..file.len() - name.len()).filter(|&at| file[at..].starts_with(name)).collect();
+    assert!(!places.is_empty());
+    places.iter().for_each(|&at| file[at..][..6].copy_from_slice(b".other"));
+    fs::write(&weights, file).expect("written");
+    let error = Inspection::open(model.path(), false).map(|_| ()).expect_err("no order is known").to_string();
+    assert!(error.contains("desc_act true, without") && error.contains("q_proj.g_idx"), "{error}");
+}
+
 #[test]
 fn what_is_not_supported_is_refused_by_the_tensors_name() {
     let refused = |name: &str, change: &dyn Fn(&mut Value), says: &[&str]| {
@@ -141,7 +157,6 @@ fn what_is_not_supported_is_refused_by_the_tensors_name() {
     };
     let said =
         |key: &'static str, value: Value| move |config: &mut Value| config["quantization_config"][key] = value.clone();
-    refused("qwen3_moe_gptq", &said("desc_act", json!(true)), &["q_proj", "desc_act false"]);
     refused("qwen3_moe_awq", &said("version", json!("gemv")), &["q_proj", "gemv", "gemm"]);
     refused("deepseek_v3_int4", &said("transform_config", json!({"a": {}})), &["experts.0", "transform_config"]);
     refused("qwen3_moe_fp8", &said("weight_block_size", json!([64, 64])), &["weight_scale_inv", "E4m3"]);
@@ -149,7 +164,7 @@ fn what_is_not_supported_is_refused_by_the_tensors_name() {
         refused("qwen3_moe_fp8", &said("weight_block_size", sizes), &["q_proj", "weight_block_size", "[128, 128]"]);
     }
     refused("qwen3_moe_fp8", &said("quant_method", json!("hqq")), &["hqq", "quant_method", "compressed-tensors"]);
-    refused("qwen3_moe_gptq", &said("desc_act", json!("true")), &["q_proj", "desc_act false"]);
+    refused("qwen3_moe_fp8", &said("quant_method", json!(7)), &["q_proj", "quantisation 7", "quant_method"]);
     refused("qwen3_moe_gptq", &said("quant_method", json!("quip")), &["q_proj", "quip", "gptq"]);
     refused("qwen3_moe_gptq", &said("checkpoint_format", json!("marlin")), &["q_proj", "marlin", "gptq_v2"]);
     refused("qwen3_moe_gptq", &said("bits", json!(3)), &["q_proj", "bits 3"]);
@@ -340,7 +355,7 @@ fn settings_of_older_releases_are_read_from_their_own_files() {
         (
             "qwen3_moe_gptq",
             "quantize_config.json",
-            &[("bits", json!(3)), ("desc_act", json!(true)), ("group_size", json!(64))][..],
+            &[("bits", json!(3)), ("checkpoint_format", json!("marlin")), ("group_size", json!(64))][..],
         ),
         ("qwen3_moe_awq", "quant_config.json", &[("w_bit", json!(3)), ("version", json!("GEMV"))][..]),
         ("nemotron_h_nvfp4", "hf_quant_config.json", &[("quant_algo", json!("FP8")), ("group_size", json!(32))][..]),

@@ -101,6 +101,20 @@ fn version_2_is_read_as_version_3() {
     assert!(compute(&file) == compute(&fixture("qwen3moe_gguf")), "other logits");
 }
 
+/// Repositories of GGUF files hold the config of the original too, projectors of images and importance matrices.
+#[test]
+fn a_folder_may_hold_more_than_the_model() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).expect("a file");
+    let compute = |path: &Path| logits(&mut engine(path, &roomy(), ReaderKind::Auto), &[1, 2, 3, 4, 5], 2).logits;
+    std::fs::copy(fixture("olmoe_gguf").join("model.gguf"), dir.path().join("a.gguf")).expect("a model");
+    write("config.json", b"{\"model_type\": \"olmoe\"}");
+    for other in ["MMProj-F16.gguf", "imatrix_unsloth.gguf", "A-Imatrix.gguf"] {
+        write(other, b"GGUF");
+    }
+    assert!(compute(dir.path()) == compute(&fixture("olmoe_gguf")), "other logits");
+}
+
 /// What llama.cpp's own `llama-gguf-split --split --no-tensor-first-split --split-max-tensors 16` made of another fixture: a first part
 /// that holds no tensor.
 #[test]

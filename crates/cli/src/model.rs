@@ -49,7 +49,8 @@ pub fn tokenizer_of(checkpoint: &Checkpoint) -> Result<Tokenizer> {
 /// # Errors
 /// As [`tokenizer_of`].
 pub fn tokenizer(path: &Path) -> Result<Tokenizer> {
-    match gguf::find(path)?.filter(|_| !path.join("tokenizer.json").exists()) {
+    let files = if path.join("tokenizer.json").exists() { None } else { gguf::find(path)? };
+    match files {
         Some(files) => gguf_text::tokenizer(&gguf::read_header(&files[0])?.metadata),
         None => Ok(Tokenizer::load(path)?),
     }

@@ -57,7 +57,10 @@ pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<Strin
     let of = if needed > 0 { format!(", whose experts are {}", Bytes(needed)) } else { String::new() };
     line("read", format!("{} for the prompt, {} per generated token{of}", Bytes(done.read_bytes[0]), Bytes(per_token)));
     if let Some(floors) = &done.floors {
-        let each = |misses: f64| Bytes((misses * stream.needed_bytes as f64 / experts.max(1) as f64) as u64);
+        // What is read of the trunk is read whoever makes room.
+        let trunk = stream.trunk_bytes as f64 / stats.decode_tokens.max(1) as f64;
+        let expert = stream.needed_bytes as f64 / experts.max(1) as f64;
+        let each = |misses: f64| Bytes((trunk + misses * expert) as u64);
         let of = if floors.tokens < stats.decode_tokens {
             format!(", of the first {} tokens", floors.tokens)
         } else {
@@ -95,7 +98,11 @@ pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<Strin
         match stream.reading.as_secs_f64() {
             reading if stream.read_bytes > 0 && reading > 0.0 => {
                 let given = stream.read_bytes as f64 / reading / 1e9;
-                line("", format!("at {given:.2} GB/s; this drive gives {:.2}", limit.max(given)));
+                let beside = match given > limit {
+                    true => format!("more than the {limit:.2} that were measured of this drive"),
+                    false => format!("this drive gives {limit:.2}"),
+                };
+                line("", format!("at {given:.2} GB/s; {beside}"));
             }
             _ => line("", format!("nothing for the answer; this drive gives {limit:.2} GB/s")),
         }

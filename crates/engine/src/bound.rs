@@ -3,7 +3,8 @@
 //! Of a token of an answer, `Σ over layers of [trunk + max(read, experts)] + head`: nothing of a layer's attention can be hidden
 //! behind the reads of its experts, because the router comes after it; all of the reading can be hidden behind computing
 //! experts, or the other way round. Of a prompt, `max(Σ read, Σ [trunk + experts])`: it uses nearly every expert, so that
-//! all of the reading can be hidden behind all of the computing. `read` is the bytes that the drive gave over what it can give with the same byte ranges at depth,
+//! all of the reading can be hidden behind all of the computing. Where weights outside the experts do not stay in memory, what is
+//! read of them is known beforehand: it can be hidden behind anything, and nothing is done before all is read. `read` is the bytes that the drive gave over what it can give with the same byte ranges at depth,
 //! measured beside; the other terms are the times that computing really took. Reads that are begun ahead of the router may beat
 //! the sum; what was done was possible, and the bound is no more than that.
 
@@ -64,7 +65,9 @@ struct Layer {
     experts: f64,
     /// Seconds in which nothing could be computed.
     blocked: f64,
+    /// All that was read, and what of it was of experts.
     read_bytes: u64,
+    expert_bytes: u64,
 }
 
 /// What bounds the work.
@@ -143,6 +146,7 @@ impl Account {
             experts: experts.as_secs_f64(),
             blocked: blocked.as_secs_f64(),
             read_bytes: cost.stream.read_bytes,
+            expert_bytes: cost.stream.read_bytes - cost.stream.trunk_bytes,
         });
     }
 
@@ -157,27 +161,31 @@ impl Account {
         let (experts, blocked) = (sum(|layer| layer.experts), sum(|layer| layer.blocked));
         // What is not of a layer is of the head, the embedding and the choice of tokens.
         let trunk = (time.as_secs_f64() - experts - blocked).max(sum(|layer| layer.trunk));
-        let (mut by_drive, mut by_experts) = (0.0, 0.0);
+        let (mut by_drive, mut by_experts, mut step_read) = (0.0, 0.0, 0.0);
         let (mut prompt_read, mut prompt_trunk, mut prompt_experts) = (0.0, 0.0, 0.0);
         for layer in &self.layers {
-            let read = layer.read_bytes as f64 / drive_bytes_per_second;
+            let seconds = |bytes: u64| bytes as f64 / drive_bytes_per_second;
             if layer.prompt {
-                prompt_read += read;
+                prompt_read += seconds(layer.read_bytes);
                 prompt_trunk += layer.trunk;
                 prompt_experts += layer.experts;
-            } else if read > layer.experts {
-                by_drive += read;
-            } else {
-                by_experts += layer.experts;
+                continue;
+            }
+            step_read += seconds(layer.read_bytes);
+            match seconds(layer.expert_bytes) {
+                read if read > layer.experts => by_drive += read,
+                _ => by_experts += layer.experts,
             }
         }
+        let step_waits = (step_read - (trunk - prompt_trunk) - by_drive - by_experts).max(0.0);
+        let steps_by_drive = if step_waits > 0.0 { step_read } else { by_drive };
         let prompt_computing = prompt_trunk + prompt_experts;
         let prompt_waits = (prompt_read - prompt_computing).max(0.0);
         let by = match prompt_waits > 0.0 {
-            true => BoundBy::largest(by_drive + prompt_read, by_experts, trunk - prompt_trunk),
-            false => BoundBy::largest(by_drive, by_experts + prompt_experts, trunk),
+            true => BoundBy::largest(steps_by_drive + prompt_read, by_experts, trunk - prompt_trunk),
+            false => BoundBy::largest(steps_by_drive, by_experts + prompt_experts, trunk),
         };
-        let sums_to = trunk + by_drive + by_experts + prompt_experts + prompt_waits;
+        let sums_to = trunk + by_drive + by_experts + step_waits + prompt_experts + prompt_waits;
         let seconds = sums_to.min(time.as_secs_f64());
         Bound {
             seconds,
@@ -330,6 +338,27 @@ mod tests {
         assert_eq!(beaten.by, BoundBy::Drive);
         near(beaten.seconds, 0.023);
         near(beaten.beyond_seconds, 0.009 + 0.060 + 0.010 - 0.023);
+    }
+
+    #[test]
+    fn what_is_read_of_the_trunk_hides_behind_all_computing() {
+        let streamed = |cost: LayerCost, trunk_bytes| {
+            let read_bytes = cost.stream.read_bytes + trunk_bytes;
+            LayerCost { stream: StreamStats { read_bytes, trunk_bytes, ..cost.stream }, ..cost }
+        };
+        let mut account = Account::default();
+        account.add(&streamed(cost(10, 2, 4, 6_000), 2_000)); // trunk 4, reading 6 beside experts 2, and 2 beside anything
+        account.add(&streamed(cost(10, 7, 1, 1_000), 2_000)); // trunk 2, experts 7 beside reading 1, and 2 beside anything
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} {b}");
+        let bound = account.bound(Duration::from_millis(30), 1e6);
+        near(bound.read_seconds, 0.011);
+        near(bound.seconds, 0.016 + 0.006 + 0.007); // of 30, 5 waited and 9 were experts'
+        assert_eq!(bound.by, BoundBy::Trunk);
+        // On a drive that takes longer than all that, nothing but reading counts.
+        account.add(&streamed(cost(60, 0, 60, 0), 49_000));
+        let bound = account.bound(Duration::from_millis(90), 1e6);
+        near(bound.seconds, 0.060);
+        assert_eq!(bound.by, BoundBy::Drive);
     }
 
     #[test]

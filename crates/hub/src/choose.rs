@@ -67,9 +67,7 @@ fn is_quant(piece: &str) -> bool {
 pub fn gguf_models<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<GgufModel> {
     let mut found = BTreeMap::<(String, u32), Vec<String>>::new();
     for path in paths {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        let lower = name.to_ascii_lowercase();
-        if !gguf::is_gguf(name.as_ref()) || lower.starts_with("mmproj") || lower.contains("imatrix") {
+        if !gguf::is_model(path.as_ref()) {
             continue;
         }
         let (stem, parts) = match gguf::split(path) {

@@ -539,6 +539,7 @@ impl ExpertStream {
         if TrunkStream::is_tag(completion.tag) {
             let bytes = self.trunk.complete(completion.tag, completion.result, self.checkpoint.files())?;
             self.stats.read_bytes += bytes as u64;
+            self.stats.trunk_bytes += bytes as u64;
             return Ok(());
         }
         let tag = completion.tag - completion.tag % PARTS_MAX as u64;

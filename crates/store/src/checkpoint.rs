@@ -25,6 +25,9 @@ pub use source::SourceFile;
 
 /// Largest JSON file of a checkpoint that is read (the largest seen index, of 1T models, has 20 MB).
 const JSON_BYTES_MAX: u64 = 256 << 20;
+/// Weights in one file, and the list of shards.
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
 /// After which opening is said to take long.
 const SLOW: Duration = Duration::from_secs(10);
 
@@ -138,7 +141,10 @@ impl Checkpoint {
     }
 
     fn open_beside(path: &Path, mirrors: Vec<Checkpoint>) -> Result<Checkpoint> {
-        if !path.join("config.json").exists()
+        let has = |name: &str| path.join(name).exists();
+        let weights = || has(SINGLE) || has(INDEX) || Manifest::find(path).is_ok_and(|pack| pack.is_some());
+        // GGUF files may have the config of the model beside them that they were made from.
+        if !(has("config.json") && weights())
             && let Some(files) = gguf::find(path)?
         {
             let checkpoint = Checkpoint::open_gguf(&files, &mirrors)?;
@@ -233,11 +239,13 @@ impl Checkpoint {
 
     fn add_tensor(&mut self, name: String, info: TensorInfo) -> Result<()> {
         if let Some(earlier) = self.tensors.get(&name) {
-            let other = self.files[earlier.file].path().display().to_string();
-            return Err(self.malformed(
-                &self.files[info.file].path().to_string_lossy(),
-                format!("tensor {name} is in {other} already; remove the file that does not belong to this model"),
-            ));
+            let problem = if earlier.file == info.file {
+                format!("has tensor {name} twice; download it again")
+            } else {
+                let other = self.files[earlier.file].path().display();
+                format!("tensor {name} is in {other} already; remove the file that does not belong to this model")
+            };
+            return Err(StoreError::Malformed { path: self.files[info.file].path().to_owned(), problem });
         }
         self.tensors.insert(name, info);
         Ok(())
@@ -506,17 +514,14 @@ pub fn is_whole(dir: &Path) -> bool {
 
 /// The weight files' names, and the index's tensor → file entries where there is an index.
 fn weight_files(dir: &Path) -> Result<(Vec<String>, Listed)> {
-    let index_path = dir.join("model.safetensors.index.json");
+    let index_path = dir.join(INDEX);
     let malformed = |path: &Path, problem: String| StoreError::Malformed { path: path.to_owned(), problem };
     if !index_path.exists() {
-        let single = "model.safetensors";
-        if !dir.join(single).exists() {
-            return Err(malformed(
-                dir,
-                format!("holds neither {single} nor {single}.index.json; download the model's weights"),
-            ));
+        if !dir.join(SINGLE).exists() {
+            let problem = format!("holds neither {SINGLE} nor {INDEX}, and no GGUF file; download the model's weights");
+            return Err(malformed(dir, problem));
         }
-        return Ok((vec![single.to_owned()], Vec::new()));
+        return Ok((vec![SINGLE.to_owned()], Vec::new()));
     }
     let (names, listed) = shards(&index_path)?;
     let missing: Vec<&String> = names.iter().filter(|name| !dir.join(name).exists()).collect();

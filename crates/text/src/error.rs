@@ -31,7 +31,7 @@ pub enum TextError {
         what: String,
     },
     /// A tokenizer setting that this crate does not implement.
-    #[error("{file}: {what} is not supported; use a model with a BPE tokenizer")]
+    #[error("{file}: {what} is not supported; use another model, or another release of it")]
     Unsupported {
         /// The file.
         file: String,

@@ -73,7 +73,7 @@ pub enum KvArg {
 /// `--lookahead`.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum LookaheadArg {
-    /// Where it is measured to help
+    /// In answers where it is measured to help, in prompts always
     Auto,
     /// Always
     On,

@@ -90,6 +90,8 @@ struct Row {
     seconds: f64,
     hit_rate: f64,
     bytes_read_per_token: f64,
+    /// What of it was no expert's.
+    trunk_read_per_token: f64,
     /// Of a token's experts, read or not.
     bytes_needed_per_token: f64,
     /// While reads were in flight.
@@ -137,11 +139,13 @@ impl Row {
             seconds,
             hit_rate: mean(&|r| r.stream.hits as f64) / used.max(1.0),
             bytes_read_per_token: mean(&|r| r.drive_bytes as f64) / tokens,
+            trunk_read_per_token: mean(&|r| r.stream.trunk_bytes as f64) / tokens,
             bytes_needed_per_token: mean(&|r| r.stream.needed_bytes as f64) / tokens,
             drive_bytes_per_second: mean(&|r| r.stream.read_bytes as f64)
                 / mean(&|r| r.stream.reading.as_secs_f64()).max(1e-9),
             drive_limit,
-            bound_tokens_per_second: is_known.then_some(tokens / bound_seconds),
+            // Beside a mean of rates, as much more as there was to gain.
+            bound_tokens_per_second: is_known.then_some(tokens_per_second * seconds / bound_seconds),
             percent_of_bound: is_known.then_some(100.0 * (bound_seconds / seconds)),
             percent_by_sum: 100.0 * ((bound_seconds + beyond_seconds) / seconds),
             limit_raised: repetitions.iter().any(|r| r.limit_raised),
@@ -158,7 +162,8 @@ impl Row {
 
     /// Bytes that other choices of what to keep would have read for each token.
     fn with_misses(&self, misses: f64) -> f64 {
-        if self.misses == 0.0 { 0.0 } else { self.bytes_read_per_token * misses / self.misses }
+        let experts = self.bytes_read_per_token - self.trunk_read_per_token;
+        self.trunk_read_per_token + if self.misses == 0.0 { 0.0 } else { experts * misses / self.misses }
     }
 
     /// Seconds of the test if every byte of weights came once at the memory's speed.

@@ -14,6 +14,8 @@ pub struct StreamStats {
     pub needed_bytes: u64,
     /// Bytes read from the drive, rounding to its alignment included.
     pub read_bytes: u64,
+    /// Those of them that are no expert's: of weights that do not stay in memory, and rows of tables.
+    pub trunk_bytes: u64,
     /// Experts read before they were asked for.
     pub early: u64,
     /// Those of them that were asked for then; they count among `misses`.
@@ -32,6 +34,7 @@ impl AddAssign for StreamStats {
         self.misses += more.misses;
         self.needed_bytes += more.needed_bytes;
         self.read_bytes += more.read_bytes;
+        self.trunk_bytes += more.trunk_bytes;
         self.early += more.early;
         self.early_used += more.early_used;
         self.blocked += more.blocked;
@@ -48,6 +51,7 @@ impl StreamStats {
             misses: self.misses - earlier.misses,
             needed_bytes: self.needed_bytes - earlier.needed_bytes,
             read_bytes: self.read_bytes - earlier.read_bytes,
+            trunk_bytes: self.trunk_bytes - earlier.trunk_bytes,
             early: self.early - earlier.early,
             early_used: self.early_used - earlier.early_used,
             blocked: self.blocked - earlier.blocked,

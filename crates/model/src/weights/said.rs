@@ -61,8 +61,9 @@ pub fn check(checkpoint: &Checkpoint, name: &str, on_disk: &str, stored: &Stored
         Err(ModelError::Tensor(format!("{dir}: tensor {name} is of {what}; supported is {instead}")))
     };
     let said = |key: &str| config[key].as_str();
-    if let Some(other) = said("quant_method").filter(|_| method(config).is_none()) {
-        return refused(format!("the quantisation {other:?} (quant_method in {file})"), &methods().join(", "));
+    let named = &config["quant_method"];
+    if !named.is_null() && method(config).is_none() {
+        return refused(format!("the quantisation {named} (quant_method in {file})"), &methods().join(", "));
     }
     let full = |key: &&str| config[key].as_object().is_some_and(|transforms| !transforms.is_empty());
     if let Some(key) = ["transform_config", "rotation_config"].into_iter().find(|key| full(key)) {
@@ -89,8 +90,10 @@ pub fn check(checkpoint: &Checkpoint, name: &str, on_disk: &str, stored: &Stored
         }
     }
     match coded.code {
-        Code::Gptq if !matches!(config["desc_act"], Value::Null | Value::Bool(false)) => {
-            return refused("columns in another order (desc_act true)".into(), "desc_act false");
+        // Where there is a g_idx, that is what counts, and it was looked at.
+        Code::Gptq if !beside("g_idx") && !matches!(config["desc_act"], Value::Null | Value::Bool(false)) => {
+            let what = format!("columns in another order (desc_act {}, without {module}.g_idx)", config["desc_act"]);
+            return refused(what, "desc_act false");
         }
         Code::Gptq if !vendor::is_auto_round(config) => {
             let other = ["checkpoint_format", "format"].into_iter().filter_map(|key| Some((key, said(key)?)));

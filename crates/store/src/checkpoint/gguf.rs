@@ -24,7 +24,7 @@ use super::{Checkpoint, Gguf, StoredType, TensorInfo, check_overlap, copies};
 use crate::read::whole::WholeFile;
 use crate::{Result, StoreError};
 use cursor::Cursor;
-pub use files::{find, is_gguf, split};
+pub use files::{find, is_model, split};
 pub use types::type_number;
 
 /// More entries, and more tensors, than any file has.

@@ -15,11 +15,17 @@ pub fn find(path: &Path) -> Result<Option<Vec<PathBuf>>> {
 }
 
 /// Whether a file's name is that of a GGUF file.
-pub fn is_gguf(path: &Path) -> bool {
+fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
-/// The first file of the one model that a folder holds, projectors of images not counted.
+/// Whether a file's name is that of a GGUF file of a model's weights: of no projector of images, and no importance matrix.
+pub fn is_model(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    is_gguf(path) && !name.starts_with("mmproj") && !name.contains("imatrix")
+}
+
+/// The first file of the one model that a folder holds.
 fn only_model(dir: &Path) -> Result<Option<PathBuf>> {
     let io = |source| StoreError::Io { path: dir.to_owned(), action: "list", source };
     let mut models = Vec::new();
@@ -27,7 +33,7 @@ fn only_model(dir: &Path) -> Result<Option<PathBuf>> {
         let path = entry.map_err(io)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let later_part = split(&name).is_some_and(|(_, number, _)| number > 1);
-        if is_gguf(&path) && !later_part && !name.starts_with("mmproj") {
+        if is_model(&path) && !later_part {
             models.push(path);
         }
     }
