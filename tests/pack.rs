@@ -282,7 +282,7 @@ const DAMAGES: &[(&str, Change, &str)] = &[
     (
         "a name of a tensor twice",
         |m| m["files"][1]["tensors"][1]["name"] = m["files"][1]["tensors"][0]["name"].clone(),
-        "already",
+        "twice",
     ),
     ("no checksums", |m| m["files"][1]["xxh3"] = json!(""), "checksums"),
     ("too few checksums", |m| m["files"][1]["xxh3"] = json!("0123456789abcdef"), "checksums"),

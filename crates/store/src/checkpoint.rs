@@ -240,7 +240,7 @@ impl Checkpoint {
     fn add_tensor(&mut self, name: String, info: TensorInfo) -> Result<()> {
         if let Some(earlier) = self.tensors.get(&name) {
             let problem = if earlier.file == info.file {
-                format!("has tensor {name} twice; download it again")
+                format!("has tensor {name} twice; download or make it again")
             } else {
                 let other = self.files[earlier.file].path().display();
                 format!("tensor {name} is in {other} already; remove the file that does not belong to this model")
