@@ -75,14 +75,16 @@ pub fn lines(engine: &Engine, generation: &Generation, done: &Done) -> Vec<Strin
             ),
         );
     }
-    // Only where `doctor` measured memory.
-    if let (Ok(Some(profile)), true) = (Profile::load(), stats.decode_tokens > 0) {
-        let (speed, bytes) = (profile.memory_read_bytes_per_second, engine.trunk_token_bytes() + needed);
-        let milliseconds = 1e3 * bytes as f64 / speed;
-        line(
-            "",
-            format!("all that is used, once through memory at {:.1} GB/s, takes {milliseconds:.1} ms", speed / 1e9),
-        );
+    if stats.decode_tokens > 0 {
+        let text = match Profile::load() {
+            Ok(Some(profile)) => {
+                let (speed, bytes) = (profile.memory_read_bytes_per_second, engine.trunk_token_bytes() + needed);
+                let milliseconds = 1e3 * bytes as f64 / speed;
+                format!("all that is used, once through memory at {:.1} GB/s, takes {milliseconds:.1} ms", speed / 1e9)
+            }
+            _ => "what memory allows is not known: `outpour doctor` measures it".to_owned(),
+        };
+        line("", text);
     }
     if stats.reads_repeated > 0 {
         let repeated = stats.reads_repeated;

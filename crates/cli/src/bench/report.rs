@@ -286,10 +286,13 @@ impl Row {
     fn sentences(&self, subject: &Subject) -> String {
         let milliseconds = |seconds: f64| 1e3 * seconds / self.test.tokens() as f64;
         let memory = subject.memory_bytes_per_second.zip(self.memory_seconds(subject));
-        let memory = memory.map_or(String::new(), |(speed, seconds)| {
-            let (speed, each) = (speed / 1e9, milliseconds(seconds));
-            format!("; the weights used, once through memory at {speed:.1} GB/s, take {each:.1} ms a token")
-        });
+        let memory = match memory {
+            Some((speed, seconds)) => {
+                let (speed, each) = (speed / 1e9, milliseconds(seconds));
+                format!("the weights used, once through memory at {speed:.1} GB/s, take {each:.1} ms a token")
+            }
+            None => format!("memory's own is not measured below --ram {}", Bytes(2 * speed::weights_bytes() as u64)),
+        };
         let sweeps = match (self.test.tokens().div_ceil(subject.sweep), self.test) {
             (sweeps @ 2.., Test::Prompt(_)) => format!(" in {sweeps} sweeps over the experts"),
             _ => String::new(),
@@ -320,7 +323,7 @@ impl Row {
             "\n{} ({}): {reached}. For each token: trunk {:.1} ms, \
              experts {:.1} ms, reads in flight {:.1} ms, waited for {:.1} ms.\n\
              Floors: these routes read {:.1} MB a token with the least recently used expert first out, {:.1} MB with a known \
-             future ({:.1} MB were read){memory}.\n",
+             future ({:.1} MB were read); {memory}.\n",
             self.test.name(),
             if subject.cold { "cold" } else { "warm" },
             milliseconds(self.trunk_seconds),
