@@ -142,11 +142,9 @@ impl Checkpoint {
 
     fn open_beside(path: &Path, mirrors: Vec<Checkpoint>) -> Result<Checkpoint> {
         let has = |name: &str| path.join(name).exists();
-        let weights = || has(SINGLE) || has(INDEX) || Manifest::find(path).is_ok_and(|pack| pack.is_some());
         // GGUF files may have the config of the model beside them that they were made from.
-        if !(has("config.json") && weights())
-            && let Some(files) = gguf::find(path)?
-        {
+        let others = has("config.json") && [SINGLE, INDEX, MANIFEST].into_iter().any(has);
+        if !others && let Some(files) = gguf::find(path)? {
             let checkpoint = Checkpoint::open_gguf(&files, &mirrors)?;
             mirrors.iter().try_for_each(|mirror| mirror.check_copy_of(&checkpoint))?;
             return Ok(checkpoint);

@@ -28,10 +28,11 @@ pub(super) fn mlps(cpu: &Cpu, x: &Tensor, tokens: &[u32], jobs: &[MlpJob], scrat
     let entries = |mlp: &Mlp| [mlp.first().0, &mlp.up, &mlp.down].map(|w| cpu.entry(w));
     let rows = jobs.iter().map(|job| job.rows.len()).sum::<usize>();
     // Together they lie one behind the other in each.
-    let fit = [&scratch.x, &scratch.gate, &scratch.up].iter().all(|scratch| rows <= host::rows_of(scratch).0);
+    let has_room = |scratch: &&Tensor| rows <= host::rows_of(scratch).0;
+    let fit = rows <= ROWS_MAX && [&scratch.x, &scratch.gate, &scratch.up].iter().all(has_room);
     let alike = |[a, b]: &[MlpJob; 2]| entries(&a.mlp) == entries(&b.mlp) && a.mlp.width() == b.mlp.width();
     let [first, up, _] = jobs.first().map_or([Entry::F32; 3], |job| entries(&job.mlp));
-    let in_one = first == up && fit && rows <= ROWS_MAX && jobs.array_windows().all(alike);
+    let in_one = first == up && fit && jobs.array_windows().all(alike);
     for MlpJob { mlp, rows } in jobs {
         let (tokens, out) = (&tokens[rows.clone()], parts.rows(rows.clone()));
         match in_one {
