@@ -628,7 +628,8 @@ impl Engine {
             return Ok(());
         }
         if self.lookahead.is_step() {
-            let (experts, limits) = self.lookahead.of_step(self.experts.expert_bytes(layer));
+            let (experts, limits) =
+                self.lookahead.of_step(self.experts.expert_bytes(layer), self.experts.guess_slots(layer));
             self.experts.read_early(layer, experts, limits)?;
         } else {
             let limits = self.experts.sweep_limits(layer);

@@ -5,7 +5,8 @@
 //!
 //! Only timing changes. A guess that is wrong costs its bytes, and holds up what is really wanted while it is in flight; so no more
 //! is read than arrives by the time the router has chosen, only ranks of the guess that have proved right are believed, and
-//! generated tokens go with and without it in turn now and then: what waits less for each expert missing, stays.
+//! generated tokens go with and without it in turn now and then: what waits less for each expert missing, stays. Experts
+//! that are missing only since the guesses' places come out of the cache do not count as such, but what they cost does.
 //! A read that is under way is not taken back, as no drive would stop it: since no more is asked for than arrives by then, at most
 //! the last guess is still in flight when the router has chosen, and its place is free as soon as it has come.
 
@@ -80,6 +81,8 @@ struct Trial {
     tokens: u32,
     blocked_seconds: [f64; 2],
     missing: [f64; 2],
+    /// Experts missing in either kind of token because of slots set aside.
+    lost: f64,
     /// Tokens left until the next one; while there are, `winner` decides.
     settled: u32,
     winner: bool,
@@ -161,7 +164,7 @@ impl Lookahead {
     pub fn end_step(&mut self, stream: &StreamStats) {
         if self.mode == LookaheadMode::Auto
             && self.top_k > 0
-            && let Some(gain) = self.trial.end_token(stream.blocked.as_secs_f64(), stream.misses as f64)
+            && let Some(gain) = self.trial.end_token(stream)
         {
             self.stats.gain = Some(gain);
         }
@@ -184,16 +187,17 @@ impl Lookahead {
         self.named(experts, 1)
     }
 
-    /// Which experts of a token's guess to read, the likeliest first, and how much of them.
-    pub fn of_step(&self, expert_bytes: u64) -> (impl Iterator<Item = u32> + '_, EarlyLimits) {
+    /// Which experts of a token's guess to read, the likeliest first, and how much of them: what arrives in time, and has a place among
+    /// so many `slots`.
+    pub fn of_step(&self, expert_bytes: u64, slots: usize) -> (impl Iterator<Item = u32> + '_, EarlyLimits) {
         let ranks = self.ranks.iter().enumerate().filter(|(_, rank)| rank.right >= BELIEVED * rank.guessed);
         let experts = ranks.flat_map(|(rank, _)| self.guess.iter().skip(rank).step_by(self.top_k));
         let arriving = self.idle_seconds * self.drive_bytes_per_second;
         // An expert that has half arrived is half an expert less to wait for.
-        let whole = (arriving / expert_bytes.max(1) as f64).round();
+        let whole = (arriving / expert_bytes.max(1) as f64).round() as usize;
         (
             experts.map(|&expert| expert as u32),
-            EarlyLimits { bytes: whole as u64 * expert_bytes, slots: self.guess.len() },
+            EarlyLimits { bytes: (whole as u64).saturating_mul(expert_bytes), slots: whole.min(slots) },
         )
     }
 
@@ -219,21 +223,24 @@ impl Trial {
     }
 
     /// The gain, when a trial ends with this token.
-    fn end_token(&mut self, blocked_seconds: f64, missing: f64) -> Option<f64> {
+    fn end_token(&mut self, stream: &StreamStats) -> Option<f64> {
         if self.settled > 0 {
             self.settled -= 1;
             return None;
         }
         let on = usize::from(self.is_on());
-        self.blocked_seconds[on] += blocked_seconds;
-        self.missing[on] += missing;
+        self.blocked_seconds[on] += stream.blocked.as_secs_f64();
+        self.missing[on] += stream.misses as f64;
+        self.lost += stream.lost as f64;
         self.tokens += 1;
         if self.tokens < TRIAL_TOKENS {
             return None;
         }
+        let missed = self.missing.iter().all(|&experts| experts > 0.0);
+        // What tokens with it wait in all, they wait for what would be missing without it.
+        self.missing[1] -= self.lost;
         let waited = |on: usize| self.blocked_seconds[on] / self.missing[on].max(1.0);
         let gain = waited(0).max(NO_WAIT_SECONDS) / waited(1).max(NO_WAIT_SECONDS);
-        let missed = self.missing.iter().all(|&experts| experts > 0.0);
         *self = Trial { settled: SETTLED_TOKENS, winner: missed && gain > 1.0, ..Trial::default() };
         missed.then_some(gain)
     }
@@ -271,6 +278,22 @@ mod tests {
             let gain = lookahead.stats().gain.expect("a trial has ended");
             assert!((gain - without as f64 / with as f64).abs() < 1e-9, "{gain}");
         }
+    }
+
+    #[test]
+    fn experts_missing_for_its_places_are_no_gain() {
+        let mut lookahead = Lookahead::new(LookaheadMode::Auto, 2);
+        for _ in 0..TRIAL_TOKENS {
+            lookahead.begin(true);
+            // Each expert is waited for a little less, but a quarter more are missing.
+            let (misses, lost, blocked) = if lookahead.is_on() { (10, 2, 95) } else { (8, 0, 80) };
+            let blocked = Duration::from_millis(blocked);
+            lookahead.end_step(&StreamStats { misses, lost, blocked, ..StreamStats::default() });
+        }
+        let gain = lookahead.stats().gain.expect("a trial has ended");
+        assert!((gain - 80.0 / 95.0).abs() < 1e-9, "{gain}");
+        lookahead.begin(true);
+        assert!(!lookahead.is_on());
     }
 
     #[test]
@@ -315,9 +338,10 @@ mod tests {
             lookahead.learn(&[7, 1, 9], &LayerCost { layer: 1, batch_tokens: 1, prompt: false, time: ms(9), stream });
         }
         lookahead.guess_for(2).splice(.., [4, 5, 6]);
-        let (experts, limits) = lookahead.of_step(2000);
+        let (experts, limits) = lookahead.of_step(2000, 3);
         assert_eq!(experts.collect::<Vec<_>>(), [4, 6]);
-        assert_eq!(limits, EarlyLimits { bytes: 4000, slots: 3 });
+        assert_eq!(limits, EarlyLimits { bytes: 4000, slots: 2 }, "two arrive in time");
+        assert_eq!(lookahead.of_step(2000, 1).1.slots, 1, "more have no place");
         assert_eq!((lookahead.stats().guessed, lookahead.stats().right), (300, 200));
         lookahead.guess_for(2).splice(.., [4, 5, 6, 5, 6, 1]);
         assert_eq!(lookahead.of_prompt(8).collect::<Vec<_>>(), [5, 6]);

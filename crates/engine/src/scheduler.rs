@@ -189,6 +189,9 @@ impl Engine {
         let stream = self.scratch.steps.first(batch.len());
         let stream_before = self.experts.stats();
         self.lookahead.begin(true);
+        if !self.lookahead.is_on() {
+            self.experts.read_none_early();
+        }
         self.read_known(0, batch)?;
         self.embed(&batch.tokens, &stream.x)?;
         for layer in 0..self.facts().layers {

@@ -43,6 +43,10 @@ pub const SWEEP_SHARE: f64 = 0.98;
 /// One in so many slots may hold a prompt's experts of the next layer.
 pub const EARLY_SHARE: usize = 4;
 
+/// One in so many slots may hold those that a token is guessed to use, of the next layer. They come out of the cache, which is worth
+/// more to a token than to a prompt.
+pub const GUESS_SHARE: usize = 16;
+
 /// Experts in flight while all are read.
 const READ_ALL_AT_ONCE: usize = 32;
 
@@ -67,8 +71,6 @@ pub struct ExpertStream {
     /// Which part of a prompt goes through the present layer; and the most tokens and experts of those before it.
     part: PartOf,
     parts_before: (usize, usize),
-    /// Slots that stay set aside for them.
-    spares_max: usize,
     /// Tag of the next expert's first read.
     next_tag: u64,
     reads: Vec<Read>,
@@ -167,7 +169,6 @@ impl ExpertStream {
             sweeping_tokens: None,
             part: PartOf::WHOLE,
             parts_before: (0, 0),
-            spares_max: 0,
             next_tag: 0,
             reads: Vec::with_capacity(reads_max),
             done: Vec::with_capacity(reads_max),
@@ -180,7 +181,7 @@ impl ExpertStream {
 
     /// What streaming has cost so far.
     pub fn stats(&self) -> StreamStats {
-        self.stats
+        StreamStats { lost: self.residency.lost(), ..self.stats }
     }
 
     /// The policy and its memory.
@@ -632,7 +633,7 @@ impl ExpertStream {
         self.stop_clock();
         self.stop_layer_clock();
         for early in self.early.drain(..) {
-            self.residency.drop_early(early.slot, self.spares_max);
+            self.residency.drop_early(early.slot);
         }
         for want in self.wants.drain(..) {
             match want.stage {

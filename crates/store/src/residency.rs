@@ -10,6 +10,7 @@
 mod map;
 mod queue;
 pub(crate) mod ranking;
+mod spares;
 
 use crate::layout::{ExpertId, ExpertLayout};
 use crate::read::Region;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 pub use map::{Cell, ResidencyMap, Seen};
 use queue::Queue;
 use ranking::Ranking;
+use spares::Spares;
 
 /// Where an expert's weights are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,14 +82,10 @@ pub struct Residency {
     keep: usize,
     /// By class: slots set aside for experts that are read early.
     spares: Vec<Spares>,
+    /// Experts that had to be read since slots were set aside.
+    lost: u64,
     /// The same for those who watch.
     map: Arc<ResidencyMap>,
-}
-
-struct Spares {
-    free: Vec<SlotId>,
-    /// Those in use.
-    used: usize,
 }
 
 impl Residency {
@@ -115,8 +113,8 @@ impl Residency {
             resident: vec![0; layout.layers()],
             slots: vec![Slot { holds: Holds::Nothing, pins: 0, class: 0, worth: 0 }; slab.slots_max()],
             keep,
-            // A slot is set aside in the middle of a token, where nothing may be allocated.
-            spares: classes.iter().map(|_| Spares { free: Vec::with_capacity(slab.slots_max()), used: 0 }).collect(),
+            spares: classes.iter().map(|_| Spares::new(slab.slots_max())).collect(),
+            lost: 0,
             classes,
             map: Arc::new(ResidencyMap::new((0..layout.layers()).map(|layer| layout.experts(layer)).collect())),
             slab,
@@ -246,10 +244,11 @@ impl Residency {
     /// pinned. `None` when every slot of its size is pinned.
     pub fn begin_fill(&mut self, id: ExpertId) -> Option<SlotId> {
         let class = self.layout.class(id.layer as usize);
-        let slot = match self.slab.acquire(class) {
-            Some(slot) => slot,
-            None => self.evict(class)?,
+        let (slot, leaving) = match self.slab.acquire(class) {
+            Some(slot) => (slot, None),
+            None => self.evict(class).map(|(slot, expert)| (slot, Some(expert)))?,
         };
+        self.comes(id, leaving);
         self.slot_of[self.layout.index(id)] = slot.index() as u32;
         self.map.read(self.layout.index(id), Seen::Reading);
         self.slots[slot.index()] = Slot { holds: Holds::Filling(id), pins: 0, class: class as u32, worth: 0 };
@@ -277,16 +276,34 @@ impl Residency {
         self.slab.release(slot);
     }
 
-    /// A slot for an expert that nobody asked for yet. `spares_max` slots of its size are set aside for that at most; one
-    /// more is taken from the experts worth least, as long as those of a token still find room. `None` when all of
-    /// them are in use.
-    pub fn begin_early(&mut self, id: ExpertId, spares_max: usize) -> Option<SlotId> {
+    /// Has at most `max` slots of the size of a layer's experts set aside for what is read early. Those beyond go back to the
+    /// experts, as soon as they are not in use.
+    pub fn set_spares(&mut self, layer: usize, max: usize) {
+        let class = self.layout.class(layer);
+        self.spares[class].max = max;
+        while self.spares[class].slots() > max {
+            let Some(slot) = self.spares[class].free.pop() else { break };
+            self.release_spare(class, slot);
+        }
+    }
+
+    /// A slot for an expert that nobody asked for yet: one of those set aside, or one more of the experts worth least, as
+    /// long as those of a token still find room. `None` when as many as [`Self::set_spares`] allows are in use.
+    pub fn begin_early(&mut self, id: ExpertId) -> Option<SlotId> {
         let class = self.layout.class(id.layer as usize);
         let slot = match self.spares[class].free.pop() {
             Some(slot) => slot,
             None => {
-                let room = self.spares[class].used < spares_max && self.classes[class].available > 2 * self.keep;
-                let slot = room.then(|| self.slab.acquire(class).or_else(|| self.evict(class))).flatten()?;
+                let room =
+                    self.spares[class].used < self.spares[class].max && self.classes[class].available > 2 * self.keep;
+                let slot = match room.then(|| self.slab.acquire(class))? {
+                    Some(slot) => slot,
+                    None => {
+                        let (slot, expert) = self.evict(class)?;
+                        self.spares[class].leaves(expert);
+                        slot
+                    }
+                };
                 self.slots[slot.index()] = Slot { holds: Holds::Spare, pins: 1, class: class as u32, worth: 0 };
                 self.classes[class].available -= 1;
                 slot
@@ -307,10 +324,21 @@ impl Residency {
         let class = state.class as usize;
         self.slot_of[self.layout.index(id)] = slot.index() as u32;
         self.spares[class].used -= 1;
+        self.comes(id, None);
     }
 
-    /// Forgets what was read early into a slot, which stays spare if no more than `spares_max` are.
-    pub fn drop_early(&mut self, slot: SlotId, spares_max: usize) {
+    /// Experts that were asked for and missing, and would not have been if no slots were set aside for what is read early.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    fn comes(&mut self, id: ExpertId, leaving: Option<u32>) {
+        let spares = &mut self.spares[self.layout.class(id.layer as usize)];
+        self.lost += u64::from(spares.comes(self.layout.index(id) as u32, leaving));
+    }
+
+    /// Forgets what was read early into a slot, which stays set aside if no more are than [`Self::set_spares`] allows.
+    pub fn drop_early(&mut self, slot: SlotId) {
         let class = self.slots[slot.index()].class as usize;
         self.spares[class].used -= 1;
         if let Holds::Early(id) = self.slots[slot.index()].holds {
@@ -321,7 +349,7 @@ impl Residency {
             }
             self.slots[slot.index()].holds = Holds::Spare;
         }
-        if self.spares[class].used + self.spares[class].free.len() < spares_max {
+        if self.spares[class].slots() < self.spares[class].max {
             self.spares[class].free.push(slot);
         } else {
             self.release_spare(class, slot);
@@ -353,16 +381,19 @@ impl Residency {
     pub fn clear(&mut self) {
         self.release_spares();
         for class in 0..self.classes.len() {
-            while let Some(slot) = self.evict(class) {
+            while let Some((slot, _)) = self.evict(class) {
                 self.slab.release(slot);
             }
+            self.spares[class].forget_lost();
         }
     }
 
-    fn evict(&mut self, class: usize) -> Option<SlotId> {
-        let victim = SlotId::from_index(self.slot_of[self.classes[class].leaving.first()? as usize]);
+    /// Takes the expert worth least out of its slot.
+    fn evict(&mut self, class: usize) -> Option<(SlotId, u32)> {
+        let expert = self.classes[class].leaving.first()?;
+        let victim = SlotId::from_index(self.slot_of[expert as usize]);
         self.forget(victim);
-        Some(victim)
+        Some((victim, expert))
     }
 
     /// Takes the expert out of a slot and the slot out of its list.

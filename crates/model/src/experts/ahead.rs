@@ -4,7 +4,7 @@ use outpour_store::Result;
 use outpour_store::layout::ExpertId;
 use outpour_store::residency::Place;
 
-use super::{EARLY_SHARE, Early, EarlyLimits, ExpertStream, PartOf, SWEEP_SHARE};
+use super::{EARLY_SHARE, Early, EarlyLimits, ExpertStream, GUESS_SHARE, PartOf, SWEEP_SHARE};
 
 impl ExpertStream {
     /// Sends out the reads of experts of a layer to come, those first that are likeliest to be asked for. Those that are
@@ -19,6 +19,7 @@ impl ExpertStream {
         limits: EarlyLimits,
     ) -> Result<()> {
         self.recover()?;
+        self.residency.set_spares(layer, limits.slots);
         self.reads.clear();
         let mut bytes = 0;
         for expert in experts {
@@ -32,13 +33,12 @@ impl ExpertStream {
             if bytes > limits.bytes {
                 break;
             }
-            let Some(slot) = self.residency.begin_early(id, limits.slots) else { break };
+            let Some(slot) = self.residency.begin_early(id) else { break };
             let placement = self.layout.place(id, self.checkpoint.files());
             let tag = self.push_reads(slot, &placement);
             self.early.push(Early { id, slot, placement, tag, reads_left: placement.runs().len(), dropped: false });
             self.stats.early += 1;
         }
-        self.spares_max = limits.slots;
         self.send("experts ahead of their use")
     }
 
@@ -112,13 +112,27 @@ impl ExpertStream {
         EarlyLimits { bytes: u64::MAX, slots }
     }
 
+    /// How many of a token's experts are read early at most.
+    pub fn guess_slots(&self, layer: usize) -> usize {
+        self.residency.slots(layer) / GUESS_SHARE
+    }
+
+    /// Gives what was set aside for early experts back to the cache.
+    pub fn read_none_early(&mut self) {
+        for layer in 0..self.layout.layers() {
+            if self.layout.experts(layer) > 0 {
+                self.residency.set_spares(layer, 0);
+            }
+        }
+    }
+
     /// Frees the slots of early experts that are of no use and not in flight.
     pub(super) fn sweep_early(&mut self) {
-        let (residency, spares_max) = (&mut self.residency, self.spares_max);
+        let residency = &mut self.residency;
         self.early.retain(|early| {
             let over = early.dropped && early.reads_left == 0;
             if over {
-                residency.drop_early(early.slot, spares_max);
+                residency.drop_early(early.slot);
             }
             !over
         });

@@ -10,6 +10,8 @@ pub struct StreamStats {
     pub hits: u64,
     /// Experts read.
     pub misses: u64,
+    /// Those of them that would have been in memory if no slots were set aside for what is read early.
+    pub lost: u64,
     /// Bytes of the experts used, as stored.
     pub needed_bytes: u64,
     /// Bytes read from the drive, rounding to its alignment included.
@@ -32,6 +34,7 @@ impl AddAssign for StreamStats {
     fn add_assign(&mut self, more: StreamStats) {
         self.hits += more.hits;
         self.misses += more.misses;
+        self.lost += more.lost;
         self.needed_bytes += more.needed_bytes;
         self.read_bytes += more.read_bytes;
         self.trunk_bytes += more.trunk_bytes;
@@ -49,6 +52,7 @@ impl StreamStats {
         StreamStats {
             hits: self.hits - earlier.hits,
             misses: self.misses - earlier.misses,
+            lost: self.lost - earlier.lost,
             needed_bytes: self.needed_bytes - earlier.needed_bytes,
             read_bytes: self.read_bytes - earlier.read_bytes,
             trunk_bytes: self.trunk_bytes - earlier.trunk_bytes,
