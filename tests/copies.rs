@@ -194,6 +194,12 @@ fn a_mirror_of_another_model_is_refused() {
         }
         let ran = logits(model, &mirror);
         assert!(ran.status.success(), "a copy made later is one: {ran:?}");
+        let flags = ["--ids", "1,2,3", "--out", text(&npy), "--mirror", text(&mirror), "--mirror", text(&mirror)];
+        assert_refused(
+            &outpour("logits", model, &flags),
+            "twice the same",
+            &[text(&mirror), "given as a mirror twice"],
+        );
         fs::remove_dir_all(mirror).expect("removed");
     }
 }
@@ -332,6 +338,10 @@ fn a_model_is_neither_packed_into_itself_nor_written_over() {
     }
     assert!(fs::read(source.join("config.json")).expect("it") == before);
     assert!(fs::read(source.join(WEIGHTS)).expect("it") == weights);
+    let one = source.join("both.json");
+    let args = ["--raw", "-n", "1", "--trace-out", text(&one), "--trace-routes", text(&one), "x"];
+    assert_refused(&outpour("run", &source, &args), "one file for two", &["both.json", "a file of its own"]);
+    assert!(!one.exists());
     // One that is not there yet may be made there.
     let ran = outpour("logits", &source, &["--ids", "1,2,3", "--out", text(&source.join("new.npy"))]);
     assert!(ran.status.success(), "{ran:?}");

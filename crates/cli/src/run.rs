@@ -22,6 +22,11 @@ use crate::{model, summary};
 /// # Errors
 /// One line about the model, the flags or the prompt; after a read that failed mid-way, the text so far is out.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    if let (Some(routes), Some(trace)) = (&args.trace_routes, &args.trace_out)
+        && routes == trace
+    {
+        bail!("--trace-routes and --trace-out both write {}: give each a file of its own", routes.display());
+    }
     let inspection = model::open(&args.model, &args.load)?;
     let sampling = model::sampling(&inspection, &args.sampling)?;
     let mut options = model::options(&args.load, inspection.checkpoint())?;

@@ -1,6 +1,6 @@
 //! What the `cpu` backend makes of this machine, each figure beside the limit that was measured with it:
 //! `cargo run --release -p outpour-kernels --example speed -- [WORD…]`. A word is an instruction set, as in `describe`, or one of
-//! several that are measured in turn, a number of threads, `precise`, `ops` for attention, the recurrence and what is between products, `table` for medians over
+//! several that are measured in turn, a number of threads, `precise`, `ops` for everything beside products, `table` for medians over
 //! rounds in which the instruction sets take turns, or a part of the names of the formats that are wanted.
 
 use std::time::Duration;
@@ -18,8 +18,6 @@ const TABLE_ROWS: usize = 128;
 const ROUNDS: usize = 5;
 /// Hidden and width of experts: of a 30B model, and of a 397B one.
 const EXPERTS: [(usize, usize); 2] = [(2048, 768), (4096, 1024)];
-/// Rows and positions.
-const ATTENTION: [(usize, usize); 3] = [(1, 4096), (1, 32768), (512, 4096)];
 
 /// How safetensors files hold weights beside MLX's ways.
 const CODED: [(&str, Coded); 7] = [
@@ -67,7 +65,7 @@ fn main() -> Result<(), OpsError> {
         println!("{}; {}", cpu.describe(), of(peaks));
         products(&weights, threads, peaks, has("precise"), &formats)?;
         if has("ops") {
-            operations(&weights)?;
+            operations(&weights, threads, peaks)?;
         }
     }
     Ok(())
@@ -162,32 +160,36 @@ fn products(
         }
         print!(" Gop/s; experts");
         for (hidden, width) in EXPERTS {
-            let experts = weights.experts(*format, hidden, width, 1, BUDGET)?;
-            print!(" {:4.1}", experts.weight_bytes_per_second / 1e9);
+            let experts = weights.experts(*format, hidden, width, 1, BUDGET)?.weight_bytes_per_second;
+            print!(" {:4.1} ({:3.0} %)", experts / 1e9, 100.0 * experts / reading);
         }
         println!(" GB/s");
     }
     Ok(())
 }
 
-fn operations(weights: &Weights) -> Result<(), OpsError> {
-    for (rows, positions) in ATTENTION {
-        let attention = weights.attention(rows, positions, BUDGET)?;
-        let (flops, kv) = (attention.flops_per_second / 1e9, attention.kv_bytes_per_second / 1e9);
-        println!("attention, {rows} rows at {positions}: {flops:.0} Gflop/s, keys and values once at {kv:.1} GB/s");
-    }
+/// Of one row at a long context, and of a prompt's many.
+const OPERATIONS: [(usize, usize); 3] = [(1, 4096), (1, 32768), (512, 4096)];
+
+fn operations(weights: &Weights, threads: usize, peaks: Option<Peaks>) -> Result<(), OpsError> {
     println!("a small operation: {:.1} µs", 1e6 * speed::small_op_seconds(weights.ops())?);
-    for rows in [1, 512] {
-        let between = speed::between(weights.ops(), rows, BUDGET)?;
-        let [route, norm, rope] =
-            [between.route_seconds, between.norm_seconds, between.rope_seconds].map(|seconds| 1e6 * seconds);
-        println!(
-            "router of 128 experts, norm of 2048 and RoPE of 32 heads, {rows} rows: {route:.1}, {norm:.1} and {rope:.1} µs"
-        );
-    }
-    // The weights are states from here on.
-    for rows in [1, 512] {
-        println!("gated delta, {rows} rows: {:.1} GB/s of state", weights.delta(rows, BUDGET)? / 1e9);
+    for (rows, positions) in OPERATIONS {
+        let reading = weights.read_bytes_per_second(threads, BUDGET);
+        for of in weights.operations(rows, positions, BUDGET)? {
+            let (bytes, flops) = (of.bytes / of.seconds, of.flops / of.seconds);
+            print!("{}: {:.1} µs", of.name, 1e6 * of.seconds);
+            if bytes > 0.0 {
+                print!(", {:.1} GB/s ({:.0} % of reading)", bytes / 1e9, 100.0 * bytes / reading);
+            }
+            if let (true, Some(peaks)) = (flops > 0.0, peaks) {
+                print!(
+                    ", {:.0} Gflop/s ({:.0} % of f32's peak)",
+                    flops / 1e9,
+                    100.0 * flops / peaks.f32_flops_per_second
+                );
+            }
+            println!();
+        }
     }
     Ok(())
 }

@@ -137,6 +137,11 @@ impl Checkpoint {
     /// compared by their checksums, other files by samples.
     pub fn open_mirrored(path: &Path, mirrors: &[PathBuf]) -> Result<Checkpoint> {
         let mirrors = mirrors.iter().map(|mirror| Checkpoint::open(mirror)).collect::<Result<Vec<_>>>()?;
+        let folders: Vec<_> = mirrors.iter().map(|mirror| mirror.dir.canonicalize().ok()).collect();
+        if let Some(twice) = (1..mirrors.len()).find(|&i| folders[..i].contains(&folders[i])) {
+            let problem = "is given as a mirror twice; give each copy once, every one on a drive of its own".into();
+            return Err(StoreError::Malformed { path: mirrors[twice].dir.clone(), problem });
+        }
         told_if_slow(path, || Checkpoint::open_beside(path, mirrors))
     }
 

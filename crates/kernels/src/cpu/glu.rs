@@ -1,7 +1,7 @@
 //! `out = act(gate, up)`
 
 use super::Cpu;
-use super::vectorised::{Loop, exp, silu};
+use super::vectorised::{Loop, exp, sigmoid, silu};
 use crate::host::{self, Shared};
 use crate::{Activation, Tensor};
 
@@ -85,8 +85,9 @@ impl Part {
     }
 }
 
+/// `½z · (1 + tanh u)`, which is `z · sigmoid(2u)`.
 #[inline(always)]
 fn gelu(z: f32) -> f32 {
     let sqrt_2_over_pi = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
-    0.5 * z * (1.0 + (sqrt_2_over_pi * (z + 0.044715 * z * z * z)).tanh())
+    z * sigmoid(2.0 * sqrt_2_over_pi * (z + 0.044715 * z * z * z))
 }

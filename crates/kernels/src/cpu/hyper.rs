@@ -1,6 +1,7 @@
 //! Hyper-connections: several residual streams, mixed by weights that are made of them (arXiv 2409.19606; DeepSeek-V4)
 
 use super::Cpu;
+use super::vectorised::Loop;
 use crate::host::{self, Shared};
 use crate::reference;
 use crate::{Hyper, STREAMS_MAX, Tensor};
@@ -45,14 +46,43 @@ pub(super) fn hyper_expand(cpu: &Cpu, out: &Tensor, weights: &Tensor, x: &Tensor
                 }
                 continue;
             }
-            for c in 0..d {
-                let mut old = [0.0; STREAMS_MAX];
-                (0..streams).for_each(|s| old[s] = x[s * d + c]);
-                for to in 0..streams {
-                    let mixed = (0..streams).map(|s| weights[(2 + s) * streams + to] * old[s]).sum::<f32>();
-                    x[to * d + c] = weights[streams + to] * out[row * d + c] + mixed;
-                }
-            }
+            cpu.vectorised(Mixed { out: &out[row * d..][..d], weights, streams, x });
         }
     });
+}
+
+/// One token's streams, x `[streams, d]`, by its weights.
+struct Mixed<'a> {
+    out: &'a [f32],
+    weights: &'a [f32],
+    streams: usize,
+    x: &'a mut [f32],
+}
+
+impl Loop for Mixed<'_> {
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        const LANES: usize = 16;
+        let (d, streams) = (self.out.len(), self.streams);
+        let mut c = 0;
+        while c < d {
+            // Lanes beyond the columns are zeros.
+            let n = LANES.min(d - c);
+            let mut out = [0.0; LANES];
+            out[..n].copy_from_slice(&self.out[c..][..n]);
+            let mut old = [[0.0; LANES]; STREAMS_MAX];
+            (0..streams).for_each(|s| old[s][..n].copy_from_slice(&self.x[s * d + c..][..n]));
+            for to in 0..streams {
+                let mut mixed = [0.0; LANES];
+                for (s, old) in old[..streams].iter().enumerate() {
+                    let weight = self.weights[(2 + s) * streams + to];
+                    (0..LANES).for_each(|i| mixed[i] += weight * old[i]);
+                }
+                let weight = self.weights[streams + to];
+                (0..LANES).for_each(|i| mixed[i] += weight * out[i]);
+                self.x[to * d + c..][..n].copy_from_slice(&mixed[..n]);
+            }
+            c += n;
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! Operations of a forward pass last 2 to 50 µs and follow each other closely, so waking a sleeping thread for each
 //! (5 µs and more) would cost as much as the work; while a drive is read, a spinning thread would only take its
-//! core from others. A caller never waits for a thread that has not begun: tasks are taken one at a time from a
+//! core from others. A caller, too, sleeps where a worker's last task takes longer. It never waits for a thread that has not begun: tasks are taken one at a time from a
 //! counter, and when none is left the region closes, so on a busy machine a late thread costs nothing.
 
 use std::any::Any;
@@ -12,7 +12,7 @@ use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, Thread};
 
 /// How often a thread looks for work before it sleeps: about 0.1 ms at 20 to 40 ns a look.
 const SPINS_MAX: u32 = 4_000;
@@ -41,6 +41,9 @@ struct State {
     next: AtomicUsize,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
+    /// Whether a caller sleeps until the last worker is out, and which.
+    waits: AtomicBool,
+    waiting: Mutex<Option<Thread>>,
 }
 
 #[derive(Clone, Copy)]
@@ -72,6 +75,8 @@ impl Pool {
             next: AtomicUsize::new(0),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
+            waits: AtomicBool::new(false),
+            waiting: Mutex::new(None),
         });
         let mut pool = Pool { shared, workers: Vec::new(), caller: Mutex::new(()) };
         for index in 1..threads {
@@ -148,9 +153,29 @@ impl State {
     fn close(&self) {
         self.gate.fetch_and(!OPEN, Ordering::AcqRel);
         let mut spins = 0;
-        while self.gate.load(Ordering::Acquire) & INSIDE != 0 {
+        while self.gate.load(Ordering::SeqCst) & INSIDE != 0 {
             spins += 1;
-            if spins < SPINS_MAX { spin_loop() } else { thread::yield_now() }
+            if spins < SPINS_MAX {
+                spin_loop();
+            } else if spins == SPINS_MAX {
+                // Look once more after saying so: the last worker either sees whom to wake or is seen by that look.
+                *lock(&self.waiting) = Some(thread::current());
+                self.waits.store(true, Ordering::SeqCst);
+            } else {
+                thread::park();
+            }
+        }
+        self.waits.store(false, Ordering::Relaxed);
+    }
+
+    /// Counts a worker out, and wakes the caller if it was the last.
+    fn leave(&self) {
+        let inside = self.gate.fetch_sub(1, Ordering::SeqCst) & INSIDE;
+        if inside == 1
+            && self.waits.load(Ordering::SeqCst)
+            && let Some(caller) = lock(&self.waiting).take()
+        {
+            caller.unpark();
         }
     }
 
@@ -163,7 +188,7 @@ impl State {
             // SAFETY: this worker is inside, so the caller of the region still holds the closure.
             let task = unsafe { &*job.task };
             self.take_tasks(task, job.tasks, index);
-            self.gate.fetch_sub(1, Ordering::Release);
+            self.leave();
         }
     }
 
@@ -264,6 +289,26 @@ mod tests {
                 }
             });
             assert!(ran.iter().all(|ran| ran.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn a_caller_sleeps_until_the_last_worker_is_out() {
+        let pool = Pool::new(2).unwrap();
+        for _ in 0..20 {
+            let (here, slow) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            pool.run(2, &|_, worker| {
+                // Both threads come, and the caller has nothing left to do.
+                here.fetch_add(1, Ordering::SeqCst);
+                while here.load(Ordering::SeqCst) < 2 {
+                    spin_loop();
+                }
+                if worker == 1 {
+                    thread::sleep(std::time::Duration::from_millis(5));
+                    slow.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            assert_eq!(slow.into_inner(), 1);
         }
     }
 

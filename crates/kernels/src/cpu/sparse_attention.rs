@@ -15,8 +15,8 @@ use crate::{Attend, DType, Format, KvLayout, Past, Seen, Tensor};
 
 /// Entries between two rescalings.
 const STEP: usize = 64;
-/// Heads of a task, where there are few queries.
-const HEADS: usize = 16;
+/// Heads of a task at least, where there are few queries: each task brings together what its query sees.
+const HEADS_MIN: usize = 8;
 
 pub(super) fn sparse_attention(cpu: &Cpu, q: &Tensor, attend: &Attend, pasts: &[Past], out: &Tensor) {
     let &[n, q_heads, k_dim] = q.dims() else { panic!("sparse_attention: q is [n, q_heads, k_dim], not {q:?}") };
@@ -26,7 +26,8 @@ pub(super) fn sparse_attention(cpu: &Cpu, q: &Tensor, attend: &Attend, pasts: &[
     assert_eq!(out.dims(), [n, q_heads, v_dim], "sparse_attention: out does not fit q and the caches");
     assert_eq!(q_heads % heads, 0, "sparse_attention: every kv head serves as many query heads");
     let group = q_heads / heads;
-    let together = if n >= 4 * cpu.threads() { group } else { group.min(HEADS) };
+    // Two tasks for each thread, or more.
+    let together = group.div_ceil((2 * cpu.threads()).div_ceil((n * heads).max(1))).max(group.min(HEADS_MIN));
     let parts = group.div_ceil(together);
     // Keys or values of a step: as they are stored, or in f32.
     let gathered = STEP * k_dim.max(v_dim);

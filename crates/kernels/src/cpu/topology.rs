@@ -3,13 +3,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::thread::available_parallelism;
 
 /// The default number of threads. Never more than `available_parallelism`, which on Linux respects the affinity mask
 /// and the quotas of cgroup v1 and v2.
 pub fn default_threads() -> usize {
     let allowed = available_parallelism().map_or(1, usize::from);
-    performance_cores(Path::new("/sys/devices/system/cpu"), allowed_cpus).unwrap_or(allowed).clamp(1, allowed)
+    let cores =
+        performance_cores(Path::new("/sys/devices/system/cpu"), allowed_cpus).or_else(performance_cores_of_macos);
+    cores.unwrap_or(allowed).clamp(1, allowed)
 }
 
 /// Bytes of all last-level caches together; 0 where the system does not say.
@@ -56,6 +59,17 @@ fn performance_cores(root: &Path, allowed: impl Fn(usize) -> bool) -> Option<usi
     }
     let largest = cores.iter().map(|core| core.1).max()?;
     Some(cores.iter().filter(|core| 2 * core.1 >= largest).count())
+}
+
+/// Those of macOS: of the first of its performance levels, or where there are no levels all.
+fn performance_cores_of_macos() -> Option<usize> {
+    if !cfg!(target_os = "macos") {
+        return None;
+    }
+    // Names that are not known are left out, and make it fail.
+    let names = ["-n", "hw.perflevel0.physicalcpu", "hw.physicalcpu"];
+    let known = Command::new("/usr/sbin/sysctl").args(names).output().ok()?.stdout;
+    String::from_utf8(known).ok()?.lines().next()?.trim().parse().ok()
 }
 
 /// The efficiency cores of a hybrid x86 processor, which the kernel lists as a second kind of performance counter.

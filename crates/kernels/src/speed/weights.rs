@@ -162,17 +162,51 @@ impl<'a> Weights<'a> {
 fn read(words: &[u64], threads: usize) {
     std::thread::scope(|scope| {
         for part in words.chunks(words.len().div_ceil(threads.max(1)).max(1)) {
-            scope.spawn(move || {
-                let mut sums = [0u64; 16];
-                for chunk in part.as_chunks::<16>().0 {
-                    for (sum, word) in sums.iter_mut().zip(chunk) {
-                        *sum = sum.wrapping_add(*word);
-                    }
-                }
-                std::hint::black_box(sums);
-            });
+            scope.spawn(move || std::hint::black_box(sums_of(part)));
         }
     });
+}
+
+/// Sums of all words, with the widest loads that there are.
+fn sums_of(words: &[u64]) -> [u64; LINES] {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide(words: &[u64]) -> [u64; LINES] {
+            sums_of_runs(words)
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the machine has the instructions.
+            return unsafe { wide(words) };
+        }
+    }
+    sums_of_runs(words)
+}
+
+/// Words of two cache lines.
+const LINES: usize = 16;
+/// Runs of words that are read side by side: one alone is foreseen less far (on Zen 3 two threads read 16 GB/s of one run each, and 24
+/// of four).
+const RUNS: usize = 4;
+
+#[inline(always)]
+fn sums_of_runs(words: &[u64]) -> [u64; LINES] {
+    let lines = words.as_chunks::<LINES>().0;
+    let (runs, rest) = lines.split_at(lines.len() / RUNS * RUNS);
+    let mut runs: [&[[u64; LINES]]; RUNS] =
+        std::array::from_fn(|i| &runs[i * (runs.len() / RUNS)..][..runs.len() / RUNS]);
+    let mut sums = [0u64; LINES];
+    let mut add = |line: &[u64; LINES]| {
+        for (sum, word) in sums.iter_mut().zip(line) {
+            *sum = sum.wrapping_add(*word);
+        }
+    };
+    while let [Some((a, ra)), Some((b, rb)), Some((c, rc)), Some((d, rd))] = runs.map(<[_]>::split_first) {
+        [a, b, c, d].into_iter().for_each(&mut add);
+        runs = [ra, rb, rc, rd];
+    }
+    rest.iter().for_each(add);
+    sums
 }
 
 /// The formats that are measured: every one, quantised ones in groups of 64.

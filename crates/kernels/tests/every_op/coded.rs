@@ -280,6 +280,39 @@ fn large_linear_is_batch_invariant() {
     }
 }
 
+/// More rows of activations than are multiplied at once, and so many that they pass in parts.
+#[test]
+fn many_rows_are_batch_invariant_and_near_reference() {
+    let mut random = Random(7);
+    for stored in all() {
+        for (n, cut, r, columns) in [(530, 515, 20, 256), (305, 17, 3, 1024)] {
+            let rows = rows(stored, r);
+            let (x, w) = (activations(&mut random, n, columns), stored.matrix(&mut random, rows, columns));
+            assert_linear(&x, &w, whole(stored, columns), REORDERED);
+            assert_batch_invariant(n, cut, |backend, range| {
+                let out = empty([range.len(), rows]);
+                backend.ops.linear(&x.rows(range), &w, &out);
+                out
+            });
+        }
+    }
+}
+
+/// What instruction sets of one order of additions make is the same.
+#[test]
+fn instruction_sets_give_the_same_bits() {
+    let mut random = Random(9);
+    for stored in all() {
+        let backends = backends_of_one_order(stored.coded.code != Code::Int4);
+        for (n, r, columns) in [(1, 40, 1280), (16, 16, 256), (37, 41, 1280), (150, 20, 768)] {
+            if whole(stored, columns) {
+                let w = stored.matrix(&mut random, rows(stored, r), columns);
+                assert_one_product(&backends, &activations(&mut random, n, columns), &w);
+            }
+        }
+    }
+}
+
 /// The largest products of bytes in every lane, which overflow 16 bits where an instruction adds pairs of them.
 #[test]
 fn the_largest_products_do_not_overflow() {

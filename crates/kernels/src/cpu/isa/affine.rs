@@ -269,13 +269,13 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &Aff
         // SAFETY: the caller's promise.
         return unsafe { lone_of::<B>(d) };
     }
-    let tiled = !PRECISE && many::serves::<B>(d.dots.columns);
+    let tiled = !PRECISE && many::serves::<B>(d.dots.columns, d.group);
     let at_once = if tiled { many::ROWS } else { C };
     let columns_max = columns_at_once(&d.dots, at_once);
     let mut panel = Panel::new();
     if tiled {
         // SAFETY: the machine has tiles.
-        unsafe { many::begin::<B>(BLOCK / 4) };
+        unsafe { many::begin::<B>() };
     }
     for first in (0..d.dots.columns).step_by(columns_max) {
         let x = d.dots.x.wrapping_add(first * d.dots.x_stride);
@@ -309,7 +309,7 @@ unsafe fn panels<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, 
                 let next = d.dots.w.wrapping_add((row + lanes) * d.dots.w_stride + lanes * k * d.bits / 8);
                 let mut ahead = Ahead::new(next, bytes, d.dots.columns.div_ceil(C));
                 let mut c = 0;
-                while !PRECISE && many::serves::<B>(d.dots.columns - c) {
+                while !PRECISE && many::serves::<B>(d.dots.columns - c, d.group) {
                     ahead.ask::<B::I>();
                     many_of::<B>(d, panel, at, c);
                     c += many::ROWS;
@@ -360,9 +360,9 @@ unsafe fn many_of<B: Bytes>(d: &AffineDots, p: &mut Panel, at: Place, c: usize) 
     // SAFETY: the caller's promise.
     unsafe {
         match d.group / BLOCK {
-            1 => many::tile::<B, 8, 1>(&d.dots, p.unpacked(), at, c),
-            2 => many::tile::<B, 8, 2>(&d.dots, p.unpacked(), at, c),
-            _ => many::tile::<B, 8, 4>(&d.dots, p.unpacked(), at, c),
+            1 => many::tile::<B, 1>(&d.dots, p.unpacked(), at, c),
+            2 => many::tile::<B, 2>(&d.dots, p.unpacked(), at, c),
+            _ => many::tile::<B, 4>(&d.dots, p.unpacked(), at, c),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Products of quantised weights with many activation rows: a prompt's, where the processor multiplies tiles.
 //!
 //! A tile instruction multiplies sixteen activation rows, from where they lie, with a part of a panel, as it was unpacked, and
-//! leaves an integer for each output. Its part is as many weights as share a scale of the activations, 32 or 16, because each
+//! leaves an integer for each output. Its part is a block, the weights that share a scale of the activations, because each
 //! part's integers enter the outputs by a multiply-add of their own: what a group adds, and in which order, is as `affine` and
 //! `unpacked` describe, to the bit. Integers pass through memory, some parts at a time, and those of the next parts are
 //! computed while these are scaled.
@@ -34,9 +34,9 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// Tiles 0 to 3 are sums, 4 and 5 activations, 6 and 7 weights, for parts of so many words of four weights.
-    fn of(words: usize, lanes: usize) -> Config {
-        let (sums, x, w) = ((ROWS, 4 * lanes), (ROWS, 4 * words), (words, 4 * lanes));
+    /// Tiles 0 to 3 are sums, 4 and 5 activations, 6 and 7 weights.
+    fn of(lanes: usize) -> Config {
+        let (sums, x, w) = ((ROWS, 4 * lanes), (ROWS, BLOCK), (BLOCK / 4, 4 * lanes));
         let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         for (i, (rows, row_bytes)) in [sums, sums, sums, sums, x, x, w, w].into_iter().enumerate() {
             (config.rows[i], config.row_bytes[i]) = (rows as u8, row_bytes as u16);
@@ -55,7 +55,7 @@ pub(super) trait Tiles {
     const KNOWN: bool;
     unsafe fn configure(config: &Config);
     unsafe fn release();
-    /// Products of signed activations, [`ROWS`] rows every `x_stride` bytes, with unsigned weights, `[words, lanes, 4]`: stores
+    /// Products of signed activations, [`ROWS`] rows every `x_stride` bytes, with unsigned weights, `[BLOCK / 4, lanes, 4]`: stores
     /// `[ROWS, lanes]` integers. Tile `SUMS`, of 0 to 3, takes them, so that several products are under way.
     unsafe fn product<const SUMS: usize>(w: *const u8, x: *const u8, x_stride: usize, to: *mut i32, lanes: usize);
 }
@@ -76,20 +76,21 @@ impl Tiles for NoTiles {
     }
 }
 
-/// Whether so many activation rows are enough for [`tile`].
+/// Whether [`tile`] is the fastest way for so many activation rows and groups of so many weights. Those of half a block would
+/// leave half of a tile empty, and twice as many integers to be scaled: Q6_K was slower so than with vectors (264 and 343 Gop/s).
 #[inline(always)]
-pub(super) fn serves<B: Bytes>(rows: usize) -> bool {
-    B::Tiles::KNOWN && rows >= ROWS
+pub(super) fn serves<B: Bytes>(rows: usize, group: usize) -> bool {
+    B::Tiles::KNOWN && rows >= ROWS && group >= BLOCK
 }
 
-/// Gives this thread's tiles their shapes, for parts of so many words.
+/// Gives this thread's tiles their shapes.
 ///
 /// # Safety
 /// The machine has the instructions.
 #[inline(always)]
-pub(super) unsafe fn begin<B: Bytes>(words: usize) {
+pub(super) unsafe fn begin<B: Bytes>() {
     // SAFETY: the caller's promise.
-    unsafe { B::Tiles::configure(&Config::of(words, <B::I as Ints>::F::N)) };
+    unsafe { B::Tiles::configure(&Config::of(<B::I as Ints>::F::N)) };
 }
 
 /// A panel's weights `[len / 4, N, 4]`, of which biases are of what is multiplied, and scales and biases `[len / group, N]`.
@@ -107,32 +108,27 @@ pub(super) struct Unpacked {
 #[derive(Clone, Copy)]
 struct Integers(MaybeUninit<[i32; STEP * ROWS * LANES_MAX]>);
 
-/// A panel times [`ROWS`] activation rows, with `PER` parts of `WORDS` words to a group.
+/// A panel times [`ROWS`] activation rows, with `PER` parts to a group.
 ///
 /// # Safety
-/// [`begin`] was called for these words; the rest is as for the tiles of `affine` and `unpacked`.
+/// [`begin`] was called; the rest is as for the tiles of `affine` and `unpacked`.
 #[inline(always)]
-pub(super) unsafe fn tile<B: Bytes, const WORDS: usize, const PER: usize>(
-    d: &Dots,
-    panel: Unpacked,
-    at: Place,
-    c: usize,
-) {
+pub(super) unsafe fn tile<B: Bytes, const PER: usize>(d: &Dots, panel: Unpacked, at: Place, c: usize) {
     const { assert!(STEP.is_multiple_of(PER)) };
-    let (k, lanes, part, stride) = (d.k, <B::I as Ints>::F::N, 4 * WORDS, d.x_stride);
-    let parts = at.len / part;
+    let (k, lanes, stride) = (d.k, <B::I as Ints>::F::N, d.x_stride);
+    let parts = at.len / BLOCK;
     let mut steps = [Integers(MaybeUninit::uninit()); 2];
     // SAFETY: columns c..c + ROWS are inside `d`; an activation row holds what `round` writes, the panel what is unpacked, and a
     // step has room for its parts' integers.
     unsafe {
         let x = d.x.add(c * stride);
         let mut sums = load::<<B::I as Ints>::F, ROWS>(panel.sums, at, c);
-        multiply::<B, WORDS>(panel.q, x.add(at.k), stride, STEP.min(parts), &mut steps[0]);
+        multiply::<B>(panel.q, x.add(at.k), stride, STEP.min(parts), &mut steps[0]);
         for first in (0..parts).step_by(STEP) {
             let (next, step) = (first + STEP, first / STEP);
             if next < parts {
-                let (q, x) = (panel.q.add(next * part * lanes), x.add(at.k + next * part));
-                multiply::<B, WORDS>(q, x, stride, STEP.min(parts - next), &mut steps[(step + 1) % 2]);
+                let (q, x) = (panel.q.add(next * BLOCK * lanes), x.add(at.k + next * BLOCK));
+                multiply::<B>(q, x, stride, STEP.min(parts - next), &mut steps[(step + 1) % 2]);
             }
             let integers = steps[step % 2].0.as_ptr().cast::<i32>();
             for g in first / PER..next.min(parts) / PER {
@@ -143,9 +139,9 @@ pub(super) unsafe fn tile<B: Bytes, const WORDS: usize, const PER: usize>(
                     let mut sum = <B::I as Ints>::F::zero();
                     for p in g * PER..(g + 1) * PER {
                         let dots = B::I::load(integers.add(((p - first) * ROWS + j) * lanes).cast());
-                        sum = sum.fma(dots.to_f32(), number(x, k, (at.k + p * part) / BLOCK));
+                        sum = sum.fma(dots.to_f32(), number(x, k, at.k / BLOCK + p));
                     }
-                    let x_sum = number(x, k + k / BLOCK * 4, at.k / (PER * part) + g);
+                    let x_sum = number(x, k + k / BLOCK * 4, at.k / (PER * BLOCK) + g);
                     sums[j] = sums[j].add(sum.mul(scale).fma(bias, x_sum));
                 }
             }
@@ -156,16 +152,10 @@ pub(super) unsafe fn tile<B: Bytes, const WORDS: usize, const PER: usize>(
 
 /// The integers of a step of so many parts.
 #[inline(always)]
-unsafe fn multiply<B: Bytes, const WORDS: usize>(
-    w: *const u8,
-    x: *const u8,
-    x_stride: usize,
-    parts: usize,
-    to: &mut Integers,
-) {
+unsafe fn multiply<B: Bytes>(w: *const u8, x: *const u8, x_stride: usize, parts: usize, to: &mut Integers) {
     let (lanes, to) = (<B::I as Ints>::F::N, to.0.as_mut_ptr().cast::<i32>());
     let at = |part: usize| {
-        let (w, x) = (w.wrapping_add(part * WORDS * 4 * lanes), x.wrapping_add(part * WORDS * 4));
+        let (w, x) = (w.wrapping_add(part * BLOCK * lanes), x.wrapping_add(part * BLOCK));
         (w, x, to.wrapping_add(part * ROWS * lanes))
     };
     // SAFETY: the caller's parts are inside the panel and the activations, and `to` has room for them.
@@ -376,7 +366,7 @@ mod tests {
 
     #[test]
     fn tiles_give_the_same_bits_of_blocks() {
-        for blocks in [GgmlType::Q4_0, GgmlType::Q8_0, GgmlType::Q4K, GgmlType::Q5K, GgmlType::Q6K, GgmlType::Q2K] {
+        for blocks in [GgmlType::Q4_0, GgmlType::Q8_0, GgmlType::Q4K, GgmlType::Q5K] {
             for shape in SHAPES {
                 let (group, w_stride) = (blocks.group(), Format::Ggml(blocks).row_bytes(shape[2]));
                 let of = |dots| UnpackedDots { dots, weights: Packed::Ggml(blocks) };

@@ -237,7 +237,7 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots, fill: &Fil
 /// The same of types whose u has so many bits, and whose groups are so many words of four.
 #[inline(always)]
 unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(d: &UnpackedDots, fill: &Fill) {
-    let tiled = many::serves::<B>(d.dots.columns);
+    let tiled = many::serves::<B>(d.dots.columns, 4 * WORDS);
     let at_once = if tiled { many::ROWS } else { C };
     let columns_max = columns_at_once(&d.dots, at_once);
     let mut panel = Panel::new();
@@ -247,7 +247,7 @@ unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usiz
     }
     if tiled {
         // SAFETY: the machine has tiles.
-        unsafe { many::begin::<B>(WORDS) };
+        unsafe { many::begin::<B>() };
     }
     for first in (0..d.dots.columns).step_by(columns_max) {
         let x = d.dots.x.wrapping_add(first * d.dots.x_stride);
@@ -287,9 +287,9 @@ unsafe fn panels<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize
                 let next = first.wrapping_add((row + lanes) * row_bytes + lanes * row_bytes * k / d.k);
                 let mut ahead = Ahead::new(next, lanes * row_bytes * at.len / d.k, d.columns.div_ceil(C));
                 let mut c = 0;
-                while many::serves::<B>(d.columns - c) {
+                while many::serves::<B>(d.columns - c, 4 * WORDS) {
                     ahead.ask::<B::I>();
-                    many::tile::<B, WORDS, 1>(d, panel.unpacked(), at, c);
+                    many::tile::<B, 1>(d, panel.unpacked(), at, c);
                     c += many::ROWS;
                 }
                 while c + C <= d.columns {
