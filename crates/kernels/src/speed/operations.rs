@@ -275,7 +275,7 @@ impl Weights<'_> {
         let (values, gates) = (self.activations(rows, 2 * d)?, self.activations(rows, 2 * d)?);
         let (tail, out) = (self.activations(by.tail(), 4 * d)?, self.activations((rows / every).max(1), d)?);
         // One row ends an entry if it is the last of four.
-        let start = if rows < every { every - rows } else { 0 };
+        let start = every.saturating_sub(rows);
         let out = out.rows(0..(start + rows) / every);
         all.push(self.timed(
             format!("entries of {every} positions, {d} wide, {rows} rows"),
