@@ -168,8 +168,11 @@ fn speed(tokens: usize, time: Duration) -> f64 {
     tokens as f64 / time.as_secs_f64().max(1e-9)
 }
 
-/// Tokens of the prompt that were computed before.
+/// Tokens of the prompt that were computed before; of one that was not finished that is not known.
 fn found(generation: &Generation, done: &Done) -> usize {
+    if done.generated == 0 && matches!(done.end, End::Interrupted | End::Failed(_)) {
+        return 0;
+    }
     generation.tokens.len() - done.stats.prefill_tokens.min(generation.tokens.len())
 }
 

@@ -37,8 +37,11 @@ pub struct LookaheadStats {
     pub gain: Option<f64>,
 }
 
-/// Generated tokens of a trial: with and without, ABBA.
+/// Generated tokens of a trial at least, with and without, ABBA; and at most, until enough experts were missing.
 const TRIAL_TOKENS: u32 = 16;
+const TRIAL_TOKENS_MAX: u32 = 128;
+/// Experts missing with and without it from which on a trial says something: single waits differ by far.
+const TRIAL_MISSING: f64 = 256.0;
 /// Generated tokens between two trials.
 const SETTLED_TOKENS: u32 = 256;
 /// A wait for an expert that is none, so that no gain is without end.
@@ -146,8 +149,10 @@ impl Lookahead {
                     let right = chosen.contains(expert);
                     rank.guessed += 1.0;
                     rank.right += f64::from(u8::from(right));
-                    self.stats.guessed += 1;
-                    self.stats.right += u64::from(right);
+                    if self.step {
+                        self.stats.guessed += 1;
+                        self.stats.right += u64::from(right);
+                    }
                 }
             }
         }
@@ -160,9 +165,10 @@ impl Lookahead {
         }
     }
 
-    /// Ends a generated token.
+    /// Ends a batch; one of generated tokens takes part in trials.
     pub fn end_step(&mut self, stream: &StreamStats) {
         if self.mode == LookaheadMode::Auto
+            && self.step
             && self.top_k > 0
             && let Some(gain) = self.trial.end_token(stream)
         {
@@ -233,16 +239,17 @@ impl Trial {
         self.missing[on] += stream.misses as f64;
         self.lost += stream.lost as f64;
         self.tokens += 1;
-        if self.tokens < TRIAL_TOKENS {
+        let enough = self.missing.iter().all(|&experts| experts >= TRIAL_MISSING);
+        let most = if enough { TRIAL_TOKENS } else { TRIAL_TOKENS_MAX };
+        if !self.tokens.is_multiple_of(4) || self.tokens < most {
             return None;
         }
-        let missed = self.missing.iter().all(|&experts| experts > 0.0);
         // What tokens with it wait in all, they wait for what would be missing without it.
         self.missing[1] -= self.lost;
         let waited = |on: usize| self.blocked_seconds[on] / self.missing[on].max(1.0);
         let gain = waited(0).max(NO_WAIT_SECONDS) / waited(1).max(NO_WAIT_SECONDS);
-        *self = Trial { settled: SETTLED_TOKENS, winner: missed && gain > 1.0, ..Trial::default() };
-        missed.then_some(gain)
+        *self = Trial { settled: SETTLED_TOKENS, winner: enough && gain > 1.0, ..Trial::default() };
+        enough.then_some(gain)
     }
 }
 
@@ -252,10 +259,13 @@ mod tests {
 
     use super::*;
 
-    /// A token that misses an expert and waits so long.
+    /// Experts that a token misses.
+    const MISSING: u64 = 40;
+
+    /// A token that waits so long for each of them.
     fn token(lookahead: &mut Lookahead, blocked_ms: u64) {
-        let stream = StreamStats { misses: 1, blocked: Duration::from_millis(blocked_ms), ..StreamStats::default() };
-        lookahead.end_step(&stream);
+        let blocked = Duration::from_millis(blocked_ms * MISSING);
+        lookahead.end_step(&StreamStats { misses: MISSING, blocked, ..StreamStats::default() });
     }
 
     #[test]
@@ -286,7 +296,7 @@ mod tests {
         for _ in 0..TRIAL_TOKENS {
             lookahead.begin(true);
             // Each expert is waited for a little less, but a quarter more are missing.
-            let (misses, lost, blocked) = if lookahead.is_on() { (10, 2, 95) } else { (8, 0, 80) };
+            let (misses, lost, blocked) = if lookahead.is_on() { (50, 10, 95) } else { (40, 0, 80) };
             let blocked = Duration::from_millis(blocked);
             lookahead.end_step(&StreamStats { misses, lost, blocked, ..StreamStats::default() });
         }
@@ -311,13 +321,33 @@ mod tests {
     #[test]
     fn nothing_is_read_early_where_nothing_is_missing() {
         let mut lookahead = Lookahead::new(LookaheadMode::Auto, 2);
-        for _ in 0..TRIAL_TOKENS {
+        for _ in 0..TRIAL_TOKENS_MAX {
+            lookahead.begin(true);
             lookahead.end_step(&StreamStats::default());
         }
         lookahead.begin(true);
         assert!(!lookahead.is_on() && lookahead.stats().gain.is_none());
         lookahead.begin(false);
         assert!(lookahead.is_on(), "a prompt always reads on");
+    }
+
+    #[test]
+    fn a_trial_lasts_until_enough_experts_were_missing_and_leaves_prompts_out() {
+        let mut lookahead = Lookahead::new(LookaheadMode::Auto, 2);
+        let blocked = Duration::from_millis(10);
+        let mut tokens = 0;
+        while lookahead.stats().gain.is_none() {
+            lookahead.begin(false);
+            lookahead.end_step(&StreamStats { misses: 900, blocked: 900 * blocked, ..StreamStats::default() });
+            lookahead.begin(true);
+            let waited = if lookahead.is_on() { blocked } else { 2 * blocked };
+            lookahead.end_step(&StreamStats { misses: 8, blocked: 8 * waited, ..StreamStats::default() });
+            tokens += 1;
+            assert!(tokens <= TRIAL_TOKENS_MAX);
+        }
+        assert_eq!(tokens, 64, "256 missing either way, eight a token");
+        let gain = lookahead.stats().gain.expect("it has ended");
+        assert!((gain - 2.0).abs() < 1e-9, "{gain}");
     }
 
     #[test]

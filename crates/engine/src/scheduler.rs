@@ -188,7 +188,8 @@ impl Engine {
         let began = Instant::now();
         let stream = self.scratch.steps.first(batch.len());
         let stream_before = self.experts.stats();
-        self.lookahead.begin(true);
+        // Short prompts are computed here too.
+        self.lookahead.begin(batch.spans.iter().all(|span| span.rows.len() == 1));
         if !self.lookahead.is_on() {
             self.experts.read_none_early();
         }
