@@ -53,6 +53,9 @@ fn bench_reports_what_happened() {
         assert!(read >= 0.93 * number(row, "bytes_read_per_token_belady"), "{row:#}");
         assert!(number(row, "bytes_read_per_token_belady") <= 1.001 * number(row, "bytes_read_per_token_lru"));
         assert!(["drive", "experts", "trunk"].contains(&row["bound_by"].as_str().unwrap_or("")));
+        let early = ["experts_missing_per_token", "experts_read_early_per_token", "experts_used_of_those_per_token"];
+        let [missing, early, used] = early.map(|key| number(row, key));
+        assert!(missing > 0.0 && used <= early && used <= missing, "{row:#}");
         let percent = number(row, "percent_of_bound");
         assert!(percent > 0.0 && percent <= 100.0 && percent <= number(row, "percent_of_bound_by_sum"), "{row:#}");
     }

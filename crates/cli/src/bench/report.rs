@@ -110,6 +110,8 @@ struct Row {
     read_seconds: f64,
     blocked_seconds: f64,
     misses: f64,
+    /// Experts read before they were asked for, and those of them that were.
+    early: [f64; 2],
     lru_misses: f64,
     belady_misses: f64,
 }
@@ -155,6 +157,7 @@ impl Row {
             read_seconds: mean(&|r| r.stream.reading.as_secs_f64()),
             blocked_seconds: mean(&|r| r.bound.blocked_seconds),
             misses: mean(&|r| r.stream.misses as f64),
+            early: [mean(&|r| r.stream.early as f64), mean(&|r| r.stream.early_used as f64)],
             lru_misses: mean(&|r| r.lru_misses as f64),
             belady_misses: mean(&|r| r.belady_misses as f64),
         }
@@ -192,6 +195,9 @@ impl Row {
             "stddev": self.stddev,
             "ram_bytes": subject.ram,
             "hit_rate": self.hit_rate,
+            "experts_missing_per_token": self.misses / self.test.tokens() as f64,
+            "experts_read_early_per_token": self.early[0] / self.test.tokens() as f64,
+            "experts_used_of_those_per_token": self.early[1] / self.test.tokens() as f64,
             "bytes_needed_per_token": self.bytes_needed_per_token,
             "bytes_read_per_token": self.bytes_read_per_token,
             "bytes_read_per_token_lru": self.with_misses(self.lru_misses),
@@ -319,9 +325,18 @@ impl Row {
                 "weights outside experts were read, and how fast the drive could give those is not measured".to_owned()
             }
         };
+        let ahead = match self.early {
+            [early, used] if early > 0.0 => {
+                let (of, right) = (100.0 * used / self.misses.max(1.0), 100.0 * used / early);
+                format!(
+                    " Of the experts missing {of:.0} % were read ahead of their use, and {right:.0} % of what was read so was used."
+                )
+            }
+            _ => String::new(),
+        };
         format!(
             "\n{} ({}): {reached}. For each token: trunk {:.1} ms, \
-             experts {:.1} ms, reads in flight {:.1} ms, waited for {:.1} ms.\n\
+             experts {:.1} ms, reads in flight {:.1} ms, waited for {:.1} ms.{ahead}\n\
              Floors: these routes read {:.1} MB a token with the least recently used expert first out, {:.1} MB with a known \
              future ({:.1} MB were read); {memory}.\n",
             self.test.name(),
