@@ -57,7 +57,8 @@ struct Batch {
 impl Batch {
     fn of(lines: &[String]) -> Batch {
         let batch = Batch { dir: tempfile::tempdir().expect("a folder") };
-        fs::write(batch.path("in.jsonl"), lines.join("\n")).expect("written");
+        // As some editors write it.
+        fs::write(batch.path("in.jsonl"), format!("\u{feff}{}", lines.join("\n"))).expect("written");
         batch
     }
 

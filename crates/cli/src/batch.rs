@@ -22,6 +22,8 @@ use crate::{model, serve, term};
 
 /// Longest line of the file, in bytes.
 const LINE_BYTES_MAX: u64 = 8 << 20;
+/// A byte order mark in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Longest line of an answer, in bytes.
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// How every line of an answer begins.
@@ -193,6 +195,10 @@ impl Input {
             if line.len() as u64 > LINE_BYTES_MAX && !line.ends_with(b"\n") {
                 self.skip_line().context(place)?;
             }
+            // What some editors write in front of UTF-8.
+            if self.number == 1 && line.starts_with(BYTE_ORDER_MARK) {
+                line.drain(..BYTE_ORDER_MARK.len());
+            }
             if !line.trim_ascii().is_empty() {
                 return Ok(Some(line));
             }
@@ -218,12 +224,14 @@ impl Input {
         let number = self.number;
         // Requests hold seeds of 63 bits.
         let seed = self.seed.map(|seed| seed.wrapping_add(number as u64) & (u64::MAX >> 1));
-        let parsed: Value = serde_json::from_slice(&line).unwrap_or(Value::Null);
-        let custom_id = ["custom_id", "id"].iter().find_map(|key| parsed.get(*key)).cloned().unwrap_or(Value::Null);
+        let parsed = serde_json::from_slice::<Value>(&line);
+        let name = |parsed: &Value| ["custom_id", "id"].iter().find_map(|key| parsed.get(*key)).cloned();
+        let custom_id = parsed.as_ref().ok().and_then(name).unwrap_or(Value::Null);
         let question = if line.len() as u64 > LINE_BYTES_MAX {
             Err(format!("the line is longer than {}", Bytes(LINE_BYTES_MAX)))
         } else {
-            question(parsed, number, seed)
+            let parsed = parsed.map_err(|error| format!("the line is no JSON: {error}"));
+            parsed.and_then(|parsed| question(parsed, number, seed))
         };
         // A line without a name of its own is known by its number.
         let place = (seed, custom_id.is_null().then_some(number));
