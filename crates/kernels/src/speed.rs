@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn every_format_and_operation_is_measured() {
         let cpu = Cpu::new(CpuOptions { threads: 1, ..CpuOptions::default() }).unwrap();
-        let weights = Weights::new(&cpu, 20 << 20).unwrap();
+        let weights = Weights::new(&cpu, 40 << 20).unwrap();
         let finite = |value: f64| assert!(value > 0.0 && value.is_finite(), "{value}");
         for format in FORMATS {
             let speed = weights.product(format, 2, QUICK).unwrap();
