@@ -168,11 +168,11 @@ fn read(words: &[u64], threads: usize) {
 }
 
 /// Sums of all words, with the widest loads that there are.
-fn sums_of(words: &[u64]) -> [u64; LINES] {
+fn sums_of(words: &[u64]) -> [u64; TWO_LINES] {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
-        fn wide(words: &[u64]) -> [u64; LINES] {
+        fn wide(words: &[u64]) -> [u64; TWO_LINES] {
             sums_of_runs(words)
         }
         if std::arch::is_x86_feature_detected!("avx2") {
@@ -183,20 +183,20 @@ fn sums_of(words: &[u64]) -> [u64; LINES] {
     sums_of_runs(words)
 }
 
-/// Words of two cache lines.
-const LINES: usize = 16;
+/// Words of two cache lines, which are read at once.
+const TWO_LINES: usize = 16;
 /// Runs of words that are read side by side: one alone is foreseen less far (on Zen 3 two threads read 16 GB/s of one run each, and 24
 /// of four).
 const RUNS: usize = 4;
 
 #[inline(always)]
-fn sums_of_runs(words: &[u64]) -> [u64; LINES] {
-    let lines = words.as_chunks::<LINES>().0;
+fn sums_of_runs(words: &[u64]) -> [u64; TWO_LINES] {
+    let lines = words.as_chunks::<TWO_LINES>().0;
     let (runs, rest) = lines.split_at(lines.len() / RUNS * RUNS);
-    let mut runs: [&[[u64; LINES]]; RUNS] =
+    let mut runs: [&[[u64; TWO_LINES]]; RUNS] =
         std::array::from_fn(|i| &runs[i * (runs.len() / RUNS)..][..runs.len() / RUNS]);
-    let mut sums = [0u64; LINES];
-    let mut add = |line: &[u64; LINES]| {
+    let mut sums = [0u64; TWO_LINES];
+    let mut add = |line: &[u64; TWO_LINES]| {
         for (sum, word) in sums.iter_mut().zip(line) {
             *sum = sum.wrapping_add(*word);
         }
