@@ -183,6 +183,9 @@ fn what_cannot_be_packed_is_refused() {
     refused("qwen3_moe", &out, &["--experts", "affine7"], &["affine7"]);
     refused("qwen3_moe", &out, &["--group", "32"], &["--experts"]);
     refused("qwen3_moe", &out, &["--experts", "affine4", "--group", "48"], &["32, 64 or 128"]);
+    let file = dir.path().join("file");
+    fs::write(&file, "mine").expect("a file");
+    refused("qwen3_moe", &file, &[], &["file", "is no folder", "name one"]);
     fs::create_dir(&out).expect("a folder");
     fs::write(out.join("mine.txt"), "mine").expect("a file");
     refused("qwen3_moe", &out, &[], &["mine.txt", "name a new one"]);

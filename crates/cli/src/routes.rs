@@ -64,11 +64,14 @@ impl Row {
     }
 }
 
-/// Slots of the caches asked for; of memory at least one, and no more than there are experts.
+/// Slots of the caches asked for: at least one each, and no more than there are experts.
 fn sizes(args: &ReplayArgs, shape: &Shape) -> Result<Vec<usize>> {
     if args.ram.is_empty() {
-        let share = |percent: &f64| (shape.experts as f64 * percent / 100.0).round() as usize;
-        return Ok(args.share.iter().map(share).collect());
+        let slots = |&percent: &f64| match (shape.experts as f64 * percent / 100.0).round() as usize {
+            0 => bail!("--share {percent}: does not hold one of {} experts", shape.experts),
+            slots => Ok(slots),
+        };
+        return args.share.iter().map(slots).collect();
     }
     if shape.expert_bytes == 0 {
         bail!("{}: does not tell how large an expert is: give --share instead of --ram", args.routes.display());

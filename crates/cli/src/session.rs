@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use outpour_engine::{Engine, EngineError, Session};
 use outpour_store::read::whole::read_whole;
 use outpour_store::sealed::{SealedReader, SealedWriter, remove_unfinished};
@@ -301,6 +301,7 @@ impl Conversation {
 /// When the file holds no conversation, is another outpour's at present, or has begun and `system` would change it; and where no file can be made there, before
 /// anything is computed.
 pub fn begin(path: &Path, system: Option<&str>) -> Result<(Held, Vec<Value>)> {
+    ensure!(path != Path::new("-"), "--session -: is a file that is read and written, not a pipe; name one");
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let writable = rustix::fs::access(folder, rustix::fs::Access::WRITE_OK);
     writable.with_context(|| format!("--session: {} cannot be written to; name another file", folder.display()))?;

@@ -48,7 +48,7 @@ pub struct Options {
     pub ctx: Option<usize>,
     /// Prompt tokens computed together; see [`Ask::chunk`].
     pub prefill_chunk: Option<usize>,
-    /// Threads that compute; by default the physical cores that the process may use.
+    /// Threads that compute; by default the physical cores that the process may use, the fast ones where they differ.
     pub threads: Option<usize>,
     /// f32 inside products, and f32 keys and values.
     pub precise: bool,

@@ -112,6 +112,9 @@ pub fn pack(job: &Job, out: &Path, progress: &mut dyn FnMut(u64, u64) -> Control
     if lies_in(out, job.checkpoint.dir()) {
         return Err(about(out, "it lies in the model's own folder; name one outside"));
     }
+    if out.exists() && !out.is_dir() {
+        return Err(about(out, "is no folder; name one, or what is not there yet"));
+    }
     let io = |action| move |source| StoreError::Io { path: out.to_owned(), action, source };
     fs::create_dir_all(out).map_err(io("make the folder"))?;
     let folder = File::open(out).map_err(io("open"))?;

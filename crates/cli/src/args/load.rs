@@ -15,7 +15,7 @@ pub struct LoadArgs {
     /// The whole memory to use, page cache included: bytes, or as 24G or 512M [default: what is free here, less a margin]
     #[arg(long, value_name = "BYTES")]
     pub ram: Option<Bytes>,
-    /// Threads that compute [default: the physical cores that may be used]
+    /// Threads that compute [default: the physical cores that may be used, the fast ones where they differ]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// How the drive is read [default: uring where the kernel allows it, else pread]

@@ -153,7 +153,7 @@ pub struct DoctorArgs {
     /// A model: its drive is measured with its experts [default: the drive of the cache folder, with a temporary file of
     /// 1 GiB]
     pub model: Option<PathBuf>,
-    /// Threads that compute [default: the physical cores that may be used]
+    /// Threads that compute [default: the physical cores that may be used, the fast ones where they differ]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
     /// Print JSON

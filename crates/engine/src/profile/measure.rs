@@ -32,7 +32,7 @@ impl Effort {
 /// How to measure.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ComputeOptions {
-    /// Threads that compute; by default the physical cores that the process may use.
+    /// Threads that compute; by default the physical cores that the process may use, the fast ones where they differ.
     pub threads: Option<usize>,
     /// How long.
     pub effort: Effort,

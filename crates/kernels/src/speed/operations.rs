@@ -25,7 +25,8 @@ const POSITIONS_PER_BLOCK: usize = 64;
 
 impl Weights<'_> {
     /// Every operation over so many rows, consecutive positions of one sequence, the last of `positions`. The weights are keys,
-    /// values and states, and are worth nothing else afterwards.
+    /// values and states, and random again first: states of an earlier call would be halves of numbers, some of them subnormal,
+    /// which Intel's processors are ten times slower with.
     ///
     /// # Errors
     /// When there is no memory for them.
@@ -34,6 +35,7 @@ impl Weights<'_> {
     /// Where there are more rows than positions.
     pub fn operations(&self, rows: usize, positions: usize, budget: Duration) -> Result<Vec<OperationSpeed>, OpsError> {
         assert!(rows <= positions, "each row is at a position of its own");
+        self.fill();
         let mut all = vec![
             self.attention(DType::F16, rows, positions, budget)?,
             self.attention(DType::Q8, rows, positions, budget)?,

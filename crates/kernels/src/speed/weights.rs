@@ -34,18 +34,23 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// When there is no memory for them.
     pub fn new(ops: &'a dyn Ops, bytes: usize) -> Result<Self, OpsError> {
-        let buffer = ops.alloc_host(bytes)?;
+        let weights = Weights { ops, buffer: ops.alloc_host(bytes)? };
+        weights.fill();
+        Ok(weights)
+    }
+
+    /// Makes random numbers of all bytes.
+    pub(super) fn fill(&self) {
         let mut state = 1u32;
         let mut number = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             half::bf16::from_f32((state >> 8) as f32 / (1 << 24) as f32 - 0.5)
         };
-        let random: Vec<u8> = (0..RANDOM_BYTES.min(bytes) / 2).flat_map(|_| number().to_le_bytes()).collect();
-        for at in (0..bytes).step_by(random.len().max(1)) {
-            let part = random.len().min(bytes - at);
-            ops.write(&random[..part], &Tensor::new(buffer.clone(), at, [part], DType::U8));
+        let random: Vec<u8> = (0..RANDOM_BYTES.min(self.bytes()) / 2).flat_map(|_| number().to_le_bytes()).collect();
+        for at in (0..self.bytes()).step_by(random.len().max(1)) {
+            let part = random.len().min(self.bytes() - at);
+            self.ops.write(&random[..part], &Tensor::new(self.buffer.clone(), at, [part], DType::U8));
         }
-        Ok(Weights { ops, buffer })
     }
 
     /// The same bytes, computed with by another backend on the host's memory.
