@@ -214,7 +214,7 @@ fn measure(
     session.close(engine);
     let bound = costs.0.bound(time, rate);
     println!(
-        "| {:.1} | {} | {:.1} | {:.2} | {:.0} | {} |",
+        "| {:.2} | {} | {:.1} | {:.2} | {:.0} | {} |",
         rate / 1e9,
         if tokens > 0 { format!("tg{tokens}, lookahead {lookahead:?}") } else { format!("pp{prompt}") },
         tokens.max(prompt) as f64 / time.as_secs_f64(),
