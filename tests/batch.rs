@@ -186,6 +186,15 @@ fn what_changed_is_answered_anew() {
     count(&batch.run(&demo(), &["--ram", "200M"]), "2 answered, 0 not (their lines say why), 2 were");
     count(&batch.run(&demo(), &["--ram", "200M", "--precise"]), "4 answered, 0 not (their lines say why), 0 were");
     count(&batch.run(&demo(), &["--ram", "200M", "--seed", "5"]), "4 answered, 0 not (their lines say why), 0 were");
+    count(&batch.run(&demo(), &["--ram", "200M", "--backend", "reference"]), "4 answered, 0 not");
+    let copy = batch.path("model");
+    fs::create_dir(&copy).expect("a folder");
+    for entry in fs::read_dir(demo()).expect("the demo model").map(|entry| entry.expect("a file")) {
+        fs::copy(entry.path(), copy.join(entry.file_name())).expect("copied");
+    }
+    count(&batch.run(&copy, &["--ram", "200M"]), "0 answered, 0 not (their lines say why), 4 were");
+    fs::write(copy.join("generation_config.json"), r#"{"temperature": 0.2}"#).expect("written");
+    count(&batch.run(&copy, &["--ram", "200M"]), "4 answered, 0 not (their lines say why), 0 were");
 
     fs::write(batch.path("out.jsonl"), "my notes\n").expect("written");
     assert_refused(&batch.run(&demo(), &["--ram", "200M"]), "notes", &["out.jsonl line 1", "name another file"]);
@@ -262,18 +271,24 @@ fn what_is_no_file_is_refused() {
     assert_refused(&batch.run(&demo(), &["--ram", "200M"]), "out", &["another `outpour batch` writes to it"]);
 }
 
-/// A stop or a full drive may leave a part of a line, also of the first; nothing of another file is cut off.
+/// A stop, a full drive or a power cut may leave a part of a line, also of the first, or zeros in its place; nothing of
+/// another file is cut off.
 #[test]
 fn a_torn_line_is_answered_again() {
     let line = json!({"prompt": "Once", "max_tokens": 3, "seed": 1}).to_string();
-    for torn in ["{", "{\"id\":\"batch_req_1\",\"custom_id\":nu"] {
+    for torn in ["{", "{\"id\":\"batch_req_1\",\"custom_id\":nu", "{\"id\":\"bat\0\0\0"] {
         let batch = Batch::of(std::slice::from_ref(&line));
         fs::write(batch.path("out.jsonl"), torn).expect("written");
         let ran = batch.run(&demo(), &["--ram", "200M"]);
         assert_eq!(ran.status.code(), Some(0), "{}", ran.stderr);
         assert_eq!(batch.answers().len(), 1);
+        let answered = fs::read_to_string(batch.path("out.jsonl")).expect("there");
+        fs::write(batch.path("out.jsonl"), answered.clone() + "\0\0\0").expect("written");
+        let ran = batch.run(&demo(), &["--ram", "200M"]);
+        assert_eq!(ran.status.code(), Some(0), "{}", ran.stderr);
+        assert_eq!(fs::read_to_string(batch.path("out.jsonl")).expect("there"), answered);
     }
-    for other in ["a note of mine", "{\"id\": 5}", "[1, 2]\n"] {
+    for other in ["a note of mine", "{\"id\": 5}", "[1, 2]\n", "\0\0"] {
         let batch = Batch::of(std::slice::from_ref(&line));
         fs::write(batch.path("out.jsonl"), other).expect("written");
         assert_refused(&batch.run(&demo(), &["--ram", "200M"]), "out", &["is no answer of `outpour batch`"]);

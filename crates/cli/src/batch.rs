@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 use outpour_serve::{Question, Reply, serve_bytes};
 use outpour_store::bytes::Bytes;
+use outpour_store::checkpoint::Checkpoint;
 use outpour_store::checksums::checksum;
 use outpour_store::machine::Machine;
 use serde_json::{Map, Value, json};
@@ -28,6 +29,8 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// How every line of an answer begins.
 const ANSWER_BEGINS: &str = r#"{"id":"batch_req_"#;
+/// How the names of files end that hold a model's words and settings.
+const TEXT_FILES: [&str; 4] = ["json", "jinja", "model", "tiktoken"];
 /// Memory for each line that was answered already.
 const DONE_BYTES: usize = 64;
 
@@ -39,11 +42,13 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode> {
     let inspection = model::open(&args.model, &args.load)?;
     let numerics = args.load.numerics();
     let identity = format!(
-        "{:016x} {} {:?} {:?}",
+        "{:016x} {:016x} {} {:?} {:?} {:?}",
         inspection.checkpoint().fingerprint()?,
+        texts(inspection.checkpoint())?,
         numerics.precise,
         numerics.kv,
-        numerics.top_k
+        numerics.top_k,
+        args.load.backend
     );
     let mut input = Input::open(&args.file, args.seed, identity)?;
     let lines = input.lines()?;
@@ -86,6 +91,24 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode> {
         (false, 0) => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
     })
+}
+
+/// Of the files beside the weights that answers depend on: tokenizer, template, defaults of sampling. A GGUF file holds its own.
+fn texts(checkpoint: &Checkpoint) -> Result<u64> {
+    let ends = |path: &PathBuf| path.extension().is_some_and(|end| TEXT_FILES.iter().any(|text| end == *text));
+    let is_text = |path: &PathBuf| ends(path) && path.is_file();
+    let mut files: Vec<PathBuf> = match checkpoint.gguf() {
+        Some(_) => Vec::new(),
+        None => model::own_files(checkpoint).into_iter().filter(is_text).collect(),
+    };
+    files.sort();
+    let mut sums = Vec::new();
+    for file in files {
+        let bytes = std::fs::read(&file).with_context(|| format!("{}: cannot be read", file.display()))?;
+        sums.extend(checksum(file.file_name().unwrap_or_default().as_encoded_bytes()).to_le_bytes());
+        sums.extend(checksum(&bytes).to_le_bytes());
+    }
+    Ok(checksum(&sums))
 }
 
 /// The way of lines to the engine and back.
@@ -314,8 +337,11 @@ impl Output {
         while (&mut reader).take(ANSWER_BYTES_MAX).read_until(b'\n', &mut line).with_context(writable)? > 0 {
             number += 1;
             let ended = line.ends_with(b"\n");
-            let begins = &ANSWER_BEGINS.as_bytes()[..line.len().min(ANSWER_BEGINS.len())];
-            if !ended && line.starts_with(begins) && (line.len() as u64) < ANSWER_BYTES_MAX {
+            // After a power cut a file may end in zeros, where its length was written and its text was not.
+            let text = line.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+            let begins = &ANSWER_BEGINS.as_bytes()[..text.min(ANSWER_BEGINS.len())];
+            let ours = line.starts_with(begins) && (text > 0 || output.whole > 0);
+            if !ended && ours && (line.len() as u64) < ANSWER_BYTES_MAX {
                 output.file.set_len(output.whole).with_context(writable)?;
                 break;
             }

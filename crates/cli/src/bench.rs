@@ -15,7 +15,7 @@ use outpour_model::experts::StreamStats;
 use outpour_store::machine::Machine;
 use outpour_store::read::Region;
 use outpour_store::residency::ResidencyMap;
-use outpour_store::trace::{Policy, Trace, replay, routed};
+use outpour_store::trace::{Policy, Trace, replay_in_room, routed};
 
 use crate::args::BenchArgs;
 use crate::model;
@@ -153,8 +153,6 @@ struct Run {
     drive_bytes: u64,
     /// Where its routes begin.
     from: usize,
-    /// Experts that there was room for beside its context.
-    slots: usize,
 }
 
 struct Bench<'e> {
@@ -178,13 +176,13 @@ impl Bench<'_> {
             self.read_all()?;
         }
         let before = self.probe()?;
-        let Run { time, stream, drive_bytes, from, slots } = self.run(test)?;
+        let Run { time, stream, drive_bytes, from } = self.run(test)?;
         let after = self.probe()?;
         let limit = |((bytes, seconds), (more, longer)): ((f64, f64), (f64, f64))| (bytes + more) / (seconds + longer);
         let measured = before.zip(after).map(limit);
         let given = self.watch.given.bytes_per_second();
         let drive_limit = measured.map(|measured| measured.max(given));
-        let misses = |policy| replay(&self.watch.trace, slots, policy, from).misses;
+        let misses = |policy| replay_in_room(&self.watch.trace, policy, from).misses;
         Ok(Repetition {
             time,
             // Without a limit reading counts as nothing.
@@ -201,6 +199,7 @@ impl Bench<'_> {
     fn forget(&mut self) {
         self.engine.drop_experts();
         self.watch.trace = Trace::default();
+        self.watch.trace.room(self.engine.expert_slots());
     }
 
     /// Where memory has room for all experts they are there, as they are after some use.
@@ -224,6 +223,7 @@ impl Bench<'_> {
     fn run(&mut self, test: Test) -> Result<Run, EngineError> {
         self.seed += 1;
         let vocab = self.engine.facts().vocab;
+        self.watch.trace.room(self.engine.expert_slots());
         let mut session = Session::open(self.engine);
         let mut prompt: Vec<u32> = Vec::new();
         let tokens = if let Test::Prompt(tokens) = test { tokens } else { 1 };
@@ -246,6 +246,7 @@ impl Bench<'_> {
                 let mut sampler = Sampler::new(sampling, vocab);
                 for _ in 0..tokens {
                     session.step(self.engine, &mut self.watch, &mut |logits, at| sampler.choose(logits, at))?;
+                    self.watch.trace.room(self.engine.expert_slots());
                 }
                 session.logits(self.engine, &mut self.watch)?;
             }
@@ -253,9 +254,9 @@ impl Bench<'_> {
         let time = began.elapsed();
         let stream = self.engine.stats().stream.since(&stream_before);
         let drive = drive_before.zip(Machine::here().drive_read_bytes()).map(|(from, to)| to - from);
-        let slots = self.engine.expert_slots();
+        self.watch.trace.room(self.engine.expert_slots());
         session.close(self.engine);
-        Ok(Run { time, stream, drive_bytes: drive.unwrap_or(stream.read_bytes), from, slots })
+        Ok(Run { time, stream, drive_bytes: drive.unwrap_or(stream.read_bytes), from })
     }
 }
 

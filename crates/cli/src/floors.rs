@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use outpour_engine::Engine;
 use outpour_store::residency::ResidencyMap;
-use outpour_store::trace::{Policy, Trace, replay, routed};
+use outpour_store::trace::{Policy, Trace, replay_in_room, routed};
 
 /// Memory of the routes that are kept; what comes behind is not counted.
 const ROUTES_BYTES_MAX: usize = 1 << 20;
@@ -40,8 +40,9 @@ impl Chosen {
     pub fn new(engine: &mut Engine) -> Option<Chosen> {
         let stream = engine.stats().stream;
         let experts = engine.residency_map();
-        let empty = || Chosen { trace: Trace::default(), bytes: 0, experts, from: 0, tokens: 0 };
-        (stream.hits + stream.misses == 0).then(empty)
+        let mut trace = Trace::default();
+        trace.room(engine.expert_slots());
+        (stream.hits + stream.misses == 0).then_some(Chosen { trace, bytes: 0, experts, from: 0, tokens: 0 })
     }
 
     /// Notes what a layer's router chose.
@@ -57,19 +58,21 @@ impl Chosen {
         self.bytes >= ROUTES_BYTES_MAX
     }
 
-    /// The prompt is computed: what follows is the answer's.
-    pub fn begin_answer(&mut self) {
+    /// The prompt is computed, and memory has room for so many experts: what follows is the answer's.
+    pub fn begin_answer(&mut self, slots: usize) {
+        self.trace.room(slots);
         self.from = self.trace.len();
     }
 
-    /// A token of the answer is computed.
-    pub fn end_token(&mut self) {
+    /// A token of the answer is computed, and memory has room for so many experts.
+    pub fn end_token(&mut self, slots: usize) {
+        self.trace.room(slots);
         self.tokens += usize::from(!self.is_full());
     }
 
-    /// What a memory of so many experts would have read; `None` where no token's routes are known.
-    pub fn floors(&self, slots: usize) -> Option<Floors> {
-        let misses = |policy| replay(&self.trace, slots, policy, self.from).misses as f64 / self.tokens as f64;
+    /// What the same memory would have read; `None` where no token's routes are known.
+    pub fn floors(&self) -> Option<Floors> {
+        let misses = |policy| replay_in_room(&self.trace, policy, self.from).misses as f64 / self.tokens as f64;
         (self.tokens > 0).then(|| Floors {
             lru: misses(Policy::Lru),
             belady: misses(Policy::Belady),

@@ -124,7 +124,7 @@ impl Generation {
         let mut of_answer = Running::new(of_prompt.limit(), layers);
         let prefill = engine.stats().since(&stats_before).stream;
         let between = drive();
-        chosen.iter_mut().for_each(Chosen::begin_answer);
+        chosen.iter_mut().for_each(|chosen| chosen.begin_answer(engine.expert_slots()));
         let mut generated = 0;
         let end = match prefilled {
             Ok(()) => {
@@ -138,7 +138,7 @@ impl Generation {
         // Where the kernel does not count, the reader does.
         let counted = |from: Option<u64>, to: Option<u64>, ours: u64| from.zip(to).map_or(ours, |(from, to)| to - from);
         let read_bytes = [counted(before, between, prefill.read_bytes), counted(between, drive(), stream.read_bytes)];
-        let floors = chosen.and_then(|chosen| chosen.floors(engine.expert_slots()));
+        let floors = chosen.and_then(|chosen| chosen.floors());
         // How long a step took that failed is not known.
         let bounds = drive_limit.filter(|_| !matches!(end, End::Failed(_))).map(|_| [of_prompt, of_answer]);
         Done { generated, end, read_bytes, stats, stream, bounds, floors }
@@ -205,7 +205,7 @@ impl Generation {
             if *generated > 0 {
                 // The first token came with the prompt.
                 bound.step(began.elapsed());
-                chosen.iter_mut().for_each(|chosen| chosen.end_token());
+                chosen.iter_mut().for_each(|chosen| chosen.end_token(engine.expert_slots()));
             }
             let token = match stepped {
                 Ok(token) => token,

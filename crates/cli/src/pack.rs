@@ -54,6 +54,11 @@ pub fn pack(args: &PackArgs) -> Result<ExitCode> {
             written as f64 / seconds / 1e9
         ),
     });
+    if packed.written > 0 && packed.written < packed.bytes {
+        term::note(&format!(
+            "What an earlier call had written is not read again: `outpour verify {out}` checks all of it."
+        ));
+    }
     if let Some(Affine { bits, group }) = requantise {
         term::note(&format!(
             "Lossy, as asked: its experts are requantised to {bits} bits in groups of {group}. `outpour eval OUT --against MODEL` measures the cost."

@@ -20,8 +20,10 @@ const CALM: Duration = Duration::from_secs(5);
 const MACHINE_FREE_BYTES_MIN: u64 = 128 << 20;
 /// More than this need not be free.
 const FREE_BYTES_MAX: u64 = 1 << 30;
-/// In percent of the time: memory is short, whatever is said to be free.
+/// In percent of the time: where everything waits for memory for longer, it is short though more than the limits is free ...
 const STALLED_PERCENT_MAX: f64 = 10.0;
+/// ... but not this many times as much. Then who waits are others, within limits of their own.
+const STALLED_LIMITS: i64 = 4;
 
 /// What to do with the slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,11 +79,12 @@ impl Limits {
 
     fn advise(&self, now: Headroom, piece_bytes: u64) -> Advice {
         let missing = self.missing(now);
-        if now.stalled_percent > STALLED_PERCENT_MAX {
+        let limit = self.machine_bytes.max(self.group_bytes) as i64;
+        if now.stalled_percent > STALLED_PERCENT_MAX && missing > (1 - STALLED_LIMITS) * limit {
             return Advice::Shrink(missing.max(1) as u64);
         }
         // As much again stays free behind the piece, or it would be given back soon.
-        let spare = (piece_bytes + self.machine_bytes.max(self.group_bytes)) as i64;
+        let spare = piece_bytes as i64 + limit;
         match missing {
             1.. => Advice::Shrink(missing as u64),
             _ if missing <= -spare => Advice::Grow,
@@ -160,8 +163,9 @@ mod tests {
         assert_eq!(limits.advise(free(2048, None), 256 * MIB), Advice::Keep);
         assert_eq!(limits.advise(free(900, None), 256 * MIB), Advice::Shrink(124 * MIB));
         assert_eq!(limits.advise(free(2304, None), 256 * MIB), Advice::Grow);
-        let stalled = Headroom { stalled_percent: 20.0, ..free(8192, None) };
-        assert!(matches!(limits.advise(stalled, 256 * MIB), Advice::Shrink(1)));
+        let stalled = |free: Headroom| Headroom { stalled_percent: 20.0, ..free };
+        assert_eq!(limits.advise(stalled(free(4000, None)), 256 * MIB), Advice::Shrink(1));
+        assert_eq!(limits.advise(stalled(free(8192, None)), 256 * MIB), Advice::Grow);
     }
 
     #[test]

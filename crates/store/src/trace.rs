@@ -6,13 +6,15 @@ mod policy;
 mod replay;
 
 pub use policy::Policy;
-pub use replay::{Replay, Scope, replay, replay_by, replay_pinned};
+pub use replay::{Replay, Scope, replay, replay_by, replay_in_room, replay_pinned};
 
 /// Experts that were used, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trace {
     steps: Vec<Step>,
     experts: Vec<u32>,
+    /// From which step on memory held so many experts.
+    rooms: Vec<(usize, usize)>,
 }
 
 /// One layer's use of its experts.
@@ -44,6 +46,15 @@ impl Trace {
         }
         self.experts.truncate(kept);
         self.steps.push(Step { layer, end: kept });
+    }
+
+    /// Notes that memory holds so many experts now. Where that is more than was noted last, it counts from there on: a replay is
+    /// never of less memory than there was.
+    pub fn room(&mut self, slots: usize) {
+        match self.rooms.last_mut() {
+            Some((_, noted)) if *noted <= slots => *noted = slots,
+            _ => self.rooms.push((self.steps.len(), slots)),
+        }
     }
 
     /// Every step: the layer, and its experts in ascending order.
@@ -126,6 +137,22 @@ mod tests {
         assert_eq!(hits(&steps, 2, Policy::Lru), 2);
         // Layers do not share experts.
         assert_eq!(hits(&trace(&[(0, &[1]), (1, &[1]), (0, &[1])]), 2, Policy::Lru), 1);
+    }
+
+    #[test]
+    fn room_that_changes() {
+        let mut trace = Trace::default();
+        let mut play = |room: usize, experts: &[u32]| {
+            trace.room(room);
+            experts.iter().for_each(|&expert| trace.push(0, &[expert]));
+            [Policy::Lru, Policy::Belady].map(|policy| replay_in_room(&trace, policy, 0).hits)
+        };
+        assert_eq!(play(3, &[1, 2, 3, 1, 2, 3]), [3, 3]);
+        // With one slot left 3 stays, or what is used next.
+        assert_eq!(play(1, &[1, 2, 3]), [3, 4]);
+        // It grew while these three were used, nobody knows when, and counts as grown before.
+        assert_eq!(play(2, &[3, 2, 3]), [6, 8]);
+        assert_eq!(replay_in_room(&Trace::default(), Policy::Lru, 0), Replay::default());
     }
 
     #[test]

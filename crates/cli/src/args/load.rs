@@ -82,7 +82,7 @@ pub enum LookaheadArg {
 }
 
 /// `--backend`.
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum BackendArg {
     /// Vector instructions and threads
     Cpu,

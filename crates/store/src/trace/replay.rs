@@ -53,12 +53,31 @@ pub fn replay_by(trace: &Trace, slots: usize, policy: Policy, scope: Scope, from
             (0..layers).map(|layer| Cache::new(policy, share(rank(layer)), uses.experts)).collect()
         }
     };
+    play(trace, &uses, from, |_, layer, used| caches[if scope == Scope::Global { 0 } else { layer }].step(used))
+}
+
+/// [`replay`] with the slots that [`Trace::room`] was told of; none before it was.
+pub fn replay_in_room(trace: &Trace, policy: Policy, from: usize) -> Replay {
+    let uses = uses(trace, policy == Policy::Belady);
+    let most = trace.rooms.iter().map(|&(_, slots)| slots).max().unwrap_or(0);
+    let mut cache = Cache::new(policy, most, uses.experts);
+    cache.slots = 0;
+    let mut rooms = trace.rooms.iter().peekable();
+    play(trace, &uses, from, |step, _, used| {
+        while let Some(&(_, slots)) = rooms.next_if(|&&(since, _)| since <= step) {
+            cache.resize(slots);
+        }
+        cache.step(used)
+    })
+}
+
+/// Has `hit` use the experts of every step, told its number, its layer and them, and say how many were there.
+fn play(trace: &Trace, uses: &Uses, from: usize, mut hit: impl FnMut(usize, usize, &[Use]) -> usize) -> Replay {
     let mut replay = Replay::default();
     let mut first = 0;
     for (step, (layer, experts)) in trace.steps().enumerate() {
         let end = first + experts.len();
-        let cache = if scope == Scope::Global { 0 } else { layer as usize };
-        let hits = caches[cache].step(&uses.all[first..end]);
+        let hits = hit(step, layer as usize, &uses.all[first..end]);
         first = end;
         if step >= from {
             replay.hits += hits as u64;
@@ -141,6 +160,13 @@ impl Cache {
             step_of: vec![0; experts],
             step: 0,
         }
+    }
+
+    fn resize(&mut self, slots: usize) {
+        self.slots = slots;
+        // Between steps nothing is held.
+        self.step += 1;
+        while self.len > slots && self.evict() {}
     }
 
     /// Uses the experts of one step; returns how many were there.
