@@ -192,6 +192,8 @@ fn what_changed_is_answered_anew() {
     for entry in fs::read_dir(demo()).expect("the demo model").map(|entry| entry.expect("a file")) {
         fs::copy(entry.path(), copy.join(entry.file_name())).expect("copied");
     }
+    // A copy counts as another model.
+    count(&batch.run(&copy, &["--ram", "200M"]), "4 answered, 0 not (their lines say why), 0 were");
     count(&batch.run(&copy, &["--ram", "200M"]), "0 answered, 0 not (their lines say why), 4 were");
     fs::write(copy.join("generation_config.json"), r#"{"temperature": 0.2}"#).expect("written");
     count(&batch.run(&copy, &["--ram", "200M"]), "4 answered, 0 not (their lines say why), 0 were");
