@@ -1,6 +1,8 @@
 //! `--trace-out`: every layer, operation and read of an answer, as other programs read it.
 
 use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -13,7 +15,7 @@ fn every_layer_operation_and_read_is_drawn() {
     outpour.args(["run", "demo", "Hello", "-n", "4", "--temperature", "0", "--ram", "40M", "--trace-out"]).arg(&file);
     let output = outpour.output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let events: Vec<Value> = serde_json::from_slice(&std::fs::read(&file).expect("a file")).expect("JSON");
+    let events: Vec<Value> = serde_json::from_slice(&fs::read(&file).expect("a file")).expect("JSON");
 
     let named = |event: &Value| event["args"]["name"].as_str().unwrap_or_default().to_owned();
     let rows: HashMap<u64, String> = events
@@ -53,5 +55,25 @@ fn every_layer_operation_and_read_is_drawn() {
         let end = lanes.entry(read["tid"].as_u64().expect("a lane")).or_default();
         assert!(times(read).0 >= *end - 1.0, "two reads at once in a lane");
         *end = times(read).1;
+    }
+}
+
+#[test]
+fn reads_of_each_drive_are_drawn() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo/model").canonicalize().expect("the demo model");
+    let (copy, file) = (dir.path().join("copy"), dir.path().join("timeline.json"));
+    fs::create_dir(&copy).expect("a folder");
+    for entry in fs::read_dir(&model).expect("the demo model").map(|entry| entry.expect("a file")) {
+        fs::copy(entry.path(), copy.join(entry.file_name())).expect("copied");
+    }
+    let mut outpour = Command::new(env!("CARGO_BIN_EXE_outpour"));
+    outpour.arg("run").arg(&model).args(["Hello", "-n", "4", "--ram", "40M", "--mirror"]).arg(&copy);
+    let output = outpour.arg("--trace-out").arg(&file).output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = fs::read_to_string(&file).expect("a file");
+    for folder in [&model, &copy] {
+        let path = folder.join("model.safetensors");
+        assert!(text.contains(path.to_str().expect("UTF-8")), "no read of {}", path.display());
     }
 }

@@ -137,10 +137,7 @@ pub fn load_recorded(
     }
     // What parsing left on the heap goes back before the buffers fill.
     slab::trim_heap();
-    let mut reader = open_reader(reader, inspection.checkpoint().copies())?;
-    if let Some(timeline) = timeline {
-        reader = timeline.reader(reader);
-    }
+    let reader = open_recorded(reader, inspection.checkpoint().copies(), timeline)?;
     let progress = term::LoadProgress::start();
     let mut engine = Engine::load(inspection, options, reader, &mut |read, total| progress.read(read, total))?;
     progress.finish();
@@ -186,7 +183,16 @@ pub fn own_files(checkpoint: &Checkpoint) -> Vec<PathBuf> {
 /// # Errors
 /// When there is none of this kind here.
 pub fn open_reader(kind: ReaderKind, drives: usize) -> Result<Box<dyn Reader>> {
-    read::open_mirrored(kind, drives).with_context(|| match kind {
+    open_recorded(kind, drives, None)
+}
+
+/// The same, with each read of each drive recorded.
+fn open_recorded(kind: ReaderKind, drives: usize, timeline: Option<&Timeline>) -> Result<Box<dyn Reader>> {
+    let recorded = |drives| match timeline {
+        Some(timeline) => timeline.reader(drives),
+        None => drives,
+    };
+    read::open_watched(kind, drives, recorded).with_context(|| match kind {
         ReaderKind::Uring => "--reader uring cannot be used here; give --reader pread",
         ReaderKind::Auto | ReaderKind::Pread => "no reader can be started",
     })

@@ -65,7 +65,7 @@ pub enum StoreError {
     },
     /// The file was replaced or truncated while it was open.
     #[error(
-        "{path}: the file changed while it was in use ({change}); nothing computed from it was kept. Restart with the new file"
+        "{path}: the file changed while it was in use ({change}); nothing computed from it was kept. Restart with the new file, or without it if it is a mirror's"
     )]
     Changed {
         /// The file.

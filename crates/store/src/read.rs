@@ -186,6 +186,18 @@ pub fn open(kind: ReaderKind) -> io::Result<Box<dyn Reader>> {
 
 /// [`open`] of a reader that takes each file from so many drives: see [`SourceFile::copies`].
 pub fn open_mirrored(kind: ReaderKind, drives: usize) -> io::Result<Box<dyn Reader>> {
+    open_watched(kind, drives, |drives| drives)
+}
+
+/// As [`open_mirrored`], where `watched` puts something in front of the drives, which is asked for each read of each of them.
+///
+/// # Errors
+/// As there.
+pub fn open_watched(
+    kind: ReaderKind,
+    drives: usize,
+    watched: impl FnOnce(Box<dyn Reader>) -> Box<dyn Reader>,
+) -> io::Result<Box<dyn Reader>> {
     let raw: Box<dyn Reader> = match kind {
         ReaderKind::Pread => Box::new(pread::Pread::new(drives)?),
         #[cfg(target_os = "linux")]
@@ -202,5 +214,6 @@ pub fn open_mirrored(kind: ReaderKind, drives: usize) -> io::Result<Box<dyn Read
         #[cfg(not(target_os = "linux"))]
         ReaderKind::Auto => Box::new(pread::Pread::new(drives)?),
     };
+    let raw = watched(raw);
     Ok(Box::new(Retrying::new(if drives > 1 { Box::new(Mirror::new(raw, drives)) } else { raw })))
 }

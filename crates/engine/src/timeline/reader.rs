@@ -31,13 +31,13 @@ impl TimedReader {
     }
 
     fn sent(&mut self, read: &Read) {
-        let name = read.file.path().file_name().map(|name| name.to_string_lossy().into_owned());
         let flying = Flying {
             tag: read.tag,
             since: Instant::now(),
             bytes: read.bytes,
             offset: read.offset,
-            file: name.unwrap_or_default(),
+            // Copies have the same name.
+            file: read.file.path().to_string_lossy().into_owned(),
         };
         match self.lanes.iter_mut().find(|lane| lane.is_none()) {
             Some(lane) => *lane = Some(flying),
