@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::cli::{Ran, assert_refused, command, outpour};
+use common::damage::copy_files;
 use common::http::Server;
 use common::random::random_model;
 use serde_json::{Value, json};
@@ -189,9 +190,7 @@ fn what_changed_is_answered_anew() {
     count(&batch.run(&demo(), &["--ram", "200M", "--backend", "reference"]), "4 answered, 0 not");
     let copy = batch.path("model");
     fs::create_dir(&copy).expect("a folder");
-    for entry in fs::read_dir(demo()).expect("the demo model").map(|entry| entry.expect("a file")) {
-        fs::copy(entry.path(), copy.join(entry.file_name())).expect("copied");
-    }
+    copy_files(&demo(), &copy, |_| true);
     // A copy counts as another model.
     count(&batch.run(&copy, &["--ram", "200M"]), "4 answered, 0 not (their lines say why), 0 were");
     count(&batch.run(&copy, &["--ram", "200M"]), "0 answered, 0 not (their lines say why), 4 were");

@@ -1,10 +1,13 @@
 //! `--trace-out`: every layer, operation and read of an answer, as other programs read it.
 
+mod common;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use common::damage::copy_files;
 use serde_json::Value;
 
 #[test]
@@ -64,9 +67,7 @@ fn reads_of_each_drive_are_drawn() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo/model").canonicalize().expect("the demo model");
     let (copy, file) = (dir.path().join("copy"), dir.path().join("timeline.json"));
     fs::create_dir(&copy).expect("a folder");
-    for entry in fs::read_dir(&model).expect("the demo model").map(|entry| entry.expect("a file")) {
-        fs::copy(entry.path(), copy.join(entry.file_name())).expect("copied");
-    }
+    copy_files(&model, &copy, |_| true);
     let mut outpour = Command::new(env!("CARGO_BIN_EXE_outpour"));
     outpour.arg("run").arg(&model).args(["Hello", "-n", "4", "--ram", "40M", "--mirror"]).arg(&copy);
     let output = outpour.arg("--trace-out").arg(&file).output().expect("it runs");

@@ -27,8 +27,9 @@ pub fn add_text(dir: &Path) {
     copy_files(&fixture("text"), dir, |file| file.starts_with("tokenizer") || file == "chat_template.jinja");
 }
 
-fn copy_files(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) {
-    for entry in fs::read_dir(from).expect("the fixtures are there") {
+/// Copies the files that are wanted by their names.
+pub fn copy_files(from: &Path, to: &Path, wanted: impl Fn(&str) -> bool) {
+    for entry in fs::read_dir(from).expect("a folder") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
         if wanted(name) {

@@ -93,14 +93,12 @@ pub fn batch(args: &BatchArgs) -> Result<ExitCode> {
     })
 }
 
-/// Of the files beside the weights that answers depend on: tokenizer, template, defaults of sampling. A GGUF file holds its own.
+/// A hash of the files beside the weights that answers depend on: tokenizer, template, defaults of sampling. A GGUF file holds its
+/// own.
 fn texts(checkpoint: &Checkpoint) -> Result<u64> {
     let ends = |path: &PathBuf| path.extension().is_some_and(|end| TEXT_FILES.iter().any(|text| end == *text));
     let is_text = |path: &PathBuf| ends(path) && path.is_file();
-    let mut files: Vec<PathBuf> = match checkpoint.gguf() {
-        Some(_) => Vec::new(),
-        None => model::own_files(checkpoint).into_iter().filter(is_text).collect(),
-    };
+    let mut files: Vec<PathBuf> = model::own_files(checkpoint).into_iter().filter(is_text).collect();
     files.sort();
     let mut sums = Vec::new();
     for file in files {
