@@ -1,25 +1,21 @@
 //! The gated delta rule (Gated DeltaNet, arXiv 2412.06464)
 //!
 //! A column of a head's state is on its own: it takes in `v` at that column and gives `out` there. So the work is cut
-//! into blocks of [`WIDTH`] columns, and the positions pass over a block while it stays in the first-level cache. What
-//! the columns share, normalised queries and keys, decay and β, is prepared for [`CHUNK`] positions at a time.
+//! into blocks of some columns, and the positions pass over a block while it stays in the first-level cache: once for each
+//! position, for while one changes the state, what the next one recalls of it is summed. What the columns share, normalised
+//! queries and keys, decay and β, is prepared for [`CHUNK`] positions at a time.
 //! An element's arithmetic is the same in every block and chunk.
-
-// Columns are indexed in several arrays at once.
-#![allow(clippy::needless_range_loop)]
 
 use std::ops::Range;
 
 use super::Cpu;
+use super::isa::recurrence::{Block, COLUMNS, Passage, Recall};
+use super::isa::{LINE_BYTES, prefetch};
 use super::pool::lock;
 use super::rms_norm::sum_of_squares;
-use super::vectorised::{Loop, fma};
 use crate::host::{self, Shared};
 use crate::operands::decay_rate;
 use crate::{Format, GatedDelta, Tensor, quant};
-
-/// Columns of a block: 16 KiB of state if keys are 128 wide.
-const WIDTH: usize = 32;
 
 /// Positions prepared at once: bounds the scratch.
 const CHUNK: usize = 64;
@@ -28,10 +24,11 @@ const CHUNK: usize = 64;
 /// elements apart, and few such rows fit a cache of eight ways.
 const IN_PLACE_MAX: usize = 2;
 
+/// How many positions before it is needed a value is asked for.
+const VALUES_AHEAD: usize = 4;
+
 /// f32 of a cache line.
 const LINE: usize = 16;
-
-type Columns = [f32; WIDTH];
 
 pub(super) fn gated_delta(
     cpu: &Cpu,
@@ -67,7 +64,7 @@ pub(super) fn gated_delta(
     if prepared.len() < len {
         prepared.resize(len, 0.0);
     }
-    cpu.reserve_scratch(k_dim * WIDTH + LINE);
+    cpu.reserve_scratch(k_dim * COLUMNS + LINE);
     for first in (0..n).step_by(CHUNK) {
         let positions = first..n.min(first + CHUNK);
         call.prepare(positions.clone(), &mut prepared);
@@ -88,9 +85,10 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// What is prepared of a position and a key head: q and k, then the decays and β of each of its value heads.
+    /// Values that are prepared of a position and a key head: see [`Prepared`].
     fn prepared_len(&self) -> usize {
-        2 * self.delta.k_dim + self.decays() + self.group
+        let keys = if self.delta.per_channel { 3 } else { 2 };
+        keys * self.delta.k_dim + self.decays() + self.group
     }
 
     /// Decays of a key head: one for each of its value heads, or one for each channel of its value head.
@@ -118,7 +116,8 @@ impl Call<'_> {
         let (k, rest) = rest.split_at_mut(k_dim);
         normalise(&row[head * k_dim..][..k_dim], 1.0 / (k_dim as f32).sqrt(), q);
         normalise(&row[(k_heads + head) * k_dim..][..k_dim], 1.0, k);
-        let (decays, betas) = rest.split_at_mut(self.decays());
+        let (decays, rest) = rest.split_at_mut(self.decays());
+        let (betas, recalled) = rest.split_at_mut(self.group);
         let of_value_head = decays.len() / self.group;
         for (i, decay) in decays.iter_mut().enumerate() {
             let value_head = self.delta.value_head(head, i / of_value_head);
@@ -134,6 +133,27 @@ impl Call<'_> {
             let b = self.b[position * v_heads + self.delta.value_head(head, i)];
             *beta = 1.0 / (1.0 + (-b).exp());
         }
+        for ((recalled, k), decay) in recalled.iter_mut().zip(&*k).zip(&*decays) {
+            *recalled = k * decay;
+        }
+    }
+
+    /// What was prepared of a position, the first of some being `first`, for a value head.
+    fn prepared<'a>(&self, prepared: &'a [f32], position: usize, value_head: usize) -> Prepared<'a> {
+        let &GatedDelta { k_heads, k_dim, per_channel, tiled, .. } = self.delta;
+        let of_group = if tiled { value_head / k_heads } else { value_head % self.group };
+        let part = position * k_heads + self.delta.key_head(value_head);
+        let (q, rest) = prepared[part * self.prepared_len()..][..self.prepared_len()].split_at(k_dim);
+        let (k, rest) = rest.split_at(k_dim);
+        let (decays, rest) = rest.split_at(self.decays());
+        let (betas, recalled) = rest.split_at(self.group);
+        let beta = betas[of_group];
+        if per_channel {
+            Prepared { q, k, decays, beta, recalled, of_recalled: 1.0 }
+        } else {
+            let decay = decays[of_group];
+            Prepared { q, k, decays: &decays[of_group..=of_group], beta, recalled: k, of_recalled: decay }
+        }
     }
 
     /// Elements of a row of qkv.
@@ -143,27 +163,54 @@ impl Call<'_> {
 
     /// Passes the positions over all blocks of the state.
     fn advance(&self, positions: Range<usize>, prepared: &[f32]) {
-        let blocks = self.delta.v_dim.div_ceil(WIDTH);
-        let bytes = 8 * self.delta.k_dim * WIDTH * positions.len();
-        self.cpu.split(self.delta.v_heads * blocks, bytes, |range, worker| {
+        let &GatedDelta { v_heads, k_dim, v_dim, .. } = self.delta;
+        let blocks = v_dim.div_ceil(COLUMNS);
+        let bytes = 8 * k_dim * COLUMNS * positions.len();
+        self.cpu.split(v_heads * blocks, bytes, |range, worker| {
             let mut scratch = self.cpu.scratch_of(worker);
             let unaligned = scratch.as_ptr().align_offset(4 * LINE);
+            let copy = scratch[unaligned..][..k_dim * COLUMNS].as_mut_ptr();
             for i in range {
-                let (head, first) = (i / blocks, i % blocks * WIDTH);
-                let width = WIDTH.min(self.delta.v_dim - first);
-                let copy = &mut scratch[unaligned..][..self.delta.k_dim * WIDTH];
-                self.cpu.vectorised(Block {
-                    call: self,
-                    positions: positions.clone(),
-                    prepared,
-                    head,
-                    first,
-                    width,
-                    copy,
-                });
+                let (head, first) = (i / blocks, i % blocks * COLUMNS);
+                let width = COLUMNS.min(v_dim - first);
+                let of = Columns { call: self, positions: positions.clone(), prepared, head, first, width };
+                let state = self.state.at(head * k_dim * v_dim + first);
+                let ahead = match i % blocks + 1 < blocks {
+                    true => state.wrapping_add(COLUMNS),
+                    false => self.state.at((head + 1) * k_dim * v_dim),
+                };
+                if width == COLUMNS && positions.len() <= IN_PLACE_MAX {
+                    // SAFETY: a whole block, inside the state.
+                    unsafe { of.pass(Block { at: state, stride: v_dim, rows: k_dim }, ahead) };
+                    continue;
+                }
+                // SAFETY: the columns of this block, and room for as many rows of whole blocks.
+                unsafe {
+                    for row in 0..k_dim {
+                        copy.add(row * COLUMNS).copy_from_nonoverlapping(state.add(row * v_dim), width);
+                    }
+                    of.pass(Block { at: copy, stride: COLUMNS, rows: k_dim }, copy);
+                    for row in 0..k_dim {
+                        state.add(row * v_dim).copy_from_nonoverlapping(copy.add(row * COLUMNS), width);
+                    }
+                }
             }
         });
     }
+}
+
+/// What is prepared of a position, for a value head.
+struct Prepared<'a> {
+    /// `[k_dim]`, normalised, and so is `k`.
+    q: &'a [f32],
+    k: &'a [f32],
+    /// `[k_dim]`, or one.
+    decays: &'a [f32],
+    beta: f32,
+    /// `[k_dim]`: what the state's rows are multiplied with to recall, before they decay,
+    recalled: &'a [f32],
+    /// and then their sum.
+    of_recalled: f32,
 }
 
 /// `x · rsqrt(Σx² + 1e-6) · scale`
@@ -185,170 +232,44 @@ fn element(weight: &Tensor, index: usize) -> f32 {
 }
 
 /// Columns `first..first + width` of a head's state, which no one else uses, and the positions that pass over them.
-struct Block<'a> {
+struct Columns<'a> {
     call: &'a Call<'a>,
     positions: Range<usize>,
     prepared: &'a [f32],
     head: usize,
     first: usize,
     width: usize,
-    /// `[k_dim, WIDTH]`: room for a copy. What lies beyond `width` is computed with, and left there.
-    copy: &'a mut [f32],
 }
 
-impl Loop for Block<'_> {
-    #[inline(always)]
-    fn run<const FUSED: bool>(self) {
-        let &GatedDelta { k_dim, v_dim, .. } = self.call.delta;
-        let state = self.call.state.at(self.head * k_dim * v_dim + self.first);
-        if self.width == WIDTH && self.positions.len() <= IN_PLACE_MAX {
-            let state = State { at: state, stride: v_dim };
-            // SAFETY: a whole block, inside the state.
-            unsafe { self.pass::<FUSED>(&state) };
-            return;
-        }
-        let copy = self.copy.as_mut_ptr();
-        // SAFETY: the columns of this block, and room for as many rows of whole blocks.
-        unsafe {
-            for r in 0..k_dim {
-                copy.add(r * WIDTH).copy_from_nonoverlapping(state.add(r * v_dim), self.width);
-            }
-            self.pass::<FUSED>(&State { at: copy, stride: WIDTH });
-            for r in 0..k_dim {
-                state.add(r * v_dim).copy_from_nonoverlapping(copy.add(r * WIDTH), self.width);
-            }
-        }
-    }
-}
-
-impl Block<'_> {
+impl Columns<'_> {
+    /// Passes the positions over the block that the columns lie in; columns behind `width` are computed with, and worth nothing.
+    ///
     /// # Safety
-    /// `state` has `k_dim` rows, which no one else uses.
-    #[inline(always)]
-    unsafe fn pass<const FUSED: bool>(&self, state: &State) {
+    /// The block has `k_dim` rows, which no one else uses.
+    unsafe fn pass(&self, block: Block, ahead: *const f32) {
         let (call, GatedDelta { k_heads, v_heads, k_dim, v_dim, .. }) = (self.call, self.call.delta);
-        let key_head = call.delta.key_head(self.head);
-        let of_group = if call.delta.tiled { self.head / k_heads } else { self.head % call.group };
-        for position in self.positions.clone() {
-            let part = (position - self.positions.start) * k_heads + key_head;
-            let prepared = &self.prepared[part * call.prepared_len()..][..call.prepared_len()];
-            let (q, rest) = prepared.split_at(*k_dim);
-            let (k, rest) = rest.split_at(*k_dim);
-            let (decays, betas) = rest.split_at(call.decays());
-            let beta = betas[of_group];
+        let recurrence = call.cpu.kernels.recurrence;
+        let prepared = |i: usize| call.prepared(self.prepared, i, self.head);
+        let [mut recalled, mut out] = [[0f32; COLUMNS]; 2];
+        let weights = prepared(0).recalled;
+        // SAFETY: a backend has only kernels that run here; the rest is the caller's promise.
+        unsafe { (recurrence.recall)(Recall { block, weights, out: &mut recalled, ahead }) };
+        for (i, position) in self.positions.clone().enumerate() {
+            let Prepared { q, k, decays, beta, of_recalled, .. } = prepared(i);
             let values = &call.qkv[position * call.row_len() + 2 * k_heads * k_dim + self.head * v_dim + self.first..];
-            let mut columns = [0f32; WIDTH];
-            columns[..self.width].copy_from_slice(&values[..self.width]);
-            // SAFETY: the caller's promise; q and k have `k_dim` elements.
-            let mixed = unsafe {
-                match call.delta.per_channel {
-                    false => {
-                        let decay = decays[of_group];
-                        state.step::<FUSED>(q, k, &columns, |r| k[r], decay, |_| decay, beta)
-                    }
-                    true => state.step::<FUSED>(q, k, &columns, |r| k[r] * decays[r], 1.0, |r| decays[r], beta),
-                }
-            };
+            // Rows lie as far apart as few sets of a cache hold.
+            let ahead = values.as_ptr().wrapping_add(VALUES_AHEAD * call.row_len()).cast::<u8>();
+            (0..4 * COLUMNS).step_by(LINE_BYTES).for_each(|byte| prefetch(ahead.wrapping_add(byte)));
+            let mut v = [0f32; COLUMNS];
+            v[..self.width].copy_from_slice(&values[..self.width]);
+            v.iter_mut().zip(&recalled).for_each(|(v, recalled)| *v = beta * (*v - of_recalled * recalled));
+            let next = (i + 1 < self.positions.len()).then(|| (prepared(i + 1).recalled, &mut recalled));
+            // SAFETY: as above.
+            unsafe { (recurrence.pass)(Passage { block, decays, k, q, v: &v, out: &mut out, next }) };
             // SAFETY: these columns of this position and head are this block's alone.
-            let out = unsafe { call.out.slice_mut((position * v_heads + self.head) * v_dim + self.first, self.width) };
-            out.copy_from_slice(&mixed[..self.width]);
-        }
-    }
-}
-
-/// Rows of [`WIDTH`] columns, `stride` elements apart.
-struct State {
-    at: *mut f32,
-    stride: usize,
-}
-
-impl State {
-    /// Takes in one position and returns its output. What is recalled is `recalled · Σ recall(r) · s`, by the state before it
-    /// decays. Even and odd rows are summed apart, so that more sums are under way at once than one addition takes steps.
-    ///
-    /// # Safety
-    /// There are as many rows as q and k have elements, and no one else uses them.
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn step<const FUSED: bool>(
-        &self,
-        q: &[f32],
-        k: &[f32],
-        v: &Columns,
-        recall: impl Fn(usize) -> f32,
-        recalled: f32,
-        decay: impl Fn(usize) -> f32,
-        beta: f32,
-    ) -> Columns {
-        let rows = k.len();
-        let (mut even, mut odd) = ([0f32; WIDTH], [0f32; WIDTH]);
-        // SAFETY: rows below `rows`, the caller's promise, here and below.
-        unsafe {
-            for r in (0..rows - rows % 2).step_by(2) {
-                self.recall::<FUSED>(r, recall(r), &mut even);
-                self.recall::<FUSED>(r + 1, recall(r + 1), &mut odd);
-            }
-            if rows % 2 == 1 {
-                self.recall::<FUSED>(rows - 1, recall(rows - 1), &mut even);
-            }
-        }
-        // A loop of its own: within the next one, rustc 1.95 cuts the odd sums above into vectors of unequal widths.
-        for c in 0..WIDTH {
-            even[c] += odd[c];
-        }
-        let mut correction = *v;
-        for c in 0..WIDTH {
-            correction[c] = beta * (correction[c] - recalled * even[c]);
-        }
-        let (mut even, mut odd) = ([0f32; WIDTH], [0f32; WIDTH]);
-        // SAFETY: as above.
-        unsafe {
-            for r in (0..rows - rows % 2).step_by(2) {
-                self.update::<FUSED>(r, decay(r), k[r], &correction, q[r], &mut even);
-                self.update::<FUSED>(r + 1, decay(r + 1), k[r + 1], &correction, q[r + 1], &mut odd);
-            }
-            if rows % 2 == 1 {
-                self.update::<FUSED>(rows - 1, decay(rows - 1), k[rows - 1], &correction, q[rows - 1], &mut even);
-            }
-        }
-        for c in 0..WIDTH {
-            even[c] += odd[c];
-        }
-        even
-    }
-
-    /// `sum += k · s` of row r.
-    ///
-    /// # Safety
-    /// There is such a row.
-    #[inline(always)]
-    unsafe fn recall<const FUSED: bool>(&self, r: usize, k: f32, sum: &mut Columns) {
-        // SAFETY: row r, the caller's promise.
-        let s = unsafe { &*self.at.add(r * self.stride).cast::<Columns>() };
-        for c in 0..WIDTH {
-            sum[c] = fma::<FUSED>(s[c], k, sum[c]);
-        }
-    }
-
-    /// `s ← decay · s + k · correction`, and `sum += q · s`, of row r.
-    ///
-    /// # Safety
-    /// There is such a row, and no one else uses it.
-    #[inline(always)]
-    unsafe fn update<const FUSED: bool>(
-        &self,
-        r: usize,
-        decay: f32,
-        k: f32,
-        correction: &Columns,
-        q: f32,
-        sum: &mut Columns,
-    ) {
-        // SAFETY: row r, the caller's promise.
-        let s = unsafe { &mut *self.at.add(r * self.stride).cast::<Columns>() };
-        for c in 0..WIDTH {
-            s[c] = fma::<FUSED>(k, correction[c], decay * s[c]);
-            sum[c] = fma::<FUSED>(s[c], q, sum[c]);
+            let of_out =
+                unsafe { call.out.slice_mut((position * v_heads + self.head) * v_dim + self.first, self.width) };
+            of_out.copy_from_slice(&out[..self.width]);
         }
     }
 }

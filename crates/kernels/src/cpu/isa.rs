@@ -27,6 +27,7 @@ mod neon;
 mod neon_dot;
 mod panel;
 mod portable;
+pub(super) mod recurrence;
 mod strips;
 mod tile;
 #[cfg(target_arch = "x86_64")]
@@ -42,6 +43,7 @@ mod ymm;
 use std::ops::Range;
 
 use panel::LANES_MAX;
+use recurrence::Recurrence;
 
 use crate::quant::coded::Rows;
 use crate::{Format, GgmlType};
@@ -415,6 +417,8 @@ pub(super) struct Kernels {
     pub mix: ByFormat<unsafe fn(&Mix)>,
     /// A step of a softmax: see [`tile::softmax`].
     pub softmax: unsafe fn(&mut [f32], f32, f32) -> (f32, f32),
+    /// Recurrent states.
+    pub recurrence: Recurrence,
     /// Elements of a format to f32: (from, to, how many).
     pub widen: ByFormat<Convert>,
     /// f32 to elements of a format, rounding to nearest even: (from, to, how many).

@@ -168,12 +168,13 @@ impl State {
         self.waits.store(false, Ordering::Relaxed);
     }
 
-    /// Counts a worker out, and wakes the caller if it was the last.
+    /// Counts a worker out, and wakes the caller if it was the last. It may come to that when another region's workers are what
+    /// the caller waits for: so it leaves word of who waits to them, and a caller that is woken looks again.
     fn leave(&self) {
         let inside = self.gate.fetch_sub(1, Ordering::SeqCst) & INSIDE;
         if inside == 1
             && self.waits.load(Ordering::SeqCst)
-            && let Some(caller) = lock(&self.waiting).take()
+            && let Some(caller) = &*lock(&self.waiting)
         {
             caller.unpark();
         }
@@ -310,6 +311,21 @@ mod tests {
             });
             assert_eq!(slow.into_inner(), 1);
         }
+    }
+
+    #[test]
+    fn a_late_worker_leaves_word_of_who_waits() {
+        let pool = Pool::new(1).unwrap();
+        let state = &pool.shared;
+        *lock(&state.waiting) = Some(thread::current());
+        state.waits.store(true, Ordering::SeqCst);
+        // The last worker of the region before, which comes to it only now, and then the one that is waited for.
+        for _ in 0..2 {
+            state.gate.fetch_add(1, Ordering::SeqCst);
+            state.leave();
+            thread::park();
+        }
+        assert!(lock(&state.waiting).is_some());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::lone::{self, Arranged, PARTS_MAX, Terms};
 use super::many::{self, Tiles};
 use super::panel::{Ahead, BLOCK, K_MAX, LANES_MAX, Panel, Place, Sums, unpack_all};
 use super::tile::{Bf16, Element, F16, F32, Lanes, padded};
-use super::{AffineDots, Dots, UnpackedDots};
+use super::{AffineDots, Dots, LINE_BYTES, UnpackedDots};
 use crate::Format;
 use crate::quant::coded::Rows;
 
@@ -64,6 +64,9 @@ pub(super) trait Bytes {
     /// Whether weights of eight bits are multiplied as q - 128, because the sums of the instruction's products hold no
     /// larger ones. Their biases are then of that.
     const SIGNED: bool;
+    /// How many bytes of a lone row's weights are asked for before they are multiplied; 0 where the processor foresees as much
+    /// as its memory gives.
+    const AHEAD: usize = 0;
     /// Whether [`Bytes::row`] knows weights of so many bits; where it does those of eight, [`Bytes::bytes`] and
     /// [`Bytes::halves`] are known too.
     fn knows_rows(_bits: usize) -> bool {
@@ -465,6 +468,11 @@ unsafe fn lone_part<B: Bytes, const BITS: usize, const PER: usize, const WHOLE: 
     unsafe {
         let mut dots = [B::I::splat(0); 4];
         for i in 0..PER {
+            if B::AHEAD > 0 {
+                let bytes = lanes * BLOCK * BITS / 8;
+                let ahead = w.wrapping_add(first * BLOCK * BITS / 8 + i * bytes + B::AHEAD);
+                (0..bytes).step_by(LINE_BYTES).for_each(|byte| B::I::prefetch(ahead.wrapping_add(byte)));
+            }
             if WHOLE {
                 let at = first + i * lanes;
                 dots[i] = B::row::<BITS, false>(w.add(at * BLOCK * BITS / 8), x.blocks(at));

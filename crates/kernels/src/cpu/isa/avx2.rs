@@ -269,6 +269,7 @@ impl Bytes for InPairs {
     type I = Words;
     type Tiles = NoTiles;
     const SIGNED: bool = true;
+    const AHEAD: usize = 1024;
     #[inline(always)]
     fn knows_rows(_bits: usize) -> bool {
         true

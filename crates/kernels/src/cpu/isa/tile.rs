@@ -437,6 +437,7 @@ macro_rules! kernels_of {
         pub(super) fn kernels() -> $crate::cpu::isa::Kernels {
             use $crate::cpu::isa::affine::quantised_kernels_of;
             use $crate::cpu::isa::tile::{self, Bf16, F16, F32, Widened};
+            use $crate::cpu::isa::recurrence::{self, Passage, Recall, Recurrence};
             use $crate::cpu::isa::{ByFormat, Dots, Kernels, Mix};
 
             $(#[target_feature(enable = $features)])?
@@ -458,6 +459,16 @@ macro_rules! kernels_of {
             unsafe fn softmax(scores: &mut [f32], scale: f32, max: f32) -> (f32, f32) {
                 tile::softmax(scores, scale, max)
             }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn recall(of: Recall) {
+                // SAFETY: as above.
+                unsafe { recurrence::recall::<$lanes>(of) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn pass(of: Passage) {
+                // SAFETY: as above.
+                unsafe { recurrence::pass::<$lanes>(of) }
+            }
             Kernels {
                 dots: ByFormat { f32: dots::<F32>, f16: dots::<F16>, bf16: dots::<Bf16> },
                 bf16: None,
@@ -466,6 +477,7 @@ macro_rules! kernels_of {
                 widen: ByFormat { f32: convert::<F32, F32>, f16: convert::<F16, F32>, bf16: convert::<Bf16, F32> },
                 narrow: ByFormat { f32: convert::<F32, F32>, f16: convert::<F32, F16>, bf16: convert::<F32, Bf16> },
                 softmax,
+                recurrence: Recurrence { recall, pass },
             }
         }
     };
