@@ -170,15 +170,14 @@ impl Call<'_> {
             let mut scratch = self.cpu.scratch_of(worker);
             let unaligned = scratch.as_ptr().align_offset(4 * LINE);
             let copy = scratch[unaligned..][..k_dim * COLUMNS].as_mut_ptr();
-            for i in range {
+            for i in range.clone() {
                 let (head, first) = (i / blocks, i % blocks * COLUMNS);
                 let width = COLUMNS.min(v_dim - first);
                 let of = Columns { call: self, positions: positions.clone(), prepared, head, first, width };
                 let state = self.state.at(head * k_dim * v_dim + first);
-                let ahead = match i % blocks + 1 < blocks {
-                    true => state.wrapping_add(COLUMNS),
-                    false => self.state.at((head + 1) * k_dim * v_dim),
-                };
+                // What another thread passes over is better not asked for.
+                let next = if i + 1 < range.end { i + 1 } else { i };
+                let ahead = self.state.at(next / blocks * k_dim * v_dim + next % blocks * COLUMNS);
                 if width == COLUMNS && positions.len() <= IN_PLACE_MAX {
                     // SAFETY: a whole block, inside the state.
                     unsafe { of.pass(Block { at: state, stride: v_dim, rows: k_dim }, ahead) };
