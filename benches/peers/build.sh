@@ -2,10 +2,13 @@
 # Builds the engines that compare.py runs beside outpour: `benches/peers/build.sh DIR [IK_SOURCE]`.
 #
 # llama.cpp comes from the source distribution of llama-cpp-python on PyPI; ik_llama.cpp from IK_SOURCE, a checkout or
-# a bare repository of it, or else from GitHub. About ten minutes each on two cores.
+# a bare repository of it, or else from GitHub. About ten minutes each on two cores. LLAMA_CPP_PYTHON and IK_COMMIT name other
+# versions than those that EXPERIMENTS.md was measured with.
 set -euo pipefail
 dir=$(realpath -m "${1:?the folder to build in}")
 ik_source=${2:-https://github.com/ikawrakow/ik_llama.cpp}
+llama_cpp_python=${LLAMA_CPP_PYTHON:-0.3.36}
+ik_commit=${IK_COMMIT:-8337e4cd3}
 mkdir -p "$dir"
 
 if [ ! -x "$dir/venv/bin/cmake" ]; then
@@ -23,14 +26,18 @@ build() {
 }
 
 if [ ! -d "$dir/llama.cpp" ]; then
-    pip download --quiet --no-deps --no-build-isolation --no-binary llama-cpp-python --dest "$dir" llama-cpp-python
+    "$dir/venv/bin/pip" download --quiet --no-deps --no-build-isolation --no-binary llama-cpp-python --dest "$dir" \
+        "llama-cpp-python==$llama_cpp_python"
     mkdir "$dir/sdist"
     tar -xzf "$dir"/llama_cpp_python-*.tar.gz -C "$dir/sdist" --strip-components=1
     mv "$dir/sdist/vendor/llama.cpp" "$dir/llama.cpp"
 fi
 build "$dir/llama.cpp" "$dir/build-llama"
 
-if [ -d "$dir/ik_llama.cpp" ] || git clone --quiet --depth 1 "$ik_source" "$dir/ik_llama.cpp"; then
+if [ ! -d "$dir/ik_llama.cpp" ] && git clone --quiet "$ik_source" "$dir/ik_llama.cpp"; then
+    git -C "$dir/ik_llama.cpp" checkout --quiet "$ik_commit"
+fi
+if [ -d "$dir/ik_llama.cpp" ]; then
     build "$dir/ik_llama.cpp" "$dir/build-ik"
 else
     echo "SKIPPED: ik_llama.cpp cannot be had from $ik_source"

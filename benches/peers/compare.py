@@ -2,7 +2,8 @@
 """outpour beside llama.cpp and ik_llama.cpp, whole model in memory, in turn: compare.py DIR OUTPOUR [--layers N] [--threads N] …
 
 DIR is where build.sh built. Makes a random model of Qwen3-30B-A3B's shape twice, with 4.5 bits a weight: Q4_0 as GGUF for
-the others, MLX's affine 4 bits in groups of 64 for outpour. --gguf has outpour read the others' file instead.
+the others, MLX's affine 4 bits in groups of 64 for outpour. --gguf has outpour read the others' file instead. Another shape,
+as --shape Qwen3.5-35B-A3B, is one Q4_0 file that `outpour synth` makes, for all.
 """
 
 import argparse
@@ -13,17 +14,18 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
+SHAPE = "Qwen3-30B-A3B"
 
 
 def output(command):
     print("+", " ".join(map(str, command)), file=sys.stderr)
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def llama_bench(binary, options, model, args):
     """Tokens a second of a prompt and of generated tokens."""
     command = [binary, *options, "-m", model, "-t", args.threads, "-p", args.prompt, "-n", args.generate, "-r", 1, "-o", "json"]
-    rows = json.loads(output(list(map(str, command))))
+    rows = json.loads(output(command))
     return {"prefill" if row["n_prompt"] else "decode": row["avg_ts"] for row in rows}
 
 
@@ -31,7 +33,12 @@ def outpour_bench(binary, model, args):
     command = [binary, "bench", model, "--ram", args.ram, "--threads", args.threads, "--warm", "-r", 1]
     command += ["-p", args.prompt, "-n", args.generate, "-o", "json"]
     rows = json.loads(output(list(map(str, command))))
-    return {"prefill" if row["test"].startswith("pp") else "decode": row["tokens_per_second"] for row in rows}
+    speeds = {"prefill" if row["test"].startswith("pp") else "decode": row["tokens_per_second"] for row in rows}
+    for row in rows:
+        share = 100 * row["memory_seconds"] / row["seconds"]
+        reading = row["memory_bytes_per_second"] / 1e9
+        print(f"outpour {row['test']}: {share:.0f} % of its time its bytes take at the {reading:.1f} GB/s that memory gave", file=sys.stderr)
+    return speeds
 
 
 def main():
@@ -45,14 +52,24 @@ def main():
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--ram", default="11G")
     parser.add_argument("--gguf", action="store_true")
+    parser.add_argument("--shape", default=SHAPE, help="a name of configs/")
     args = parser.parse_args()
-    gguf = args.dir / f"qwen3-30b-a3b-{args.layers}.gguf"
-    if not gguf.exists():
-        output([args.dir / "venv/bin/python", HERE / "gguf_model.py", gguf, str(args.layers)])
-    ours = gguf if args.gguf else args.dir / f"qwen3-30b-a3b-{args.layers}-mlx4"
-    if not ours.exists():
-        config = HERE.parents[1] / "configs/Qwen3-30B-A3B.json"
-        output([args.outpour, "synth", config, ours, "--format", "mlx4", "--layers", str(args.layers), "--no-check"])
+    config = HERE.parents[1] / f"configs/{args.shape}.json"
+    stem = args.dir / f"{args.shape.lower()}-{args.layers}"
+    synth = [args.outpour, "synth", config, "--layers", args.layers, "--no-check", "--format"]
+    if args.shape == SHAPE:
+        gguf = stem.with_name(stem.name + ".gguf")
+        if not gguf.exists():
+            output([args.dir / "venv/bin/python", HERE / "gguf_model.py", gguf, args.layers])
+        ours = gguf if args.gguf else stem.with_name(stem.name + "-mlx4")
+        if not ours.exists():
+            output([*synth, "mlx4", ours])
+    else:
+        folder = stem.with_name(stem.name + "-q4_0")
+        if not folder.exists():
+            output([*synth, "gguf-q4_0", folder])
+        [gguf] = folder.glob("*.gguf")
+        ours = gguf
     engines = {"outpour": lambda: outpour_bench(args.outpour, ours, args)}
     # Each at its best: llama.cpp puts weights in its kernels' order unasked, ik_llama.cpp when it is asked to.
     for name, build, options in [("llama.cpp", "build-llama", []), ("ik_llama.cpp", "build-ik", ["-rtr", 1])]:
@@ -67,6 +84,8 @@ def main():
             found[name].append(run())
     print(f"| engine | {' | '.join(('prefill tok/s', 'decode tok/s', 'outpour / it, prefill', 'decode'))} |\n|---|---|---|---|---|")
     for name, rounds in found.items():
+        for what in ("prefill", "decode"):
+            print(f"{name}, {what}, round by round: {', '.join(f'{row[what]:.1f}' for row in rounds)}", file=sys.stderr)
         speeds = [statistics.median(row[what] for row in rounds) for what in ("prefill", "decode")]
         ratios = [
             statistics.median(ours[what] / theirs[what] for ours, theirs in zip(found["outpour"], rounds))
