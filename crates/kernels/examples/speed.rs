@@ -19,6 +19,10 @@ const ROUNDS: usize = 5;
 /// Hidden and width of experts: of a 30B model, and of a 397B one.
 const EXPERTS: [(usize, usize); 2] = [(2048, 768), (4096, 1024)];
 
+/// Affine weights beside those of [`FORMATS`], whose groups are of 64.
+const BITS: [u8; 3] = [4, 6, 8];
+const GROUPS: [u8; 2] = [32, 128];
+
 /// How safetensors files hold weights beside MLX's ways.
 const CODED: [(&str, Coded); 7] = [
     ("FP8", Coded { code: Code::E4m3, block: [128, 128], second: Second::None }),
@@ -122,13 +126,14 @@ fn peak(format: Format, peaks: Peaks, precise: bool) -> f64 {
 
 /// Every format, and what it is called.
 fn all() -> Vec<(String, Format)> {
-    let affine = FORMATS.map(|format| match format {
+    let other_groups = GROUPS.into_iter().flat_map(|group| BITS.map(|bits| Format::Affine { bits, group }));
+    let affine = FORMATS.into_iter().chain(other_groups).map(|format| match format {
         Format::Affine { bits, group } => (format!("affine{bits}-g{group}"), format),
         plain => (format!("{plain:?}"), plain),
     });
     let ggml = GgmlType::ALL.map(|blocks| (blocks.name().to_owned(), Format::Ggml(blocks)));
     let coded = CODED.map(|(name, coded)| (name.to_owned(), Format::Coded(coded)));
-    affine.into_iter().chain(ggml).chain(coded).collect()
+    affine.chain(ggml).chain(coded).collect()
 }
 
 fn of(peaks: Option<Peaks>) -> String {

@@ -1,6 +1,6 @@
 //! The inner loops, one set for each instruction set, chosen when the backend is made.
 //!
-//! [`tile`] holds the loops, written once over a vector type, and `affine` those of quantised weights; `avx2` (with `avx_vnni`),
+//! [`tile`] holds the loops, written once over a vector type, `affine` those of quantised weights and [`recurrence`] those of states; `avx2` (with `avx_vnni`),
 //! `avx512` (with `vnni` and `amx`), `neon` (with `neon_dot`) and `portable` hold the vectors and instantiate the loops with their instructions enabled. What
 //! every set keeps to: an output element has one accumulator vector, filled in the order of the reduced dimension and
 //! summed in one fixed order, whatever the tile it is computed in.
