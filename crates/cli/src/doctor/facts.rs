@@ -77,7 +77,7 @@ impl Facts {
             processor: Processor {
                 name: machine.cpu_name(),
                 isa: isa.name(),
-                isa_missing: missing(isa),
+                isa_missing: missing(),
                 threads: threads.unwrap_or(threads_default),
                 threads_default,
                 cpus_allowed: machine::cpus_allowed(),
@@ -123,12 +123,9 @@ impl Memory {
 /// Room for the largest matrix that is measured, twice.
 const ROOM_BYTES_MIN: usize = 32 << 20;
 
-/// Instruction sets of this kind of processor that would be faster than `isa`.
-fn missing(isa: Isa) -> Vec<&'static str> {
-    // Tiles are some servers' alone: nothing that others lack.
-    let kin: &[Isa] = if isa == Isa::Amx {
-        &[]
-    } else if cfg!(target_arch = "x86_64") {
+/// Instruction sets of this kind of processor that would be faster than the one that is used.
+fn missing() -> Vec<&'static str> {
+    let kin: &[Isa] = if cfg!(target_arch = "x86_64") {
         &[Isa::Avx512Bf16, Isa::Avx512Vbmi, Isa::Avx512Vnni, Isa::AvxVnni, Isa::Avx512, Isa::Avx2]
     } else if cfg!(target_arch = "aarch64") {
         &[Isa::Neon]

@@ -51,13 +51,13 @@ use crate::{Format, GgmlType};
 /// An instruction set that the `cpu` backend has kernels for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
-    /// AVX-512 as below, and tiles of bytes (AMX-INT8) where the system lets a process have them: for products of sixteen and
-    /// more activation rows with quantised weights, with the same bits.
-    Amx,
     /// AVX-512 (F, BW, DQ, VL) with products of bytes (VNNI), moves of bits and bytes (VBMI), and products of bfloat16 pairs:
     /// Sapphire Rapids, Zen 4 and later ones.
     Avx512Bf16,
-    /// The same without the last: Ice Lake, Tiger Lake, Rocket Lake.
+    /// The same, and tiles of bytes (AMX-INT8) where the system lets a process have them, with the same bits: for products of many
+    /// activation rows with quantised weights. They are no faster than vectors, which are taken unless it is asked for.
+    Amx,
+    /// [`Isa::Avx512Bf16`] without the last: Ice Lake, Tiger Lake, Rocket Lake.
     Avx512Vbmi,
     /// AVX-512 with products of bytes and of bfloat16 pairs, but without VBMI: Cooper Lake.
     Avx512VnniBf16,
@@ -83,8 +83,8 @@ pub enum Isa {
 impl Isa {
     /// All of them, best first.
     const ALL: [Isa; 12] = [
-        Isa::Amx,
         Isa::Avx512Bf16,
+        Isa::Amx,
         Isa::Avx512Vbmi,
         Isa::Avx512VnniBf16,
         Isa::Avx512Vnni,
@@ -490,7 +490,7 @@ mod tests {
             (ice_lake, Isa::Avx512Vbmi),
             (zen4, Isa::Avx512Bf16),
             (zen5, Isa::Avx512Bf16),
-            (sapphire_rapids, Isa::Amx),
+            (sapphire_rapids, Isa::Avx512Bf16),
         ] {
             assert_eq!(best(has), isa, "{has:?}");
         }

@@ -184,8 +184,11 @@ pub(super) fn multiply<'a>(cpu: &Cpu, count: usize, of: impl Fn(usize) -> Produc
     );
 }
 
-/// Weight rows that are never parted: quantised ones are computed by as many at most.
-const ROWS_TOGETHER: usize = 16;
+/// Weight rows that are never parted: as many as are computed together at most, quantised ones with one activation row or with
+/// more of them.
+const fn rows_together(inputs: usize) -> usize {
+    if inputs <= FEW_INPUTS { 16 } else { 32 }
+}
 
 /// Calls `work(i, rows, worker)` until it has had all rows of the matrices `of(i)`, which are multiplied with so many
 /// inputs, in one region. It decides who computes an output, never how.
@@ -198,18 +201,19 @@ pub(super) fn share<'a>(
     of: impl Fn(usize) -> (&'a Matrix, usize) + Sync,
     work: impl Fn(usize, Range<usize>, usize) + Sync,
 ) {
-    let units_of = |i: usize| of(i).0.rows().div_ceil(ROWS_TOGETHER);
-    let (mut units, mut row_bytes, mut inputs) = (0, 1, 0);
+    let (mut row_bytes, mut inputs) = (1, 0);
     for i in 0..count {
         let (w, rows) = of(i);
-        units += units_of(i);
         row_bytes = row_bytes.max(w.format().row_bytes(w.cols()));
         inputs = inputs.max(rows);
     }
+    let together = rows_together(inputs);
+    let units_of = |i: usize| of(i).0.rows().div_ceil(together);
+    let units = (0..count).map(units_of).sum::<usize>();
     let threads = cpu.threads();
     let few = inputs <= FEW_INPUTS;
     let bytes = if few { FEW_ROWS_BYTES } else { MANY_ROWS_BYTES };
-    let least = (bytes / (ROWS_TOGETHER * row_bytes)).min(units.div_ceil(4 * threads)).max(1);
+    let least = (bytes / (together * row_bytes)).min(units.div_ceil(4 * threads)).max(1);
     let cut = Cut { units, least, halving: if few { 2 * threads } else { usize::MAX }, threads };
     cpu.pool.run(cut.tasks(), &|task, worker| {
         let units = cut.range(task);
@@ -218,7 +222,7 @@ pub(super) fn share<'a>(
             let own = units_of(i);
             let (from, to) = (units.start.max(first) - first, units.end.min(first + own).saturating_sub(first));
             if from < to {
-                work(i, from * ROWS_TOGETHER..of(i).0.rows().min(to * ROWS_TOGETHER), worker);
+                work(i, from * together..of(i).0.rows().min(to * together), worker);
             }
             first += own;
         }
@@ -419,12 +423,11 @@ fn affine(w: &Matrix, row: usize, dots: Dots, bits: usize, group: usize) -> Affi
     }
 }
 
-/// How many weight rows make a task, a multiple of the 16 that quantised ones are computed by at most. It decides who
-/// computes an output, never how.
+/// How many weight rows make a task, a multiple of [`rows_together`]. It decides who computes an output, never how.
 pub(super) fn rows_of_task(cpu: &Cpu, rows: usize, row_bytes: usize, inputs: usize) -> usize {
     let bytes = if inputs <= FEW_INPUTS { FEW_ROWS_BYTES } else { MANY_ROWS_BYTES };
     let fair = rows.div_ceil(4 * cpu.threads());
-    (bytes / row_bytes.max(1)).min(fair).max(1).next_multiple_of(ROWS_TOGETHER)
+    (bytes / row_bytes.max(1)).min(fair).max(1).next_multiple_of(rows_together(inputs))
 }
 
 impl Cpu {

@@ -23,7 +23,7 @@ use crate::{Batch, Run, Workspace};
 const WAVE_ROWS: usize = 1024;
 
 /// Rows from which on no further expert joins those that are computed together.
-const TOGETHER_ROWS: usize = 64;
+const TOGETHER_ROWS: usize = 512;
 
 /// The config's key for the number of experts chosen for each token, as families spell it.
 pub const TOP_K: &[&str] = &["num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k"];

@@ -5,15 +5,18 @@
 //! and its bias enters by one multiply-add more. How the dot products come about is free: for one activation row, [`lone`]
 //! multiplies each weight row where it lies and adds across lanes, for the weights are read once and unpacking them is most of
 //! the work; for more, [`tile`] unpacks as many weight rows as a vector has lanes to a panel, four bytes of a row to a lane, that
-//! serves all of them; where there are tiles, [`many`] multiplies it with sixteen rows at once. Everything here is inlined into functions that enable the instructions: those that
+//! serves all of them. Where a processor multiplies as many vectors at once as it loads, two panels share each load of an activation. Where
+//! there are tiles, [`many`] multiplies panels with sixteen rows at once. Everything here is inlined into functions that enable the instructions: those that
 //! [`quantised_kernels_of`] makes.
 
 // A tile is indexed by column of fixed number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
 
+use std::mem::MaybeUninit;
+
 use super::lone::{self, Arranged, PARTS_MAX, Terms};
 use super::many::{self, Tiles};
-use super::panel::{Ahead, BLOCK, K_MAX, LANES_MAX, Panel, Place, Sums, unpack_all};
+use super::panel::{Ahead, BLOCK, K_MAX, LANES_MAX, Panel, Place, Sums};
 use super::tile::{Bf16, Element, F16, F32, Lanes, padded};
 use super::{AffineDots, Dots, LINE_BYTES, UnpackedDots};
 use crate::Format;
@@ -107,6 +110,22 @@ pub(super) trait Bytes {
         x: *const u8,
         rows: &[usize; C],
     ) -> [Self::I; C];
+    /// The same of as many panels as are multiplied at once.
+    #[inline(always)]
+    unsafe fn words_of<const BITS: usize, const WORDS: usize, const C: usize, const P: usize>(
+        w: &[*const u8; P],
+        x: *const u8,
+        rows: &[usize; C],
+    ) -> [[Self::I; C]; P] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut dots = [[Self::I::splat(0); C]; P];
+            for i in 0..P {
+                dots[i] = Self::words::<BITS, WORDS, C>(w[i], x, rows);
+            }
+            dots
+        }
+    }
 }
 
 /// Sums of a panel's rows and `C` columns over earlier panels, or zeros.
@@ -187,38 +206,50 @@ pub(super) fn rows_of<B: Bytes, const C: usize>(stride: usize) -> [usize; C] {
     rows
 }
 
-/// A panel times `C` activation rows of int8.
+/// `P` panels times `C` activation rows of int8.
 #[inline(always)]
-unsafe fn rounded_tile<B: Bytes, const BITS: usize, const C: usize>(
+unsafe fn rounded_tile<B: Bytes, const BITS: usize, const C: usize, const P: usize>(
     d: &AffineDots,
-    p: &mut Panel,
+    panels: &mut [Panel; P],
     at: Place,
     c: usize,
 ) {
     let (k, lanes, blocks) = (d.dots.k, <B::I as Ints>::F::N, d.group / BLOCK);
     let rows = rows_of::<B, C>(d.dots.x_stride);
-    // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, the panel what is unpacked.
+    // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, a panel what is unpacked.
     unsafe {
         let x = d.dots.x.add(c * d.dots.x_stride);
-        let earlier = p.sums.at();
-        let mut sums = load::<<B::I as Ints>::F, C>(earlier, at, c);
+        let mut sums = [[<B::I as Ints>::F::zero(); C]; P];
+        for i in 0..P {
+            sums[i] = load(panels[i].sums.at(), at, c);
+        }
         for g in 0..at.len / d.group {
-            let mut parts = [<B::I as Ints>::F::zero(); C];
+            let mut parts = [[<B::I as Ints>::F::zero(); C]; P];
             for b in g * blocks..(g + 1) * blocks {
-                let w = p.q.as_ptr().cast::<u8>().add(b * BLOCK * lanes);
-                let dots = B::words::<BITS, 8, C>(w, x.add(at.k + b * BLOCK), &rows);
+                let mut w = [std::ptr::null(); P];
+                for i in 0..P {
+                    w[i] = panels[i].q.as_ptr().cast::<u8>().add(b * BLOCK * lanes);
+                }
+                let dots = B::words_of::<BITS, 8, C, P>(&w, x.add(at.k + b * BLOCK), &rows);
                 let x_scales = x.add(k + 4 * (at.k / BLOCK + b));
                 for j in 0..C {
-                    parts[j] = parts[j].fma(dots[j].to_f32(), number(x_scales, rows[j], 0));
+                    let x_scale = number(x_scales, rows[j], 0);
+                    for i in 0..P {
+                        parts[i][j] = parts[i][j].fma(dots[i][j].to_f32(), x_scale);
+                    }
                 }
             }
-            let (scale, bias) = (p.scale(g), p.bias(g));
             let x_sums = x.add(k + 4 * (k / BLOCK + at.k / d.group + g));
-            for j in 0..C {
-                sums[j] = sums[j].add(parts[j].mul(scale).fma(bias, number(x_sums, rows[j], 0)));
+            for i in 0..P {
+                let (scale, bias) = (panels[i].scale(g), panels[i].bias(g));
+                for j in 0..C {
+                    sums[i][j] = sums[i][j].add(parts[i][j].mul(scale).fma(bias, number(x_sums, rows[j], 0)));
+                }
             }
         }
-        store(&d.dots, earlier, at, c, sums);
+        for i in 0..P {
+            store(&d.dots, panels[i].sums.at(), at.part(i, lanes).0, c, sums[i]);
+        }
     }
 }
 
@@ -262,12 +293,12 @@ pub(super) fn columns_at_once(d: &Dots, at_once: usize) -> usize {
     most.min(Sums::COLUMNS / at_once * at_once)
 }
 
-/// All outputs, panel by panel: `C` activation rows at once, then four, two, one.
+/// All outputs, `P` panels at once: by `C` activation rows, then four, two, one.
 ///
 /// # Safety
 /// The machine has the instructions, and the addresses hold what `AffineDots` says.
 #[inline(always)]
-pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots) {
+pub(super) unsafe fn dots<B: Bytes, const C: usize, const P: usize, const PRECISE: bool>(d: &AffineDots) {
     if d.dots.columns == 1 && !PRECISE && B::knows_rows(d.bits) {
         // SAFETY: the caller's promise.
         return unsafe { lone_of::<B>(d) };
@@ -275,7 +306,8 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &Aff
     let tiled = !PRECISE && many::serves::<B>(d.dots.columns, d.group);
     let at_once = if tiled { many::ROWS } else { C };
     let columns_max = columns_at_once(&d.dots, at_once);
-    let mut panel = Panel::new();
+    let mut room = MaybeUninit::uninit();
+    let panels = Panel::zeroed(&mut room);
     if tiled {
         // SAFETY: the machine has tiles.
         unsafe { many::begin::<B>() };
@@ -286,7 +318,7 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &Aff
         let columns = columns_max.min(d.dots.columns - first);
         let d = &AffineDots { dots: Dots { x, columns, out, ..d.dots }, ..*d };
         // SAFETY: these columns are inside the caller's.
-        unsafe { panels::<B, C, PRECISE>(d, &mut panel) };
+        unsafe { all_rows::<B, C, P, PRECISE>(d, panels) };
     }
     if tiled {
         // SAFETY: as above.
@@ -295,46 +327,49 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize, const PRECISE: bool>(d: &Aff
 }
 
 #[inline(always)]
-unsafe fn panels<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, panel: &mut Panel) {
+unsafe fn all_rows<B: Bytes, const C: usize, const P: usize, const PRECISE: bool>(
+    d: &AffineDots,
+    panels: &mut [Panel; P],
+) {
     let lanes = <B::I as Ints>::F::N;
-    for row in (0..d.dots.rows).step_by(lanes) {
-        for k in (0..d.dots.k).step_by(K_MAX) {
-            let at = Place { row, rows: lanes.min(d.dots.rows - row), k, len: K_MAX.min(d.dots.k - k) };
+    let (rows_at_once, k_at_once) = (P * lanes, K_MAX / P);
+    for row in (0..d.dots.rows).step_by(rows_at_once) {
+        for k in (0..d.dots.k).step_by(k_at_once) {
+            let at = Place { row, rows: rows_at_once.min(d.dots.rows - row), k, len: k_at_once.min(d.dots.k - k) };
             // SAFETY: the place is inside `d`, and so are the columns of each tile.
             unsafe {
-                panel.fill_scales::<B::I>(d, at);
-                if B::SIGNED && !PRECISE && d.bits == 8 {
-                    panel.shift_biases::<<B::I as Ints>::F>(at.len / d.group);
+                for i in 0..P {
+                    panels[i].fill::<B, PRECISE>(d, at.part(i, lanes).1);
                 }
-                unpack_all::<B::I>(d, at, panel.q.as_mut_ptr().cast());
-                // What this part of the next panel would be, were its rows one piece.
-                let bytes = lanes * at.len * d.bits / 8;
-                let next = d.dots.w.wrapping_add((row + lanes) * d.dots.w_stride + lanes * k * d.bits / 8);
+                // What this part of the next panels would be, were their rows one piece.
+                let bytes = rows_at_once * at.len * d.bits / 8;
+                let next =
+                    d.dots.w.wrapping_add((row + rows_at_once) * d.dots.w_stride + rows_at_once * k * d.bits / 8);
                 let mut ahead = Ahead::new(next, bytes, d.dots.columns.div_ceil(C));
                 let mut c = 0;
                 while !PRECISE && many::serves::<B>(d.dots.columns - c, d.group) {
                     ahead.ask::<B::I>();
-                    many_of::<B>(d, panel, at, c);
+                    many_of::<B, P>(d, panels, at, c);
                     c += many::ROWS;
                 }
                 while c + C <= d.dots.columns {
                     ahead.ask::<B::I>();
-                    tile::<B, C, PRECISE>(d, panel, at, c);
+                    tile::<B, C, P, PRECISE>(d, panels, at, c);
                     c += C;
                 }
                 while C > 4 && c + 4 <= d.dots.columns {
                     ahead.ask::<B::I>();
-                    tile::<B, 4, PRECISE>(d, panel, at, c);
+                    tile::<B, 4, P, PRECISE>(d, panels, at, c);
                     c += 4;
                 }
                 while C > 2 && c + 2 <= d.dots.columns {
                     ahead.ask::<B::I>();
-                    tile::<B, 2, PRECISE>(d, panel, at, c);
+                    tile::<B, 2, P, PRECISE>(d, panels, at, c);
                     c += 2;
                 }
                 while c < d.dots.columns {
                     ahead.ask::<B::I>();
-                    tile::<B, 1, PRECISE>(d, panel, at, c);
+                    tile::<B, 1, P, PRECISE>(d, panels, at, c);
                     c += 1;
                 }
             }
@@ -343,29 +378,39 @@ unsafe fn panels<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, 
 }
 
 #[inline(always)]
-unsafe fn tile<B: Bytes, const C: usize, const PRECISE: bool>(d: &AffineDots, p: &mut Panel, at: Place, c: usize) {
+unsafe fn tile<B: Bytes, const C: usize, const P: usize, const PRECISE: bool>(
+    d: &AffineDots,
+    panels: &mut [Panel; P],
+    at: Place,
+    c: usize,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         match d.bits {
-            _ if PRECISE => precise_tile::<B::I, C>(d, p, at, c),
-            2 => rounded_tile::<B, 2, C>(d, p, at, c),
-            3 => rounded_tile::<B, 3, C>(d, p, at, c),
-            4 => rounded_tile::<B, 4, C>(d, p, at, c),
-            5 => rounded_tile::<B, 5, C>(d, p, at, c),
-            6 => rounded_tile::<B, 6, C>(d, p, at, c),
-            _ => rounded_tile::<B, 8, C>(d, p, at, c),
+            _ if PRECISE => {
+                for i in 0..P {
+                    precise_tile::<B::I, C>(d, &mut panels[i], at.part(i, <B::I as Ints>::F::N).0, c);
+                }
+            }
+            2 => rounded_tile::<B, 2, C, P>(d, panels, at, c),
+            3 => rounded_tile::<B, 3, C, P>(d, panels, at, c),
+            4 => rounded_tile::<B, 4, C, P>(d, panels, at, c),
+            5 => rounded_tile::<B, 5, C, P>(d, panels, at, c),
+            6 => rounded_tile::<B, 6, C, P>(d, panels, at, c),
+            _ => rounded_tile::<B, 8, C, P>(d, panels, at, c),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn many_of<B: Bytes>(d: &AffineDots, p: &mut Panel, at: Place, c: usize) {
+unsafe fn many_of<B: Bytes, const P: usize>(d: &AffineDots, panels: &mut [Panel; P], at: Place, c: usize) {
+    let panels = panels.each_mut().map(Panel::unpacked);
     // SAFETY: the caller's promise.
     unsafe {
         match d.group / BLOCK {
-            1 => many::tile::<B, 1>(&d.dots, p.unpacked(), at, c),
-            2 => many::tile::<B, 2>(&d.dots, p.unpacked(), at, c),
-            _ => many::tile::<B, 4>(&d.dots, p.unpacked(), at, c),
+            1 => many::tile::<B, 1, P>(&d.dots, panels, at, c),
+            2 => many::tile::<B, 2, P>(&d.dots, panels, at, c),
+            _ => many::tile::<B, 4, P>(&d.dots, panels, at, c),
         }
     }
 }
@@ -533,18 +578,18 @@ unsafe fn some<L: Lanes, E: Element>(d: &AffineDots, from: *const u8, index: usi
 
 /// The products of one instruction set with activations of int8: `rounded` and `unpacked` of [`QuantisedKernels`](super::QuantisedKernels).
 macro_rules! rounded_kernels_of {
-    ($bytes:ty, $rounded:literal $(, $features:literal)?) => {{
+    ($bytes:ty, $rounded:literal by $panels:literal $(, $features:literal)?) => {{
         use $crate::cpu::isa::{AffineDots, UnpackedDots, affine, panel, strips, unpacked};
 
         $(#[target_feature(enable = $features)])?
         unsafe fn rounded(d: &AffineDots) {
             // SAFETY: the caller's promise, here and below.
-            unsafe { affine::dots::<$bytes, $rounded, false>(d) }
+            unsafe { affine::dots::<$bytes, $rounded, $panels, false>(d) }
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn unpacked(d: &UnpackedDots) {
             // SAFETY: as above.
-            unsafe { unpacked::dots::<$bytes, $rounded>(d, &unpacked::Fill { rows, strip }) }
+            unsafe { unpacked::dots::<$bytes, $rounded, $panels>(d, &unpacked::Fill { rows, strip }) }
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn rows(d: &UnpackedDots, at: panel::Place, to: unpacked::To, panel: &mut unpacked::Panel) {
@@ -562,18 +607,18 @@ macro_rules! rounded_kernels_of {
 pub(super) use rounded_kernels_of;
 
 /// Makes the products of one instruction set with quantised weights: `$bytes` multiplies, so many
-/// activation rows at once, rounded or precise, in functions that enable the instructions given.
+/// activation rows at once, rounded by so many panels or precise by one, in functions that enable the instructions given.
 macro_rules! quantised_kernels_of {
-    ($bytes:ty, rounded: $rounded:literal, precise: $precise:literal $(, $features:literal)?) => {{
+    ($bytes:ty, rounded: $rounded:literal by $panels:literal, precise: $precise:literal $(, $features:literal)?) => {{
         use $crate::cpu::isa::affine::rounded_kernels_of;
         use $crate::cpu::isa::{AffineDots, Dots, QuantisedKernels, affine, group};
         use $crate::quant::coded;
 
-        let (rounded, unpacked) = rounded_kernels_of!($bytes, $rounded $(, $features)?);
+        let (rounded, unpacked) = rounded_kernels_of!($bytes, $rounded by $panels $(, $features)?);
         $(#[target_feature(enable = $features)])?
         unsafe fn precise(d: &AffineDots) {
             // SAFETY: as above.
-            unsafe { affine::dots::<$bytes, $precise, true>(d) }
+            unsafe { affine::dots::<$bytes, $precise, 1, true>(d) }
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn e4m3(d: &Dots, rows: &coded::Rows) -> bool {
@@ -587,7 +632,7 @@ macro_rules! quantised_kernels_of {
         $(#[target_feature(enable = $features)])?
         unsafe fn round(x: &[f32], bits: usize, group: usize, to: *mut u8) {
             // SAFETY: as above.
-            unsafe { group::round(x, bits, group, to) }
+            unsafe { group::round::<<<$bytes as affine::Bytes>::I as affine::Ints>::F>(x, bits, group, to) }
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn sum(x: &[f32], bits: usize, group: usize, to: *mut u8) {

@@ -75,25 +75,36 @@ impl Tiles for Amx {
     }
 
     #[inline(always)]
-    unsafe fn product<const SUMS: usize>(w: *const u8, x: *const u8, x_stride: usize, to: *mut i32, lanes: usize) {
-        // SAFETY: the machine has the instructions, tiles have their shapes, and addresses hold them: the caller's promise.
+    unsafe fn load<const PART: usize>(x: *const u8, x_stride: usize) {
+        // SAFETY: the machine has the instruction, tiles have their shapes, and addresses hold them: the caller's promise.
         unsafe {
             asm!(
-                "tileloadd tmm{x_tile}, [{x} + {x_stride}]",
+                "tileloadd tmm{tile}, [{x} + {x_stride}]",
+                tile = const 4 + PART % 2,
+                x = in(reg) x,
+                x_stride = in(reg) x_stride,
+                out("tmm4") _, out("tmm5") _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn product<const PART: usize, const PANEL: usize>(w: *const u8, to: *mut i32, lanes: usize) {
+        // SAFETY: as above.
+        unsafe {
+            asm!(
                 "tileloadd tmm{w_tile}, [{w} + {line}]",
                 "tilezero tmm{sums}",
                 "tdpbsud tmm{sums}, tmm{x_tile}, tmm{w_tile}",
                 "tilestored [{to} + {line}], tmm{sums}",
-                sums = const SUMS,
-                x_tile = const 4 + SUMS % 2,
-                w_tile = const 6 + SUMS % 2,
-                x = in(reg) x,
-                x_stride = in(reg) x_stride,
+                sums = const (PART + 2 * PANEL) % 4,
+                x_tile = const 4 + PART % 2,
+                w_tile = const 6 + (PART + PANEL) % 2,
                 w = in(reg) w,
                 to = in(reg) to,
                 line = in(reg) 4 * lanes,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _, out("tmm6") _, out("tmm7") _,
                 options(nostack, preserves_flags),
             );
         }

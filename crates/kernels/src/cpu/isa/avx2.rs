@@ -644,4 +644,4 @@ pub(super) unsafe fn sums_of_four([a, b, c, d]: [__m256; 4]) -> [f32; 4] {
 }
 
 // 2 × 3 pairs of accumulators and a pair of weights; activations come from memory.
-kernels_of!(Avx2, dots: 2 by 3, by_one: 1, mix: 1, affine: InPairs, 4, 2, "avx2,fma,f16c");
+kernels_of!(Avx2, dots: 2 by 3, by_one: 1, mix: 1, affine: InPairs, 4 by 1, 2, "avx2,fma,f16c");

@@ -375,18 +375,33 @@ impl<T: Tiles, const VBMI: bool> Bytes for Vnni<T, VBMI> {
         x: *const u8,
         rows: &[usize; C],
     ) -> [__m512i; C] {
-        // SAFETY: AVX-512.
-        let mut dots = [unsafe { _mm512_setzero_si512() }; C];
-        for word in 0..WORDS {
-            // SAFETY: AVX512-VNNI, the words at `w`, and as many activations of each row.
-            unsafe {
-                let w = __m512i::load(w.add(64 * word));
+        // SAFETY: the caller's promise.
+        let [dots] = unsafe { Self::words_of::<BITS, WORDS, C, 1>(&[w], x, rows) };
+        dots
+    }
+    #[inline(always)]
+    unsafe fn words_of<const BITS: usize, const WORDS: usize, const C: usize, const P: usize>(
+        w: &[*const u8; P],
+        x: *const u8,
+        rows: &[usize; C],
+    ) -> [[__m512i; C]; P] {
+        // SAFETY: AVX512-VNNI, the words of each panel, and as many activations of each row.
+        unsafe {
+            let mut dots = [[_mm512_setzero_si512(); C]; P];
+            for word in 0..WORDS {
+                let mut words = [_mm512_setzero_si512(); P];
+                for i in 0..P {
+                    words[i] = __m512i::load(w[i].add(64 * word));
+                }
                 for j in 0..C {
-                    dots[j] = _mm512_dpbusd_epi32(dots[j], w, broadcast(x.add(rows[j] + 4 * word)));
+                    let x = broadcast(x.add(rows[j] + 4 * word));
+                    for i in 0..P {
+                        dots[i][j] = _mm512_dpbusd_epi32(dots[i][j], words[i], x);
+                    }
                 }
             }
+            dots
         }
-        dots
     }
 }
 
@@ -436,7 +451,7 @@ impl Product for Pairs {
 }
 
 // 4 × 6 accumulators, six activations and a weight fill 31 of the 32 registers.
-kernels_of!(Avx512, dots: 4 by 6, by_one: 1, mix: 4, affine: InPairs, 8, 8, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
+kernels_of!(Avx512, dots: 4 by 6, by_one: 1, mix: 4, affine: InPairs, 8 by 1, 8, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
 
 /// With VNNI, VBMI and products of bf16 pairs.
 pub(super) fn with_bf16() -> Kernels {
@@ -445,14 +460,13 @@ pub(super) fn with_bf16() -> Kernels {
 
 /// With VNNI and VBMI.
 pub(super) fn with_vbmi() -> Kernels {
-    let quantised = quantised_kernels_of!(Vnni<NoTiles, true>, rounded: 12, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
+    let quantised = quantised_kernels_of!(Vnni<NoTiles, true>, rounded: 6 by 2, precise: 8, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
     Kernels { quantised, ..kernels() }
 }
 
 /// With VNNI.
 pub(super) fn with_vnni() -> Kernels {
-    let (rounded, unpacked) =
-        rounded_kernels_of!(Vnni<NoTiles, false>, 12, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
+    let (rounded, unpacked) = rounded_kernels_of!(Vnni<NoTiles, false>, 6 by 2, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
     let others = kernels();
     Kernels { quantised: QuantisedKernels { rounded, unpacked, ..others.quantised }, ..others }
 }
@@ -473,7 +487,7 @@ fn bf16() -> Bf16Kernels {
 
 /// As with all of these, with tiles for many rows of rounded activations.
 pub(super) fn with_tiles() -> Kernels {
-    let (rounded, unpacked) = rounded_kernels_of!(Vnni<Amx, true>, 12, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
+    let (rounded, unpacked) = rounded_kernels_of!(Vnni<Amx, true>, 6 by 2, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
     let others = with_bf16();
     Kernels { quantised: QuantisedKernels { rounded, unpacked, ..others.quantised }, ..others }
 }

@@ -1,12 +1,13 @@
 //! Activations as affine-quantised weights are multiplied with them: in the order in which the weights are unpacked,
 //! and with what is shared by all outputs, their sums over each group.
 //!
-//! Plain Rust, inlined into functions that enable the instructions; the compiler vectorises it.
+//! Inlined into functions that enable the instructions; what is plain Rust, the compiler vectorises.
 
 // Blocks are indexed by place of fixed number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
 
 use super::panel::{BLOCK, order};
+use super::tile::Lanes;
 
 /// Bytes of an activation row that [`round`] writes.
 pub(in crate::cpu) const fn rounded_bytes(k: usize, group: usize) -> usize {
@@ -23,22 +24,22 @@ pub(in crate::cpu) const fn precise_bytes(k: usize, group: usize) -> usize {
 /// A block with a NaN or an infinity has NaN for a scale; one below 1e-36 is zero.
 ///
 /// # Safety
-/// `to` has room for [`rounded_bytes`].
+/// The machine has the instructions, and `to` has room for [`rounded_bytes`].
 #[inline(always)]
-pub(super) unsafe fn round(x: &[f32], bits: usize, group: usize, to: *mut u8) {
+pub(super) unsafe fn round<L: Lanes>(x: &[f32], bits: usize, group: usize, to: *mut u8) {
     // SAFETY: the caller's promise.
     unsafe {
         match bits {
-            2 => round_in::<4>(x, group, to),
-            4 => round_in::<2>(x, group, to),
-            _ => round_in::<1>(x, group, to),
+            2 => round_in::<L, 4>(x, group, to),
+            4 => round_in::<L, 2>(x, group, to),
+            _ => round_in::<L, 1>(x, group, to),
         }
     }
 }
 
 /// The same for weights of which so many share a byte.
 #[inline(always)]
-unsafe fn round_in<const SHARE: usize>(x: &[f32], group: usize, to: *mut u8) {
+unsafe fn round_in<L: Lanes, const SHARE: usize>(x: &[f32], group: usize, to: *mut u8) {
     /// Adding it leaves an integer in the low bits of the sum: 1.5 · 2^23.
     const ROUND: f32 = 12_582_912.0;
     let k = x.len();
@@ -58,24 +59,20 @@ unsafe fn round_in<const SHARE: usize>(x: &[f32], group: usize, to: *mut u8) {
             1e-36..f32::INFINITY => (max / 127.0, 127.0 / max),
             _ => (f32::NAN, 0.0),
         };
-        let mut whole = [0; BLOCK];
+        let mut rounded = [0.0; BLOCK];
         for i in 0..BLOCK {
-            whole[i] = (block[i] * per_step + ROUND).to_bits().wrapping_sub(ROUND.to_bits());
+            rounded[i] = block[i] * per_step + ROUND;
         }
-        // Each half by itself, and the bytes after them: together, compilers make no vectors of these.
-        let mut totals = [0; 2];
-        for (total, whole) in totals.iter_mut().zip(whole.as_chunks::<{ BLOCK / 2 }>().0) {
-            *total = whole.iter().fold(0i32, |total, whole| total.wrapping_add(whole.cast_signed()));
-        }
-        let x8 = whole.map(|whole| whole as u8);
-        sum += scale * totals[0].wrapping_add(totals[1]) as f32;
+        let x8 = rounded.map(|rounded| rounded.to_bits() as u8);
+        // SAFETY: the caller has the instructions; whole vectors are inside a half.
+        let [first, second] = unsafe { halves::<L>(&rounded, -ROUND) };
+        sum += scale * (first + second);
         // SAFETY: block b of the row, its scale, and its group's sum.
         unsafe {
             to.add(b * BLOCK).cast::<[u8; BLOCK]>().write_unaligned(dealt::<SHARE>(&x8));
             scales.cast::<f32>().add(b).write_unaligned(scale);
             if group < BLOCK {
-                let halves = totals.map(|total| scale * total as f32);
-                sums.cast::<[f32; 2]>().add(b).write_unaligned(halves);
+                sums.cast::<[f32; 2]>().add(b).write_unaligned([scale * first, scale * second]);
                 continue;
             }
             more -= 1;
@@ -84,6 +81,21 @@ unsafe fn round_in<const SHARE: usize>(x: &[f32], group: usize, to: *mut u8) {
                 (g, sum, more) = (g + 1, 0.0, group / BLOCK);
             }
         }
+    }
+}
+
+/// The sums of both halves of a block of whole numbers, which are exact, when so much has been added to each of them.
+#[inline(always)]
+unsafe fn halves<L: Lanes>(block: &[f32; BLOCK], add: f32) -> [f32; 2] {
+    // SAFETY: the caller has the instructions; the vectors are inside the block.
+    unsafe {
+        let mut sums = [L::zero(); 4];
+        for i in (0..BLOCK).step_by(L::N) {
+            let half = 2 * i / BLOCK;
+            sums[half] = sums[half].add(L::load_f32(block[i..].as_ptr().cast()).add(L::splat(add)));
+        }
+        let [first, second, ..] = L::sums(sums);
+        [first, second]
     }
 }
 

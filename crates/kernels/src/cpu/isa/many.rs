@@ -10,6 +10,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::Dots;
 use super::affine::{Bytes, Ints, load, number, store};
@@ -19,8 +20,11 @@ use super::tile::Lanes;
 /// Activation rows that are multiplied at once.
 pub(super) const ROWS: usize = 16;
 
-/// Parts whose integers are in memory before they are scaled, a multiple of every group's.
-const STEP: usize = 4;
+/// Parts whose integers are in memory before they are scaled, at most: those of a group, or of two.
+const PARTS_MAX: usize = 4;
+
+/// Panels that are multiplied at once, at most.
+const PANELS_MAX: usize = 2;
 
 /// What [`Tiles::configure`] takes: the shapes of eight tiles, as `ldtilecfg` reads them.
 #[repr(C, align(64))]
@@ -55,9 +59,11 @@ pub(super) trait Tiles {
     const KNOWN: bool;
     unsafe fn configure(config: &Config);
     unsafe fn release();
-    /// Products of signed activations, [`ROWS`] rows every `x_stride` bytes, with unsigned weights, `[BLOCK / 4, lanes, 4]`: stores
-    /// `[ROWS, lanes]` integers. Tile `SUMS`, of 0 to 3, takes them, so that several products are under way.
-    unsafe fn product<const SUMS: usize>(w: *const u8, x: *const u8, x_stride: usize, to: *mut i32, lanes: usize);
+    /// Loads a part's signed activations, [`ROWS`] rows every `x_stride` bytes.
+    unsafe fn load<const PART: usize>(x: *const u8, x_stride: usize);
+    /// Products of these with unsigned weights, `[BLOCK / 4, lanes, 4]`: stores `[ROWS, lanes]` integers. Neighbouring parts and
+    /// panels have tiles of their own, so that several products are under way.
+    unsafe fn product<const PART: usize, const PANEL: usize>(w: *const u8, to: *mut i32, lanes: usize);
 }
 
 /// Of instruction sets without tiles.
@@ -71,16 +77,22 @@ impl Tiles for NoTiles {
     unsafe fn release() {
         unreachable!("no tiles")
     }
-    unsafe fn product<const SUMS: usize>(_: *const u8, _: *const u8, _: usize, _: *mut i32, _: usize) {
+    unsafe fn load<const PART: usize>(_: *const u8, _: usize) {
+        unreachable!("no tiles")
+    }
+    unsafe fn product<const PART: usize, const PANEL: usize>(_: *const u8, _: *mut i32, _: usize) {
         unreachable!("no tiles")
     }
 }
+
+/// Fewer activation rows are multiplied faster by vectors.
+const ROWS_MIN: usize = 4 * ROWS;
 
 /// Whether [`tile`] is the fastest way for so many activation rows and groups of so many weights. Those of half a block would
 /// leave half of a tile empty, and twice as many integers to be scaled: Q6_K was slower so than with vectors (264 and 343 Gop/s).
 #[inline(always)]
 pub(super) fn serves<B: Bytes>(rows: usize, group: usize) -> bool {
-    B::Tiles::KNOWN && rows >= ROWS && group >= BLOCK
+    B::Tiles::KNOWN && rows >= ROWS_MIN && group >= BLOCK
 }
 
 /// Gives this thread's tiles their shapes.
@@ -103,76 +115,107 @@ pub(super) struct Unpacked {
     pub sums: *mut f32,
 }
 
-/// The integers of a step, `[STEP, ROWS, N]`; written before they are read.
+/// The integers of a step, `[parts, P, ROWS, N]`; written before they are read.
 #[repr(align(64))]
 #[derive(Clone, Copy)]
-struct Integers(MaybeUninit<[i32; STEP * ROWS * LANES_MAX]>);
+struct Integers(MaybeUninit<[i32; PARTS_MAX * PANELS_MAX * ROWS * LANES_MAX]>);
 
-/// A panel times [`ROWS`] activation rows, with `PER` parts to a group.
+/// `P` panels times [`ROWS`] activation rows, with `PER` parts to a group.
 ///
 /// # Safety
 /// [`begin`] was called; the rest is as for the tiles of `affine` and `unpacked`.
 #[inline(always)]
-pub(super) unsafe fn tile<B: Bytes, const PER: usize>(d: &Dots, panel: Unpacked, at: Place, c: usize) {
-    const { assert!(STEP.is_multiple_of(PER)) };
-    let (k, lanes, stride) = (d.k, <B::I as Ints>::F::N, d.x_stride);
-    let parts = at.len / BLOCK;
+pub(super) unsafe fn tile<B: Bytes, const PER: usize, const P: usize>(
+    d: &Dots,
+    panels: [Unpacked; P],
+    at: Place,
+    c: usize,
+) {
+    const { assert!(PER <= PARTS_MAX && P <= PANELS_MAX) };
+    let (k, lanes, stride, parts) = (d.k, <B::I as Ints>::F::N, d.x_stride, at.len / BLOCK);
+    let per_step = PER.max(2);
     let mut steps = [Integers(MaybeUninit::uninit()); 2];
-    // SAFETY: columns c..c + ROWS are inside `d`; an activation row holds what `round` writes, the panel what is unpacked, and a
+    // SAFETY: columns c..c + ROWS are inside `d`; an activation row holds what `round` writes, a panel what is unpacked, and a
     // step has room for its parts' integers.
     unsafe {
         let x = d.x.add(c * stride);
-        let mut sums = load::<<B::I as Ints>::F, ROWS>(panel.sums, at, c);
-        multiply::<B>(panel.q, x.add(at.k), stride, STEP.min(parts), &mut steps[0]);
-        for first in (0..parts).step_by(STEP) {
-            let (next, step) = (first + STEP, first / STEP);
+        let mut sums = [[<B::I as Ints>::F::zero(); ROWS]; P];
+        for i in 0..P {
+            sums[i] = load(panels[i].sums, at, c);
+        }
+        multiply::<B, P>(&panels, x.add(at.k), stride, 0..per_step.min(parts), &mut steps[0]);
+        for first in (0..parts).step_by(per_step) {
+            let (next, step) = (first + per_step, first / per_step);
             if next < parts {
-                let (q, x) = (panel.q.add(next * BLOCK * lanes), x.add(at.k + next * BLOCK));
-                multiply::<B>(q, x, stride, STEP.min(parts - next), &mut steps[(step + 1) % 2]);
+                let following = next..parts.min(next + per_step);
+                multiply::<B, P>(&panels, x.add(at.k), stride, following, &mut steps[(step + 1) % 2]);
             }
             let integers = steps[step % 2].0.as_ptr().cast::<i32>();
             for g in first / PER..next.min(parts) / PER {
-                let scale = <B::I as Ints>::F::load_f32(panel.scales.add(g * lanes).cast());
-                let bias = <B::I as Ints>::F::load_f32(panel.biases.add(g * lanes).cast());
-                for j in 0..ROWS {
-                    let x = x.add(j * stride);
-                    let mut sum = <B::I as Ints>::F::zero();
-                    for p in g * PER..(g + 1) * PER {
-                        let dots = B::I::load(integers.add(((p - first) * ROWS + j) * lanes).cast());
-                        sum = sum.fma(dots.to_f32(), number(x, k, at.k / BLOCK + p));
+                for i in 0..P {
+                    let scale = <B::I as Ints>::F::load_f32(panels[i].scales.add(g * lanes).cast());
+                    let bias = <B::I as Ints>::F::load_f32(panels[i].biases.add(g * lanes).cast());
+                    for j in 0..ROWS {
+                        let x = x.add(j * stride);
+                        let mut sum = <B::I as Ints>::F::zero();
+                        for p in g * PER..(g + 1) * PER {
+                            let dots = B::I::load(integers.add((((p - first) * P + i) * ROWS + j) * lanes).cast());
+                            sum = sum.fma(dots.to_f32(), number(x, k, at.k / BLOCK + p));
+                        }
+                        let x_sum = number(x, k + k / BLOCK * 4, at.k / (PER * BLOCK) + g);
+                        sums[i][j] = sums[i][j].add(sum.mul(scale).fma(bias, x_sum));
                     }
-                    let x_sum = number(x, k + k / BLOCK * 4, at.k / (PER * BLOCK) + g);
-                    sums[j] = sums[j].add(sum.mul(scale).fma(bias, x_sum));
                 }
             }
         }
-        store(d, panel.sums, at, c, sums);
+        for i in 0..P {
+            store(d, panels[i].sums, at.part(i, lanes).0, c, sums[i]);
+        }
     }
 }
 
-/// The integers of a step of so many parts.
+/// The integers of some parts.
 #[inline(always)]
-unsafe fn multiply<B: Bytes>(w: *const u8, x: *const u8, x_stride: usize, parts: usize, to: &mut Integers) {
-    let (lanes, to) = (<B::I as Ints>::F::N, to.0.as_mut_ptr().cast::<i32>());
-    let at = |part: usize| {
-        let (w, x) = (w.wrapping_add(part * BLOCK * lanes), x.wrapping_add(part * BLOCK));
-        (w, x, to.wrapping_add(part * ROWS * lanes))
-    };
-    // SAFETY: the caller's parts are inside the panel and the activations, and `to` has room for them.
+unsafe fn multiply<B: Bytes, const P: usize>(
+    panels: &[Unpacked; P],
+    x: *const u8,
+    x_stride: usize,
+    parts: Range<usize>,
+    to: &mut Integers,
+) {
+    let to = to.0.as_mut_ptr().cast::<i32>();
+    // SAFETY: the caller's parts are inside the panels and the activations, and `to` has room for them.
     unsafe {
-        let (w, x, to) = at(0);
-        B::Tiles::product::<0>(w, x, x_stride, to, lanes);
-        if parts > 1 {
-            let (w, x, to) = at(1);
-            B::Tiles::product::<1>(w, x, x_stride, to, lanes);
+        part::<B, 0, P>(panels, x, x_stride, parts.start, to);
+        if parts.len() > 1 {
+            part::<B, 1, P>(panels, x, x_stride, parts.start, to);
         }
-        if parts > 2 {
-            let (w, x, to) = at(2);
-            B::Tiles::product::<2>(w, x, x_stride, to, lanes);
+        if parts.len() > 2 {
+            part::<B, 2, P>(panels, x, x_stride, parts.start, to);
         }
-        if parts > 3 {
-            let (w, x, to) = at(3);
-            B::Tiles::product::<3>(w, x, x_stride, to, lanes);
+        if parts.len() > 3 {
+            part::<B, 3, P>(panels, x, x_stride, parts.start, to);
+        }
+    }
+}
+
+/// Those of part `PART` behind the first.
+#[inline(always)]
+unsafe fn part<B: Bytes, const PART: usize, const P: usize>(
+    panels: &[Unpacked; P],
+    x: *const u8,
+    x_stride: usize,
+    first: usize,
+    to: *mut i32,
+) {
+    let lanes = <B::I as Ints>::F::N;
+    // SAFETY: the caller's promise.
+    unsafe {
+        B::Tiles::load::<PART>(x.add((first + PART) * BLOCK), x_stride);
+        let (w, to) = ((first + PART) * BLOCK * lanes, to.add(PART * P * ROWS * lanes));
+        B::Tiles::product::<PART, 0>(panels[0].q.add(w), to, lanes);
+        if P > 1 {
+            B::Tiles::product::<PART, 1>(panels[P - 1].q.add(w), to.add(ROWS * lanes), lanes);
         }
     }
 }
@@ -255,17 +298,22 @@ mod tests {
         unsafe fn release() {
             assert!(REGISTERS.take().is_some(), "released twice");
         }
-        unsafe fn product<const SUMS: usize>(w: *const u8, x: *const u8, x_stride: usize, to: *mut i32, lanes: usize) {
-            let (x_tile, w_tile, line) = (4 + SUMS % 2, 6 + SUMS % 2, 4 * lanes);
+        unsafe fn load<const PART: usize>(x: *const u8, x_stride: usize) {
+            REGISTERS.with_borrow_mut(|registers| {
+                // SAFETY: the caller's promise.
+                unsafe { registers.as_mut().expect("tiles have no shapes").load(4 + PART % 2, x, x_stride) };
+            });
+        }
+        unsafe fn product<const PART: usize, const PANEL: usize>(w: *const u8, to: *mut i32, lanes: usize) {
+            let (sums, w_tile, line) = ((PART + 2 * PANEL) % 4, 6 + (PART + PANEL) % 2, 4 * lanes);
             REGISTERS.with_borrow_mut(|registers| {
                 let registers = registers.as_mut().expect("tiles have no shapes");
                 // SAFETY: the caller's promise.
                 unsafe {
-                    registers.load(x_tile, x, x_stride);
                     registers.load(w_tile, w, line);
-                    registers.tiles[SUMS] = [[0; 64]; 16];
-                    registers.add_products(SUMS, x_tile, w_tile);
-                    registers.store(SUMS, to.cast(), line);
+                    registers.tiles[sums] = [[0; 64]; 16];
+                    registers.add_products(sums, 4 + PART % 2, w_tile);
+                    registers.store(sums, to.cast(), line);
                 }
             });
         }
@@ -315,7 +363,7 @@ mod tests {
         for (i, to) in x.chunks_exact_mut(x_stride).enumerate() {
             let values: Vec<f32> = (0..k).map(|j| ((i * 31 + j * 17) % 101) as f32 - 50.0).collect();
             // SAFETY: a row of so many bytes.
-            unsafe { group::round(&values, bits, group, to.as_mut_ptr()) };
+            unsafe { group::round::<<<OneByOne as Bytes>::I as Ints>::F>(&values, bits, group, to.as_mut_ptr()) };
         }
         let mut out = vec![f32::NAN; columns * rows];
         run(Dots {
@@ -335,7 +383,7 @@ mod tests {
 
     /// Of every row with tiles, of rows behind the last sixteen, of weights in several panels, the last of them short, and of
     /// so many activations that they pass in parts.
-    const SHAPES: [[usize; 3]; 4] = [[11, 16, 256], [8, 35, 1280], [5, 33, 2304], [3, 305, 1024]];
+    const SHAPES: [[usize; 3]; 4] = [[11, ROWS_MIN, 256], [8, 83, 1280], [21, 65, 2304], [3, 305, 1024]];
 
     #[test]
     fn tiles_give_the_same_bits_of_affine_weights() {
@@ -353,9 +401,9 @@ mod tests {
                         scale_format: Format::F32,
                     };
                     // SAFETY: plain Rust, and the addresses hold what is said of them.
-                    let tiled = |dots| unsafe { affine::dots::<Tiled, 2, false>(&of(dots)) };
+                    let tiled = |dots| unsafe { affine::dots::<Tiled, 2, 2, false>(&of(dots)) };
                     // SAFETY: as above.
-                    let plain = |dots| unsafe { affine::dots::<OneByOne, 2, false>(&of(dots)) };
+                    let plain = |dots| unsafe { affine::dots::<OneByOne, 2, 1, false>(&of(dots)) };
                     let of = |run: &dyn Fn(Dots)| outputs(bits, group, k * bits / 8, shape, run);
                     assert_eq!(of(&tiled), of(&plain), "{bits} bits in groups of {group}, {shape:?}");
                 }
@@ -371,9 +419,9 @@ mod tests {
                 let (group, w_stride) = (blocks.group(), Format::Ggml(blocks).row_bytes(shape[2]));
                 let of = |dots| UnpackedDots { dots, weights: Packed::Ggml(blocks) };
                 // SAFETY: plain Rust, and the addresses hold what is said of them.
-                let tiled = |dots| unsafe { unpacked::dots::<Tiled, 2>(&of(dots), &FILL) };
+                let tiled = |dots| unsafe { unpacked::dots::<Tiled, 2, 2>(&of(dots), &FILL) };
                 // SAFETY: as above.
-                let plain = |dots| unsafe { unpacked::dots::<OneByOne, 2>(&of(dots), &FILL) };
+                let plain = |dots| unsafe { unpacked::dots::<OneByOne, 2, 1>(&of(dots), &FILL) };
                 let of = |run: &dyn Fn(Dots)| outputs(8, group, w_stride, shape, run);
                 assert_eq!(of(&tiled), of(&plain), "{blocks:?}, {shape:?}");
             }

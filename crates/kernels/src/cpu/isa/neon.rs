@@ -324,4 +324,4 @@ unsafe fn four<const BITS: usize>(w: *const u8, x: *const u8) -> uint32x4_t {
 
 // 4 × 3 pairs of accumulators, three pairs of activations and one of weights fill the 32 registers. Four rows by one
 // are eight chains of multiply-adds.
-kernels_of!(Neon, dots: 4 by 3, by_one: 4, mix: 2, affine: Widening, 4, 4, "neon");
+kernels_of!(Neon, dots: 4 by 3, by_one: 4, mix: 2, affine: Widening, 4 by 1, 4, "neon");

@@ -6,7 +6,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::affine::Ints;
+use super::affine::{Bytes, Ints};
 use super::many::Unpacked;
 use super::tile::{self, Bf16, Element, F16, F32, Lanes};
 use super::{AffineDots, Dots};
@@ -94,10 +94,6 @@ impl Sums {
     /// Columns that there is room for.
     pub(super) const COLUMNS: usize = 512;
 
-    pub(super) fn new() -> Self {
-        Sums(MaybeUninit::uninit())
-    }
-
     pub(super) fn at(&mut self) -> *mut f32 {
         self.0.as_mut_ptr().cast()
     }
@@ -112,10 +108,29 @@ pub(super) struct Place {
     pub len: usize,
 }
 
+impl Place {
+    /// Part `i` of its rows, when they are parted by so many; and where weights for it are: where nothing is left for it, those of the
+    /// first part, of which no output is stored.
+    #[inline(always)]
+    pub(super) fn part(self, i: usize, lanes: usize) -> (Place, Place) {
+        let rows = self.rows.saturating_sub(i * lanes).min(lanes);
+        let part = Place { row: self.row + i * lanes, rows, ..self };
+        (part, if rows > 0 { part } else { Place { rows: self.rows.min(lanes), ..self } })
+    }
+}
+
 impl Panel {
-    pub(super) fn new() -> Self {
-        let zeros = [0.0; GROUPS_MAX * LANES_MAX];
-        Panel { scales: zeros, biases: zeros, q: MaybeUninit::uninit(), sums: Sums::new() }
+    /// Panels where there is room for them: made as values they would be copied.
+    pub(super) fn zeroed<const P: usize>(room: &mut MaybeUninit<[Panel; P]>) -> &mut [Panel; P] {
+        // SAFETY: zeros are numbers, and the rest of a panel need not be anything.
+        unsafe {
+            for i in 0..P {
+                let panel = room.as_mut_ptr().cast::<Panel>().add(i);
+                (&raw mut (*panel).scales).write_bytes(0, 1);
+                (&raw mut (*panel).biases).write_bytes(0, 1);
+            }
+            room.assume_init_mut()
+        }
     }
 
     pub(super) fn unpacked(&mut self) -> Unpacked {
@@ -135,9 +150,22 @@ impl Panel {
         unsafe { L::load_f32(self.biases.as_ptr().add(group * L::N).cast()) }
     }
 
+    /// Unpacks a place.
+    #[inline(always)]
+    pub(super) unsafe fn fill<B: Bytes, const PRECISE: bool>(&mut self, d: &AffineDots, at: Place) {
+        // SAFETY: the place is inside `d`.
+        unsafe {
+            self.fill_scales::<B::I>(d, at);
+            if B::SIGNED && !PRECISE && d.bits == 8 {
+                self.shift_biases::<<B::I as Ints>::F>(at.len / d.group);
+            }
+            unpack_all::<B::I>(d, at, self.q.as_mut_ptr().cast());
+        }
+    }
+
     /// Makes the biases those of q - 128.
     #[inline(always)]
-    pub(super) unsafe fn shift_biases<L: Lanes>(&mut self, groups: usize) {
+    unsafe fn shift_biases<L: Lanes>(&mut self, groups: usize) {
         for group in 0..groups {
             // SAFETY: the caller's groups are the panel's.
             unsafe {
@@ -149,7 +177,7 @@ impl Panel {
 
     /// Scales and biases.
     #[inline(always)]
-    pub(super) unsafe fn fill_scales<I: Ints>(&mut self, d: &AffineDots, at: Place) {
+    unsafe fn fill_scales<I: Ints>(&mut self, d: &AffineDots, at: Place) {
         let [scales, biases] = d.scales;
         // SAFETY: the place is inside `d`.
         unsafe {
@@ -177,7 +205,7 @@ impl Panel {
 
 /// Unpacks all weights of a place.
 #[inline(always)]
-pub(super) unsafe fn unpack_all<I: Ints>(d: &AffineDots, at: Place, to: *mut u8) {
+unsafe fn unpack_all<I: Ints>(d: &AffineDots, at: Place, to: *mut u8) {
     // SAFETY: the place is inside `d`, and `to` the panel's.
     unsafe {
         match d.bits {

@@ -166,4 +166,4 @@ impl Bytes for OneByOne {
     }
 }
 
-kernels_of!(Plain, dots: 2 by 2, by_one: 1, mix: 1, affine: OneByOne, 2, 2);
+kernels_of!(Plain, dots: 2 by 2, by_one: 1, mix: 1, affine: OneByOne, 2 by 1, 2);

@@ -432,7 +432,7 @@ pub(super) unsafe fn read_f16(from: *const u8) -> f32 {
 /// int8 and as f32.
 macro_rules! kernels_of {
     ($lanes:ty, dots: $rows:literal by $columns:literal, by_one: $one:literal, mix: $mix:literal,
-     affine: $bytes:ty, $rounded:literal, $precise:literal $(, $features:literal)?) => {
+     affine: $bytes:ty, $rounded:literal by $panels:literal, $precise:literal $(, $features:literal)?) => {
         /// The kernels of this instruction set.
         pub(super) fn kernels() -> $crate::cpu::isa::Kernels {
             use $crate::cpu::isa::affine::quantised_kernels_of;
@@ -472,7 +472,7 @@ macro_rules! kernels_of {
             Kernels {
                 dots: ByFormat { f32: dots::<F32>, f16: dots::<F16>, bf16: dots::<Bf16> },
                 bf16: None,
-                quantised: quantised_kernels_of!($bytes, rounded: $rounded, precise: $precise $(, $features)?),
+                quantised: quantised_kernels_of!($bytes, rounded: $rounded by $panels, precise: $precise $(, $features)?),
                 mix: ByFormat { f32: mix::<F32>, f16: mix::<F16>, bf16: mix::<Bf16> },
                 widen: ByFormat { f32: convert::<F32, F32>, f16: convert::<F16, F32>, bf16: convert::<Bf16, F32> },
                 narrow: ByFormat { f32: convert::<F32, F32>, f16: convert::<F32, F16>, bf16: convert::<F32, Bf16> },

@@ -45,14 +45,17 @@ pub(super) struct Panel {
 }
 
 impl Panel {
-    pub(super) fn new() -> Self {
-        let zeros = [0.0; GROUPS_MAX * LANES_MAX];
-        Panel {
-            scales: zeros,
-            biases: zeros,
-            rows: [0; K_MAX * LANES_MAX],
-            q: MaybeUninit::uninit(),
-            sums: Sums::new(),
+    /// Panels where there is room for them: made as values they would be copied.
+    pub(super) fn zeroed<const P: usize>(room: &mut MaybeUninit<[Panel; P]>) -> &mut [Panel; P] {
+        // SAFETY: zeros are numbers, and the rest of a panel need not be anything.
+        unsafe {
+            for i in 0..P {
+                let panel = room.as_mut_ptr().cast::<Panel>().add(i);
+                (&raw mut (*panel).scales).write_bytes(0, 1);
+                (&raw mut (*panel).biases).write_bytes(0, 1);
+                (&raw mut (*panel).rows).write_bytes(0, 1);
+            }
+            room.assume_init_mut()
         }
     }
 
@@ -93,6 +96,21 @@ impl Panel {
         let (scales, biases) = (&self.scales[at..at + L::N], &self.biases[at..at + L::N]);
         // SAFETY: the caller has the instructions; both are whole vectors.
         unsafe { (L::load_f32(scales.as_ptr().cast()), L::load_f32(biases.as_ptr().cast())) }
+    }
+
+    /// Unpacks a place for tiles.
+    #[inline(always)]
+    unsafe fn fill<B: Bytes, const BITS: usize>(&mut self, g: &UnpackedDots, fill: &Fill, at: Place) {
+        let (lanes, base) = (<B::I as Ints>::F::N, base::<B, BITS>());
+        // SAFETY: the caller's place is inside what `UnpackedDots` says.
+        unsafe {
+            if !(fill.strip)(g, at, base, self) {
+                (fill.rows)(g, at, To::side_by_side(lanes, base), self);
+                let unpacked = Dots { w: self.rows.as_ptr(), w_stride: K_MAX, ..g.dots };
+                let within = Place { row: 0, rows: lanes, k: 0, len: at.len };
+                unpack_rows::<B::I, 8>(&unpacked, within, self.q());
+            }
+        }
     }
 
     /// Unpacks a place of codes.
@@ -201,12 +219,12 @@ pub(super) unsafe fn fill(d: &UnpackedDots, at: Place, to: To, panel: &mut Panel
     }
 }
 
-/// All outputs, panel by panel: `C` activation rows at once, then four, two, one.
+/// All outputs, `P` panels at once: by `C` activation rows, then four, two, one.
 ///
 /// # Safety
 /// The machine has the instructions, and the addresses hold what `UnpackedDots` says.
 #[inline(always)]
-pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots, fill: &Fill) {
+pub(super) unsafe fn dots<B: Bytes, const C: usize, const P: usize>(d: &UnpackedDots, fill: &Fill) {
     // SAFETY: the caller's promise.
     unsafe {
         let most = match &d.weights {
@@ -224,26 +242,30 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize>(d: &UnpackedDots, fill: &Fil
             }
         }
         match (d.weights.bits(), d.weights.group()) {
-            (4, 16) => columns::<B, C, 4, 4>(d, fill),
-            (4, _) => columns::<B, C, 4, 8>(d, fill),
-            (5, _) => columns::<B, C, 5, 8>(d, fill),
-            (6, _) => columns::<B, C, 6, 4>(d, fill),
-            (_, 16) => columns::<B, C, 8, 4>(d, fill),
-            _ => columns::<B, C, 8, 8>(d, fill),
+            (4, 16) => columns::<B, C, P, 4, 4>(d, fill),
+            (4, _) => columns::<B, C, P, 4, 8>(d, fill),
+            (5, _) => columns::<B, C, P, 5, 8>(d, fill),
+            (6, _) => columns::<B, C, P, 6, 4>(d, fill),
+            (_, 16) => columns::<B, C, P, 8, 4>(d, fill),
+            _ => columns::<B, C, P, 8, 8>(d, fill),
         }
     }
 }
 
 /// The same of types whose u has so many bits, and whose groups are so many words of four.
 #[inline(always)]
-unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(d: &UnpackedDots, fill: &Fill) {
+unsafe fn columns<B: Bytes, const C: usize, const P: usize, const BITS: usize, const WORDS: usize>(
+    d: &UnpackedDots,
+    fill: &Fill,
+) {
     let tiled = many::serves::<B>(d.dots.columns, 4 * WORDS);
     let at_once = if tiled { many::ROWS } else { C };
     let columns_max = columns_at_once(&d.dots, at_once);
-    let mut panel = Panel::new();
+    let mut room = MaybeUninit::uninit();
+    let panels = Panel::zeroed(&mut room);
     if d.dots.columns == 1 && B::knows_rows(8) {
         // SAFETY: the caller's promise.
-        return unsafe { lone::<B, BITS, WORDS>(d, fill, &mut panel) };
+        return unsafe { lone::<B, BITS, WORDS>(d, fill, &mut panels[0]) };
     }
     if tiled {
         // SAFETY: the machine has tiles.
@@ -255,7 +277,7 @@ unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usiz
         let columns = columns_max.min(d.dots.columns - first);
         let d = &UnpackedDots { dots: Dots { x, columns, out, ..d.dots }, ..*d };
         // SAFETY: these columns are inside the caller's.
-        unsafe { panels::<B, C, BITS, WORDS>(d, fill, &mut panel) };
+        unsafe { all_rows::<B, C, P, BITS, WORDS>(d, fill, panels) };
     }
     if tiled {
         // SAFETY: as above.
@@ -264,52 +286,49 @@ unsafe fn columns<B: Bytes, const C: usize, const BITS: usize, const WORDS: usiz
 }
 
 #[inline(always)]
-unsafe fn panels<B: Bytes, const C: usize, const BITS: usize, const WORDS: usize>(
+unsafe fn all_rows<B: Bytes, const C: usize, const P: usize, const BITS: usize, const WORDS: usize>(
     g: &UnpackedDots,
     fill: &Fill,
-    panel: &mut Panel,
+    panels: &mut [Panel; P],
 ) {
     let (d, lanes) = (&g.dots, <B::I as Ints>::F::N);
     let (first, row_bytes) = g.weights.rows_at(d);
-    for row in (0..d.rows).step_by(lanes) {
+    let rows_at_once = P * lanes;
+    for row in (0..d.rows).step_by(rows_at_once) {
         for k in (0..d.k).step_by(K_MAX) {
-            let at = Place { row, rows: lanes.min(d.rows - row), k, len: K_MAX.min(d.k - k) };
+            let at = Place { row, rows: rows_at_once.min(d.rows - row), k, len: K_MAX.min(d.k - k) };
             // SAFETY: the place is inside `d`, and so are the columns of each tile.
             unsafe {
-                let base = base::<B, BITS>();
-                if !(fill.strip)(g, at, base, panel) {
-                    (fill.rows)(g, at, To::side_by_side(lanes, base), panel);
-                    let unpacked = Dots { w: panel.rows.as_ptr(), w_stride: K_MAX, ..*d };
-                    let within = Place { row: 0, rows: lanes, k: 0, len: at.len };
-                    unpack_rows::<B::I, 8>(&unpacked, within, panel.q());
+                for i in 0..P {
+                    panels[i].fill::<B, BITS>(g, fill, at.part(i, lanes).1);
                 }
-                // What this part of the next panel would be, were its rows one piece.
-                let next = first.wrapping_add((row + lanes) * row_bytes + lanes * row_bytes * k / d.k);
-                let mut ahead = Ahead::new(next, lanes * row_bytes * at.len / d.k, d.columns.div_ceil(C));
+                // What this part of the next panels would be, were their rows one piece.
+                let next = first.wrapping_add((row + rows_at_once) * row_bytes + rows_at_once * row_bytes * k / d.k);
+                let mut ahead = Ahead::new(next, rows_at_once * row_bytes * at.len / d.k, d.columns.div_ceil(C));
                 let mut c = 0;
                 while many::serves::<B>(d.columns - c, 4 * WORDS) {
                     ahead.ask::<B::I>();
-                    many::tile::<B, 1>(d, panel.unpacked(), at, c);
+                    many::tile::<B, 1, P>(d, panels.each_mut().map(Panel::unpacked), at, c);
                     c += many::ROWS;
                 }
                 while c + C <= d.columns {
                     ahead.ask::<B::I>();
-                    tile::<B, BITS, WORDS, C>(d, panel, at, c);
+                    tile::<B, BITS, WORDS, C, P>(d, panels, at, c);
                     c += C;
                 }
                 while C > 4 && c + 4 <= d.columns {
                     ahead.ask::<B::I>();
-                    tile::<B, BITS, WORDS, 4>(d, panel, at, c);
+                    tile::<B, BITS, WORDS, 4, P>(d, panels, at, c);
                     c += 4;
                 }
                 while C > 2 && c + 2 <= d.columns {
                     ahead.ask::<B::I>();
-                    tile::<B, BITS, WORDS, 2>(d, panel, at, c);
+                    tile::<B, BITS, WORDS, 2, P>(d, panels, at, c);
                     c += 2;
                 }
                 while c < d.columns {
                     ahead.ask::<B::I>();
-                    tile::<B, BITS, WORDS, 1>(d, panel, at, c);
+                    tile::<B, BITS, WORDS, 1, P>(d, panels, at, c);
                     c += 1;
                 }
             }
@@ -323,32 +342,41 @@ fn base<B: Bytes, const BITS: usize>() -> u8 {
     if B::SIGNED && BITS == 8 { 128 } else { 0 }
 }
 
-/// A panel times `C` activation rows.
+/// `P` panels times `C` activation rows.
 #[inline(always)]
-unsafe fn tile<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize>(
+unsafe fn tile<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize, const P: usize>(
     d: &Dots,
-    p: &mut Panel,
+    panels: &mut [Panel; P],
     at: Place,
     c: usize,
 ) {
     let (k, lanes, group, rows) = (d.k, <B::I as Ints>::F::N, 4 * WORDS, rows_of::<B, C>(d.x_stride));
-    // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, the panel what is unpacked.
+    // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, a panel what is unpacked.
     unsafe {
         let x = d.x.add(c * d.x_stride);
-        let earlier = p.sums.at();
-        let mut sums = load::<<B::I as Ints>::F, C>(earlier, at, c);
+        let mut sums = [[<B::I as Ints>::F::zero(); C]; P];
+        for i in 0..P {
+            sums[i] = load(panels[i].sums.at(), at, c);
+        }
         for g in 0..at.len / group {
-            let w = p.q.as_ptr().cast::<u8>().add(g * group * lanes);
-            let dots = B::words::<BITS, WORDS, C>(w, x.add(at.k + g * group), &rows);
-            let (scale, bias) = p.at(g * lanes);
+            let mut w = [std::ptr::null(); P];
+            for i in 0..P {
+                w[i] = panels[i].q.as_ptr().cast::<u8>().add(g * group * lanes);
+            }
+            let dots = B::words_of::<BITS, WORDS, C, P>(&w, x.add(at.k + g * group), &rows);
             let index = at.k / group + g;
             let (x_scales, x_sums) = (x.add(k + 4 * (index * group / BLOCK)), x.add(k + 4 * (k / BLOCK + index)));
-            for j in 0..C {
-                let (x_scale, x_sum) = (number(x_scales, rows[j], 0), number(x_sums, rows[j], 0));
-                sums[j] = sums[j].add(term(dots[j].to_f32(), x_scale, scale, bias, x_sum));
+            for i in 0..P {
+                let (scale, bias) = panels[i].at(g * lanes);
+                for j in 0..C {
+                    let (x_scale, x_sum) = (number(x_scales, rows[j], 0), number(x_sums, rows[j], 0));
+                    sums[i][j] = sums[i][j].add(term(dots[i][j].to_f32(), x_scale, scale, bias, x_sum));
+                }
             }
         }
-        store(d, earlier, at, c, sums);
+        for i in 0..P {
+            store(d, panels[i].sums.at(), at.part(i, lanes).0, c, sums[i]);
+        }
     }
 }
 

@@ -1,3 +1,4 @@
+use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 
 use super::super::affine::Bytes;
@@ -23,14 +24,15 @@ fn random_bytes(count: usize) -> Vec<u8> {
 
 /// Whether a place is unpacked side by side; if so, to what it is unpacked to row by row.
 fn is_same(d: &UnpackedDots, at: Place) -> bool {
-    let (mut strip, mut rows) = (Box::new(Panel::new()), Box::new(Panel::new()));
+    let mut room = Box::new(MaybeUninit::uninit());
+    let [strip, rows] = Panel::zeroed(&mut room);
     let group = d.weights.group();
     // SAFETY: plain Rust, and the caller's addresses hold what is said of them.
     unsafe {
-        if !fill::<Words>(d, at, 0, &mut strip) {
+        if !fill::<Words>(d, at, 0, strip) {
             return false;
         }
-        unpacked::fill(d, at, To::side_by_side(LANES, 0), &mut rows);
+        unpacked::fill(d, at, To::side_by_side(LANES, 0), rows);
     }
     let bits = |of: &[f32]| of.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     for row in 0..at.rows {
@@ -42,7 +44,7 @@ fn is_same(d: &UnpackedDots, at: Place) -> bool {
         for g in 0..at.len / group {
             let number = g * LANES + row;
             let of = |panel: &mut Panel| panel.scales_and_biases().map(|of| bits(&of[number..=number]));
-            assert_eq!(of(&mut strip), of(&mut rows), "row {row}, group {g}");
+            assert_eq!(of(strip), of(rows), "row {row}, group {g}");
         }
     }
     true

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::{Multiply, halves, load, look_up, low_bits, of_signed, only, products, two, upper, wholes};
+use super::{Multiply, ask_ahead, halves, load, look_up, low_bits, of_signed, only, products, two, upper, wholes};
 use crate::cpu::isa::Dots;
 use crate::cpu::isa::affine::Ints;
 use crate::cpu::isa::avx2::{Avx2, Words, nibble_planes};
@@ -64,7 +64,11 @@ impl<T: Unit, M: Multiply> Source for Blocks<T, M> {
     #[inline(always)]
     unsafe fn dots(&self, row: usize, k: usize, x: *const u8) -> Words {
         // SAFETY: as above.
-        unsafe { T::dots::<M>(self.at(row, k), x) }
+        unsafe {
+            let unit = self.at(row, k);
+            ask_ahead(unit, GROUPS * T::GROUP / T::WEIGHTS * T::BYTES);
+            T::dots::<M>(unit, x)
+        }
     }
     #[inline(always)]
     unsafe fn scales(&self, row: usize, k: usize) -> [Avx2; 2] {

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::blocks::{E2M1_TABLE, of_table};
-use super::{Multiply, halves, load, neighbours, of_signed, of_unsigned, rows, transposed, wholes};
+use super::{Multiply, ask_ahead, halves, load, neighbours, of_signed, of_unsigned, rows, transposed, wholes};
 use crate::cpu::isa::Dots;
 use crate::cpu::isa::avx2::{Avx2, Words, nibble_planes};
 use crate::cpu::isa::strips::codes::scales_and_biases;
@@ -208,7 +208,11 @@ impl<K: Kind, M: Multiply> Source for Codes<'_, K, M> {
     unsafe fn dots(&self, row: usize, k: usize, x: *const u8) -> Words {
         let at = ((self.rows.first + self.rows.step * row) * self.rows.shape[1] + k) * K::BITS / 8;
         // SAFETY: as above.
-        unsafe { K::dots::<M>(self.rows.data.as_ptr().add(at), x) }
+        unsafe {
+            let unit = self.rows.data.as_ptr().add(at);
+            ask_ahead(unit, GROUPS * K::GROUP * K::BITS / 8);
+            K::dots::<M>(unit, x)
+        }
     }
     #[inline(always)]
     unsafe fn scales(&self, _row: usize, k: usize) -> [Avx2; 2] {
