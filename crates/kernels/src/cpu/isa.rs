@@ -103,7 +103,8 @@ impl Isa {
     }
 
     fn runs_here(self) -> bool {
-        self.runs_with(&Features::here())
+        // Asked for last: leave to use tiles costs a process room for their state.
+        self.runs_with(&Features::here()) && (self != Isa::Amx || leave_for_tiles())
     }
 
     /// Whether a processor with these can run its kernels.
@@ -177,6 +178,14 @@ impl Isa {
     }
 }
 
+/// Whether the system lets this process use tiles.
+fn leave_for_tiles() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return amx::is_permitted();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// What a processor has, of what instruction sets are told apart by.
 #[derive(Clone, Copy, Debug, Default)]
 struct Features {
@@ -188,7 +197,7 @@ struct Features {
     avx512_vnni: bool,
     avx512_vbmi: bool,
     avx512_bf16: bool,
-    /// Tiles of bytes, and the system's leave to use them.
+    /// Tiles of bytes.
     amx: bool,
     neon: bool,
     dotprod: bool,
@@ -206,7 +215,7 @@ impl Features {
             avx512_vnni: has!("avx512vnni"),
             avx512_vbmi: has!("avx512vbmi"),
             avx512_bf16: has!("avx512bf16"),
-            amx: amx::is_permitted(),
+            amx: amx::is_known(),
             ..Features::default()
         }
     }
@@ -453,6 +462,8 @@ pub(super) struct QuantisedKernels {
     pub round: Group,
     /// In f32: see [`group::sum`].
     pub sum: Group,
+    /// Weight rows that `rounded` and `unpacked` compute together, with several activation rows.
+    pub rows: usize,
 }
 
 #[cfg(test)]

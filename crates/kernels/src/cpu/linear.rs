@@ -49,11 +49,13 @@ impl Entry {
     }
 }
 
-/// Activations as they enter products: the input of a product, and what lies between the halves of an MLP.
+/// Activations as they enter products: the input of a product, and what lies between the halves of MLPs; and where the rows of
+/// each of these end.
 #[derive(Default)]
 pub(super) struct Entered {
     pub input: Vec<u8>,
     pub hidden: Vec<u8>,
+    pub ends: Vec<usize>,
 }
 
 /// Makes sure that `scratch` holds `len` bytes.
@@ -184,10 +186,14 @@ pub(super) fn multiply<'a>(cpu: &Cpu, count: usize, of: impl Fn(usize) -> Produc
     );
 }
 
-/// Weight rows that are never parted: as many as are computed together at most, quantised ones with one activation row or with
-/// more of them.
-const fn rows_together(inputs: usize) -> usize {
-    if inputs <= FEW_INPUTS { 16 } else { 32 }
+/// Weight rows that are never parted.
+const ROWS_TOGETHER: usize = 16;
+
+/// The same for so many rows of weights and of activations: as many as are computed together, if there is enough for all threads.
+fn rows_together(cpu: &Cpu, entry: Entry, rows: usize, inputs: usize) -> usize {
+    let together = cpu.kernels.quantised.rows;
+    let several = matches!(entry, Entry::Int8 { .. }) && inputs > 1 && rows >= 2 * cpu.threads() * together;
+    if several { together.max(ROWS_TOGETHER) } else { ROWS_TOGETHER }
 }
 
 /// Calls `work(i, rows, worker)` until it has had all rows of the matrices `of(i)`, which are multiplied with so many
@@ -201,13 +207,14 @@ pub(super) fn share<'a>(
     of: impl Fn(usize) -> (&'a Matrix, usize) + Sync,
     work: impl Fn(usize, Range<usize>, usize) + Sync,
 ) {
-    let (mut row_bytes, mut inputs) = (1, 0);
+    let (mut rows, mut row_bytes, mut inputs) = (0, 1, 0);
     for i in 0..count {
-        let (w, rows) = of(i);
+        let (w, own) = of(i);
+        rows += w.rows();
         row_bytes = row_bytes.max(w.format().row_bytes(w.cols()));
-        inputs = inputs.max(rows);
+        inputs = inputs.max(own);
     }
-    let together = rows_together(inputs);
+    let together = if count == 0 { ROWS_TOGETHER } else { rows_together(cpu, cpu.entry(of(0).0), rows, inputs) };
     let units_of = |i: usize| of(i).0.rows().div_ceil(together);
     let units = (0..count).map(units_of).sum::<usize>();
     let threads = cpu.threads();
@@ -219,6 +226,9 @@ pub(super) fn share<'a>(
         let units = cut.range(task);
         let mut first = 0;
         for i in 0..count {
+            if first >= units.end {
+                break;
+            }
             let own = units_of(i);
             let (from, to) = (units.start.max(first) - first, units.end.min(first + own).saturating_sub(first));
             if from < to {
@@ -423,11 +433,11 @@ fn affine(w: &Matrix, row: usize, dots: Dots, bits: usize, group: usize) -> Affi
     }
 }
 
-/// How many weight rows make a task, a multiple of [`rows_together`]. It decides who computes an output, never how.
+/// How many weight rows make a task, a multiple of [`ROWS_TOGETHER`]. It decides who computes an output, never how.
 pub(super) fn rows_of_task(cpu: &Cpu, rows: usize, row_bytes: usize, inputs: usize) -> usize {
     let bytes = if inputs <= FEW_INPUTS { FEW_ROWS_BYTES } else { MANY_ROWS_BYTES };
     let fair = rows.div_ceil(4 * cpu.threads());
-    (bytes / row_bytes.max(1)).min(fair).max(1).next_multiple_of(rows_together(inputs))
+    (bytes / row_bytes.max(1)).min(fair).max(1).next_multiple_of(ROWS_TOGETHER)
 }
 
 impl Cpu {

@@ -8,7 +8,8 @@ use super::Cpu;
 use super::add_bias::add_bias_at;
 use super::glu::glu_at;
 use super::linear::{
-    Entry, Input, Output, Product, ROWS_MAX, enter, multiply, product, reserve, reserve_widened, row_blocks, share,
+    Entered, Entry, Input, Output, Product, ROWS_MAX, enter, multiply, product, reserve, reserve_widened, row_blocks,
+    share,
 };
 use super::pool::lock;
 use crate::host::{self, Shared};
@@ -25,24 +26,34 @@ pub(super) fn mlp(cpu: &Cpu, x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpS
 }
 
 pub(super) fn mlps(cpu: &Cpu, x: &Tensor, tokens: &[u32], jobs: &[MlpJob], scratch: &MlpScratch, parts: &Tensor) {
-    let entries = |mlp: &Mlp| [mlp.first().0, &mlp.up, &mlp.down].map(|w| cpu.entry(w));
-    let rows = jobs.iter().map(|job| job.rows.len()).sum::<usize>();
-    // Together they lie one behind the other in each.
-    let has_room = |scratch: &&Tensor| rows <= host::rows_of(scratch).0;
-    let fit = rows <= ROWS_MAX && [&scratch.x, &scratch.gate, &scratch.up].iter().all(has_room);
-    let alike = |[a, b]: &[MlpJob; 2]| entries(&a.mlp) == entries(&b.mlp) && a.mlp.width() == b.mlp.width();
-    let [first, up, _] = jobs.first().map_or([Entry::F32; 3], |job| entries(&job.mlp));
-    let in_one = first == up && fit && jobs.array_windows().all(alike);
-    for MlpJob { mlp, rows } in jobs {
-        let (tokens, out) = (&tokens[rows.clone()], parts.rows(rows.clone()));
-        match in_one {
-            true => check(x, tokens, mlp, scratch, &out),
-            false => self::mlp(cpu, x, tokens, mlp, scratch, &out),
+    let mut left = jobs;
+    while !left.is_empty() {
+        let (some, rest) = left.split_at(joined(cpu, left, scratch));
+        if let [MlpJob { mlp, rows }] = some {
+            self::mlp(cpu, x, &tokens[rows.clone()], mlp, scratch, &parts.rows(rows.clone()));
+        } else {
+            for MlpJob { mlp, rows } in some {
+                check(x, &tokens[rows.clone()], mlp, scratch, &parts.rows(rows.clone()));
+            }
+            let of = |i: usize| (&some[i].mlp, some[i].rows.clone());
+            together(cpu, x, tokens, some.len(), of, scratch, parts);
         }
+        left = rest;
     }
-    if in_one && rows > 0 {
-        together(cpu, x, tokens, jobs.len(), |i| (&jobs[i].mlp, jobs[i].rows.clone()), scratch, parts);
-    }
+}
+
+/// How many of the first jobs are computed together: those that take their activations as the first does, and have room with it.
+fn joined(cpu: &Cpu, jobs: &[MlpJob], scratch: &MlpScratch) -> usize {
+    let entries = |mlp: &Mlp| [mlp.first().0, &mlp.up, &mlp.down].map(|w| cpu.entry(w));
+    let room = [&scratch.x, &scratch.gate, &scratch.up].map(|scratch| host::rows_of(scratch).0);
+    let room = room.into_iter().fold(ROWS_MAX, usize::min);
+    let (of_first, width) = (entries(&jobs[0].mlp), jobs[0].mlp.width());
+    let mut rows = 0;
+    let fits = |MlpJob { mlp, rows: own }: &&MlpJob| {
+        rows += own.len();
+        rows <= room && of_first[0] == of_first[1] && entries(mlp) == of_first && mlp.width() == width
+    };
+    jobs.iter().take_while(fits).count().max(1)
 }
 
 fn check(x: &Tensor, rows: &[u32], mlp: &Mlp, scratch: &MlpScratch, out: &Tensor) {
@@ -75,26 +86,29 @@ fn together<'a>(
     let out = Shared::new(host::f32_address(out));
     let [gathered, gate, up] =
         [&scratch.x, &scratch.gate, &scratch.up].map(|tensor| Shared::new(host::f32_address(tensor)));
-    // Where the rows of MLP i begin in scratch; and the token of a row there.
-    let start = |i: usize| (0..i).map(|i| of(i).1.len()).sum::<usize>();
-    let token = |row: usize| {
-        let mut before = 0;
-        let own = (0..count).map(|i| of(i).1).find(|rows| {
-            before += rows.len();
-            row < before
-        });
-        own.map_or(0, |rows| tokens[rows.end - (before - row)] as usize)
-    };
     let mut entered = lock(&cpu.entered);
-    let input = gather(cpu, x, first, gathered, &mut entered.input, start(count), &token);
-    let gated = input_at(cpu, &mlp.down, gate, &mut entered.hidden, width, input.rows);
+    let Entered { input, hidden: between, ends } = &mut *entered;
+    ends.clear();
+    ends.extend((0..count).scan(0, |end, i| {
+        *end += of(i).1.len();
+        Some(*end)
+    }));
+    let ends = &*ends;
+    // The rows of MLP i in scratch; and the token of a row there.
+    let rows_of = |i: usize| ends[i] - of(i).1.len()..ends[i];
+    let token = |row: usize| {
+        let i = ends.partition_point(|end| *end <= row);
+        tokens[of(i).1.end - (ends[i] - row)] as usize
+    };
+    let input = gather(cpu, x, first, gathered, input, ends.last().copied().unwrap_or(0), &token);
+    let gated = input_at(cpu, &mlp.down, gate, between, width, input.rows);
     (0..count).for_each(|i| [of(i).0.first().0, &of(i).0.up].iter().for_each(|w| reserve_widened(cpu, w)));
     share(
         cpu,
         count,
         |i| (&of(i).0.up, of(i).1.len()),
         |i, columns, worker| {
-            let (mlp, rows) = (of(i).0, start(i)..start(i) + of(i).1.len());
+            let (mlp, rows) = (of(i).0, rows_of(i));
             // SAFETY: these rows of the input are what gate and up are multiplied with; these columns are this task's alone.
             unsafe {
                 halves(cpu, worker, mlp, columns, part(input, &rows), [gate, up].map(|of| of.rows(rows.start, width)))
@@ -109,7 +123,7 @@ fn together<'a>(
     multiply(cpu, count, |i| {
         let (mlp, rows) = of(i);
         let bias = mlp.biases.as_ref().map(|[.., down]| down);
-        let input = part(gated, &(start(i)..start(i) + rows.len()));
+        let input = part(gated, &rows_of(i));
         Product { w: &mlp.down, input, out: out.rows(rows.start, hidden), bias }
     });
 }

@@ -25,6 +25,9 @@ pub struct Stored {
     tail: usize,
 }
 
+/// As most of MLX's checkpoints have it.
+pub const USUAL: Stored = Stored { bits: 4, group: 64, scales: Format::Bf16, tail: 0 };
+
 pub fn stored() -> impl Strategy<Value = Stored> {
     let (bits, groups) = (select(vec![2, 3, 4, 5, 6, 8]), select(vec![32, 64, 128]));
     (bits, groups, formats(), tails()).prop_map(|(bits, group, scales, tail)| Stored { bits, group, scales, tail })
@@ -236,7 +239,7 @@ fn the_largest_products_do_not_overflow() {
 /// Numbers that are not finite are not lost when activations are rounded.
 #[test]
 fn nan_and_infinity_reach_the_outputs() {
-    let w = Stored { bits: 4, group: 64, scales: Format::Bf16, tail: 0 }.matrix(&mut Random(1), 3, 128);
+    let w = USUAL.matrix(&mut Random(1), 3, 128);
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut x = vec![1.0; 128];
         x[70] = bad;

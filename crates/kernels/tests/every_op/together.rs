@@ -6,7 +6,7 @@ use proptest::sample::select;
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{Activation, Matrix, Mlp, MlpJob, MlpScratch, Ops, Tensor};
 
-use crate::affine::{Stored, stored};
+use crate::affine::{Stored, USUAL, stored};
 use crate::machine::*;
 use crate::near::biases;
 use crate::{cases, formats};
@@ -78,5 +78,33 @@ proptest! {
             }
             prop_assert_eq!(to_bytes(&parts), to_bytes(&alone), "{}", ops.describe());
         }
+    }
+}
+
+/// Experts of a prompt: more rows than are computed together, so that the first ones are, one is on its own, and the last ones are.
+#[test]
+fn mlps_of_a_prompt() {
+    let (tokens, hidden, width, counts) = (400, 64, 64, [130, 20, 300, 1, 400, 7, 90]);
+    let mut random = Random(5);
+    let x = random.tensor([tokens, hidden]);
+    let mut end = 0;
+    let jobs: Vec<MlpJob> = counts
+        .iter()
+        .map(|&count| {
+            let [gate, up, down] = [(); 3].map(|()| USUAL.matrix(&mut random, width, hidden));
+            let mlp = Mlp { gate: Some(gate), up, down, biases: None, activation: Activation::SwiGlu };
+            end += count;
+            MlpJob { mlp, rows: end - count..end }
+        })
+        .collect();
+    let of_rows: Vec<u32> = (0..end).map(|_| random.below(tokens) as u32).collect();
+    let scratch = scratch(600, hidden, width);
+    for ops in every() {
+        let [parts, alone] = [(); 2].map(|()| empty([end, hidden]));
+        ops.mlps(&x, &of_rows, &jobs, &scratch, &parts);
+        for MlpJob { mlp, rows } in &jobs {
+            ops.mlp(&x, &of_rows[rows.clone()], mlp, &scratch, &alone.rows(rows.clone()));
+        }
+        assert_eq!(to_bytes(&parts), to_bytes(&alone), "{}", ops.describe());
     }
 }

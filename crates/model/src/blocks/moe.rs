@@ -22,8 +22,9 @@ use crate::{Batch, Run, Workspace};
 /// Rows of expert output that a wave makes at most, where a batch has fewer tokens than that.
 const WAVE_ROWS: usize = 1024;
 
-/// Rows from which on no further expert joins those that are computed together.
-const TOGETHER_ROWS: usize = 512;
+/// Rows from which on no further expert joins those that are computed together: with the last one's not more than a backend takes at
+/// once, as a rule, and no longer than the reads take that fly meanwhile.
+const TOGETHER_ROWS: usize = 256;
 
 /// The config's key for the number of experts chosen for each token, as families spell it.
 pub const TOP_K: &[&str] = &["num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_k"];

@@ -143,11 +143,14 @@ pub(super) unsafe fn load<L: Lanes, const C: usize>(earlier: *const f32, at: Pla
     }
 }
 
-/// Keeps them for the next panel, or stores the outputs if it was the last.
+/// Keeps them for the next panel, or stores the outputs if it was the last; of a panel that repeats another nothing.
 #[inline(always)]
 pub(super) unsafe fn store<L: Lanes, const C: usize>(d: &Dots, earlier: *mut f32, at: Place, c: usize, sums: [L; C]) {
     // SAFETY: as for `load`, and they are inside `d`.
     unsafe {
+        if at.rows == 0 {
+            return;
+        }
         for j in 0..C {
             if at.k + at.len < d.k {
                 sums[j].store_f32(earlier.add((c + j) * L::N).cast());
@@ -318,7 +321,7 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize, const P: usize, const PRECIS
         let columns = columns_max.min(d.dots.columns - first);
         let d = &AffineDots { dots: Dots { x, columns, out, ..d.dots }, ..*d };
         // SAFETY: these columns are inside the caller's.
-        unsafe { all_rows::<B, C, P, PRECISE>(d, panels) };
+        unsafe { all_rows::<B, C, P, PRECISE>(d, panels, tiled) };
     }
     if tiled {
         // SAFETY: as above.
@@ -330,6 +333,7 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize, const P: usize, const PRECIS
 unsafe fn all_rows<B: Bytes, const C: usize, const P: usize, const PRECISE: bool>(
     d: &AffineDots,
     panels: &mut [Panel; P],
+    tiled: bool,
 ) {
     let lanes = <B::I as Ints>::F::N;
     let (rows_at_once, k_at_once) = (P * lanes, K_MAX / P);
@@ -345,9 +349,9 @@ unsafe fn all_rows<B: Bytes, const C: usize, const P: usize, const PRECISE: bool
                 let bytes = rows_at_once * at.len * d.bits / 8;
                 let next =
                     d.dots.w.wrapping_add((row + rows_at_once) * d.dots.w_stride + rows_at_once * k * d.bits / 8);
-                let mut ahead = Ahead::new(next, bytes, d.dots.columns.div_ceil(C));
+                let mut ahead = Ahead::new(next, bytes, d.dots.columns.div_ceil(if tiled { many::ROWS } else { C }));
                 let mut c = 0;
-                while !PRECISE && many::serves::<B>(d.dots.columns - c, d.group) {
+                while tiled && c + many::ROWS <= d.dots.columns {
                     ahead.ask::<B::I>();
                     many_of::<B, P>(d, panels, at, c);
                     c += many::ROWS;
@@ -576,10 +580,10 @@ unsafe fn some<L: Lanes, E: Element>(d: &AffineDots, from: *const u8, index: usi
     }
 }
 
-/// The products of one instruction set with activations of int8: `rounded` and `unpacked` of [`QuantisedKernels`](super::QuantisedKernels).
+/// The products of one instruction set with activations of int8: `rounded`, `unpacked` and `rows` of [`QuantisedKernels`](super::QuantisedKernels).
 macro_rules! rounded_kernels_of {
     ($bytes:ty, $rounded:literal by $panels:literal $(, $features:literal)?) => {{
-        use $crate::cpu::isa::{AffineDots, UnpackedDots, affine, panel, strips, unpacked};
+        use $crate::cpu::isa::{AffineDots, UnpackedDots, affine, panel, strips, tile, unpacked};
 
         $(#[target_feature(enable = $features)])?
         unsafe fn rounded(d: &AffineDots) {
@@ -601,7 +605,8 @@ macro_rules! rounded_kernels_of {
             // SAFETY: as above.
             unsafe { strips::fill::<<$bytes as affine::Bytes>::I>(d, at, base, panel) }
         }
-        (rounded as unsafe fn(&AffineDots), unpacked as unsafe fn(&UnpackedDots))
+        let rows = $panels * <<<$bytes as affine::Bytes>::I as affine::Ints>::F as tile::Lanes>::N;
+        (rounded as unsafe fn(&AffineDots), unpacked as unsafe fn(&UnpackedDots), rows)
     }};
 }
 pub(super) use rounded_kernels_of;
@@ -614,7 +619,7 @@ macro_rules! quantised_kernels_of {
         use $crate::cpu::isa::{AffineDots, Dots, QuantisedKernels, affine, group};
         use $crate::quant::coded;
 
-        let (rounded, unpacked) = rounded_kernels_of!($bytes, $rounded by $panels $(, $features)?);
+        let (rounded, unpacked, rows) = rounded_kernels_of!($bytes, $rounded by $panels $(, $features)?);
         $(#[target_feature(enable = $features)])?
         unsafe fn precise(d: &AffineDots) {
             // SAFETY: as above.
@@ -639,7 +644,7 @@ macro_rules! quantised_kernels_of {
             // SAFETY: as above.
             unsafe { group::sum(x, bits, group, to) }
         }
-        QuantisedKernels { rounded, precise, unpacked, e4m3, widen_e4m3, round, sum }
+        QuantisedKernels { rounded, precise, unpacked, e4m3, widen_e4m3, round, sum, rows }
     }};
 }
 pub(super) use quantised_kernels_of;

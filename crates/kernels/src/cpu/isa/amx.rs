@@ -9,15 +9,15 @@ use std::sync::LazyLock;
 
 use super::many::{Config, Tiles};
 
-/// Whether the processor has tiles of bytes, and the system lets this process use them. Linux is asked for that once: threads
-/// that exist then and later ones may.
+/// Whether the system lets this process use tiles, on a processor that has them. Linux is asked for that once: threads that
+/// exist then and later ones may.
 pub(super) fn is_permitted() -> bool {
-    static PERMITTED: LazyLock<bool> = LazyLock::new(|| is_known() && ask());
+    static PERMITTED: LazyLock<bool> = LazyLock::new(ask);
     *PERMITTED
 }
 
 /// Whether the processor has AMX-TILE and AMX-INT8, and the system saves tiles' state.
-fn is_known() -> bool {
+pub(super) fn is_known() -> bool {
     const OSXSAVE: u32 = 1 << 27;
     const TILE_AND_INT8: u32 = 3 << 24;
     const TILE_STATE: u64 = 3 << 17;

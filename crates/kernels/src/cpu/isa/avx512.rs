@@ -466,9 +466,9 @@ pub(super) fn with_vbmi() -> Kernels {
 
 /// With VNNI.
 pub(super) fn with_vnni() -> Kernels {
-    let (rounded, unpacked) = rounded_kernels_of!(Vnni<NoTiles, false>, 6 by 2, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
+    let (rounded, unpacked, rows) = rounded_kernels_of!(Vnni<NoTiles, false>, 6 by 2, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c");
     let others = kernels();
-    Kernels { quantised: QuantisedKernels { rounded, unpacked, ..others.quantised }, ..others }
+    Kernels { quantised: QuantisedKernels { rounded, unpacked, rows, ..others.quantised }, ..others }
 }
 
 /// With VNNI and products of bf16 pairs.
@@ -487,9 +487,9 @@ fn bf16() -> Bf16Kernels {
 
 /// As with all of these, with tiles for many rows of rounded activations.
 pub(super) fn with_tiles() -> Kernels {
-    let (rounded, unpacked) = rounded_kernels_of!(Vnni<Amx, true>, 6 by 2, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
+    let (rounded, unpacked, rows) = rounded_kernels_of!(Vnni<Amx, true>, 6 by 2, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c");
     let others = with_bf16();
-    Kernels { quantised: QuantisedKernels { rounded, unpacked, ..others.quantised }, ..others }
+    Kernels { quantised: QuantisedKernels { rounded, unpacked, rows, ..others.quantised }, ..others }
 }
 
 /// Rounds `n` f32 to bf16, to nearest even.

@@ -142,10 +142,10 @@ unsafe fn blocks<M: Multiply, const BITS: usize>(w: *const u8, x: *const u8) -> 
 /// The kernels of this instruction set: as VEX encodes it where the processor knows that, or as AVX-512 does.
 pub(super) fn kernels() -> Kernels {
     let others = avx2::kernels();
-    let (rounded, unpacked) = if std::arch::is_x86_feature_detected!("avxvnni") {
+    let (rounded, unpacked, rows) = if std::arch::is_x86_feature_detected!("avxvnni") {
         rounded_kernels_of!(Vnni<Vex>, 4 by 1, "avx2,fma,f16c,avxvnni")
     } else {
         rounded_kernels_of!(Vnni<Evex>, 4 by 1, "avx2,fma,f16c,avx512f,avx512vl,avx512vnni")
     };
-    Kernels { quantised: QuantisedKernels { rounded, unpacked, ..others.quantised }, ..others }
+    Kernels { quantised: QuantisedKernels { rounded, unpacked, rows, ..others.quantised }, ..others }
 }

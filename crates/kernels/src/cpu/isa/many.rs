@@ -382,14 +382,14 @@ mod tests {
     }
 
     /// Of every row with tiles, of rows behind the last sixteen, of weights in several panels, the last of them short, and of
-    /// so many activations that they pass in parts.
-    const SHAPES: [[usize; 3]; 4] = [[11, ROWS_MIN, 256], [8, 83, 1280], [21, 65, 2304], [3, 305, 1024]];
+    /// so many activations that they pass in parts, and of a number of blocks that is odd.
+    const SHAPES: [[usize; 3]; 5] = [[11, ROWS_MIN, 256], [8, 83, 1280], [21, 81, 2304], [3, 305, 1024], [5, 80, 1312]];
 
     #[test]
     fn tiles_give_the_same_bits_of_affine_weights() {
         for bits in [2, 3, 4, 5, 6, 8] {
             for group in [32, 64, 128] {
-                for shape in SHAPES {
+                for shape in SHAPES.into_iter().filter(|[.., k]| k.is_multiple_of(group)) {
                     let [rows, _, k] = shape;
                     let scales: Vec<f32> = (0..rows * k / group).map(|i| ((i * 7 % 23) as f32 - 11.0) / 64.0).collect();
                     let biases: Vec<f32> = scales.iter().rev().map(|scale| scale * 3.0 + 0.1).collect();
@@ -415,7 +415,8 @@ mod tests {
     #[test]
     fn tiles_give_the_same_bits_of_blocks() {
         for blocks in [GgmlType::Q4_0, GgmlType::Q8_0, GgmlType::Q4K, GgmlType::Q5K] {
-            for shape in SHAPES {
+            let fits = |[.., k]: &[usize; 3]| k.is_multiple_of(blocks.block_weights());
+            for shape in SHAPES.into_iter().filter(fits) {
                 let (group, w_stride) = (blocks.group(), Format::Ggml(blocks).row_bytes(shape[2]));
                 let of = |dots| UnpackedDots { dots, weights: Packed::Ggml(blocks) };
                 // SAFETY: plain Rust, and the addresses hold what is said of them.

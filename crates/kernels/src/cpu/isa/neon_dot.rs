@@ -259,14 +259,14 @@ unsafe fn four<const BITS: usize>(w: *const u8, x: *const u8) -> uint32x4_t {
 
 /// With `sdot`.
 pub(super) fn with_dotprod() -> Kernels {
-    let (rounded, unpacked) = rounded_kernels_of!(Dot<DotProd>, 6 by 1, "neon,dotprod");
+    let (rounded, unpacked, rows) = rounded_kernels_of!(Dot<DotProd>, 6 by 1, "neon,dotprod");
     let others = neon::kernels();
-    Kernels { quantised: QuantisedKernels { rounded, unpacked, ..others.quantised }, ..others }
+    Kernels { quantised: QuantisedKernels { rounded, unpacked, rows, ..others.quantised }, ..others }
 }
 
 /// With `smmla` too.
 pub(super) fn with_i8mm() -> Kernels {
-    let (rounded, unpacked) = rounded_kernels_of!(Dot<I8mm>, 8 by 1, "neon,dotprod,i8mm");
+    let (rounded, unpacked, rows) = rounded_kernels_of!(Dot<I8mm>, 8 by 1, "neon,dotprod,i8mm");
     let others = neon::kernels();
-    Kernels { quantised: QuantisedKernels { rounded, unpacked, ..others.quantised }, ..others }
+    Kernels { quantised: QuantisedKernels { rounded, unpacked, rows, ..others.quantised }, ..others }
 }

@@ -18,8 +18,8 @@ pub(in crate::cpu) const BLOCK: usize = 32;
 /// Most lanes of a vector.
 pub(super) const LANES_MAX: usize = 16;
 
-/// Weights of each row that are unpacked at once, a multiple of every group: 16 rows of them stay in the first-level
-/// cache.
+/// Weights of each row that a panel holds at most, a multiple of every group; of several panels a part of it each. They stay in
+/// the first-level cache.
 pub(super) const K_MAX: usize = 1024;
 
 /// Groups among them.
@@ -86,7 +86,7 @@ pub(super) struct Panel {
 }
 
 /// The sums of each column and a panel's rows, `[columns, N]`, until the last part of the rows' weights: the columns' outputs are a power
-/// of two apart as a rule, where twelve of them drive each other out of a cache. Written before they are read.
+/// of two apart as a rule, where as many as a tile has drive each other out of a cache. Written before they are read.
 #[repr(align(64))]
 pub(super) struct Sums(MaybeUninit<[f32; Sums::COLUMNS * LANES_MAX]>);
 

@@ -20,8 +20,8 @@ use super::{Dots, Packed, UnpackedDots, strips};
 use crate::quant::coded::Rows;
 use crate::quant::ggml::{Block, SCALES_MAX, of_type};
 
-/// Weights of each row that are unpacked at once, a multiple of every block and strip: with their transposed copy, 16 rows stay
-/// in the first-level cache.
+/// Weights of each row that are unpacked at once, a multiple of every block and strip: with their transposed copy, the rows of a
+/// panel stay in the first-level cache.
 pub(super) const K_MAX: usize = 512;
 
 /// Groups of a row in a panel: those of a lone activation row's are the most.
@@ -261,12 +261,14 @@ unsafe fn columns<B: Bytes, const C: usize, const P: usize, const BITS: usize, c
     let tiled = many::serves::<B>(d.dots.columns, 4 * WORDS);
     let at_once = if tiled { many::ROWS } else { C };
     let columns_max = columns_at_once(&d.dots, at_once);
+    if d.dots.columns == 1 && B::knows_rows(8) {
+        let mut room = MaybeUninit::uninit();
+        let [panel] = Panel::zeroed(&mut room);
+        // SAFETY: the caller's promise.
+        return unsafe { lone::<B, BITS, WORDS>(d, fill, panel) };
+    }
     let mut room = MaybeUninit::uninit();
     let panels = Panel::zeroed(&mut room);
-    if d.dots.columns == 1 && B::knows_rows(8) {
-        // SAFETY: the caller's promise.
-        return unsafe { lone::<B, BITS, WORDS>(d, fill, &mut panels[0]) };
-    }
     if tiled {
         // SAFETY: the machine has tiles.
         unsafe { many::begin::<B>() };
@@ -277,7 +279,7 @@ unsafe fn columns<B: Bytes, const C: usize, const P: usize, const BITS: usize, c
         let columns = columns_max.min(d.dots.columns - first);
         let d = &UnpackedDots { dots: Dots { x, columns, out, ..d.dots }, ..*d };
         // SAFETY: these columns are inside the caller's.
-        unsafe { all_rows::<B, C, P, BITS, WORDS>(d, fill, panels) };
+        unsafe { all_rows::<B, C, P, BITS, WORDS>(d, fill, panels, tiled) };
     }
     if tiled {
         // SAFETY: as above.
@@ -290,6 +292,7 @@ unsafe fn all_rows<B: Bytes, const C: usize, const P: usize, const BITS: usize, 
     g: &UnpackedDots,
     fill: &Fill,
     panels: &mut [Panel; P],
+    tiled: bool,
 ) {
     let (d, lanes) = (&g.dots, <B::I as Ints>::F::N);
     let (first, row_bytes) = g.weights.rows_at(d);
@@ -304,9 +307,10 @@ unsafe fn all_rows<B: Bytes, const C: usize, const P: usize, const BITS: usize, 
                 }
                 // What this part of the next panels would be, were their rows one piece.
                 let next = first.wrapping_add((row + rows_at_once) * row_bytes + rows_at_once * row_bytes * k / d.k);
-                let mut ahead = Ahead::new(next, rows_at_once * row_bytes * at.len / d.k, d.columns.div_ceil(C));
+                let tiles = d.columns.div_ceil(if tiled { many::ROWS } else { C });
+                let mut ahead = Ahead::new(next, rows_at_once * row_bytes * at.len / d.k, tiles);
                 let mut c = 0;
-                while many::serves::<B>(d.columns - c, 4 * WORDS) {
+                while tiled && c + many::ROWS <= d.columns {
                     ahead.ask::<B::I>();
                     many::tile::<B, 1, P>(d, panels.each_mut().map(Panel::unpacked), at, c);
                     c += many::ROWS;
