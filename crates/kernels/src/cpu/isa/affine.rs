@@ -143,18 +143,15 @@ pub(super) unsafe fn load<L: Lanes, const C: usize>(earlier: *const f32, at: Pla
     }
 }
 
-/// Keeps them for the next panel, or stores the outputs if it was the last; of a panel that repeats another nothing.
+/// Keeps them for the next panel, or stores the outputs if it was the last. A panel that repeats another has none.
 #[inline(always)]
 pub(super) unsafe fn store<L: Lanes, const C: usize>(d: &Dots, earlier: *mut f32, at: Place, c: usize, sums: [L; C]) {
     // SAFETY: as for `load`, and they are inside `d`.
     unsafe {
-        if at.rows == 0 {
-            return;
-        }
         for j in 0..C {
             if at.k + at.len < d.k {
                 sums[j].store_f32(earlier.add((c + j) * L::N).cast());
-            } else {
+            } else if at.rows > 0 {
                 store_outputs(d, at, c + j, sums[j]);
             }
         }
