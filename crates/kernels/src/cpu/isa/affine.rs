@@ -18,7 +18,7 @@ use super::lone::{self, Arranged, PARTS_MAX, Terms};
 use super::many::{self, Tiles};
 use super::panel::{Ahead, BLOCK, K_MAX, LANES_MAX, Panel, Place, Sums};
 use super::tile::{Bf16, Element, F16, F32, Lanes, padded};
-use super::{AffineDots, Dots, LINE_BYTES, UnpackedDots};
+use super::{AffineDots, Dots, UnpackedDots};
 use crate::Format;
 use crate::quant::coded::Rows;
 
@@ -49,6 +49,12 @@ pub(super) trait Ints: Copy {
     unsafe fn look_up(self, table: &[u8; 16]) -> Self;
     /// The even lanes of both vectors, and the odd ones.
     unsafe fn unzip(self, other: Self) -> (Self, Self);
+    /// How many bytes of a lone row's weights are asked for before they are multiplied; 0 where the processor foresees as much
+    /// as its memory gives.
+    #[inline(always)]
+    fn ahead() -> usize {
+        0
+    }
     /// Asks for the cache line at an address, which need not exist.
     unsafe fn prefetch(at: *const u8);
     /// The first `words` little-endian words at each of the first `N` addresses: vector i holds the i-th of each.
@@ -67,9 +73,6 @@ pub(super) trait Bytes {
     /// Whether weights of eight bits are multiplied as q - 128, because the sums of the instruction's products hold no
     /// larger ones. Their biases are then of that.
     const SIGNED: bool;
-    /// How many bytes of a lone row's weights are asked for before they are multiplied; 0 where the processor foresees as much
-    /// as its memory gives.
-    const AHEAD: usize = 0;
     /// Whether [`Bytes::row`] knows weights of so many bits; where it does those of eight, [`Bytes::bytes`] and
     /// [`Bytes::halves`] are known too.
     fn knows_rows(_bits: usize) -> bool {
@@ -447,6 +450,7 @@ unsafe fn lone_in<B: Bytes, const BITS: usize>(d: &AffineDots) {
 #[inline(always)]
 unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize>(d: &AffineDots) {
     let (lanes, w) = (<B::I as Ints>::F::N, &d.dots);
+    let bytes_ahead = B::I::ahead();
     let end = w.w.wrapping_add(w.rows * w.w_stride);
     let mut terms = Terms::<PARTS_MAX>::new();
     for k in (0..w.k).step_by(lone::K_MAX) {
@@ -467,13 +471,13 @@ unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize>(d: &AffineDots) {
                     for first in (0..whole).step_by(unit) {
                         let group = first / PER;
                         let [scale, bias] = whole_scales_and_biases(d, index + group);
-                        let part = lone_part::<B, BITS, PER, true>(at, end, &x, first, blocks);
+                        let part = lone_part::<B, BITS, PER, true>(at, end, &x, first, blocks, bytes_ahead);
                         terms.set(lane, group, lone_term::<B, BITS>(part, scale, bias, x.sums(group)));
                     }
                     if whole < blocks {
                         let group = whole / PER;
                         let [scale, bias] = scales_and_biases(d, index + group);
-                        let part = lone_part::<B, BITS, PER, false>(at, end, &x, whole, blocks);
+                        let part = lone_part::<B, BITS, PER, false>(at, end, &x, whole, blocks, bytes_ahead);
                         terms.set(lane, group, lone_term::<B, BITS>(part, scale, bias, x.sums(group)));
                     }
                 }
@@ -508,17 +512,15 @@ unsafe fn lone_part<B: Bytes, const BITS: usize, const PER: usize, const WHOLE: 
     x: &Arranged,
     first: usize,
     blocks: usize,
+    ahead: usize,
 ) -> <B::I as Ints>::F {
     let lanes = <B::I as Ints>::F::N;
     // SAFETY: the caller's promise; the blocks are inside the row.
     unsafe {
         let mut dots = [B::I::splat(0); 4];
         for i in 0..PER {
-            if B::AHEAD > 0 {
-                let bytes = lanes * BLOCK * BITS / 8;
-                let ahead = w.wrapping_add(first * BLOCK * BITS / 8 + i * bytes + B::AHEAD);
-                (0..bytes).step_by(LINE_BYTES).for_each(|byte| B::I::prefetch(ahead.wrapping_add(byte)));
-            }
+            let bytes = lanes * BLOCK * BITS / 8;
+            lone::ask_ahead::<B::I>(w.wrapping_add(first * BLOCK * BITS / 8 + i * bytes), bytes, ahead);
             if WHOLE {
                 let at = first + i * lanes;
                 dots[i] = B::row::<BITS, false>(w.add(at * BLOCK * BITS / 8), x.blocks(at));

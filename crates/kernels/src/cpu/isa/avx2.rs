@@ -5,6 +5,7 @@
 
 use std::arch::x86_64::*;
 use std::hint::black_box;
+use std::sync::LazyLock;
 
 use super::affine::{Bytes, Ints};
 use super::many::NoTiles;
@@ -98,6 +99,15 @@ impl Lanes for Avx2 {
 /// Sixteen integers in two vectors.
 #[derive(Clone, Copy)]
 pub(super) struct Words(pub(super) __m256i, pub(super) __m256i);
+
+/// [`Ints::ahead`] where Intel made the processor; it depends on the processor, not on the width of its vectors.
+pub(super) fn ahead_on_intel() -> Option<usize> {
+    static IS_INTEL: LazyLock<bool> = LazyLock::new(|| {
+        let maker = __cpuid(0);
+        [maker.ebx, maker.edx, maker.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
+    });
+    IS_INTEL.then_some(4096)
+}
 
 impl Ints for Words {
     type F = Avx2;
@@ -196,6 +206,10 @@ impl Ints for Words {
         }
     }
     #[inline(always)]
+    fn ahead() -> usize {
+        ahead_on_intel().unwrap_or(1024)
+    }
+    #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         // SAFETY: a hint, which never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
@@ -269,7 +283,6 @@ impl Bytes for InPairs {
     type I = Words;
     type Tiles = NoTiles;
     const SIGNED: bool = true;
-    const AHEAD: usize = 1024;
     #[inline(always)]
     fn knows_rows(_bits: usize) -> bool {
         true

@@ -166,6 +166,11 @@ impl Ints for __m512i {
         }
     }
     #[inline(always)]
+    fn ahead() -> usize {
+        // Zen 4 foresees so much that it reads a third less when it is asked.
+        avx2::ahead_on_intel().unwrap_or(0)
+    }
+    #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
         // SAFETY: a hint, which never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }

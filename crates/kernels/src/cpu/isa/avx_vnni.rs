@@ -20,7 +20,6 @@ impl<M: Multiply> Bytes for Vnni<M> {
     type I = Words;
     type Tiles = NoTiles;
     const SIGNED: bool = M::SIGNED;
-    const AHEAD: usize = InPairs::AHEAD;
     #[inline(always)]
     fn knows_rows(_bits: usize) -> bool {
         true

@@ -11,10 +11,10 @@
 
 use std::mem::MaybeUninit;
 
-use super::Dots;
 use super::affine::{Bytes, Ints, load_outputs, store_outputs};
 use super::panel::{BLOCK, LANES_MAX, Place, rows_at};
 use super::tile::Lanes;
+use super::{Dots, LINE_BYTES};
 
 /// Weights of each row between two transpositions: the terms and the activations stay in the first-level cache.
 pub(super) const K_MAX: usize = 4096;
@@ -88,6 +88,20 @@ impl Arranged {
     pub(super) unsafe fn sums<L: Lanes>(&self, group: usize) -> L {
         // SAFETY: as above.
         unsafe { L::load_f32(self.sums[group..group + L::N].as_ptr().cast()) }
+    }
+}
+
+/// Asks for as many bytes as those at `w`, so far behind them: see [`Ints::ahead`].
+///
+/// # Safety
+/// The machine has the instructions.
+#[inline(always)]
+pub(super) unsafe fn ask_ahead<I: Ints>(w: *const u8, bytes: usize, ahead: usize) {
+    if ahead > 0 {
+        for byte in (0..bytes).step_by(LINE_BYTES) {
+            // SAFETY: the caller's promise.
+            unsafe { I::prefetch(w.wrapping_add(ahead + byte)) };
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use super::Dots;
 use super::affine::Ints;
-use super::lone::Terms;
+use super::lone::{Terms, ask_ahead};
 use super::panel::{BLOCK, Place};
 use super::tile::Lanes;
 use super::unpacked::term;
@@ -31,6 +31,10 @@ pub(super) trait Source {
     type I: Ints;
     /// Weights that share a scale: 16 or 32.
     const GROUP: usize;
+    /// Bytes from a unit to the one behind it.
+    const BYTES: usize;
+    /// Where the unit from weight `k` on begins.
+    fn at(&self, row: usize, k: usize) -> *const u8;
     /// Puts the activations of a unit into the order in which `dots` takes them.
     unsafe fn arrange(_x: *mut u8) {}
     /// Says that units of weights `k..k + len` of a row come next.
@@ -49,7 +53,7 @@ pub(super) trait Source {
 #[inline(always)]
 pub(super) unsafe fn rows<S: Source>(d: &Dots, mut source: S) {
     let (unit, mut terms, mut k) = (GROUPS * S::GROUP, Terms::<TERMS>::new(), 0);
-    let mut x = Activations::new();
+    let (mut x, ahead) = (Activations::new(), S::I::ahead());
     while k < d.k {
         let len = part(d.k - k, unit);
         // SAFETY: the caller's promise; the part is a unit at least.
@@ -61,6 +65,7 @@ pub(super) unsafe fn rows<S: Source>(d: &Dots, mut source: S) {
                     source.begin(row + lane, k, len);
                     for i in 0..len.div_ceil(unit) {
                         let first = (i * unit).min(len - unit);
+                        ask_ahead::<S::I>(source.at(row + lane, k + first), S::BYTES, ahead);
                         let dots = source.dots(row + lane, k + first, x.q.as_ptr().cast::<u8>().add(i * unit)).to_f32();
                         let [scale, bias] = source.scales(row + lane, k + first);
                         let g = first / S::GROUP;

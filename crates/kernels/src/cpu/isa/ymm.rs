@@ -13,11 +13,11 @@ mod transposed;
 
 use std::arch::x86_64::*;
 
-use super::affine::{self, Ints};
-use super::avx2::{Avx2, InPairs, Words};
+use super::affine::Ints;
+use super::avx2::{Avx2, Words};
 use super::tile::Lanes;
 use super::unit_rows::{self, Source};
-use super::{Dots, LINE_BYTES, Packed, UnpackedDots};
+use super::{Dots, Packed, UnpackedDots};
 use crate::quant::ggml::of_type;
 
 /// How bytes are multiplied.
@@ -173,16 +173,6 @@ unsafe fn rows<M: Multiply, S: Source<I = Words>>(d: &Dots, source: S) {
     }
     // SAFETY: as above.
     unsafe { M::run(All(d, source)) }
-}
-
-/// Asks for what comes behind a unit of so many bytes: see [`affine::Bytes::AHEAD`]. Measured with AVX2 alone.
-#[inline(always)]
-unsafe fn ask_ahead(unit: *const u8, bytes: usize) {
-    let ahead = unit.wrapping_add(<InPairs as affine::Bytes>::AHEAD);
-    for byte in (0..bytes).step_by(LINE_BYTES) {
-        // SAFETY: AVX2.
-        unsafe { Words::prefetch(ahead.wrapping_add(byte)) };
-    }
 }
 
 #[inline(always)]

@@ -55,16 +55,16 @@ impl<T: Block> Blocks<T> {
     pub(super) fn new(d: &Dots) -> Self {
         Blocks { w: d.w, stride: d.w_stride, of: PhantomData }
     }
-
-    #[inline(always)]
-    fn at(&self, row: usize, k: usize) -> *const u8 {
-        self.w.wrapping_add(row * self.stride + k / T::WEIGHTS * T::BYTES)
-    }
 }
 
 impl<T: Unit> Source for Blocks<T> {
     type I = __m512i;
     const GROUP: usize = T::GROUP;
+    const BYTES: usize = GROUPS * T::GROUP / T::WEIGHTS * T::BYTES;
+    #[inline(always)]
+    fn at(&self, row: usize, k: usize) -> *const u8 {
+        self.w.wrapping_add(row * self.stride + k / T::WEIGHTS * T::BYTES)
+    }
     #[inline(always)]
     unsafe fn arrange(x: *mut u8) {
         // SAFETY: the caller's promise, here and below.

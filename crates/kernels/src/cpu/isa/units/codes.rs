@@ -168,6 +168,12 @@ impl<'a, K: Kind> Codes<'a, K> {
 impl<K: Kind> Source for Codes<'_, K> {
     type I = __m512i;
     const GROUP: usize = K::GROUP;
+    const BYTES: usize = GROUPS * K::GROUP * K::BITS / 8;
+    #[inline(always)]
+    fn at(&self, row: usize, k: usize) -> *const u8 {
+        let index = (self.rows.first + self.rows.step * row) * self.rows.shape[1] + k;
+        self.rows.data.as_ptr().wrapping_add(index * K::BITS / 8)
+    }
     #[inline(always)]
     unsafe fn arrange(x: *mut u8) {
         // SAFETY: the caller's promise, here and below.
@@ -183,9 +189,8 @@ impl<K: Kind> Source for Codes<'_, K> {
     }
     #[inline(always)]
     unsafe fn dots(&self, row: usize, k: usize, x: *const u8) -> __m512i {
-        let at = ((self.rows.first + self.rows.step * row) * self.rows.shape[1] + k) * K::BITS / 8;
         // SAFETY: as above.
-        unsafe { K::dots(self.rows.data.as_ptr().add(at), x) }
+        unsafe { K::dots(self.at(row, k), x) }
     }
     #[inline(always)]
     unsafe fn scales(&self, _row: usize, k: usize) -> [Avx512; 2] {

@@ -14,7 +14,7 @@ use super::{Source, dot, f16, fields, load, neighbours, odd, rows, starts, two_f
 use crate::cpu::isa::Dots;
 use crate::cpu::isa::avx512::Avx512;
 use crate::cpu::isa::panel::BLOCK;
-use crate::cpu::isa::unit_rows::GROUPS_MAX;
+use crate::cpu::isa::unit_rows::{GROUPS, GROUPS_MAX};
 use crate::quant::ggml::codebooks::IQ1;
 use crate::quant::ggml::types::{Iq1M, Iq1S};
 
@@ -64,16 +64,16 @@ impl<T: Entries> LookedUp<T> {
     fn new(d: &Dots) -> Self {
         LookedUp { w: d.w, stride: d.w_stride, k: 0, entries: Kept(MaybeUninit::uninit()), of: PhantomData }
     }
-
-    #[inline(always)]
-    fn at(&self, row: usize, k: usize) -> *const u8 {
-        self.w.wrapping_add(row * self.stride + k / T::WEIGHTS * T::BYTES)
-    }
 }
 
 impl<T: Entries> Source for LookedUp<T> {
     type I = __m512i;
     const GROUP: usize = T::GROUP;
+    const BYTES: usize = GROUPS * T::GROUP / T::WEIGHTS * T::BYTES;
+    #[inline(always)]
+    fn at(&self, row: usize, k: usize) -> *const u8 {
+        self.w.wrapping_add(row * self.stride + k / T::WEIGHTS * T::BYTES)
+    }
     #[inline(always)]
     unsafe fn arrange(x: *mut u8) {
         // SAFETY: the caller's promise, here and below.

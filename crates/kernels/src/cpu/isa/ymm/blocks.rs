@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::{Multiply, ask_ahead, halves, load, look_up, low_bits, of_signed, only, products, two, upper, wholes};
+use super::{Multiply, halves, load, look_up, low_bits, of_signed, only, products, two, upper, wholes};
 use crate::cpu::isa::Dots;
 use crate::cpu::isa::affine::Ints;
 use crate::cpu::isa::avx2::{Avx2, Words, nibble_planes};
@@ -46,16 +46,16 @@ impl<T: Block, M> Blocks<T, M> {
     pub(super) fn new(d: &Dots) -> Self {
         Blocks { w: d.w, stride: d.w_stride, of: PhantomData }
     }
-
-    #[inline(always)]
-    fn at(&self, row: usize, k: usize) -> *const u8 {
-        self.w.wrapping_add(row * self.stride + k / T::WEIGHTS * T::BYTES)
-    }
 }
 
 impl<T: Unit, M: Multiply> Source for Blocks<T, M> {
     type I = Words;
     const GROUP: usize = T::GROUP;
+    const BYTES: usize = GROUPS * T::GROUP / T::WEIGHTS * T::BYTES;
+    #[inline(always)]
+    fn at(&self, row: usize, k: usize) -> *const u8 {
+        self.w.wrapping_add(row * self.stride + k / T::WEIGHTS * T::BYTES)
+    }
     #[inline(always)]
     unsafe fn arrange(x: *mut u8) {
         // SAFETY: the caller's promise, here and below.
@@ -64,11 +64,7 @@ impl<T: Unit, M: Multiply> Source for Blocks<T, M> {
     #[inline(always)]
     unsafe fn dots(&self, row: usize, k: usize, x: *const u8) -> Words {
         // SAFETY: as above.
-        unsafe {
-            let unit = self.at(row, k);
-            ask_ahead(unit, GROUPS * T::GROUP / T::WEIGHTS * T::BYTES);
-            T::dots::<M>(unit, x)
-        }
+        unsafe { T::dots::<M>(self.at(row, k), x) }
     }
     #[inline(always)]
     unsafe fn scales(&self, row: usize, k: usize) -> [Avx2; 2] {

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::blocks::{E2M1_TABLE, of_table};
-use super::{Multiply, ask_ahead, halves, load, neighbours, of_signed, of_unsigned, rows, transposed, wholes};
+use super::{Multiply, halves, load, neighbours, of_signed, of_unsigned, rows, transposed, wholes};
 use crate::cpu::isa::Dots;
 use crate::cpu::isa::avx2::{Avx2, Words, nibble_planes};
 use crate::cpu::isa::strips::codes::scales_and_biases;
@@ -190,6 +190,12 @@ impl<'a, K: Kind, M> Codes<'a, K, M> {
 impl<K: Kind, M: Multiply> Source for Codes<'_, K, M> {
     type I = Words;
     const GROUP: usize = K::GROUP;
+    const BYTES: usize = GROUPS * K::GROUP * K::BITS / 8;
+    #[inline(always)]
+    fn at(&self, row: usize, k: usize) -> *const u8 {
+        let index = (self.rows.first + self.rows.step * row) * self.rows.shape[1] + k;
+        self.rows.data.as_ptr().wrapping_add(index * K::BITS / 8)
+    }
     #[inline(always)]
     unsafe fn arrange(x: *mut u8) {
         // SAFETY: the caller's promise, here and below.
@@ -206,13 +212,8 @@ impl<K: Kind, M: Multiply> Source for Codes<'_, K, M> {
     }
     #[inline(always)]
     unsafe fn dots(&self, row: usize, k: usize, x: *const u8) -> Words {
-        let at = ((self.rows.first + self.rows.step * row) * self.rows.shape[1] + k) * K::BITS / 8;
         // SAFETY: as above.
-        unsafe {
-            let unit = self.rows.data.as_ptr().add(at);
-            ask_ahead(unit, GROUPS * K::GROUP * K::BITS / 8);
-            K::dots::<M>(unit, x)
-        }
+        unsafe { K::dots::<M>(self.at(row, k), x) }
     }
     #[inline(always)]
     unsafe fn scales(&self, _row: usize, k: usize) -> [Avx2; 2] {
