@@ -199,8 +199,9 @@ fn rows_together(cpu: &Cpu, entry: Entry, rows: usize, inputs: usize) -> usize {
 /// Calls `work(i, rows, worker)` until it has had all rows of the matrices `of(i)`, which are multiplied with so many
 /// inputs, in one region. It decides who computes an output, never how.
 ///
-/// With few inputs, reading the weights takes the time. What a task reads lies in one piece, and memory is read fastest in long ones:
-/// tasks are long at first, half of what is left for all threads together, and the last ones short.
+/// Tasks are long at first, half of what is left for all threads together, for what one reads lies in one piece, and memory is read
+/// fastest in long ones. The last ones are short, so that all threads end at about the same time, also where one of them is slower
+/// than the others.
 pub(super) fn share<'a>(
     cpu: &Cpu,
     count: usize,
@@ -218,10 +219,11 @@ pub(super) fn share<'a>(
     let units_of = |i: usize| of(i).0.rows().div_ceil(together);
     let units = (0..count).map(units_of).sum::<usize>();
     let threads = cpu.threads();
-    let few = inputs <= FEW_INPUTS;
-    let bytes = if few { FEW_ROWS_BYTES } else { MANY_ROWS_BYTES };
-    let least = (bytes / (together * row_bytes)).min(units.div_ceil(4 * threads)).max(1);
-    let cut = Cut { units, least, halving: if few { 2 * threads } else { usize::MAX }, threads };
+    let least = match inputs {
+        ..=FEW_INPUTS => (FEW_ROWS_BYTES / (together * row_bytes)).min(units.div_ceil(4 * threads)).max(1),
+        _ => 1,
+    };
+    let cut = Cut { units, least, threads };
     cpu.pool.run(cut.tasks(), &|task, worker| {
         let units = cut.range(task);
         let mut first = 0;
@@ -239,20 +241,19 @@ pub(super) fn share<'a>(
     });
 }
 
-/// Some units of work in tasks that get smaller: of what is left, as many tasks as there are threads take the `halving`-th part
-/// each, but `least` units at the least.
+/// Some units of work in tasks that get smaller: as many tasks as there are threads take half of what is left, but `least` units
+/// each at the least.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
     units: usize,
     least: usize,
-    halving: usize,
     threads: usize,
 }
 
 impl Cut {
     /// The size of the tasks that come next, when so many units are left.
     fn next(&self, left: usize) -> usize {
-        (left / self.halving).max(self.least)
+        (left / (2 * self.threads)).max(self.least)
     }
 
     fn tasks(&self) -> usize {
@@ -466,16 +467,14 @@ mod tests {
     #[test]
     fn tasks_are_all_of_the_work_in_order() {
         for (units, least, threads) in [(1, 1, 1), (7, 2, 3), (256, 2, 2), (9496, 2, 2), (9496, 3, 16), (5, 9, 2)] {
-            for halving in [2 * threads, usize::MAX] {
-                let cut = Cut { units, least, halving, threads };
-                let mut at = 0;
-                for task in 0..cut.tasks() {
-                    let range = cut.range(task);
-                    assert!(range.start == at && range.end > at, "{cut:?}, task {task}: {range:?}");
-                    at = range.end;
-                }
-                assert_eq!(at, units, "{cut:?}");
+            let cut = Cut { units, least, threads };
+            let mut at = 0;
+            for task in 0..cut.tasks() {
+                let range = cut.range(task);
+                assert!(range.start == at && range.end > at, "{cut:?}, task {task}: {range:?}");
+                at = range.end;
             }
+            assert_eq!(at, units, "{cut:?}");
         }
     }
 }
