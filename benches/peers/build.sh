@@ -17,6 +17,22 @@ if [ ! -x "$dir/venv/bin/cmake" ]; then
 fi
 PATH="$dir/venv/bin:$PATH"
 
+# Whether sources are in $1 already; they must be of version $2.
+has() {
+    [ -d "$1" ] || return 1
+    local found
+    found=$(cat "$1.version" 2>/dev/null || echo unknown)
+    [ "$found" = "$2" ] && return
+    echo "error: $1 is of version $found, not $2: build in another folder, or delete it and its build" >&2
+    exit 1
+}
+
+# Keeps sources that are whole.
+keep() {
+    mv "$1.part" "$1"
+    echo "$2" >"$1.version"
+}
+
 # llama-bench of the sources in $1, to $2/bin, with the instructions of this machine.
 build() {
     [ -x "$2/bin/llama-bench" ] && return
@@ -25,17 +41,23 @@ build() {
     cmake --build "$2" --target llama-bench
 }
 
-if [ ! -d "$dir/llama.cpp" ]; then
+if ! has "$dir/llama.cpp" "$llama_cpp_python"; then
+    rm -rf "$dir/sdist" "$dir/llama.cpp.part"
     "$dir/venv/bin/pip" download --quiet --no-deps --no-build-isolation --no-binary llama-cpp-python --dest "$dir" \
         "llama-cpp-python==$llama_cpp_python"
     mkdir "$dir/sdist"
-    tar -xzf "$dir"/llama_cpp_python-*.tar.gz -C "$dir/sdist" --strip-components=1
-    mv "$dir/sdist/vendor/llama.cpp" "$dir/llama.cpp"
+    tar -xzf "$dir/llama_cpp_python-$llama_cpp_python.tar.gz" -C "$dir/sdist" --strip-components=1
+    mv "$dir/sdist/vendor/llama.cpp" "$dir/llama.cpp.part"
+    keep "$dir/llama.cpp" "$llama_cpp_python"
 fi
 build "$dir/llama.cpp" "$dir/build-llama"
 
-if [ ! -d "$dir/ik_llama.cpp" ] && git clone --quiet "$ik_source" "$dir/ik_llama.cpp"; then
-    git -C "$dir/ik_llama.cpp" checkout --quiet "$ik_commit"
+if ! has "$dir/ik_llama.cpp" "$ik_commit"; then
+    rm -rf "$dir/ik_llama.cpp.part"
+    if git clone --quiet "$ik_source" "$dir/ik_llama.cpp.part"; then
+        git -C "$dir/ik_llama.cpp.part" checkout --quiet "$ik_commit"
+        keep "$dir/ik_llama.cpp" "$ik_commit"
+    fi
 fi
 if [ -d "$dir/ik_llama.cpp" ]; then
     build "$dir/ik_llama.cpp" "$dir/build-ik"

@@ -9,6 +9,7 @@ as --shape Qwen3.5-35B-A3B, is one Q4_0 file that `outpour synth` makes, for all
 import argparse
 import json
 import pathlib
+import shutil
 import statistics
 import subprocess
 import sys
@@ -41,15 +42,30 @@ def outpour_bench(binary, model, args):
     return speeds
 
 
+def made(folder, synth):
+    """Makes a model, whole or not at all."""
+    if not folder.exists():
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        output([*synth, part])
+        part.rename(folder)
+
+
+def count(text):
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError("1 at least")
+    return int(text)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dir", type=pathlib.Path)
     parser.add_argument("outpour", type=pathlib.Path)
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--generate", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--layers", type=count, default=24)
+    parser.add_argument("--threads", type=count, default=2)
+    parser.add_argument("--prompt", type=count, default=512)
+    parser.add_argument("--generate", type=count, default=32)
+    parser.add_argument("--rounds", type=count, default=2)
     parser.add_argument("--ram", default="11G")
     parser.add_argument("--gguf", action="store_true")
     parser.add_argument("--shape", default=SHAPE, help="a name of configs/")
@@ -60,14 +76,14 @@ def main():
     if args.shape == SHAPE:
         gguf = stem.with_name(stem.name + ".gguf")
         if not gguf.exists():
-            output([args.dir / "venv/bin/python", HERE / "gguf_model.py", gguf, args.layers])
+            part = gguf.with_name(gguf.name + ".part")
+            output([args.dir / "venv/bin/python", HERE / "gguf_model.py", part, args.layers])
+            part.rename(gguf)
         ours = gguf if args.gguf else stem.with_name(stem.name + "-mlx4")
-        if not ours.exists():
-            output([*synth, "mlx4", ours])
+        made(ours, [*synth, "mlx4"])
     else:
         folder = stem.with_name(stem.name + "-q4_0")
-        if not folder.exists():
-            output([*synth, "gguf-q4_0", folder])
+        made(folder, [*synth, "gguf-q4_0"])
         [gguf] = folder.glob("*.gguf")
         ours = gguf
     engines = {"outpour": lambda: outpour_bench(args.outpour, ours, args)}
@@ -86,10 +102,12 @@ def main():
             except subprocess.CalledProcessError as error:
                 if name == "outpour":
                     raise
-                print(f"SKIPPED: {name}, whose {error}", file=sys.stderr)
-                del engines[name], found[name]
+                print(f"SKIPPED: {name} from here on, whose {error}", file=sys.stderr)
+                del engines[name]
     print(f"| engine | {' | '.join(('prefill tok/s', 'decode tok/s', 'outpour / it, prefill', 'decode'))} |\n|---|---|---|---|---|")
     for name, rounds in found.items():
+        if not rounds:
+            continue
         for what in ("prefill", "decode"):
             print(f"{name}, {what}, round by round: {', '.join(f'{row[what]:.1f}' for row in rounds)}", file=sys.stderr)
         speeds = [statistics.median(row[what] for row in rounds) for what in ("prefill", "decode")]

@@ -16,6 +16,7 @@ const ROWS: [usize; 4] = [16, 32, 128, 512];
 /// Of [`table`].
 const TABLE_ROWS: usize = 128;
 const ROUNDS: usize = 5;
+const THREADS_MAX: usize = 4096;
 /// Hidden and width of experts: of a 30B model, and of a 397B one.
 const EXPERTS: [(usize, usize); 2] = [(2048, 768), (4096, 1024)];
 
@@ -56,8 +57,17 @@ fn main() -> Result<(), OpsError> {
         first.is_none() && !has("ops") || first.into_iter().chain(parts).any(|part| name.contains(part.as_str()))
     };
     let formats: Vec<(String, Format)> = all().into_iter().filter(|(name, _)| wanted(name)).collect();
-    if formats.is_empty() && !has("ops") {
-        println!("no format is called so, and this machine has no such instructions: {}", words.join(" "));
+    let is_known = |word: &String| match word.parse::<usize>() {
+        Ok(threads) => (1..=THREADS_MAX).contains(&threads),
+        Err(_) => {
+            ["precise", "ops", "table"].contains(&word.as_str())
+                || named(word).is_some()
+                || all().iter().any(|(name, _)| name.contains(word.as_str()))
+        }
+    };
+    if let Some(word) = words.iter().find(|word| !is_known(word)) {
+        eprintln!("error: {word} is no format, no instruction set of this machine, and not 1 to {THREADS_MAX} threads");
+        std::process::exit(2);
     }
     if has("table") {
         return threads.into_iter().try_for_each(|threads| table(&isas, threads, &formats));

@@ -16,8 +16,8 @@ use crate::{Bias, Code, Coded, Format, Matrix, Tensor};
 /// arithmetic to outweigh reading the weights once for every so many rows.
 pub(super) const ROWS_MAX: usize = 512;
 
-/// Bytes of weights in one task: for few activation rows, a microsecond or two of reading at least; for many, what stays in a
-/// second-level cache while the activations pass.
+/// Bytes of weights in one task: for few activation rows, a microsecond or two of reading at least; for many, in [`rows_of_task`],
+/// what stays in a second-level cache while the activations pass.
 const FEW_ROWS_BYTES: usize = 32 << 10;
 const MANY_ROWS_BYTES: usize = 256 << 10;
 

@@ -332,7 +332,7 @@ impl Rows<'_> {
     pub fn unpack_all(&self, row: usize, count: usize, k: usize, len: usize, u: &mut [u8], stride: usize) {
         let [rows, first] = [self.shape[0], self.first + self.step * row];
         match self.coded.code {
-            Code::Gptq => {
+            Code::Gptq if self.step == 1 => {
                 for i in 0..len / 8 {
                     let words = &self.data[4 * ((k / 8 + i) * rows + first)..][..4 * count];
                     for lane in 0..count {
@@ -341,7 +341,7 @@ impl Rows<'_> {
                     }
                 }
             }
-            Code::Awq if first.is_multiple_of(8) => {
+            Code::Awq if self.step == 1 && first.is_multiple_of(8) => {
                 for i in 0..len {
                     let words = &self.data[(k + i) * (rows / 2) + first / 2..];
                     for eight in 0..count.div_ceil(8) {

@@ -36,14 +36,25 @@ fn halves(blocks: GgmlType) -> &'static [usize] {
 
 /// Random blocks; scales of both signs and moderate size.
 fn random_blocks(blocks: GgmlType, random: &mut Random, rows: usize, cols: usize, tail: usize) -> Matrix {
+    let bytes = (0..rows * Format::Ggml(blocks).row_bytes(cols)).map(|_| random.next() as u8).collect();
+    blocks_of(blocks, bytes, [rows, cols], tail, || random.value() / 8.0)
+}
+
+/// Blocks of some bytes, with other scales.
+fn blocks_of(
+    blocks: GgmlType,
+    mut bytes: Vec<u8>,
+    [rows, cols]: [usize; 2],
+    tail: usize,
+    mut scale: impl FnMut() -> f32,
+) -> Matrix {
     let row_bytes = Format::Ggml(blocks).row_bytes(cols);
-    let mut bytes: Vec<u8> = (0..rows * row_bytes).map(|_| random.next() as u8).collect();
     for block in bytes.chunks_exact_mut(blocks.block_bytes()) {
         for &at in halves(blocks) {
-            block[at..at + 2].copy_from_slice(&half::f16::from_f32(random.value() / 8.0).to_le_bytes());
+            block[at..at + 2].copy_from_slice(&half::f16::from_f32(scale()).to_le_bytes());
         }
         match blocks {
-            GgmlType::Mxfp4 => block[0] = 120 + random.below(9) as u8,
+            GgmlType::Mxfp4 => block[0] = (124.0 + 32.0 * scale()) as u8,
             // Its scale lies in the upper bits of four words.
             GgmlType::Iq1M => {
                 block[53] &= 15;
@@ -215,14 +226,16 @@ fn instruction_sets_give_the_same_bits() {
 /// of eight bits, -128, among them.
 #[test]
 fn the_largest_products_do_not_overflow() {
-    for q in [0x80u8, 0x7f, 0xff] {
-        let mut bytes = vec![q; 20 * 8 * 34];
-        bytes.chunks_exact_mut(34).for_each(|block| block[..2].copy_from_slice(&half::f16::ONE.to_le_bytes()));
-        let w = Matrix::ggml(GgmlType::Q8_0, bytes_tensor(&bytes, 0, [20, 8 * 34], DType::U8));
-        for sign in [1.0, -1.0] {
-            // Terms of one sign add up to 16 times their norm.
-            for n in [3, 16] {
-                assert_linear(&f32_tensor(&vec![1.5 * sign; n * 256], [n, 256]), &w, 16.0 * REORDERED);
+    for blocks in GgmlType::ALL {
+        for q in [0x00u8, 0x80, 0x7f, 0x77, 0xff] {
+            // As many columns as a lone row takes at once.
+            let bytes = vec![q; 20 * Format::Ggml(blocks).row_bytes(1024)];
+            let w = blocks_of(blocks, bytes, [20, 1024], 0, || 0.125);
+            for sign in [1.0, -1.0] {
+                // Terms of one sign add up to 32 times their norm.
+                for n in [1, 3, 16] {
+                    assert_linear(&f32_tensor(&vec![1.5 * sign; n * 1024], [n, 1024]), &w, 32.0 * REORDERED);
+                }
             }
         }
     }
