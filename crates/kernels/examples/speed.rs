@@ -17,6 +17,8 @@ const ROWS: [usize; 4] = [16, 32, 128, 512];
 const TABLE_ROWS: usize = 128;
 const ROUNDS: usize = 5;
 const THREADS_MAX: usize = 4096;
+/// Words that say what is measured, and how.
+const KINDS: [&str; 3] = ["precise", "ops", "table"];
 /// Hidden and width of experts: of a 30B model, and of a 397B one.
 const EXPERTS: [(usize, usize); 2] = [(2048, 768), (4096, 1024)];
 
@@ -48,11 +50,9 @@ fn main() -> Result<(), OpsError> {
     }
     let has = |what: &str| words.iter().any(|word| word == what);
     let wanted = |name: &str| {
-        let mut parts = words.iter().filter(|word| {
-            word.parse::<usize>().is_err()
-                && !["precise", "ops", "table"].contains(&word.as_str())
-                && named(word).is_none()
-        });
+        let mut parts = words
+            .iter()
+            .filter(|word| word.parse::<usize>().is_err() && !KINDS.contains(&word.as_str()) && named(word).is_none());
         let first = parts.next();
         first.is_none() && !has("ops") || first.into_iter().chain(parts).any(|part| name.contains(part.as_str()))
     };
@@ -60,7 +60,7 @@ fn main() -> Result<(), OpsError> {
     let is_known = |word: &String| match word.parse::<usize>() {
         Ok(threads) => (1..=THREADS_MAX).contains(&threads),
         Err(_) => {
-            ["precise", "ops", "table"].contains(&word.as_str())
+            KINDS.contains(&word.as_str())
                 || named(word).is_some()
                 || all().iter().any(|(name, _)| name.contains(word.as_str()))
         }
