@@ -160,7 +160,8 @@ fn watchers_are_few_and_a_server_that_ends_does_not_wait_for_them() {
 
 #[test]
 fn a_watcher_stays_while_memory_is_given_back_and_taken_again() {
-    let server = serve_demo(&["--idle-release", "0.02"]);
+    // Longer than the time between two events: each of them sees what was done before memory goes again.
+    let server = serve_demo(&["--idle-release", "1"]);
     let mut watcher = Watcher::new(&server);
     let mut until = |what: &str, holds: &dyn Fn(&str, &Value) -> bool| {
         let began = Instant::now();
@@ -177,8 +178,9 @@ fn a_watcher_stays_while_memory_is_given_back_and_taken_again() {
     assert_eq!(released.get("cells"), None, "nothing is there: {released}");
     server.ask("/v1/chat/completions", &json!({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}));
     until("model anew", &|name, _| name == "model");
-    let again = until("uses", &|_, event| !cells(event).is_empty());
-    assert!(number(&again, "misses") > 0, "{again}");
+    until("uses", &|_, event| !cells(event).is_empty());
+    // A layer's counts come after its uses.
+    until("misses", &|_, event| event["misses"].as_u64().is_some_and(|misses| misses > 0));
 }
 
 /// Counts what is asked for.
