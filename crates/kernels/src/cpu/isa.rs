@@ -52,12 +52,12 @@ use crate::{Format, GgmlType};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isa {
     /// AVX-512 (F, BW, DQ, VL) with products of bytes (VNNI), moves of bits and bytes (VBMI), and products of bfloat16 pairs:
-    /// Sapphire Rapids, Zen 4 and later ones.
+    /// Zen 4 and later ones, and Sapphire Rapids, which multiplies f32 faster.
     Avx512Bf16,
     /// The same, and tiles of bytes (AMX-INT8) where the system lets a process have them, with the same bits: for products of many
     /// activation rows with quantised weights. They are no faster than vectors, which are taken unless it is asked for.
     Amx,
-    /// [`Isa::Avx512Bf16`] without the last: Ice Lake, Tiger Lake, Rocket Lake.
+    /// [`Isa::Avx512Bf16`] without the last: Ice Lake, Tiger Lake, Rocket Lake, and Sapphire Rapids unless the other is asked for.
     Avx512Vbmi,
     /// AVX-512 with products of bytes and of bfloat16 pairs, but without VBMI: Cooper Lake.
     Avx512VnniBf16,
@@ -81,7 +81,7 @@ pub enum Isa {
 }
 
 impl Isa {
-    /// All of them, best first.
+    /// All of them, best first where pairs are multiplied fast.
     const ALL: [Isa; 12] = [
         Isa::Avx512Bf16,
         Isa::Amx,
@@ -99,7 +99,13 @@ impl Isa {
 
     /// What this machine can run, best first.
     pub fn available() -> impl Iterator<Item = Isa> {
-        Isa::ALL.into_iter().filter(|isa| isa.runs_here())
+        Isa::in_order(&Features::here()).filter(|isa| isa.runs_here())
+    }
+
+    /// All of them, those that a processor with these should rather not run behind the one that it should.
+    fn in_order(has: &Features) -> impl Iterator<Item = Isa> + use<> {
+        let first = has.slow_pairs.then_some(Isa::Avx512Vbmi);
+        first.into_iter().chain(Isa::ALL.into_iter().filter(move |isa| Some(*isa) != first))
     }
 
     fn runs_here(self) -> bool {
@@ -197,6 +203,8 @@ struct Features {
     avx512_vnni: bool,
     avx512_vbmi: bool,
     avx512_bf16: bool,
+    /// Products of bfloat16 pairs take longer than those of f32.
+    slow_pairs: bool,
     /// Tiles of bytes.
     amx: bool,
     neon: bool,
@@ -215,6 +223,7 @@ impl Features {
             avx512_vnni: has!("avx512vnni"),
             avx512_vbmi: has!("avx512vbmi"),
             avx512_bf16: has!("avx512bf16"),
+            slow_pairs: has!("avx512bf16") && avx2::is_intel(),
             amx: amx::is_known(),
             ..Features::default()
         }
@@ -471,7 +480,7 @@ mod tests {
     use super::*;
 
     fn best(has: Features) -> Isa {
-        Isa::ALL.into_iter().find(|isa| isa.runs_with(&has)).expect("plain Rust runs everywhere")
+        Isa::in_order(&has).find(|isa| isa.runs_with(&has)).expect("plain Rust runs everywhere")
     }
 
     #[test]
@@ -480,11 +489,11 @@ mod tests {
         let alder_lake = Features { avx_vnni: true, ..haswell };
         let skylake_server = Features { avx512: true, ..haswell };
         let cascade_lake = Features { avx512_vnni: true, ..skylake_server };
-        let cooper_lake = Features { avx512_bf16: true, ..cascade_lake };
+        let cooper_lake = Features { avx512_bf16: true, slow_pairs: true, ..cascade_lake };
         let ice_lake = Features { avx512_vbmi: true, ..cascade_lake };
         let zen4 = Features { avx512_bf16: true, ..ice_lake };
         let zen5 = Features { avx_vnni: true, ..zen4 };
-        let sapphire_rapids = Features { amx: true, ..zen5 };
+        let sapphire_rapids = Features { amx: true, slow_pairs: true, ..zen5 };
         let cortex_a53 = Features { neon: true, ..Features::default() };
         let apple_m1 = Features { dotprod: true, ..cortex_a53 };
         let apple_m2 = Features { i8mm: true, ..apple_m1 };
@@ -501,7 +510,7 @@ mod tests {
             (ice_lake, Isa::Avx512Vbmi),
             (zen4, Isa::Avx512Bf16),
             (zen5, Isa::Avx512Bf16),
-            (sapphire_rapids, Isa::Avx512Bf16),
+            (sapphire_rapids, Isa::Avx512Vbmi),
         ] {
             assert_eq!(best(has), isa, "{has:?}");
         }

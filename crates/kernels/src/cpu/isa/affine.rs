@@ -14,11 +14,12 @@
 
 use std::mem::MaybeUninit;
 
+use super::group::{self, SHIFT};
 use super::lone::{self, Arranged, PARTS_MAX, Terms};
 use super::many::{self, Tiles};
 use super::panel::{Ahead, BLOCK, K_MAX, LANES_MAX, Panel, Place, Sums};
 use super::tile::{Bf16, Element, F16, F32, Lanes, padded};
-use super::{AffineDots, Dots, UnpackedDots};
+use super::{AffineDots, Dots, LINE_BYTES, UnpackedDots, prefetch};
 use crate::Format;
 use crate::quant::coded::Rows;
 
@@ -113,13 +114,17 @@ pub(super) trait Bytes {
         x: *const u8,
         rows: &[usize; C],
     ) -> [Self::I; C];
-    /// The same of as many panels as are multiplied at once.
+    /// Whether products may be added to another number than zero at no cost: see [`Bytes::words_of`].
+    const SHIFTED: bool = false;
+    /// The same of as many panels as are multiplied at once, added to `begin`.
     #[inline(always)]
     unsafe fn words_of<const BITS: usize, const WORDS: usize, const C: usize, const P: usize>(
         w: &[*const u8; P],
         x: *const u8,
         rows: &[usize; C],
+        begin: i32,
     ) -> [[Self::I; C]; P] {
+        debug_assert!(begin == 0, "sums begin with zero");
         // SAFETY: the caller's promise.
         unsafe {
             let mut dots = [[Self::I::splat(0); C]; P];
@@ -128,6 +133,41 @@ pub(super) trait Bytes {
             }
             dots
         }
+    }
+}
+
+/// [`Bytes::words_of`] of whole blocks or groups, times the scale of each row's activations: `x_scales` and `x_shifts` are where the
+/// first row's are.
+///
+/// Where sums may begin with any number, they begin with the bits of [`SHIFT`]: then the bits of a sum are those of SHIFT + sum as
+/// f32, for that is the next number with each unit, and adding SHIFT · scale, negated, to its product with the scale leaves the same
+/// as the product of the sum, rounded once: no instruction has to make an f32 of an integer.
+///
+/// # Safety
+/// As for [`Bytes::words_of`].
+#[inline(always)]
+pub(super) unsafe fn scaled<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize, const P: usize>(
+    w: &[*const u8; P],
+    x: *const u8,
+    rows: &[usize; C],
+    [x_scales, x_shifts]: [*const u8; 2],
+) -> [[<B::I as Ints>::F; C]; P] {
+    let begin = if B::SHIFTED { SHIFT.to_bits().cast_signed() } else { 0 };
+    // SAFETY: the caller's promise.
+    unsafe {
+        let dots = B::words_of::<BITS, WORDS, C, P>(w, x, rows, begin);
+        let mut products = [[<B::I as Ints>::F::zero(); C]; P];
+        for j in 0..C {
+            let x_scale = number(x_scales, rows[j], 0);
+            for i in 0..P {
+                products[i][j] = if B::SHIFTED {
+                    number::<<B::I as Ints>::F>(x_shifts, rows[j], 0).fma(dots[i][j].as_f32(), x_scale)
+                } else {
+                    products[i][j].fma(dots[i][j].to_f32(), x_scale)
+                };
+            }
+        }
+        products
     }
 }
 
@@ -158,6 +198,18 @@ pub(super) unsafe fn store<L: Lanes, const C: usize>(d: &Dots, earlier: *mut f32
                 store_outputs(d, at, c + j, sums[j]);
             }
         }
+    }
+}
+
+/// Asks for the outputs of `C` columns where [`store`] will write them: lines far apart, for which it would wait.
+#[inline(always)]
+pub(super) fn ask_for_outputs<const C: usize>(d: &Dots, at: Place, c: usize) {
+    if at.k + at.len < d.k {
+        return;
+    }
+    for j in 0..C {
+        let out = d.out.wrapping_add((c + j) * d.out_stride + at.row);
+        (0..at.rows).step_by(LINE_BYTES / 4).for_each(|row| prefetch(out.wrapping_add(row).cast()));
     }
 }
 
@@ -216,24 +268,34 @@ unsafe fn rounded_tile<B: Bytes, const BITS: usize, const C: usize, const P: usi
     panels: &mut [Panel; P],
     at: Place,
     c: usize,
+    ahead: &mut Ahead,
 ) {
     let (k, lanes, blocks) = (d.dots.k, <B::I as Ints>::F::N, d.group / BLOCK);
     let rows = rows_of::<B, C>(d.dots.x_stride);
     // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, a panel what is unpacked.
     unsafe {
+        ask_for_outputs::<C>(&d.dots, at, c);
         let x = d.dots.x.add(c * d.dots.x_stride);
         let mut sums = [[<B::I as Ints>::F::zero(); C]; P];
         for i in 0..P {
             sums[i] = load(panels[i].sums.at(), at, c);
         }
+        let weights = |b: usize| {
+            let mut w = [std::ptr::null(); P];
+            for i in 0..P {
+                w[i] = panels[i].q.as_ptr().cast::<u8>().add(b * BLOCK * lanes);
+            }
+            w
+        };
         for g in 0..at.len / d.group {
-            let mut parts = [[<B::I as Ints>::F::zero(); C]; P];
-            for b in g * blocks..(g + 1) * blocks {
-                let mut w = [std::ptr::null(); P];
-                for i in 0..P {
-                    w[i] = panels[i].q.as_ptr().cast::<u8>().add(b * BLOCK * lanes);
-                }
-                let dots = B::words_of::<BITS, 8, C, P>(&w, x.add(at.k + b * BLOCK), &rows);
+            ahead.ask::<B::I>(1);
+            let (b, index) = (g * blocks, at.k / d.group + g);
+            let x_scales = x.add(k + 4 * (at.k / BLOCK + b));
+            let x_shifts = x.add(group::shifts_at(k, d.group) + 4 * index);
+            let x_block = x.add(at.k + b * BLOCK);
+            let mut parts = scaled::<B, BITS, 8, C, P>(&weights(b), x_block, &rows, [x_scales, x_shifts]);
+            for b in b + 1..b + blocks {
+                let dots = B::words_of::<BITS, 8, C, P>(&weights(b), x.add(at.k + b * BLOCK), &rows, 0);
                 let x_scales = x.add(k + 4 * (at.k / BLOCK + b));
                 for j in 0..C {
                     let x_scale = number(x_scales, rows[j], 0);
@@ -242,7 +304,7 @@ unsafe fn rounded_tile<B: Bytes, const BITS: usize, const C: usize, const P: usi
                     }
                 }
             }
-            let x_sums = x.add(k + 4 * (k / BLOCK + at.k / d.group + g));
+            let x_sums = x.add(k + 4 * (k / BLOCK + index));
             for i in 0..P {
                 let (scale, bias) = (panels[i].scale(g), panels[i].bias(g));
                 for j in 0..C {
@@ -290,10 +352,11 @@ unsafe fn precise_tile<I: Ints, const C: usize>(d: &AffineDots, p: &mut Panel, a
 /// Bytes of activations that pass over a panel: they stay in a second-level cache while all panels of a task do.
 const X_BYTES_MAX: usize = 384 << 10;
 
-/// Columns that pass over a panel, of which `at_once` are multiplied at once.
+/// Columns that pass over a panel, of which `at_once` are multiplied at once: about as many each time.
 pub(super) fn columns_at_once(d: &Dots, at_once: usize) -> usize {
     let most = (X_BYTES_MAX / d.x_stride).next_multiple_of(at_once).max(4 * at_once);
-    most.min(Sums::COLUMNS / at_once * at_once)
+    let most = most.min(Sums::COLUMNS / at_once * at_once);
+    d.columns.div_ceil(d.columns.div_ceil(most).max(1)).next_multiple_of(at_once).max(at_once)
 }
 
 /// All outputs, `P` panels at once: by `C` activation rows, then four, two, one.
@@ -349,31 +412,28 @@ unsafe fn all_rows<B: Bytes, const C: usize, const P: usize, const PRECISE: bool
                 let bytes = rows_at_once * at.len * d.bits / 8;
                 let next =
                     d.dots.w.wrapping_add((row + rows_at_once) * d.dots.w_stride + rows_at_once * k * d.bits / 8);
-                let mut ahead = Ahead::new(next, bytes, d.dots.columns.div_ceil(if tiled { many::ROWS } else { C }));
+                let (groups, tiles) = (at.len / d.group, d.dots.columns.div_ceil(if tiled { many::ROWS } else { C }));
+                let mut ahead = Ahead::new(next, bytes, tiles * groups);
                 let mut c = 0;
                 while tiled && c + many::ROWS <= d.dots.columns {
-                    ahead.ask::<B::I>();
+                    ahead.ask::<B::I>(groups);
                     many_of::<B, P>(d, panels, at, c);
                     c += many::ROWS;
                 }
                 while c + C <= d.dots.columns {
-                    ahead.ask::<B::I>();
-                    tile::<B, C, P, PRECISE>(d, panels, at, c);
+                    tile::<B, C, P, PRECISE>(d, panels, at, c, &mut ahead);
                     c += C;
                 }
                 while C > 4 && c + 4 <= d.dots.columns {
-                    ahead.ask::<B::I>();
-                    tile::<B, 4, P, PRECISE>(d, panels, at, c);
+                    tile::<B, 4, P, PRECISE>(d, panels, at, c, &mut ahead);
                     c += 4;
                 }
                 while C > 2 && c + 2 <= d.dots.columns {
-                    ahead.ask::<B::I>();
-                    tile::<B, 2, P, PRECISE>(d, panels, at, c);
+                    tile::<B, 2, P, PRECISE>(d, panels, at, c, &mut ahead);
                     c += 2;
                 }
                 while c < d.dots.columns {
-                    ahead.ask::<B::I>();
-                    tile::<B, 1, P, PRECISE>(d, panels, at, c);
+                    tile::<B, 1, P, PRECISE>(d, panels, at, c, &mut ahead);
                     c += 1;
                 }
             }
@@ -387,21 +447,23 @@ unsafe fn tile<B: Bytes, const C: usize, const P: usize, const PRECISE: bool>(
     panels: &mut [Panel; P],
     at: Place,
     c: usize,
+    ahead: &mut Ahead,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         match d.bits {
             _ if PRECISE => {
+                ahead.ask::<B::I>(at.len / d.group);
                 for i in 0..P {
                     precise_tile::<B::I, C>(d, &mut panels[i], at.part(i, <B::I as Ints>::F::N).0, c);
                 }
             }
-            2 => rounded_tile::<B, 2, C, P>(d, panels, at, c),
-            3 => rounded_tile::<B, 3, C, P>(d, panels, at, c),
-            4 => rounded_tile::<B, 4, C, P>(d, panels, at, c),
-            5 => rounded_tile::<B, 5, C, P>(d, panels, at, c),
-            6 => rounded_tile::<B, 6, C, P>(d, panels, at, c),
-            _ => rounded_tile::<B, 8, C, P>(d, panels, at, c),
+            2 => rounded_tile::<B, 2, C, P>(d, panels, at, c, ahead),
+            3 => rounded_tile::<B, 3, C, P>(d, panels, at, c, ahead),
+            4 => rounded_tile::<B, 4, C, P>(d, panels, at, c, ahead),
+            5 => rounded_tile::<B, 5, C, P>(d, panels, at, c, ahead),
+            6 => rounded_tile::<B, 6, C, P>(d, panels, at, c, ahead),
+            _ => rounded_tile::<B, 8, C, P>(d, panels, at, c, ahead),
         }
     }
 }

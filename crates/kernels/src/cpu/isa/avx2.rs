@@ -94,19 +94,28 @@ impl Lanes for Avx2 {
             ])
         }
     }
+    #[inline(always)]
+    fn ahead() -> usize {
+        ahead_on_intel().unwrap_or(0)
+    }
 }
 
 /// Sixteen integers in two vectors.
 #[derive(Clone, Copy)]
 pub(super) struct Words(pub(super) __m256i, pub(super) __m256i);
 
-/// [`Ints::ahead`] where Intel made the processor, for vectors of any width: measured on Sapphire Rapids.
-pub(super) fn ahead_on_intel() -> Option<usize> {
+/// Whether Intel made the processor.
+pub(super) fn is_intel() -> bool {
     static IS_INTEL: LazyLock<bool> = LazyLock::new(|| {
         let maker = __cpuid(0);
         [maker.ebx, maker.edx, maker.ecx].map(u32::to_le_bytes).as_flattened() == b"GenuineIntel"
     });
-    IS_INTEL.then_some(4096)
+    *IS_INTEL
+}
+
+/// [`Ints::ahead`] and [`Lanes::ahead`] there, for vectors of any width: measured on Sapphire Rapids.
+pub(super) fn ahead_on_intel() -> Option<usize> {
+    is_intel().then_some(4096)
 }
 
 impl Ints for Words {

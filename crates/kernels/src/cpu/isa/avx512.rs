@@ -79,6 +79,10 @@ impl Lanes for Avx512 {
         // SAFETY: AVX-512.
         unsafe { sums_of_four([halves(four[0].0), halves(four[1].0), halves(four[2].0), halves(four[3].0)]) }
     }
+    #[inline(always)]
+    fn ahead() -> usize {
+        avx2::ahead_on_intel().unwrap_or(0)
+    }
 }
 
 /// The upper half added to the lower.
@@ -381,18 +385,20 @@ impl<T: Tiles, const VBMI: bool> Bytes for Vnni<T, VBMI> {
         rows: &[usize; C],
     ) -> [__m512i; C] {
         // SAFETY: the caller's promise.
-        let [dots] = unsafe { Self::words_of::<BITS, WORDS, C, 1>(&[w], x, rows) };
+        let [dots] = unsafe { Self::words_of::<BITS, WORDS, C, 1>(&[w], x, rows, 0) };
         dots
     }
+    const SHIFTED: bool = true;
     #[inline(always)]
     unsafe fn words_of<const BITS: usize, const WORDS: usize, const C: usize, const P: usize>(
         w: &[*const u8; P],
         x: *const u8,
         rows: &[usize; C],
+        begin: i32,
     ) -> [[__m512i; C]; P] {
         // SAFETY: AVX512-VNNI, the words of each panel, and as many activations of each row.
         unsafe {
-            let mut dots = [[_mm512_setzero_si512(); C]; P];
+            let mut dots = [[__m512i::splat(begin); C]; P];
             for word in 0..WORDS {
                 let mut words = [_mm512_setzero_si512(); P];
                 for i in 0..P {

@@ -66,15 +66,29 @@ impl<M: Multiply> Bytes for Vnni<M> {
         x: *const u8,
         rows: &[usize; C],
     ) -> [Words; C] {
-        // SAFETY: as above, the words at `w`, and as many activations of each row.
+        // SAFETY: as above.
+        let [dots] = unsafe { Self::words_of::<BITS, WORDS, C, 1>(&[w], x, rows, 0) };
+        dots
+    }
+    const SHIFTED: bool = true;
+    #[inline(always)]
+    unsafe fn words_of<const BITS: usize, const WORDS: usize, const C: usize, const P: usize>(
+        w: &[*const u8; P],
+        x: *const u8,
+        rows: &[usize; C],
+        begin: i32,
+    ) -> [[Words; C]; P] {
+        // SAFETY: as above, the words of each panel, and as many activations of each row.
         unsafe {
-            let mut dots = [Words::splat(0); C];
+            let mut dots = [[Words::splat(begin); C]; P];
             for word in 0..WORDS {
-                let w = Words::load(w.add(64 * word));
-                for j in 0..C {
-                    let x = _mm256_set1_epi32(x.add(rows[j] + 4 * word).cast::<i32>().read_unaligned());
-                    dots[j].0 = M::add(dots[j].0, w.0, x);
-                    dots[j].1 = M::add(dots[j].1, w.1, x);
+                for i in 0..P {
+                    let w = Words::load(w[i].add(64 * word));
+                    for j in 0..C {
+                        let x = _mm256_set1_epi32(x.add(rows[j] + 4 * word).cast::<i32>().read_unaligned());
+                        dots[i][j].0 = M::add(dots[i][j].0, w.0, x);
+                        dots[i][j].1 = M::add(dots[i][j].1, w.1, x);
+                    }
                 }
             }
             dots

@@ -11,8 +11,25 @@ use super::tile::Lanes;
 
 /// Bytes of an activation row that [`round`] writes.
 pub(in crate::cpu) const fn rounded_bytes(k: usize, group: usize) -> usize {
+    shifts_at(k, group) + 4 * (k / if group < BLOCK { BLOCK } else { group })
+}
+
+/// Where its shifts begin, a number for the first block of each group, or for each block that is several.
+pub(super) const fn shifts_at(k: usize, group: usize) -> usize {
     k + 4 * (k / BLOCK) + 4 * (k / group)
 }
+
+/// A number so large that those next to it are 1 apart, and so are the 2^22 on either side: 1.5 · 2^23.
+pub(super) const SHIFT: f32 = 12_582_912.0;
+
+/// A scale, rounded to 22 bits: its product with [`SHIFT`] has 24 at most, so it is exact.
+#[inline(always)]
+fn of_few_bits(scale: f32) -> f32 {
+    f32::from_bits((scale.to_bits() + 2) & !3)
+}
+
+/// Larger activations count as infinite: the product of their scale with [`SHIFT`] would be.
+const LARGEST: f32 = 1e33;
 
 /// Bytes of an activation row that [`sum`] writes.
 pub(in crate::cpu) const fn precise_bytes(k: usize, group: usize) -> usize {
@@ -20,8 +37,9 @@ pub(in crate::cpu) const fn precise_bytes(k: usize, group: usize) -> usize {
 }
 
 /// Rounds a row of activations to int8 in blocks of 32: `x8 = round(x · 127 / max|x|)`, `scale = max|x| / 127`, to nearest
-/// even. Writes all x8, reordered for `bits`; the scale of each block; and for each group Σ scale · Σ x8 of its blocks.
-/// A block with a NaN or an infinity has NaN for a scale; one below 1e-36 is zero.
+/// even. Writes all x8, reordered for `bits`; the scale of each block; for each group Σ scale · Σ x8 of its blocks; and the shifts,
+/// `-SHIFT · scale`.
+/// A block with a NaN, an infinity or a number above 1e33 has NaN for a scale; one below 1e-36 is zero.
 ///
 /// # Safety
 /// The machine has the instructions, and `to` has room for [`rounded_bytes`].
@@ -40,10 +58,9 @@ pub(super) unsafe fn round<L: Lanes>(x: &[f32], bits: usize, group: usize, to: *
 /// The same for weights of which so many share a byte.
 #[inline(always)]
 unsafe fn round_in<L: Lanes, const SHARE: usize>(x: &[f32], group: usize, to: *mut u8) {
-    /// Adding it leaves an integer in the low bits of the sum: 1.5 · 2^23.
-    const ROUND: f32 = 12_582_912.0;
     let k = x.len();
     let (scales, sums) = (to.wrapping_add(k), to.wrapping_add(k + 4 * (k / BLOCK)));
+    let shifts = to.wrapping_add(shifts_at(k, group)).cast::<f32>();
     let (blocks, _) = x.as_chunks::<BLOCK>();
     // Of a group: its number, the sum of its blocks, and how many are still to come.
     let (mut g, mut sum, mut more) = (0, 0.0, group / BLOCK);
@@ -56,16 +73,21 @@ unsafe fn round_in<L: Lanes, const SHARE: usize>(x: &[f32], group: usize, to: *m
         let max = f32::from_bits(max);
         let (scale, per_step) = match max {
             ..1e-36 => (0.0, 0.0),
-            1e-36..f32::INFINITY => (max / 127.0, 127.0 / max),
+            1e-36..=LARGEST => (of_few_bits(max / 127.0), 127.0 / max),
             _ => (f32::NAN, 0.0),
         };
         let mut rounded = [0.0; BLOCK];
         for i in 0..BLOCK {
-            rounded[i] = block[i] * per_step + ROUND;
+            // Leaves an integer in the low bits of the sum.
+            rounded[i] = block[i] * per_step + SHIFT;
         }
-        let x8 = rounded.map(|rounded| rounded.to_bits() as u8);
+        // Not by `map`, which a compiler may call, and then without the instructions.
+        let mut x8 = [0; BLOCK];
+        for i in 0..BLOCK {
+            x8[i] = rounded[i].to_bits() as u8;
+        }
         // SAFETY: the caller has the instructions; whole vectors are inside a half.
-        let [first, second] = unsafe { halves::<L>(&rounded, -ROUND) };
+        let [first, second] = unsafe { halves::<L>(&rounded, -SHIFT) };
         sum += scale * (first + second);
         // SAFETY: block b of the row, its scale, and its group's sum.
         unsafe {
@@ -73,7 +95,11 @@ unsafe fn round_in<L: Lanes, const SHARE: usize>(x: &[f32], group: usize, to: *m
             scales.cast::<f32>().add(b).write_unaligned(scale);
             if group < BLOCK {
                 sums.cast::<[f32; 2]>().add(b).write_unaligned([scale * first, scale * second]);
+                shifts.add(b).write_unaligned(-SHIFT * scale);
                 continue;
+            }
+            if more == group / BLOCK {
+                shifts.add(g).write_unaligned(-SHIFT * scale);
             }
             more -= 1;
             if more == 0 {

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use super::affine::{Bytes, Ints};
 use super::many::Unpacked;
 use super::tile::{self, Bf16, Element, F16, F32, Lanes};
-use super::{AffineDots, Dots};
+use super::{AffineDots, Dots, LINE_BYTES};
 use crate::Format;
 
 /// Weights that share a scale of int8 activations; every group is some of them.
@@ -310,29 +310,30 @@ pub(super) unsafe fn transpose<I: Ints, const M: usize>(
     }
 }
 
-/// What is read next, of which each tile asks for a part, so that memory is read while what has been unpacked is multiplied.
+/// What is read next, of which each group of each tile asks for a part, so that memory is read while what has been unpacked is
+/// multiplied: a processor waits with more lines at once than it has room to note.
 pub(super) struct Ahead {
     at: *const u8,
-    lines: usize,
-    tiles: usize,
+    /// Bytes that are left, and that a group asks for.
+    left: usize,
+    step: usize,
 }
 
 impl Ahead {
-    /// So many bytes from `at` on, which need not exist, over so many tiles.
-    pub(super) fn new(at: *const u8, bytes: usize, tiles: usize) -> Self {
-        Ahead { at, lines: bytes.div_ceil(64), tiles }
+    /// So many bytes from `at` on, which need not exist, over so many groups of all tiles together.
+    pub(super) fn new(at: *const u8, bytes: usize, groups: usize) -> Self {
+        Ahead { at, left: bytes, step: bytes.div_ceil(groups.max(1)).next_multiple_of(LINE_BYTES) }
     }
 
-    /// Asks for a tile's part.
+    /// Asks for the parts of so many groups.
     #[inline(always)]
-    pub(super) unsafe fn ask<I: Ints>(&mut self) {
-        let lines = self.lines.div_ceil(self.tiles.max(1));
-        for line in 0..lines {
+    pub(super) unsafe fn ask<I: Ints>(&mut self, groups: usize) {
+        let bytes = (groups * self.step).min(self.left);
+        for byte in (0..bytes).step_by(LINE_BYTES) {
             // SAFETY: the caller has the instructions.
-            unsafe { I::prefetch(self.at.wrapping_add(64 * line)) };
+            unsafe { I::prefetch(self.at.wrapping_add(byte)) };
         }
-        (self.at, self.lines) = (self.at.wrapping_add(64 * lines), self.lines - lines);
-        self.tiles = self.tiles.saturating_sub(1);
+        (self.at, self.left) = (self.at.wrapping_add(bytes), self.left - bytes);
     }
 }
 
@@ -350,9 +351,16 @@ unsafe fn widen_pairs<I: Ints>(d: &AffineDots, from: *const u8, at: Place, to: &
             let mut now = rows;
             for lane in 0..I::F::N {
                 now[lane] = rows[lane].wrapping_add(4 * first);
-                I::prefetch(now[lane].wrapping_add(I::F::N * row_groups * 2));
             }
-            let words = if n == I::WORDS { I::transposed(&now, I::WORDS) } else { I::transposed(&now, n) };
+            // Once for each line.
+            if first == 0 && (2 * at.k / d.group).is_multiple_of(LINE_BYTES) {
+                (0..I::F::N).for_each(|lane| I::prefetch(now[lane].wrapping_add(I::F::N * row_groups * 2)));
+            }
+            let words = match n {
+                _ if n == I::WORDS => I::transposed(&now, I::WORDS),
+                4 => I::transposed(&now, 4),
+                _ => I::transposed(&now, n),
+            };
             for i in 0..n {
                 let to = to[2 * (first + i) * I::F::N..][..2 * I::F::N].as_mut_ptr();
                 words[i].shl(16).store(to.cast());

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 
 use half::{bf16, f16};
 
-use super::{Dots, Mix};
+use super::{Dots, LINE_BYTES, Mix, prefetch};
 
 /// Bytes that hold any vector.
 const VECTOR_BYTES_MAX: usize = 64;
@@ -34,6 +34,12 @@ pub(super) trait Lanes: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     /// The sum of each of four vectors; each in the same order, whichever of the four it is.
     unsafe fn sums(four: [Self; 4]) -> [f32; 4];
+    /// How many bytes of plain weights are asked for before a lone row is multiplied with them; 0 where the processor foresees as
+    /// much as its memory gives.
+    #[inline(always)]
+    fn ahead() -> usize {
+        0
+    }
 }
 
 /// A storage format of elements that can be loaded as f32 lanes.
@@ -161,6 +167,9 @@ pub(super) unsafe fn padded(from: *const u8, len: usize) -> [u8; VECTOR_BYTES_MA
     bytes
 }
 
+/// Bytes of weights that all activation rows pass over: they stay in a second-level cache.
+const ROWS_BYTES: usize = 256 << 10;
+
 /// [`Dots`] in tiles of `R` weight rows by `C` activation rows; what is left of those in pairs, and the last, or the
 /// only one of a matrix-vector product, by `ONE` weight rows at once.
 ///
@@ -168,43 +177,50 @@ pub(super) unsafe fn padded(from: *const u8, len: usize) -> [u8; VECTOR_BYTES_MA
 /// The machine has the product's instructions, and the addresses hold what `Dots` says.
 #[inline(always)]
 pub(super) unsafe fn dots<P: Product, const R: usize, const C: usize, const ONE: usize>(d: &Dots) {
-    let mut c = 0;
-    while c + C <= d.columns {
-        // SAFETY: columns c..c + C are inside; the rest is the caller's promise.
-        unsafe { columns::<P, R, C>(d, c) };
-        c += C;
-    }
-    while C > 2 && c + 2 <= d.columns {
-        // SAFETY: columns c..c + 2 are inside.
-        unsafe { columns::<P, R, 2>(d, c) };
-        c += 2;
-    }
-    while c < d.columns {
-        // SAFETY: column c is inside.
-        unsafe { columns::<P, ONE, 1>(d, c) };
-        c += 1;
+    let (rows, ahead) = match d.columns {
+        1 => (d.rows, P::Sum::ahead()),
+        _ => ((ROWS_BYTES / d.w_stride.max(1)).next_multiple_of(R), 0),
+    };
+    for first in (0..d.rows).step_by(rows.max(R)) {
+        let w = d.w.wrapping_add(first * d.w_stride);
+        let d = &Dots { w, rows: rows.max(R).min(d.rows - first), out: d.out.wrapping_add(first), ..*d };
+        let mut c = 0;
+        while c + C <= d.columns {
+            // SAFETY: columns c..c + C are inside; the rest is the caller's promise.
+            unsafe { columns::<P, R, C>(d, c, 0) };
+            c += C;
+        }
+        while C > 2 && c + 2 <= d.columns {
+            // SAFETY: columns c..c + 2 are inside.
+            unsafe { columns::<P, R, 2>(d, c, 0) };
+            c += 2;
+        }
+        if c < d.columns {
+            // SAFETY: column c is inside.
+            unsafe { columns::<P, ONE, 1>(d, c, ahead) };
+        }
     }
 }
 
-/// All rows of `C` columns.
+/// All rows of `C` columns, with weights asked for so many bytes ahead.
 #[inline(always)]
-unsafe fn columns<P: Product, const R: usize, const C: usize>(d: &Dots, c: usize) {
+unsafe fn columns<P: Product, const R: usize, const C: usize>(d: &Dots, c: usize, ahead: usize) {
     let mut r = 0;
     while r + R <= d.rows {
         // SAFETY: rows r..r + R are inside.
-        unsafe { tile::<P, R, C>(d, r, c) };
+        unsafe { tile::<P, R, C>(d, r, c, ahead) };
         r += R;
     }
     while r < d.rows {
         // SAFETY: row r is inside.
-        unsafe { tile::<P, 1, C>(d, r, c) };
+        unsafe { tile::<P, 1, C>(d, r, c, ahead) };
         r += 1;
     }
 }
 
 /// `R · C` outputs, each with its own accumulator.
 #[inline(always)]
-unsafe fn tile<P: Product, const R: usize, const C: usize>(d: &Dots, r: usize, c: usize) {
+unsafe fn tile<P: Product, const R: usize, const C: usize>(d: &Dots, r: usize, c: usize, ahead: usize) {
     // SAFETY: rows r..r + R and columns c..c + C are inside `d`, and every step or padded rest is inside a row.
     unsafe {
         let w = d.w.add(r * d.w_stride);
@@ -213,6 +229,11 @@ unsafe fn tile<P: Product, const R: usize, const C: usize>(d: &Dots, r: usize, c
         let whole = d.k - d.k % P::STEP;
         let mut k = 0;
         while k < whole {
+            if ahead > 0 && (k * P::W_BYTES).is_multiple_of(LINE_BYTES) {
+                for i in 0..R {
+                    prefetch(w.wrapping_add(i * d.w_stride + k * P::W_BYTES + ahead));
+                }
+            }
             let mut xs = [P::x(x.add(k * P::X_BYTES)); C];
             for j in 1..C {
                 xs[j] = P::x(x.add(j * d.x_stride + k * P::X_BYTES));

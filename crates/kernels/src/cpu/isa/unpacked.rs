@@ -11,12 +11,12 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::affine::{Bytes, Ints, columns_at_once, load, number, rows_of, store};
+use super::affine::{Bytes, Ints, ask_for_outputs, columns_at_once, load, number, rows_of, scaled, store};
 use super::lone::{Arranged, PARTS_MAX, Terms};
 use super::many::{self, Tiles, Unpacked};
 use super::panel::{Ahead, BLOCK, LANES_MAX, Place, Sums, unpack_rows};
 use super::tile::Lanes;
-use super::{Dots, Packed, UnpackedDots, strips};
+use super::{Dots, Packed, UnpackedDots, group, strips};
 use crate::quant::coded::Rows;
 use crate::quant::ggml::{Block, SCALES_MAX, of_type};
 
@@ -307,32 +307,28 @@ unsafe fn all_rows<B: Bytes, const C: usize, const P: usize, const BITS: usize, 
                 }
                 // What this part of the next panels would be, were their rows one piece.
                 let next = first.wrapping_add((row + rows_at_once) * row_bytes + rows_at_once * row_bytes * k / d.k);
-                let tiles = d.columns.div_ceil(if tiled { many::ROWS } else { C });
-                let mut ahead = Ahead::new(next, rows_at_once * row_bytes * at.len / d.k, tiles);
+                let (groups, tiles) = (at.len / (4 * WORDS), d.columns.div_ceil(if tiled { many::ROWS } else { C }));
+                let mut ahead = Ahead::new(next, rows_at_once * row_bytes * at.len / d.k, tiles * groups);
                 let mut c = 0;
                 while tiled && c + many::ROWS <= d.columns {
-                    ahead.ask::<B::I>();
+                    ahead.ask::<B::I>(groups);
                     many::tile::<B, 1, P>(d, panels.each_mut().map(Panel::unpacked), at, c);
                     c += many::ROWS;
                 }
                 while c + C <= d.columns {
-                    ahead.ask::<B::I>();
-                    tile::<B, BITS, WORDS, C, P>(d, panels, at, c);
+                    tile::<B, BITS, WORDS, C, P>(d, panels, at, c, &mut ahead);
                     c += C;
                 }
                 while C > 4 && c + 4 <= d.columns {
-                    ahead.ask::<B::I>();
-                    tile::<B, BITS, WORDS, 4, P>(d, panels, at, c);
+                    tile::<B, BITS, WORDS, 4, P>(d, panels, at, c, &mut ahead);
                     c += 4;
                 }
                 while C > 2 && c + 2 <= d.columns {
-                    ahead.ask::<B::I>();
-                    tile::<B, BITS, WORDS, 2, P>(d, panels, at, c);
+                    tile::<B, BITS, WORDS, 2, P>(d, panels, at, c, &mut ahead);
                     c += 2;
                 }
                 while c < d.columns {
-                    ahead.ask::<B::I>();
-                    tile::<B, BITS, WORDS, 1, P>(d, panels, at, c);
+                    tile::<B, BITS, WORDS, 1, P>(d, panels, at, c, &mut ahead);
                     c += 1;
                 }
             }
@@ -353,28 +349,32 @@ unsafe fn tile<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize, 
     panels: &mut [Panel; P],
     at: Place,
     c: usize,
+    ahead: &mut Ahead,
 ) {
     let (k, lanes, group, rows) = (d.k, <B::I as Ints>::F::N, 4 * WORDS, rows_of::<B, C>(d.x_stride));
     // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, a panel what is unpacked.
     unsafe {
+        ask_for_outputs::<C>(d, at, c);
         let x = d.x.add(c * d.x_stride);
         let mut sums = [[<B::I as Ints>::F::zero(); C]; P];
         for i in 0..P {
             sums[i] = load(panels[i].sums.at(), at, c);
         }
         for g in 0..at.len / group {
+            ahead.ask::<B::I>(1);
             let mut w = [std::ptr::null(); P];
             for i in 0..P {
                 w[i] = panels[i].q.as_ptr().cast::<u8>().add(g * group * lanes);
             }
-            let dots = B::words_of::<BITS, WORDS, C, P>(&w, x.add(at.k + g * group), &rows);
-            let index = at.k / group + g;
-            let (x_scales, x_sums) = (x.add(k + 4 * (index * group / BLOCK)), x.add(k + 4 * (k / BLOCK + index)));
+            let (index, block) = (at.k / group + g, (at.k + g * group) / BLOCK);
+            let (x_scales, x_sums) = (x.add(k + 4 * block), x.add(k + 4 * (k / BLOCK + index)));
+            let x_shifts = x.add(group::shifts_at(k, group) + 4 * block);
+            let products = scaled::<B, BITS, WORDS, C, P>(&w, x.add(at.k + g * group), &rows, [x_scales, x_shifts]);
             for i in 0..P {
                 let (scale, bias) = panels[i].at(g * lanes);
                 for j in 0..C {
-                    let (x_scale, x_sum) = (number(x_scales, rows[j], 0), number(x_sums, rows[j], 0));
-                    sums[i][j] = sums[i][j].add(term(dots[i][j].to_f32(), x_scale, scale, bias, x_sum));
+                    let x_sum = number(x_sums, rows[j], 0);
+                    sums[i][j] = sums[i][j].add(products[i][j].mul(scale).fma(bias, x_sum));
                 }
             }
         }

@@ -110,16 +110,55 @@ unsafe fn line<T: Block>(w: *const u8, i: usize, at: usize) -> __m512i {
     }
 }
 
-/// A number of binary16 of each of sixteen blocks.
+/// A number of binary16 of each of sixteen blocks, byte `AT` of each and the next.
 #[inline(always)]
-unsafe fn each_f16<T: Block>(w: *const u8, at: usize) -> __m512 {
+unsafe fn each_f16<T: Block, const AT: usize>(w: *const u8) -> __m512 {
     // SAFETY: AVX-512, and the blocks at `w`.
     unsafe {
-        let mut halves = [0i16; GROUPS];
-        for i in 0..GROUPS {
-            halves[i] = w.add(i * T::BYTES + at).cast::<i16>().read_unaligned();
+        let spans = const { Spans::of(T::BYTES, AT) };
+        let mut halves = _mm256_setzero_si256();
+        for span in &spans.0 {
+            if span.lanes != 0 {
+                let (first, second) = (load(w.add(span.start)), load(w.add(span.start + 64)));
+                let places = load(span.places.as_ptr().cast());
+                let found = _mm512_castsi512_si256(_mm512_permutex2var_epi16(first, places, second));
+                halves = _mm256_mask_blend_epi16(span.lanes, halves, found);
+            }
         }
-        _mm512_cvtph_ps(std::mem::transmute::<[i16; GROUPS], __m256i>(halves))
+        _mm512_cvtph_ps(halves)
+    }
+}
+
+/// Two vectors of sixteen blocks, and which of their words are numbers that [`each_f16`] looks for.
+#[derive(Clone, Copy)]
+struct Span {
+    /// The first byte.
+    start: usize,
+    /// A place for each block, of which those of some are asked for.
+    places: [u16; 32],
+    lanes: u16,
+}
+
+struct Spans([Span; 4]);
+
+impl Spans {
+    const BYTES: usize = 128;
+
+    const fn of(block_bytes: usize, at: usize) -> Spans {
+        // Pairs of blocks: lanes of 32 bits are chosen by an instruction that needs no mask.
+        let blocks = ((Spans::BYTES - 2 - at) / block_bytes + 1) & !1;
+        assert!(4 * blocks >= GROUPS && block_bytes.is_multiple_of(2) && at.is_multiple_of(2));
+        let mut spans = [Span { start: 0, places: [0; 32], lanes: 0 }; 4];
+        let mut block = 0;
+        while block < GROUPS {
+            let span = &mut spans[block / blocks];
+            let (first, last) = (block / blocks * blocks * block_bytes, GROUPS * block_bytes - Spans::BYTES);
+            span.start = if first < last { first } else { last };
+            span.places[block] = ((block * block_bytes + at - span.start) / 2) as u16;
+            span.lanes |= 1 << block;
+            block += 1;
+        }
+        Spans(spans)
     }
 }
 
@@ -201,12 +240,12 @@ macro_rules! lines {
     };
 }
 
-lines!(Q4_0, q: 2, |w, q, x, i| of_bits(q, x, i), 14, only(each_f16::<Q4_0>(w, 0)));
-lines!(Q4_1, q: 4, |w, q, x, i| of_bits(q, x, i), 14, [each_f16::<Q4_1>(w, 0), negative(each_f16::<Q4_1>(w, 2))]);
-lines!(Q5_0, q: 6, |w, q, x, i| of_five_bits(q, line::<Q5_0>(w, i, 2), x, i), 15, only(each_f16::<Q5_0>(w, 0)));
+lines!(Q4_0, q: 2, |w, q, x, i| of_bits(q, x, i), 14, only(each_f16::<Q4_0, 0>(w)));
+lines!(Q4_1, q: 4, |w, q, x, i| of_bits(q, x, i), 14, [each_f16::<Q4_1, 0>(w), negative(each_f16::<Q4_1, 2>(w))]);
+lines!(Q5_0, q: 6, |w, q, x, i| of_five_bits(q, line::<Q5_0>(w, i, 2), x, i), 15, only(each_f16::<Q5_0, 0>(w)));
 lines!(Q5_1, q: 8, |w, q, x, i| of_five_bits(q, line::<Q5_1>(w, i, 4), x, i), 15,
-       [each_f16::<Q5_1>(w, 0), negative(each_f16::<Q5_1>(w, 2))]);
-lines!(Iq4Nl, q: 2, |w, q, x, i| of_table(q, &IQ4_TABLE, x, i), 16, only(each_f16::<Iq4Nl>(w, 0)));
+       [each_f16::<Q5_1, 0>(w), negative(each_f16::<Q5_1, 2>(w))]);
+lines!(Iq4Nl, q: 2, |w, q, x, i| of_table(q, &IQ4_TABLE, x, i), 16, only(each_f16::<Iq4Nl, 0>(w)));
 lines!(Mxfp4, q: 1, |w, q, x, i| of_table(q, &E2M1_TABLE, x, i), 15, only(halves_of_powers(w)));
 
 static IQ4_TABLE: [u8; 64] = four_times(IQ4_VALUES);
@@ -261,7 +300,7 @@ impl Unit for Q8_0 {
     #[inline(always)]
     unsafe fn scales(w: *const u8) -> [__m512; 2] {
         // SAFETY: as above.
-        unsafe { only(each_f16::<Q8_0>(w, 0)) }
+        unsafe { only(each_f16::<Q8_0, 0>(w)) }
     }
 }
 
