@@ -25,6 +25,7 @@ mod many;
 mod neon;
 #[cfg(target_arch = "aarch64")]
 mod neon_dot;
+mod outputs;
 mod panel;
 mod portable;
 pub(super) mod recurrence;

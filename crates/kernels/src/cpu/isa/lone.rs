@@ -11,7 +11,8 @@
 
 use std::mem::MaybeUninit;
 
-use super::affine::{Bytes, Ints, load_outputs, store_outputs};
+use super::affine::{Bytes, Ints};
+use super::outputs::{load_outputs, store_outputs};
 use super::panel::{BLOCK, LANES_MAX, Place, rows_at};
 use super::tile::Lanes;
 use super::{Dots, LINE_BYTES};

@@ -13,7 +13,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::Dots;
-use super::affine::{Bytes, Ints, load, number, store};
+use super::affine::{Bytes, Ints, number};
+use super::outputs::{load, store};
 use super::panel::{BLOCK, LANES_MAX, Place};
 use super::tile::Lanes;
 

@@ -11,9 +11,10 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::affine::{Bytes, Ints, ask_for_outputs, columns_at_once, load, number, rows_of, scaled, store};
+use super::affine::{Bytes, Ints, columns_at_once, number, rows_of, scaled};
 use super::lone::{Arranged, PARTS_MAX, Terms};
 use super::many::{self, Tiles, Unpacked};
+use super::outputs::{ask_for_outputs, load, store};
 use super::panel::{Ahead, BLOCK, LANES_MAX, Place, Sums, unpack_rows};
 use super::tile::Lanes;
 use super::{Dots, Packed, UnpackedDots, group, strips};
