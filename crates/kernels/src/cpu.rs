@@ -46,6 +46,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
 pub use isa::Isa;
+pub(crate) use isa::{LINE_BYTES, prefetch};
 pub use topology::{default_threads, last_level_cache_bytes};
 pub use vectorised::exp;
 

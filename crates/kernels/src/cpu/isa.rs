@@ -243,11 +243,11 @@ impl Features {
 }
 
 /// Bytes that a processor brings into its caches at once.
-pub(super) const LINE_BYTES: usize = 64;
+pub(crate) const LINE_BYTES: usize = 64;
 
 /// Asks for a line, to be in the second-level cache soon. Any address will do.
 #[inline(always)]
-pub(super) fn prefetch(at: *const u8) {
+pub(crate) fn prefetch(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: part of every x86-64; a hint, which reads nothing.
     unsafe {
