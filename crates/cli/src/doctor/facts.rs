@@ -126,7 +126,7 @@ const ROOM_BYTES_MIN: usize = 32 << 20;
 /// Instruction sets of this kind of processor that would be faster than the one that is used.
 fn missing() -> Vec<&'static str> {
     let kin: &[Isa] = if cfg!(target_arch = "x86_64") {
-        &[Isa::Avx512Bf16, Isa::Avx512Vbmi, Isa::Avx512Vnni, Isa::AvxVnni, Isa::Avx512, Isa::Avx2]
+        &[Isa::Avx512Vbmi, Isa::Avx512Vnni, Isa::AvxVnni, Isa::Avx512, Isa::Avx2]
     } else if cfg!(target_arch = "aarch64") {
         &[Isa::Neon]
     } else {

@@ -160,7 +160,7 @@ impl<'a> Weights<'a> {
         let words = unsafe { std::slice::from_raw_parts(start.as_ptr().cast::<u64>(), self.bytes() / 8) };
         // Some processors foresee as much as memory gives, others have to be asked.
         let seconds =
-            [sums_of::<0>, sums_of::<AHEAD>].map(|sums| typical_seconds(budget / 2, |_| read(words, threads, sums)));
+            [sums_of::<0>, sums_of::<FAR>].map(|sums| typical_seconds(budget / 2, |_| read(words, threads, sums)));
         self.bytes() as f64 / seconds[0].min(seconds[1])
     }
 }
@@ -192,8 +192,8 @@ fn sums_of<const AHEAD: usize>(words: &[u64]) -> [u64; TWO_LINES] {
 
 /// Words of two cache lines, which are read at once.
 const TWO_LINES: usize = 2 * LINE_BYTES / 8;
-/// What Sapphire Rapids reads most with.
-const AHEAD: usize = 4096;
+/// How far ahead: what Sapphire Rapids reads most with.
+const FAR: usize = 4096;
 /// Runs of words that are read side by side: one alone is foreseen less far (on Zen 3 two threads read 16 GB/s of one run each, and 24
 /// of four).
 const RUNS: usize = 4;

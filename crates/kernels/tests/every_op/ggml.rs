@@ -232,12 +232,40 @@ fn the_largest_products_do_not_overflow() {
             let bytes = vec![q; 20 * Format::Ggml(blocks).row_bytes(1024)];
             let w = blocks_of(blocks, bytes, [20, 1024], 0, || 0.125);
             for sign in [1.0, -1.0] {
-                // Terms of one sign add up to 32 times their norm, and so does what they are rounded by: scale · q and min.
+                // Terms of one sign add up to 32 times their norm.
                 for n in [1, 3, 16] {
-                    // Whose scale has one bit: what weights of zero add up to is zero then, however a type holds them.
-                    let x = vec![127.0 / 64.0 * sign; n * 1024];
-                    assert_linear(&f32_tensor(&x, [n, 1024]), &w, 64.0 * REORDERED);
+                    // With a scale of one bit weights of zero add up to zero, however a type holds them.
+                    let x = if values(&w).iter().all(|value| *value == 0.0) { 127.0 / 64.0 } else { 1.5 };
+                    assert_linear(&f32_tensor(&vec![x * sign; n * 1024], [n, 1024]), &w, 32.0 * REORDERED);
                 }
+            }
+        }
+    }
+}
+
+/// A row alone and among others gives the same bits, however small or large its activations are: their scales are subnormal, and
+/// nearly too large to be multiplied by what sums begin with. Beyond it they are as infinities.
+#[test]
+fn activations_of_any_size_are_the_same_alone_and_together() {
+    for blocks in [GgmlType::Q4_0, GgmlType::Q8_0, GgmlType::Q6K, GgmlType::Q4K] {
+        let mut random = Random(7);
+        let w = random_blocks(blocks, &mut random, 40, 512, 0);
+        let activations: Vec<f32> = (0..16 * 512).map(|_| random.value()).collect();
+        for size in [1.5e-36, 4e-36, 1e-20, 1.0, 9.9e32, 2e33] {
+            let largest = activations.iter().fold(0f32, |max, x| max.max(x.abs()));
+            let x: Vec<f32> = activations.iter().map(|x| x / largest * size).collect();
+            for backend in backends() {
+                let together = empty([16, 40]);
+                backend.ops.linear(&f32_tensor(&x, [16, 512]), &w, &together);
+                for (row, x) in x.chunks_exact(512).enumerate() {
+                    let alone = empty([1, 40]);
+                    backend.ops.linear(&f32_tensor(x, [1, 512]), &w, &alone);
+                    let same = |a: &f32, b: &f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                    let (alone, together) = (to_f32(&alone), to_f32(&together.rows(row..row + 1)));
+                    assert!(alone.iter().zip(&together).all(|(a, b)| same(a, b)), "{blocks:?}, {size}, row {row}");
+                }
+                let finite = to_f32(&together).iter().all(|x| x.is_finite());
+                assert_eq!(finite, size < 1e33 || backend.precise, "{blocks:?}, {size}: {}", backend.ops.describe());
             }
         }
     }

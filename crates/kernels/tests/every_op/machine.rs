@@ -26,13 +26,13 @@ impl Backend {
 }
 
 /// Every instruction set of this machine, with 1, 2 and 3 threads, precise and not; with two threads and not precise where its
-/// kernels are all another's.
+/// kernels are all another's and it is not the one that is used.
 pub fn backends() -> &'static [Backend] {
     static BACKENDS: OnceLock<Vec<Backend>> = OnceLock::new();
     BACKENDS.get_or_init(|| {
         let mut backends = Vec::new();
-        for isa in Isa::available() {
-            let mixed = matches!(isa, Isa::Avx512Vbmi | Isa::Avx512VnniBf16);
+        for (i, isa) in Isa::available().enumerate() {
+            let mixed = i > 0 && matches!(isa, Isa::Avx512Vbmi | Isa::Avx512VnniBf16);
             for precise in [false, true] {
                 for threads in [1, 2, 3] {
                     if mixed && (precise || threads != 2) {

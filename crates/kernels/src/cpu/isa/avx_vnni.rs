@@ -70,7 +70,7 @@ impl<M: Multiply> Bytes for Vnni<M> {
         let [dots] = unsafe { Self::words_of::<BITS, WORDS, C, 1>(&[w], x, rows, 0) };
         dots
     }
-    const SHIFTED: bool = true;
+    const SHIFTED: bool = !M::SIGNED;
     #[inline(always)]
     unsafe fn words_of<const BITS: usize, const WORDS: usize, const C: usize, const P: usize>(
         w: &[*const u8; P],

@@ -28,7 +28,7 @@ fn of_few_bits(scale: f32) -> f32 {
     f32::from_bits((scale.to_bits() + 2) & !3)
 }
 
-/// Larger activations count as infinite: the product of their scale with [`SHIFT`] would be.
+/// Larger activations count as infinite: from somewhat above it on the product of their scale with [`SHIFT`] is.
 const LARGEST: f32 = 1e33;
 
 /// Bytes of an activation row that [`sum`] writes.

@@ -310,8 +310,8 @@ pub(super) unsafe fn transpose<I: Ints, const M: usize>(
     }
 }
 
-/// What is read next, of which each group of each tile asks for a part, so that memory is read while what has been unpacked is
-/// multiplied: a processor waits with more lines at once than it has room to note.
+/// What is read next, of which each group of each tile asks for a part, a line at least, so that memory is read while what has been
+/// unpacked is multiplied: a processor waits with more lines at once than it has room to note.
 pub(super) struct Ahead {
     at: *const u8,
     /// Bytes that are left, and that a group asks for.
@@ -356,6 +356,7 @@ unsafe fn widen_pairs<I: Ints>(d: &AffineDots, from: *const u8, at: Place, to: &
             if first == 0 && (2 * at.k / d.group).is_multiple_of(LINE_BYTES) {
                 (0..I::F::N).for_each(|lane| I::prefetch(now[lane].wrapping_add(I::F::N * row_groups * 2)));
             }
+            // Of the usual numbers a compiler leaves out what no one asks for.
             let words = match n {
                 _ if n == I::WORDS => I::transposed(&now, I::WORDS),
                 4 => I::transposed(&now, 4),

@@ -179,11 +179,11 @@ const ROWS_BYTES: usize = 256 << 10;
 pub(super) unsafe fn dots<P: Product, const R: usize, const C: usize, const ONE: usize>(d: &Dots) {
     let (rows, ahead) = match d.columns {
         1 => (d.rows, P::Sum::ahead()),
-        _ => ((ROWS_BYTES / d.w_stride.max(1)).next_multiple_of(R), 0),
+        _ => ((ROWS_BYTES / d.w_stride.max(1)).next_multiple_of(R).max(R), 0),
     };
-    for first in (0..d.rows).step_by(rows.max(R)) {
+    for first in (0..d.rows).step_by(rows.max(1)) {
         let w = d.w.wrapping_add(first * d.w_stride);
-        let d = &Dots { w, rows: rows.max(R).min(d.rows - first), out: d.out.wrapping_add(first), ..*d };
+        let d = &Dots { w, rows: rows.min(d.rows - first), out: d.out.wrapping_add(first), ..*d };
         let mut c = 0;
         while c + C <= d.columns {
             // SAFETY: columns c..c + C are inside; the rest is the caller's promise.
