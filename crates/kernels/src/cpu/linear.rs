@@ -31,8 +31,8 @@ pub(super) enum Entry {
     F32,
     /// Rounded to bf16.
     Bf16,
-    /// Rounded to int8, for quantised weights: see [`group::round`].
-    Int8 { bits: usize, group: usize },
+    /// Rounded to int8, for quantised weights whose groups have such parts: see [`group::round`].
+    Int8 { bits: usize, part: usize },
     /// In f32 with their groups' sums, for affine-quantised weights: see [`group::sum`].
     Summed { bits: usize, group: usize },
 }
@@ -43,7 +43,7 @@ impl Entry {
         match self {
             Entry::F32 => 4 * cols,
             Entry::Bf16 => 2 * cols,
-            Entry::Int8 { group, .. } => group::rounded_bytes(cols, group),
+            Entry::Int8 { part, .. } => group::rounded_bytes(cols, part),
             Entry::Summed { group, .. } => group::precise_bytes(cols, group),
         }
     }
@@ -148,7 +148,7 @@ pub(super) unsafe fn enter_row(cpu: &Cpu, entry: Entry, from: *const f32, to: *m
         match entry {
             Entry::F32 => to.cast::<f32>().copy_from_nonoverlapping(from, cols),
             Entry::Bf16 => (cpu.kernels.bf16.expect("bf16 products").round)(from.cast(), to, cols),
-            Entry::Int8 { bits, group } => (cpu.kernels.quantised.round)(x, bits, group, to),
+            Entry::Int8 { bits, part } => (cpu.kernels.quantised.round)(x, bits, part, to),
             Entry::Summed { bits, group } => (cpu.kernels.quantised.sum)(x, bits, group, to),
         }
     }
@@ -296,8 +296,8 @@ pub(super) unsafe fn product(cpu: &Cpu, worker: usize, w: &Matrix, rows: Range<u
             (Entry::F32, Format::Coded(Coded { code: Code::E4m3, .. }))
                 if (cpu.kernels.quantised.e4m3)(&dots, &coded_rows(w, rows.start)) => {}
             (Entry::F32, Format::Ggml(_) | Format::Coded(_)) => widened(cpu, worker, w, rows.start, &dots),
-            (Entry::Int8 { group, .. }, Format::Coded(_)) => {
-                let weights = Packed::Coded(coded_rows(w, rows.start), group);
+            (Entry::Int8 { part, .. }, Format::Coded(_)) => {
+                let weights = Packed::Coded(coded_rows(w, rows.start), part);
                 (cpu.kernels.quantised.unpacked)(&UnpackedDots { dots, weights });
             }
             (entry, Format::Affine { bits, group }) => {
@@ -448,10 +448,10 @@ impl Cpu {
         match w.format() {
             _ if w.is_transposed() => Entry::F32,
             Format::Affine { bits, group } if precise => Entry::Summed { bits: bits.into(), group: group.into() },
-            Format::Affine { bits, group } => Entry::Int8 { bits: bits.into(), group: group.into() },
-            Format::Ggml(blocks) if !precise => Entry::Int8 { bits: 8, group: blocks.group() },
+            Format::Affine { bits, group } => Entry::Int8 { bits: bits.into(), part: group::part_of(group.into()) },
+            Format::Ggml(blocks) if !precise => Entry::Int8 { bits: 8, part: blocks.group() },
             Format::Coded(coded) if !precise => match coded.group(w.cols()) {
-                Some(group) => Entry::Int8 { bits: 8, group },
+                Some(part) => Entry::Int8 { bits: 8, part },
                 None => Entry::F32,
             },
             Format::Bf16 if self.kernels.bf16.is_some() && !precise => Entry::Bf16,

@@ -78,14 +78,14 @@ fn norms(x: &Tensor, w: &Matrix) -> Vec<f32> {
     to_f32(x).chunks_exact(w.cols()).flat_map(row).collect()
 }
 
-/// A copy of activations, rounded to int8 in blocks of 32.
-pub fn rounded_to_int8(x: &Tensor) -> Tensor {
-    let block = |x: &[f32]| {
+/// A copy of activations, rounded to int8 in blocks of so many.
+pub fn rounded_to_int8(x: &Tensor, block: usize) -> Tensor {
+    let rounded = |x: &[f32]| {
         let max = x.iter().fold(0f32, |max, x| max.max(x.abs()));
         let (scale, per_step) = if max == 0.0 { (0.0, 0.0) } else { (max / 127.0, 127.0 / max) };
         x.iter().map(|x| scale * (x * per_step).round_ties_even()).collect::<Vec<f32>>()
     };
-    f32_tensor(&to_f32(x).chunks_exact(32).flat_map(block).collect::<Vec<f32>>(), x.dims())
+    f32_tensor(&to_f32(x).chunks_exact(block).flat_map(rounded).collect::<Vec<f32>>(), x.dims())
 }
 
 /// Random activations, some blocks of which are zero and some large.
@@ -101,8 +101,10 @@ pub fn activations(random: &mut Random, n: usize, cols: usize) -> Tensor {
 /// Asserts that every backend's product is near what `reference` makes of the activations that it computes with: within
 /// `tolerance` of the norm of its terms.
 fn assert_linear(x: &Tensor, w: &Matrix, tolerance: f32) {
+    let Format::Affine { group, .. } = w.format() else { panic!("{:?}", w.format()) };
     let shape = [x.dim(0), w.rows()];
-    let (exact, of_rounded, rounded) = (empty(shape), empty(shape), rounded_to_int8(x));
+    let rounded = rounded_to_int8(x, if group < 64 { 32 } else { 64 });
+    let (exact, of_rounded) = (empty(shape), empty(shape));
     Reference.linear(x, w, &exact);
     Reference.linear(&rounded, w, &of_rounded);
     let norms = norms(x, w);
@@ -207,11 +209,11 @@ fn large_linear() {
     });
 }
 
-/// Of rows enough for tiles, and some behind them.
+/// Of rows enough for tiles, and some behind them; with scales of few bits, and of as many as an f32 has.
 #[test]
 fn instruction_sets_give_the_same_bits() {
     let mut random = Random(9);
-    for stored in every() {
+    for stored in every().chain([32, 64, 128].map(|group| Stored { group, scales: Format::F32, ..USUAL })) {
         let backends = backends_of_one_order(stored.bits == 8);
         for (n, rows, cols) in [(16, 16, 128), (37, 41, 1152), (300, 20, 1152), (63, 100, 2304)] {
             let (x, w) = (activations(&mut random, n, cols), stored.matrix(&mut random, rows, cols));

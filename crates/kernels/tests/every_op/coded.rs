@@ -145,7 +145,7 @@ fn assert_linear(x: &Tensor, w: &Matrix, whole: bool, tolerance: f32) {
     let (exact, of_rounded) = (empty(shape), empty(shape));
     Reference.linear(x, w, &exact);
     if whole {
-        Reference.linear(&rounded_to_int8(x), w, &of_rounded);
+        Reference.linear(&rounded_to_int8(x, 32), w, &of_rounded);
     }
     let norms = norms(x, w);
     for backend in backends() {

@@ -86,7 +86,7 @@ fn norms(x: &Tensor, w: &Matrix) -> Vec<f32> {
 /// Asserts that every backend's product is near what `reference` makes of the activations that it computes with.
 fn assert_linear(x: &Tensor, w: &Matrix, tolerance: f32) {
     let shape = [x.dim(0), w.rows()];
-    let (exact, of_rounded, rounded) = (empty(shape), empty(shape), rounded_to_int8(x));
+    let (exact, of_rounded, rounded) = (empty(shape), empty(shape), rounded_to_int8(x, 32));
     Reference.linear(x, w, &exact);
     Reference.linear(&rounded, w, &of_rounded);
     let norms = norms(x, w);
@@ -243,15 +243,15 @@ fn the_largest_products_do_not_overflow() {
     }
 }
 
-/// A row alone and among others gives the same bits, however small or large its activations are: their scales are subnormal, and
-/// nearly too large to be multiplied by what sums begin with. Beyond it they are as infinities.
+/// A row alone and among others gives the same bits, however small or large its activations are: those whose scales are subnormal
+/// among them.
 #[test]
 fn activations_of_any_size_are_the_same_alone_and_together() {
     for blocks in [GgmlType::Q4_0, GgmlType::Q8_0, GgmlType::Q6K, GgmlType::Q4K] {
         let mut random = Random(7);
         let w = random_blocks(blocks, &mut random, 40, 512, 0);
         let activations: Vec<f32> = (0..16 * 512).map(|_| random.value()).collect();
-        for size in [1.5e-36, 4e-36, 1e-20, 1.0, 9.9e32, 2e33] {
+        for size in [1.5e-36, 4e-36, 1e-20, 1.0, 1e33] {
             let largest = activations.iter().fold(0f32, |max, x| max.max(x.abs()));
             let x: Vec<f32> = activations.iter().map(|x| x / largest * size).collect();
             for backend in backends() {
@@ -265,7 +265,7 @@ fn activations_of_any_size_are_the_same_alone_and_together() {
                     assert!(alone.iter().zip(&together).all(|(a, b)| same(a, b)), "{blocks:?}, {size}, row {row}");
                 }
                 let finite = to_f32(&together).iter().all(|x| x.is_finite());
-                assert_eq!(finite, size < 1e33 || backend.precise, "{blocks:?}, {size}: {}", backend.ops.describe());
+                assert!(finite, "{blocks:?}, {size}: {}", backend.ops.describe());
             }
         }
     }

@@ -1,8 +1,9 @@
 //! Products with affine-quantised weights ([`crate::Format::Affine`]), over vectors whose lanes are weight rows.
 //!
-//! An output is one chain in the order of the groups whatever the number of rows. What a group adds: the integer dot products of
-//! its blocks of 32 are exact, each enters the group's f32 sum by one multiply-add; that sum is multiplied with the group's scale,
-//! and its bias enters by one multiply-add more. How the dot products come about is free: for one activation row, [`lone`]
+//! An output is one chain in the order of the weights, whatever the number of rows, of a term for each part of a group: 16, 32 or 64
+//! weights. The integer dot product of a part is exact; it is multiplied with the group's scale, its bias times the sum of the
+//! rounded activations enters by one multiply-add, and that term times their scale enters the
+//! output by one more. How the dot products come about is free: for one activation row, [`lone`]
 //! multiplies each weight row where it lies and adds across lanes, for the weights are read once and unpacking them is most of
 //! the work; for more, [`tile`] unpacks as many weight rows as a vector has lanes to a panel, four bytes of a row to a lane, that
 //! serves all of them. Where a processor multiplies as many vectors at once as it loads, two panels share each load of an activation. Where
@@ -15,7 +16,7 @@
 use std::mem::MaybeUninit;
 
 use super::group::{self, SHIFT};
-use super::lone::{self, Arranged, PARTS_MAX, Terms};
+use super::lone::{self, Arranged, PARTS_MAX, Stream, Terms};
 use super::many::{self, Tiles};
 use super::outputs::{ask_for_outputs, load, store};
 use super::panel::{Ahead, BLOCK, K_MAX, LANES_MAX, Panel, Place, Sums};
@@ -115,62 +116,94 @@ pub(super) trait Bytes {
         x: *const u8,
         rows: &[usize; C],
     ) -> [Self::I; C];
-    /// Whether products may be added to another number than zero at no cost: see [`Bytes::words_of`].
+    /// Whether products may be added to another number than zero at no cost: see [`add_terms`].
     const SHIFTED: bool = false;
-    /// The same of as many panels as are multiplied at once, added to `begin`.
+    /// The same of as many panels as are multiplied at once, added to `sums`.
     #[inline(always)]
     unsafe fn words_of<const BITS: usize, const WORDS: usize, const C: usize, const P: usize>(
         w: &[*const u8; P],
         x: *const u8,
         rows: &[usize; C],
-        begin: i32,
+        mut sums: [[Self::I; C]; P],
     ) -> [[Self::I; C]; P] {
-        debug_assert!(begin == 0, "sums begin with zero");
         // SAFETY: the caller's promise.
         unsafe {
-            let mut dots = [[Self::I::splat(0); C]; P];
             for i in 0..P {
-                dots[i] = Self::words::<BITS, WORDS, C>(w[i], x, rows);
+                let dots = Self::words::<BITS, WORDS, C>(w[i], x, rows);
+                for j in 0..C {
+                    sums[i][j] = sums[i][j].add(dots[j]);
+                }
             }
-            dots
         }
+        sums
     }
 }
 
-/// [`Bytes::words_of`] of whole blocks or groups, times the scale of each row's activations: `x_scales` and `x_shifts` are where the
-/// first row's are.
+/// Where the weights and activations of a part lie, those of the first of some activation rows.
+pub(super) struct Part<const P: usize> {
+    /// Of each panel.
+    pub w: [*const u8; P],
+    pub x: *const u8,
+    /// Blocks, or a half of one.
+    pub blocks: usize,
+    pub x_scale: *const u8,
+    pub x_sum: *const u8,
+}
+
+/// Adds a part's terms to the outputs of `P` panels and `C` activation rows: `WORDS` words of four weights each in every block.
+/// `of` are the panels' scales and biases of its group.
 ///
-/// Where sums may begin with any number, they begin with the bits of [`SHIFT`]: then the bits of a sum are those of SHIFT + sum as
-/// f32, for that is the next number with each unit, and adding SHIFT · scale, negated, to its product with the scale leaves the same
-/// as the product of the sum, rounded once: no instruction has to make an f32 of an integer.
+/// Where sums of integers may begin with any number, and all scales have 22 bits at most, `shifted` lets them begin with the bits of
+/// [`SHIFT`]: then the bits of a sum are those of SHIFT + sum as f32, for that is the next number with each unit, and adding
+/// SHIFT · scale, which is exact, negated, to its product with the scale leaves the same as the product of the sum, rounded
+/// once: no instruction has to make an f32 of an integer.
 ///
 /// # Safety
 /// As for [`Bytes::words_of`].
 #[inline(always)]
-pub(super) unsafe fn scaled<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize, const P: usize>(
-    w: &[*const u8; P],
-    x: *const u8,
+pub(super) unsafe fn add_terms<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize, const P: usize>(
+    sums: &mut [[<B::I as Ints>::F; C]; P],
+    part: &Part<P>,
     rows: &[usize; C],
-    [x_scales, x_shifts]: [*const u8; 2],
-) -> [[<B::I as Ints>::F; C]; P] {
-    let begin = if B::SHIFTED { SHIFT.to_bits().cast_signed() } else { 0 };
+    of: [(<B::I as Ints>::F, <B::I as Ints>::F); P],
+    shifted: bool,
+) {
     // SAFETY: the caller's promise.
     unsafe {
-        let dots = B::words_of::<BITS, WORDS, C, P>(w, x, rows, begin);
-        let mut products = [[<B::I as Ints>::F::zero(); C]; P];
-        for j in 0..C {
-            let x_scale = number(x_scales, rows[j], 0);
-            for i in 0..P {
-                products[i][j] = if B::SHIFTED {
-                    number::<<B::I as Ints>::F>(x_shifts, rows[j], 0).fma(dots[i][j].as_f32(), x_scale)
-                } else {
-                    products[i][j].fma(dots[i][j].to_f32(), x_scale)
-                };
+        let mut dots = [[B::I::splat(if shifted { SHIFT.to_bits().cast_signed() } else { 0 }); C]; P];
+        for b in 0..part.blocks {
+            let w = part.w.map(|w| w.wrapping_add(b * BLOCK * <B::I as Ints>::F::N));
+            dots = B::words_of::<BITS, WORDS, C, P>(&w, part.x.add(b * BLOCK), rows, dots);
+        }
+        for i in 0..P {
+            let (scale, bias) = of[i];
+            let shift = scale.mul(Lanes::splat(-SHIFT));
+            for j in 0..C {
+                let dots = dots[i][j];
+                let product = if shifted { shift.fma(dots.as_f32(), scale) } else { dots.to_f32().mul(scale) };
+                let term = product.fma(bias, number(part.x_sum, rows[j], 0));
+                sums[i][j] = sums[i][j].fma(term, number(part.x_scale, rows[j], 0));
             }
         }
-        products
     }
 }
+
+/// Whether SHIFT times each of these scales is exact: see [`add_terms`].
+#[inline(always)]
+pub(super) fn have_few_bits(scales: &[f32]) -> bool {
+    let mut others = 0;
+    for scale in scales {
+        let bits = scale.to_bits();
+        others |= (bits & 3) | u32::from(bits & !SIGN > LARGEST.to_bits());
+    }
+    others == 0
+}
+
+/// The sign of an f32.
+const SIGN: u32 = 1 << 31;
+
+/// Somewhat larger scales times [`SHIFT`] are infinite.
+const LARGEST: f32 = 1e31;
 
 /// f32 number `index` behind `bytes` bytes of an activation row, in all lanes.
 #[inline(always)]
@@ -200,8 +233,9 @@ unsafe fn rounded_tile<B: Bytes, const BITS: usize, const C: usize, const P: usi
     c: usize,
     ahead: &mut Ahead,
 ) {
-    let (k, lanes, blocks) = (d.dots.k, <B::I as Ints>::F::N, d.group / BLOCK);
+    let (k, lanes, weights) = (d.dots.k, <B::I as Ints>::F::N, group::part_of(d.group));
     let rows = rows_of::<B, C>(d.dots.x_stride);
+    let shifted = B::SHIFTED && panels.iter().all(|panel| panel.few_bits);
     // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, a panel what is unpacked.
     unsafe {
         ask_for_outputs::<C>(&d.dots, at, c);
@@ -210,37 +244,17 @@ unsafe fn rounded_tile<B: Bytes, const BITS: usize, const C: usize, const P: usi
         for i in 0..P {
             sums[i] = load(panels[i].sums.at(), at, c);
         }
-        let weights = |b: usize| {
-            let mut w = [std::ptr::null(); P];
-            for i in 0..P {
-                w[i] = panels[i].q.as_ptr().cast::<u8>().add(b * BLOCK * lanes);
-            }
-            w
-        };
-        for g in 0..at.len / d.group {
+        for first in (0..at.len).step_by(weights) {
             ahead.ask::<B::I>(1);
-            let (b, index) = (g * blocks, at.k / d.group + g);
-            let x_scales = x.add(k + 4 * (at.k / BLOCK + b));
-            let x_shifts = x.add(group::shifts_at(k, d.group) + 4 * index);
-            let x_block = x.add(at.k + b * BLOCK);
-            let mut parts = scaled::<B, BITS, 8, C, P>(&weights(b), x_block, &rows, [x_scales, x_shifts]);
-            for b in b + 1..b + blocks {
-                let dots = B::words_of::<BITS, 8, C, P>(&weights(b), x.add(at.k + b * BLOCK), &rows, 0);
-                let x_scales = x.add(k + 4 * (at.k / BLOCK + b));
-                for j in 0..C {
-                    let x_scale = number(x_scales, rows[j], 0);
-                    for i in 0..P {
-                        parts[i][j] = parts[i][j].fma(dots[i][j].to_f32(), x_scale);
-                    }
-                }
-            }
-            let x_sums = x.add(k + 4 * (k / BLOCK + index));
+            let (mut w, mut of) = ([std::ptr::null(); P], [(Lanes::zero(), Lanes::zero()); P]);
             for i in 0..P {
-                let (scale, bias) = (panels[i].scale(g), panels[i].bias(g));
-                for j in 0..C {
-                    sums[i][j] = sums[i][j].add(parts[i][j].mul(scale).fma(bias, number(x_sums, rows[j], 0)));
-                }
+                w[i] = panels[i].q.as_ptr().cast::<u8>().add(first * lanes);
+                of[i] = (panels[i].scale(first / d.group), panels[i].bias(first / d.group));
             }
+            let x_scale = x.add(k + 4 * ((at.k + first) / weights));
+            let x_sum = x_scale.add(4 * (k / weights));
+            let part = Part { w, x: x.add(at.k + first), blocks: weights / BLOCK, x_scale, x_sum };
+            add_terms::<B, BITS, 8, C, P>(&mut sums, &part, &rows, of, shifted);
         }
         for i in 0..P {
             store(&d.dots, panels[i].sums.at(), at.part(i, lanes).0, c, sums[i]);
@@ -306,7 +320,7 @@ pub(super) unsafe fn dots<B: Bytes, const C: usize, const P: usize, const PRECIS
     let panels = Panel::zeroed(&mut room);
     if tiled {
         // SAFETY: the machine has tiles.
-        unsafe { many::begin::<B>() };
+        unsafe { many::begin::<B>(group::part_of(d.group)) };
     }
     for first in (0..d.dots.columns).step_by(columns_max) {
         let x = d.dots.x.wrapping_add(first * d.dots.x_stride);
@@ -342,12 +356,13 @@ unsafe fn all_rows<B: Bytes, const C: usize, const P: usize, const PRECISE: bool
                 let bytes = rows_at_once * at.len * d.bits / 8;
                 let next =
                     d.dots.w.wrapping_add((row + rows_at_once) * d.dots.w_stride + rows_at_once * k * d.bits / 8);
-                let (groups, tiles) = (at.len / d.group, d.dots.columns.div_ceil(if tiled { many::ROWS } else { C }));
-                let mut ahead = Ahead::new(next, bytes, tiles * groups);
+                let tiles = d.dots.columns.div_ceil(if tiled { many::ROWS } else { C });
+                let parts = at.len / group::part_of(d.group);
+                let mut ahead = Ahead::new(next, bytes, tiles * parts);
                 let mut c = 0;
                 while tiled && c + many::ROWS <= d.dots.columns {
-                    ahead.ask::<B::I>(groups);
-                    many_of::<B, P>(d, panels, at, c);
+                    ahead.ask::<B::I>(parts);
+                    many::tile::<B, P>(&d.dots, panels.each_mut().map(Panel::unpacked), at, c, d.group);
                     c += many::ROWS;
                 }
                 while c + C <= d.dots.columns {
@@ -383,7 +398,7 @@ unsafe fn tile<B: Bytes, const C: usize, const P: usize, const PRECISE: bool>(
     unsafe {
         match d.bits {
             _ if PRECISE => {
-                ahead.ask::<B::I>(at.len / d.group);
+                ahead.ask::<B::I>(at.len / group::part_of(d.group));
                 for i in 0..P {
                     precise_tile::<B::I, C>(d, &mut panels[i], at.part(i, <B::I as Ints>::F::N).0, c);
                 }
@@ -394,19 +409,6 @@ unsafe fn tile<B: Bytes, const C: usize, const P: usize, const PRECISE: bool>(
             5 => rounded_tile::<B, 5, C, P>(d, panels, at, c, ahead),
             6 => rounded_tile::<B, 6, C, P>(d, panels, at, c, ahead),
             _ => rounded_tile::<B, 8, C, P>(d, panels, at, c, ahead),
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn many_of<B: Bytes, const P: usize>(d: &AffineDots, panels: &mut [Panel; P], at: Place, c: usize) {
-    let panels = panels.each_mut().map(Panel::unpacked);
-    // SAFETY: the caller's promise.
-    unsafe {
-        match d.group / BLOCK {
-            1 => many::tile::<B, 1, P>(&d.dots, panels, at, c),
-            2 => many::tile::<B, 2, P>(&d.dots, panels, at, c),
-            _ => many::tile::<B, 4, P>(&d.dots, panels, at, c),
         }
     }
 }
@@ -430,26 +432,31 @@ unsafe fn lone_of<B: Bytes>(d: &AffineDots) {
 unsafe fn lone_in<B: Bytes, const BITS: usize>(d: &AffineDots) {
     // SAFETY: the caller's promise.
     unsafe {
-        match d.group / BLOCK {
-            1 => lone::<B, BITS, 1>(d),
-            2 => lone::<B, BITS, 2>(d),
-            _ => lone::<B, BITS, 4>(d),
+        match d.group {
+            32 => lone::<B, BITS, 1, 1>(d),
+            64 => lone::<B, BITS, 2, 1>(d),
+            _ => lone::<B, BITS, 2, 2>(d),
         }
     }
 }
 
-/// All rows times the only activation row, with `PER` blocks to a group.
+/// All rows times the only activation row, with `PER` blocks to a part and `PARTS` of these to a group.
 #[inline(always)]
-unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize>(d: &AffineDots) {
+unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize, const PARTS: usize>(d: &AffineDots) {
     let (lanes, w) = (<B::I as Ints>::F::N, &d.dots);
-    let bytes_ahead = B::I::ahead();
     let end = w.w.wrapping_add(w.rows * w.w_stride);
+    // SAFETY: the caller has the instructions.
+    let stream = unsafe {
+        let first_rows = lanes.min(w.rows) * (w.k / d.group) * d.scale_format.row_bytes(1);
+        d.scales.iter().for_each(|scales| lone::ask::<B::I>(*scales, first_rows));
+        Stream::new::<B::I>(w.w..end)
+    };
     let mut terms = Terms::<PARTS_MAX>::new();
     for k in (0..w.k).step_by(lone::K_MAX) {
         let len = lone::K_MAX.min(w.k - k);
         // SAFETY: the activation row has as many; rows, blocks and places below are inside `d`.
         unsafe {
-            let x = Arranged::new::<B, BITS, PER>(w, d.group, k, len);
+            let x = Arranged::new::<B, BITS>(w, PER * BLOCK, k, len);
             for row in (0..w.rows).step_by(lanes) {
                 let rows = lanes.min(w.rows - row);
                 for lane in 0..rows {
@@ -461,30 +468,52 @@ unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize>(d: &AffineDots) {
                     let index = (row + lane) * (w.k / d.group) + k / d.group;
                     let whole = blocks / unit * unit;
                     for first in (0..whole).step_by(unit) {
-                        let group = first / PER;
-                        let [scale, bias] = whole_scales_and_biases(d, index + group);
-                        let part = lone_part::<B, BITS, PER, true>(at, end, &x, first, blocks, bytes_ahead);
-                        terms.set(lane, group, lone_term::<B, BITS>(part, scale, bias, x.sums(group)));
+                        let part = first / PER;
+                        let of = match PARTS {
+                            1 => whole_scales_and_biases(d, index + part),
+                            // A part of a vector is left over.
+                            _ => each::<_, PARTS>(scales_and_biases(d, index + part / PARTS)),
+                        };
+                        let dots = lone_part::<B, BITS, PER, true>(at, end, &x, first, blocks, &stream);
+                        terms.set(lane, part, lone_term::<B, BITS>(dots, of, x.sums(part)));
                     }
                     if whole < blocks {
-                        let group = whole / PER;
-                        let [scale, bias] = scales_and_biases(d, index + group);
-                        let part = lone_part::<B, BITS, PER, false>(at, end, &x, whole, blocks, bytes_ahead);
-                        terms.set(lane, group, lone_term::<B, BITS>(part, scale, bias, x.sums(group)));
+                        let part = whole / PER;
+                        let of = each::<_, PARTS>(scales_and_biases(d, index + part / PARTS));
+                        let dots = lone_part::<B, BITS, PER, false>(at, end, &x, whole, blocks, &stream);
+                        terms.set(lane, part, lone_term::<B, BITS>(dots, of, x.sums(part)));
                     }
                 }
-                terms.add::<B::I>(w, Place { row, rows, k, len }, len / d.group);
+                terms.add::<B::I>(w, Place { row, rows, k, len }, x.scales(len / (PER * BLOCK)));
             }
         }
     }
 }
 
-/// What groups add to their outputs.
+/// Groups' numbers for each of their parts.
+#[inline(always)]
+unsafe fn each<L: Lanes, const PARTS: usize>(of: [L; 2]) -> [L; 2] {
+    if PARTS == 1 {
+        return of;
+    }
+    of.map(|groups| {
+        let (mut of, mut parts) = ([0f32; LANES_MAX], [0f32; LANES_MAX]);
+        // SAFETY: the caller has the instructions, and each array room for a vector.
+        unsafe {
+            groups.store_f32(of.as_mut_ptr().cast());
+            for i in 0..L::N {
+                parts[i] = of[i / PARTS];
+            }
+            L::load_f32(parts.as_ptr().cast())
+        }
+    })
+}
+
+/// What parts add to their outputs, before the scales of their activations.
 #[inline(always)]
 unsafe fn lone_term<B: Bytes, const BITS: usize>(
-    part: <B::I as Ints>::F,
-    scale: <B::I as Ints>::F,
-    mut bias: <B::I as Ints>::F,
+    dots: B::I,
+    [scale, mut bias]: [<B::I as Ints>::F; 2],
     x_sum: <B::I as Ints>::F,
 ) -> <B::I as Ints>::F {
     // SAFETY: the caller has the instructions.
@@ -492,11 +521,19 @@ unsafe fn lone_term<B: Bytes, const BITS: usize>(
         if B::SIGNED && BITS == 8 {
             bias = bias.fma(scale, Lanes::splat(128.0));
         }
-        part.mul(scale).fma(bias, x_sum)
+        term(dots, scale, bias, x_sum)
     }
 }
 
-/// The sums of `N` groups, before their scales, from block `first` of `blocks` on: all of them inside the row, if `WHOLE`.
+/// What a part adds to its output, before the scale of its activations: its dot product times the scale of the weights, and their
+/// bias times the activations' sum.
+#[inline(always)]
+pub(super) unsafe fn term<I: Ints>(dots: I, scale: I::F, bias: I::F, x_sum: I::F) -> I::F {
+    // SAFETY: the caller has the instructions.
+    unsafe { dots.to_f32().mul(scale).fma(bias, x_sum) }
+}
+
+/// The dot products of `N` parts from block `first` of `blocks` on: all of them inside the row, if `WHOLE`.
 #[inline(always)]
 unsafe fn lone_part<B: Bytes, const BITS: usize, const PER: usize, const WHOLE: bool>(
     w: *const u8,
@@ -504,15 +541,15 @@ unsafe fn lone_part<B: Bytes, const BITS: usize, const PER: usize, const WHOLE: 
     x: &Arranged,
     first: usize,
     blocks: usize,
-    ahead: usize,
-) -> <B::I as Ints>::F {
+    stream: &Stream,
+) -> B::I {
     let lanes = <B::I as Ints>::F::N;
     // SAFETY: the caller's promise; the blocks are inside the row.
     unsafe {
-        let mut dots = [B::I::splat(0); 4];
+        let mut dots = [B::I::splat(0); 2];
         for i in 0..PER {
             let bytes = lanes * BLOCK * BITS / 8;
-            lone::ask_ahead::<B::I>(w.wrapping_add(first * BLOCK * BITS / 8 + i * bytes), bytes, ahead);
+            stream.ask::<B::I>(w.wrapping_add(first * BLOCK * BITS / 8 + i * bytes), bytes);
             if WHOLE {
                 let at = first + i * lanes;
                 dots[i] = B::row::<BITS, false>(w.add(at * BLOCK * BITS / 8), x.blocks(at));
@@ -520,18 +557,11 @@ unsafe fn lone_part<B: Bytes, const BITS: usize, const PER: usize, const WHOLE: 
                 dots[i] = lone::unit::<B, BITS>(w, end, x, first + i * lanes, blocks);
             }
         }
-        if PER == 2 {
-            (dots[0], dots[1]) = dots[0].unzip(dots[1]);
-        } else if PER == 4 {
-            let ((even, odd), (even_high, odd_high)) = (dots[0].unzip(dots[1]), dots[2].unzip(dots[3]));
-            (dots[0], dots[2]) = even.unzip(even_high);
-            (dots[1], dots[3]) = odd.unzip(odd_high);
+        if PER == 1 {
+            return dots[0];
         }
-        let mut part = <B::I as Ints>::F::zero();
-        for i in 0..PER {
-            part = part.fma(dots[i].to_f32(), x.scales(first + i * lanes));
-        }
-        part
+        let (even, odd) = dots[0].unzip(dots[1]);
+        even.add(odd)
     }
 }
 

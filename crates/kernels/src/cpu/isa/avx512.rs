@@ -385,7 +385,7 @@ impl<T: Tiles, const VBMI: bool> Bytes for Vnni<T, VBMI> {
         rows: &[usize; C],
     ) -> [__m512i; C] {
         // SAFETY: the caller's promise.
-        let [dots] = unsafe { Self::words_of::<BITS, WORDS, C, 1>(&[w], x, rows, 0) };
+        let [dots] = unsafe { Self::words_of::<BITS, WORDS, C, 1>(&[w], x, rows, [[__m512i::splat(0); C]]) };
         dots
     }
     const SHIFTED: bool = true;
@@ -394,11 +394,10 @@ impl<T: Tiles, const VBMI: bool> Bytes for Vnni<T, VBMI> {
         w: &[*const u8; P],
         x: *const u8,
         rows: &[usize; C],
-        begin: i32,
+        mut sums: [[__m512i; C]; P],
     ) -> [[__m512i; C]; P] {
         // SAFETY: AVX512-VNNI, the words of each panel, and as many activations of each row.
         unsafe {
-            let mut dots = [[__m512i::splat(begin); C]; P];
             for word in 0..WORDS {
                 let mut words = [_mm512_setzero_si512(); P];
                 for i in 0..P {
@@ -407,11 +406,11 @@ impl<T: Tiles, const VBMI: bool> Bytes for Vnni<T, VBMI> {
                 for j in 0..C {
                     let x = broadcast(x.add(rows[j] + 4 * word));
                     for i in 0..P {
-                        dots[i][j] = _mm512_dpbusd_epi32(dots[i][j], words[i], x);
+                        sums[i][j] = _mm512_dpbusd_epi32(sums[i][j], words[i], x);
                     }
                 }
             }
-            dots
+            sums
         }
     }
 }

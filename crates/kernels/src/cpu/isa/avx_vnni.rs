@@ -67,7 +67,7 @@ impl<M: Multiply> Bytes for Vnni<M> {
         rows: &[usize; C],
     ) -> [Words; C] {
         // SAFETY: as above.
-        let [dots] = unsafe { Self::words_of::<BITS, WORDS, C, 1>(&[w], x, rows, 0) };
+        let [dots] = unsafe { Self::words_of::<BITS, WORDS, C, 1>(&[w], x, rows, [[Words::splat(0); C]]) };
         dots
     }
     const SHIFTED: bool = !M::SIGNED;
@@ -76,22 +76,21 @@ impl<M: Multiply> Bytes for Vnni<M> {
         w: &[*const u8; P],
         x: *const u8,
         rows: &[usize; C],
-        begin: i32,
+        mut sums: [[Words; C]; P],
     ) -> [[Words; C]; P] {
         // SAFETY: as above, the words of each panel, and as many activations of each row.
         unsafe {
-            let mut dots = [[Words::splat(begin); C]; P];
             for word in 0..WORDS {
                 for i in 0..P {
                     let w = Words::load(w[i].add(64 * word));
                     for j in 0..C {
                         let x = _mm256_set1_epi32(x.add(rows[j] + 4 * word).cast::<i32>().read_unaligned());
-                        dots[i][j].0 = M::add(dots[i][j].0, w.0, x);
-                        dots[i][j].1 = M::add(dots[i][j].1, w.1, x);
+                        sums[i][j].0 = M::add(sums[i][j].0, w.0, x);
+                        sums[i][j].1 = M::add(sums[i][j].1, w.1, x);
                     }
                 }
             }
-            dots
+            sums
         }
     }
 }

@@ -5,11 +5,10 @@
 use std::arch::x86_64::*;
 
 use super::Dots;
-use super::affine::Ints;
+use super::affine::{Ints, term};
 use super::panel::BLOCK;
 use super::tile::{Bf16, F16, F32, Lanes, convert};
 use super::unit_rows::GROUPS;
-use super::unpacked::term;
 use crate::quant::Second;
 use crate::quant::coded::Rows;
 use crate::tensor::DType;
@@ -118,8 +117,8 @@ impl Strip {
         // SAFETY: the caller's promise; a vector of each.
         unsafe {
             let (scale, bias) = (I::F::load_f32(scales.as_ptr().cast()), I::F::load_f32(biases.as_ptr().cast()));
-            let term = term(dots.to_f32(), I::F::splat(x.scale), scale, bias, I::F::splat(x.sum));
-            I::F::load_f32(sums).add(term).store_f32(sums);
+            let term = term(dots, scale, bias, I::F::splat(x.sum));
+            I::F::load_f32(sums).fma(term, I::F::splat(x.scale)).store_f32(sums);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Activations as affine-quantised weights are multiplied with them: in the order in which the weights are unpacked,
-//! and with what is shared by all outputs, their sums over each group.
+//! Activations as quantised weights are multiplied with them: in the order in which the weights are unpacked, and with what is
+//! shared by all outputs, the scale and the sum of each part of a group.
 //!
 //! Inlined into functions that enable the instructions; what is plain Rust, the compiler vectorises.
 
@@ -9,102 +9,96 @@
 use super::panel::{BLOCK, order};
 use super::tile::Lanes;
 
-/// Bytes of an activation row that [`round`] writes.
-pub(in crate::cpu) const fn rounded_bytes(k: usize, group: usize) -> usize {
-    shifts_at(k, group) + 4 * (k / if group < BLOCK { BLOCK } else { group })
+/// Weights of a part at most. Its integer is the sum of as many products, 64 · 127 · 255 at most, which [`SHIFT`] has room for.
+const PART_MAX: usize = 64;
+
+/// Weights of a part of a group of so many: what an output gains by one term.
+pub(in crate::cpu) const fn part_of(group: usize) -> usize {
+    if group < PART_MAX { group } else { PART_MAX }
 }
 
-/// Where its shifts begin, a number for the first block of each group, or for each block that is several.
-pub(super) const fn shifts_at(k: usize, group: usize) -> usize {
-    k + 4 * (k / BLOCK) + 4 * (k / group)
+/// Bytes of an activation row that [`round`] writes.
+pub(in crate::cpu) const fn rounded_bytes(k: usize, part: usize) -> usize {
+    k + 8 * (k / part)
 }
 
 /// A number so large that those next to it are 1 apart, and so are the 2^22 on either side: 1.5 · 2^23.
 pub(super) const SHIFT: f32 = 12_582_912.0;
-
-/// A scale, rounded to 22 bits: its product with [`SHIFT`] has 24 at most, so it is exact.
-#[inline(always)]
-fn of_few_bits(scale: f32) -> f32 {
-    f32::from_bits((scale.to_bits() + 2) & !3)
-}
-
-/// Larger activations count as infinite: from somewhat above it on the product of their scale with [`SHIFT`] is.
-const LARGEST: f32 = 1e33;
 
 /// Bytes of an activation row that [`sum`] writes.
 pub(in crate::cpu) const fn precise_bytes(k: usize, group: usize) -> usize {
     4 * k + 4 * (k / group)
 }
 
-/// Rounds a row of activations to int8 in blocks of 32: `x8 = round(x · 127 / max|x|)`, `scale = max|x| / 127`, to nearest
-/// even. Writes all x8, reordered for `bits`; the scale of each block; for each group Σ scale · Σ x8 of its blocks; and the shifts,
-/// `-SHIFT · scale`.
-/// A block with a NaN, an infinity or a number above 1e33 has NaN for a scale; one below 1e-36 is zero.
+/// Rounds a row of activations to int8, for weights of which a part shares a scale: `x8 = round(x · 127 / max|x|)`,
+/// `scale = max|x| / 127`, to nearest even, by blocks of 32 or, for parts of 64, of as many. Writes all x8, reordered for `bits`;
+/// the scale of each part; and Σ x8 of each.
+/// A block with a NaN or an infinity has NaN for a scale; one below 1e-36 is zero.
 ///
 /// # Safety
 /// The machine has the instructions, and `to` has room for [`rounded_bytes`].
 #[inline(always)]
-pub(super) unsafe fn round<L: Lanes>(x: &[f32], bits: usize, group: usize, to: *mut u8) {
+pub(super) unsafe fn round<L: Lanes>(x: &[f32], bits: usize, part: usize, to: *mut u8) {
     // SAFETY: the caller's promise.
     unsafe {
         match bits {
-            2 => round_in::<L, 4>(x, group, to),
-            4 => round_in::<L, 2>(x, group, to),
-            _ => round_in::<L, 1>(x, group, to),
+            2 => round_in::<L, 4>(x, part, to),
+            4 => round_in::<L, 2>(x, part, to),
+            _ => round_in::<L, 1>(x, part, to),
         }
     }
 }
 
 /// The same for weights of which so many share a byte.
 #[inline(always)]
-unsafe fn round_in<L: Lanes, const SHARE: usize>(x: &[f32], group: usize, to: *mut u8) {
+unsafe fn round_in<L: Lanes, const SHARE: usize>(x: &[f32], part: usize, to: *mut u8) {
     let k = x.len();
-    let (scales, sums) = (to.wrapping_add(k), to.wrapping_add(k + 4 * (k / BLOCK)));
-    let shifts = to.wrapping_add(shifts_at(k, group)).cast::<f32>();
-    let (blocks, _) = x.as_chunks::<BLOCK>();
-    // Of a group: its number, the sum of its blocks, and how many are still to come.
-    let (mut g, mut sum, mut more) = (0, 0.0, group / BLOCK);
-    for (b, block) in blocks.iter().enumerate() {
+    let scales = to.wrapping_add(k).cast::<f32>();
+    let sums = scales.wrapping_add(k / part);
+    let shared = part.max(BLOCK);
+    for (i, x) in x.chunks_exact(shared).enumerate() {
+        let (blocks, _) = x.as_chunks::<BLOCK>();
         // Sizes in the order of their bits, in which a NaN is the largest.
-        let mut max = 0;
-        for i in 0..BLOCK {
-            max = block[i].abs().to_bits().max(max);
+        let mut largest = [0; BLOCK];
+        for block in blocks {
+            for i in 0..BLOCK {
+                largest[i] = block[i].abs().to_bits().max(largest[i]);
+            }
         }
-        let max = f32::from_bits(max);
+        let max = f32::from_bits(largest.into_iter().fold(0, u32::max));
         let (scale, per_step) = match max {
             ..1e-36 => (0.0, 0.0),
-            1e-36..=LARGEST => (of_few_bits(max / 127.0), 127.0 / max),
+            1e-36..=f32::MAX => (max / 127.0, 127.0 / max),
             _ => (f32::NAN, 0.0),
         };
-        let mut rounded = [0.0; BLOCK];
-        for i in 0..BLOCK {
-            // Leaves an integer in the low bits of the sum.
-            rounded[i] = block[i] * per_step + SHIFT;
-        }
-        // Not by `map`, which a compiler may call, and then without the instructions.
-        let mut x8 = [0; BLOCK];
-        for i in 0..BLOCK {
-            x8[i] = rounded[i].to_bits() as u8;
-        }
-        // SAFETY: the caller has the instructions; whole vectors are inside a half.
-        let [first, second] = unsafe { halves::<L>(&rounded, -SHIFT) };
-        sum += scale * (first + second);
-        // SAFETY: block b of the row, its scale, and its group's sum.
-        unsafe {
-            to.add(b * BLOCK).cast::<[u8; BLOCK]>().write_unaligned(dealt::<SHARE>(&x8));
-            scales.cast::<f32>().add(b).write_unaligned(scale);
-            if group < BLOCK {
-                sums.cast::<[f32; 2]>().add(b).write_unaligned([scale * first, scale * second]);
-                shifts.add(b).write_unaligned(-SHIFT * scale);
-                continue;
+        let mut sum = 0.0;
+        for (b, block) in blocks.iter().enumerate() {
+            let mut rounded = [0.0; BLOCK];
+            for i in 0..BLOCK {
+                // Leaves an integer in the low bits of the sum.
+                rounded[i] = block[i] * per_step + SHIFT;
             }
-            if more == group / BLOCK {
-                shifts.add(g).write_unaligned(-SHIFT * scale);
+            // Not by `map`, which a compiler may call, and then without the instructions.
+            let mut x8 = [0; BLOCK];
+            for i in 0..BLOCK {
+                x8[i] = rounded[i].to_bits() as u8;
             }
-            more -= 1;
-            if more == 0 {
-                sums.cast::<f32>().add(g).write_unaligned(sum);
-                (g, sum, more) = (g + 1, 0.0, group / BLOCK);
+            // SAFETY: the caller has the instructions; whole vectors are inside a half; a block of the row, and its parts' numbers.
+            unsafe {
+                to.add(i * shared + b * BLOCK).cast::<[u8; BLOCK]>().write_unaligned(dealt::<SHARE>(&x8));
+                let [first, second] = halves::<L>(&rounded, -SHIFT);
+                sum += first + second;
+                if part < BLOCK {
+                    scales.cast::<[f32; 2]>().add(i).write_unaligned([scale; 2]);
+                    sums.cast::<[f32; 2]>().add(i).write_unaligned([first, second]);
+                }
+            }
+        }
+        if part >= BLOCK {
+            // SAFETY: as above.
+            unsafe {
+                scales.add(i).write_unaligned(scale);
+                sums.add(i).write_unaligned(sum);
             }
         }
     }

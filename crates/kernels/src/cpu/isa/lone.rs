@@ -3,13 +3,14 @@
 //! Nothing is used twice, so reading the weights is what should take the time. Rows are read one after the other, each from
 //! its first byte to its last: processors foresee that, and no hint of ours made up for it where sixteen rows were read side
 //! by side (one core of Zen 4 read 10 to 24 GB/s so, and 35 in order). What a row's groups add to its output is computed with a
-//! group to each lane; of as many rows as a vector has lanes these terms are transposed, and added in ascending order, as
+//! part of a group to each lane; of as many rows as a vector has lanes these terms are transposed, and added in ascending order, as
 //! `affine` describes.
 
 // Vectors are indexed by number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use super::affine::{Bytes, Ints};
 use super::outputs::{load_outputs, store_outputs};
@@ -28,45 +29,30 @@ pub(super) const PARTS_MAX: usize = K_MAX / BLOCK;
 pub(super) struct Arranged {
     /// As [`Bytes::row`] takes them, with zeros behind the last.
     q: [u8; K_MAX],
-    /// The scale of each part, a block or half of one: of each `PER · N` parts, where `PER` make a group, first those of the
-    /// groups' first parts, then of their second.
+    /// The scale and the sum of each part.
     scales: [f32; PARTS_MAX],
-    /// The sums of each group.
     sums: [f32; PARTS_MAX],
 }
 
 impl Arranged {
-    /// Those of a row that `round` made for groups of `group` weights.
+    /// Those of a row that `round` made for parts of `part` weights.
     ///
     /// # Safety
-    /// The place is inside the row, and no longer than [`K_MAX`], or for groups of less than a block half of that; the machine
+    /// The place is inside the row, and no longer than [`K_MAX`], or for parts of less than a block half of that; the machine
     /// has the instructions.
     #[inline(always)]
-    pub(super) unsafe fn new<B: Bytes, const BITS: usize, const PER: usize>(
-        d: &Dots,
-        group: usize,
-        k: usize,
-        len: usize,
-    ) -> Self {
+    pub(super) unsafe fn new<B: Bytes, const BITS: usize>(d: &Dots, part: usize, k: usize, len: usize) -> Self {
         let mut arranged = Arranged { q: [0; K_MAX], scales: [0.0; PARTS_MAX], sums: [0.0; PARTS_MAX] };
-        let n = <B::I as Ints>::F::N;
-        let part = group.min(BLOCK);
-        debug_assert_eq!(PER, group.div_ceil(BLOCK));
-        let scale = |index: usize| d.x.wrapping_add(d.k + 4 * index).cast::<f32>();
         // SAFETY: the caller's promise; whole units fit.
         unsafe {
             std::ptr::copy_nonoverlapping(d.x.add(k), arranged.q.as_mut_ptr(), len);
-            for at in (0..len).step_by(n * BLOCK) {
+            for at in (0..len).step_by(<B::I as Ints>::F::N * BLOCK) {
                 B::arrange::<BITS>(arranged.q.as_mut_ptr().add(at));
             }
-            for p in 0..len / part {
-                let (unit, within) = (p / (PER * n), p % (PER * n));
-                let to = unit * PER * n + within % PER * n + within / PER;
-                arranged.scales[to] = scale((k + p * part) / BLOCK).read_unaligned();
-            }
-            for g in 0..len / group {
-                arranged.sums[g] = scale(d.k / BLOCK + k / group + g).read_unaligned();
-            }
+            let scales = d.x.add(d.k + 4 * (k / part));
+            let sums = scales.add(4 * (d.k / part));
+            std::ptr::copy_nonoverlapping(scales, arranged.scales.as_mut_ptr().cast(), 4 * (len / part));
+            std::ptr::copy_nonoverlapping(sums, arranged.sums.as_mut_ptr().cast(), 4 * (len / part));
         }
         arranged
     }
@@ -77,32 +63,62 @@ impl Arranged {
         self.q.as_ptr().wrapping_add(block * BLOCK)
     }
 
-    /// Scales from place `at` on.
+    /// The scales of so many parts.
     #[inline(always)]
-    pub(super) unsafe fn scales<L: Lanes>(&self, at: usize) -> L {
-        // SAFETY: the caller has the instructions; a vector is inside.
-        unsafe { L::load_f32(self.scales[at..at + L::N].as_ptr().cast()) }
+    pub(super) fn scales(&self, parts: usize) -> &[f32] {
+        &self.scales[..parts]
     }
 
-    /// Sums of groups from `group` on.
+    /// Sums of parts from `part` on.
     #[inline(always)]
-    pub(super) unsafe fn sums<L: Lanes>(&self, group: usize) -> L {
-        // SAFETY: as above.
-        unsafe { L::load_f32(self.sums[group..group + L::N].as_ptr().cast()) }
+    pub(super) unsafe fn sums<L: Lanes>(&self, part: usize) -> L {
+        // SAFETY: the caller has the instructions; a vector is inside.
+        unsafe { L::load_f32(self.sums[part..part + L::N].as_ptr().cast()) }
     }
 }
 
-/// Asks for as many bytes as those at `w`, so far behind them: see [`Ints::ahead`].
+/// Weights that are read from the first byte to the last, and asked for ahead: see [`Ints::ahead`].
+pub(super) struct Stream {
+    end: *const u8,
+    ahead: usize,
+}
+
+impl Stream {
+    /// Those of a task, of which the first are asked for at once, so that they come together.
+    ///
+    /// # Safety
+    /// The machine has the instructions.
+    #[inline(always)]
+    pub(super) unsafe fn new<I: Ints>(weights: Range<*const u8>) -> Self {
+        let ahead = I::ahead();
+        // SAFETY: the caller's promise.
+        unsafe { ask::<I>(weights.start, ahead.min(weights.end.addr().saturating_sub(weights.start.addr()))) };
+        Stream { end: weights.end, ahead }
+    }
+
+    /// Asks for as many bytes as those at `w`, so far behind them; for nothing behind the last, which another thread reads.
+    ///
+    /// # Safety
+    /// As for [`Stream::new`].
+    #[inline(always)]
+    pub(super) unsafe fn ask<I: Ints>(&self, w: *const u8, bytes: usize) {
+        let at = w.wrapping_add(self.ahead);
+        if self.ahead > 0 && at.addr() < self.end.addr() {
+            // SAFETY: the caller's promise.
+            unsafe { ask::<I>(at, bytes) };
+        }
+    }
+}
+
+/// Asks for bytes, which need not exist.
 ///
 /// # Safety
 /// The machine has the instructions.
 #[inline(always)]
-pub(super) unsafe fn ask_ahead<I: Ints>(w: *const u8, bytes: usize, ahead: usize) {
-    if ahead > 0 {
-        for byte in (0..bytes).step_by(LINE_BYTES) {
-            // SAFETY: the caller's promise.
-            unsafe { I::prefetch(w.wrapping_add(ahead + byte)) };
-        }
+pub(super) unsafe fn ask<I: Ints>(at: *const u8, bytes: usize) {
+    for byte in (0..bytes).step_by(LINE_BYTES) {
+        // SAFETY: the caller's promise.
+        unsafe { I::prefetch(at.wrapping_add(byte)) };
     }
 }
 
@@ -136,7 +152,7 @@ pub(super) unsafe fn unit<B: Bytes, const BITS: usize>(
     }
 }
 
-/// What the groups of some rows, `N` of each at most, add to their outputs.
+/// What the parts of some rows, `N` of each at most, add to their outputs, before the scales of their activations.
 #[repr(align(64))]
 pub(super) struct Terms<const N: usize>([MaybeUninit<[f32; N]>; LANES_MAX]);
 
@@ -145,34 +161,34 @@ impl<const N: usize> Terms<N> {
         Terms([const { MaybeUninit::uninit() }; LANES_MAX])
     }
 
-    /// Sets those of a row's groups from `group` on.
+    /// Sets those of a row's parts from `part` on.
     #[inline(always)]
-    pub(super) unsafe fn set<L: Lanes>(&mut self, lane: usize, group: usize, terms: L) {
-        debug_assert!(group + L::N <= N);
-        // SAFETY: the caller has the instructions, and the groups are some of a row's.
-        unsafe { terms.store_f32(self.0[lane].as_mut_ptr().cast::<u8>().add(4 * group)) };
+    pub(super) unsafe fn set<L: Lanes>(&mut self, lane: usize, part: usize, terms: L) {
+        debug_assert!(part + L::N <= N);
+        // SAFETY: the caller has the instructions, and the parts are some of a row's.
+        unsafe { terms.store_f32(self.0[lane].as_mut_ptr().cast::<u8>().add(4 * part)) };
     }
 
-    /// Adds all of a place to the outputs.
+    /// Adds all of a place to the outputs, each times the scale of its activations.
     ///
     /// # Safety
-    /// The machine has the instructions, the place is inside `d`, and the terms of all its groups have been set.
+    /// The machine has the instructions, the place is inside `d`, and a term has been set for each scale.
     #[inline(always)]
-    pub(super) unsafe fn add<I: Ints>(&self, d: &Dots, at: Place, groups: usize) {
+    pub(super) unsafe fn add<I: Ints>(&self, d: &Dots, at: Place, scales: &[f32]) {
         // SAFETY: the caller's promise.
         unsafe {
             let mut sum = if at.k > 0 { load_outputs(d, at, 0) } else { I::F::zero() };
-            for first in (0..groups).step_by(I::WORDS) {
-                let n = I::WORDS.min(groups - first);
+            for (i, scales) in scales.chunks(I::WORDS).enumerate() {
+                let first = i * I::WORDS;
                 let rows = rows_at::<I>(at.rows, |row| self.0[row].as_ptr().cast::<u8>().wrapping_add(4 * first));
-                if n == I::WORDS {
+                if scales.len() == I::WORDS {
                     let terms = I::transposed(&rows, I::WORDS);
                     for i in 0..I::WORDS {
-                        sum = sum.add(terms[i].as_f32());
+                        sum = sum.fma(terms[i].as_f32(), I::F::splat(scales[i]));
                     }
                 } else {
-                    for terms in &I::transposed(&rows, n)[..n] {
-                        sum = sum.add(terms.as_f32());
+                    for (terms, scale) in I::transposed(&rows, scales.len()).iter().zip(scales) {
+                        sum = sum.fma(terms.as_f32(), I::F::splat(*scale));
                     }
                 }
             }

@@ -1,9 +1,7 @@
 //! Products of quantised weights with many activation rows: a prompt's, where the processor multiplies tiles.
 //!
 //! A tile instruction multiplies sixteen activation rows, from where they lie, with a part of a panel, as it was unpacked, and
-//! leaves an integer for each output. Its part is a block, the weights that share a scale of the activations, because each
-//! part's integers enter the outputs by a multiply-add of their own: what a group adds, and in which order, is as `affine` and
-//! `unpacked` describe, to the bit. Integers pass through memory, some parts at a time, and those of the next parts are
+//! leaves an integer for each output. What is added, and in which order, is as `affine` and `unpacked` describe, to the bit. Integers pass through memory, some parts at a time, and those of the next parts are
 //! computed while these are scaled.
 
 // Tiles are indexed by row of fixed number; iterators would hide which.
@@ -13,7 +11,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::Dots;
-use super::affine::{Bytes, Ints, number};
+use super::affine::{Bytes, Ints, number, term};
+use super::group;
 use super::outputs::{load, store};
 use super::panel::{BLOCK, LANES_MAX, Place};
 use super::tile::Lanes;
@@ -21,8 +20,8 @@ use super::tile::Lanes;
 /// Activation rows that are multiplied at once.
 pub(super) const ROWS: usize = 16;
 
-/// Parts whose integers are in memory before they are scaled, at most: those of a group, or of two.
-const PARTS_MAX: usize = 4;
+/// Parts whose integers are in memory before they are scaled.
+const PARTS: usize = 2;
 
 /// Panels that are multiplied at once, at most.
 const PANELS_MAX: usize = 2;
@@ -40,8 +39,8 @@ pub(super) struct Config {
 
 impl Config {
     /// Tiles 0 to 3 are sums, 4 and 5 activations, 6 and 7 weights.
-    fn of(lanes: usize) -> Config {
-        let (sums, x, w) = ((ROWS, 4 * lanes), (ROWS, BLOCK), (BLOCK / 4, 4 * lanes));
+    fn of(lanes: usize, part: usize) -> Config {
+        let (sums, x, w) = ((ROWS, 4 * lanes), (ROWS, part), (part / 4, 4 * lanes));
         let mut config = Config { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         for (i, (rows, row_bytes)) in [sums, sums, sums, sums, x, x, w, w].into_iter().enumerate() {
             (config.rows[i], config.row_bytes[i]) = (rows as u8, row_bytes as u16);
@@ -62,7 +61,7 @@ pub(super) trait Tiles {
     unsafe fn release();
     /// Loads a part's signed activations, [`ROWS`] rows every `x_stride` bytes.
     unsafe fn load<const PART: usize>(x: *const u8, x_stride: usize);
-    /// Products of these with unsigned weights, `[BLOCK / 4, lanes, 4]`: stores `[ROWS, lanes]` integers. Neighbouring parts and
+    /// Products of these with unsigned weights, `[part / 4, lanes, 4]`: stores `[ROWS, lanes]` integers. Neighbouring parts and
     /// panels have tiles of their own, so that several products are under way.
     unsafe fn product<const PART: usize, const PANEL: usize>(w: *const u8, to: *mut i32, lanes: usize);
 }
@@ -96,14 +95,14 @@ pub(super) fn serves<B: Bytes>(rows: usize, group: usize) -> bool {
     B::Tiles::KNOWN && rows >= ROWS_MIN && group >= BLOCK
 }
 
-/// Gives this thread's tiles their shapes.
+/// Gives this thread's tiles their shapes, for parts of so many weights.
 ///
 /// # Safety
 /// The machine has the instructions.
 #[inline(always)]
-pub(super) unsafe fn begin<B: Bytes>() {
+pub(super) unsafe fn begin<B: Bytes>(part: usize) {
     // SAFETY: the caller's promise.
-    unsafe { B::Tiles::configure(&Config::of(<B::I as Ints>::F::N)) };
+    unsafe { B::Tiles::configure(&Config::of(<B::I as Ints>::F::N, part)) };
 }
 
 /// A panel's weights `[len / 4, N, 4]`, of which biases are of what is multiplied, and scales and biases `[len / group, N]`.
@@ -119,22 +118,23 @@ pub(super) struct Unpacked {
 /// The integers of a step, `[parts, P, ROWS, N]`; written before they are read.
 #[repr(align(64))]
 #[derive(Clone, Copy)]
-struct Integers(MaybeUninit<[i32; PARTS_MAX * PANELS_MAX * ROWS * LANES_MAX]>);
+struct Integers(MaybeUninit<[i32; PARTS * PANELS_MAX * ROWS * LANES_MAX]>);
 
-/// `P` panels times [`ROWS`] activation rows, with `PER` parts to a group.
+/// `P` panels, whose groups have so many weights, times [`ROWS`] activation rows.
 ///
 /// # Safety
 /// [`begin`] was called; the rest is as for the tiles of `affine` and `unpacked`.
 #[inline(always)]
-pub(super) unsafe fn tile<B: Bytes, const PER: usize, const P: usize>(
+pub(super) unsafe fn tile<B: Bytes, const P: usize>(
     d: &Dots,
     panels: [Unpacked; P],
     at: Place,
     c: usize,
+    group: usize,
 ) {
-    const { assert!(PER <= PARTS_MAX && P <= PANELS_MAX) };
-    let (k, lanes, stride, parts) = (d.k, <B::I as Ints>::F::N, d.x_stride, at.len / BLOCK);
-    let per_step = PER.max(2);
+    const { assert!(P <= PANELS_MAX) };
+    let (k, lanes, stride, weights) = (d.k, <B::I as Ints>::F::N, d.x_stride, group::part_of(group));
+    let parts = at.len / weights;
     let mut steps = [Integers(MaybeUninit::uninit()); 2];
     // SAFETY: columns c..c + ROWS are inside `d`; an activation row holds what `round` writes, a panel what is unpacked, and a
     // step has room for its parts' integers.
@@ -144,27 +144,24 @@ pub(super) unsafe fn tile<B: Bytes, const PER: usize, const P: usize>(
         for i in 0..P {
             sums[i] = load(panels[i].sums, at, c);
         }
-        multiply::<B, P>(&panels, x.add(at.k), stride, 0..per_step.min(parts), &mut steps[0]);
-        for first in (0..parts).step_by(per_step) {
-            let (next, step) = (first + per_step, first / per_step);
+        multiply::<B, P>(&panels, x.add(at.k), stride, weights, 0..PARTS.min(parts), &mut steps[0]);
+        for first in (0..parts).step_by(PARTS) {
+            let (next, step) = (first + PARTS, first / PARTS);
             if next < parts {
-                let following = next..parts.min(next + per_step);
-                multiply::<B, P>(&panels, x.add(at.k), stride, following, &mut steps[(step + 1) % 2]);
+                let following = next..parts.min(next + PARTS);
+                multiply::<B, P>(&panels, x.add(at.k), stride, weights, following, &mut steps[(step + 1) % 2]);
             }
             let integers = steps[step % 2].0.as_ptr().cast::<i32>();
-            for g in first / PER..next.min(parts) / PER {
+            for p in first..next.min(parts) {
+                let (g, index) = (p * weights / group, at.k / weights + p);
                 for i in 0..P {
                     let scale = <B::I as Ints>::F::load_f32(panels[i].scales.add(g * lanes).cast());
                     let bias = <B::I as Ints>::F::load_f32(panels[i].biases.add(g * lanes).cast());
                     for j in 0..ROWS {
                         let x = x.add(j * stride);
-                        let mut sum = <B::I as Ints>::F::zero();
-                        for p in g * PER..(g + 1) * PER {
-                            let dots = B::I::load(integers.add((((p - first) * P + i) * ROWS + j) * lanes).cast());
-                            sum = sum.fma(dots.to_f32(), number(x, k, at.k / BLOCK + p));
-                        }
-                        let x_sum = number(x, k + k / BLOCK * 4, at.k / (PER * BLOCK) + g);
-                        sums[i][j] = sums[i][j].add(sum.mul(scale).fma(bias, x_sum));
+                        let dots = B::I::load(integers.add((((p - first) * P + i) * ROWS + j) * lanes).cast());
+                        let (x_scale, x_sum) = (number(x, k, index), number(x, k + 4 * (k / weights), index));
+                        sums[i][j] = sums[i][j].fma(term(dots, scale, bias, x_sum), x_scale);
                     }
                 }
             }
@@ -175,27 +172,22 @@ pub(super) unsafe fn tile<B: Bytes, const PER: usize, const P: usize>(
     }
 }
 
-/// The integers of some parts.
+/// The integers of one or two parts of so many weights.
 #[inline(always)]
 unsafe fn multiply<B: Bytes, const P: usize>(
     panels: &[Unpacked; P],
     x: *const u8,
     x_stride: usize,
+    weights: usize,
     parts: Range<usize>,
     to: &mut Integers,
 ) {
     let to = to.0.as_mut_ptr().cast::<i32>();
     // SAFETY: the caller's parts are inside the panels and the activations, and `to` has room for them.
     unsafe {
-        part::<B, 0, P>(panels, x, x_stride, parts.start, to);
+        part::<B, 0, P>(panels, x, x_stride, weights, parts.start, to);
         if parts.len() > 1 {
-            part::<B, 1, P>(panels, x, x_stride, parts.start, to);
-        }
-        if parts.len() > 2 {
-            part::<B, 2, P>(panels, x, x_stride, parts.start, to);
-        }
-        if parts.len() > 3 {
-            part::<B, 3, P>(panels, x, x_stride, parts.start, to);
+            part::<B, 1, P>(panels, x, x_stride, weights, parts.start, to);
         }
     }
 }
@@ -206,14 +198,15 @@ unsafe fn part<B: Bytes, const PART: usize, const P: usize>(
     panels: &[Unpacked; P],
     x: *const u8,
     x_stride: usize,
+    weights: usize,
     first: usize,
     to: *mut i32,
 ) {
     let lanes = <B::I as Ints>::F::N;
     // SAFETY: the caller's promise.
     unsafe {
-        B::Tiles::load::<PART>(x.add((first + PART) * BLOCK), x_stride);
-        let (w, to) = ((first + PART) * BLOCK * lanes, to.add(PART * P * ROWS * lanes));
+        B::Tiles::load::<PART>(x.add((first + PART) * weights), x_stride);
+        let (w, to) = ((first + PART) * weights * lanes, to.add(PART * P * ROWS * lanes));
         B::Tiles::product::<PART, 0>(panels[0].q.add(w), to, lanes);
         if P > 1 {
             B::Tiles::product::<PART, 1>(panels[P - 1].q.add(w), to.add(ROWS * lanes), lanes);
@@ -359,12 +352,13 @@ mod tests {
         let mut w = random_bytes(rows * w_stride);
         // No f16 among them is infinite or NaN: of NaN, only that it is one is the same.
         w.iter_mut().filter(|byte| **byte & 0x7c == 0x7c).for_each(|byte| *byte ^= 0x40);
-        let x_stride = group::rounded_bytes(k, group);
+        let part = group::part_of(group);
+        let x_stride = group::rounded_bytes(k, part);
         let mut x = vec![0u8; columns * x_stride];
         for (i, to) in x.chunks_exact_mut(x_stride).enumerate() {
             let values: Vec<f32> = (0..k).map(|j| ((i * 31 + j * 17) % 101) as f32 - 50.0).collect();
             // SAFETY: a row of so many bytes.
-            unsafe { group::round::<<<OneByOne as Bytes>::I as Ints>::F>(&values, bits, group, to.as_mut_ptr()) };
+            unsafe { group::round::<<<OneByOne as Bytes>::I as Ints>::F>(&values, bits, part, to.as_mut_ptr()) };
         }
         let mut out = vec![f32::NAN; columns * rows];
         run(Dots {

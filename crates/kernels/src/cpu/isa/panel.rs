@@ -6,13 +6,13 @@
 
 use std::mem::MaybeUninit;
 
-use super::affine::{Bytes, Ints};
+use super::affine::{Bytes, Ints, have_few_bits};
 use super::many::Unpacked;
 use super::tile::{self, Bf16, Element, F16, F32, Lanes};
 use super::{AffineDots, Dots, LINE_BYTES};
 use crate::Format;
 
-/// Weights that share a scale of int8 activations; every group is some of them.
+/// Weights that are unpacked together; every group is some of them.
 pub(in crate::cpu) const BLOCK: usize = 32;
 
 /// Most lanes of a vector.
@@ -83,6 +83,8 @@ pub(super) struct Panel {
     /// `[len / 4, N, 4]`; written before it is read, and not at all for a lone activation row.
     pub q: MaybeUninit<[u8; K_MAX * LANES_MAX]>,
     pub sums: Sums,
+    /// See [`have_few_bits`].
+    pub few_bits: bool,
 }
 
 /// The sums of each column and a panel's rows, `[columns, N]`, until the last part of the rows' weights: the columns' outputs are a power
@@ -128,6 +130,7 @@ impl Panel {
                 let panel = room.as_mut_ptr().cast::<Panel>().add(i);
                 (&raw mut (*panel).scales).write_bytes(0, 1);
                 (&raw mut (*panel).biases).write_bytes(0, 1);
+                (&raw mut (*panel).few_bits).write(false);
             }
             room.assume_init_mut()
         }
@@ -156,6 +159,8 @@ impl Panel {
         // SAFETY: the place is inside `d`.
         unsafe {
             self.fill_scales::<B::I>(d, at);
+            self.few_bits =
+                d.scale_format != Format::F32 || have_few_bits(&self.scales[..at.len / d.group * <B::I as Ints>::F::N]);
             if B::SIGNED && !PRECISE && d.bits == 8 {
                 self.shift_biases::<<B::I as Ints>::F>(at.len / d.group);
             }

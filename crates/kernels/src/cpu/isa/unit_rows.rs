@@ -7,11 +7,10 @@
 use std::mem::MaybeUninit;
 
 use super::Dots;
-use super::affine::Ints;
-use super::lone::{Terms, ask_ahead};
+use super::affine::{Ints, term};
+use super::lone::{Stream, Terms};
 use super::panel::{BLOCK, Place};
 use super::tile::Lanes;
-use super::unpacked::term;
 
 /// Groups of a unit: lanes of a vector, whatever the instruction set.
 pub(super) const GROUPS: usize = 16;
@@ -53,7 +52,10 @@ pub(super) trait Source {
 #[inline(always)]
 pub(super) unsafe fn rows<S: Source>(d: &Dots, mut source: S) {
     let (unit, mut terms, mut k) = (GROUPS * S::GROUP, Terms::<TERMS>::new(), 0);
-    let (mut x, ahead) = (Activations::new(), S::I::ahead());
+    let mut x = Activations::new();
+    let end = source.at(d.rows - 1, d.k - unit).wrapping_add(S::BYTES);
+    // SAFETY: the caller has the instructions.
+    let stream = unsafe { Stream::new::<S::I>(source.at(0, 0)..end) };
     while k < d.k {
         let len = part(d.k - k, unit);
         // SAFETY: the caller's promise; the part is a unit at least.
@@ -65,15 +67,14 @@ pub(super) unsafe fn rows<S: Source>(d: &Dots, mut source: S) {
                     source.begin(row + lane, k, len);
                     for i in 0..len.div_ceil(unit) {
                         let first = (i * unit).min(len - unit);
-                        ask_ahead::<S::I>(source.at(row + lane, k + first), S::BYTES, ahead);
-                        let dots = source.dots(row + lane, k + first, x.q.as_ptr().cast::<u8>().add(i * unit)).to_f32();
+                        stream.ask::<S::I>(source.at(row + lane, k + first), S::BYTES);
+                        let dots = source.dots(row + lane, k + first, x.q.as_ptr().cast::<u8>().add(i * unit));
                         let [scale, bias] = source.scales(row + lane, k + first);
                         let g = first / S::GROUP;
-                        let (x_scale, x_sum) = (numbers(&x.scales, g), numbers(&x.sums, g));
-                        terms.set(lane, g, term(dots, x_scale, scale, bias, x_sum));
+                        terms.set(lane, g, term::<S::I>(dots, scale, bias, x.sums(g)));
                     }
                 }
-                terms.add::<S::I>(d, Place { row, rows, k, len }, len / S::GROUP);
+                terms.add::<S::I>(d, Place { row, rows, k, len }, x.scales(len / S::GROUP));
             }
         }
         k += len;
@@ -116,20 +117,24 @@ impl Activations {
                 std::ptr::copy_nonoverlapping(from, to, unit);
                 S::arrange(to);
             }
-            let scales = d.x.add(d.k).cast::<f32>();
-            let sums = scales.add(d.k / BLOCK).add(k / S::GROUP);
-            let (to_scales, to_sums) = (self.scales.as_mut_ptr().cast::<f32>(), self.sums.as_mut_ptr().cast::<f32>());
-            for g in 0..len / S::GROUP {
-                to_scales.add(g).write(scales.add((k + g * S::GROUP) / BLOCK).read_unaligned());
-                to_sums.add(g).write(sums.add(g).read_unaligned());
-            }
+            let scales = d.x.add(d.k + 4 * (k / S::GROUP));
+            let sums = scales.add(4 * (d.k / S::GROUP));
+            self.scales.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(scales, 4 * (len / S::GROUP));
+            self.sums.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(sums, 4 * (len / S::GROUP));
         }
     }
-}
 
-/// Those of a unit's groups, from group `first` on, which are filled.
-#[inline(always)]
-unsafe fn numbers<L: Lanes>(of: &MaybeUninit<[f32; GROUPS_MAX]>, first: usize) -> L {
-    // SAFETY: the caller has the instructions; a vector is inside.
-    unsafe { L::load_f32(of.as_ptr().cast::<f32>().add(first).cast()) }
+    /// The scales of so many groups, which are filled.
+    #[inline(always)]
+    unsafe fn scales(&self, groups: usize) -> &[f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.scales.as_ptr().cast(), groups) }
+    }
+
+    /// The sums of a unit's groups, from group `first` on, which are filled.
+    #[inline(always)]
+    unsafe fn sums<L: Lanes>(&self, first: usize) -> L {
+        // SAFETY: the caller has the instructions; a vector is inside.
+        unsafe { L::load_f32(self.sums.as_ptr().cast::<f32>().add(first).cast()) }
+    }
 }

@@ -11,13 +11,13 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::affine::{Bytes, Ints, columns_at_once, number, rows_of, scaled};
+use super::affine::{Bytes, Ints, Part, add_terms, columns_at_once, have_few_bits, rows_of, term};
 use super::lone::{Arranged, PARTS_MAX, Terms};
 use super::many::{self, Tiles, Unpacked};
 use super::outputs::{ask_for_outputs, load, store};
 use super::panel::{Ahead, BLOCK, LANES_MAX, Place, Sums, unpack_rows};
 use super::tile::Lanes;
-use super::{Dots, Packed, UnpackedDots, group, strips};
+use super::{Dots, Packed, UnpackedDots, strips};
 use crate::quant::coded::Rows;
 use crate::quant::ggml::{Block, SCALES_MAX, of_type};
 
@@ -43,6 +43,8 @@ pub(super) struct Panel {
     /// `[len / 4, N, 4]`; written before it is read, and not at all for a lone activation row.
     q: MaybeUninit<[u8; K_MAX * LANES_MAX]>,
     sums: Sums,
+    /// See [`have_few_bits`].
+    few_bits: bool,
 }
 
 impl Panel {
@@ -55,6 +57,7 @@ impl Panel {
                 (&raw mut (*panel).scales).write_bytes(0, 1);
                 (&raw mut (*panel).biases).write_bytes(0, 1);
                 (&raw mut (*panel).rows).write_bytes(0, 1);
+                (&raw mut (*panel).few_bits).write(false);
             }
             room.assume_init_mut()
         }
@@ -112,6 +115,7 @@ impl Panel {
                 unpack_rows::<B::I, 8>(&unpacked, within, self.q());
             }
         }
+        self.few_bits = have_few_bits(&self.scales[..at.len / g.weights.group() * lanes]);
     }
 
     /// Unpacks a place of codes.
@@ -272,7 +276,7 @@ unsafe fn columns<B: Bytes, const C: usize, const P: usize, const BITS: usize, c
     let panels = Panel::zeroed(&mut room);
     if tiled {
         // SAFETY: the machine has tiles.
-        unsafe { many::begin::<B>() };
+        unsafe { many::begin::<B>(4 * WORDS) };
     }
     for first in (0..d.dots.columns).step_by(columns_max) {
         let x = d.dots.x.wrapping_add(first * d.dots.x_stride);
@@ -313,7 +317,7 @@ unsafe fn all_rows<B: Bytes, const C: usize, const P: usize, const BITS: usize, 
                 let mut c = 0;
                 while tiled && c + many::ROWS <= d.columns {
                     ahead.ask::<B::I>(groups);
-                    many::tile::<B, 1, P>(d, panels.each_mut().map(Panel::unpacked), at, c);
+                    many::tile::<B, P>(d, panels.each_mut().map(Panel::unpacked), at, c, 4 * WORDS);
                     c += many::ROWS;
                 }
                 while c + C <= d.columns {
@@ -353,6 +357,7 @@ unsafe fn tile<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize, 
     ahead: &mut Ahead,
 ) {
     let (k, lanes, group, rows) = (d.k, <B::I as Ints>::F::N, 4 * WORDS, rows_of::<B, C>(d.x_stride));
+    let shifted = B::SHIFTED && panels.iter().all(|panel| panel.few_bits);
     // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, a panel what is unpacked.
     unsafe {
         ask_for_outputs::<C>(d, at, c);
@@ -363,21 +368,15 @@ unsafe fn tile<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize, 
         }
         for g in 0..at.len / group {
             ahead.ask::<B::I>(1);
-            let mut w = [std::ptr::null(); P];
+            let (mut w, mut of) = ([std::ptr::null(); P], [(Lanes::zero(), Lanes::zero()); P]);
             for i in 0..P {
                 w[i] = panels[i].q.as_ptr().cast::<u8>().add(g * group * lanes);
+                of[i] = panels[i].at(g * lanes);
             }
-            let (index, block) = (at.k / group + g, (at.k + g * group) / BLOCK);
-            let (x_scales, x_sums) = (x.add(k + 4 * block), x.add(k + 4 * (k / BLOCK + index)));
-            let x_shifts = x.add(group::shifts_at(k, group) + 4 * block);
-            let products = scaled::<B, BITS, WORDS, C, P>(&w, x.add(at.k + g * group), &rows, [x_scales, x_shifts]);
-            for i in 0..P {
-                let (scale, bias) = panels[i].at(g * lanes);
-                for j in 0..C {
-                    let x_sum = number(x_sums, rows[j], 0);
-                    sums[i][j] = sums[i][j].add(products[i][j].mul(scale).fma(bias, x_sum));
-                }
-            }
+            let x_scale = x.add(k + 4 * (at.k / group + g));
+            let x_sum = x_scale.add(4 * (k / group));
+            let part = Part { w, x: x.add(at.k + g * group), blocks: 1, x_scale, x_sum };
+            add_terms::<B, BITS, WORDS, C, P>(&mut sums, &part, &rows, of, shifted);
         }
         for i in 0..P {
             store(d, panels[i].sums.at(), at.part(i, lanes).0, c, sums[i]);
@@ -398,7 +397,7 @@ unsafe fn lone<B: Bytes, const BITS: usize, const WORDS: usize>(g: &UnpackedDots
         let len = len_max.min(d.k - k);
         // SAFETY: the activation row has as many; rows and places below are inside `d`, and a panel has room for them.
         unsafe {
-            let x = Arranged::new::<B, 8, 1>(d, group, k, len);
+            let x = Arranged::new::<B, 8>(d, group, k, len);
             for row in (0..d.rows).step_by(lanes) {
                 let rows = lanes.min(d.rows - row);
                 for lane in (0..rows).step_by(at_once) {
@@ -412,7 +411,7 @@ unsafe fn lone<B: Bytes, const BITS: usize, const WORDS: usize>(g: &UnpackedDots
                         }
                     }
                 }
-                terms.add::<B::I>(d, Place { row, rows, k, len }, len / group);
+                terms.add::<B::I>(d, Place { row, rows, k, len }, x.scales(len / group));
             }
         }
     }
@@ -443,16 +442,8 @@ unsafe fn lone_row<B: Bytes, const BITS: usize, const WORDS: usize>(
             for i in 0..BLOCK / group {
                 let g = first / group + i * lanes;
                 let (scale, bias) = panel.at(row * GROUPS_MAX + g);
-                terms.set(lane, g, term(dots[i].to_f32(), x.scales(g), scale, bias, x.sums(g)));
+                terms.set(lane, g, term(dots[i], scale, bias, x.sums(g)));
             }
         }
     }
-}
-
-/// What a group adds to its output: its dot products times the scales of activations and weights, and its bias times the
-/// activations' sum.
-#[inline(always)]
-pub(super) unsafe fn term<L: Lanes>(dots: L, x_scale: L, scale: L, bias: L, x_sum: L) -> L {
-    // SAFETY: the caller has the instructions.
-    unsafe { L::zero().fma(dots, x_scale).mul(scale).fma(bias, x_sum) }
 }
