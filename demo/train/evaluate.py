@@ -4,7 +4,7 @@
 
 WEIGHTS is a folder of train.py, or of a checkpoint. The model runs one token at a time with its state, KV and MTP cache,
 for all tasks at once: another way through the arithmetic than the chunks of training. Everything is computed in float32
-on three sets of weights: bf16, 4-bit (as in ../model), and 4-bit with activations rounded to int8 in blocks of 32.
+on three sets of weights: bf16, 4-bit (as in ../model), and 4-bit with activations rounded to int8 in blocks of 64.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Decoder:
 
     def linear(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         if self.int8:
-            blocks = x.unflatten(-1, (-1, 32))
+            blocks = x.unflatten(-1, (-1, 64))
             scale = (blocks.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-12)
             x = (torch.round(blocks / scale) * scale).flatten(-2)
         return F.linear(x, w)

@@ -1,7 +1,7 @@
 //! The operations on the host's processor: vector instructions chosen when the backend is made, and a pool of threads.
 //!
 //! Unless [`CpuOptions::precise`], activations are rounded for products with quantised weights, to int8 in blocks of
-//! 32, and with bf16 weights, to bf16 where the instruction set multiplies bf16 pairs. Everything else is f32 with
+//! 32, or 64 where weights share a scale by 64 and more, and with bf16 weights, to bf16 where the instruction set multiplies bf16 pairs. Everything else is f32 with
 //! weights widened exactly.
 
 mod add;
