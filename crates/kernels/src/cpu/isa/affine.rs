@@ -2,13 +2,12 @@
 //!
 //! An output is one chain in the order of the weights, whatever the number of rows, of a term for each part of a group: 16, 32 or 64
 //! weights. The integer dot product of a part is exact; it is multiplied with the group's scale, its bias times the sum of the
-//! rounded activations enters by one multiply-add, and that term times their scale enters the
-//! output by one more. How the dot products come about is free: for one activation row, [`lone`]
-//! multiplies each weight row where it lies and adds across lanes, for the weights are read once and unpacking them is most of
-//! the work; for more, [`tile`] unpacks as many weight rows as a vector has lanes to a panel, four bytes of a row to a lane, that
-//! serves all of them. Where a processor multiplies as many vectors at once as it loads, two panels share each load of an activation. Where
-//! there are tiles, [`many`] multiplies panels with sixteen rows at once. Everything here is inlined into functions that enable the instructions: those that
-//! [`quantised_kernels_of`] makes.
+//! rounded activations enters by one multiply-add, and that term times their scale enters the output by one more. How the dot
+//! products come about is free: for one activation row, [`lone`] multiplies each weight row where it lies and adds across lanes,
+//! for the weights are read once and unpacking them is most of the work; for more, [`tile`] unpacks as many weight rows as a vector
+//! has lanes to a panel, four bytes of a row to a lane, that serves all of them. Where a processor multiplies as many vectors at
+//! once as it loads, two panels share each load of an activation. Where there are tiles, [`many`] multiplies panels with sixteen
+//! rows at once. Everything here is inlined into functions that enable the instructions: those that [`quantised_kernels_of`] makes.
 
 // A tile is indexed by column of fixed number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]
@@ -139,19 +138,19 @@ pub(super) trait Bytes {
     }
 }
 
-/// Where the weights and activations of a part lie, those of the first of some activation rows.
-pub(super) struct Part<const P: usize> {
-    /// Of each panel.
+/// A part of the weights of `P` panels, and where those activations lie that it is multiplied with, of the first of some rows.
+pub(super) struct Part<L, const P: usize> {
     pub w: [*const u8; P],
-    pub x: *const u8,
     /// Blocks, or a half of one.
     pub blocks: usize,
+    /// The scales and biases of its group.
+    pub of: [(L, L); P],
+    pub x: *const u8,
     pub x_scale: *const u8,
     pub x_sum: *const u8,
 }
 
 /// Adds a part's terms to the outputs of `P` panels and `C` activation rows: `WORDS` words of four weights each in every block.
-/// `of` are the panels' scales and biases of its group.
 ///
 /// Where sums of integers may begin with any number, and all scales have 22 bits at most, `shifted` lets them begin with the bits of
 /// [`SHIFT`]: then the bits of a sum are those of SHIFT + sum as f32, for that is the next number with each unit, and adding
@@ -163,9 +162,8 @@ pub(super) struct Part<const P: usize> {
 #[inline(always)]
 pub(super) unsafe fn add_terms<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize, const P: usize>(
     sums: &mut [[<B::I as Ints>::F; C]; P],
-    part: &Part<P>,
+    part: &Part<<B::I as Ints>::F, P>,
     rows: &[usize; C],
-    of: [(<B::I as Ints>::F, <B::I as Ints>::F); P],
     shifted: bool,
 ) {
     // SAFETY: the caller's promise.
@@ -176,7 +174,7 @@ pub(super) unsafe fn add_terms<B: Bytes, const BITS: usize, const WORDS: usize, 
             dots = B::words_of::<BITS, WORDS, C, P>(&w, part.x.add(b * BLOCK), rows, dots);
         }
         for i in 0..P {
-            let (scale, bias) = of[i];
+            let (scale, bias) = part.of[i];
             let shift = scale.mul(Lanes::splat(-SHIFT));
             for j in 0..C {
                 let dots = dots[i][j];
@@ -253,8 +251,8 @@ unsafe fn rounded_tile<B: Bytes, const BITS: usize, const C: usize, const P: usi
             }
             let x_scale = x.add(k + 4 * ((at.k + first) / weights));
             let x_sum = x_scale.add(4 * (k / weights));
-            let part = Part { w, x: x.add(at.k + first), blocks: weights / BLOCK, x_scale, x_sum };
-            add_terms::<B, BITS, 8, C, P>(&mut sums, &part, &rows, of, shifted);
+            let part = Part { w, blocks: weights / BLOCK, of, x: x.add(at.k + first), x_scale, x_sum };
+            add_terms::<B, BITS, 8, C, P>(&mut sums, &part, &rows, shifted);
         }
         for i in 0..P {
             store(&d.dots, panels[i].sums.at(), at.part(i, lanes).0, c, sums[i]);

@@ -1,8 +1,8 @@
 //! Products of quantised weights with many activation rows: a prompt's, where the processor multiplies tiles.
 //!
 //! A tile instruction multiplies sixteen activation rows, from where they lie, with a part of a panel, as it was unpacked, and
-//! leaves an integer for each output. What is added, and in which order, is as `affine` and `unpacked` describe, to the bit. Integers pass through memory, some parts at a time, and those of the next parts are
-//! computed while these are scaled.
+//! leaves an integer for each output. What it adds to them, and in which order, is as `affine` describes, to the bit. Integers pass
+//! through memory, some parts at a time, and those of the next parts are computed while these are scaled.
 
 // Tiles are indexed by row of fixed number; iterators would hide which.
 #![allow(clippy::needless_range_loop)]

@@ -12,7 +12,7 @@ use super::tile::{self, Bf16, Element, F16, F32, Lanes};
 use super::{AffineDots, Dots, LINE_BYTES};
 use crate::Format;
 
-/// Weights that are unpacked together; every group is some of them.
+/// Weights that are unpacked together: an affine group is one or several.
 pub(in crate::cpu) const BLOCK: usize = 32;
 
 /// Most lanes of a vector.
@@ -159,8 +159,7 @@ impl Panel {
         // SAFETY: the place is inside `d`.
         unsafe {
             self.fill_scales::<B::I>(d, at);
-            self.few_bits =
-                d.scale_format != Format::F32 || have_few_bits(&self.scales[..at.len / d.group * <B::I as Ints>::F::N]);
+            self.few_bits = have_few_bits(&self.scales[..at.len / d.group * <B::I as Ints>::F::N]);
             if B::SIGNED && !PRECISE && d.bits == 8 {
                 self.shift_biases::<<B::I as Ints>::F>(at.len / d.group);
             }

@@ -375,8 +375,8 @@ unsafe fn tile<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize, 
             }
             let x_scale = x.add(k + 4 * (at.k / group + g));
             let x_sum = x_scale.add(4 * (k / group));
-            let part = Part { w, x: x.add(at.k + g * group), blocks: 1, x_scale, x_sum };
-            add_terms::<B, BITS, WORDS, C, P>(&mut sums, &part, &rows, of, shifted);
+            let part = Part { w, blocks: 1, of, x: x.add(at.k + g * group), x_scale, x_sum };
+            add_terms::<B, BITS, WORDS, C, P>(&mut sums, &part, &rows, shifted);
         }
         for i in 0..P {
             store(d, panels[i].sums.at(), at.part(i, lanes).0, c, sums[i]);
