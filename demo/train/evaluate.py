@@ -28,6 +28,13 @@ from chat import Chat, render
 NEW_MAX = 320  # tokens of an answer
 
 
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """Activations rounded to int8, as outpour rounds those of weights in groups of 64."""
+    blocks = x.unflatten(-1, (-1, 64))
+    scale = (blocks.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-12)
+    return (torch.round(blocks / scale) * scale).flatten(-2)
+
+
 # -------------------------------------------------------------------------------------------------------------- decoding
 class Decoder:
     """The model with the states of B sequences, all at the same position."""
@@ -50,11 +57,7 @@ class Decoder:
         self.chosen: list[torch.Tensor] = []
 
     def linear(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        if self.int8:
-            blocks = x.unflatten(-1, (-1, 64))
-            scale = (blocks.abs().amax(-1, keepdim=True) / 127).clamp(min=1e-12)
-            x = (torch.round(blocks / scale) * scale).flatten(-2)
-        return F.linear(x, w)
+        return F.linear(rounded(x) if self.int8 else x, w)
 
     def delta_net(self, i: int, x: torch.Tensor) -> torch.Tensor:
         c, p = self.c, self.layers[i]
@@ -105,8 +108,7 @@ class Decoder:
         up = self.linear(x, p["mlp.experts.gate_up_proj"].flatten(0, 1)).view(-1, c.experts, 2, c.width)
         inner = F.silu(up[:, :, 0]) * up[:, :, 1]  # [B, E, I]
         if self.int8:  # rounded before the router's weight multiplies the output
-            scale = (inner.unflatten(-1, (-1, 32)).abs().amax(-1, keepdim=True) / 127).clamp(min=1e-12)
-            inner = (torch.round(inner.unflatten(-1, (-1, 32)) / scale) * scale).flatten(-2)
+            inner = rounded(inner)
         inner = inner * weights[..., None]
         out = inner.flatten(1) @ self.down[i]
         shared = F.silu(self.linear(x, p["mlp.shared_expert.gate_proj.weight"])) * self.linear(x, p["mlp.shared_expert.up_proj.weight"])

@@ -1,8 +1,8 @@
 //! The operations on the host's processor: vector instructions chosen when the backend is made, and a pool of threads.
 //!
 //! Unless [`CpuOptions::precise`], activations are rounded for products with quantised weights, to int8 in blocks of
-//! 32, or 64 where weights share a scale by 64 and more, and with bf16 weights, to bf16 where the instruction set multiplies bf16 pairs. Everything else is f32 with
-//! weights widened exactly.
+//! 32, or of 64 with affine groups of 64 and 128, and with bf16 weights, to bf16 where the instruction set multiplies
+//! bf16 pairs. Everything else is f32 with weights widened exactly.
 
 mod add;
 mod add_bias;

@@ -451,7 +451,7 @@ pub(super) struct Bf16Kernels {
     pub round: Convert,
 }
 
-/// Makes a row of activations what a product takes: (activations, bits and group of the weights, to).
+/// Makes a row of activations what a product takes: (activations, bits of the weights, their part for `round` or group for `sum`, to).
 pub(super) type Group = unsafe fn(&[f32], usize, usize, *mut u8);
 
 /// Products with quantised weights.

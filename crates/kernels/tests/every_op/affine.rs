@@ -222,6 +222,83 @@ fn instruction_sets_give_the_same_bits() {
     }
 }
 
+/// Asserts that a row alone and among others gives the same bits, however small or large its activations are: those whose scales
+/// are subnormal among them, and the largest that there are, with which outputs may be infinite.
+pub fn assert_alone_and_together(w: &Matrix) {
+    let mut random = Random(11);
+    let (cols, rows) = (w.cols(), w.rows());
+    let activations = random.values(16 * cols);
+    let largest = activations.iter().fold(0f32, |max, x| max.max(x.abs()));
+    for size in [1.5e-36, 4e-36, 1e-20, 1.0, 1e33, f32::MAX] {
+        let x: Vec<f32> = activations.iter().map(|x| x / largest * size).collect();
+        for backend in backends() {
+            let together = empty([16, rows]);
+            backend.ops.linear(&f32_tensor(&x, [16, cols]), w, &together);
+            for (row, x) in x.chunks_exact(cols).enumerate() {
+                let alone = empty([1, rows]);
+                backend.ops.linear(&f32_tensor(x, [1, cols]), w, &alone);
+                let same = |a: &f32, b: &f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                let (alone, together) = (to_f32(&alone), to_f32(&together.rows(row..row + 1)));
+                let what = format!("{:?}, {size:e}, row {row}: {}", w.format(), backend.ops.describe());
+                assert!(alone.iter().zip(&together).all(|(a, b)| same(a, b)), "{what}");
+                assert!(size == f32::MAX || together.iter().all(|x| x.is_finite()), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn activations_of_any_size_are_the_same_alone_and_together() {
+    for (group, scales) in [(32, Format::Bf16), (64, Format::Bf16), (128, Format::F16), (64, Format::F32)] {
+        let stored = Stored { group, scales, ..USUAL };
+        assert_alone_and_together(&stored.matrix(&mut Random(7), 40, 512));
+    }
+}
+
+/// An output that has become -0, and then gains nothing, is the same alone and among others.
+#[test]
+fn signs_of_zero_are_the_same_alone_and_together() {
+    let (rows, cols) = (40, 128);
+    // q is 1 and then 0, with scales of which the first makes a term that is too small for an f32, and no biases.
+    let packed: Vec<u8> = (0..rows).flat_map(|_| [[0x11u8; 32], [0; 32]]).flatten().collect();
+    let scales: Vec<f32> = (0..rows).flat_map(|_| [-1e-12, -0.01]).collect();
+    for format in [Format::Bf16, Format::F32] {
+        let numbers = |values: &[f32]| bytes_tensor(&encode(values, format), 0, [rows, cols / 64], dtype_of(format));
+        let data = bytes_tensor(&packed, 0, [rows, cols / 2], DType::U8);
+        let w = Matrix::affine(4, 64, data, numbers(&scales), numbers(&vec![0.0; 2 * rows]));
+        // The second sum times a bias of 0 is -0.
+        let x: Vec<f32> = (0..16 * cols).map(|i| if i % cols < 64 { 1e-36 } else { -1e-36 }).collect();
+        for backend in backends() {
+            let (together, alone) = (empty([16, rows]), empty([1, rows]));
+            backend.ops.linear(&f32_tensor(&x, [16, cols]), &w, &together);
+            backend.ops.linear(&f32_tensor(&x[..cols], [1, cols]), &w, &alone);
+            assert_same_bits(backend, "a sign of zero", &together.rows(0..1), &alone);
+        }
+    }
+}
+
+/// One panel's scales have few bits, those of another as many as an f32.
+#[test]
+fn scales_of_few_bits_beside_others_give_the_same_bits() {
+    let mut random = Random(3);
+    let (rows, cols) = (64, 512);
+    let stored = Stored { scales: Format::F32, ..USUAL };
+    let w = stored.matrix(&mut random, rows, cols);
+    let [Some(scales), Some(biases)] = w.scales() else { panic!("an affine matrix") };
+    let few: Vec<f32> = to_f32(scales)
+        .chunks_exact(cols / 64)
+        .enumerate()
+        .flat_map(|(row, of)| of.iter().map(move |x| if row / 16 % 2 == 0 { bf16(*x) } else { *x }))
+        .collect();
+    let w = Matrix::affine(4, 64, w.data().clone(), f32_tensor(&few, [rows, cols / 64]), biases.clone());
+    assert_one_product(&backends_of_one_order(false), &activations(&mut random, 40, cols), &w);
+    assert_alone_and_together(&w);
+}
+
+fn bf16(value: f32) -> f32 {
+    f32::from_bits(value.to_bits() & 0xffff_0000)
+}
+
 /// The largest products of bytes in every lane, which overflow 16 bits where an instruction adds pairs of them.
 #[test]
 fn the_largest_products_do_not_overflow() {

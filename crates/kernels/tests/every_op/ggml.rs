@@ -6,7 +6,7 @@ use proptest::sample::select;
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{Activation, DType, Format, GgmlType, Matrix, Mlp, MlpScratch, Ops, Tensor};
 
-use crate::affine::{activations, rounded_to_int8};
+use crate::affine::{activations, assert_alone_and_together, rounded_to_int8};
 use crate::heads::assert_heads;
 use crate::machine::*;
 use crate::near::mlp_of_operations;
@@ -243,31 +243,10 @@ fn the_largest_products_do_not_overflow() {
     }
 }
 
-/// A row alone and among others gives the same bits, however small or large its activations are: those whose scales are subnormal
-/// among them.
 #[test]
 fn activations_of_any_size_are_the_same_alone_and_together() {
     for blocks in [GgmlType::Q4_0, GgmlType::Q8_0, GgmlType::Q6K, GgmlType::Q4K] {
-        let mut random = Random(7);
-        let w = random_blocks(blocks, &mut random, 40, 512, 0);
-        let activations: Vec<f32> = (0..16 * 512).map(|_| random.value()).collect();
-        for size in [1.5e-36, 4e-36, 1e-20, 1.0, 1e33] {
-            let largest = activations.iter().fold(0f32, |max, x| max.max(x.abs()));
-            let x: Vec<f32> = activations.iter().map(|x| x / largest * size).collect();
-            for backend in backends() {
-                let together = empty([16, 40]);
-                backend.ops.linear(&f32_tensor(&x, [16, 512]), &w, &together);
-                for (row, x) in x.chunks_exact(512).enumerate() {
-                    let alone = empty([1, 40]);
-                    backend.ops.linear(&f32_tensor(x, [1, 512]), &w, &alone);
-                    let same = |a: &f32, b: &f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
-                    let (alone, together) = (to_f32(&alone), to_f32(&together.rows(row..row + 1)));
-                    assert!(alone.iter().zip(&together).all(|(a, b)| same(a, b)), "{blocks:?}, {size}, row {row}");
-                }
-                let finite = to_f32(&together).iter().all(|x| x.is_finite());
-                assert!(finite, "{blocks:?}, {size}: {}", backend.ops.describe());
-            }
-        }
+        assert_alone_and_together(&random_blocks(blocks, &mut Random(7), 40, 512, 0));
     }
 }
 

@@ -141,7 +141,7 @@ pub(super) trait Bytes {
 /// A part of the weights of `P` panels, and where those activations lie that it is multiplied with, of the first of some rows.
 pub(super) struct Part<L, const P: usize> {
     pub w: [*const u8; P],
-    /// Blocks, or a half of one.
+    /// How many blocks, or one, of which `WORDS` says that it is a half.
     pub blocks: usize,
     /// The scales and biases of its group.
     pub of: [(L, L); P],
@@ -177,9 +177,12 @@ pub(super) unsafe fn add_terms<B: Bytes, const BITS: usize, const WORDS: usize, 
             let (scale, bias) = part.of[i];
             let shift = scale.mul(Lanes::splat(-SHIFT));
             for j in 0..C {
-                let dots = dots[i][j];
-                let product = if shifted { shift.fma(dots.as_f32(), scale) } else { dots.to_f32().mul(scale) };
-                let term = product.fma(bias, number(part.x_sum, rows[j], 0));
+                let (dots, x_sum) = (dots[i][j], number(part.x_sum, rows[j], 0));
+                let term = if shifted {
+                    shift.fma(dots.as_f32(), scale).fma(bias, x_sum)
+                } else {
+                    term(dots, scale, bias, x_sum)
+                };
                 sums[i][j] = sums[i][j].fma(term, number(part.x_scale, rows[j], 0));
             }
         }
@@ -233,7 +236,7 @@ unsafe fn rounded_tile<B: Bytes, const BITS: usize, const C: usize, const P: usi
 ) {
     let (k, lanes, weights) = (d.dots.k, <B::I as Ints>::F::N, group::part_of(d.group));
     let rows = rows_of::<B, C>(d.dots.x_stride);
-    let shifted = B::SHIFTED && panels.iter().all(|panel| panel.few_bits);
+    let shifted = panels.iter().all(|panel| panel.shifted);
     // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, a panel what is unpacked.
     unsafe {
         ask_for_outputs::<C>(&d.dots, at, c);
@@ -438,6 +441,9 @@ unsafe fn lone_in<B: Bytes, const BITS: usize>(d: &AffineDots) {
     }
 }
 
+/// Bytes of scales that are asked for before a lone row's weights: those of sixteen rows of 4096 weights.
+const SCALES_FIRST: usize = 2048;
+
 /// All rows times the only activation row, with `PER` blocks to a part and `PARTS` of these to a group.
 #[inline(always)]
 unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize, const PARTS: usize>(d: &AffineDots) {
@@ -446,7 +452,7 @@ unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize, const PARTS: usize
     // SAFETY: the caller has the instructions.
     let stream = unsafe {
         let first_rows = lanes.min(w.rows) * (w.k / d.group) * d.scale_format.row_bytes(1);
-        d.scales.iter().for_each(|scales| lone::ask::<B::I>(*scales, first_rows));
+        d.scales.iter().for_each(|scales| lone::ask::<B::I>(*scales, first_rows.min(SCALES_FIRST)));
         Stream::new::<B::I>(w.w..end)
     };
     let mut terms = Terms::<PARTS_MAX>::new();
@@ -524,11 +530,11 @@ unsafe fn lone_term<B: Bytes, const BITS: usize>(
 }
 
 /// What a part adds to its output, before the scale of its activations: its dot product times the scale of the weights, and their
-/// bias times the activations' sum.
+/// bias times the activations' sum. A product of zero is 0, not -0, as where sums are shifted.
 #[inline(always)]
 pub(super) unsafe fn term<I: Ints>(dots: I, scale: I::F, bias: I::F, x_sum: I::F) -> I::F {
     // SAFETY: the caller has the instructions.
-    unsafe { dots.to_f32().mul(scale).fma(bias, x_sum) }
+    unsafe { I::F::zero().fma(dots.to_f32(), scale).fma(bias, x_sum) }
 }
 
 /// The dot products of `N` parts from block `first` of `blocks` on: all of them inside the row, if `WHOLE`.
@@ -654,9 +660,9 @@ macro_rules! quantised_kernels_of {
             coded::widen_e4m3(bytes, scale, values);
         }
         $(#[target_feature(enable = $features)])?
-        unsafe fn round(x: &[f32], bits: usize, group: usize, to: *mut u8) {
+        unsafe fn round(x: &[f32], bits: usize, part: usize, to: *mut u8) {
             // SAFETY: as above.
-            unsafe { group::round::<<<$bytes as affine::Bytes>::I as affine::Ints>::F>(x, bits, group, to) }
+            unsafe { group::round::<<<$bytes as affine::Bytes>::I as affine::Ints>::F>(x, bits, part, to) }
         }
         $(#[target_feature(enable = $features)])?
         unsafe fn sum(x: &[f32], bits: usize, group: usize, to: *mut u8) {
@@ -667,3 +673,22 @@ macro_rules! quantised_kernels_of {
     }};
 }
 pub(super) use quantised_kernels_of;
+
+#[cfg(test)]
+mod tests {
+    use super::have_few_bits;
+
+    #[test]
+    fn few_bits_are_22_and_not_too_large() {
+        let numbers = |last: u32| f32::from_bits(1.5f32.to_bits() | last);
+        assert!(
+            have_few_bits(&[])
+                && have_few_bits(&[0.0, -0.0, numbers(4), -numbers(4), f32::from_bits(8), 2f32.powi(102)])
+        );
+        for bad in
+            [numbers(1), -numbers(2), f32::from_bits(1), 1.1e31, -2e38, f32::INFINITY, f32::NEG_INFINITY, f32::NAN]
+        {
+            assert!(!have_few_bits(&[1.0, bad, 0.5]), "{bad:e}");
+        }
+    }
+}

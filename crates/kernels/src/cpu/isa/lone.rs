@@ -96,7 +96,7 @@ impl Stream {
         Stream { end: weights.end, ahead }
     }
 
-    /// Asks for as many bytes as those at `w`, so far behind them; for nothing behind the last, which another thread reads.
+    /// Asks for as many bytes as those at `w`, so far behind them, unless all of these are behind the last, where another thread reads.
     ///
     /// # Safety
     /// As for [`Stream::new`].

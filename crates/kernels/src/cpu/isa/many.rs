@@ -377,8 +377,9 @@ mod tests {
     }
 
     /// Of every row with tiles, of rows behind the last sixteen, of weights in several panels, the last of them short, and of
-    /// so many activations that they pass in parts, and of a number of blocks that is odd.
-    const SHAPES: [[usize; 3]; 5] = [[11, ROWS_MIN, 256], [8, 83, 1280], [21, 81, 2304], [3, 305, 1024], [5, 80, 1312]];
+    /// so many activations that they pass in parts, and of numbers of blocks, and of parts of 64, that are odd.
+    const SHAPES: [[usize; 3]; 6] =
+        [[11, ROWS_MIN, 256], [8, 83, 1280], [21, 81, 2304], [3, 305, 1024], [5, 80, 1312], [9, 82, 1344]];
 
     #[test]
     fn tiles_give_the_same_bits_of_affine_weights() {

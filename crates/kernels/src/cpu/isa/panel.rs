@@ -83,8 +83,8 @@ pub(super) struct Panel {
     /// `[len / 4, N, 4]`; written before it is read, and not at all for a lone activation row.
     pub q: MaybeUninit<[u8; K_MAX * LANES_MAX]>,
     pub sums: Sums,
-    /// See [`have_few_bits`].
-    pub few_bits: bool,
+    /// See [`add_terms`](super::affine::add_terms).
+    pub shifted: bool,
 }
 
 /// The sums of each column and a panel's rows, `[columns, N]`, until the last part of the rows' weights: the columns' outputs are a power
@@ -130,7 +130,7 @@ impl Panel {
                 let panel = room.as_mut_ptr().cast::<Panel>().add(i);
                 (&raw mut (*panel).scales).write_bytes(0, 1);
                 (&raw mut (*panel).biases).write_bytes(0, 1);
-                (&raw mut (*panel).few_bits).write(false);
+                (&raw mut (*panel).shifted).write(false);
             }
             room.assume_init_mut()
         }
@@ -159,7 +159,8 @@ impl Panel {
         // SAFETY: the place is inside `d`.
         unsafe {
             self.fill_scales::<B::I>(d, at);
-            self.few_bits = have_few_bits(&self.scales[..at.len / d.group * <B::I as Ints>::F::N]);
+            let scales = &self.scales[..at.len / d.group * <B::I as Ints>::F::N];
+            self.shifted = B::SHIFTED && !PRECISE && have_few_bits(scales);
             if B::SIGNED && !PRECISE && d.bits == 8 {
                 self.shift_biases::<<B::I as Ints>::F>(at.len / d.group);
             }
@@ -314,25 +315,25 @@ pub(super) unsafe fn transpose<I: Ints, const M: usize>(
     }
 }
 
-/// What is read next, of which each group of each tile asks for a part, a line at least, so that memory is read while what has been
+/// What is read next, of which each part of each tile asks for some, a line at least, so that memory is read while what has been
 /// unpacked is multiplied: a processor waits with more lines at once than it has room to note.
 pub(super) struct Ahead {
     at: *const u8,
-    /// Bytes that are left, and that a group asks for.
+    /// Bytes that are left, and that a part asks for.
     left: usize,
     step: usize,
 }
 
 impl Ahead {
-    /// So many bytes from `at` on, which need not exist, over so many groups of all tiles together.
-    pub(super) fn new(at: *const u8, bytes: usize, groups: usize) -> Self {
-        Ahead { at, left: bytes, step: bytes.div_ceil(groups.max(1)).next_multiple_of(LINE_BYTES) }
+    /// So many bytes from `at` on, which need not exist, over so many parts of all tiles together.
+    pub(super) fn new(at: *const u8, bytes: usize, parts: usize) -> Self {
+        Ahead { at, left: bytes, step: bytes.div_ceil(parts.max(1)).next_multiple_of(LINE_BYTES) }
     }
 
-    /// Asks for the parts of so many groups.
+    /// Asks for what so many parts ask for.
     #[inline(always)]
-    pub(super) unsafe fn ask<I: Ints>(&mut self, groups: usize) {
-        let bytes = (groups * self.step).min(self.left);
+    pub(super) unsafe fn ask<I: Ints>(&mut self, parts: usize) {
+        let bytes = (parts * self.step).min(self.left);
         for byte in (0..bytes).step_by(LINE_BYTES) {
             // SAFETY: the caller has the instructions.
             unsafe { I::prefetch(self.at.wrapping_add(byte)) };

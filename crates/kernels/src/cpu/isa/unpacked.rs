@@ -43,8 +43,8 @@ pub(super) struct Panel {
     /// `[len / 4, N, 4]`; written before it is read, and not at all for a lone activation row.
     q: MaybeUninit<[u8; K_MAX * LANES_MAX]>,
     sums: Sums,
-    /// See [`have_few_bits`].
-    few_bits: bool,
+    /// See [`add_terms`].
+    shifted: bool,
 }
 
 impl Panel {
@@ -57,7 +57,7 @@ impl Panel {
                 (&raw mut (*panel).scales).write_bytes(0, 1);
                 (&raw mut (*panel).biases).write_bytes(0, 1);
                 (&raw mut (*panel).rows).write_bytes(0, 1);
-                (&raw mut (*panel).few_bits).write(false);
+                (&raw mut (*panel).shifted).write(false);
             }
             room.assume_init_mut()
         }
@@ -115,7 +115,7 @@ impl Panel {
                 unpack_rows::<B::I, 8>(&unpacked, within, self.q());
             }
         }
-        self.few_bits = have_few_bits(&self.scales[..at.len / g.weights.group() * lanes]);
+        self.shifted = B::SHIFTED && have_few_bits(&self.scales[..at.len / g.weights.group() * lanes]);
     }
 
     /// Unpacks a place of codes.
@@ -357,7 +357,7 @@ unsafe fn tile<B: Bytes, const BITS: usize, const WORDS: usize, const C: usize, 
     ahead: &mut Ahead,
 ) {
     let (k, lanes, group, rows) = (d.k, <B::I as Ints>::F::N, 4 * WORDS, rows_of::<B, C>(d.x_stride));
-    let shifted = B::SHIFTED && panels.iter().all(|panel| panel.few_bits);
+    let shifted = panels.iter().all(|panel| panel.shifted);
     // SAFETY: columns c..c + C are inside `d`; an activation row holds what `round` writes, a panel what is unpacked.
     unsafe {
         ask_for_outputs::<C>(d, at, c);
