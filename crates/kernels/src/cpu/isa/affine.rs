@@ -447,6 +447,7 @@ const SCALES_FIRST: usize = 2048;
 /// All rows times the only activation row, with `PER` blocks to a part and `PARTS` of these to a group.
 #[inline(always)]
 unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize, const PARTS: usize>(d: &AffineDots) {
+    debug_assert_eq!([PER * BLOCK, PER * PARTS * BLOCK], [group::part_of(d.group), d.group]);
     let (lanes, w) = (<B::I as Ints>::F::N, &d.dots);
     let end = w.w.wrapping_add(w.rows * w.w_stride);
     // SAFETY: the caller has the instructions.

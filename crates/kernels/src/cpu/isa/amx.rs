@@ -1,7 +1,7 @@
 //! AMX: tiles of sixteen rows of 64 bytes. Products of bytes alone; the floating-point ones add in another order than vectors do.
 //!
-//! A product of 16 × 64 activations with 64 × 16 weights takes 16 cycles of the tile unit, and one of 16 × 32 with 32 × 16 as many
-//! or fewer, where `vpdpbusd` takes 128 and 64 of both vector ports; what is left for these is scaling the integers.
+//! A product of 16 × 64 activations with 64 × 16 weights takes 16 cycles of the tile unit, one of 16 × 32 with 32 × 16 as many,
+//! where `vpdpbusd` takes 128 and 64 of both vector ports; what is left for these is scaling the integers.
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
