@@ -23,7 +23,7 @@ const KINDS: [&str; 3] = ["precise", "ops", "table"];
 const EXPERTS: [(usize, usize); 2] = [(2048, 768), (4096, 1024)];
 
 /// Affine weights beside those of [`FORMATS`], whose groups are of 64.
-const BITS: [u8; 3] = [4, 6, 8];
+const BITS: [u8; 6] = [2, 3, 4, 5, 6, 8];
 const GROUPS: [u8; 2] = [32, 128];
 
 /// How safetensors files hold weights beside MLX's ways.

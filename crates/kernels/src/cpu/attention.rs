@@ -26,9 +26,13 @@ const SEGMENT: usize = 8 * STEP;
 
 /// With few queries a step's time is that of reading it, so as many keys, and values, are multiplied as of what comes next are
 /// asked for. The processor's own guesses end with a page, and a step's keys of a head are a few pages.
-const KEYS_AT_ONCE: usize = 4;
-const VALUES_AT_ONCE: usize = 8;
 const FEW_QUERIES: usize = 16;
+const KEYS_OF_FEW: usize = 4;
+const VALUES_OF_FEW: usize = 8;
+
+/// With more it is that of multiplying, so a step's keys and values are widened to f32 before, and as many keys are multiplied at
+/// once as stay in a first-level cache while all queries pass.
+const KEYS_OF_MANY: usize = 32;
 
 /// Query heads of a kv head that stay together where threads share them: fewer would only read the keys once more.
 const HEADS_MIN: usize = 8;
@@ -50,6 +54,8 @@ pub(super) fn attention(
     assert_eq!(out.dims(), [n, q_heads, layout.v_dim], "attention: out does not fit q and the layout");
     assert_eq!(q_heads % layout.heads, 0, "attention: every kv head serves as many query heads");
     assert_eq!(layout.block_tokens % STEP, 0, "attention: blocks of a multiple of {STEP} positions");
+    let known = layout.dtype == DType::Q8 || Format::of(layout.dtype).is_some();
+    assert!(known, "attention: keys and values of F32, F16, BF16 or Q8, not {:?}", layout.dtype);
     assert!(attend.window != Some(0), "attention: a window holds the query's own position");
     assert!(!layout.v_in_k || layout.v_dim <= k_dim, "attention: a value inside its key is no wider");
     for block in &blocks[..(start + n).div_ceil(layout.block_tokens)] {
@@ -70,13 +76,8 @@ pub(super) fn attention(
     let parts = tasks_wanted.div_ceil(tiles * layout.heads * segments).min(group.div_ceil(HEADS_MIN));
     let part_heads = group.div_ceil(parts);
     let parts = group.div_ceil(part_heads);
-    // Q8 is unpacked a step at a time; from there on it is f32.
-    let unpacks = layout.dtype == DType::Q8;
-    let format = if unpacks { Some(Format::F32) } else { Format::of(layout.dtype) };
     let call = Call {
         cpu,
-        format: format.expect("attention: keys and values of F32, F16, BF16 or Q8"),
-        unpacked: if unpacks { STEP * k_dim.max(layout.v_dim) } else { 0 },
         q: Shared::new(host::f32_address(q)),
         out: Shared::new(host::f32_address(out)),
         attend,
@@ -88,7 +89,7 @@ pub(super) fn attention(
     };
     let queries_max = tile_rows * part_heads;
     let partial_len = Partial::len(queries_max, layout.v_dim);
-    cpu.reserve_scratch(queries_max * (k_dim + STEP) + call.unpacked + 2 * partial_len);
+    cpu.reserve_scratch(queries_max * (k_dim + STEP) + STEP * k_dim.max(layout.v_dim) + 2 * partial_len);
     let tile = |task: usize| {
         // The last rows see the most keys, so they go first.
         let (tile, head, part) = (tiles - 1 - task / parts / layout.heads, task / parts % layout.heads, task % parts);
@@ -146,10 +147,6 @@ pub(super) fn attention(
 /// What all tiles of a call share.
 struct Call<'a> {
     cpu: &'a Cpu,
-    /// Of keys and values as they are multiplied.
-    format: Format,
-    /// Values of a step that are unpacked before; 0 where they are used as stored.
-    unpacked: usize,
     q: Shared<f32>,
     out: Shared<f32>,
     attend: &'a Attend,
@@ -258,10 +255,9 @@ impl Tile<'_> {
             q.copy_from_slice(unsafe { self.call.q.slice(self.at(row, k_dim), width) });
         }
         partial.clear();
-        let unpacked = &mut scratch[..self.call.unpacked];
         let begin = segment * self.call.segment;
         let positions = begin..begin.saturating_add(self.call.segment);
-        Segment { tile: self, q, partial, scores, unpacked }.compute(positions);
+        Segment { tile: self, q, partial, scores, widened: scratch }.compute(positions);
     }
 
     /// Writes the output.
@@ -290,9 +286,19 @@ struct Segment<'a, 'p> {
     partial: &'a mut Partial<'p>,
     /// `[queries, STEP]`
     scores: &'a mut [f32],
-    /// `[STEP, k_dim or v_dim]` where keys and values are unpacked.
-    unpacked: &'a mut [f32],
+    /// `[STEP, k_dim or v_dim]`, of keys and then of values, where they are not multiplied as they are stored.
+    widened: &'a mut [f32],
 }
+
+/// Keys or values of one head, from a step's first position on, as they are multiplied.
+#[derive(Clone, Copy)]
+struct Plane {
+    at: *const u8,
+    /// From one position to the next.
+    stride: usize,
+    format: Format,
+}
+
 impl Segment<'_, '_> {
     fn compute(mut self, positions: Range<usize>) {
         let Tile { call, ref rows, ref heads, .. } = *self.tile;
@@ -302,33 +308,35 @@ impl Segment<'_, '_> {
         let first_seen = |row: usize| (start + row + 1).saturating_sub(window);
         let first_base = positions.start.max(first_seen(rows.start) / STEP * STEP);
         for base in (first_base..positions.end.min(start + rows.end)).step_by(STEP) {
+            // Rows from `first` to `last` see something of this step.
+            let first = base.saturating_sub(start).max(rows.start);
+            let last = (base + STEP - 1).saturating_add(window).saturating_sub(start).min(rows.end);
             // The whole step is seen by rows from `whole` on that do not begin behind its first position.
-            let whole = (base + STEP - 1).saturating_sub(start).clamp(rows.start, rows.end);
-            let behind = base.saturating_add(window).saturating_sub(start).clamp(whole, rows.end);
+            let whole = (base + STEP - 1).saturating_sub(start).clamp(first, last);
+            let behind = base.saturating_add(window).saturating_sub(start).clamp(whole, last);
             let query = |row: usize| (row - rows.start) * heads;
-            self.step(query(whole)..query(behind), base..base + STEP);
-            let parted = (rows.start.max(base.saturating_sub(start))..whole).chain(behind..rows.end);
-            for row in parted {
+            let parted = (first..whole).chain(behind..last).map(|row| {
                 let seen = base.max(first_seen(row))..(base + STEP).min(start + row + 1);
-                if !seen.is_empty() {
-                    self.step(query(row)..query(row) + heads, seen);
-                }
+                (query(row)..query(row + 1), seen.start - base..seen.end - base)
+            });
+            // Scores of positions that a row does not see are not looked at.
+            let positions = STEP.min(start + last - base);
+            self.score(base, positions, query(first)..query(last));
+            let values = self.values(base, positions);
+            for (queries, seen) in [(query(whole)..query(behind), 0..STEP)].into_iter().chain(parted) {
+                self.mix(base, values, queries, seen);
             }
         }
     }
 
-    /// Takes in some positions of one step, for some queries.
-    fn step(&mut self, queries: Range<usize>, seen: Range<usize>) {
-        if queries.is_empty() {
-            return;
-        }
-        let (base, positions) = (seen.start, seen.len());
-        let (k_dim, v_dim) = (self.tile.call.layout.k_dim, self.tile.call.layout.v_dim);
-        let kernels = &self.tile.call.cpu.kernels;
-        let (k, k_bytes) = self.plane(base, positions, self.tile.call.layout.k_at, k_dim, k_dim);
+    /// Sets the scores of so many positions from `base` on, for some queries.
+    fn score(&mut self, base: usize, positions: usize, queries: Range<usize>) {
+        let (layout, kernels) = (self.tile.call.layout, &self.tile.call.cpu.kernels);
+        let k_dim = layout.k_dim;
+        let keys = self.plane(base, positions, layout.k_at, k_dim, k_dim);
         let dots = Dots {
-            w: k,
-            w_stride: k_bytes,
+            w: keys.at,
+            w_stride: keys.stride,
             rows: positions,
             x: self.q[queries.start * k_dim..queries.end * k_dim].as_ptr().cast(),
             x_stride: 4 * k_dim,
@@ -337,26 +345,41 @@ impl Segment<'_, '_> {
             out: self.scores[queries.start * STEP..queries.end * STEP].as_mut_ptr(),
             out_stride: STEP,
         };
-        let layout = self.tile.call.layout;
-        let few = queries.len() <= FEW_QUERIES;
-        let (keys_at_once, values_at_once) = if few { (KEYS_AT_ONCE, VALUES_AT_ONCE) } else { (STEP, STEP) };
-        let values_ahead = if layout.v_in_k { None } else { self.stored(base, layout.v_at, v_dim) };
-        for first in (0..positions).step_by(keys_at_once) {
-            let rows = keys_at_once.min(positions - first);
+        let values_ahead = if layout.v_in_k { None } else { self.stored(base, layout.v_at, layout.v_dim) };
+        let at_once = if self.are_few() { KEYS_OF_FEW } else { KEYS_OF_MANY };
+        for first in (0..positions).step_by(at_once) {
+            let rows = at_once.min(positions - first);
             ask_for(values_ahead, first..first + rows);
-            let (w, out) = (k.wrapping_add(first * k_bytes), dots.out.wrapping_add(first));
-            // SAFETY: `positions` keys from `base` on lie in one block, which the layout fits, or in `unpacked`, which is not
+            let (w, out) = (keys.at.wrapping_add(first * keys.stride), dots.out.wrapping_add(first));
+            // SAFETY: `positions` keys from `base` on lie in one block, which the layout fits, or in `widened`, which is not
             // written before the next plane is asked for; x and out are slices.
-            unsafe { (kernels.dots.of(self.tile.call.format))(&Dots { w, rows, out, ..dots }) };
+            unsafe { (kernels.dots.of(keys.format))(&Dots { w, rows, out, ..dots }) };
         }
-        let v_width = if self.tile.call.layout.v_in_k { k_dim } else { v_dim };
-        let (v, v_bytes) = self.plane(base, positions, self.tile.call.layout.v_at, v_width, v_dim);
+    }
+
+    /// So many values from `base` on; its keys are not looked at any more.
+    fn values(&mut self, base: usize, positions: usize) -> Plane {
+        let layout = self.tile.call.layout;
+        if !self.are_few() {
+            ask_for(self.stored(base + STEP, layout.k_at, layout.k_dim), 0..STEP);
+        }
+        let width = if layout.v_in_k { layout.k_dim } else { layout.v_dim };
+        self.plane(base, positions, layout.v_at, width, layout.v_dim)
+    }
+
+    /// Takes in the values of those positions of a step that some queries see.
+    fn mix(&mut self, base: usize, values: Plane, queries: Range<usize>, seen: Range<usize>) {
+        if queries.is_empty() {
+            return;
+        }
+        let (layout, kernels) = (self.tile.call.layout, &self.tile.call.cpu.kernels);
+        let v_dim = layout.v_dim;
         let scores = &mut self.scores[queries.start * STEP..queries.end * STEP];
         for (i, scores) in queries.clone().zip(scores.chunks_exact_mut(STEP)) {
             let mixed = &mut self.partial.mixed[i * v_dim..(i + 1) * v_dim];
             rescale(
                 kernels,
-                &mut scores[..positions],
+                &mut scores[seen.clone()],
                 self.tile.call.attend.scale,
                 &mut self.partial.max[i],
                 &mut self.partial.sum[i],
@@ -367,21 +390,29 @@ impl Segment<'_, '_> {
             p: scores.as_ptr(),
             p_stride: STEP,
             columns: queries.len(),
-            v,
-            v_stride: v_bytes,
-            terms: positions,
+            v: values.at,
+            v_stride: values.stride,
+            terms: 0,
             dim: v_dim,
             out: self.partial.mixed[queries.start * v_dim..queries.end * v_dim].as_mut_ptr(),
             out_stride: v_dim,
         };
-        let keys_ahead = self.stored(base + STEP, layout.k_at, k_dim);
-        for first in (0..positions).step_by(values_at_once) {
-            let terms = values_at_once.min(positions - first);
+        let (at_once, keys_ahead) = match self.are_few() {
+            true => (VALUES_OF_FEW, self.stored(base + STEP, layout.k_at, layout.k_dim)),
+            false => (STEP, None),
+        };
+        for first in seen.clone().step_by(at_once) {
+            let terms = at_once.min(seen.end - first);
             ask_for(keys_ahead, first..first + terms);
-            let (p, v) = (mix.p.wrapping_add(first), v.wrapping_add(first * v_bytes));
+            let (p, v) = (mix.p.wrapping_add(first), mix.v.wrapping_add(first * mix.v_stride));
             // SAFETY: as for the keys.
-            unsafe { (kernels.mix.of(self.tile.call.format))(&Mix { p, v, terms, ..mix }) };
+            unsafe { (kernels.mix.of(values.format))(&Mix { p, v, terms, ..mix }) };
         }
+    }
+
+    /// Whether so few queries pass that reading keys and values takes longer than multiplying them.
+    fn are_few(&self) -> bool {
+        self.tile.queries() <= FEW_QUERIES
     }
 
     /// Where this head's key or value of a position is stored, `width` elements wide, and the bytes from one to the next; none where
@@ -394,21 +425,30 @@ impl Segment<'_, '_> {
         Some((start.wrapping_add(at + (self.tile.head * layout.block_tokens + slot) * bytes).cast_const(), bytes))
     }
 
-    /// `positions` keys or values of this head from position `base` on, of `width` elements each, and the bytes from
-    /// one to the next; their first `dim` elements unpacked if need be, until the next call.
-    fn plane(&mut self, base: usize, positions: usize, at: usize, width: usize, dim: usize) -> (*const u8, usize) {
+    /// `positions` keys or values of this head from position `base` on, of `width` elements each, of which `dim` are multiplied:
+    /// as they are stored, or those widened, until the next call.
+    fn plane(&mut self, base: usize, positions: usize, at: usize, width: usize, dim: usize) -> Plane {
         let layout = self.tile.call.layout;
-        let (start, bytes) = self.stored(base, at, width).expect("invariant: positions that are seen have blocks");
-        if self.tile.call.unpacked == 0 {
-            return (start, bytes);
+        let (at, stride) = self.stored(base, at, width).expect("invariant: positions that are seen have blocks");
+        let format = Format::of(layout.dtype);
+        if let Some(format) = format
+            && (format == Format::F32 || self.are_few())
+        {
+            return Plane { at, stride, format };
         }
-        // SAFETY: these positions lie in one block, which the layout fits, and which nobody writes meanwhile.
-        let stored = unsafe { std::slice::from_raw_parts(start, positions * bytes) };
-        let unpacked = &mut self.unpacked[..positions * dim];
-        for (stored, unpacked) in stored.chunks_exact(bytes).zip(unpacked.chunks_exact_mut(dim)) {
-            q8_unpack(&stored[..layout.dtype.row_bytes(dim)], unpacked);
+        for (i, widened) in self.widened[..positions * dim].chunks_exact_mut(dim).enumerate() {
+            // SAFETY: these positions lie in one block, which the layout fits, and which nobody writes meanwhile.
+            unsafe {
+                let stored = at.add(i * stride);
+                match format {
+                    Some(format) => {
+                        (self.tile.call.cpu.kernels.widen.of(format))(stored, widened.as_mut_ptr().cast(), dim)
+                    }
+                    None => q8_unpack(std::slice::from_raw_parts(stored, layout.dtype.row_bytes(dim)), widened),
+                }
+            }
         }
-        (unpacked.as_ptr().cast(), 4 * dim)
+        Plane { at: self.widened.as_ptr().cast(), stride: 4 * dim, format: Format::F32 }
     }
 }
 

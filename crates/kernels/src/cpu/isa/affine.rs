@@ -115,7 +115,7 @@ pub(super) trait Bytes {
         x: *const u8,
         rows: &[usize; C],
     ) -> [Self::I; C];
-    /// Whether products may be added to another number than zero at no cost: see [`add_terms`].
+    /// Whether products of any number of words may be added to another number than zero at no cost: see [`add_terms`].
     const SHIFTED: bool = false;
     /// The same of as many panels as are multiplied at once, added to `sums`.
     #[inline(always)]
@@ -169,9 +169,13 @@ pub(super) unsafe fn add_terms<B: Bytes, const BITS: usize, const WORDS: usize, 
     // SAFETY: the caller's promise.
     unsafe {
         let mut dots = [[B::I::splat(if shifted { SHIFT.to_bits().cast_signed() } else { 0 }); C]; P];
-        for b in 0..part.blocks {
-            let w = part.w.map(|w| w.wrapping_add(b * BLOCK * <B::I as Ints>::F::N));
-            dots = B::words_of::<BITS, WORDS, C, P>(&w, part.x.add(b * BLOCK), rows, dots);
+        if B::SHIFTED && part.blocks == 2 {
+            dots = B::words_of::<BITS, 16, C, P>(&part.w, part.x, rows, dots);
+        } else {
+            for b in 0..part.blocks {
+                let w = part.w.map(|w| w.wrapping_add(b * BLOCK * <B::I as Ints>::F::N));
+                dots = B::words_of::<BITS, WORDS, C, P>(&w, part.x.add(b * BLOCK), rows, dots);
+            }
         }
         for i in 0..P {
             let (scale, bias) = part.of[i];
@@ -468,7 +472,8 @@ unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize, const PARTS: usize
                     let at = w.w.add((row + lane) * w.w_stride + k * BITS / 8);
                     // Far apart as they are, processors do not foresee scales and biases.
                     let ahead = ((row + lane + lanes) * (w.k / d.group) + k / d.group) * d.scale_format.row_bytes(1);
-                    d.scales.iter().for_each(|scales| B::I::prefetch(scales.wrapping_add(ahead)));
+                    let bytes = len / d.group * d.scale_format.row_bytes(1);
+                    d.scales.iter().for_each(|scales| lone::ask::<B::I>(scales.wrapping_add(ahead), bytes));
                     let (blocks, unit) = (len / BLOCK, PER * lanes);
                     let index = (row + lane) * (w.k / d.group) + k / d.group;
                     let whole = blocks / unit * unit;
@@ -495,23 +500,11 @@ unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize, const PARTS: usize
     }
 }
 
-/// Groups' numbers for each of their parts.
+/// Groups' numbers for each of their parts, one or two.
 #[inline(always)]
 unsafe fn each<L: Lanes, const PARTS: usize>(of: [L; 2]) -> [L; 2] {
-    if PARTS == 1 {
-        return of;
-    }
-    of.map(|groups| {
-        let (mut of, mut parts) = ([0f32; LANES_MAX], [0f32; LANES_MAX]);
-        // SAFETY: the caller has the instructions, and each array room for a vector.
-        unsafe {
-            groups.store_f32(of.as_mut_ptr().cast());
-            for i in 0..L::N {
-                parts[i] = of[i / PARTS];
-            }
-            L::load_f32(parts.as_ptr().cast())
-        }
-    })
+    // SAFETY: the caller has the instructions.
+    unsafe { if PARTS == 1 { of } else { [of[0].twice(), of[1].twice()] } }
 }
 
 /// What parts add to their outputs, before the scales of their activations.

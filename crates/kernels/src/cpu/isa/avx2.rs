@@ -95,6 +95,14 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn twice(self) -> Self {
+        // SAFETY: AVX2.
+        unsafe {
+            let (low, high) = (_mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3), _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7));
+            Avx2(_mm256_permutevar8x32_ps(self.0, low), _mm256_permutevar8x32_ps(self.0, high))
+        }
+    }
+    #[inline(always)]
     fn ahead() -> usize {
         ahead_on_intel().unwrap_or(0)
     }

@@ -80,6 +80,14 @@ impl Lanes for Avx512 {
         unsafe { sums_of_four([halves(four[0].0), halves(four[1].0), halves(four[2].0), halves(four[3].0)]) }
     }
     #[inline(always)]
+    unsafe fn twice(self) -> Self {
+        // SAFETY: AVX-512.
+        unsafe {
+            let order = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+            Avx512(_mm512_permutexvar_ps(order, self.0))
+        }
+    }
+    #[inline(always)]
     fn ahead() -> usize {
         avx2::ahead_on_intel().unwrap_or(0)
     }

@@ -34,6 +34,19 @@ pub(super) trait Lanes: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     /// The sum of each of four vectors; each in the same order, whichever of the four it is.
     unsafe fn sums(four: [Self; 4]) -> [f32; 4];
+    /// Each lane of the first half, twice.
+    #[inline(always)]
+    unsafe fn twice(self) -> Self {
+        let (mut of, mut twice) = ([0f32; VECTOR_BYTES_MAX / 4], [0f32; VECTOR_BYTES_MAX / 4]);
+        // SAFETY: the caller's promise; both hold any vector.
+        unsafe {
+            self.store_f32(of.as_mut_ptr().cast());
+            for i in 0..Self::N {
+                twice[i] = of[i / 2];
+            }
+            Self::load_f32(twice.as_ptr().cast())
+        }
+    }
     /// How many bytes of plain weights are asked for before a lone row is multiplied with them; 0 where the processor foresees as
     /// much as its memory gives.
     #[inline(always)]
@@ -387,6 +400,8 @@ pub(super) unsafe fn convert<L: Lanes, A: Element, B: Element>(from: *const u8, 
 /// it is inlined into. A NaN among the scores reaches the sum.
 #[inline(always)]
 pub(super) fn softmax(scores: &mut [f32], scale: f32, max: f32) -> (f32, f32) {
+    /// Lanes that others are brought together with.
+    const HALVES: [usize; 4] = [8, 4, 2, 1];
     let (mut highest, mut sums) = ([max; 16], [0f32; 16]);
     let larger = |a: f32, b: f32| if a > b { a } else { b };
     let (chunks, rest) = scores.as_chunks_mut::<16>();
@@ -400,7 +415,12 @@ pub(super) fn softmax(scores: &mut [f32], scale: f32, max: f32) -> (f32, f32) {
         *score *= scale;
         *highest = larger(*score, *highest);
     }
-    let highest = highest.into_iter().fold(max, larger);
+    for half in HALVES {
+        for i in 0..half {
+            highest[i] = larger(highest[i + half], highest[i]);
+        }
+    }
+    let highest = highest[0];
     for chunk in chunks {
         for i in 0..16 {
             chunk[i] = exp(chunk[i] - highest);
@@ -411,7 +431,7 @@ pub(super) fn softmax(scores: &mut [f32], scale: f32, max: f32) -> (f32, f32) {
         *score = exp(*score - highest);
         *sum += *score;
     }
-    for half in [8, 4, 2, 1] {
+    for half in HALVES {
         for i in 0..half {
             sums[i] += sums[i + half];
         }
