@@ -30,9 +30,9 @@ const FEW_QUERIES: usize = 16;
 const KEYS_OF_FEW: usize = 4;
 const VALUES_OF_FEW: usize = 8;
 
-/// With more it is that of multiplying, so a step's keys and values are widened to f32 before, and as many keys are multiplied at
-/// once as stay in a first-level cache while all queries pass.
-const KEYS_OF_MANY: usize = 32;
+/// With more it is that of multiplying, so a step's keys and values are widened to f32 before, and keys of so many bytes are
+/// multiplied at once: they stay in a first-level cache while all queries pass.
+const KEY_BYTES_OF_MANY: usize = 16 << 10;
 
 /// Query heads of a kv head that stay together where threads share them: fewer would only read the keys once more.
 const HEADS_MIN: usize = 8;
@@ -57,7 +57,8 @@ pub(super) fn attention(
     let known = layout.dtype == DType::Q8 || Format::of(layout.dtype).is_some();
     assert!(known, "attention: keys and values of F32, F16, BF16 or Q8, not {:?}", layout.dtype);
     assert!(attend.window != Some(0), "attention: a window holds the query's own position");
-    assert!(!layout.v_in_k || layout.v_dim <= k_dim, "attention: a value inside its key is no wider");
+    let begins = layout.v_dim <= k_dim && layout.v_at == layout.k_at;
+    assert!(!layout.v_in_k || begins, "attention: a value inside its key is its beginning");
     for block in &blocks[..(start + n).div_ceil(layout.block_tokens)] {
         let plane_bytes = |stride| layout.heads * layout.block_tokens * stride;
         let k_end = layout.k_at + plane_bytes(layout.dtype.row_bytes(k_dim));
@@ -286,11 +287,11 @@ struct Segment<'a, 'p> {
     partial: &'a mut Partial<'p>,
     /// `[queries, STEP]`
     scores: &'a mut [f32],
-    /// `[STEP, k_dim or v_dim]`, of keys and then of values, where they are not multiplied as they are stored.
+    /// `[STEP, k_dim or v_dim]`: keys, and then values, where they are not multiplied as they are stored.
     widened: &'a mut [f32],
 }
 
-/// Keys or values of one head, from a step's first position on, as they are multiplied.
+/// Keys or values of one head, of some positions of a step, as they are multiplied.
 #[derive(Clone, Copy)]
 struct Plane {
     at: *const u8,
@@ -315,29 +316,33 @@ impl Segment<'_, '_> {
             let whole = (base + STEP - 1).saturating_sub(start).clamp(first, last);
             let behind = base.saturating_add(window).saturating_sub(start).clamp(whole, last);
             let query = |row: usize| (row - rows.start) * heads;
+            // What rows see of it: the first one sees what lies furthest back.
+            let some = base.max(first_seen(first))..(base + STEP).min(start + last);
             let parted = (first..whole).chain(behind..last).map(|row| {
                 let seen = base.max(first_seen(row))..(base + STEP).min(start + row + 1);
-                (query(row)..query(row + 1), seen.start - base..seen.end - base)
+                (query(row)..query(row + 1), seen.start - some.start..seen.end - some.start)
             });
+            let next = if base + STEP < start + rows.end { self.stored_keys(base + STEP) } else { None };
             // Scores of positions that a row does not see are not looked at.
-            let positions = STEP.min(start + last - base);
-            self.score(base, positions, query(first)..query(last));
-            let values = self.values(base, positions);
+            let values = self.score(some.clone(), query(first)..query(last));
+            if !self.are_few() {
+                ask_for(next, 0..STEP);
+            }
             for (queries, seen) in [(query(whole)..query(behind), 0..STEP)].into_iter().chain(parted) {
-                self.mix(base, values, queries, seen);
+                self.mix(values, next, queries, seen);
             }
         }
     }
 
-    /// Sets the scores of so many positions from `base` on, for some queries.
-    fn score(&mut self, base: usize, positions: usize, queries: Range<usize>) {
+    /// Sets some queries' scores of positions of one step, and returns the values there; its keys are not looked at any more.
+    fn score(&mut self, positions: Range<usize>, queries: Range<usize>) -> Plane {
         let (layout, kernels) = (self.tile.call.layout, &self.tile.call.cpu.kernels);
         let k_dim = layout.k_dim;
-        let keys = self.plane(base, positions, layout.k_at, k_dim, k_dim);
+        let keys = self.plane(&positions, layout.k_at, k_dim);
         let dots = Dots {
             w: keys.at,
             w_stride: keys.stride,
-            rows: positions,
+            rows: 0,
             x: self.q[queries.start * k_dim..queries.end * k_dim].as_ptr().cast(),
             x_stride: 4 * k_dim,
             columns: queries.len(),
@@ -345,35 +350,27 @@ impl Segment<'_, '_> {
             out: self.scores[queries.start * STEP..queries.end * STEP].as_mut_ptr(),
             out_stride: STEP,
         };
-        let values_ahead = if layout.v_in_k { None } else { self.stored(base, layout.v_at, layout.v_dim) };
-        let at_once = if self.are_few() { KEYS_OF_FEW } else { KEYS_OF_MANY };
-        for first in (0..positions).step_by(at_once) {
-            let rows = at_once.min(positions - first);
+        let values_ahead = if layout.v_in_k { None } else { self.stored(positions.start, layout.v_at, layout.v_dim) };
+        let at_once =
+            if self.are_few() { KEYS_OF_FEW } else { (KEY_BYTES_OF_MANY / keys.stride).clamp(KEYS_OF_FEW, STEP) };
+        for first in (0..positions.len()).step_by(at_once) {
+            let rows = at_once.min(positions.len() - first);
             ask_for(values_ahead, first..first + rows);
             let (w, out) = (keys.at.wrapping_add(first * keys.stride), dots.out.wrapping_add(first));
-            // SAFETY: `positions` keys from `base` on lie in one block, which the layout fits, or in `widened`, which is not
-            // written before the next plane is asked for; x and out are slices.
+            // SAFETY: the keys lie in one block, which the layout fits, or in `widened`, which is not written before the next plane
+            // is asked for; x and out are slices.
             unsafe { (kernels.dots.of(keys.format))(&Dots { w, rows, out, ..dots }) };
         }
+        if layout.v_in_k { keys } else { self.plane(&positions, layout.v_at, layout.v_dim) }
     }
 
-    /// So many values from `base` on; its keys are not looked at any more.
-    fn values(&mut self, base: usize, positions: usize) -> Plane {
-        let layout = self.tile.call.layout;
-        if !self.are_few() {
-            ask_for(self.stored(base + STEP, layout.k_at, layout.k_dim), 0..STEP);
-        }
-        let width = if layout.v_in_k { layout.k_dim } else { layout.v_dim };
-        self.plane(base, positions, layout.v_at, width, layout.v_dim)
-    }
-
-    /// Takes in the values of those positions of a step that some queries see.
-    fn mix(&mut self, base: usize, values: Plane, queries: Range<usize>, seen: Range<usize>) {
+    /// Takes in those values of the last plane that some queries see, of positions whose scores are set. `next` is asked for
+    /// meanwhile.
+    fn mix(&mut self, values: Plane, next: Option<(*const u8, usize)>, queries: Range<usize>, seen: Range<usize>) {
         if queries.is_empty() {
             return;
         }
-        let (layout, kernels) = (self.tile.call.layout, &self.tile.call.cpu.kernels);
-        let v_dim = layout.v_dim;
+        let (v_dim, kernels) = (self.tile.call.layout.v_dim, &self.tile.call.cpu.kernels);
         let scores = &mut self.scores[queries.start * STEP..queries.end * STEP];
         for (i, scores) in queries.clone().zip(scores.chunks_exact_mut(STEP)) {
             let mixed = &mut self.partial.mixed[i * v_dim..(i + 1) * v_dim];
@@ -397,15 +394,12 @@ impl Segment<'_, '_> {
             out: self.partial.mixed[queries.start * v_dim..queries.end * v_dim].as_mut_ptr(),
             out_stride: v_dim,
         };
-        let (at_once, keys_ahead) = match self.are_few() {
-            true => (VALUES_OF_FEW, self.stored(base + STEP, layout.k_at, layout.k_dim)),
-            false => (STEP, None),
-        };
+        let (at_once, next) = if self.are_few() { (VALUES_OF_FEW, next) } else { (STEP, None) };
         for first in seen.clone().step_by(at_once) {
             let terms = at_once.min(seen.end - first);
-            ask_for(keys_ahead, first..first + terms);
+            ask_for(next, first..first + terms);
             let (p, v) = (mix.p.wrapping_add(first), mix.v.wrapping_add(first * mix.v_stride));
-            // SAFETY: as for the keys.
+            // SAFETY: values that are seen are inside the plane, which is the last one; out is a slice.
             unsafe { (kernels.mix.of(values.format))(&Mix { p, v, terms, ..mix }) };
         }
     }
@@ -425,18 +419,24 @@ impl Segment<'_, '_> {
         Some((start.wrapping_add(at + (self.tile.head * layout.block_tokens + slot) * bytes).cast_const(), bytes))
     }
 
-    /// `positions` keys or values of this head from position `base` on, of `width` elements each, of which `dim` are multiplied:
-    /// as they are stored, or those widened, until the next call.
-    fn plane(&mut self, base: usize, positions: usize, at: usize, width: usize, dim: usize) -> Plane {
+    /// Where the keys from a position on are stored.
+    fn stored_keys(&self, position: usize) -> Option<(*const u8, usize)> {
+        self.stored(position, self.tile.call.layout.k_at, self.tile.call.layout.k_dim)
+    }
+
+    /// This head's keys or values of some positions of one step, of `dim` elements each: as they are stored, or widened, until the
+    /// next call.
+    fn plane(&mut self, positions: &Range<usize>, at: usize, dim: usize) -> Plane {
         let layout = self.tile.call.layout;
-        let (at, stride) = self.stored(base, at, width).expect("invariant: positions that are seen have blocks");
+        let (at, stride) =
+            self.stored(positions.start, at, dim).expect("invariant: positions that are seen have blocks");
         let format = Format::of(layout.dtype);
         if let Some(format) = format
             && (format == Format::F32 || self.are_few())
         {
             return Plane { at, stride, format };
         }
-        for (i, widened) in self.widened[..positions * dim].chunks_exact_mut(dim).enumerate() {
+        for (i, widened) in self.widened[..positions.len() * dim].chunks_exact_mut(dim).enumerate() {
             // SAFETY: these positions lie in one block, which the layout fits, and which nobody writes meanwhile.
             unsafe {
                 let stored = at.add(i * stride);
@@ -444,7 +444,7 @@ impl Segment<'_, '_> {
                     Some(format) => {
                         (self.tile.call.cpu.kernels.widen.of(format))(stored, widened.as_mut_ptr().cast(), dim)
                     }
-                    None => q8_unpack(std::slice::from_raw_parts(stored, layout.dtype.row_bytes(dim)), widened),
+                    None => q8_unpack(std::slice::from_raw_parts(stored, stride), widened),
                 }
             }
         }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use outpour_kernels::cpu::{Cpu, CpuOptions, Isa};
 use outpour_kernels::reference::Reference;
 use outpour_kernels::{Attend, DType, Format, KvLayout, Ops, Tensor};
 
@@ -51,7 +52,7 @@ struct Case {
 fn layouts() -> impl Strategy<Value = KvLayout> {
     let dims = select(vec![(16, 16), (24, 24), (128, 128), (24, 16), (7, 33)]);
     let plain = (dims, select(vec![DType::F16, DType::F32, DType::Bf16]));
-    let q8 = (select(vec![(32, 32), (64, 96), (128, 128)]), Just(DType::Q8));
+    let q8 = (select(vec![(32, 32), (64, 96), (96, 64), (128, 128)]), Just(DType::Q8));
     let widths = prop_oneof![3 => plain, 1 => q8];
     (widths, 1usize..=3, select(vec![64, 128]), select(vec![0, 1, 6]), any::<bool>()).prop_map(
         |(((k_dim, v_dim), dtype), heads, block_tokens, k_at, v_in_k)| {
@@ -85,6 +86,44 @@ impl Case {
         let q = random.tensor([self.n, q_heads, layout.k_dim]);
         let sinks = self.sinks.then(|| weight(&mut random, [q_heads], Format::Bf16, 1));
         (sequence, q, Attend { scale: 1.0 / (layout.k_dim as f32).sqrt(), window: self.window, sinks })
+    }
+}
+
+/// Few queries and many, of tiles one behind the other and of segments side by side, each by a backend whose scratch holds nothing
+/// yet: as the reference, and each query as alone.
+#[test]
+fn attention_of_few_and_of_many_queries() {
+    let of_widths = |dtype| [(32, 64, false), (96, 64, false), (96, 64, true)].map(|widths| (dtype, widths));
+    let layouts = [DType::F16, DType::Bf16, DType::Q8].into_iter().flat_map(of_widths);
+    // Heads, queries of each, the first position and how many.
+    let shapes =
+        [(1, 1, 1023, 16), (1, 1, 1023, 17), (1, 1, 1023, 65), (2, 8, 1023, 9), (1, 80, 700, 2), (3, 2, 0, 64)];
+    for (dtype, (k_dim, v_dim, v_in_k)) in layouts {
+        for (i, (heads, group, start, n)) in shapes.into_iter().enumerate() {
+            let (block_tokens, k_at) = (64, 6);
+            let v_at = if v_in_k { k_at } else { k_at + heads * block_tokens * dtype.row_bytes(k_dim) };
+            let layout = KvLayout { dtype, heads, k_dim, v_dim, block_tokens, k_at, v_at, v_in_k };
+            for window in [None, Some(24), Some(100)] {
+                let case = Case { layout, group, start, n, window, sinks: false, seed: i as u64 };
+                let (sequence, q, attend) = case.make();
+                let expected = sequence.attend(&Reference, &q, &attend, start);
+                for threads in [1, 3] {
+                    let fresh = || {
+                        let (isa, precise) = (Isa::available().next().expect("plain Rust is"), false);
+                        let ops = Cpu::new(CpuOptions { threads, precise, isa: Some(isa) }).expect("it is available");
+                        Backend { ops, isa, threads, precise }
+                    };
+                    let backend = fresh();
+                    let whole = sequence.attend(&backend.ops, &q, &attend, start);
+                    assert_near(&backend, &whole, &expected, |_| 1e-5);
+                    for row in [0, n / 2, n - 1] {
+                        let (backend, row) = (fresh(), row..row + 1);
+                        let alone = sequence.attend(&backend.ops, &q.rows(row.clone()), &attend, start + row.start);
+                        assert_same_bits(&backend, &format!("alone, {case:?}"), &alone, &whole.rows(row));
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -150,7 +189,8 @@ proptest! {
         }
     }
 
-    /// Blocks that lie wholly behind the window may be gone: positions then count from the first one that is there.
+    /// Blocks that lie wholly behind the window may be gone: positions then count from the first one that is there. What is left
+    /// behind it may be anything.
     #[test]
     fn attention_reads_no_block_behind_its_window(case in case()) {
         let Some(window) = case.window else { return Ok(()) };
@@ -161,6 +201,14 @@ proptest! {
         for backend in backends_of_two_threads() {
             let whole = sequence.attend(&backend.ops, &q, &attend, case.start);
             assert_same_bits(backend, "fewer blocks", &shorter.attend(&backend.ops, &q, &attend, start), &whole);
+        }
+        let of_two = backends_of_two_threads().map(|backend| (backend, sequence.attend(&backend.ops, &q, &attend, case.start)));
+        let before: Vec<_> = of_two.collect();
+        let behind = (case.start + 1).saturating_sub(window);
+        let anything = |width| f32_tensor(&vec![f32::NAN; behind * case.layout.heads * width], [behind, case.layout.heads, width]);
+        sequence.write(&Reference, &anything(case.layout.k_dim), &anything(case.layout.v_dim), 0);
+        for (backend, whole) in before {
+            assert_same_bits(backend, "NaN behind it", &sequence.attend(&backend.ops, &q, &attend, case.start), &whole);
         }
     }
 }

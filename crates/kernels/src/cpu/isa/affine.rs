@@ -141,7 +141,7 @@ pub(super) trait Bytes {
 /// A part of the weights of `P` panels, and where those activations lie that it is multiplied with, of the first of some rows.
 pub(super) struct Part<L, const P: usize> {
     pub w: [*const u8; P],
-    /// How many blocks, or one, of which `WORDS` says that it is a half.
+    /// One block, two, or one of which `WORDS` says that it is a half.
     pub blocks: usize,
     /// The scales and biases of its group.
     pub of: [(L, L); P],
@@ -166,6 +166,7 @@ pub(super) unsafe fn add_terms<B: Bytes, const BITS: usize, const WORDS: usize, 
     rows: &[usize; C],
     shifted: bool,
 ) {
+    debug_assert!(part.blocks == 1 || part.blocks == 2 && WORDS == 8);
     // SAFETY: the caller's promise.
     unsafe {
         let mut dots = [[B::I::splat(if shifted { SHIFT.to_bits().cast_signed() } else { 0 }); C]; P];
@@ -473,6 +474,7 @@ unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize, const PARTS: usize
                     // Far apart as they are, processors do not foresee scales and biases.
                     let ahead = ((row + lane + lanes) * (w.k / d.group) + k / d.group) * d.scale_format.row_bytes(1);
                     let bytes = len / d.group * d.scale_format.row_bytes(1);
+                    let bytes = if row + lane + lanes < w.rows { bytes } else { 0 };
                     d.scales.iter().for_each(|scales| lone::ask::<B::I>(scales.wrapping_add(ahead), bytes));
                     let (blocks, unit) = (len / BLOCK, PER * lanes);
                     let index = (row + lane) * (w.k / d.group) + k / d.group;
@@ -503,6 +505,7 @@ unsafe fn lone<B: Bytes, const BITS: usize, const PER: usize, const PARTS: usize
 /// Groups' numbers for each of their parts, one or two.
 #[inline(always)]
 unsafe fn each<L: Lanes, const PARTS: usize>(of: [L; 2]) -> [L; 2] {
+    const { assert!(matches!(PARTS, 1 | 2)) };
     // SAFETY: the caller has the instructions.
     unsafe { if PARTS == 1 { of } else { [of[0].twice(), of[1].twice()] } }
 }

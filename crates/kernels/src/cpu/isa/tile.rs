@@ -528,6 +528,35 @@ pub(super) use kernels_of;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cpu::isa::portable::Plain;
+
+    #[test]
+    fn lanes_of_the_first_half_are_there_twice() {
+        let values: [f32; VECTOR_BYTES_MAX / 4] = std::array::from_fn(|i| i as f32);
+        let mut twice = values;
+        // SAFETY: plain Rust runs everywhere; both hold any vector.
+        unsafe { Plain::load_f32(values.as_ptr().cast()).twice().store_f32(twice.as_mut_ptr().cast()) };
+        (0..Plain::N).for_each(|i| assert_eq!(twice[i], values[i / 2], "{i}"));
+    }
+
+    #[test]
+    fn softmax_finds_the_highest_wherever_it_is() {
+        for len in 1..=64 {
+            for place in 0..=len {
+                // Behind the last, it is that of the scores before.
+                let max = if place == len { 900.0 } else { -700.0 };
+                let score = |i: usize| if i == place { 400.0 } else { (i % 7) as f32 - 300.0 };
+                let mut scores: Vec<f32> = (0..len).map(score).collect();
+                let (highest, sum) = softmax(&mut scores, 2.0, max);
+                assert_eq!(highest, if place == len { 900.0 } else { 800.0 }, "{place} of {len}");
+                assert_eq!(sum, if place == len { 0.0 } else { 1.0 }, "{place} of {len}");
+                if place < len {
+                    let mut scores: Vec<f32> = (0..len).map(|i| if i == place { f32::NAN } else { score(i) }).collect();
+                    assert!(softmax(&mut scores, 2.0, max).1.is_nan(), "{place} of {len}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn exp_is_within_2_ulp() {
