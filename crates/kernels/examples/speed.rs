@@ -85,8 +85,8 @@ fn main() -> Result<(), OpsError> {
     Ok(())
 }
 
-/// One row and [`TABLE_ROWS`] of every format on every instruction set in turn, beside what memory and instructions gave in the
-/// same round.
+/// One row and [`TABLE_ROWS`] of every format on every instruction set in turn, beside what memory gave in the same round, and
+/// instructions before the first.
 fn table(isas: &[Option<Isa>], threads: usize, formats: &[(String, Format)]) -> Result<(), OpsError> {
     let of = |&isa: &Option<Isa>| Cpu::new(CpuOptions { threads, precise: false, isa });
     let cpus: Vec<Cpu> = isas.iter().map(of).collect::<Result<_, _>>()?;

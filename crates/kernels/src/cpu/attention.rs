@@ -24,13 +24,13 @@ const TILE_QUERIES: usize = 64;
 /// segment: its positions count from the first block that is still there.
 const SEGMENT: usize = 8 * STEP;
 
-/// With few queries a step's time is that of reading it, so as many keys, and values, are multiplied as of what comes next are
-/// asked for. The processor's own guesses end with a page, and a step's keys of a head are a few pages.
+/// With few queries a step is read from memory while it is multiplied, so as many keys, and values, are multiplied as of what comes
+/// next are asked for. The processor's own guesses end with a page, and a step's keys of a head are a few pages.
 const FEW_QUERIES: usize = 16;
 const KEYS_OF_FEW: usize = 4;
 const VALUES_OF_FEW: usize = 8;
 
-/// With more it is that of multiplying, so a step's keys and values are widened to f32 before, and keys of so many bytes are
+/// With more its time is that of multiplying, so a step's keys and values are widened to f32 before, and keys of so many bytes are
 /// multiplied at once: they stay in a first-level cache while all queries pass.
 const KEY_BYTES_OF_MANY: usize = 16 << 10;
 
@@ -404,7 +404,7 @@ impl Segment<'_, '_> {
         }
     }
 
-    /// Whether so few queries pass that reading keys and values takes longer than multiplying them.
+    /// Whether so few queries pass that widening keys and values before would take longer than it saves.
     fn are_few(&self) -> bool {
         self.tile.queries() <= FEW_QUERIES
     }
