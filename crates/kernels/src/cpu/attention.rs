@@ -322,7 +322,10 @@ impl Segment<'_, '_> {
                 let seen = base.max(first_seen(row))..(base + STEP).min(start + row + 1);
                 (query(row)..query(row + 1), seen.start - some.start..seen.end - some.start)
             });
-            let next = if base + STEP < start + rows.end { self.stored_keys(base + STEP) } else { None };
+            let next = match base + STEP {
+                next if next < start + rows.end => self.stored(next, call.layout.k_at, call.layout.k_dim),
+                _ => None,
+            };
             // Scores of positions that a row does not see are not looked at.
             let values = self.score(some.clone(), query(first)..query(last));
             if !self.are_few() {
@@ -417,11 +420,6 @@ impl Segment<'_, '_> {
         let (block, slot) = (position / layout.block_tokens, position % layout.block_tokens);
         let start = host::address(self.tile.call.blocks.get(block)?);
         Some((start.wrapping_add(at + (self.tile.head * layout.block_tokens + slot) * bytes).cast_const(), bytes))
-    }
-
-    /// Where the keys from a position on are stored.
-    fn stored_keys(&self, position: usize) -> Option<(*const u8, usize)> {
-        self.stored(position, self.tile.call.layout.k_at, self.tile.call.layout.k_dim)
     }
 
     /// This head's keys or values of some positions of one step, of `dim` elements each: as they are stored, or widened, until the
